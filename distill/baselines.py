@@ -1,0 +1,59 @@
+"""The floors: classifiers so simple that a distilled model must beat them to be worth anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from distill.classifier import TextInput
+from distill.data import Dataset
+from distill.errors import SettingsError
+from distill.extras import requires
+from distill.labels import Logits, ProblemType
+
+
+class MajorityClassifier:
+    """Always gives the commonest label of the training texts."""
+
+    problem_type: ProblemType = "single_label_classification"
+
+    def __init__(self, train: Dataset) -> None:
+        """Count the labels; log-frequencies are the logits."""
+        self.labels = train.labels
+        counts = np.bincount(train.label_ids, minlength=len(train.labels))
+        self._logits = np.log(np.maximum(counts, 0.5)).astype(np.float32)
+        self.num_parameters = len(train.labels)
+
+    def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
+        """Return the same logits for every text."""
+        return np.tile(self._logits, (len(texts), 1))
+
+
+class TfidfClassifier:
+    """Words and pairs of words, weighted by TF-IDF, into a logistic regression."""
+
+    problem_type: ProblemType = "single_label_classification"
+
+    def __init__(self, train: Dataset, *, seed: int = 0) -> None:
+        """Fit on the training texts."""
+        with requires("the TF-IDF floor"):
+            from sklearn.feature_extraction.text import TfidfVectorizer
+            from sklearn.linear_model import LogisticRegression
+            from sklearn.pipeline import make_pipeline
+        self.labels = train.labels
+        self._pipeline = make_pipeline(
+            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=1000, random_state=seed)
+        )
+        self._pipeline.fit(train.texts, train.label_ids)
+        regression = self._pipeline[-1]
+        self._known = regression.classes_
+        self.num_parameters = int(regression.coef_.size + regression.intercept_.size)
+
+    def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
+        """Return log-probabilities; a label that no training text has gets a very low one."""
+        if any(isinstance(text, tuple) for text in texts):
+            raise SettingsError("the TF-IDF floor takes single texts, not pairs")
+        logits = np.full((len(texts), len(self.labels)), -1e4, dtype=np.float32)
+        logits[:, self._known] = np.maximum(self._pipeline.predict_log_proba(texts), -1e4)
+        return logits

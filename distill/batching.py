@@ -1,0 +1,90 @@
+"""How texts are grouped into batches: by length, so that little is padded, and within a token budget.
+
+Shared by training, the PyTorch classifier and the ONNX runtime. numpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.labels import Logits
+from distill.tokenization import Batch, TextTokenizer
+
+Indices = NDArray[np.int64]
+
+
+def length_sorted_batches(lengths: Sequence[int], *, max_tokens: int, max_texts: int) -> list[Indices]:
+    """Group texts of like length, longest first, so that the largest batch comes first and memory is known early.
+
+    Args:
+        lengths: Tokens of each text.
+        max_tokens: Padded tokens a batch may hold (longest text x texts); a longer text stands alone.
+        max_texts: Texts a batch may hold.
+
+    Returns:
+        Positions of the texts, each in exactly one batch.
+    """
+    batches: list[list[int]] = []
+    longest = 0
+    for index in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable"):
+        full = not batches or len(batches[-1]) >= max_texts or longest * (len(batches[-1]) + 1) > max_tokens
+        if full:
+            batches.append([])
+            longest = lengths[index]
+        batches[-1].append(int(index))
+    return [np.array(batch, dtype=np.int64) for batch in batches]
+
+
+def training_batches(lengths: Sequence[int], *, batch_size: int, generator: np.random.Generator) -> list[Indices]:
+    """Shuffle texts into batches of like length, in random order.
+
+    Lengths are alike only within pools of 50 batches, so that two epochs do not see the same batches.
+
+    Args:
+        lengths: Tokens of each text.
+        batch_size: Texts per batch; the last of a pool may be smaller.
+        generator: Decides the order.
+    """
+    order = generator.permutation(len(lengths))
+    sizes = np.asarray(lengths)
+    batches: list[Indices] = []
+    pool_size = 50 * batch_size
+    for start in range(0, len(order), pool_size):
+        pool = order[start : start + pool_size]
+        pool = pool[np.argsort(sizes[pool], kind="stable")]
+        batches += [pool[first : first + batch_size] for first in range(0, len(pool), batch_size)]
+    return [batches[index] for index in generator.permutation(len(batches))]
+
+
+def logits_in_order(
+    rows: Sequence[NDArray[np.int64]],
+    *,
+    tokenizer: TextTokenizer,
+    run: Callable[[Batch], Logits],
+    num_labels: int,
+    max_tokens: int,
+    max_texts: int,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> Logits:
+    """Run a model over rows of ids in length-sorted batches and put the answers back in order.
+
+    Args:
+        rows: Token ids of each text.
+        tokenizer: Pads the batches.
+        run: Padded batch to logits, shape (texts, labels).
+        num_labels: Columns of the result, for no texts at all.
+        max_tokens: Padded tokens per batch.
+        max_texts: Texts per batch.
+        on_batch: Told how many texts each finished batch held.
+
+    Returns:
+        Shape (len(rows), num_labels), float32; row i belongs to rows[i].
+    """
+    logits = np.empty((len(rows), num_labels), dtype=np.float32)
+    for batch in length_sorted_batches([len(row) for row in rows], max_tokens=max_tokens, max_texts=max_texts):
+        logits[batch] = run(tokenizer.pad([rows[index] for index in batch]))
+        on_batch(len(batch))
+    return logits

@@ -1,0 +1,296 @@
+"""The bundle: a folder that is a classifier, and the manifest that proves it whole.
+
+Writing goes beside and is renamed in, the manifest last, so that a file the manifest lists is there and whole at
+every moment, a kill or a full disk included. Opening checks the size and sha256 of every file. No torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from distill.errors import BundleError
+from distill.labels import ProblemType
+from distill.storage import write_atomically, writing_to
+from distill.tokenization import TextTokenizer
+
+SCHEMA: Final = 1
+
+MANIFEST = "manifest.json"
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+WEIGHTS = "model.safetensors"
+BENCHMARK = "benchmark.json"
+CARD = "README.md"
+
+Precision = Literal["fp32", "int8"]
+Role = Literal["teacher", "student"]
+
+GRAPH_OF_PRECISION: Final[dict[Precision, str]] = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
+
+
+# A plain name: a manifest must not be able to point outside its folder.
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class FileEntry(_Part):
+    """One file of the bundle."""
+
+    size_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Lineage(_Part):
+    """Where a bundle came from; digests and names, never paths or user names."""
+
+    base_model: str
+    teacher_sha256: str | None = None
+    train_fingerprint: str
+    validation_fingerprint: str
+    seed: int
+
+
+class Manifest(_Part):
+    """What `manifest.json` says. Unknown keys are refused: they would be promises this version cannot check."""
+
+    schema_version: int = Field(SCHEMA, alias="schema")
+    role: Role
+    labels: tuple[str, ...] = Field(min_length=1)
+    problem_type: ProblemType
+    max_length: int = Field(ge=4)
+    pad_token_id: int = Field(ge=0)
+    num_parameters: int = Field(ge=0)
+    precisions: tuple[Precision, ...] = ()
+    opset: int | None = None
+    instruction_set: str | None = None
+    files: dict[FileName, FileEntry] = Field(default_factory=dict)
+    lineage: Lineage
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    quality: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    history: tuple[dict[str, float], ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Return the one spelling of this manifest, its own digest included."""
+        values = self.model_dump(mode="json", by_alias=True)
+        values["sha256"] = hashlib.sha256(_spelled(values)).hexdigest()
+        return _spelled(values)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, *, source: Path) -> Self:
+        """Read a manifest and require that not one byte of it differs from how it was written."""
+        try:
+            values = json.loads(content)
+        except ValueError as exc:
+            raise BundleError(f"{source} is not JSON ({exc}); the bundle is damaged: make or copy it again") from exc
+        if not isinstance(values, dict):
+            raise BundleError(f"{source} holds {type(values).__name__}, wanted an object; the bundle is damaged")
+        if values.get("schema") != SCHEMA:
+            raise BundleError(
+                f"{source} has schema {values.get('schema')!r}, this version of potstill reads schema {SCHEMA}; "
+                "install the version that wrote it, or make the bundle again"
+            )
+        values.pop("sha256", None)
+        try:
+            manifest = cls.model_validate(values)
+        except ValidationError as exc:
+            first = exc.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise BundleError(f"{source}: {where}: {first['msg']}; the bundle is damaged: make or copy it again") from exc
+        if manifest.to_bytes() != content:
+            raise BundleError(
+                f"{source} does not match its own sha256; it was changed after it was written: make or copy it again"
+            )
+        return manifest
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: a folder and the manifest it was opened with."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path | str, *, verify: bool = True) -> Bundle:
+        """Open a bundle and check that it is whole.
+
+        Args:
+            path: The folder.
+            verify: Compare the sha256 of every file; sizes are always compared.
+
+        Raises:
+            BundleError: It is not a bundle, or a file is missing, cut or changed.
+        """
+        folder = Path(path)
+        manifest_path = folder / MANIFEST
+        if not folder.is_dir():
+            raise BundleError(f"{folder} is not a folder; wanted a bundle made by `potstill teacher` or `potstill distill`")
+        try:
+            content = manifest_path.read_bytes()
+        except FileNotFoundError as exc:
+            raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}; wanted one made by potstill") from exc
+        except OSError as exc:
+            raise BundleError(f"cannot read {manifest_path}: {exc.strerror}") from exc
+        bundle = cls(folder, Manifest.from_bytes(content, source=manifest_path))
+        for name, entry in bundle.manifest.files.items():
+            _require_whole(folder / name, entry, verify=verify)
+        return bundle
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names, in the order of the logits."""
+        return self.manifest.labels
+
+    def file(self, name: str, *, hint: str = "make the bundle again") -> Path:
+        """Return the path of a file that the manifest lists.
+
+        Args:
+            name: Name of the file in the folder.
+            hint: What to do when it is not there, for the message.
+        """
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.path} has no {name}; {hint}")
+        return self.path / name
+
+    def graph(self, precision: Precision) -> Path:
+        """Return the path of the ONNX graph of a precision."""
+        return self.file(GRAPH_OF_PRECISION[precision], hint=f"run `potstill export {self.path} --validation FILE` to make it")
+
+    def weights(self) -> Path:
+        """Return the path of the PyTorch weights."""
+        return self.file(WEIGHTS, hint="it was stripped of its PyTorch weights, or never had any")
+
+    def tokenizer(self) -> TextTokenizer:
+        """Return the bundle's tokenizer."""
+        return TextTokenizer.from_file(
+            self.file(TOKENIZER), max_length=self.manifest.max_length, pad_id=self.manifest.pad_token_id
+        )
+
+    def size_bytes(self, precision: Precision | None) -> int:
+        """Return the bytes that must be shipped to answer: graph, tokenizer and manifest.
+
+        Args:
+            precision: Which graph; None counts what the PyTorch model needs (weights, tokenizer, config).
+        """
+        names = [WEIGHTS, TOKENIZER, CONFIG] if precision is None else [GRAPH_OF_PRECISION[precision], TOKENIZER]
+        listed = sum(self.manifest.files[name].size_bytes for name in names)
+        return listed if precision is None else listed + len(self.manifest.to_bytes())
+
+    def best_precision(self) -> Precision:
+        """Return int8 where there is one, else fp32."""
+        for precision in ("int8", "fp32"):
+            if precision in self.manifest.precisions:
+                return precision
+        raise BundleError(f"{self.path} has no ONNX graph; run `potstill export {self.path} --validation FILE` to make one")
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Yield an empty folder inside the bundle for files on their way in; it is gone afterwards."""
+        with _staging_folder(self.path) as folder:
+            yield folder
+
+    def adding(self, files: Mapping[str, Path], **changes: Any) -> Bundle:
+        """Return the bundle with files moved in and the manifest changed.
+
+        Args:
+            files: Name in the bundle -> where the finished file stands now, on the same disk.
+            changes: Fields of the manifest to replace.
+        """
+        entries = {name: _entry_of(path) for name, path in files.items()}
+        if any(name in self.manifest.files for name in files):
+            # A listed file is about to be replaced: first stop listing it, so that no kill can leave a wrong digest.
+            kept = {name: entry for name, entry in self.manifest.files.items() if name not in files}
+            gone = {precision for precision, graph in GRAPH_OF_PRECISION.items() if graph in files}
+            precisions = tuple(precision for precision in self.manifest.precisions if precision not in gone)
+            self._seal(self.manifest.model_copy(update={"files": kept, "precisions": precisions}))
+        with writing_to(self.path):
+            for name, source in files.items():
+                source.replace(self.path / name)
+        return self._seal(self.manifest.model_copy(update={"files": {**self.manifest.files, **entries}, **changes}))
+
+    def without(self, names: frozenset[str]) -> Bundle:
+        """Return the bundle with some files taken out: the manifest first, then the files."""
+        kept = {name: entry for name, entry in self.manifest.files.items() if name not in names}
+        bundle = self._seal(self.manifest.model_copy(update={"files": kept}))
+        for name in names & self.manifest.files.keys():
+            (self.path / name).unlink(missing_ok=True)
+        return bundle
+
+    def _seal(self, manifest: Manifest) -> Bundle:
+        write_atomically(self.path / MANIFEST, manifest.to_bytes())
+        return Bundle(self.path, manifest)
+
+
+@contextmanager
+def new_bundle_folder(path: Path) -> Iterator[Path]:
+    """Yield a staging folder for the files of a new bundle at `path`."""
+    with writing_to(path):
+        path.mkdir(parents=True, exist_ok=True)
+    with _staging_folder(path) as folder:
+        yield folder
+
+
+def seal_new_bundle(path: Path, staged: Path, manifest: Manifest) -> Bundle:
+    """Move the staged files in and write the manifest, last. A bundle that stood there is replaced.
+
+    Args:
+        path: The bundle's folder.
+        staged: The folder from `new_bundle_folder`, holding finished files.
+        manifest: Everything but `files`, which is read off the staged files.
+    """
+    with writing_to(path):
+        (path / MANIFEST).unlink(missing_ok=True)
+        for stale in (*GRAPH_OF_PRECISION.values(), BENCHMARK, CARD):
+            (path / stale).unlink(missing_ok=True)
+    files = {file.name: file for file in sorted(staged.iterdir())}
+    return Bundle(path, manifest).adding(files)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _staging_folder(path: Path) -> Iterator[Path]:
+    with writing_to(path):
+        folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=path))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _entry_of(path: Path) -> FileEntry:
+    return FileEntry(size_bytes=path.stat().st_size, sha256=sha256_of(path))
+
+
+def _require_whole(path: Path, entry: FileEntry, *, verify: bool) -> None:
+    advice = "the bundle is damaged: make or copy it again"
+    if not path.is_file():
+        raise BundleError(f"{path} is missing; {advice}")
+    size = path.stat().st_size
+    if size != entry.size_bytes:
+        raise BundleError(f"{path} has {size:,} bytes, the manifest says {entry.size_bytes:,}; {advice}")
+    if verify and (digest := sha256_of(path)) != entry.sha256:
+        raise BundleError(f"{path} has sha256 {digest[:12]}…, the manifest says {entry.sha256[:12]}…; {advice}")
+
+
+def _spelled(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()

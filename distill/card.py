@@ -1,0 +1,50 @@
+"""The model card: a bundle's `README.md`, written from its manifest alone."""
+
+from __future__ import annotations
+
+import json
+
+from distill.bundle import CARD, Bundle
+from distill.storage import write_atomically
+
+_FILES_WORDS = "`config.json`, `model.safetensors` and the tokenizer files load with plain `transformers`."
+
+
+def write_card(bundle: Bundle) -> Bundle:
+    """Write or renew the card and return the bundle that lists it."""
+    with bundle.staging() as folder:
+        write_atomically(folder / CARD, card_text(bundle))
+        return bundle.adding({CARD: folder / CARD})
+
+
+def card_text(bundle: Bundle) -> str:
+    """Return the card as Markdown."""
+    manifest = bundle.manifest
+    lines = [
+        f"# A {manifest.role} for {', '.join(manifest.labels)}",
+        "",
+        f"A text classifier ({manifest.problem_type}) with {manifest.num_parameters:,} parameters; it reads "
+        f"{manifest.max_length} tokens of a text. Made with potstill {manifest.versions.get('potstill', '')}.",
+        "",
+        "| figure set | texts | macro-F1 | 95 % interval | accuracy | calibration error |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, quality in manifest.quality.items():
+        low, high = quality["macro_f1_interval"]
+        lines.append(
+            f"| {name}, {quality['split']} | {quality['num_texts']} | {quality['macro_f1']:.4f} | {low:.4f} - {high:.4f} "
+            f"| {quality['accuracy']:.4f} | {quality['expected_calibration_error']:.4f} |"
+        )
+    lines += [
+        "",
+        f"Base model: {manifest.lineage.base_model}. Training texts: sha256 {manifest.lineage.train_fingerprint[:16]}…, "
+        f"seed {manifest.lineage.seed}.",
+        "",
+        _FILES_WORDS,
+        "",
+        "```json",
+        json.dumps(manifest.settings, indent=2, sort_keys=True),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

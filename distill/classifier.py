@@ -1,0 +1,91 @@
+"""The contract everything in memory follows: texts in, logits out, labels attached.
+
+The PyTorch teacher, the PyTorch student, the fp32 graph and the int8 graph are all a `Classifier`; metrics,
+gates, measuring and serving are functions over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.errors import SettingsError
+from distill.labels import Logits, ProblemType, probabilities
+
+TextInput = str | tuple[str, str]
+
+
+class Classifier(Protocol):
+    """Anything that labels texts."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names; column j of the logits belongs to labels[j]."""
+        ...
+
+    @property
+    def problem_type(self) -> ProblemType:
+        """How logits become probabilities, in Hugging Face's words."""
+        ...
+
+    def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
+        """Return logits, shape (len(texts), len(labels)), float32; row i belongs to texts[i]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one text."""
+
+    label: str
+    score: float
+    probabilities: dict[str, float]
+
+
+def predict(classifier: Classifier, texts: Sequence[TextInput]) -> list[Prediction]:
+    """Label texts; `score` is the probability of the label given, `probabilities` has one entry per label."""
+    logits = classifier.predict_logits(texts)
+    shares = probabilities(logits, classifier.problem_type)
+    return [
+        Prediction(
+            label=classifier.labels[top],
+            score=float(row[top]),
+            probabilities=dict(zip(classifier.labels, map(float, row), strict=True)),
+        )
+        for row, top in zip(shares, top_labels(logits), strict=True)
+    ]
+
+
+def predict_stream(classifier: Classifier, texts: Iterable[str], *, chunk_size: int = 1024) -> Iterator[tuple[str, Prediction]]:
+    """Label a stream of texts of any length, `chunk_size` texts in memory at a time."""
+    chunk: list[str] = []
+    for text in texts:
+        chunk.append(text)
+        if len(chunk) == chunk_size:
+            yield from zip(chunk, predict(classifier, chunk), strict=True)
+            chunk = []
+    if chunk:
+        yield from zip(chunk, predict(classifier, chunk), strict=True)
+
+
+def top_labels(logits: Logits) -> NDArray[np.int64]:
+    """Return the class id with the largest logit of each row, shape (texts,)."""
+    return logits.argmax(axis=1).astype(np.int64)
+
+
+def agreement(first: Logits, second: Logits) -> float:
+    """Return the share (0-1) of texts to which both give the same top label."""
+    return float((top_labels(first) == top_labels(second)).mean())
+
+
+def require_same_labels(first: Classifier, second: Classifier, *, names: tuple[str, str]) -> None:
+    """Refuse to compare two classifiers whose labels or label order differ."""
+    if first.labels != second.labels:
+        raise SettingsError(
+            f"{names[0]} has labels {list(first.labels)}, {names[1]} has {list(second.labels)}; "
+            "the names and their order must be the same"
+        )

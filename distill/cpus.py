@@ -1,0 +1,83 @@
+"""How many processors this process may really use.
+
+The affinity mask and the container's quota both bound it; neither `os.cpu_count()` nor ONNX Runtime's own
+default looks at the quota (microsoft/onnxruntime #29510), so pools start more threads than can run.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from pathlib import Path
+
+
+def available_cpus(root: Path = Path("/")) -> int:
+    """Return the processors this process may use at once, at least 1.
+
+    Args:
+        root: Where `sys/fs/cgroup` and `proc/self/cgroup` stand; another folder in tests.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota = cgroup_quota_cpus(root)
+    if quota is None:
+        return allowed
+    # A quota of 1.5 processors runs two threads for three quarters of each period; rounding up keeps them busy.
+    return max(1, min(allowed, math.ceil(quota)))
+
+
+def cgroup_quota_cpus(root: Path = Path("/")) -> float | None:
+    """Return the tightest CPU quota of this process's cgroup and its parents in processors; None is no quota."""
+    quotas = [quota for folder in _cgroup_folders(root) if (quota := _quota_of(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def instruction_set(root: Path = Path("/")) -> str:
+    """Return the best int8 instruction set of this processor, as its quality figures depend on it.
+
+    Without VNNI, products of unsigned by signed bytes saturate at 16 bits (microsoft/onnxruntime #6004).
+    """
+    try:
+        lines = (root / "proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine() or "unknown"
+    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()}
+    for name in ("amx_int8", "avx512_vnni", "avx_vnni", "avx512bw", "avx2", "i8mm", "asimddp"):
+        if name in flags:
+            return name
+    return platform.machine() or "unknown"
+
+
+def _cgroup_folders(root: Path) -> list[Path]:
+    base = root / "sys/fs/cgroup"
+    folders = [base, base / "cpu", base / "cpu,cpuacct"]
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return folders
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        top = base if not controllers else base / controllers
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        inner = Path(path.lstrip("/"))
+        folders += [top / parent for parent in (inner, *inner.parents)]
+    return folders
+
+
+def _quota_of(folder: Path) -> float | None:
+    version_2 = _words_of(folder / "cpu.max")  # "max 100000" or "150000 100000"
+    if version_2:
+        quota, period = version_2
+        return None if quota == "max" else int(quota) / int(period)
+    version_1 = _words_of(folder / "cpu.cfs_quota_us") + _words_of(folder / "cpu.cfs_period_us")
+    if len(version_1) != 2 or int(version_1[0]) <= 0:
+        return None
+    return int(version_1[0]) / int(version_1[1])
+
+
+def _words_of(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []

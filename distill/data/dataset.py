@@ -1,0 +1,171 @@
+"""A set of labelled texts and the rules that keep it clean: folding, merging, stratified cuts.
+
+Pure values; reads no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Texts with labels. `notes` says in words what was dropped, merged or cut on the way here."""
+
+    texts: tuple[str, ...]
+    label_ids: NDArray[np.int64]
+    labels: tuple[str, ...]
+    source: str
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.texts) != len(self.label_ids):
+            raise DatasetError(f"{self.source}: {len(self.texts)} texts and {len(self.label_ids)} labels")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Texts per label, every label named."""
+        return dict(zip(self.labels, np.bincount(self.label_ids, minlength=len(self.labels)).tolist(), strict=True))
+
+    def fingerprint(self) -> str:
+        """Return a digest of the content: texts, their labels by name, and the order."""
+        return fingerprint(self.texts, [self.labels[index] for index in self.label_ids])
+
+    def take(self, indices: Sequence[int] | NDArray[np.int64], *note: str) -> Dataset:
+        """Return the rows at `indices`, in that order, with notes added."""
+        return replace(
+            self,
+            texts=tuple(self.texts[index] for index in indices),
+            label_ids=self.label_ids[np.asarray(indices, dtype=np.int64)],
+            notes=(*self.notes, *note),
+        )
+
+
+def fingerprint(texts: Sequence[str], labels: Sequence[str] = ()) -> str:
+    """Return the sha256 of texts and labels; each is preceded by its length, so that no two lists collide."""
+    digest = hashlib.sha256()
+    for values in (texts, labels):
+        digest.update(f"{len(values)};".encode())
+        for value in values:
+            content = value.encode()
+            digest.update(f"{len(content)}:".encode())
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def fold(text: str) -> str:
+    """Return the text without differences in case and white space; equal folds are the same text."""
+    return " ".join(text.casefold().split())
+
+
+def merge_duplicates(dataset: Dataset) -> Dataset:
+    """Keep one of each text; a text that carries two different labels is dropped altogether."""
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for index, text in enumerate(dataset.texts):
+        rows_of[fold(text)].append(index)
+    kept, contradicted = [], 0
+    for rows in rows_of.values():
+        if len({int(dataset.label_ids[row]) for row in rows}) == 1:
+            kept.append(rows[0])
+        else:
+            contradicted += len(rows)
+    merged = len(dataset) - len(kept) - contradicted
+    notes = []
+    if merged:
+        notes.append(f"{dataset.source}: merged {merged} repeated texts")
+    if contradicted:
+        notes.append(f"{dataset.source}: dropped {contradicted} texts that stand under two labels")
+    return dataset.take(sorted(kept), *notes) if notes else dataset
+
+
+def without_texts_of(dataset: Dataset, other: Dataset) -> Dataset:
+    """Drop the texts that also stand in `other`, which keeps them."""
+    foreign = {fold(text) for text in other.texts}
+    kept = [index for index, text in enumerate(dataset.texts) if fold(text) not in foreign]
+    dropped = len(dataset) - len(kept)
+    if not dropped:
+        return dataset
+    return dataset.take(kept, f"{dataset.source}: dropped {dropped} texts that also stand in {other.source}")
+
+
+def split_off(dataset: Dataset, *, count: int, seed: int, name: str) -> tuple[Dataset, Dataset]:
+    """Cut `count` texts off, each label in proportion; return (rest, cut).
+
+    Args:
+        dataset: Where to cut; every label needs at least two texts.
+        count: Texts to cut off.
+        seed: Decides which; the same seed cuts the same texts.
+        name: What the part is for, for messages ("validation").
+
+    Raises:
+        DatasetError: A label is too rare, or the cut would leave either part empty.
+    """
+    require_usable(dataset)
+    if not 0 < count < len(dataset):
+        raise DatasetError(f"{dataset.source}: cannot cut {count} {name} texts from {len(dataset)}; add texts")
+    shares = _proportional(np.bincount(dataset.label_ids, minlength=len(dataset.labels)), count)
+    generator = np.random.default_rng(seed)
+    cut: list[int] = []
+    for label_id, share in enumerate(shares):
+        rows = np.flatnonzero(dataset.label_ids == label_id)
+        cut += generator.permutation(rows)[:share].tolist()
+    chosen = set(cut)
+    rest = [index for index in range(len(dataset)) if index not in chosen]
+    return dataset.take(rest), dataset.take(sorted(cut))
+
+
+def limited(dataset: Dataset, limit: int | None, *, seed: int) -> Dataset:
+    """Return at most `limit` texts, each label in proportion, and say so."""
+    if limit is None or limit >= len(dataset):
+        return dataset
+    _, sample = split_off(dataset, count=limit, seed=seed, name="sample")
+    return replace(sample, notes=(*sample.notes, f"{dataset.source}: a sample of {limit} of {len(dataset)} texts"))
+
+
+def require_usable(dataset: Dataset) -> None:
+    """Refuse a set from which nothing can be learnt: no text, one label, or a label seen once."""
+    if not len(dataset):
+        raise DatasetError(f"{dataset.source} holds no labelled text", path=dataset.source)
+    present = {name: count for name, count in dataset.counts.items() if count}
+    if len(present) < 2:
+        only = next(iter(present))
+        raise DatasetError(
+            f"{dataset.source}: every text has the label {only!r}; a classifier needs two labels or more", path=dataset.source
+        )
+    rare = [name for name, count in Counter(present).items() if count < 2]
+    if rare:
+        raise DatasetError(
+            f"{dataset.source}: label {rare[0]!r} is seen once; each label needs two texts or more, one to learn from "
+            "and one to check on: add texts of it or take it out",
+            path=dataset.source,
+        )
+
+
+def _proportional(counts: NDArray[np.int64], total: int) -> list[int]:
+    """Share `total` among labels by largest remainder; each label keeps and gives at least one where it can."""
+    exact = counts * total / counts.sum()
+    shares = np.floor(exact).astype(int)
+    for index in np.argsort(shares - exact, kind="stable")[: total - int(shares.sum())]:
+        shares[index] += 1
+    for index in np.flatnonzero((shares == 0) & (counts > 1)):
+        largest = int(np.argmax(shares))
+        if shares[largest] > 1:
+            shares[largest] -= 1
+            shares[index] += 1
+    for index in np.flatnonzero((shares >= counts) & (counts > 0)):
+        spare = np.flatnonzero(counts - shares > 1)
+        if len(spare):
+            shares[index] -= 1
+            shares[spare[0]] += 1
+    return [int(share) for share in shares]

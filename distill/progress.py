@@ -1,0 +1,114 @@
+"""How a long job tells where it is. Library code is given a `Reporter`; only the command makes one that prints."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+Advance = Callable[..., None]
+"""Call `advance(count, **figures)` after each piece of work; the figures are shown beside the bar."""
+
+
+class Reporter(Protocol):
+    """Where progress goes."""
+
+    def say(self, text: str) -> None:
+        """Pass on one line for people."""
+        ...
+
+    def task(self, title: str, total: int) -> AbstractContextManager[Advance]:
+        """Open a bar of `total` pieces for the length of a `with` block."""
+        ...
+
+
+class SilentReporter:
+    """Says nothing; the default of every library function."""
+
+    def say(self, text: str) -> None:
+        """Drop the line."""
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        """Yield a function that does nothing."""
+        yield lambda count=1, **figures: None
+
+
+class BarReporter:
+    """Bars with time left, on a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self._console.print(text, markup=False)
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        """Show a bar."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("elapsed"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}", markup=False),
+        )
+        with Progress(*columns, console=self._console) as progress:
+            task = progress.add_task(title, total=total, figures="")
+
+            def advance(count: int = 1, **figures: float) -> None:
+                progress.update(task, advance=count, **({"figures": _spelled(figures)} if figures else {}))
+
+            yield advance
+
+
+class LineReporter:
+    """A line every ten seconds, where there is no terminal: log files, CI."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, interval_s: float = 10.0) -> None:
+        self._clock = clock
+        self._interval_s = interval_s
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        print(text, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        """Print how far the work is, now and then."""
+        started = last = self._clock()
+        done = 0
+
+        def advance(count: int = 1, **figures: float) -> None:
+            nonlocal done, last
+            done += count
+            now = self._clock()
+            if done and (now - last >= self._interval_s or done >= total):
+                last = now
+                left_s = (now - started) / done * max(total - done, 0)
+                self.say(
+                    f"{title}: {done}/{total}, {now - started:.0f} s gone, {left_s:.0f} s left  {_spelled(figures)}".rstrip()
+                )
+
+        yield advance
+
+
+def reporter_for_terminal() -> Reporter:
+    """Return bars on a terminal, lines elsewhere."""
+    return BarReporter() if sys.stderr.isatty() else LineReporter()
+
+
+def _spelled(figures: dict[str, float]) -> str:
+    return "  ".join(
+        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
+    )

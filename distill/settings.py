@@ -1,0 +1,96 @@
+"""The settings of data, teacher and student: each default, range and help text is written here, once.
+
+The command's flags, the `--config` file and the reference docs are made from these models by the libraries
+that read them. Settings of later stages stand in those stages' packages and share the base class.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from distill.errors import SettingsError
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+LayerRule = Literal["spread", "lower", "upper"]
+
+
+class Settings(BaseModel):
+    """Base of every stage's settings: frozen, unknown keys refused, errors in potstill's own words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as exc:
+            raise SettingsError(_describe(exc)) from exc
+
+
+class DataSettings(Settings):
+    """Where the texts come from and which columns hold them."""
+
+    train: tuple[str, ...] = Field((), description="training texts: FILE (CSV, TSV, JSONL, Parquet), builtin:NAME or hub:ID")
+    validation: str | None = Field(None, description="texts that choose settings; without it a share of --train is cut off")
+    test: str | None = Field(None, description="texts that only measure, never choose")
+    text_column: str = Field("text", min_length=1, description="column that holds the text")
+    label_column: str = Field("label", min_length=1, description="column that holds the label, by name or number")
+    labels: tuple[str, ...] = Field((), description="label names in order; without it they are read from the data")
+    validation_share: float = Field(0.1, gt=0, lt=1, description="share of --train cut off when --validation is not given")
+    split_seed: int = Field(0, ge=0, description="seed of that cut; the run's --seed never moves a text between splits")
+    max_text_chars: int = Field(100_000, ge=1, description="longest text accepted, in characters")
+    skip_bad_rows: bool = Field(False, description="leave out rows that cannot be used, and say how many, instead of stopping")
+    limit: int | None = Field(None, ge=2, description="use only this many texts of each split, drawn by the split seed")
+
+
+class TrainingSettings(Settings):
+    """What fine-tuning and distilling have in common: one loop, one optimiser (AdamW)."""
+
+    epochs: int = Field(3, ge=1, description="passes over the training texts, at most")
+    batch_size: int = Field(32, ge=1, description="texts per step")
+    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises; then it falls to 0")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay; biases, norms and embeddings have none")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    patience: int = Field(2, ge=1, description="stop after this many epochs without a better validation macro-F1")
+    max_length: int = Field(128, ge=4, description="tokens kept per text")
+    seed: int = Field(0, ge=0, description="seed of head, dropout and order")
+    device: Device = Field("auto", description="where to train; auto takes cuda, then mps, then cpu")
+
+
+class TeacherSettings(TrainingSettings):
+    """How a teacher is fine-tuned."""
+
+
+class StudentSettings(Settings):
+    """Which layers of the teacher a student is made of."""
+
+    num_layers: int = Field(3, ge=1, description="encoder layers of the student")
+    layer_rule: LayerRule = Field("spread", description="which teacher layers: evenly spread, the lowest or the highest")
+    layers: tuple[int, ...] = Field((), description="teacher layers by number (from 0), in order; overrides the two above")
+
+    @model_validator(mode="after")
+    def _layers_are_distinct(self) -> Self:
+        if len(set(self.layers)) != len(self.layers) or any(layer < 0 for layer in self.layers):
+            raise ValueError(f"layers must be distinct numbers from 0, got {list(self.layers)}")
+        return self
+
+
+class DistillSettings(TrainingSettings, StudentSettings):
+    """How one student learns from one teacher."""
+
+    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
+    temperature: float = Field(2.0, gt=0, description="softens both distributions")
+    soft_weight: float = Field(0.9, ge=0, le=1, description="share of the soft term on labelled texts; 0 is the control")
+
+
+def _describe(exc: ValidationError) -> str:
+    problems = []
+    for error in exc.errors(include_url=False):
+        name = ".".join(map(str, error["loc"])) or "settings"
+        if error["type"] == "extra_forbidden":
+            problems.append(f"unknown setting {name!r}")
+        else:
+            problems.append(f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}")
+    return "; ".join(problems)

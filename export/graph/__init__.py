@@ -1,0 +1,1 @@
+"""PyTorch to ONNX: the writers of fp32 graphs. Needs torch."""

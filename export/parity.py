@@ -1,0 +1,110 @@
+"""The gates between a PyTorch model, its fp32 graph and its int8 graph. A gate raises; it never only warns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distill.classifier import Classifier, require_same_labels
+from distill.errors import ParityError, QualityError
+from distill.metrics import Quality
+from export.settings import ExportSettings
+
+BATCH_SIZES = (1, 2, 7, 32)
+"""Batches the fp32 graph is checked at; it was traced at 2 texts of one length only."""
+
+NUM_PARITY_TEXTS = 64
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """How far two classifiers' logits are apart, at the text where they differ most."""
+
+    max_abs_diff: float
+    worst_text: str
+    num_texts: int
+    batch_sizes: tuple[int, ...]
+
+    def require(self, tolerance: float) -> None:
+        """Raise `ParityError` unless the largest difference is within the tolerance (NaN never is)."""
+        if not self.max_abs_diff <= tolerance:
+            raise ParityError(
+                f"the fp32 graph differs from PyTorch by {self.max_abs_diff:.2g} in a logit, allowed is {tolerance:.2g}; "
+                f"the text: {self.worst_text[:80]!r}",
+                max_abs_diff=self.max_abs_diff,
+                tolerance=tolerance,
+                worst_text=self.worst_text,
+            )
+
+
+def compare(reference: Classifier, candidate: Classifier, texts: Sequence[str]) -> ParityReport:
+    """Compare two classifiers on the same texts, the candidate at several batch sizes.
+
+    Args:
+        reference: Whose logits are right.
+        candidate: Whose are checked, at batches of 1, 2, 7 and 32 in the order of the texts, so that short and long
+            ones share a batch and are padded.
+        texts: Real texts of many lengths.
+    """
+    require_same_labels(reference, candidate, names=("PyTorch", "the graph"))
+    expected = reference.predict_logits(texts)
+    largest, worst = -1.0, ""
+    for size in BATCH_SIZES:
+        got = np.concatenate([candidate.predict_logits(texts[start : start + size]) for start in range(0, len(texts), size)])
+        differences = np.abs(got - expected).max(axis=1)
+        row = int(np.argmax(differences))  # argmax returns the first NaN, should there be one
+        if not differences[row] <= largest:
+            largest, worst = float(differences[row]), texts[row]
+    return ParityReport(largest, worst, len(texts), BATCH_SIZES)
+
+
+def parity_texts(texts: Sequence[str], *, seed: int = 0) -> list[str]:
+    """Choose real texts for a parity check: a random handful, the shortest, the longest, and one past every limit."""
+    generator = np.random.default_rng(seed)
+    by_length = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    chosen = [*generator.permutation(len(texts))[: NUM_PARITY_TEXTS - 5].tolist(), *by_length[:2], *by_length[-2:]]
+    return [*(texts[index] for index in dict.fromkeys(chosen)), " ".join(texts[:200])]
+
+
+def require_quality(*, before: Quality, after: Quality, agreed: float, settings: ExportSettings) -> None:
+    """Raise `QualityError` when int8 lost more than its budget against fp32.
+
+    Args:
+        before: fp32 figures.
+        after: int8 figures on the same texts.
+        agreed: Share of texts to which both give the same label.
+        settings: The budgets.
+    """
+    _require(metric="macro-F1", before=before.macro_f1, after=after.macro_f1, budget=settings.budget_f1, flag="--budget-f1")
+    for label, figures in before.per_class.items():
+        _require(
+            metric=f"recall of {label!r}",
+            before=figures.recall,
+            after=after.per_class[label].recall,
+            budget=settings.budget_recall,
+            flag="--budget-recall",
+        )
+    _require(metric="agreement with fp32", before=1.0, after=agreed, budget=1 - settings.min_agreement, flag="--min-agreement")
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a share seen in `count` trials (Wilson, 1927)."""
+    z = 1.959964
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half: float = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _require(*, metric: str, before: float, after: float, budget: float, flag: str) -> None:
+    lost = before - after
+    if not lost <= budget:
+        raise QualityError(
+            f"int8 loses {lost:.4f} of {metric} ({before:.4f} -> {after:.4f}), allowed is {budget:.4f}; nothing was sealed. "
+            f"Train longer, quantize less, or allow more with {flag}",
+            metric=metric,
+            before=before,
+            after=after,
+            budget=budget,
+        )

@@ -1,0 +1,147 @@
+"""Exporting a bundle: write the fp32 graph, prove it, quantize it, prove that, and only then seal.
+
+Each gate raises; on failure the bundle is what it was before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import onnx
+
+from distill.bundle import GRAPH_OF_PRECISION, TOKENIZER, WEIGHTS, Bundle, Precision
+from distill.card import write_card
+from distill.classifier import agreement
+from distill.cpus import instruction_set
+from distill.data import Dataset
+from distill.errors import SettingsError
+from distill.extras import requires
+from distill.labels import require_single_label
+from distill.metrics import Quality, evaluate
+from distill.progress import Reporter, SilentReporter
+from distill.storage import require_writable, write_atomically
+from export.parity import compare, parity_texts, require_quality, wilson_interval
+from export.runtime import OnnxClassifier
+from export.settings import ExportSettings
+
+
+def export_bundle(
+    bundle: Bundle,
+    *,
+    validation: Dataset,
+    settings: ExportSettings | None = None,
+    reporter: Reporter | None = None,
+) -> Bundle:
+    """Write and verify the ONNX graphs of a bundle.
+
+    Args:
+        bundle: A bundle with PyTorch weights.
+        validation: Labelled texts for the gates; never the test texts.
+        settings: Which graphs, and the budgets of the gates.
+        reporter: Told of each step.
+
+    Returns:
+        The bundle with its graphs, their quality on `validation` in the manifest.
+
+    Raises:
+        ParityError: The fp32 graph does not answer as PyTorch does.
+        QualityError: int8 lost more than its budget.
+        StorageError: The bundle's folder cannot be written.
+    """
+    settings = settings or ExportSettings()
+    reporter = reporter or SilentReporter()
+    require_single_label(bundle.manifest.problem_type, "export with quality gates")
+    if validation.labels != bundle.labels:
+        raise SettingsError(f"the bundle's labels are {list(bundle.labels)}, the validation texts' {list(validation.labels)}")
+    require_writable(bundle.path)
+    graphs, quality = _proven_graphs(bundle, validation, settings, reporter)
+    with bundle.staging() as staged:
+        for precision, graph in graphs.items():
+            write_atomically(staged / GRAPH_OF_PRECISION[precision], graph.SerializeToString())
+        added = bundle.adding(
+            {GRAPH_OF_PRECISION[precision]: staged / GRAPH_OF_PRECISION[precision] for precision in graphs},
+            precisions=tuple(graphs),
+            opset=max(entry.version for entry in graphs["fp32"].opset_import if entry.domain in ("", "ai.onnx")),
+            instruction_set=instruction_set(),
+            quality={**bundle.manifest.quality, **quality},
+            settings={**bundle.manifest.settings, "export": settings.model_dump(mode="json")},
+            versions={**bundle.manifest.versions, **{name: version(name) for name in ("onnx", "onnxruntime")}},
+        )
+    return write_card(added)
+
+
+def strip(bundle: Bundle) -> Bundle:
+    """Drop the PyTorch weights: what is left serves, and cannot be trained on.
+
+    Raises:
+        BundleError: There is no graph yet, so nothing would be left to answer.
+    """
+    bundle.best_precision()
+    return write_card(bundle.without(frozenset({WEIGHTS})))
+
+
+def _proven_graphs(
+    bundle: Bundle, validation: Dataset, settings: ExportSettings, reporter: Reporter
+) -> tuple[dict[Precision, onnx.ModelProto], dict[str, dict[str, Any]]]:
+    with requires("export"):
+        from distill.training.models import load_bundle
+        from export.graph.portable import write_portable_graph
+        from export.quantize import quantize
+    torch_classifier = load_bundle(bundle)
+    reporter.say("export: writing the fp32 graph")
+    fp32 = _with_metadata(write_portable_graph(torch_classifier), bundle)
+    classifier = _classifier_of(fp32, bundle)
+    parity = compare(torch_classifier, classifier, parity_texts(validation.texts))
+    parity.require(settings.parity_tolerance)
+    reporter.say(
+        f"export: fp32 equals PyTorch to {parity.max_abs_diff:.1e} on {parity.num_texts} texts at batches {parity.batch_sizes}"
+    )
+    before, fp32_logits = _quality_of(classifier, validation)
+    graphs: dict[Precision, onnx.ModelProto] = {"fp32": fp32}
+    quality = {"fp32": _said(before, max_abs_diff=parity.max_abs_diff)}
+    if "int8" in settings.precisions:
+        reporter.say("export: quantizing to int8")
+        graphs["int8"] = _with_metadata(quantize(fp32), bundle)
+        after, int8_logits = _quality_of(_classifier_of(graphs["int8"], bundle), validation)
+        agreed = agreement(int8_logits, fp32_logits)
+        require_quality(before=before, after=after, agreed=agreed, settings=settings)
+        interval = wilson_interval(agreed, len(validation))
+        quality["int8"] = _said(after, agreement_with_fp32=agreed, agreement_with_fp32_interval=interval)
+        reporter.say(
+            f"export: int8 macro-F1 {after.macro_f1:.4f} (fp32 {before.macro_f1:.4f}), one label on {agreed:.1%} of the texts"
+        )
+    return graphs, quality
+
+
+def _classifier_of(graph: onnx.ModelProto, bundle: Bundle) -> OnnxClassifier:
+    return OnnxClassifier(
+        graph.SerializeToString(),
+        tokenizer=bundle.tokenizer(),
+        labels=bundle.labels,
+        problem_type=bundle.manifest.problem_type,
+    )
+
+
+def _quality_of(classifier: OnnxClassifier, validation: Dataset) -> tuple[Quality, Any]:
+    logits = classifier.predict_logits(validation.texts)
+    return evaluate(labels=validation.label_ids, logits=logits, label_names=classifier.labels), logits
+
+
+def _said(quality: Quality, **more: Any) -> dict[str, Any]:
+    return {"split": "validation", **asdict(quality), **more}
+
+
+def _with_metadata(graph: onnx.ModelProto, bundle: Bundle) -> onnx.ModelProto:
+    """Write into the graph what one needs to use it alone."""
+    said = {
+        "labels": "\n".join(bundle.labels),
+        "problem_type": bundle.manifest.problem_type,
+        "max_length": str(bundle.manifest.max_length),
+        "tokenizer_sha256": bundle.manifest.files[TOKENIZER].sha256,
+    }
+    del graph.metadata_props[:]
+    onnx.helper.set_model_props(graph, said)
+    graph.producer_name = "potstill"
+    return graph

@@ -1,0 +1,32 @@
+"""The settings of exporting and of measuring."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from distill.bundle import Precision
+from distill.settings import Settings
+
+
+class ExportSettings(Settings):
+    """Which graphs to write, and how much they may lose."""
+
+    precisions: tuple[Precision, ...] = Field(
+        ("fp32", "int8"), min_length=1, description="graphs to write; int8 is made from fp32"
+    )
+    parity_tolerance: float = Field(1e-4, gt=0, description="largest difference between a PyTorch and an fp32 logit")
+    budget_f1: float = Field(0.005, ge=0, description="macro-F1 that int8 may lose against fp32")
+    budget_recall: float = Field(0.03, ge=0, description="recall that int8 may lose on any one label")
+    min_agreement: float = Field(0.97, ge=0, le=1, description="share of texts to which int8 and fp32 must give one label")
+
+
+class BenchSettings(Settings):
+    """How latency and throughput are measured."""
+
+    rounds: int = Field(7, ge=1, description="rounds; in each, every classifier takes its turn")
+    texts_per_round: int = Field(100, ge=1, description="single texts each classifier answers in a round")
+    warmup_s: float = Field(0.5, ge=0, description="seconds of unmeasured work before each turn of a first round")
+    threads: int = Field(1, ge=1, description="threads of each classifier in the latency part")
+    batch_size: int = Field(32, ge=1, description="texts per call in the throughput part")
+    throughput_texts: int = Field(512, ge=1, description="texts of each classifier's turn in the throughput part")
+    throughput_rounds: int = Field(3, ge=1, description="rounds of the throughput part")

@@ -1,0 +1,1 @@
+"""HTTP serving of bundles; not built yet."""
