@@ -55,5 +55,7 @@ class TfidfClassifier:
         if any(isinstance(text, tuple) for text in texts):
             raise SettingsError("the TF-IDF floor takes single texts, not pairs")
         logits = np.full((len(texts), len(self.labels)), -1e4, dtype=np.float32)
+        if not len(texts):  # scikit-learn refuses what every Classifier answers
+            return logits
         logits[:, self._known] = np.maximum(self._pipeline.predict_log_proba(texts), -1e4)
         return logits

@@ -67,7 +67,7 @@ def logits_in_order(
     num_labels: int,
     max_tokens: int,
     max_texts: int,
-    on_batch: Callable[[int], None] = lambda done: None,
+    on_batch: Callable[[int], object] | None = None,
 ) -> Logits:
     """Run a model over rows of ids in length-sorted batches and put the answers back in order.
 
@@ -86,5 +86,6 @@ def logits_in_order(
     logits = np.empty((len(rows), num_labels), dtype=np.float32)
     for batch in length_sorted_batches([len(row) for row in rows], max_tokens=max_tokens, max_texts=max_texts):
         logits[batch] = run(tokenizer.pad([rows[index] for index in batch]))
-        on_batch(len(batch))
+        if on_batch is not None:
+            on_batch(len(batch))
     return logits

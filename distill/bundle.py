@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distill.errors import BundleError
 from distill.labels import ProblemType
+from distill.settings import Precision
 from distill.storage import write_atomically, writing_to
 from distill.tokenization import TextTokenizer
 
@@ -33,11 +34,11 @@ WEIGHTS = "model.safetensors"
 BENCHMARK = "benchmark.json"
 CARD = "README.md"
 
-Precision = Literal["fp32", "int8"]
 Role = Literal["teacher", "student"]
 
 GRAPH_OF_PRECISION: Final[dict[Precision, str]] = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
 
+_STAGING: Final = ".staging-"
 
 # A plain name: a manifest must not be able to point outside its folder.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
@@ -61,6 +62,7 @@ class Lineage(_Part):
     teacher_sha256: str | None = None
     train_fingerprint: str
     validation_fingerprint: str
+    unlabeled_fingerprint: str | None = None
     seed: int
 
 
@@ -86,16 +88,14 @@ class Manifest(_Part):
 
     def to_bytes(self) -> bytes:
         """Return the one spelling of this manifest, its own digest included."""
-        values = self.model_dump(mode="json", by_alias=True)
-        values["sha256"] = hashlib.sha256(_spelled(values)).hexdigest()
-        return _spelled(values)
+        return _sealed(self.model_dump(mode="json", by_alias=True))
 
     @classmethod
     def from_bytes(cls, content: bytes, *, source: Path) -> Self:
         """Read a manifest and require that not one byte of it differs from how it was written."""
         try:
             values = json.loads(content)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise BundleError(f"{source} is not JSON ({exc}); the bundle is damaged: make or copy it again") from exc
         if not isinstance(values, dict):
             raise BundleError(f"{source} holds {type(values).__name__}, wanted an object; the bundle is damaged")
@@ -105,17 +105,17 @@ class Manifest(_Part):
                 "install the version that wrote it, or make the bundle again"
             )
         values.pop("sha256", None)
+        # On what was written, not on what this version would write: a later one may know more fields, with defaults.
+        if not _is_sealed(values, content):
+            raise BundleError(
+                f"{source} does not match its own sha256; it was changed after it was written: make or copy it again"
+            )
         try:
-            manifest = cls.model_validate(values)
+            return cls.model_validate(values)
         except ValidationError as exc:
             first = exc.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise BundleError(f"{source}: {where}: {first['msg']}; the bundle is damaged: make or copy it again") from exc
-        if manifest.to_bytes() != content:
-            raise BundleError(
-                f"{source} does not match its own sha256; it was changed after it was written: make or copy it again"
-            )
-        return manifest
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,10 @@ class Bundle:
         Args:
             precision: Which graph; None counts what the PyTorch model needs (weights, tokenizer, config).
         """
-        names = [WEIGHTS, TOKENIZER, CONFIG] if precision is None else [GRAPH_OF_PRECISION[precision], TOKENIZER]
+        needed = self.weights() if precision is None else self.graph(precision)
+        names = [needed.name, TOKENIZER, *([CONFIG] if precision is None else [])]
         listed = sum(self.manifest.files[name].size_bytes for name in names)
-        return listed if precision is None else listed + len(self.manifest.to_bytes())
+        return listed if precision is None else listed + (self.path / MANIFEST).stat().st_size
 
     def best_precision(self) -> Precision:
         """Return int8 where there is one, else fp32."""
@@ -214,10 +215,7 @@ class Bundle:
         entries = {name: _entry_of(path) for name, path in files.items()}
         if any(name in self.manifest.files for name in files):
             # A listed file is about to be replaced: first stop listing it, so that no kill can leave a wrong digest.
-            kept = {name: entry for name, entry in self.manifest.files.items() if name not in files}
-            gone = {precision for precision, graph in GRAPH_OF_PRECISION.items() if graph in files}
-            precisions = tuple(precision for precision in self.manifest.precisions if precision not in gone)
-            self._seal(self.manifest.model_copy(update={"files": kept, "precisions": precisions}))
+            self._seal(self._unlisting(files.keys()))
         with writing_to(self.path):
             for name, source in files.items():
                 source.replace(self.path / name)
@@ -225,11 +223,16 @@ class Bundle:
 
     def without(self, names: frozenset[str]) -> Bundle:
         """Return the bundle with some files taken out: the manifest first, then the files."""
-        kept = {name: entry for name, entry in self.manifest.files.items() if name not in names}
-        bundle = self._seal(self.manifest.model_copy(update={"files": kept}))
-        for name in names & self.manifest.files.keys():
-            (self.path / name).unlink(missing_ok=True)
+        bundle = self._seal(self._unlisting(names))
+        with writing_to(self.path):
+            for name in names & self.manifest.files.keys():
+                (self.path / name).unlink(missing_ok=True)
         return bundle
+
+    def _unlisting(self, names: Set[str]) -> Manifest:
+        kept = {name: entry for name, entry in self.manifest.files.items() if name not in names}
+        precisions = tuple(precision for precision in self.manifest.precisions if GRAPH_OF_PRECISION[precision] not in names)
+        return self.manifest.model_copy(update={"files": kept, "precisions": precisions})
 
     def _seal(self, manifest: Manifest) -> Bundle:
         write_atomically(self.path / MANIFEST, manifest.to_bytes())
@@ -238,9 +241,11 @@ class Bundle:
 
 @contextmanager
 def new_bundle_folder(path: Path) -> Iterator[Path]:
-    """Yield a staging folder for the files of a new bundle at `path`."""
+    """Yield a staging folder for the files of a new bundle at `path`; what a killed run left there is swept."""
     with writing_to(path):
         path.mkdir(parents=True, exist_ok=True)
+    for left in path.glob(f"{_STAGING}*"):
+        shutil.rmtree(left, ignore_errors=True)
     with _staging_folder(path) as folder:
         yield folder
 
@@ -270,7 +275,7 @@ def sha256_of(path: Path) -> str:
 @contextmanager
 def _staging_folder(path: Path) -> Iterator[Path]:
     with writing_to(path):
-        folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=path))
+        folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=path))
     try:
         yield folder
     finally:
@@ -288,8 +293,24 @@ def _require_whole(path: Path, entry: FileEntry, *, verify: bool) -> None:
     size = path.stat().st_size
     if size != entry.size_bytes:
         raise BundleError(f"{path} has {size:,} bytes, the manifest says {entry.size_bytes:,}; {advice}")
-    if verify and (digest := sha256_of(path)) != entry.sha256:
+    try:
+        digest = sha256_of(path) if verify else entry.sha256
+    except OSError as exc:
+        raise BundleError(f"cannot read {path}: {exc.strerror}") from exc
+    if digest != entry.sha256:
         raise BundleError(f"{path} has sha256 {digest[:12]}…, the manifest says {entry.sha256[:12]}…; {advice}")
+
+
+def _sealed(values: Mapping[str, Any]) -> bytes:
+    """Return the one spelling of these values with their own digest among them."""
+    return _spelled({**values, "sha256": hashlib.sha256(_spelled(values)).hexdigest()})
+
+
+def _is_sealed(values: Mapping[str, Any], content: bytes) -> bool:
+    try:
+        return _sealed(values) == content
+    except ValueError:  # NaN or a lone surrogate, which a manifest never holds
+        return False
 
 
 def _spelled(values: Mapping[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.errors import SettingsError
+from distill.errors import DatasetError, SettingsError
 from distill.labels import Logits, ProblemType, probabilities
 
 TextInput = str | tuple[str, str]
@@ -74,11 +74,14 @@ def predict_stream(classifier: Classifier, texts: Iterable[str], *, chunk_size: 
 
 def top_labels(logits: Logits) -> NDArray[np.int64]:
     """Return the class id with the largest logit of each row, shape (texts,)."""
-    return logits.argmax(axis=1).astype(np.int64)
+    ids: NDArray[np.int64] = logits.argmax(axis=1).astype(np.int64)
+    return ids
 
 
 def agreement(first: Logits, second: Logits) -> float:
-    """Return the share (0-1) of texts to which both give the same top label."""
+    """Return the share (0-1) of texts to which both give the same top label; both answered the same texts, at least one."""
+    if len(first) != len(second) or not len(first):
+        raise DatasetError(f"{len(first)} and {len(second)} rows of logits; wanted one row a text in both, at least one")
     return float((top_labels(first) == top_labels(second)).mean())
 
 

@@ -63,7 +63,7 @@ def _git(*arguments: str) -> str | None:
     if not (_ROOT / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=True)  # noqa: S607
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

@@ -22,19 +22,25 @@ Logits = NDArray[np.float32]
 def label_names_of(values: Iterable[str]) -> tuple[str, ...]:
     """Return the distinct labels in their fixed order: by number when all are whole numbers, else by name."""
     distinct = set(values)
-    if all(_is_whole_number(value) for value in distinct):
-        return tuple(sorted(distinct, key=int))
+    if are_numbers(distinct):
+        return tuple(sorted(distinct, key=lambda value: (int(value), value)))  # "01" and "1" are two names
     return tuple(sorted(distinct))
+
+
+def are_numbers(values: Iterable[str]) -> bool:
+    """Tell whether every one of these labels is written as a whole number."""
+    return all(_is_whole_number(value) for value in values)
 
 
 def label_ids_by_value(names: Sequence[str], values: Iterable[str]) -> dict[str, int]:
     """Map each distinct value of a label column to a class id; values that fit no name are left out.
 
-    A value is a label's name. When *no* value is a name and all are whole numbers, the column holds class ids.
+    A value is a label's name. When *no* value is a name and all are whole numbers, the column holds class ids, unless
+    the names are numbers themselves: then 0 beside the names 1 to 5 is an unknown label, not the first one.
     """
     distinct = set(values)
     by_name = {name: index for index, name in enumerate(names)}
-    if distinct & by_name.keys() or not all(_is_whole_number(value) for value in distinct):
+    if distinct & by_name.keys() or not are_numbers(distinct) or are_numbers(names):
         return {value: by_name[value] for value in distinct if value in by_name}
     return {value: int(value) for value in distinct if 0 <= int(value) < len(names)}
 
@@ -56,7 +62,8 @@ def probabilities(logits: Logits, problem_type: ProblemType) -> Logits:
         decay = np.exp(-np.abs(logits))
         return np.where(logits >= 0, 1 / (1 + decay), decay / (1 + decay)).astype(np.float32)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+    shares: Logits = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares
 
 
 def require_single_label(problem_type: ProblemType, job: str) -> None:
@@ -66,4 +73,5 @@ def require_single_label(problem_type: ProblemType, job: str) -> None:
 
 
 def _is_whole_number(value: str) -> bool:
-    return value.isascii() and value.removeprefix("-").isdigit()
+    # At most 18 digits: Python refuses to read numbers of thousands, and no class has such an id.
+    return value.isascii() and value.removeprefix("-").isdigit() and len(value) <= 18

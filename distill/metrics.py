@@ -140,4 +140,5 @@ def _macro_f1_of_confusion(confusion: NDArray[Any]) -> NDArray[np.float64]:
     hits = np.diagonal(confusion, axis1=1, axis2=2)
     seen_or_given = confusion.sum(axis=2) + confusion.sum(axis=1)
     f1 = np.divide(2 * hits, seen_or_given, out=np.zeros(hits.shape), where=seen_or_given > 0)
-    return f1.mean(axis=1)
+    means: NDArray[np.float64] = f1.mean(axis=1)
+    return means

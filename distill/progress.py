@@ -31,9 +31,9 @@ class SilentReporter:
         """Drop the line."""
 
     @contextmanager
-    def task(self, title: str, total: int) -> Iterator[Advance]:
+    def task(self, title: str, total: int) -> Iterator[Advance]:  # noqa: ARG002
         """Yield a function that does nothing."""
-        yield lambda count=1, **figures: None
+        yield _do_nothing
 
 
 class BarReporter:
@@ -67,7 +67,10 @@ class BarReporter:
             task = progress.add_task(title, total=total, figures="")
 
             def advance(count: int = 1, **figures: float) -> None:
-                progress.update(task, advance=count, **({"figures": _spelled(figures)} if figures else {}))
+                if figures:
+                    progress.update(task, advance=count, figures=_spelled(figures))
+                else:
+                    progress.advance(task, count)
 
             yield advance
 
@@ -106,6 +109,10 @@ class LineReporter:
 def reporter_for_terminal() -> Reporter:
     """Return bars on a terminal, lines elsewhere."""
     return BarReporter() if sys.stderr.isatty() else LineReporter()
+
+
+def _do_nothing(count: int = 1, **figures: float) -> None:
+    """Take no notice of progress."""
 
 
 def _spelled(figures: dict[str, float]) -> str:

@@ -12,7 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from distill.errors import SettingsError
 
+BUILTIN_MINILM = "builtin:minilm"
+"""The packaged all-MiniLM-L6 encoder, as the `model` of a teacher."""
+
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["fp32", "int8"]
 LayerRule = Literal["spread", "lower", "upper"]
 
 
@@ -28,20 +32,31 @@ class Settings(BaseModel):
             raise SettingsError(_describe(exc)) from exc
 
 
-class DataSettings(Settings):
+class TextSettings(Settings):
+    """Which column of a file holds the texts, and what to do with rows that cannot be used."""
+
+    text_column: str = Field("text", min_length=1, description="column that holds the text")
+    max_text_chars: int = Field(100_000, ge=1, description="longest text accepted, in characters")
+    skip_bad_rows: bool = Field(False, description="leave out rows that cannot be used, and say how many, instead of stopping")
+
+
+class DataSettings(TextSettings):
     """Where the texts come from and which columns hold them."""
 
     train: tuple[str, ...] = Field((), description="training texts: FILE (CSV, TSV, JSONL, Parquet), builtin:NAME or hub:ID")
     validation: str | None = Field(None, description="texts that choose settings; without it a share of --train is cut off")
     test: str | None = Field(None, description="texts that only measure, never choose")
-    text_column: str = Field("text", min_length=1, description="column that holds the text")
     label_column: str = Field("label", min_length=1, description="column that holds the label, by name or number")
     labels: tuple[str, ...] = Field((), description="label names in order; without it they are read from the data")
     validation_share: float = Field(0.1, gt=0, lt=1, description="share of --train cut off when --validation is not given")
     split_seed: int = Field(0, ge=0, description="seed of that cut; the run's --seed never moves a text between splits")
-    max_text_chars: int = Field(100_000, ge=1, description="longest text accepted, in characters")
-    skip_bad_rows: bool = Field(False, description="leave out rows that cannot be used, and say how many, instead of stopping")
     limit: int | None = Field(None, ge=2, description="use only this many texts of each split, drawn by the split seed")
+
+    @model_validator(mode="after")
+    def _labels_are_distinct(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"labels must be distinct names, got {list(self.labels)}")
+        return self
 
 
 class TrainingSettings(Settings):
@@ -54,13 +69,14 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay; biases, norms and embeddings have none")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     patience: int = Field(2, ge=1, description="stop after this many epochs without a better validation macro-F1")
-    max_length: int = Field(128, ge=4, description="tokens kept per text")
     seed: int = Field(0, ge=0, description="seed of head, dropout and order")
     device: Device = Field("auto", description="where to train; auto takes cuda, then mps, then cpu")
 
 
 class TeacherSettings(TrainingSettings):
     """How a teacher is fine-tuned."""
+
+    max_length: int = Field(128, ge=4, description="tokens kept per text")
 
 
 class StudentSettings(Settings):
@@ -81,6 +97,7 @@ class DistillSettings(TrainingSettings, StudentSettings):
     """How one student learns from one teacher."""
 
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
+    max_length: int | None = Field(None, ge=4, description="tokens the student keeps per text; without it the teacher's")
     temperature: float = Field(2.0, gt=0, description="softens both distributions")
     soft_weight: float = Field(0.9, ge=0, le=1, description="share of the soft term on labelled texts; 0 is the control")
 
@@ -91,6 +108,8 @@ def _describe(exc: ValidationError) -> str:
         name = ".".join(map(str, error["loc"])) or "settings"
         if error["type"] == "extra_forbidden":
             problems.append(f"unknown setting {name!r}")
+        elif error["type"] == "value_error":  # a check of our own, which finishes its sentence itself
+            problems.append(str(error["ctx"]["error"]))
         else:
             problems.append(f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}")
     return "; ".join(problems)

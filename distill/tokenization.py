@@ -48,6 +48,10 @@ class TextTokenizer:
             raise BundleError(f"{path} is not a tokenizer: {exc}") from exc
         return cls(tokenizer, max_length=max_length, pad_id=pad_id)
 
+    def with_max_length(self, max_length: int) -> TextTokenizer:
+        """Return the same tokenizer with another limit; this one stays as it is."""
+        return TextTokenizer(Tokenizer.from_str(self.to_json()), max_length=max_length, pad_id=self.pad_id)
+
     @property
     def vocabulary_size(self) -> int:
         """Number of tokens, added ones included."""
@@ -65,9 +69,11 @@ class TextTokenizer:
         """Return the ids of each text, special tokens included, at most `max_length` long.
 
         Raises:
-            DatasetError: A text is not a string, or holds a lone surrogate, which no UTF-8 can carry.
+            DatasetError: A text is not a string, or holds a lone surrogate, which no UTF-8 can carry; or `texts` is one string.
             SettingsError: A pair whose halves need token types, which the graph does not take.
         """
+        if isinstance(texts, str):  # a string is a sequence of strings: each of its letters would be a text
+            raise DatasetError(f"texts is one string, wanted a sequence of them: pass [{texts[:20]!r}]")
         for index, text in enumerate(texts):
             _require_text(text, index)
         encodings = self._tokenizer.encode_batch(list(texts))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -173,19 +175,26 @@ def ratio_of_medians(slow: Latency, fast: Latency) -> tuple[float, float, float]
 
 def _probe(bundle_path: Path, runtime: str, texts: Sequence[str]) -> ProcessFigures:
     command = [sys.executable, "-m", "export.probe", str(bundle_path.resolve()), runtime]
-    started = time.perf_counter()
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
-    ) as process:
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-        process.stdin.write("\n".join(" ".join(text.split()) for text in texts))
-        process.stdin.close()
-        answered = process.stdout.readline().strip() == "answered"
-        cold_start_s = time.perf_counter() - started
-        rest = process.stdout.read()
-        process.wait(PROBE_TIMEOUT_S)
+    lines = "\n".join(" ".join(text.split()) for text in texts)
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as given, tempfile.TemporaryFile("w+", encoding="utf-8") as complaints:
+        given.write(lines)
+        given.seek(0)
+        started = time.perf_counter()
+        with subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, stderr=complaints, text=True) as process:
+            assert process.stdout is not None
+            watchdog = threading.Timer(PROBE_TIMEOUT_S, process.kill)
+            watchdog.start()
+            # This process sleeps in the read meanwhile: nothing competes with what is measured.
+            answered = process.stdout.readline().strip() == "answered"
+            cold_start_s = time.perf_counter() - started
+            rest = process.stdout.read()
+            watchdog.cancel()
+        complaints.seek(0)
         if not answered or process.returncode != 0:
-            raise PotstillError(f"a process that answers with {bundle_path} died: {process.stderr.read().strip()[-300:]}")
+            raise PotstillError(
+                f"a process that answers with {bundle_path} died, or took more than {PROBE_TIMEOUT_S:g} s: "
+                f"{complaints.read().strip()[-300:]}"
+            )
     return ProcessFigures(cold_start_s, json.loads(rest)["peak_rss_bytes"])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx
 
-from distill.bundle import GRAPH_OF_PRECISION, TOKENIZER, WEIGHTS, Bundle, Precision
+from distill.bundle import GRAPH_OF_PRECISION, TOKENIZER, WEIGHTS, Bundle
 from distill.card import write_card
 from distill.classifier import agreement
 from distill.cpus import instruction_set
@@ -21,6 +21,7 @@ from distill.extras import requires
 from distill.labels import require_single_label
 from distill.metrics import Quality, evaluate
 from distill.progress import Reporter, SilentReporter
+from distill.settings import Precision
 from distill.storage import require_writable, write_atomically
 from export.parity import compare, parity_texts, require_quality, wilson_interval
 from export.runtime import OnnxClassifier
@@ -43,7 +44,7 @@ def export_bundle(
         reporter: Told of each step.
 
     Returns:
-        The bundle with its graphs, their quality on `validation` in the manifest.
+        The bundle with these graphs and no other, their quality on `validation` in the manifest.
 
     Raises:
         ParityError: The fp32 graph does not answer as PyTorch does.
@@ -57,19 +58,21 @@ def export_bundle(
         raise SettingsError(f"the bundle's labels are {list(bundle.labels)}, the validation texts' {list(validation.labels)}")
     require_writable(bundle.path)
     graphs, quality = _proven_graphs(bundle, validation, settings, reporter)
+    earlier = set(bundle.manifest.precisions)
     with bundle.staging() as staged:
         for precision, graph in graphs.items():
             write_atomically(staged / GRAPH_OF_PRECISION[precision], graph.SerializeToString())
         added = bundle.adding(
             {GRAPH_OF_PRECISION[precision]: staged / GRAPH_OF_PRECISION[precision] for precision in graphs},
             precisions=tuple(graphs),
-            opset=max(entry.version for entry in graphs["fp32"].opset_import if entry.domain in ("", "ai.onnx")),
+            opset=next(entry.version for graph in graphs.values() for entry in graph.opset_import if entry.domain == ""),
             instruction_set=instruction_set(),
-            quality={**bundle.manifest.quality, **quality},
+            quality={**{name: figures for name, figures in bundle.manifest.quality.items() if name not in earlier}, **quality},
             settings={**bundle.manifest.settings, "export": settings.model_dump(mode="json")},
             versions={**bundle.manifest.versions, **{name: version(name) for name in ("onnx", "onnxruntime")}},
         )
-    return write_card(added)
+    unwanted = {GRAPH_OF_PRECISION[precision] for precision in earlier - graphs.keys()}
+    return write_card(added.without(frozenset(unwanted)) if unwanted else added)
 
 
 def strip(bundle: Bundle) -> Bundle:
@@ -84,11 +87,12 @@ def strip(bundle: Bundle) -> Bundle:
 
 def _proven_graphs(
     bundle: Bundle, validation: Dataset, settings: ExportSettings, reporter: Reporter
-) -> tuple[dict[Precision, onnx.ModelProto], dict[str, dict[str, Any]]]:
+) -> tuple[dict[Precision, onnx.ModelProto], dict[Precision, dict[str, Any]]]:
     with requires("export"):
         from distill.training.models import load_bundle
+        from export.calibration import channel_ranges
         from export.graph.portable import write_portable_graph
-        from export.quantize import quantize
+        from export.quantize import product_inputs, quantize
     torch_classifier = load_bundle(bundle)
     reporter.say("export: writing the fp32 graph")
     fp32 = _with_metadata(write_portable_graph(torch_classifier), bundle)
@@ -99,11 +103,12 @@ def _proven_graphs(
         f"export: fp32 equals PyTorch to {parity.max_abs_diff:.1e} on {parity.num_texts} texts at batches {parity.batch_sizes}"
     )
     before, fp32_logits = _quality_of(classifier, validation)
-    graphs: dict[Precision, onnx.ModelProto] = {"fp32": fp32}
-    quality = {"fp32": _said(before, max_abs_diff=parity.max_abs_diff)}
+    graphs: dict[Precision, onnx.ModelProto] = {"fp32": fp32}  # always made: int8 is made of it and measured against it
+    quality: dict[Precision, dict[str, Any]] = {"fp32": _said(before, max_abs_diff=parity.max_abs_diff)}
     if "int8" in settings.precisions:
-        reporter.say("export: quantizing to int8")
-        graphs["int8"] = _with_metadata(quantize(fp32), bundle)
+        reporter.say("export: calibrating and quantizing to int8")
+        ranges = channel_ranges(fp32, product_inputs(fp32), texts=validation.texts, tokenizer=bundle.tokenizer())
+        graphs["int8"] = _with_metadata(quantize(fp32, ranges), bundle)
         after, int8_logits = _quality_of(_classifier_of(graphs["int8"], bundle), validation)
         agreed = agreement(int8_logits, fp32_logits)
         require_quality(before=before, after=after, agreed=agreed, settings=settings)
@@ -112,7 +117,8 @@ def _proven_graphs(
         reporter.say(
             f"export: int8 macro-F1 {after.macro_f1:.4f} (fp32 {before.macro_f1:.4f}), one label on {agreed:.1%} of the texts"
         )
-    return graphs, quality
+    wanted = dict.fromkeys(settings.precisions)
+    return {precision: graphs[precision] for precision in wanted}, {precision: quality[precision] for precision in wanted}
 
 
 def _classifier_of(graph: onnx.ModelProto, bundle: Bundle) -> OnnxClassifier:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 def main(bundle_path: str, runtime: str) -> None:
     """Answer the first line of stdin at once, then the rest, and print the peak memory."""
-    texts = sys.stdin.read().splitlines()
+    texts = sys.stdin.buffer.read().decode().splitlines()
     if runtime == "pytorch":
         from distill.bundle import Bundle
         from distill.training.reference import EagerClassifier
@@ -23,8 +23,7 @@ def main(bundle_path: str, runtime: str) -> None:
     else:
         from export.runtime import OnnxClassifier
 
-        precision = "int8" if runtime == "int8" else "fp32"
-        classify = OnnxClassifier.open(bundle_path, precision=precision).predict_logits
+        classify = OnnxClassifier.open(bundle_path, precision="int8" if runtime == "int8" else "fp32").predict_logits
     classify(texts[:1])
     print("answered", flush=True)
     for text in texts:

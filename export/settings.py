@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
-from distill.bundle import Precision
-from distill.settings import Settings
+from distill.settings import Precision, Settings
 
 
 class ExportSettings(Settings):
@@ -15,7 +16,7 @@ class ExportSettings(Settings):
         ("fp32", "int8"), min_length=1, description="graphs to write; int8 is made from fp32"
     )
     parity_tolerance: float = Field(1e-4, gt=0, description="largest difference between a PyTorch and an fp32 logit")
-    budget_f1: float = Field(0.005, ge=0, description="macro-F1 that int8 may lose against fp32")
+    budget_f1: float = Field(0.005, ge=0, description="macro-F1 that int8 may lose against fp32; two texts are always allowed")
     budget_recall: float = Field(0.03, ge=0, description="recall that int8 may lose on any one label")
     min_agreement: float = Field(0.97, ge=0, le=1, description="share of texts to which int8 and fp32 must give one label")
 
@@ -30,3 +31,10 @@ class BenchSettings(Settings):
     batch_size: int = Field(32, ge=1, description="texts per call in the throughput part")
     throughput_texts: int = Field(512, ge=1, description="texts of each classifier's turn in the throughput part")
     throughput_rounds: int = Field(3, ge=1, description="rounds of the throughput part")
+
+
+class DemoSettings(Settings):
+    """What the demo runs."""
+
+    profile: Literal["full", "quick"] = Field("full", description="quick trains on a sample: minutes, and lower figures")
+    seed: int = Field(0, ge=0, description="seed of heads, dropout and order; the split never depends on it")

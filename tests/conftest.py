@@ -46,7 +46,7 @@ def write_csv(path: Path, rows: list[tuple[str, str]], *, header: str = "text,la
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep soft targets of tests away from the user's cache; the built-in texts are taken from where they are."""
+    """Keep the tests' soft targets and built-in texts in a cache of their own."""
     patch = pytest.MonkeyPatch()
     patch.setenv("HF_HUB_OFFLINE", "1")
     patch.setenv("POTSTILL_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -75,10 +75,9 @@ def tiny_test(tiny_splits: Splits) -> Dataset:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a Hugging Face folder with an untrained BERT of 4 layers and 32 dimensions, and a word tokenizer."""
+    import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
-
-    import torch
 
     folder = tmp_path_factory.mktemp("models") / "tiny-bert"
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD_WORDS, *BAD_WORDS, *PLAIN_WORDS]
@@ -127,7 +126,7 @@ def tiny_unexported(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path_factory:
     """Return a 2-layer student's bundle without graphs; do not change it."""
     from distill.training.fit import fit_student
 
-    settings = DistillSettings(epochs=4, learning_rate=2e-3, max_length=32, batch_size=16, num_layers=2)
+    settings = DistillSettings(epochs=4, learning_rate=2e-3, batch_size=16, num_layers=2)
     out = tmp_path_factory.mktemp("bundles") / "unexported"
     return fit_student(tiny_teacher, train=tiny_splits.train, validation=tiny_splits.validation, out=out, settings=settings)
 

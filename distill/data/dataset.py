@@ -6,7 +6,7 @@ Pure values; reads no file.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -99,6 +99,17 @@ def without_texts_of(dataset: Dataset, other: Dataset) -> Dataset:
     return dataset.take(kept, f"{dataset.source}: dropped {dropped} texts that also stand in {other.source}")
 
 
+def texts_not_in(texts: Sequence[str], others: Sequence[Dataset]) -> tuple[str, ...]:
+    """Return each of these texts once, without those that stand in `others`."""
+    seen = {fold(text) for other in others for text in other.texts}
+    kept: dict[str, str] = {}
+    for text in texts:
+        folded = fold(text)
+        if folded not in seen:
+            kept.setdefault(folded, text)
+    return tuple(kept.values())
+
+
 def split_off(dataset: Dataset, *, count: int, seed: int, name: str) -> tuple[Dataset, Dataset]:
     """Cut `count` texts off, each label in proportion; return (rest, cut).
 
@@ -114,42 +125,65 @@ def split_off(dataset: Dataset, *, count: int, seed: int, name: str) -> tuple[Da
     require_usable(dataset)
     if not 0 < count < len(dataset):
         raise DatasetError(f"{dataset.source}: cannot cut {count} {name} texts from {len(dataset)}; add texts")
-    shares = _proportional(np.bincount(dataset.label_ids, minlength=len(dataset.labels)), count)
-    generator = np.random.default_rng(seed)
-    cut: list[int] = []
-    for label_id, share in enumerate(shares):
-        rows = np.flatnonzero(dataset.label_ids == label_id)
-        cut += generator.permutation(rows)[:share].tolist()
+    cut = _stratified_rows(dataset, count, seed)
     chosen = set(cut)
     rest = [index for index in range(len(dataset)) if index not in chosen]
-    return dataset.take(rest), dataset.take(sorted(cut))
+    return dataset.take(rest), dataset.take(cut)
 
 
 def limited(dataset: Dataset, limit: int | None, *, seed: int) -> Dataset:
     """Return at most `limit` texts, each label in proportion, and say so."""
     if limit is None or limit >= len(dataset):
         return dataset
-    _, sample = split_off(dataset, count=limit, seed=seed, name="sample")
-    return replace(sample, notes=(*sample.notes, f"{dataset.source}: a sample of {limit} of {len(dataset)} texts"))
+    return dataset.take(
+        _stratified_rows(dataset, limit, seed), f"{dataset.source}: a sample of {limit} of {len(dataset)} texts"
+    )
+
+
+def require_texts(dataset: Dataset, name: str) -> None:
+    """Refuse a set without texts; what dropped the last of them is said.
+
+    Args:
+        dataset: What is left.
+        name: What the part is for, for the message ("validation").
+    """
+    if not len(dataset):
+        why = f" ({dataset.notes[-1]})" if dataset.notes else ""
+        raise DatasetError(f"{dataset.source} holds no {name} text{why}; name a file that does", path=dataset.source)
+
+
+def require_two_labels(dataset: Dataset) -> None:
+    """Refuse training texts that all have one label."""
+    require_texts(dataset, "training")
+    present = [name for name, count in dataset.counts.items() if count]
+    if len(present) < 2:
+        raise DatasetError(
+            f"{dataset.source}: every text has the label {present[0]!r}; a classifier needs two labels or more",
+            path=dataset.source,
+        )
 
 
 def require_usable(dataset: Dataset) -> None:
-    """Refuse a set from which nothing can be learnt: no text, one label, or a label seen once."""
-    if not len(dataset):
-        raise DatasetError(f"{dataset.source} holds no labelled text", path=dataset.source)
-    present = {name: count for name, count in dataset.counts.items() if count}
-    if len(present) < 2:
-        only = next(iter(present))
-        raise DatasetError(
-            f"{dataset.source}: every text has the label {only!r}; a classifier needs two labels or more", path=dataset.source
-        )
-    rare = [name for name, count in Counter(present).items() if count < 2]
+    """Refuse a set from which nothing can be learnt and checked: no text, one label, or a label seen once."""
+    require_two_labels(dataset)
+    rare = [name for name, count in dataset.counts.items() if count == 1]
     if rare:
         raise DatasetError(
             f"{dataset.source}: label {rare[0]!r} is seen once; each label needs two texts or more, one to learn from "
             "and one to check on: add texts of it or take it out",
             path=dataset.source,
         )
+
+
+def _stratified_rows(dataset: Dataset, count: int, seed: int) -> list[int]:
+    """Choose `count` rows, each label in proportion; return them in order."""
+    shares = _proportional(np.bincount(dataset.label_ids, minlength=len(dataset.labels)), count)
+    generator = np.random.default_rng(seed)
+    chosen: list[int] = []
+    for label_id, share in enumerate(shares):
+        rows = np.flatnonzero(dataset.label_ids == label_id)
+        chosen += generator.permutation(rows)[:share].tolist()
+    return sorted(chosen)
 
 
 def _proportional(counts: NDArray[np.int64], total: int) -> list[int]:
@@ -163,7 +197,7 @@ def _proportional(counts: NDArray[np.int64], total: int) -> list[int]:
         if shares[largest] > 1:
             shares[largest] -= 1
             shares[index] += 1
-    for index in np.flatnonzero((shares >= counts) & (counts > 0)):
+    for index in np.flatnonzero((shares >= counts) & (counts > 1)):
         spare = np.flatnonzero(counts - shares > 1)
         if len(spare):
             shares[index] -= 1

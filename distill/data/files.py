@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,12 @@ class Row:
     line: int
 
 
+Record = tuple[int, dict[str, Any]]
+"""A line number and the columns of that line."""
+
+# An open quote swallows the rest of the file; it is noticed here at the latest. Shorter fields are one bad row at most.
+_MAX_FIELD_CHARS = 64 * 2**20
+
 BadRow = Callable[[DatasetError], None]
 """Told of each row that cannot be used; it raises to stop, or returns to leave the row out."""
 
@@ -58,24 +64,39 @@ def read_rows(path: Path, columns: Columns, *, on_bad_row: BadRow = stop_at_bad_
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise DatasetError(f"{path}: cannot tell its kind; wanted a name ending in {', '.join(readers)}", path=path)
-    if not path.is_file():
-        raise DatasetError(f"{path} is not a file", path=path)
     try:
-        for line, record in reader(path, columns, on_bad_row):
-            try:
-                yield _usable_row(path, line, record, columns)
-            except DatasetError as error:
-                on_bad_row(error)
+        if not path.is_file():
+            raise DatasetError(f"{path} is not a file", path=path)
+        yield from usable_rows(path, reader(path, columns, on_bad_row), columns, on_bad_row)
     except OSError as exc:
         raise DatasetError(f"cannot read {path}: {exc.strerror or exc}", path=path) from exc
 
 
-Record = tuple[int, dict[str, Any]]
+def usable_rows(source: Path | str, records: Iterable[Record], columns: Columns, on_bad_row: BadRow) -> Iterator[Row]:
+    """Yield records as rows; those that cannot be used go to `on_bad_row`."""
+    for line, record in records:
+        try:
+            row = _usable_row(source, line, record, columns)
+        except DatasetError as error:
+            on_bad_row(error)
+        else:
+            yield row
+
+
+def require_columns(source: Path | str, present: list[str], columns: Columns, *, line: int | None = None) -> None:
+    """Refuse a table, or one line of a file whose lines name their own columns, that lacks a wanted column."""
+    where = source if line is None else f"{source}:{line}"
+    for flag, name in (("--text-column", columns.text), ("--label-column", columns.label)):
+        if name is not None and name not in present:
+            seen = ", ".join(map(repr, present)) or "none"
+            raise DatasetError(f"{where} has no column {name!r}; it has {seen}: name it with {flag}", path=source, line=line)
+        if name is not None and present.count(name) > 1:
+            raise DatasetError(f"{where} has {present.count(name)} columns named {name!r}; wanted one", path=source, line=line)
 
 
 def _read_csv(path: Path, columns: Columns, on_bad_row: BadRow) -> Iterator[Record]:
-    # The limit is the csv module's own global; a text at our limit must fit, quotes and all.
-    csv.field_size_limit(max(csv.field_size_limit(), 2 * columns.max_text_chars))
+    # The limit is the csv module's own global; it is only ever raised.
+    csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD_CHARS, columns.max_text_chars))
     reader = csv.reader(_lines(path), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
     header: list[str] | None = None
     line = 1
@@ -90,7 +111,7 @@ def _read_csv(path: Path, columns: Columns, on_bad_row: BadRow) -> Iterator[Reco
             break
         if header is None:
             header = values
-            _require_columns(path, header, columns)
+            require_columns(path, header, columns)
         elif len(values) == len(header):
             yield line, dict(zip(header, values, strict=True))
         elif values:
@@ -105,32 +126,49 @@ def _read_jsonl(path: Path, columns: Columns, on_bad_row: BadRow) -> Iterator[Re
         if not content.strip():
             continue
         try:
-            record = json.loads(content)
-        except (json.JSONDecodeError, RecursionError) as exc:
-            on_bad_row(DatasetError(f"{path}:{line}: not JSON: {exc}", path=path, line=line))
-            continue
-        if not isinstance(record, dict):
-            on_bad_row(DatasetError(f"{path}:{line}: {type(record).__name__}, wanted an object", path=path, line=line))
-            continue
-        _require_columns(path, list(record), columns, line=line)
-        yield line, record
+            record = _json_object(path, line, content, columns)
+        except DatasetError as error:
+            on_bad_row(error)
+        else:
+            yield line, record
 
 
-def _read_parquet(path: Path, columns: Columns, on_bad_row: BadRow) -> Iterator[Record]:
+def _json_object(path: Path, line: int, content: str, columns: Columns) -> dict[str, Any]:
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as exc:  # a number of 5,000 digits is a bare ValueError
+        raise DatasetError(f"{path}:{line}: not JSON: {exc}", path=path, line=line) from exc
+    if not isinstance(record, dict):
+        raise DatasetError(f"{path}:{line}: {type(record).__name__}, wanted an object", path=path, line=line)
+    require_columns(path, list(record), columns, line=line)
+    return record
+
+
+def _read_parquet(path: Path, columns: Columns, on_bad_row: BadRow) -> Iterator[Record]:  # noqa: ARG001  (one signature)
     with requires("reading Parquet files"):
         import pyarrow as pa
         import pyarrow.parquet as pq
     wanted = [name for name in (columns.text, columns.label) if name is not None]
+    line = 0
     try:
         with pq.ParquetFile(path) as file:
-            _require_columns(path, file.schema_arrow.names, columns)
-            line = 0
+            require_columns(path, file.schema_arrow.names, columns)
             for batch in file.iter_batches(columns=wanted):
-                for record in batch.to_pylist():
+                for values in zip(*map(_values_of, batch.columns), strict=True):
                     line += 1
-                    yield line, record
+                    yield line, dict(zip(batch.schema.names, values, strict=True))
     except pa.ArrowException as exc:
         raise DatasetError(f"{path} is not a whole Parquet file: {exc}", path=path) from exc
+
+
+def _values_of(column: Any) -> list[Any]:
+    """Return the values of an Arrow column; a byte that is not UTF-8 becomes a lone surrogate, as in `_lines`."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        contents = column.cast("large_binary").to_pylist()
+        return [None if content is None else content.decode(errors="surrogateescape") for content in contents]
+    return values
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -140,24 +178,17 @@ def _lines(path: Path) -> Iterator[str]:
             yield line.decode("utf-8-sig" if number == 0 else "utf-8", errors="surrogateescape")
 
 
-def _require_columns(path: Path, present: list[str], columns: Columns, *, line: int | None = None) -> None:
-    for flag, name in (("--text-column", columns.text), ("--label-column", columns.label)):
-        if name is not None and name not in present:
-            where = path if line is None else f"{path}:{line}"
-            seen = ", ".join(map(repr, present)) or "none"
-            raise DatasetError(f"{where} has no column {name!r}; it has {seen}: name it with {flag}", path=path, line=line)
-
-
-def _usable_row(path: Path, line: int, record: dict[str, Any], columns: Columns) -> Row:
+def _usable_row(source: Path | str, line: int, record: dict[str, Any], columns: Columns) -> Row:
     text = record[columns.text]
-    problem = _problem_with(text, columns.max_text_chars)
-    if problem is None and columns.label is None:
-        return Row(text, None, line)
     label = None if columns.label is None else _label_text(record[columns.label])
-    if problem is None and label is None:
-        problem = f"the label is {record[columns.label or '']!r}, wanted a name or a whole number"
+    problem = _problem_with(text, columns.max_text_chars)
+    if problem is None and columns.label is not None:
+        if label is None:
+            problem = f"the label is {record[columns.label]!r}, wanted a name or a whole number"
+        elif not _is_utf8(label):
+            problem = f"the label {label!r} is not UTF-8; save the file as UTF-8"
     if problem is not None:
-        raise DatasetError(f"{path}:{line}: {problem} (--skip-bad-rows leaves such rows out)", path=path, line=line)
+        raise DatasetError(f"{source}:{line}: {problem} (--skip-bad-rows leaves such rows out)", path=source, line=line)
     return Row(text, label, line)
 
 
@@ -168,11 +199,15 @@ def _problem_with(text: object, max_text_chars: int) -> str | None:
         return "the text is empty"
     if len(text) > max_text_chars:
         return f"the text has {len(text):,} characters, more than --max-text-chars {max_text_chars:,}"
+    return None if _is_utf8(text) else "the text is not UTF-8; save the file as UTF-8"
+
+
+def _is_utf8(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "the text is not UTF-8; save the file as UTF-8"
-    return None
+        return False
+    return True
 
 
 def _label_text(value: object) -> str | None:

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from distill.data import builtin
-from distill.data.dataset import Dataset, limited, merge_duplicates, require_usable, split_off, without_texts_of
-from distill.data.files import BadRow, Columns, Row, read_rows, stop_at_bad_row
+from distill.data.dataset import (
+    Dataset,
+    limited,
+    merge_duplicates,
+    require_texts,
+    require_two_labels,
+    require_usable,
+    split_off,
+    without_texts_of,
+)
+from distill.data.files import BadRow, Columns, Record, Row, read_rows, require_columns, stop_at_bad_row, usable_rows
 from distill.errors import DatasetError, SettingsError
 from distill.extras import requires
-from distill.labels import label_ids_by_value, label_names_of
-from distill.settings import DataSettings
+from distill.labels import are_numbers, label_ids_by_value, label_names_of
+from distill.settings import DataSettings, TextSettings
 
 Role = Literal["train", "validation", "test"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,23 @@ class Splits:
         """What was dropped, merged or cut anywhere, each said once."""
         parts = [self.train, self.validation, *([self.test] if self.test else [])]
         return tuple(dict.fromkeys(note for part in parts for note in part.notes))
+
+
+@dataclass
+class LeftOut:
+    """Counts rows that cannot be used, and remembers the first; there may be more of them than fit into memory."""
+
+    count: int = 0
+    first: DatasetError | None = None
+
+    def __call__(self, error: DatasetError) -> None:
+        """Leave a row out."""
+        self.count += 1
+        self.first = self.first or error
+
+    def note(self, source: str) -> str:
+        """Return how many rows were left out, in words."""
+        return f"{source}: left out {self.count} rows that cannot be used; the first: {self.first}"
 
 
 def load_splits(settings: DataSettings, *, labels: Sequence[str] = ()) -> Splits:
@@ -64,7 +93,10 @@ def load_splits(settings: DataSettings, *, labels: Sequence[str] = ()) -> Splits
         train, validation = split_off(train, count=count, seed=settings.split_seed, name="validation")
     else:
         train = without_texts_of(train, validation)
-    require_usable(train)
+    require_two_labels(train)
+    require_texts(validation, "validation")
+    if test is not None:
+        require_texts(test, "test")
     seed = settings.split_seed
     return Splits(
         train=limited(train, settings.limit, seed=seed),
@@ -89,26 +121,33 @@ def read_labelled(source: str, role: Role, settings: DataSettings, *, labels: Se
     kind, _, name = source.partition(":")
     if kind == "builtin":
         return _with_labels(_builtin_part(name, role, settings), names)
-    bad_rows: list[DatasetError] = []
-    on_bad_row: BadRow = bad_rows.append if settings.skip_bad_rows else stop_at_bad_row
+    left_out = LeftOut()
+    on_bad_row: BadRow = left_out if settings.skip_bad_rows else stop_at_bad_row
     if kind == "hub":
-        rows = list(_read_hub(name, role, settings))
+        rows = list(_read_hub(name, role, settings, on_bad_row))
     else:
         columns = Columns(settings.text_column, settings.label_column, settings.max_text_chars)
         rows = list(read_rows(Path(source), columns, on_bad_row=on_bad_row))
+    if left_out.first and not rows:
+        raise left_out.first
     dataset = _from_rows(rows, source, names)
-    if not bad_rows:
-        return dataset
-    note = f"{source}: left out {len(bad_rows)} rows that cannot be used; the first: {bad_rows[0]}"
-    return replace(dataset, notes=(*dataset.notes, note))
+    return replace(dataset, notes=(*dataset.notes, left_out.note(source))) if left_out.count else dataset
 
 
-def read_texts(source: str, settings: DataSettings) -> Iterator[str]:
-    """Yield the texts of a file that needs no labels, one at a time."""
+def read_texts(source: str, settings: TextSettings) -> Iterator[str]:
+    """Yield the texts of a source that needs no labels, one at a time: a file, or all of `builtin:NAME`."""
+    kind, _, name = source.partition(":")
+    if kind == "builtin":
+        for part in builtin.load_builtin(name):
+            yield from part.texts
+        return
     columns = Columns(settings.text_column, None, settings.max_text_chars)
-    on_bad_row: BadRow = (lambda error: None) if settings.skip_bad_rows else stop_at_bad_row
+    left_out = LeftOut()
+    on_bad_row: BadRow = left_out if settings.skip_bad_rows else stop_at_bad_row
     for row in read_rows(Path(source), columns, on_bad_row=on_bad_row):
         yield row.text
+    if left_out.count:
+        logger.warning("%s", left_out.note(source))
 
 
 def _builtin_part(name: str, role: Role, settings: DataSettings) -> Dataset:
@@ -121,10 +160,11 @@ def _builtin_part(name: str, role: Role, settings: DataSettings) -> Dataset:
     return split_off(train, count=count, seed=settings.split_seed, name="validation")[1]
 
 
-def _read_hub(name: str, role: Role, settings: DataSettings) -> Iterator[Row]:
+def _read_hub(name: str, role: Role, settings: DataSettings, on_bad_row: BadRow) -> Iterator[Row]:
     with requires("reading a set from the hub"):
         import datasets
     source = f"hub:{name}"
+    columns = Columns(settings.text_column, settings.label_column, settings.max_text_chars)
     name, _, chosen_split = name.partition("@")
     name, _, config = name.partition(":")
     try:
@@ -137,16 +177,17 @@ def _read_hub(name: str, role: Role, settings: DataSettings) -> Iterator[Row]:
         present = ", ".join(parts)
         raise DatasetError(f"{source} has no {split!r} split; it has {present}: choose one with hub:ID@SPLIT", path=source)
     table = parts[split]
-    for flag, column in (("--text-column", settings.text_column), ("--label-column", settings.label_column)):
-        if column not in table.column_names:
-            raise DatasetError(
-                f"{source} has no column {column!r}; it has {table.column_names}: name it with {flag}", path=source
-            )
-    feature = table.features[settings.label_column]
-    for line, record in enumerate(table, start=1):
-        value = record[settings.label_column]
-        label = feature.int2str(value) if isinstance(feature, datasets.ClassLabel) else str(value)
-        yield Row(record[settings.text_column], label, line)
+    require_columns(source, table.column_names, columns)
+    records: Iterable[Record] = enumerate(table, start=1)
+    label = settings.label_column
+    if isinstance(feature := table.features[label], datasets.ClassLabel):
+        records = ((line, {**record, label: _class_name(feature, record[label])}) for line, record in records)
+    yield from usable_rows(source, records, columns, on_bad_row)
+
+
+def _class_name(feature: Any, class_id: int | None) -> str | None:
+    # -1 is how sets on the hub mark a row whose label is kept back.
+    return None if class_id is None or class_id < 0 else str(feature.int2str(class_id))
 
 
 def _from_rows(rows: Sequence[Row], source: str, labels: Sequence[str]) -> Dataset:
@@ -167,7 +208,8 @@ def _with_labels(dataset: Dataset, labels: Sequence[str]) -> Dataset:
     if not labels or tuple(labels) == dataset.labels:
         return dataset
     rows = [
-        Row(text, dataset.labels[index], line) for line, (text, index) in enumerate(zip(dataset.texts, dataset.label_ids), 1)
+        Row(text, dataset.labels[index], line)
+        for line, (text, index) in enumerate(zip(dataset.texts, dataset.label_ids, strict=True), 1)
     ]
     return replace(_from_rows(rows, dataset.source, labels), notes=dataset.notes)
 
@@ -176,6 +218,13 @@ def _joined(parts: Sequence[Dataset]) -> Dataset:
     """Join sources into one set whose labels are those of all, numbered afresh."""
     if len(parts) == 1:
         return parts[0]
+    by_number = [part for part in parts if part.labels and are_numbers(part.labels)]
+    by_name = [part for part in parts if not are_numbers(part.labels)]
+    if by_number and by_name:
+        raise DatasetError(
+            f"{by_number[0].source} has its labels by number, {by_name[0].source} by name; say which is which with --labels",
+            path=by_number[0].source,
+        )
     names = label_names_of(name for part in parts for name in part.labels)
     if all(part.labels == parts[0].labels for part in parts):
         names = parts[0].labels

@@ -7,6 +7,7 @@ torch's random state. It carries a key of what it belongs to; another run's chec
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.storage import write_atomically
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,15 @@ class Checkpoint:
         """Put the state back and return (steps done, progress); None when there is no state of this very run."""
         if self._path is None or not self._path.is_file():
             return None
-        with safetensors.safe_open(self._path, framework="pt") as file:
-            said = json.loads((file.metadata() or {}).get("progress", "{}"))
-            if said.get("key") != self._key:
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        try:
+            with safetensors.safe_open(self._path, framework="pt") as file:
+                said = json.loads((file.metadata() or {}).get("progress", "{}"))
+                if said.get("key") != self._key:
+                    return None
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        except safetensors.SafetensorError as exc:
+            logger.warning("%s cannot be read (%s); the run starts from its beginning", self._path, exc)
+            return None
         model.load_state_dict(_under("model.", tensors))
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under("optimizer.", tensors).items():

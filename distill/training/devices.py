@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 from distill.cpus import available_cpus
 from distill.errors import SettingsError
@@ -24,6 +26,12 @@ def chosen_device(device: Device) -> torch.device:
     if not present[device]:
         raise SettingsError(f"device {device!r} is not on this machine; use --device auto or cpu")
     return torch.device(device)
+
+
+def on_device(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """Move a model in place and return it."""
+    nn.Module.to(model, device)  # transformers' own `to` is typed for nothing but itself
+    return model
 
 
 @contextmanager

@@ -5,28 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distill.bundle import WEIGHTS, Bundle, Lineage, Manifest, Role, new_bundle_folder, seal_new_bundle
 from distill.card import write_card
 from distill.classifier import agreement
-from distill.data import Dataset
+from distill.data import Dataset, fingerprint, texts_not_in
+from distill.errors import SettingsError
 from distill.labels import Logits
 from distill.metrics import evaluate
 from distill.progress import Reporter, SilentReporter
-from distill.settings import DistillSettings, TeacherSettings, TrainingSettings
+from distill.settings import BUILTIN_MINILM, DistillSettings, TeacherSettings, TrainingSettings
 from distill.storage import require_writable
-from distill.training.checkpoints import Checkpoint, Epoch
-from distill.training.devices import chosen_device, using_threads
+from distill.training.checkpoints import Checkpoint
+from distill.training.devices import chosen_device, on_device, using_threads
 from distill.training.gates import require_same_label_names, require_useful_teacher
-from distill.training.loop import Examples, Objective, train as run_training
-from distill.training.models import BUILTIN_MINILM, TorchClassifier, load_bundle, load_pretrained, write_model_files
+from distill.training.loop import Examples, Objective
+from distill.training.loop import train as run_training
+from distill.training.losses import UNLABELLED
+from distill.training.models import (
+    TorchClassifier,
+    load_bundle,
+    load_pretrained,
+    require_max_length,
+    write_model_files,
+)
 from distill.training.soft_targets import teacher_logits
 from distill.training.students import build_student
 
@@ -64,7 +73,7 @@ def fit_teacher(
     require_writable(Path(out))
     require_same_label_names(train.labels, validation.labels)
     teacher = load_pretrained(model, labels=train.labels, max_length=settings.max_length, seed=settings.seed)
-    teacher.model.to(chosen_device(settings.device))
+    on_device(teacher.model, chosen_device(settings.device))
     _say_truncated(teacher, train, reporter)
     examples = Examples(teacher.tokenizer.encode(train.texts), train.label_ids)
     return _train_and_seal(
@@ -76,6 +85,7 @@ def fit_teacher(
         objective=Objective(),
         settings=settings,
         out=Path(out),
+        unlabeled=(),
         teacher_sha256=None,
         validation_teacher_logits=None,
         reporter=reporter,
@@ -88,6 +98,7 @@ def fit_student(
     train: Dataset,
     validation: Dataset,
     out: Path | str,
+    unlabeled: Sequence[str] = (),
     settings: DistillSettings | None = None,
     reporter: Reporter | None = None,
 ) -> Bundle:
@@ -98,6 +109,8 @@ def fit_student(
         train: Texts to learn from, with the teacher's label names.
         validation: Texts that choose the epoch whose weights are kept, and prove the teacher.
         out: The bundle's folder; an interrupted run goes on from its last whole epoch there.
+        unlabeled: Further texts to learn from, by the teacher's word alone; any that also stand in `validation`
+            are left out.
         settings: Layers, temperature, weights, rate. With `soft_weight` 0 the teacher only lends its layers:
             that is the control without distillation.
         reporter: Told of progress.
@@ -110,19 +123,31 @@ def fit_student(
     settings = settings or DistillSettings()
     reporter = reporter or SilentReporter()
     require_writable(Path(out))
+    if Path(out).resolve() == teacher.path.resolve():
+        raise SettingsError(f"the student would replace its teacher in {out}; name another folder with --out")
     for data in (train, validation):
         require_same_label_names(teacher.labels, data.labels)
+    if unlabeled and settings.soft_weight == 0:
+        raise SettingsError("with soft_weight 0 nothing is learnt from the teacher, so unlabelled texts cannot be used")
+    unlabeled = texts_not_in(unlabeled, (train, validation))
     torch_teacher = load_bundle(teacher)
-    torch_teacher.model.to(chosen_device(settings.device))
+    on_device(torch_teacher.model, chosen_device(settings.device))
+    # Before the teacher is asked, which takes minutes: settings that cannot be honoured are found in the first second.
+    student = _new_student(torch_teacher, settings)
+    _say_truncated(student, train, reporter)
     with using_threads():
         on_validation = teacher_logits(torch_teacher, validation.texts, reporter=reporter).logits
         require_useful_teacher(logits=on_validation, label_ids=validation.label_ids, labels=teacher.labels)
-        soft = _soft_targets(torch_teacher, train, settings, reporter)
-    student = build_student(torch_teacher, settings)
+        soft = _soft_targets(torch_teacher, (*train.texts, *unlabeled), settings, reporter)
     return _train_and_seal(
         student,
         role="student",
-        examples=Examples(student.tokenizer.encode(train.texts), train.label_ids, soft),
+        examples=Examples(
+            rows=student.tokenizer.encode((*train.texts, *unlabeled)),
+            label_ids=np.concatenate([train.label_ids, np.full(len(unlabeled), UNLABELLED)]),
+            teacher_logits=soft,
+        ),
+        unlabeled=unlabeled,
         train=train,
         validation=validation,
         objective=Objective(soft_weight=settings.soft_weight, temperature=settings.temperature),
@@ -144,6 +169,7 @@ def _train_and_seal(
     objective: Objective,
     settings: TrainingSettings,
     out: Path,
+    unlabeled: Sequence[str],
     teacher_sha256: str | None,
     validation_teacher_logits: Logits | None,
     reporter: Reporter,
@@ -153,6 +179,7 @@ def _train_and_seal(
         teacher_sha256=teacher_sha256,
         train_fingerprint=train.fingerprint(),
         validation_fingerprint=validation.fingerprint(),
+        unlabeled_fingerprint=fingerprint(unlabeled) if unlabeled else None,
         seed=settings.seed,
     )
     checkpoint = Checkpoint(out / CHECKPOINT, key=_run_key(student, lineage, settings))
@@ -187,11 +214,21 @@ def _train_and_seal(
     return write_card(bundle)
 
 
-def _soft_targets(teacher: TorchClassifier, train: Dataset, settings: DistillSettings, reporter: Reporter) -> Logits | None:
+def _new_student(teacher: TorchClassifier, settings: DistillSettings) -> TorchClassifier:
+    student = build_student(teacher, settings)
+    if settings.max_length is None:
+        return student
+    require_max_length(student.model.config, settings.max_length)
+    return replace(student, tokenizer=student.tokenizer.with_max_length(settings.max_length))
+
+
+def _soft_targets(
+    teacher: TorchClassifier, texts: Sequence[str], settings: DistillSettings, reporter: Reporter
+) -> Logits | None:
     if settings.soft_weight == 0:
         return None
-    soft = teacher_logits(teacher, train.texts, reporter=reporter)
-    reporter.say(f"teacher logits: {soft.num_cached} of {len(train)} texts were in the cache")
+    soft = teacher_logits(teacher, texts, reporter=reporter)
+    reporter.say(f"teacher logits: {soft.num_cached} of {len(texts)} texts were in the cache")
     _warn_if_one_hot(soft.logits, settings.temperature)
     return soft.logits
 

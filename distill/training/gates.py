@@ -23,7 +23,8 @@ def require_same_label_names(teacher_labels: tuple[str, ...], data_labels: tuple
     """Refuse data whose label names or their order are not the teacher's."""
     if teacher_labels != data_labels:
         raise SettingsError(
-            f"the teacher's labels are {list(teacher_labels)}, the data's {list(data_labels)}; map the data to the teacher's names"
+            f"the teacher's labels are {list(teacher_labels)}, the data's {list(data_labels)}; "
+            "map the data to the teacher's names"
         )
 
 
@@ -40,14 +41,15 @@ def require_useful_teacher(*, logits: Logits, label_ids: NDArray[np.int64], labe
     """
     predicted = top_labels(logits)
     accuracy = float((predicted == label_ids).mean())
+    majority = float(np.bincount(label_ids).max() / len(label_ids))
     order, best = _best_order(predicted, label_ids, len(labels))
-    if best > accuracy:
+    # An untuned teacher, too, may be a little less wrong in another order; only one that learnt something beats the majority.
+    if best > max(accuracy, majority):
         renamed = ", ".join(f"{labels[index]!r} -> {labels[target]!r}" for index, target in enumerate(order) if index != target)
         raise TeacherError(
             f"the teacher is right on {accuracy:.1%} of the texts, but on {best:.1%} if its labels are read as {renamed}; "
             "its label order is not the data's: name the labels in the teacher's order with --labels"
         )
-    majority = float(np.bincount(label_ids).max() / len(label_ids))
     if accuracy <= majority:
         raise TeacherError(
             f"the teacher is right on {accuracy:.1%} of the texts, always saying the commonest label on {majority:.1%}; "

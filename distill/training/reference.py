@@ -21,7 +21,7 @@ class EagerClassifier:
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         """Load a bundle's model; `threads` None takes what this process may really use."""
         bundle.weights()
-        with quiet_transformers():
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
             self._model = AutoModelForSequenceClassification.from_pretrained(bundle.path, use_safetensors=True).eval()
             self._tokenizer = AutoTokenizer.from_pretrained(bundle.path)
         self._bundle = bundle
@@ -39,6 +39,8 @@ class EagerClassifier:
 
     def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
         """Return logits, shape (len(texts), len(labels)), all texts in one batch padded to the longest."""
+        if not texts:
+            return np.empty((0, len(self.labels)), dtype=np.float32)
         with using_threads(self._threads), torch.inference_mode():
             inputs = self._tokenizer(
                 list(texts),

@@ -63,7 +63,8 @@ def teacher_logits(
 
 
 def _key_of(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()[:KEY_BYTES]
+    # surrogatepass: the tokenizer refuses a lone surrogate, and says which text has it
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:KEY_BYTES]
 
 
 class _LogitFile:
@@ -76,10 +77,9 @@ class _LogitFile:
     def read(self) -> dict[bytes, np.ndarray]:
         if not self._path.is_file():
             return {}
-        usable = self._path.stat().st_size // self._record.itemsize
-        if not usable:
-            return {}
-        records = np.memmap(self._path, dtype=self._record, mode="r", shape=(usable,))
+        content = self._path.read_bytes()  # not mapped: another process may be appending, or cutting a torn record
+        usable = len(content) // self._record.itemsize
+        records = np.frombuffer(content[: usable * self._record.itemsize], dtype=self._record)
         return {
             bytes(record["key"]): np.array(record["logits"])
             for record in records
@@ -94,8 +94,8 @@ class _LogitFile:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("ab") as file:
                 # A record that an earlier kill cut short would shift all that follow: start at a whole one.
-                file.truncate(file.tell() - file.tell() % self._record.itemsize)
-                file.seek(0, os.SEEK_END)
+                if torn := file.tell() % self._record.itemsize:
+                    file.truncate(file.tell() - torn)
                 file.write(records.tobytes())
                 file.flush()
                 os.fsync(file.fileno())

@@ -10,12 +10,10 @@ import copy
 import re
 from dataclasses import replace
 
-from torch import nn
-from transformers import AutoModelForSequenceClassification
-
 from distill.errors import SettingsError
 from distill.settings import StudentSettings
-from distill.training.models import TorchClassifier
+from distill.training.devices import on_device
+from distill.training.models import TorchClassifier, blank_model
 
 # Where the encoder's layers stand, by the names the model families give them.
 _LAYER_NAME = re.compile(r"^(?P<before>.*(?:encoder\.layer|transformer\.layer)\.)(?P<number>\d+)(?P<after>\..*)$")
@@ -66,11 +64,6 @@ def build_student(teacher: TorchClassifier, settings: StudentSettings) -> TorchC
             weights[f"{match['before']}{place}{match['after']}"] = tensor
     if not layers_seen:
         raise SettingsError(f"cannot find the layers of a {teacher.model.config.model_type} model; BERT's family is known")
-    model = AutoModelForSequenceClassification.from_config(config)
+    model = blank_model(config)
     model.load_state_dict(weights, strict=True)  # strict: no weight of the student may stay random
-    return replace(teacher, model=model.to(teacher.model.device))
-
-
-def without_dropout(model: nn.Module) -> nn.Module:
-    """Return the module in evaluation mode, gradients off: how a teacher answers."""
-    return model.eval().requires_grad_(False)
+    return replace(teacher, model=on_device(model, teacher.model.device))

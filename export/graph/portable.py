@@ -15,12 +15,13 @@ from collections.abc import Iterator
 import onnx
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from distill.tokenization import INPUT_NAMES
 from distill.training.models import TorchClassifier
 
-# The lowest opset with every op the exporter emits for an encoder (LayerNormalization since 17, Gelu since 20 is decomposed).
-OPSET = 18
+# The lowest opset with Gelu as one op: before 20 the exporter spells it as five, each a pass over the widest activations.
+OPSET = 20
 OUTPUT_NAME = "logits"
 _TRACED_TEXTS = ("a masterpiece of boredom", "nothing here is as it was said to be , and yet one stays")
 
@@ -42,7 +43,9 @@ def write_portable_graph(classifier: TorchClassifier) -> onnx.ModelProto:
     inputs = tuple(torch.from_numpy(values) for values in batch)
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1, max=classifier.tokenizer.max_length)}
     model = _LogitsOnly(classifier.model).cpu().eval()
-    with _quiet_exporter(), torch.no_grad():
+    # Eager attention: the same products and softmax as PyTorch's fused one, without its guards against rows that are all
+    # masked, which no text gives; a fifth fewer nodes.
+    with _quiet_exporter(), torch.no_grad(), _eager_attention(classifier.model):
         program = torch.onnx.export(
             model,
             inputs,
@@ -59,6 +62,16 @@ def write_portable_graph(classifier: TorchClassifier) -> onnx.ModelProto:
     graph = program.model_proto
     _forget_the_machine(graph)
     return graph
+
+
+@contextlib.contextmanager
+def _eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def _forget_the_machine(graph: onnx.ModelProto) -> None:

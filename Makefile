@@ -1,0 +1,50 @@
+# Two commands on a fresh machine with Python 3.11+ and pip: `make demo` and `make test`.
+# Both make .venv and install into it first; a stamp is written only after a whole install, so a cut one starts again.
+
+PYTHON ?= python3
+PROFILE ?= full
+OUT ?= demo
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test quick lint clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo [PROFILE=quick] [OUT=demo]   teacher, student, export, measure, report on built-in data"
+	@echo "make test                              every test"
+	@echo "make quick                             the tests that take seconds"
+	@echo "make lint                              ruff and mypy"
+	@echo "make clean                             remove .venv and build files"
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/potstill demo --out $(OUT) --profile $(PROFILE)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+quick: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.made
+	@echo "Installing potstill[$*] into $(VENV) (about 1 GB, a few minutes)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@
+
+# Debian's python3 without python3-venv cannot put pip into a new environment: then the machine's own pip does.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "potstill needs Python 3.11 or later; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+		rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV) && \
+		$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

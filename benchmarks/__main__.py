@@ -1,0 +1,81 @@
+"""`python -m benchmarks`: run a scenario and write its result file.
+
+Uses the same functions as the command and the API; it adds rows, never its own way of training or measuring.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import cyclopts
+from cyclopts import App, Parameter
+
+from benchmarks.pages import fill_readme
+from benchmarks.results import FOLDER, demo_figures, write_result
+from distill.errors import PotstillError
+from distill.progress import reporter_for_terminal
+from distill.storage import write_atomically
+from distill.terminal import fail, words_of
+from export.settings import DemoSettings
+
+app = App(
+    name="python -m benchmarks", help="Run a scenario and write benchmarks/results/<scenario>.json.", help_format="plaintext"
+)
+
+
+@app.command
+def demo(
+    *,
+    out: Annotated[Path, Parameter(help="folder of the demo; finished steps are not repeated")] = Path("demo"),
+    settings: Annotated[DemoSettings, Parameter(name="*")] = DemoSettings(),
+) -> None:
+    """Run `potstill demo` and write its figures, its picture and the README's table.
+
+    Example: python -m benchmarks demo
+    """
+    from export.demo import run_demo
+    from export.report import picture_of
+
+    report = run_demo(out, settings, reporter=reporter_for_terminal())
+    if settings.profile != "full":
+        print("the quick profile is a sample: its figures are not kept as a result", file=sys.stderr)
+        return
+    path = write_result(
+        "demo",
+        command="python -m benchmarks demo",
+        environment=report["environment"],
+        rows=report["rows"],
+        figures=demo_figures(report["rows"]),
+    )
+    write_atomically(FOLDER / "demo.svg", picture_of(report["rows"]))
+    fill_readme()
+    print(path)
+
+
+@app.command
+def readme() -> None:
+    """Make the tables in the README anew from the result files.
+
+    Example: python -m benchmarks readme
+    """
+    fill_readme()
+
+
+def main() -> None:
+    """Run the harness; exit codes are those of the `potstill` command."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        app(exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as exc:
+        sys.exit(fail(words_of(exc), 2))
+    except PotstillError as exc:
+        sys.exit(fail(str(exc), exc.exit_code))
+    except KeyboardInterrupt:
+        sys.exit(fail("interrupted; finished steps are kept", 130))
+
+
+if __name__ == "__main__":
+    main()

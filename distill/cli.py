@@ -1,0 +1,386 @@
+"""The `potstill` command: the composition root.
+
+The one file that may reach into every package: for their settings, from which the flags are made, and inside the
+subcommands for everything else. It calls the same functions as the API, prints, and turns errors into exit codes.
+Importing it loads neither torch nor ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import cyclopts
+from cyclopts import App, Parameter
+from cyclopts.config import Toml
+
+from distill.errors import PotstillError, SettingsError
+from distill.progress import Reporter, reporter_for_terminal
+from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, TeacherSettings, TextSettings
+from distill.terminal import fail, print_cells, print_json, stdin_lines, words_of
+from export.settings import BenchSettings, DemoSettings, ExportSettings
+
+if TYPE_CHECKING:
+    from distill.bundle import Bundle
+    from distill.data import Dataset
+    from export.candidates import Candidate
+
+INTERRUPTED = 130
+USAGE = 2
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("potstill")
+
+
+app = App(
+    name="potstill",
+    help=(
+        "Turn a large text classifier into a small, fast one, and prove what that cost.\n\n"
+        "Example: potstill demo --out demo` does the whole job on built-in data."
+    ),
+    version=_version,
+    default_parameter=Parameter(consume_multiple=True, negative=()),
+    help_format="plaintext",
+)
+
+Flat = Parameter(name="*")
+Data = Annotated[DataSettings, Flat]
+Json = Annotated[bool, Parameter(help="print one JSON object, last, on stdout")]
+
+
+@app.command
+def demo(
+    *,
+    out: Annotated[Path, Parameter(help="folder for the report and the bundles")] = Path("demo"),
+    settings: Annotated[DemoSettings, Flat] = DemoSettings(),
+    json: Json = False,
+) -> None:
+    """Do the whole job on the built-in movie sentences: teacher, student, export, measure, report.
+
+    A finished step is not repeated when the command is run again.
+
+    Example: potstill demo --out demo --profile quick
+    """
+    from export.demo import run_demo
+    from export.tables import DEMO_COLUMNS, verdict_of
+
+    report = run_demo(out, settings, reporter=reporter_for_terminal())
+    if json:
+        print_json(report)
+        return
+    _print_rows(report["rows"], DEMO_COLUMNS)
+    print(f"\n{verdict_of(report['rows'])}\n")
+    print(f"report  {out / 'report.html'}")
+    print(f"student {out / 'student'}\ntry     potstill predict {out / 'student'} 'a masterpiece of boredom'")
+
+
+@app.command
+def teacher(
+    *,
+    out: Annotated[Path, Parameter(help="folder of the bundle to make")],
+    model: Annotated[str, Parameter(help="a folder, a hub id, or builtin:minilm")] = BUILTIN_MINILM,
+    data: Data = DataSettings(),
+    settings: Annotated[TeacherSettings, Flat] = TeacherSettings(),
+    json: Json = False,
+) -> None:
+    """Fine-tune a teacher on your data.
+
+    Example: potstill teacher --train reviews.csv --out teacher
+    """
+    from distill.data import load_splits
+    from distill.training.fit import fit_teacher
+
+    reporter = reporter_for_terminal()
+    splits = load_splits(data)
+    _say_all(reporter, splits.notes)
+    bundle = fit_teacher(model, train=splits.train, validation=splits.validation, out=out, settings=settings, reporter=reporter)
+    _print_made(bundle, json=json)
+
+
+@app.command
+def distill(
+    teacher: Annotated[Path, Parameter(help="the teacher's bundle")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="folder of the bundle to make")],
+    unlabeled: Annotated[tuple[str, ...], Parameter(help="files of further texts without labels, or builtin:NAME")] = (),
+    data: Data = DataSettings(),
+    settings: Annotated[DistillSettings, Flat] = DistillSettings(),
+    json: Json = False,
+) -> None:
+    """Teach a student: made of the teacher's layers, trained on labels and on the teacher's answers.
+
+    Example: potstill distill teacher --train reviews.csv --out student --num-layers 2
+    """
+    from distill.bundle import Bundle
+    from distill.data import load_splits, read_texts, texts_not_in
+    from distill.training.fit import fit_student
+
+    reporter = reporter_for_terminal()
+    opened = Bundle.open(teacher)
+    splits = load_splits(data, labels=opened.labels)
+    _say_all(reporter, splits.notes)
+    held_out = [part for part in (splits.test,) if part is not None]
+    further = texts_not_in([text for source in unlabeled for text in read_texts(source, data)], held_out)
+    bundle = fit_student(
+        opened,
+        train=splits.train,
+        validation=splits.validation,
+        unlabeled=further,
+        out=out,
+        settings=settings,
+        reporter=reporter,
+    )
+    _print_made(bundle, json=json)
+
+
+@app.command
+def export(
+    bundle: Annotated[Path, Parameter(help="a bundle with PyTorch weights")],
+    /,
+    *,
+    strip: Annotated[bool, Parameter(help="drop the PyTorch weights afterwards: what is left serves only")] = False,
+    data: Data = DataSettings(),
+    settings: Annotated[ExportSettings, Flat] = ExportSettings(),
+    json: Json = False,
+) -> None:
+    """Write and verify the ONNX graphs of a bundle; a gate that fails exits with 4 and seals nothing.
+
+    The gates need labelled texts: `--validation FILE`, or the `--train` that the bundle was made from, of which the
+    same share is cut off.
+
+    Example: potstill export student --validation held_out.csv
+    """
+    from distill.bundle import Bundle
+    from export.pipeline import export_bundle
+    from export.pipeline import strip as strip_bundle
+
+    opened = Bundle.open(bundle)
+    reporter = reporter_for_terminal()
+    made = export_bundle(opened, validation=_gate_texts(data, opened, reporter), settings=settings, reporter=reporter)
+    _print_made(strip_bundle(made) if strip else made, json=json)
+
+
+@app.command(name="eval")
+def evaluate(
+    bundles: Annotated[tuple[Path, ...], Parameter(help="one or more bundles")],
+    /,
+    *,
+    teacher: Annotated[Path | None, Parameter(help="the bundle that agreement and retention refer to")] = None,
+    form: Annotated[
+        Literal["pytorch", "fp32", "int8"] | None, Parameter(help="how to run them; without it the smallest form")
+    ] = None,
+    data: Data = DataSettings(),
+    json: Json = False,
+) -> None:
+    """F1, precision, recall, calibration and agreement of one or more bundles on --test texts.
+
+    Example: potstill eval student --teacher teacher --test test.csv
+    """
+    from distill.bundle import Bundle
+    from export.candidates import best_form, bundle_candidate
+    from export.rows import measure_quality, rows_of
+    from export.tables import EVAL_COLUMNS, PER_CLASS_COLUMNS, per_class_cells
+
+    candidates, reference = _with_teacher(teacher)
+    for path in bundles:
+        opened = Bundle.open(path)
+        candidates.append(bundle_candidate(opened, name=path.resolve().name, form=form or best_form(opened)))
+    test = _test_texts(data, candidates)
+    rows = rows_of(candidates, measure_quality(candidates, test, teacher=reference, reporter=reporter_for_terminal()))
+    if json:
+        print_json({"schema": 1, "rows": rows})
+        return
+    _print_rows(rows, EVAL_COLUMNS)
+    print_cells(PER_CLASS_COLUMNS, per_class_cells(rows))
+
+
+@app.command
+def bench(
+    bundle: Annotated[Path, Parameter(help="a bundle with a graph")],
+    /,
+    *,
+    teacher: Annotated[Path | None, Parameter(help="the bundle it is compared with, run in PyTorch")] = None,
+    form: Annotated[
+        Literal["pytorch", "fp32", "int8"] | None, Parameter(help="how to run it; without it the smallest form")
+    ] = None,
+    data: Data = DataSettings(),
+    settings: Annotated[BenchSettings, Flat] = BenchSettings(),
+    json: Json = False,
+) -> None:
+    """Latency, rate, size, memory and quality of a bundle against its teacher, in one run; kept in the bundle.
+
+    Example: potstill bench student --teacher teacher --test test.csv
+    """
+    from distill.bundle import Bundle
+    from export.bench import bench_bundle
+    from export.candidates import best_form, bundle_candidate
+    from export.tables import COLUMNS
+
+    opened = Bundle.open(bundle)
+    candidates, reference = _with_teacher(teacher)
+    student = bundle_candidate(opened, name="student", form=form or best_form(opened))
+    candidates.append(student)
+    report = bench_bundle(
+        opened,
+        candidates,
+        _test_texts(data, candidates),
+        teacher=reference,
+        settings=settings,
+        reporter=reporter_for_terminal(),
+    )
+    if json:
+        print_json(report)
+        return
+    _print_rows(report["rows"], COLUMNS)
+    if any(row["noisy"] for row in report["rows"]):
+        print("the machine was busy or unsteady: the rounds differ by more than 25 %; run it again on a quiet machine")
+
+
+@app.command
+def predict(
+    bundle: Annotated[Path, Parameter(help="a bundle with a graph")],
+    texts: Annotated[tuple[str, ...], Parameter(help="texts to label; without them --input, or the lines of stdin")] = (),
+    /,
+    *,
+    input: Annotated[str | None, Parameter(help="a CSV, TSV, JSONL or Parquet file with a column of texts")] = None,  # noqa: A002
+    precision: Annotated[
+        Literal["fp32", "int8"] | None, Parameter(help="which graph; without it int8 where there is one")
+    ] = None,
+    threads: Annotated[int | None, Parameter(help="threads; without it what this process may really use")] = None,
+    rows: Annotated[TextSettings, Flat] = TextSettings(),
+    json: Json = False,
+) -> None:
+    """Label texts from arguments, a file or stdin: label, score and text, separated by tabs.
+
+    Example: potstill predict student "a masterpiece of boredom"
+    """
+    from dataclasses import asdict
+
+    from distill.classifier import predict_stream
+    from distill.data import read_texts
+    from distill.extras import requires
+
+    with requires("running a graph"):
+        from export.runtime import OnnxClassifier
+
+    if texts and input:
+        raise SettingsError("texts were given as arguments and by --input; choose one")
+    classifier = OnnxClassifier.open(bundle, precision=precision, threads=threads)
+    source = texts or (read_texts(input, rows) if input else stdin_lines())
+    answers = predict_stream(classifier, source)
+    if json:
+        print_json({"predictions": [{"text": text, **asdict(answer)} for text, answer in answers]})
+        return
+    for text, answer in answers:
+        print(f"{answer.label}\t{answer.score:.4f}\t{' '.join(text.split())}")
+
+
+@app.command
+def inspect(
+    bundle: Annotated[Path, Parameter(help="a bundle")],
+    /,
+    *,
+    json: Json = False,
+) -> None:
+    """Say what a bundle is, where it came from, its figures, and whether it is whole.
+
+    Example: potstill inspect student
+    """
+    from distill.bundle import Bundle
+    from distill.card import card_text
+
+    opened = Bundle.open(bundle)
+    if json:
+        print_json(opened.manifest.model_dump(mode="json", by_alias=True))
+        return
+    print(card_text(opened))
+    for name, entry in opened.manifest.files.items():
+        print(f"{entry.size_bytes:>12,}  {entry.sha256[:16]}…  {name}")
+    print(f"\n{bundle} is whole: {len(opened.manifest.files)} files match their sha256")
+
+
+@app.meta.default
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[Path | None, Parameter(help="a TOML file with a table per command; flags go before it")] = None,
+) -> object:
+    app.config = () if config is None else (Toml(config, must_exist=True),)
+    return app(tokens, exit_on_error=False, print_error=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its code: 0 done, 2 a setting, 3 data or bundle, 4 a gate, 5 a missing extra."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for package in ("distill", "export", "serve"):
+        logging.getLogger(package).setLevel(logging.INFO)
+    try:
+        app.meta(arguments, exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as exc:
+        sys.exit(fail(words_of(exc), USAGE))
+    except PotstillError as exc:
+        sys.exit(fail(str(exc), exc.exit_code))
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away (`| head`); nothing is left to say
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(fail("interrupted; finished steps are kept, run the same command to go on", INTERRUPTED))
+
+
+def _gate_texts(data: DataSettings, bundle: Bundle, reporter: Reporter) -> Dataset:
+    from distill.data import load_splits, read_labelled
+
+    if data.train:
+        splits = load_splits(data, labels=bundle.labels)
+        _say_all(reporter, splits.notes)
+        return splits.validation
+    if data.validation is None:
+        raise SettingsError("the gates need labelled texts; give --validation FILE, or the --train the bundle was made from")
+    return read_labelled(data.validation, "validation", data, labels=bundle.labels)
+
+
+def _with_teacher(path: Path | None) -> tuple[list[Candidate], Candidate | None]:
+    from distill.bundle import Bundle
+    from export.candidates import bundle_candidate
+
+    if path is None:
+        return [], None
+    reference = bundle_candidate(Bundle.open(path), name="teacher", form="pytorch")
+    return [reference], reference
+
+
+def _test_texts(data: DataSettings, candidates: Sequence[Candidate]) -> Dataset:
+    from distill.bundle import Bundle
+    from distill.data import limited, read_labelled
+
+    if data.test is None:
+        raise SettingsError("no texts to measure with; name labelled ones with --test FILE")
+    path = candidates[-1].bundle_path
+    labels = Bundle.open(path, verify=False).labels if path else ()
+    return limited(read_labelled(data.test, "test", data, labels=labels), data.limit, seed=data.split_seed)
+
+
+def _say_all(reporter: Reporter, notes: Sequence[str]) -> None:
+    for note in notes:
+        reporter.say(note)
+
+
+def _print_made(bundle: Bundle, *, json: bool) -> None:
+    if json:
+        print_json({"bundle": str(bundle.path), **bundle.manifest.model_dump(mode="json", by_alias=True)})
+        return
+    for name, quality in bundle.manifest.quality.items():
+        print(f"{name}: {quality['split']} macro-F1 {quality['macro_f1']:.4f} on {quality['num_texts']} texts")
+    print(f"sealed {bundle.path}: {', '.join(sorted(bundle.manifest.files))}")
+
+
+def _print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    from export.tables import cells_of
+
+    print_cells(columns, [cells_of(row, columns) for row in rows])

@@ -1,0 +1,64 @@
+"""Which values the inputs of a graph's products take, channel by channel, on real texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from distill.errors import SettingsError
+from distill.tokenization import TextTokenizer
+
+MAX_CALIBRATION_TEXTS = 400
+
+
+@dataclass(frozen=True)
+class ChannelRange:
+    """Lowest and highest value of each channel (last axis) of one tensor, shape (channels,)."""
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+    def joined(self, other: ChannelRange) -> ChannelRange:
+        """Return the range that holds both."""
+        return ChannelRange(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+
+
+def channel_ranges(
+    graph: onnx.ModelProto, tensors: Sequence[str], *, texts: Sequence[str], tokenizer: TextTokenizer
+) -> dict[str, ChannelRange]:
+    """Run an fp32 graph over texts and return the range of each tensor's channels.
+
+    The plain minimum and maximum: percentiles cut off what BERT's few large channels say (microsoft/onnxruntime
+    #10571). One text at a time: padded positions hold values that no answer depends on, and would widen the ranges.
+
+    Args:
+        graph: The fp32 graph.
+        tensors: Names of values inside it.
+        texts: Texts like those it will meet; at most 400 are used, evenly taken.
+        tokenizer: Texts to ids.
+
+    Raises:
+        SettingsError: There is no text.
+    """
+    if not texts:
+        raise SettingsError("int8 needs texts to calibrate with, and there are none")
+    opened = onnx.ModelProto()
+    opened.CopyFrom(graph)
+    opened.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(opened.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    ranges: dict[str, ChannelRange] = {}
+    for text in texts[:: max(1, len(texts) // MAX_CALIBRATION_TEXTS)][:MAX_CALIBRATION_TEXTS]:
+        batch = tokenizer.pad(tokenizer.encode([text]))
+        for name, values in zip(tensors, session.run(list(tensors), batch._asdict()), strict=True):
+            rows = values.reshape(-1, values.shape[-1])
+            seen = ChannelRange(rows.min(axis=0), rows.max(axis=0))
+            ranges[name] = ranges[name].joined(seen) if name in ranges else seen
+    return ranges

@@ -1,0 +1,218 @@
+"""The whole job on the built-in movie sentences: floors, teacher, control, student, graphs, quality, speed, report.
+
+A finished step is not repeated: bundles are recognised by what they were made from, measurements by the digests of
+what was measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from distill.bundle import WEIGHTS, Bundle, Lineage, Role
+from distill.data import Splits, fingerprint, load_splits, read_texts, texts_not_in
+from distill.environment import describe_environment
+from distill.errors import BundleError, SettingsError
+from distill.extras import requires
+from distill.progress import Reporter, SilentReporter
+from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, Settings, TeacherSettings
+from distill.storage import require_writable, write_atomically
+from export.candidates import Candidate, bundle_candidate, floor_candidates
+from export.pipeline import export_bundle
+from export.rows import SCHEMA, measure_quality, measure_speed, rows_of
+from export.settings import BenchSettings, DemoSettings, ExportSettings
+
+TASK: Final = "movies"
+TEACHER: Final = "teacher"
+STUDENT: Final = "student"
+STAGES: Final = ("data", "teacher", "student", "export", "bench")
+CONTROL: Final = "student_no_distillation"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The settings of every stage under one name; `unlabeled` names sets whose texts the student learns from too."""
+
+    data: DataSettings
+    unlabeled: tuple[str, ...]
+    teacher: TeacherSettings
+    student: DistillSettings
+    export: ExportSettings
+    bench: BenchSettings
+
+
+def profile_of(settings: DemoSettings) -> Profile:
+    """Return the settings of every stage for a profile and a seed."""
+    source = f"builtin:{TASK}"
+    seed = settings.seed
+    if settings.profile == "full":
+        return Profile(
+            data=DataSettings(train=(source,), test=source),
+            # Texts of other domains: their labels are never read. What a shallow student lacks most is texts to learn from.
+            unlabeled=("builtin:amazon", "builtin:tweets", "builtin:nyt"),
+            teacher=TeacherSettings(seed=seed),
+            student=DistillSettings(seed=seed),
+            export=ExportSettings(),
+            bench=BenchSettings(),
+        )
+    return Profile(
+        data=DataSettings(train=(source,), test=source, limit=1600),
+        unlabeled=(),
+        teacher=TeacherSettings(seed=seed, epochs=2, learning_rate=1e-4),
+        student=DistillSettings(seed=seed, epochs=2),
+        # 160 validation texts: one text is 0.006, so the budgets are those of a sample
+        export=ExportSettings(budget_f1=0.03, budget_recall=0.06, min_agreement=0.94),
+        bench=BenchSettings(rounds=7, texts_per_round=100, throughput_rounds=1),
+    )
+
+
+def run_demo(out: Path, settings: DemoSettings | None = None, *, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Do the whole job and write `report.json`, `report.html` and the bundles into `out`.
+
+    Returns:
+        The report, as written.
+
+    Raises:
+        PotstillError: Any stage's own error; finished stages are kept and not repeated next time.
+    """
+    settings = settings or DemoSettings()
+    reporter = reporter or SilentReporter()
+    require_writable(out)
+    with requires("the demo"):
+        from export.report import write_report
+    profile = profile_of(settings)
+    reporter.say(f"1 of 6  data: builtin:{TASK}")
+    splits = load_splits(profile.data)
+    for note in splits.notes:
+        reporter.say(f"        {note}")
+    unlabeled = _unlabeled(splits, profile)
+    if unlabeled:
+        reporter.say(f"        {len(unlabeled)} texts of {', '.join(profile.unlabeled)}, without their labels")
+    teacher, control, student = _bundles(out, splits, unlabeled, profile, reporter)
+    candidates = [
+        bundle_candidate(teacher, name=TEACHER, form="pytorch"),
+        bundle_candidate(control, name=CONTROL, form="fp32"),
+        bundle_candidate(student, name=STUDENT, form="fp32"),
+        bundle_candidate(student, name=STUDENT, form="int8"),
+        *floor_candidates(splits.train),
+    ]
+    report = {
+        "schema": SCHEMA,
+        "task": TASK,
+        "profile": settings.profile,
+        "seed": settings.seed,
+        **_measured(out, candidates, splits, profile, reporter),
+        "data": {**_data_summary(splits), "unlabeled": {"sources": list(profile.unlabeled), "count": len(unlabeled)}},
+        "settings": {
+            stage: getattr(profile, stage).model_dump(mode="json")
+            for stage in ("data", "teacher", "student", "export", "bench")
+        },
+    }
+    write_report(out, report)
+    return report
+
+
+def _unlabeled(splits: Splits, profile: Profile) -> tuple[str, ...]:
+    texts = [text for source in profile.unlabeled for text in read_texts(source, profile.data)]
+    return texts_not_in(texts, [part for part in (splits.train, splits.validation, splits.test) if part is not None])
+
+
+def _bundles(
+    out: Path, splits: Splits, unlabeled: tuple[str, ...], profile: Profile, reporter: Reporter
+) -> tuple[Bundle, Bundle, Bundle]:
+    with requires("the demo"):
+        from distill.training.fit import fit_student, fit_teacher
+
+    def student_at(folder: str, chosen: DistillSettings, further: tuple[str, ...]) -> Bundle:
+        wanted = _lineage(splits, chosen.seed, teacher=teacher, unlabeled=further)
+        return _already_made(out / folder, "student", chosen, wanted, reporter) or fit_student(
+            teacher,
+            train=splits.train,
+            validation=splits.validation,
+            unlabeled=further,
+            out=out / folder,
+            settings=chosen,
+            reporter=reporter,
+        )
+
+    reporter.say("2 of 6  teacher: fine-tuning all-MiniLM-L6 (6 layers)")
+    wanted = _lineage(splits, profile.teacher.seed, teacher=None, unlabeled=())
+    teacher = _already_made(out / TEACHER, "teacher", profile.teacher, wanted, reporter) or fit_teacher(
+        train=splits.train, validation=splits.validation, out=out / TEACHER, settings=profile.teacher, reporter=reporter
+    )
+    reporter.say(f"3 of 6  control: a student of {profile.student.num_layers} layers that learns from the labels alone")
+    control = student_at(CONTROL, profile.student.model_copy(update={"soft_weight": 0.0}), ())
+    reporter.say("4 of 6  student: the same, taught by the teacher")
+    student = student_at(STUDENT, profile.student, unlabeled)
+    reporter.say("5 of 6  export: fp32 and int8 graphs, each proven before it is sealed")
+    control = _exported(control, profile.export.model_copy(update={"precisions": ("fp32",)}), splits, reporter)
+    student = _exported(student, profile.export, splits, reporter)
+    return teacher, control, student
+
+
+def _exported(bundle: Bundle, settings: ExportSettings, splits: Splits, reporter: Reporter) -> Bundle:
+    if bundle.manifest.settings.get("export") == settings.model_dump(mode="json"):
+        reporter.say(f"        {bundle.path.name}: already done")
+        return bundle
+    return export_bundle(bundle, validation=splits.validation, settings=settings, reporter=reporter)
+
+
+def _lineage(splits: Splits, seed: int, *, teacher: Bundle | None, unlabeled: tuple[str, ...]) -> Lineage:
+    """What the lineage of a bundle must be to be taken for this run's."""
+    return Lineage(
+        base_model=BUILTIN_MINILM,
+        teacher_sha256=teacher.manifest.files[WEIGHTS].sha256 if teacher else None,
+        train_fingerprint=splits.train.fingerprint(),
+        validation_fingerprint=splits.validation.fingerprint(),
+        unlabeled_fingerprint=fingerprint(unlabeled) if unlabeled else None,
+        seed=seed,
+    )
+
+
+def _already_made(path: Path, stage: Role, settings: Settings, wanted: Lineage, reporter: Reporter) -> Bundle | None:
+    """The bundle of an earlier run, if it is whole and was made from the same settings, texts and teacher."""
+    try:
+        bundle = Bundle.open(path)
+    except BundleError:
+        return None
+    if bundle.manifest.lineage != wanted or bundle.manifest.settings.get(stage) != settings.model_dump(mode="json"):
+        return None
+    reporter.say("        already done")
+    return bundle
+
+
+def _measured(
+    out: Path, candidates: Sequence[Candidate], splits: Splits, profile: Profile, reporter: Reporter
+) -> dict[str, Any]:
+    """Quality and speed of all candidates, from the last run when nothing that decides them has changed."""
+    if splits.test is None:
+        raise SettingsError("the demo measures on test texts, and there are none")
+    test = splits.test
+    kept = out / "measured.json"
+    digests = [Bundle.open(c.bundle_path).manifest.to_bytes().decode() for c in candidates if c.bundle_path]
+    said = [digests, test.fingerprint(), splits.train.fingerprint(), profile.bench.model_dump(mode="json")]
+    key = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    reporter.say(f"6 of 6  quality on {len(test)} test texts, then speed")
+    if kept.is_file() and (found := json.loads(kept.read_text(encoding="utf-8")))["key"] == key:
+        reporter.say("        already done")
+        return {name: found[name] for name in ("environment", "rows")}
+    qualities = measure_quality(candidates, test, teacher=candidates[0], reporter=reporter)
+    environment = describe_environment()
+    speeds = measure_speed(candidates, test, teacher=candidates[0], settings=profile.bench, reporter=reporter)
+    result = {"environment": environment, "rows": rows_of(candidates, qualities, speeds)}
+    write_atomically(kept, json.dumps({"key": key, **result}))
+    return result
+
+
+def _data_summary(splits: Splits) -> dict[str, Any]:
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    return {
+        "notes": list(splits.notes),
+        **{
+            name: {"counts": part.counts, "fingerprint": part.fingerprint()} for name, part in parts.items() if part is not None
+        },
+    }

@@ -1,0 +1,83 @@
+"""Rows as people read them: column heads, rounded cells, one sentence. Plain text only; no library draws here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+ABSENT = "-"
+
+Cell = Callable[[Mapping[str, Any]], str]
+
+_CELLS: dict[str, Cell] = {
+    "classifier": lambda row: row["name"].replace("_", " "),
+    "runs on": lambda row: ABSENT if row["runtime"] == "none" else f"{row['runtime']} {row['precision']}",
+    "macro-F1": lambda row: f"{row['macro_f1']:.4f}",
+    "95 % interval": lambda row: f"{row['macro_f1_interval'][0]:.3f}-{row['macro_f1_interval'][1]:.3f}",
+    "accuracy": lambda row: f"{row['accuracy']:.4f}",
+    "kept": lambda row: _spelled(row["retention"], "{:.1%}"),
+    "agrees": lambda row: _spelled(row["agreement"], "{:.1%}"),
+    "calibration error": lambda row: f"{row['expected_calibration_error']:.4f}",
+    "p50 ms": lambda row: _spelled(row.get("p50_ms"), "{:.2f}"),
+    "p90 ms": lambda row: _spelled(row.get("p90_ms"), "{:.2f}"),
+    "p99 ms": lambda row: _spelled(row.get("p99_ms"), "{:.2f}"),
+    "faster": lambda row: _spelled(row.get("p50_ratio_teacher"), "{:,.1f}x"),
+    "texts/s": lambda row: _spelled(row.get("texts_per_second"), "{:,.0f}"),
+    "ships MB": lambda row: _spelled(row["size_bytes"], "{:.1f}", unit=1e6),
+    "parameters": lambda row: f"{row['num_parameters']:,}",
+    "cold start s": lambda row: _spelled(row.get("cold_start_s"), "{:.2f}"),
+    "memory MB": lambda row: _spelled(row.get("peak_rss_bytes"), "{:,.0f}", unit=1e6),
+}
+
+COLUMNS = tuple(name for name in _CELLS if name not in {"accuracy", "calibration error", "parameters"})
+DEMO_COLUMNS = ("classifier", "runs on", "macro-F1", "kept", "p50 ms", "faster", "texts/s", "ships MB")
+EVAL_COLUMNS = ("classifier", "runs on", "macro-F1", "95 % interval", "accuracy", "kept", "agrees", "calibration error")
+PER_CLASS_COLUMNS = ("classifier", "label", "precision", "recall", "F1", "texts")
+
+
+def cells_of(row: Mapping[str, Any], columns: Sequence[str] = COLUMNS) -> list[str]:
+    """Return the cells of one row; a figure that was not measured is a dash."""
+    return [_CELLS[name](row) for name in columns]
+
+
+def per_class_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return a row of cells per classifier and label, in the order of `PER_CLASS_COLUMNS`."""
+    return [
+        [
+            f"{row['name'].replace('_', ' ')} {row['precision']}",
+            label,
+            *(f"{figures[name]:.4f}" for name in ("precision", "recall", "f1")),
+            str(figures["support"]),
+        ]
+        for row in rows
+        for label, figures in row["per_class"].items()
+    ]
+
+
+def markdown_of(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str] = COLUMNS) -> str:
+    """Return the rows as a Markdown table with some of the columns."""
+    lines = ["| " + " | ".join(columns) + " |", "|---|---|" + "--:|" * (len(columns) - 2)]
+    lines += ["| " + " | ".join(cells_of(row, columns)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def verdict_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return in one sentence what the student costs and brings, and whether distilling it helped."""
+    found = {(row["name"], row["precision"]): row for row in rows}
+    teacher, student = found["teacher", "fp32"], found["student", "int8"]
+    sentence = (
+        f"The int8 student keeps {student['retention']:.1%} of the teacher's macro-F1 ({student['macro_f1']:.3f} of "
+        f"{teacher['macro_f1']:.3f}), answers {student['p50_ratio_teacher']:.1f} times faster and ships "
+        f"{teacher['size_bytes'] / student['size_bytes']:.1f} times fewer bytes."
+    )
+    fp32, control = found.get(("student", "fp32")), found.get(("student_no_distillation", "fp32"))
+    if fp32 is None or control is None:
+        return sentence
+    gain = fp32["macro_f1"] - control["macro_f1"]
+    half_width = (control["macro_f1_interval"][1] - control["macro_f1_interval"][0]) / 2
+    judged = "within what one seed can tell" if abs(gain) < half_width else "more than the interval of one test set"
+    return f"{sentence} Against the same student trained without the teacher's answers it differs by {gain:+.4f}: {judged}."
+
+
+def _spelled(value: float | None, pattern: str, *, unit: float = 1) -> str:
+    return ABSENT if value is None else pattern.format(value / unit)

@@ -1,0 +1,68 @@
+"""The floors, on sets whose answer one can see."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from distill.baselines import MajorityClassifier, TfidfClassifier
+from distill.classifier import predict
+from distill.data import Dataset
+from distill.errors import SettingsError
+
+
+def dataset(*pairs: tuple[str, int], labels: tuple[str, ...]) -> Dataset:
+    return Dataset(tuple(text for text, _ in pairs), np.array([label for _, label in pairs], dtype=np.int64), labels, "here")
+
+
+REVIEWS = dataset(
+    ("lovely film", 2),
+    ("lovely plot", 2),
+    ("lovely and warm", 2),
+    ("dull film", 0),
+    ("dull plot", 0),
+    labels=("bad", "fair", "good"),
+)
+
+
+def test_the_majority_is_given_with_its_share() -> None:
+    majority = MajorityClassifier(dataset(("a", 1), ("b", 1), ("c", 1), ("d", 0), labels=("x", "y")))
+    first, second = predict(majority, ["anything", "else"])
+    assert (first.label, first.score) == ("y", pytest.approx(0.75))
+    assert first == second
+    assert majority.num_parameters == 2
+
+
+def test_a_label_without_texts_is_never_the_majority() -> None:
+    assert [each.label for each in predict(MajorityClassifier(REVIEWS), ["x"])] == ["good"]
+    logits = MajorityClassifier(REVIEWS).predict_logits(["x"])
+    assert np.isfinite(logits).all()
+    assert logits.argmin() == 1
+
+
+def test_tfidf_learns_which_words_tell() -> None:
+    floor = TfidfClassifier(REVIEWS)
+    assert [each.label for each in predict(floor, ["a dull evening", "how lovely"])] == ["bad", "good"]
+
+
+def test_columns_belong_to_labels_even_where_one_has_no_text() -> None:
+    logits = TfidfClassifier(REVIEWS).predict_logits(["lovely", "dull"])
+    assert logits.shape == (2, 3)
+    assert logits.dtype == np.float32
+    assert logits[:, 1].tolist() == [-1e4, -1e4]
+    assert np.exp(logits[:, [0, 2]]).sum(axis=1) == pytest.approx(1)  # log-probabilities
+
+
+def test_tfidf_counts_its_weights() -> None:
+    # 6 words (lovely film plot and warm dull), 6 pairs of neighbours, 1 bias.
+    assert TfidfClassifier(REVIEWS).num_parameters == 13
+
+
+@pytest.mark.parametrize("floor", [MajorityClassifier(REVIEWS), TfidfClassifier(REVIEWS)])
+def test_no_texts_have_logits_of_the_right_width(floor: MajorityClassifier | TfidfClassifier) -> None:
+    assert floor.predict_logits([]).shape == (0, 3)
+
+
+def test_tfidf_refuses_pairs() -> None:
+    with pytest.raises(SettingsError, match="takes single texts, not pairs"):
+        TfidfClassifier(REVIEWS).predict_logits([("a", "b")])

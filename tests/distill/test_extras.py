@@ -1,0 +1,95 @@
+"""A missing package names the extra that brings it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import distill
+from distill.errors import MissingExtraError
+from distill.extras import EXTRA_OF_PACKAGE, requires
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+DISTRIBUTION_OF_PACKAGE = {"sklearn": "scikit-learn"}
+"""Where the two names differ by more than a dash."""
+
+
+def distribution_of(package: str) -> str:
+    return DISTRIBUTION_OF_PACKAGE.get(package, package.replace("_", "-"))
+
+
+def name_in(requirement: str) -> str:
+    return requirement.partition("[")[0].rstrip("0123456789.*").rstrip("<>=!~ ")
+
+
+def packages_by_extra() -> dict[str, set[str]]:
+    extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
+    return {extra: {name_in(line) for line in lines} - {"potstill"} for extra, lines in extras.items()}
+
+
+@pytest.mark.parametrize("package", EXTRA_OF_PACKAGE)
+def test_a_missing_package_is_refused_with_the_pip_line(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # what an import of a missing package meets
+    with pytest.raises(MissingExtraError) as caught, requires("training a teacher"):
+        importlib.import_module(package)
+    extra = EXTRA_OF_PACKAGE[package]
+    assert str(caught.value) == (
+        f"training a teacher needs the package {package!r}, which is not installed; run: pip install 'potstill[{extra}]'"
+    )
+    assert (caught.value.extra, caught.value.package) == (extra, package)
+
+
+def test_a_missing_part_of_a_package_counts_as_the_package() -> None:
+    with pytest.raises(MissingExtraError, match="needs the package 'torch'"), requires("training"):
+        raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
+
+
+def test_a_missing_module_that_no_extra_brings_is_an_ordinary_error() -> None:
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"), requires("training"):
+        importlib.import_module("no_such_module")
+
+
+def test_other_errors_of_an_import_pass_unchanged() -> None:
+    with pytest.raises(ImportError, match="cannot import name") as caught, requires("training"):
+        raise ImportError("cannot import name 'x' from 'torch'", name="torch")
+    assert not isinstance(caught.value, MissingExtraError)
+
+
+def test_every_package_stands_in_the_extra_it_is_said_to_come_with() -> None:
+    declared = packages_by_extra()
+    for package, extra in EXTRA_OF_PACKAGE.items():
+        assert distribution_of(package) in declared[extra], package
+
+
+def test_every_package_of_an_extra_is_known() -> None:
+    known = {distribution_of(package) for package in EXTRA_OF_PACKAGE}
+    for extra, packages in packages_by_extra().items():
+        if extra != "dev":
+            assert packages <= known, extra
+
+
+def test_a_public_name_whose_stage_is_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [name for name in sys.modules if name.startswith("distill.training")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(MissingExtraError, match=r"^distill\.fit_teacher needs the package 'torch'"):
+        _ = distill.fit_teacher
+
+
+def test_every_public_name_is_where_it_is_said_to_be() -> None:
+    assert sorted(distill.__all__) == sorted(distill._HOMES)
+    for name, home in distill._HOMES.items():
+        if not home.startswith("distill.training"):  # those take seconds to import, and other tests import them
+            assert getattr(distill, name) is getattr(importlib.import_module(home), name)
+        else:
+            assert importlib.util.find_spec(home) is not None
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'distill' has no attribute 'fit_pupil'"):
+        _ = distill.fit_pupil

@@ -1,0 +1,159 @@
+"""Texts to ids, against a vocabulary small enough to do by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from distill.errors import BundleError, DatasetError, SettingsError
+from distill.tokenization import TextTokenizer
+
+WORDS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "fine": 5, "film": 6}
+PAD, UNKNOWN, START, END, A, FINE, FILM = WORDS.values()
+
+
+def library_tokenizer(*, second_type: int) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair=f"[CLS] $A [SEP] $B:{second_type} [SEP]:{second_type}",
+        special_tokens=[("[CLS]", START), ("[SEP]", END)],
+    )
+    return tokenizer
+
+
+def tokenizer(*, max_length: int = 8, second_type: int = 1, pad_id: int = PAD) -> TextTokenizer:
+    return TextTokenizer(library_tokenizer(second_type=second_type), max_length=max_length, pad_id=pad_id)
+
+
+def ids_of(texts: Any, **keywords: Any) -> list[list[int]]:
+    return [row.tolist() for row in tokenizer(**keywords).encode(texts)]
+
+
+def test_texts_become_ids_between_start_and_end() -> None:
+    assert ids_of(["a fine film", "a bad film", ""]) == [
+        [START, A, FINE, FILM, END],
+        [START, A, UNKNOWN, FILM, END],
+        [START, END],
+    ]
+
+
+def test_max_length_counts_start_and_end() -> None:
+    assert ids_of(["a fine film"], max_length=5) == [[START, A, FINE, FILM, END]]
+    assert ids_of(["a fine film"], max_length=4) == [[START, A, FINE, END]]
+
+
+def test_texts_that_lose_tokens_are_counted() -> None:
+    texts = ["a fine film", "film", "a a a a a", ""]
+    assert tokenizer(max_length=5).count_truncated(texts) == 1
+    assert tokenizer(max_length=4).count_truncated(texts) == 2
+    assert tokenizer(max_length=8).count_truncated(texts) == 0
+
+
+def test_another_limit_leaves_the_first_tokenizer_as_it_is() -> None:
+    long = tokenizer(max_length=8)
+    short = long.with_max_length(4)
+    assert [len(each.encode(["a a a a a a a"])[0]) for each in (long, short, long)] == [8, 4, 8]
+    assert (long.max_length, short.max_length, short.pad_id) == (8, 4, PAD)
+
+
+def test_a_file_that_asks_for_padding_or_cutting_is_overruled() -> None:
+    library = library_tokenizer(second_type=1)
+    library.enable_padding(length=20)
+    library.enable_truncation(3)
+    rows = TextTokenizer(library, max_length=8, pad_id=PAD).encode(["a fine film"])
+    assert rows[0].tolist() == [START, A, FINE, FILM, END]
+
+
+def test_a_tokenizer_file_gives_the_same_ids(tmp_path: Path) -> None:
+    first = tokenizer(max_length=4, pad_id=6)
+    (tmp_path / "tokenizer.json").write_text(first.to_json())
+    again = TextTokenizer.from_file(tmp_path / "tokenizer.json", max_length=4, pad_id=6)
+    assert again.digest() == first.digest()
+    assert again.encode(["a fine film"])[0].tolist() == first.encode(["a fine film"])[0].tolist()
+    assert again.vocabulary_size == len(WORDS)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"model": {"type": "WordLe', b"\xff\xfe"])
+def test_what_is_no_tokenizer_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"tokenizer\.json is not a tokenizer"):
+        TextTokenizer.from_file(path, max_length=8, pad_id=0)
+
+
+def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"absent\.json is not a tokenizer"):
+        TextTokenizer.from_file(tmp_path / "absent.json", max_length=8, pad_id=0)
+
+
+def test_the_digest_moves_with_all_that_decides_the_ids() -> None:
+    digests = {each.digest() for each in (tokenizer(), tokenizer(max_length=9), tokenizer(pad_id=1), tokenizer(second_type=0))}
+    assert len(digests) == 4
+    assert tokenizer().digest() == tokenizer().digest()
+
+
+# What cannot be encoded
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "text 1 is NoneType"),
+        (7, "text 1 is int"),
+        (b"bytes", "text 1 is bytes"),
+        (["a", "b"], "text 1 is list"),
+        (("a", "b", "c"), "text 1 is tuple"),
+        (("a", None), "text 1 is NoneType"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_position(text: object, said: str) -> None:
+    with pytest.raises(DatasetError, match=f"{said}, wanted a string or a pair of strings"):
+        tokenizer().encode(["fine", text])  # type: ignore[list-item]
+
+
+def test_a_lone_surrogate_is_refused_with_its_position() -> None:
+    with pytest.raises(DatasetError, match="text 1 holds a lone surrogate at character 2; it is not UTF-8"):
+        tokenizer().encode(["fine", "a \ud83d film"])
+
+
+def test_one_string_is_not_taken_for_a_list_of_letters() -> None:
+    with pytest.raises(DatasetError, match=r"texts is one string, wanted a sequence of them: pass \['a fine film'\]"):
+        tokenizer().encode("a fine film")
+
+
+def test_no_texts_give_no_rows() -> None:
+    assert tokenizer().encode([]) == []
+
+
+def test_pairs_are_encoded_where_no_token_types_are_needed() -> None:
+    assert ids_of([("a", "film"), "fine"], second_type=0) == [[START, A, END, FILM, END], [START, FINE, END]]
+
+
+def test_pairs_that_need_token_types_are_refused() -> None:
+    with pytest.raises(SettingsError, match="token types, which the graph does not take; join the two texts"):
+        tokenizer(second_type=1).encode([("a", "film")])
+
+
+# Padding
+
+
+def test_rows_are_padded_on_the_right_to_the_longest() -> None:
+    ids, mask = tokenizer(pad_id=9).pad([np.array([1, 2, 3]), np.array([4]), np.array([], dtype=np.int64)])
+    assert ids.tolist() == [[1, 2, 3], [4, 9, 9], [9, 9, 9]]
+    assert mask.tolist() == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
+    assert ids.dtype == mask.dtype == np.int64
+
+
+def test_a_real_token_that_equals_the_padding_is_not_masked() -> None:
+    _, mask = tokenizer(pad_id=0).pad([np.array([1, 0]), np.array([2])])
+    assert mask.tolist() == [[1, 1], [1, 0]]
+
+
+def test_no_rows_are_an_empty_batch() -> None:
+    assert tokenizer().pad([]).input_ids.shape == (0, 0)

@@ -1,0 +1,71 @@
+"""Small classifiers with random weights, of several families, made in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from distill.training.models import TorchClassifier, load_pretrained
+
+LABELS = ("negative", "positive")
+SIZES: dict[str, dict[str, int]] = {
+    "bert": {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 64},
+    "roberta": {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 64},
+    "electra": {
+        "hidden_size": 32,
+        "embedding_size": 16,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    },
+    "distilbert": {"dim": 32, "n_layers": 6, "n_heads": 4, "hidden_dim": 64},
+    "albert": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "embedding_size": 16,
+    },
+}
+
+Make = Callable[..., TorchClassifier]
+
+
+@pytest.fixture
+def make_classifier(tiny_model: Path) -> Make:
+    """Return a function that makes a classifier of a family, with the tiny task's tokenizer."""
+
+    def make(family: str = "bert", *, seed: int = 0, max_length: int = 32, **changes: Any) -> TorchClassifier:
+        classifier = load_pretrained(str(tiny_model), labels=LABELS, max_length=max_length, seed=seed)
+        config = AutoConfig.for_model(
+            family,
+            vocab_size=classifier.tokenizer.vocabulary_size,
+            pad_token_id=classifier.tokenizer.pad_id,
+            max_position_embeddings=64,
+            id2label=dict(enumerate(LABELS)),
+            label2id={name: index for index, name in enumerate(LABELS)},
+            **{**SIZES[family], **changes},
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            classifier.model = AutoModelForSequenceClassification.from_config(config).eval()
+            # Fresh biases are all 0 and fresh norms all 1: make each weight tell which one it is, and each text matter.
+            for parameter in classifier.model.parameters():
+                parameter.data = parameter.data * (10 if parameter.ndim == 2 else 1) + 0.1 * torch.randn_like(parameter)
+        return classifier
+
+    return make
+
+
+@pytest.fixture
+def torch_left_alone() -> Iterator[None]:
+    """Fail the test when it moves torch's global random state or its number of threads."""
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    yield
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads

@@ -1,0 +1,253 @@
+"""Exporting seals proven graphs, or leaves the bundle byte for byte as it was."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from distill.bundle import CARD, WEIGHTS, Bundle
+from distill.data import Dataset, Splits
+from distill.errors import BundleError, ParityError, QualityError, SettingsError, StorageError
+from distill.progress import SilentReporter
+from export import pipeline
+from export.parity import wilson_interval
+from export.pipeline import export_bundle, strip
+from export.runtime import OnnxClassifier
+from export.settings import ExportSettings
+
+Copied = Callable[[Bundle], Bundle]
+GRAPHS = {"model.onnx", "model_int8.onnx"}
+
+
+def contents(bundle: Bundle) -> dict[str, bytes]:
+    """Return every file below the bundle's folder, hidden ones included."""
+    return {str(file.relative_to(bundle.path)): file.read_bytes() for file in bundle.path.rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def written_before(tiny_student: Bundle, monkeypatch: pytest.MonkeyPatch) -> onnx.ModelProto:
+    """Let the writer give this graph, which it wrote of the same student before: the exporter takes seconds."""
+    graph = onnx.load(tiny_student.graph("fp32"))
+    monkeypatch.setattr("export.graph.portable.write_portable_graph", lambda classifier: graph)
+    return graph
+
+
+@pytest.fixture
+def damaging_quantizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the quantizer lose a class: the first one has 100 more in its logit."""
+    from export.quantize import quantize
+
+    def losing(graph: onnx.ModelProto, *more: Any) -> onnx.ModelProto:
+        damaged = quantize(graph, *more)
+        (last,) = [node for node in damaged.graph.node if "logits" in node.output]
+        last.output[0] = "undamaged"
+        damaged.graph.initializer.append(numpy_helper.from_array(np.float32([100, 0]), "damage"))
+        damaged.graph.node.append(helper.make_node("Add", ["undamaged", "damage"], ["logits"]))
+        return damaged
+
+    monkeypatch.setattr("export.quantize.quantize", losing)
+
+
+def test_graphs_are_sealed_with_how_they_were_made(tiny_student: Bundle, tiny_unexported: Bundle) -> None:
+    manifest = Bundle.open(tiny_student.path).manifest
+    assert manifest.precisions == ("fp32", "int8")
+    assert manifest.opset == 18
+    assert manifest.instruction_set
+    assert manifest.settings["export"]["budget_f1"] == 0.005
+    assert manifest.settings["student"] == tiny_unexported.manifest.settings["student"]
+    assert {"onnx", "onnxruntime", "torch"} <= manifest.versions.keys()
+    assert manifest.lineage == tiny_unexported.manifest.lineage
+    assert {*manifest.files} == {*tiny_unexported.manifest.files, *GRAPHS}
+    assert set(contents(tiny_student)) == {*manifest.files, "manifest.json"}
+    assert manifest.files[WEIGHTS] == tiny_unexported.manifest.files[WEIGHTS]
+
+
+def test_graphs_are_sealed_with_their_quality_on_the_validation_texts(tiny_student: Bundle, tiny_splits: Splits) -> None:
+    validation = tiny_splits.validation
+    labels: dict[str, np.ndarray] = {}
+    for precision in ("fp32", "int8"):
+        logits = OnnxClassifier.open(tiny_student, precision=precision).predict_logits(validation.texts)
+        labels[precision] = logits.argmax(axis=1)
+        quality = tiny_student.manifest.quality[precision]
+        assert quality["split"] == "validation"
+        assert quality["num_texts"] == len(validation)
+        assert quality["accuracy"] == pytest.approx(np.mean(labels[precision] == validation.label_ids))
+        for index, name in enumerate(validation.labels):
+            recall = np.mean(labels[precision][validation.label_ids == index] == index)
+            assert quality["per_class"][name]["recall"] == pytest.approx(recall)
+    assert 0 < tiny_student.manifest.quality["fp32"]["max_abs_diff"] < 1e-4
+    agreed = float(np.mean(labels["fp32"] == labels["int8"]))
+    int8 = tiny_student.manifest.quality["int8"]
+    assert int8["agreement_with_fp32"] == agreed
+    assert int8["agreement_with_fp32_interval"] == pytest.approx(wilson_interval(agreed, len(validation)))
+    assert "pytorch" in tiny_student.manifest.quality
+
+
+def test_a_graph_alone_tells_how_to_use_it(tiny_student: Bundle) -> None:
+    tokenizer = hashlib.sha256((tiny_student.path / "tokenizer.json").read_bytes()).hexdigest()
+    for name in GRAPHS:
+        graph = onnx.load(tiny_student.path / name)
+        assert {prop.key: prop.value for prop in graph.metadata_props} == {
+            "labels": "negative\npositive",
+            "problem_type": "single_label_classification",
+            "max_length": "32",
+            "tokenizer_sha256": tokenizer,
+        }
+        assert graph.producer_name == "potstill"
+
+
+def test_the_card_shows_each_graphs_figures(tiny_student: Bundle) -> None:
+    card = (tiny_student.path / CARD).read_text(encoding="utf-8")
+    for name, quality in tiny_student.manifest.quality.items():
+        assert f"| {name}, validation | 100 | {quality['macro_f1']:.4f} |" in card
+
+
+def test_exporting_twice_gives_the_same_bundle(tiny_student: Bundle, copied: Copied, tiny_splits: Splits) -> None:
+    bundle = copied(tiny_student)
+    before = contents(bundle)
+    again = export_bundle(bundle, validation=tiny_splits.validation)
+    assert contents(Bundle.open(again.path)) == before
+
+
+@pytest.mark.usefixtures("damaging_quantizer")
+def test_int8_that_lost_a_class_seals_nothing(
+    tiny_unexported: Bundle, copied: Copied, tiny_splits: Splits, written_before: onnx.ModelProto
+) -> None:
+    bundle = copied(tiny_unexported)
+    before = contents(bundle)
+    with pytest.raises(QualityError, match="nothing was sealed") as caught:
+        export_bundle(bundle, validation=tiny_splits.validation)
+    assert caught.value.metric == "macro-F1"
+    assert caught.value.before - caught.value.after > caught.value.budget == 0.005
+    assert contents(bundle) == before
+
+
+@pytest.mark.usefixtures("damaging_quantizer", "written_before")
+def test_a_failed_gate_leaves_the_earlier_graphs(tiny_student: Bundle, copied: Copied, tiny_splits: Splits) -> None:
+    bundle = copied(tiny_student)
+    before = contents(bundle)
+    wide = ExportSettings(budget_f1=1, budget_recall=1, min_agreement=0.99)
+    with pytest.raises(QualityError) as caught:
+        export_bundle(bundle, validation=tiny_splits.validation, settings=wide)
+    assert caught.value.metric == "agreement with fp32"
+    assert contents(bundle) == before
+    Bundle.open(bundle.path)
+
+
+def test_a_graph_that_differs_from_pytorch_seals_nothing(
+    tiny_unexported: Bundle, copied: Copied, tiny_splits: Splits, written_before: onnx.ModelProto
+) -> None:
+    (bias,) = [tensor for tensor in written_before.graph.initializer if tensor.name.endswith("embeddings.LayerNorm.bias")]
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
+    bundle = copied(tiny_unexported)
+    before = contents(bundle)
+    with pytest.raises(ParityError) as caught:
+        export_bundle(bundle, validation=tiny_splits.validation)
+    assert caught.value.max_abs_diff > caught.value.tolerance == 1e-4
+    assert caught.value.worst_text in (*tiny_splits.validation.texts, " ".join(tiny_splits.validation.texts))
+    assert contents(bundle) == before
+
+
+@pytest.mark.usefixtures("written_before")
+def test_an_interruption_or_a_full_disk_leaves_the_bundle_as_it_was(
+    tiny_unexported: Bundle, copied: Copied, tiny_splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupting(SilentReporter):
+        def say(self, text: str) -> None:
+            if "quantizing" in text:
+                raise KeyboardInterrupt
+
+    bundle = copied(tiny_unexported)
+    before = contents(bundle)
+    with pytest.raises(KeyboardInterrupt):
+        export_bundle(bundle, validation=tiny_splits.validation, reporter=Interrupting())
+    assert contents(bundle) == before
+
+    write = pipeline.write_atomically
+
+    def full_at_the_second(path: Path, content: bytes) -> None:
+        if path.name == "model_int8.onnx":
+            raise StorageError("cannot write: no space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(pipeline, "write_atomically", full_at_the_second)
+    with pytest.raises(StorageError):
+        export_bundle(bundle, validation=tiny_splits.validation)
+    assert contents(bundle) == before
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_any_work(
+    tiny_unexported: Bundle, tmp_path: Path, tiny_splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_work(classifier: object) -> onnx.ModelProto:
+        raise AssertionError("nothing may be written before the folder is known to be writable")
+
+    monkeypatch.setattr("export.graph.portable.write_portable_graph", no_work)
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StorageError, match="cannot write"):
+        export_bundle(Bundle(tmp_path / "file", tiny_unexported.manifest), validation=tiny_splits.validation)
+
+
+@pytest.mark.usefixtures("written_before")
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_only_the_graphs_asked_for_are_sealed(
+    precision: str, tiny_unexported: Bundle, copied: Copied, tiny_splits: Splits
+) -> None:
+    bundle = copied(tiny_unexported)
+    exported = export_bundle(bundle, validation=tiny_splits.validation, settings=ExportSettings(precisions=(precision,)))
+    assert exported.manifest.precisions == (precision,)
+    assert len(GRAPHS & set(contents(exported))) == len(GRAPHS & exported.manifest.files.keys()) == 1
+    assert set(exported.manifest.quality) == {"pytorch", precision}
+    assert exported.manifest.opset == 18
+    assert OnnxClassifier.open(exported.path).predict_logits(["dull"]).shape == (1, 2)
+
+
+@pytest.mark.usefixtures("written_before")
+def test_a_graph_no_longer_asked_for_goes(tiny_student: Bundle, copied: Copied, tiny_splits: Splits) -> None:
+    exported = export_bundle(
+        copied(tiny_student), validation=tiny_splits.validation, settings=ExportSettings(precisions=("fp32",))
+    )
+    assert exported.manifest.precisions == ("fp32",)
+    assert "int8" not in exported.manifest.quality
+    assert set(contents(Bundle.open(exported.path))) == {*exported.manifest.files, "manifest.json"}
+    assert "model_int8.onnx" not in exported.manifest.files
+
+
+def test_texts_with_other_labels_or_label_order_are_refused(tiny_unexported: Bundle, tiny_splits: Splits) -> None:
+    validation = tiny_splits.validation
+    turned = Dataset(validation.texts, 1 - validation.label_ids, ("positive", "negative"), validation.source)
+    with pytest.raises(SettingsError, match="the bundle's labels are"):
+        export_bundle(tiny_unexported, validation=turned)
+
+
+def test_stripping_drops_the_weights_and_answers_as_before(tiny_student: Bundle, copied: Copied, tiny_test: Dataset) -> None:
+    texts = tiny_test.texts[:20]
+    expected = OnnxClassifier.open(tiny_student).predict_logits(texts)
+    stripped = Bundle.open(strip(copied(tiny_student)).path)
+    assert WEIGHTS not in stripped.manifest.files
+    assert not (stripped.path / WEIGHTS).exists()
+    np.testing.assert_array_equal(OnnxClassifier.open(stripped).predict_logits(texts), expected)
+    assert stripped.manifest.quality == Bundle.open(tiny_student.path).manifest.quality
+
+
+def test_a_stripped_bundle_cannot_be_exported_again(tiny_student: Bundle, copied: Copied, tiny_splits: Splits) -> None:
+    stripped = strip(copied(tiny_student))
+    before = contents(stripped)
+    with pytest.raises(BundleError, match=r"has no model\.safetensors; it was stripped"):
+        export_bundle(stripped, validation=tiny_splits.validation)
+    assert contents(stripped) == before
+
+
+def test_a_bundle_without_graphs_keeps_its_weights(tiny_unexported: Bundle, copied: Copied) -> None:
+    bundle = copied(tiny_unexported)
+    before = contents(bundle)
+    with pytest.raises(BundleError, match="has no ONNX graph"):
+        strip(bundle)
+    assert contents(bundle) == before

@@ -1,0 +1,197 @@
+"""Answering from a graph: order, company, threads, and everything that is refused instead of answered wrongly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from distill.bundle import Bundle
+from distill.data import Dataset
+from distill.errors import BundleError, DatasetError
+from distill.tokenization import TextTokenizer
+from export import runtime
+from export.runtime import OnnxClassifier
+
+LABELS = ("negative", "positive")
+
+
+def classifier_of(
+    graph: bytes | Any, bundle: Bundle, *, labels: tuple[str, ...] = LABELS, tokenizer: TextTokenizer | None = None
+) -> OnnxClassifier:
+    return OnnxClassifier(
+        graph,
+        tokenizer=tokenizer or bundle.tokenizer(),
+        labels=labels,
+        problem_type="single_label_classification",
+        threads=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def fp32(tiny_student: Bundle) -> OnnxClassifier:
+    """Return the student's fp32 graph."""
+    return OnnxClassifier.open(tiny_student, precision="fp32", threads=1)
+
+
+def test_logits_keep_the_order_of_the_texts_and_do_not_depend_on_company(fp32: OnnxClassifier, tiny_test: Dataset) -> None:
+    texts = tiny_test.texts[:150]  # more than one batch, of many lengths
+    together = fp32.predict_logits(texts)
+    alone = np.concatenate([fp32.predict_logits([text]) for text in texts])
+    assert together.dtype == np.float32
+    assert together.shape == (150, 2)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    turned = fp32.predict_logits(texts[::-1])
+    np.testing.assert_allclose(turned, together[::-1], atol=1e-5)
+    assert np.ptp(alone, axis=0).min() > 0.1  # else a wrong order would pass
+
+
+def test_no_texts_give_no_rows(fp32: OnnxClassifier) -> None:
+    logits = fp32.predict_logits([])
+    assert logits.shape == (0, 2)
+    assert logits.dtype == np.float32
+
+
+def test_an_empty_text_has_an_answer(fp32: OnnxClassifier) -> None:
+    assert np.isfinite(fp32.predict_logits([""])).all()
+
+
+def test_what_lies_beyond_max_length_has_no_say(fp32: OnnxClassifier) -> None:
+    # 32 tokens, 2 of them mark the ends.
+    long, longer = " ".join(["lovely"] * 30), " ".join(["lovely"] * 30 + ["dull"] * 40)
+    np.testing.assert_array_equal(fp32.predict_logits([long]), fp32.predict_logits([longer]))
+
+
+def test_one_session_answers_several_threads_at_once(fp32: OnnxClassifier, tiny_test: Dataset) -> None:
+    portions = [tiny_test.texts[start : start + 10] for start in range(0, 200, 10)]
+    expected = [fp32.predict_logits(portion) for portion in portions]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            for got, wanted in zip(pool.map(fp32.predict_logits, portions), expected, strict=True):
+                np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("half \ud83d of a pair", "text 1 holds a lone surrogate at character 5"),
+        (None, "text 1 is NoneType"),
+        (3, "text 1 is int"),
+        (b"bytes", "text 1 is bytes"),
+    ],
+    ids=["lone surrogate", "None", "number", "bytes"],
+)
+def test_what_is_not_text_is_refused_by_its_place(text: Any, said: str, fp32: OnnxClassifier) -> None:
+    with pytest.raises(DatasetError, match=said):
+        fp32.predict_logits(["a film", text, "dull"])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_a_truncated_graph_is_refused(share: float, tiny_student: Bundle) -> None:
+    content = tiny_student.graph("fp32").read_bytes()
+    with pytest.raises(BundleError, match=f"not a graph that ONNX Runtime {ort.__version__} can load"):
+        classifier_of(content[: int(len(content) * share)], tiny_student)
+
+
+def test_a_file_that_is_no_graph_is_refused_by_name(tiny_student: Bundle) -> None:
+    with pytest.raises(BundleError, match=r"config\.json is not a graph"):
+        classifier_of(tiny_student.path / "config.json", tiny_student)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model_int8.onnx"])
+def test_a_graph_with_one_bit_flipped_or_one_byte_less_is_not_opened(
+    name: str, tiny_student: Bundle, copied: Callable[[Bundle], Bundle]
+) -> None:
+    path = copied(tiny_student).path
+    content = bytearray((path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / name).write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name} has sha256"):
+        OnnxClassifier.open(path)
+    (path / name).write_bytes(content[:-1])
+    with pytest.raises(BundleError, match=rf"{name} has [\d,]+ bytes, the manifest says"):
+        OnnxClassifier.open(path, verify=False)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_logit_that_is_no_number_is_not_given_as_an_answer(value: float, tiny_student: Bundle) -> None:
+    graph = onnx.load(tiny_student.graph("fp32"))
+    (norm,) = [tensor for tensor in graph.graph.initializer if tensor.name.endswith("embeddings.LayerNorm.bias")]
+    bias = numpy_helper.to_array(norm).copy()
+    bias[0] = value
+    norm.CopyFrom(numpy_helper.from_array(bias, norm.name))
+    with pytest.raises(BundleError, match="a logit that is not a number"):
+        classifier_of(graph.SerializeToString(), tiny_student).predict_logits(["a film"])
+
+
+@pytest.mark.parametrize("labels", [("only",), ("a", "b", "c")])
+def test_a_graph_for_another_number_of_labels_is_refused(labels: tuple[str, ...], tiny_student: Bundle) -> None:
+    with pytest.raises(BundleError, match=f"gives 2 logits a text, but there are {len(labels)} labels"):
+        classifier_of(tiny_student.graph("fp32"), tiny_student, labels=labels)
+
+
+def test_a_graph_that_takes_something_else_is_refused(tiny_student: Bundle) -> None:
+    value = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 2])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])
+    graph = helper.make_graph([helper.make_node("Neg", ["pixels"], ["logits"])], "other", [value], [logits])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    with pytest.raises(BundleError, match=r"takes \['pixels'\], wanted \['input_ids', 'attention_mask'\]"):
+        classifier_of(model.SerializeToString(), tiny_student)
+
+
+def test_ids_that_the_graph_has_no_vector_for_are_refused(tiny_student: Bundle, tmp_path: Any) -> None:
+    content = json.loads(tiny_student.tokenizer().to_json())
+    content["model"]["vocab"]["unheard"] = 99
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    foreign = TextTokenizer.from_file(tmp_path / "tokenizer.json", max_length=32, pad_id=0)
+    with pytest.raises(BundleError, match="the graph cannot answer; is the tokenizer the one"):
+        classifier_of(tiny_student.graph("fp32"), tiny_student, tokenizer=foreign).predict_logits(["unheard"])
+
+
+def test_int8_is_taken_where_there_is_one(tiny_student: Bundle, tiny_test: Dataset, fp32: OnnxClassifier) -> None:
+    texts = tiny_test.texts[:20]
+    default = OnnxClassifier.open(tiny_student.path, threads=1).predict_logits(texts)
+    int8 = OnnxClassifier.open(tiny_student, precision="int8", threads=1).predict_logits(texts)
+    np.testing.assert_array_equal(default, int8)
+    assert np.abs(int8 - fp32.predict_logits(texts)).max() > 1e-4
+
+
+def test_a_bundle_without_the_graph_asked_for_says_how_to_make_it(
+    tiny_unexported: Bundle, tiny_student: Bundle, copied: Callable[[Bundle], Bundle]
+) -> None:
+    with pytest.raises(BundleError, match="has no ONNX graph; run `potstill export"):
+        OnnxClassifier.open(tiny_unexported)
+    with pytest.raises(BundleError, match=r"has no model\.onnx; run `potstill export"):
+        OnnxClassifier.open(tiny_unexported, precision="fp32")
+    without_int8 = copied(tiny_student).without(frozenset({"model_int8.onnx"}))
+    with pytest.raises(BundleError, match=r"has no model_int8\.onnx"):
+        OnnxClassifier.open(without_int8, precision="int8")
+
+
+def test_labels_and_problem_type_are_the_bundles(tiny_student: Bundle, fp32: OnnxClassifier) -> None:
+    assert fp32.labels == tiny_student.manifest.labels == LABELS
+    assert fp32.problem_type == "single_label_classification"
+
+
+@pytest.mark.parametrize(("asked", "used"), [(None, 3), (2, 2)])
+def test_threads_are_those_asked_for_or_those_this_process_may_use(
+    asked: int | None, used: int, tiny_student: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "available_cpus", lambda: 3)
+    seen: list[tuple[int, int]] = []
+    session = ort.InferenceSession
+
+    def noting(graph: Any, options: ort.SessionOptions, **more: Any) -> ort.InferenceSession:
+        seen.append((options.intra_op_num_threads, options.inter_op_num_threads))
+        return session(graph, options, **more)
+
+    monkeypatch.setattr(runtime.ort, "InferenceSession", noting)
+    OnnxClassifier.open(tiny_student, threads=asked)
+    assert seen == [(used, 1)]
