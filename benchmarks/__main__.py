@@ -22,7 +22,11 @@ from distill.terminal import fail, words_of
 from export.settings import DemoSettings
 
 app = App(
-    name="python -m benchmarks", help="Run a scenario and write benchmarks/results/<scenario>.json.", help_format="plaintext"
+    name="python -m benchmarks",
+    help="Run a scenario and write benchmarks/results/<scenario>.json.",
+    help_format="plaintext",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 

@@ -14,6 +14,7 @@ from distill.errors import PotstillError
 from distill.storage import write_atomically
 
 SCHEMA = 1
+PARTS = ("command", "environment", "rows", "figures")
 FOLDER = Path(__file__).parent / "results"
 
 
@@ -53,17 +54,27 @@ def read_result(scenario: str, *, folder: Path = FOLDER) -> dict[str, Any]:
         raise PotstillError(f"{path} is not there; run `python -m benchmarks {scenario}` to make it") from exc
     except ValueError as exc:
         raise PotstillError(f"{path} is not whole: {exc}; run `python -m benchmarks {scenario}` again") from exc
-    if content.get("schema") != SCHEMA or content.get("scenario") != scenario:
+    again = f"run `python -m benchmarks {scenario}` again"
+    if not isinstance(content, dict) or not {"schema", "scenario", *PARTS} <= content.keys():
+        raise PotstillError(f"{path} is not whole: it needs schema, scenario, {', '.join(PARTS)}; {again}")
+    if content["schema"] != SCHEMA or content["scenario"] != scenario:
         raise PotstillError(
-            f"{path} has schema {content.get('schema')!r} and scenario {content.get('scenario')!r}, "
-            f"wanted {SCHEMA} and {scenario!r}; run `python -m benchmarks {scenario}` again"
+            f"{path} has schema {content['schema']!r} and scenario {content['scenario']!r}, "
+            f"wanted {SCHEMA} and {scenario!r}; {again}"
         )
     return content
 
 
 def demo_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the demo's figures from its rows."""
+    """Return the demo's figures from its rows.
+
+    Raises:
+        PotstillError: A row is missing.
+    """
     found = {(row["name"], row["precision"]): row for row in rows}
+    for name, precision in (("teacher", "fp32"), ("student", "fp32"), ("student", "int8")):
+        if (name, precision) not in found:
+            raise PotstillError(f"the demo's rows have no {name} in {precision}; run `python -m benchmarks demo` again")
     teacher, fp32, int8 = found["teacher", "fp32"], found["student", "fp32"], found["student", "int8"]
     return {
         "teacher_macro_f1": teacher["macro_f1"],

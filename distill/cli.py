@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import logging
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
-from cyclopts.config import Toml
+from cyclopts.config import Dict
 
-from distill.errors import PotstillError, SettingsError
+from distill.errors import PotstillError, SettingsError, StorageError
 from distill.progress import Reporter, reporter_for_terminal
 from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, TeacherSettings, TextSettings
-from distill.terminal import fail, print_cells, print_json, stdin_lines, words_of
+from distill.terminal import drop_stdout, fail, print_cells, print_json, stdin_texts, words_of
 from export.settings import BenchSettings, DemoSettings, ExportSettings
 
 if TYPE_CHECKING:
@@ -42,11 +43,13 @@ app = App(
     name="potstill",
     help=(
         "Turn a large text classifier into a small, fast one, and prove what that cost.\n\n"
-        "Example: potstill demo --out demo` does the whole job on built-in data."
+        "Example, the whole job on built-in data: potstill demo --out demo"
     ),
     version=_version,
     default_parameter=Parameter(consume_multiple=True, negative=()),
     help_format="plaintext",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 Flat = Parameter(name="*")
@@ -189,9 +192,11 @@ def evaluate(
     from export.tables import EVAL_COLUMNS, PER_CLASS_COLUMNS, per_class_cells
 
     candidates, reference = _with_teacher(teacher)
-    for path in bundles:
+    names = [path.resolve().name for path in bundles]
+    for path, name in zip(bundles, names, strict=True):
         opened = Bundle.open(path)
-        candidates.append(bundle_candidate(opened, name=path.resolve().name, form=form or best_form(opened)))
+        told_apart = name if names.count(name) == 1 else str(path)
+        candidates.append(bundle_candidate(opened, name=told_apart, form=form or best_form(opened)))
     test = _test_texts(data, candidates)
     rows = rows_of(candidates, measure_quality(candidates, test, teacher=reference, reporter=reporter_for_terminal()))
     if json:
@@ -273,7 +278,7 @@ def predict(
     if texts and input:
         raise SettingsError("texts were given as arguments and by --input; choose one")
     classifier = OnnxClassifier.open(bundle, precision=precision, threads=threads)
-    source = texts or (read_texts(input, rows) if input else stdin_lines())
+    source = texts or (read_texts(input, rows) if input else stdin_texts(rows))
     answers = predict_stream(classifier, source)
     if json:
         print_json({"predictions": [{"text": text, **asdict(answer)} for text, answer in answers]})
@@ -306,12 +311,15 @@ def inspect(
     print(f"\n{bundle} is whole: {len(opened.manifest.files)} files match their sha256")
 
 
+app.meta.suppress_keyboard_interrupt = False  # it has a life of its own beside the app's; `main` says what was kept
+
+
 @app.meta.default
 def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    config: Annotated[Path | None, Parameter(help="a TOML file with a table per command; flags go before it")] = None,
+    config: Annotated[Path | None, Parameter(help="a TOML file with a table per command; flags win over it")] = None,
 ) -> object:
-    app.config = () if config is None else (Toml(config, must_exist=True),)
+    app.config = () if config is None else (_settings_file(config),)
     return app(tokens, exit_on_error=False, print_error=False)
 
 
@@ -322,15 +330,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         logging.getLogger(package).setLevel(logging.INFO)
     try:
         app.meta(arguments, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
     except cyclopts.CycloptsError as exc:
         sys.exit(fail(words_of(exc), USAGE))
     except PotstillError as exc:
         sys.exit(fail(str(exc), exc.exit_code))
     except BrokenPipeError:
-        sys.stderr.close()  # the reader went away (`| head`); nothing is left to say
-        sys.exit(0)
+        drop_stdout()  # the reader went away (`| head`); nothing is left to say
+    except OSError as exc:
+        drop_stdout()
+        sys.exit(fail(f"the system refused: {exc}", StorageError.exit_code))
     except KeyboardInterrupt:
         sys.exit(fail("interrupted; finished steps are kept, run the same command to go on", INTERRUPTED))
+
+
+def _settings_file(path: Path) -> Dict:
+    """Read a `--config` file: a table per command and nothing else; a misspelt table would be passed over in silence."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise SettingsError(f"cannot read {path} as TOML: {getattr(exc, 'strerror', None) or exc}; see --config") from exc
+    commands = [name for name in app if not name.startswith("-")]
+    for name, values in tables.items():
+        if name not in commands or not isinstance(values, dict):
+            known = ", ".join(f"[{command}]" for command in commands)
+            raise SettingsError(f"{path}: {name!r} is not the table of a command; wanted keys below one of {known}")
+    return Dict(tables, source=str(path))
 
 
 def _gate_texts(data: DataSettings, bundle: Bundle, reporter: Reporter) -> Dataset:

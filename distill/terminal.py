@@ -6,6 +6,8 @@ Only this module and `distill.cli` print.
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,24 +15,29 @@ from typing import Any
 import cyclopts
 import pydantic
 
-from distill.errors import DatasetError, SettingsError
+from distill.errors import SettingsError
+from distill.settings import TextSettings
+
+logger = logging.getLogger(__name__)
 
 
-def stdin_lines() -> Iterator[str]:
-    """Yield the lines of stdin that are not blank, without their ends.
+def stdin_texts(settings: TextSettings) -> Iterator[str]:
+    """Yield the lines of stdin that are not blank, without their ends, under the same rules as the rows of a file.
 
     Raises:
-        DatasetError: A line is not UTF-8.
+        DatasetError: A line is not UTF-8, or too long.
     """
-    for number, line in enumerate(sys.stdin.buffer, start=1):
-        try:
-            text = line.decode().strip()
-        except UnicodeDecodeError as exc:
-            raise DatasetError(
-                f"stdin:{number}: not UTF-8 ({exc.reason} at byte {exc.start})", path="stdin", line=number
-            ) from exc
-        if text:
-            yield text
+    from distill.data.files import Columns, stop_at_bad_row, usable_rows
+    from distill.data.sources import LeftOut
+
+    left_out = LeftOut()
+    lines = (line.decode(errors="surrogateescape").strip() for line in sys.stdin.buffer)
+    records = ((number, {"text": text}) for number, text in enumerate(lines, start=1) if text)
+    columns = Columns("text", None, settings.max_text_chars)
+    for row in usable_rows("stdin", records, columns, left_out if settings.skip_bad_rows else stop_at_bad_row):
+        yield row.text
+    if left_out.count:
+        logger.warning("%s", left_out.note("stdin"))
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -60,6 +67,14 @@ def fail(message: str, code: int) -> int:
     return code
 
 
+def drop_stdout() -> None:
+    """Where stdout takes nothing more, let what is still in its buffer go nowhere, so that Python ends in silence."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def words_of(error: cyclopts.CycloptsError) -> str:
     """Return an error of the flags in one line; one of our own settings errors inside it speaks for itself."""
     inner = error.__cause__ or error.__context__
@@ -68,4 +83,4 @@ def words_of(error: cyclopts.CycloptsError) -> str:
             own = problem.get("ctx", {}).get("error")
             if isinstance(own, SettingsError):
                 return str(own)
-    return f"{' '.join(str(error).split())}; see potstill --help"
+    return f"{' '.join(str(error).split()).rstrip('.')}; see potstill --help"

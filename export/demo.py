@@ -35,7 +35,17 @@ CONTROL: Final = "student_no_distillation"
 
 @dataclass(frozen=True)
 class Profile:
-    """The settings of every stage under one name; `unlabeled` names sets whose texts the student learns from too."""
+    """The settings of every stage under one name.
+
+    Attributes:
+        data: Where the labelled texts come from.
+        unlabeled: Sets whose texts the student learns from too, without their labels.
+        teacher: How the teacher is fine-tuned.
+        student: How the student, and without the teacher's answers the control, learns.
+        export: Gates of the graphs.
+        bench: How they are timed.
+        model: What the teacher is made of, by the name that goes into its lineage.
+    """
 
     data: DataSettings
     unlabeled: tuple[str, ...]
@@ -43,6 +53,7 @@ class Profile:
     student: DistillSettings
     export: ExportSettings
     bench: BenchSettings
+    model: str = BUILTIN_MINILM
 
 
 def profile_of(settings: DemoSettings) -> Profile:
@@ -107,10 +118,7 @@ def run_demo(out: Path, settings: DemoSettings | None = None, *, reporter: Repor
         "seed": settings.seed,
         **_measured(out, candidates, splits, profile, reporter),
         "data": {**_data_summary(splits), "unlabeled": {"sources": list(profile.unlabeled), "count": len(unlabeled)}},
-        "settings": {
-            stage: getattr(profile, stage).model_dump(mode="json")
-            for stage in ("data", "teacher", "student", "export", "bench")
-        },
+        "settings": {stage: getattr(profile, stage).model_dump(mode="json") for stage in STAGES},
     }
     write_report(out, report)
     return report
@@ -128,7 +136,7 @@ def _bundles(
         from distill.training.fit import fit_student, fit_teacher
 
     def student_at(folder: str, chosen: DistillSettings, further: tuple[str, ...]) -> Bundle:
-        wanted = _lineage(splits, chosen.seed, teacher=teacher, unlabeled=further)
+        wanted = _lineage(profile.model, splits, chosen.seed, teacher=teacher, unlabeled=further)
         return _already_made(out / folder, "student", chosen, wanted, reporter) or fit_student(
             teacher,
             train=splits.train,
@@ -139,10 +147,15 @@ def _bundles(
             reporter=reporter,
         )
 
-    reporter.say("2 of 6  teacher: fine-tuning all-MiniLM-L6 (6 layers)")
-    wanted = _lineage(splits, profile.teacher.seed, teacher=None, unlabeled=())
+    reporter.say(f"2 of 6  teacher: fine-tuning {profile.model}")
+    wanted = _lineage(profile.model, splits, profile.teacher.seed, teacher=None, unlabeled=())
     teacher = _already_made(out / TEACHER, "teacher", profile.teacher, wanted, reporter) or fit_teacher(
-        train=splits.train, validation=splits.validation, out=out / TEACHER, settings=profile.teacher, reporter=reporter
+        profile.model,
+        train=splits.train,
+        validation=splits.validation,
+        out=out / TEACHER,
+        settings=profile.teacher,
+        reporter=reporter,
     )
     reporter.say(f"3 of 6  control: a student of {profile.student.num_layers} layers that learns from the labels alone")
     control = student_at(CONTROL, profile.student.model_copy(update={"soft_weight": 0.0}), ())
@@ -161,10 +174,10 @@ def _exported(bundle: Bundle, settings: ExportSettings, splits: Splits, reporter
     return export_bundle(bundle, validation=splits.validation, settings=settings, reporter=reporter)
 
 
-def _lineage(splits: Splits, seed: int, *, teacher: Bundle | None, unlabeled: tuple[str, ...]) -> Lineage:
+def _lineage(model: str, splits: Splits, seed: int, *, teacher: Bundle | None, unlabeled: tuple[str, ...]) -> Lineage:
     """What the lineage of a bundle must be to be taken for this run's."""
     return Lineage(
-        base_model=BUILTIN_MINILM,
+        base_model=model,
         teacher_sha256=teacher.manifest.files[WEIGHTS].sha256 if teacher else None,
         train_fingerprint=splits.train.fingerprint(),
         validation_fingerprint=splits.validation.fingerprint(),
@@ -197,15 +210,24 @@ def _measured(
     said = [digests, test.fingerprint(), splits.train.fingerprint(), profile.bench.model_dump(mode="json")]
     key = hashlib.sha256(json.dumps(said).encode()).hexdigest()
     reporter.say(f"6 of 6  quality on {len(test)} test texts, then speed")
-    if kept.is_file() and (found := json.loads(kept.read_text(encoding="utf-8")))["key"] == key:
+    if found := _already_measured(kept, key):
         reporter.say("        already done")
-        return {name: found[name] for name in ("environment", "rows")}
+        return found
     qualities = measure_quality(candidates, test, teacher=candidates[0], reporter=reporter)
     environment = describe_environment()
     speeds = measure_speed(candidates, test, teacher=candidates[0], settings=profile.bench, reporter=reporter)
     result = {"environment": environment, "rows": rows_of(candidates, qualities, speeds)}
     write_atomically(kept, json.dumps({"key": key, **result}))
     return result
+
+
+def _already_measured(kept: Path, key: str) -> dict[str, Any] | None:
+    """What an earlier run measured of the very same; None when there is none, or it cannot be read."""
+    try:
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        return {name: found[name] for name in ("environment", "rows")} if found["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _data_summary(splits: Splits) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -181,13 +181,13 @@ def _probe(bundle_path: Path, runtime: str, texts: Sequence[str]) -> ProcessFigu
         given.seek(0)
         started = time.perf_counter()
         with subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, stderr=complaints, text=True) as process:
-            assert process.stdout is not None
+            printed = cast(IO[str], process.stdout)
             watchdog = threading.Timer(PROBE_TIMEOUT_S, process.kill)
             watchdog.start()
             # This process sleeps in the read meanwhile: nothing competes with what is measured.
-            answered = process.stdout.readline().strip() == "answered"
+            answered = printed.readline().strip() == "answered"
             cold_start_s = time.perf_counter() - started
-            rest = process.stdout.read()
+            rest = printed.read()
             watchdog.cancel()
         complaints.seek(0)
         if not answered or process.returncode != 0:

@@ -19,6 +19,9 @@ BATCH_SIZES = (1, 2, 7, 32)
 
 NUM_PARITY_TEXTS = 64
 
+ROUNDING = 1e-9
+"""1 - 0.96 is more than 0.04 in floating point; a budget that is used up exactly is not overdrawn."""
+
 
 @dataclass(frozen=True)
 class ParityReport:
@@ -53,7 +56,7 @@ def compare(reference: Classifier, candidate: Classifier, texts: Sequence[str]) 
     require_same_labels(reference, candidate, names=("PyTorch", "the graph"))
     expected = reference.predict_logits(texts)
     differences = np.stack([np.abs(_in_batches(candidate, texts, size) - expected).max(axis=1) for size in BATCH_SIZES])
-    _, row = np.unravel_index(np.argmax(differences), differences.shape)  # argmax takes a NaN for the largest
+    row = int(np.argmax(differences)) % len(texts)  # shape (sizes, texts); argmax takes a NaN for the largest
     return ParityReport(float(differences[:, row].max()), texts[row], len(texts), BATCH_SIZES)
 
 
@@ -72,8 +75,8 @@ def parity_texts(texts: Sequence[str], *, seed: int = 0) -> list[str]:
 def require_quality(*, before: Quality, after: Quality, agreed: float, settings: ExportSettings) -> None:
     """Raise `QualityError` when int8 lost more than its budget against fp32.
 
-    A loss of up to two texts is never held against it: so few cannot be told from chance, and on a small set they would
-    exceed any budget.
+    Up to two texts with another label, or a loss of up to two texts, are never held against it: so few cannot be told
+    from chance, and on a small set they would exceed any budget.
 
     Args:
         before: fp32 figures.
@@ -81,6 +84,8 @@ def require_quality(*, before: Quality, after: Quality, agreed: float, settings:
         agreed: Share of texts to which both give the same label.
         settings: The budgets.
     """
+    if round((1 - agreed) * before.num_texts) <= 2:
+        return
     two_texts = 2 / before.num_texts
     _require("macro-F1", before.macro_f1, after.macro_f1, budget=max(settings.budget_f1, two_texts), flag="--budget-f1")
     for label, figures in before.per_class.items():
@@ -99,7 +104,7 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
 
 def _require(metric: str, before: float, after: float, *, budget: float, flag: str) -> None:
     lost = before - after
-    if not lost <= budget:
+    if not lost <= budget + ROUNDING:
         raise QualityError(
             f"int8 loses {lost:.4f} of {metric} ({before:.4f} -> {after:.4f}), allowed is {budget:.4f}; nothing was sealed. "
             f"Train longer, quantize less, or allow more with {flag}",

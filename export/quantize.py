@@ -52,12 +52,12 @@ class Product:
     @property
     def input(self) -> str:
         """Name of the activations."""
-        return self.node.input[0]
+        return str(self.node.input[0])
 
     @property
     def output(self) -> str:
         """Name of the result, bias included."""
-        return (self.bias_node or self.node).output[0]
+        return str((self.bias_node or self.node).output[0])
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ def quantize_columns(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], ND
 
 def quantize_rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return int8 values and one scale per row, shapes (rows, width) and (rows, 1); value * scale is the table."""
-    largest = np.abs(table).max(axis=1, keepdims=True)
-    scales = np.where(largest > 0, largest / INT8_LIMIT, 1).astype(np.float32)
+    scales = np.abs(table).max(axis=1, keepdims=True) / np.float32(INT8_LIMIT)
+    scales = np.where(scales > 0, scales, np.float32(1))  # a row of nothing, or of numbers too small for any scale
     return np.rint(table / scales).astype(np.int8), scales
 
 
@@ -169,8 +169,8 @@ def quantize_tables(graph: onnx.ModelProto) -> onnx.ModelProto:
 def _replace_products(graph: onnx.GraphProto, products: Sequence[Product], scales: Mapping[str, InputScales]) -> None:
     product_of = {id(product.node): product for product in products}
     absorbed = {id(product.bias_node) for product in products if product.bias_node is not None}
-    graph.initializer.append(numpy_helper.from_array(np.float32(1), "unit_scale"))
-    graph.initializer.append(numpy_helper.from_array(np.uint8(ZERO_POINT), "zero_point"))
+    graph.initializer.append(numpy_helper.from_array(np.array(1, dtype=np.float32), "unit_scale"))
+    graph.initializer.append(numpy_helper.from_array(np.array(ZERO_POINT, dtype=np.uint8), "zero_point"))
     quantized_inputs: set[str] = set()
     kept: list[onnx.NodeProto] = []
     for node in list(graph.node):
@@ -196,7 +196,7 @@ def _input_nodes(graph: onnx.GraphProto, name: str, scales: InputScales) -> list
     return [
         helper.make_node("Mul", [name, f"{name}_factor"], [f"{name}_scaled"]),
         helper.make_node("Add", [f"{name}_scaled", f"{name}_offset"], [f"{name}_centred"]),
-        helper.make_node("QuantizeLinear", [f"{name}_centred", "unit_scale", "zero_point"], [f"{name}_int8"]),
+        helper.make_node("QuantizeLinear", [f"{name}_centred", "unit_scale", "zero_point"], [f"{name}_uint8"]),
     ]
 
 
@@ -209,7 +209,7 @@ def _product_node(graph: onnx.GraphProto, product: Product, scales: InputScales)
     graph.initializer.append(numpy_helper.from_array(column_scales, f"{name}_weights_scales"))
     graph.initializer.append(numpy_helper.from_array(bias, f"{name}_bias"))
     inputs = [
-        f"{product.input}_int8",
+        f"{product.input}_uint8",
         f"{name}_weights_int8",
         "unit_scale",
         f"{name}_weights_scales",
@@ -228,7 +228,7 @@ def _matmul(
 ) -> Product:
     followers = users[node.output[0]]
     if len(followers) == 1 and followers[0].op_type == "Add":
-        other = next((name for name in followers[0].input if name != node.output[0]), None)
+        other = next(name for name in followers[0].input if name != node.output[0])
         if other in constants and list(constants[other].dims) == [weights.shape[1]]:
             return Product(node, followers[0], weights, numpy_helper.to_array(constants[other]))
     return Product(node, None, weights, np.zeros(weights.shape[1], dtype=np.float32))

@@ -18,11 +18,11 @@ _CELLS: dict[str, Cell] = {
     "kept": lambda row: _spelled(row["retention"], "{:.1%}"),
     "agrees": lambda row: _spelled(row["agreement"], "{:.1%}"),
     "calibration error": lambda row: f"{row['expected_calibration_error']:.4f}",
-    "p50 ms": lambda row: _spelled(row.get("p50_ms"), "{:.2f}"),
-    "p90 ms": lambda row: _spelled(row.get("p90_ms"), "{:.2f}"),
-    "p99 ms": lambda row: _spelled(row.get("p99_ms"), "{:.2f}"),
-    "faster": lambda row: _spelled(row.get("p50_ratio_teacher"), "{:,.1f}x"),
-    "texts/s": lambda row: _spelled(row.get("texts_per_second"), "{:,.0f}"),
+    "p50 ms": lambda row: _time(row, "p50_ms", "{:.2f}"),
+    "p90 ms": lambda row: _time(row, "p90_ms", "{:.2f}"),
+    "p99 ms": lambda row: _time(row, "p99_ms", "{:.2f}"),
+    "faster": lambda row: _time(row, "p50_ratio_teacher", "{:,.1f}x"),
+    "texts/s": lambda row: _time(row, "texts_per_second", "{:,.0f}"),
     "ships MB": lambda row: _spelled(row["size_bytes"], "{:.1f}", unit=1e6),
     "parameters": lambda row: f"{row['num_parameters']:,}",
     "cold start s": lambda row: _spelled(row.get("cold_start_s"), "{:.2f}"),
@@ -77,6 +77,11 @@ def verdict_of(rows: Sequence[Mapping[str, Any]]) -> str:
     half_width = (control["macro_f1_interval"][1] - control["macro_f1_interval"][0]) / 2
     judged = "within what one seed can tell" if abs(gain) < half_width else "more than the interval of one test set"
     return f"{sentence} Against the same student trained without the teacher's answers it differs by {gain:+.4f}: {judged}."
+
+
+def _time(row: Mapping[str, Any], name: str, pattern: str) -> str:
+    """A time or rate; what does no work, like always giving one label, has none worth reading."""
+    return ABSENT if row["runtime"] == "none" else _spelled(row.get(name), pattern)
 
 
 def _spelled(value: float | None, pattern: str, *, unit: float = 1) -> str:

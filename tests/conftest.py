@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
+from tiny_task import BAD_WORDS, GOOD_WORDS, PLAIN_WORDS, Outcome, tiny_texts, write_csv
 
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits, load_splits
 from distill.settings import DataSettings, DistillSettings, TeacherSettings
 
-GOOD_WORDS = ("lovely", "great", "moving", "funny", "warm", "brilliant", "fresh", "charming")
-BAD_WORDS = ("dull", "awful", "boring", "stale", "cold", "clumsy", "tired", "empty")
-PLAIN_WORDS = ("film", "plot", "actor", "scene", "the", "a", "it", "was", "with", "music", "story", "end", "and")
-
-
-def tiny_texts(count: int, seed: int = 0) -> list[tuple[str, str]]:
-    """Return (text, label) pairs that a model can learn in seconds: the label says which words there are more of."""
-    generator = np.random.default_rng(seed)
-    rows: list[tuple[str, str]] = []
-    seen: set[str] = set()
-    while len(rows) < count:
-        label = ("negative", "positive")[len(rows) % 2]
-        telling, other = (GOOD_WORDS, BAD_WORDS) if label == "positive" else (BAD_WORDS, GOOD_WORDS)
-        words = [
-            *generator.choice(PLAIN_WORDS, generator.integers(3, 14)),
-            *generator.choice(telling, 3),
-            generator.choice(other),
-        ]
-        text = " ".join(generator.permutation(words))
-        if text not in seen:
-            seen.add(text)
-            rows.append((text, label))
-    return rows
-
-
-def write_csv(path: Path, rows: list[tuple[str, str]], *, header: str = "text,label") -> Path:
-    """Write rows as CSV; texts must not hold commas or quotes."""
-    path.write_text("\n".join([header, *(f"{text},{label}" for text, label in rows)]) + "\n", encoding="utf-8")
-    return path
+# Before torch is loaded: its threads wait asleep. Spinning, as they do by default, they take each other's processor
+# wherever something else runs too, and training the tiny models takes thirty times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -74,7 +50,10 @@ def tiny_test(tiny_splits: Splits) -> Dataset:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a Hugging Face folder with an untrained BERT of 4 layers and 32 dimensions, and a word tokenizer."""
+    """Return a Hugging Face folder with an untrained BERT of 4 layers and 64 dimensions, and a word tokenizer.
+
+    64, because int8 leaves smaller products alone.
+    """
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
@@ -98,10 +77,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fast.save_pretrained(folder)
     config = BertConfig(
         vocab_size=len(words),
-        hidden_size=32,
+        hidden_size=64,
         num_hidden_layers=4,
         num_attention_heads=4,
-        intermediate_size=64,
+        intermediate_size=128,
         max_position_embeddings=64,
         pad_token_id=0,
     )
@@ -151,3 +130,55 @@ def copied(tmp_path: Path) -> Callable[[Bundle], Bundle]:
         return Bundle.open(folder)
 
     return copy
+
+
+@pytest.fixture
+def potstill(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Return a function that runs the command in this process: starting one that trains takes seconds."""
+    from distill.cli import main
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        try:
+            main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as exc:
+            code = int(exc.code or 0)
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+def _mount(*arguments: str) -> None:
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mounting a small disk is not allowed here: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Return a function from a size in KiB to an empty disk of that size; only root may mount one."""
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    folder = tmp_path / "disk"
+
+    def make(size_kib: int) -> Path:
+        folder.mkdir()
+        _mount("-t", "tmpfs", "-o", f"size={size_kib}k", "tmpfs", str(folder))
+        return folder
+
+    yield make
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(make_disk: Callable[[int], Path]) -> Path:
+    """Return an empty disk of 256 KiB."""
+    return make_disk(256)
+
+
+@pytest.fixture
+def make_read_only(tmp_path: Path) -> Callable[[], None]:
+    """Return a function after which nobody, root included, can write to the test's disk."""
+    return lambda: _mount("-o", "remount,ro", str(tmp_path / "disk"))

@@ -250,6 +250,17 @@ def test_the_rate_rises_in_the_warm_up_and_then_falls_to_nothing(
     assert rates == pytest.approx([0.004, 0.008, 0.008, 0.008 * 5 / 6, 0.008 * 4 / 6, 0.004, 0.008 / 3, 0.008 / 6])
 
 
+def test_each_epoch_sees_every_text_once_and_in_an_order_of_its_own(
+    make_student: Make, lessons: tuple[Examples, Examples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(loop, "_step", lambda student, examples, batch, *rest: seen.extend(batch.tolist()) or 0.0)
+    run(make_student(), lessons, epochs=2)
+    first, second = seen[:48], seen[48:]
+    assert sorted(first) == sorted(second) == list(range(48))
+    assert first != second
+
+
 def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
     assert loop._rate_factor(0, 10, 0.0) == 1
     assert loop._rate_factor(9, 10, 0.0) == pytest.approx(0.1)

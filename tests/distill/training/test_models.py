@@ -53,7 +53,7 @@ def test_a_folder_loads_with_the_encoder_it_holds(tiny_model: Path) -> None:
 def test_a_new_head_is_drawn_from_the_seed(tiny_model: Path) -> None:
     three = ("a", "b", "c")  # the folder's head has two labels
     one, again, other = (load(tiny_model, labels=three, seed=seed) for seed in (1, 1, 2))
-    assert head_of(one).shape == (3, 32)
+    assert head_of(one).shape == (3, 64)
     assert torch.equal(head_of(one), head_of(again))
     assert not torch.equal(head_of(one), head_of(other))
 

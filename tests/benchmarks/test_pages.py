@@ -1,0 +1,104 @@
+"""Tables between markers: made from the result file and nothing else, as often as one likes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import pages
+from benchmarks.pages import fill_readme, filled
+from benchmarks.results import demo_figures, write_result
+from distill.errors import PotstillError
+
+PAGE = "# Title\n\n<!-- demo -->\nold | table\n<!-- /demo -->\n\nThe rest.\n"
+
+
+def row(name: str, precision: str, runtime: str, macro_f1: float, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "precision": precision,
+        "runtime": runtime,
+        "macro_f1": macro_f1,
+        "macro_f1_interval": [macro_f1 - 0.02, macro_f1 + 0.02],
+        "retention": macro_f1 / 0.8,
+        "size_bytes": 90_000_000,
+        "num_texts": 1234,
+        **more,
+    }
+
+
+ROWS = [
+    row("teacher", "fp32", "pytorch", 0.8, p50_ms=20.0, p50_ratio_teacher=1.0),
+    row("student", "fp32", "onnxruntime", 0.78, p50_ms=4.0, p50_ratio_teacher=5.0),
+    row("student", "int8", "onnxruntime", 0.776, p50_ms=2.0, p50_ratio_teacher=10.0, size_bytes=20_000_000),
+]
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    environment = {"cpu": r"A \1 processor", "cpus_available": 2, "int8_instruction_set": "avx512_vnni"}
+    folder = tmp_path / "results"
+    write_result("demo", command="a command", environment=environment, rows=ROWS, figures=demo_figures(ROWS), folder=folder)
+    return folder
+
+
+def test_the_table_stands_between_the_markers_and_the_rest_is_left(results: Path) -> None:
+    page = filled(PAGE, folder=results)
+    before, between, after = (
+        page.split("<!-- demo -->")[0],
+        page[len("# Title\n\n<!-- demo -->") :],
+        page.split("<!-- /demo -->")[1],
+    )
+    assert before == "# Title\n\n"
+    assert after == "\n\nThe rest.\n"
+    assert "old" not in page
+    assert "| student | onnxruntime int8 | 0.7760 | 0.756-0.796 | 97.0% | 2.00 | 10.0x | - | 20.0 |" in between
+    assert "answers 10.0 times faster and ships 4.5 times fewer bytes" in between
+    assert r"Measured by `a command` on 2 processors (A \1 processor, avx512_vnni)" in between
+    assert "1,234 held-out" in between
+
+
+def test_filling_twice_changes_nothing_more(results: Path) -> None:
+    once = filled(PAGE, folder=results)
+    assert filled(once, folder=results) == once
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["", "<!-- demo -->", "<!-- /demo --> <!-- demo -->", PAGE + PAGE],
+    ids=["none", "no end", "end first", "twice"],
+)
+def test_a_page_without_one_pair_of_markers_is_refused(page: str, results: Path) -> None:
+    with pytest.raises(PotstillError, match="the page needs one <!-- demo --> and, after it, one <!-- /demo -->"):
+        filled(page, folder=results)
+
+
+def test_a_figure_typed_in_by_hand_is_refused(results: Path) -> None:
+    path = results / "demo.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["figures"]["int8_drop"] = 0.0
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(PotstillError, match=r"the figures in .*demo\.json are not those of its rows"):
+        filled(PAGE, folder=results)
+
+
+def test_the_readme_is_filled_in_its_place(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(PAGE, encoding="utf-8")
+    monkeypatch.setattr(pages, "README", readme)
+    monkeypatch.setattr(pages, "FOLDER", results)
+    fill_readme()
+    assert readme.read_text(encoding="utf-8") == filled(PAGE, folder=results)
+
+
+def test_a_missing_result_leaves_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(PAGE, encoding="utf-8")
+    monkeypatch.setattr(pages, "README", readme)
+    monkeypatch.setattr(pages, "FOLDER", tmp_path)
+    with pytest.raises(PotstillError, match="python -m benchmarks demo"):
+        fill_readme()
+    assert readme.read_text(encoding="utf-8") == PAGE

@@ -1,0 +1,87 @@
+"""Result files: figures from rows worked out by hand, and every way a file can be no result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.results import demo_figures, read_result, write_result
+from distill.errors import PotstillError
+
+ROWS: list[dict[str, Any]] = [
+    {"name": "teacher", "precision": "fp32", "macro_f1": 0.8, "size_bytes": 90, "p50_ratio_teacher": 1.0},
+    {"name": "student", "precision": "fp32", "macro_f1": 0.75, "size_bytes": 60, "p50_ratio_teacher": 5.0},
+    {"name": "student", "precision": "int8", "macro_f1": 0.7, "size_bytes": 20, "p50_ratio_teacher": 9.5},
+    {"name": "majority", "precision": "fp32", "macro_f1": 0.3, "size_bytes": None, "p50_ratio_teacher": None},
+]
+
+
+def write(folder: Path) -> Path:
+    return write_result(
+        "demo", command="a command", environment={"cpu": "x"}, rows=ROWS, figures=demo_figures(ROWS), folder=folder
+    )
+
+
+def test_figures_are_computed_from_the_rows() -> None:
+    assert demo_figures(ROWS) == pytest.approx(
+        {
+            "teacher_macro_f1": 0.8,
+            "student_int8_retention": 0.7 / 0.8,
+            "int8_drop": 0.75 - 0.7,
+            "p50_ratio_teacher": 9.5,
+            "size_ratio_teacher": 90 / 20,
+        }
+    )
+
+
+def test_figures_do_not_depend_on_the_order_of_the_rows() -> None:
+    assert demo_figures(ROWS[::-1]) == demo_figures(ROWS)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_missing_row_is_named(missing: int) -> None:
+    row = ROWS[missing]
+    with pytest.raises(PotstillError, match=f"no {row['name']} in {row['precision']}"):
+        demo_figures([other for other in ROWS if other is not row])
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert write(tmp_path) == tmp_path / "demo.json"
+    assert read_result("demo", folder=tmp_path) == {
+        "schema": 1,
+        "scenario": "demo",
+        "command": "a command",
+        "environment": {"cpu": "x"},
+        "rows": ROWS,
+        "figures": demo_figures(ROWS),
+    }
+    assert [file.name for file in tmp_path.iterdir()] == ["demo.json"]
+
+
+def test_a_figure_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_result("demo", command="", environment={}, rows=[], figures={"int8_drop": float("nan")}, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_result_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(PotstillError, match="is not there; run `python -m benchmarks demo`"):
+        read_result("demo", folder=tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"schema": 1, "rows": [', b"\xff\xfe", b"[]", b'{"schema": 1, "scenario": "demo"}'])
+def test_a_result_that_is_not_whole_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "demo.json").write_bytes(content)
+    with pytest.raises(PotstillError, match=r"demo\.json is not whole.*run `python -m benchmarks demo` again"):
+        read_result("demo", folder=tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"schema": 2}, {"schema": None}, {"scenario": "quality"}])
+def test_another_schema_or_scenario_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(PotstillError, match=r"wanted 1 and 'demo'"):
+        read_result("demo", folder=tmp_path)

@@ -1,0 +1,76 @@
+"""Which values a graph's tensors take: channel by channel, over real texts, padding left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from distill.bundle import Bundle
+from distill.errors import SettingsError
+from export.calibration import MAX_CALIBRATION_TEXTS, ChannelRange, channel_ranges
+
+TABLE = np.arange(34 * 2, dtype=np.float32).reshape(34, 2) * [1, -1]  # token i has the channels 2 i and -(2 i + 1)
+
+
+@pytest.fixture
+def graph() -> onnx.ModelProto:
+    """Return a graph that looks up two channels per token, and gives twice as much."""
+    takes = [helper.make_tensor_value_info(name, TensorProto.INT64, ["b", "n"]) for name in ("input_ids", "attention_mask")]
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["inner"]),
+        helper.make_node("Add", ["inner", "inner"], ["out"]),
+    ]
+    gives = [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["b", "n", 2])]
+    held = [numpy_helper.from_array(TABLE.astype(np.float32), "table")]
+    built = helper.make_graph(nodes, "test", takes, gives, held)
+    return helper.make_model(built, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def test_ranges_are_the_least_and_most_of_each_channel_over_all_texts(graph: onnx.ModelProto, tiny_teacher: Bundle) -> None:
+    tokenizer = tiny_teacher.tokenizer()
+    texts = ("dull film", "a", "lovely")
+    ids = np.concatenate(tokenizer.encode(texts))
+    ranges = channel_ranges(graph, ["inner", "out"], texts=texts, tokenizer=tokenizer)
+    # Padding has id 0: were "a" padded to the length of "dull film", the ends would be at 0.
+    assert ids.min() == 2
+    assert ranges["inner"].low.tolist() == [2 * ids.min(), -(2 * ids.max() + 1)]
+    assert ranges["inner"].high.tolist() == [2 * ids.max(), -(2 * ids.min() + 1)]
+    np.testing.assert_array_equal(ranges["out"].high, 2 * ranges["inner"].high)
+
+
+def test_two_ranges_join_to_the_one_that_holds_both() -> None:
+    one = ChannelRange(np.float32([0, -1]), np.float32([1, 5]))
+    other = ChannelRange(np.float32([-2, 0]), np.float32([0, 9]))
+    joined = one.joined(other)
+    assert (joined.low.tolist(), joined.high.tolist()) == ([-2, -1], [1, 9])
+
+
+@pytest.mark.parametrize("count", [MAX_CALIBRATION_TEXTS - 1, 2 * MAX_CALIBRATION_TEXTS - 1, 5000])
+def test_at_most_400_texts_are_taken_from_the_first_to_the_last(
+    count: int, graph: onnx.ModelProto, tiny_teacher: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, asked = tiny_teacher.tokenizer(), []
+    encode = tokenizer.encode
+    monkeypatch.setattr(tokenizer, "encode", lambda texts: asked.extend(texts) or encode(texts))
+    channel_ranges(graph, ["inner"], texts=[f"text {index}" for index in range(count)], tokenizer=tokenizer)
+    numbers = [int(text.split()[1]) for text in asked]
+    assert len(numbers) == len(set(numbers)) == min(count, 400)
+    assert (numbers[0], numbers[-1]) == (0, count - 1)
+    assert np.diff(numbers).max() <= -(-count // 399)  # evenly: the first 400 of 799 would leave out half
+
+
+def test_the_given_graph_stays_as_it_is(graph: onnx.ModelProto, tiny_teacher: Bundle) -> None:
+    before = graph.SerializeToString()
+    channel_ranges(graph, ["inner"], texts=["dull"], tokenizer=tiny_teacher.tokenizer())
+    assert graph.SerializeToString() == before
+
+
+def test_a_graph_without_products_has_no_ranges(graph: onnx.ModelProto, tiny_teacher: Bundle) -> None:
+    assert channel_ranges(graph, [], texts=["dull"], tokenizer=tiny_teacher.tokenizer()) == {}
+
+
+def test_calibrating_with_no_text_is_refused(graph: onnx.ModelProto, tiny_teacher: Bundle) -> None:
+    with pytest.raises(SettingsError, match="int8 needs texts to calibrate with"):
+        channel_ranges(graph, ["inner"], texts=(), tokenizer=tiny_teacher.tokenizer())

@@ -1,0 +1,90 @@
+"""A file of one's own through every stage, as the README tells it, and what can be seen after each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_task import Outcome, tiny_texts, write_csv
+
+from distill.bundle import Bundle
+from export.runtime import OnnxClassifier
+
+Run = Callable[..., Outcome]
+BATCH_SIZE = 32
+
+
+@pytest.mark.slow
+def test_a_file_of_ones_own_goes_through_every_stage(potstill: Run, tiny_model: Path, tmp_path: Path) -> None:
+    train, test = (
+        write_csv(tmp_path / "reviews.csv", tiny_texts(400)),
+        write_csv(tmp_path / "test.csv", tiny_texts(200, seed=1)),
+    )
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    fast = ("--learning-rate", 2e-3, "--batch-size", 16, "--test", test)
+
+    done = potstill(
+        "teacher", "--model", tiny_model, "--train", train, "--out", teacher, "--max-length", 32, "--epochs", 6, *fast
+    )
+    assert done.code == 0, done.err
+    assert "epoch 1 of 6" in done.err
+    assert done.out.endswith(
+        f"sealed {teacher}: README.md, config.json, model.safetensors, tokenizer.json, tokenizer_config.json\n"
+    )
+
+    done = potstill("distill", teacher, "--train", train, "--out", student, "--num-layers", 2, "--epochs", 4, "--json", *fast)
+    assert done.code == 0, done.err
+    made = json.loads(done.out)
+    assert (made["bundle"], made["role"], made["labels"]) == (str(student), "student", ["negative", "positive"])
+    assert made["lineage"]["teacher_sha256"] == Bundle.open(teacher).manifest.files["model.safetensors"].sha256
+    assert made["num_parameters"] < Bundle.open(teacher).manifest.num_parameters
+
+    done = potstill("export", student, "--train", train, "--test", test)
+    assert done.code == 0, done.err
+    assert "export: fp32 equals PyTorch" in done.err
+    quality = Bundle.open(student).manifest.quality
+    assert quality["fp32"]["macro_f1"] - quality["int8"]["macro_f1"] <= 0.005
+    assert quality["int8"]["num_texts"] == 40  # the tenth of --train that training never saw
+    assert f"int8: validation macro-F1 {quality['int8']['macro_f1']:.4f} on 40 texts" in done.out
+
+    done = potstill("eval", student, "--teacher", teacher, "--test", test, "--json")
+    assert done.code == 0, done.err
+    of_teacher, of_student = json.loads(done.out)["rows"]
+    assert of_teacher["macro_f1"] > 0.9
+    assert of_student["retention"] == pytest.approx(of_student["macro_f1"] / of_teacher["macro_f1"])
+    assert of_student["retention"] > 0.97
+
+    quick = ("--rounds", 3, "--texts-per-round", 30, "--warmup-s", 0.05, "--throughput-rounds", 1, "--throughput-texts", 64)
+    done = potstill("bench", student, "--teacher", teacher, "--test", test, "--json", *quick)
+    assert done.code == 0, done.err
+    of_teacher, of_student = json.loads(done.out)["rows"]
+    assert (of_teacher["runtime"], of_student["runtime"], of_student["precision"]) == ("pytorch", "onnxruntime", "int8")
+    assert of_teacher["p50_ratio_teacher"] == 1
+    assert of_student["p50_ratio_teacher"] > 1
+    assert of_student["size_bytes"] < of_teacher["size_bytes"]
+    assert of_student["peak_rss_bytes"] < of_teacher["peak_rss_bytes"]
+
+    done = potstill("predict", student, "a lovely great warm film", "the dull stale awful plot")
+    assert [line.split("\t")[0] for line in done.out.splitlines()] == ["positive", "negative"]
+
+    done = potstill("export", student, "--train", train, "--test", test, "--strip")
+    assert done.code == 0, done.err
+    done = potstill("inspect", student)
+    assert done.code == 0
+    assert "model.safetensors" not in done.out.partition("```json")[2]
+    assert f"{student} is whole" in done.out
+
+
+def test_labels_do_not_depend_on_the_batch(tiny_student: Bundle, tiny_splits: object) -> None:
+    texts = [text for text, _ in tiny_texts(200, seed=1)]
+    for precision in ("fp32", "int8"):
+        classifier = OnnxClassifier.open(tiny_student, precision=precision)
+        alone = np.concatenate([classifier.predict_logits([text]) for text in texts])
+        together = np.concatenate(
+            [classifier.predict_logits(texts[start : start + BATCH_SIZE]) for start in range(0, len(texts), BATCH_SIZE)]
+        )
+        assert (alone.argmax(axis=1) == together.argmax(axis=1)).all()
+        np.testing.assert_allclose(together, alone, atol=1e-4)

@@ -1,0 +1,171 @@
+"""Ctrl-C and kill in every stage: one line, exit code 130, nothing half-made taken for whole, and the same command goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from tiny_task import Outcome, tiny_texts, write_csv
+
+from distill.bundle import Bundle
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals to a group of processes")
+
+Run = Callable[..., Outcome]
+ROOT = Path(__file__).parents[1]
+# The command, saying after every step how far it is instead of every ten seconds.
+SCRIPT = (
+    "import distill.progress\n"
+    "distill.progress.LineReporter.__init__.__kwdefaults__['interval_s'] = 0.0\n"
+    "from distill.cli import main\n"
+    "main()"
+)
+EPOCHS = 12
+LONG = ("--epochs", EPOCHS, "--patience", EPOCHS, "--batch-size", 8, "--learning-rate", 1e-3)
+
+
+def interrupted(
+    *arguments: object,
+    when: str,
+    on: Literal["stdout", "stderr"] = "stderr",
+    by: signal.Signals = signal.SIGINT,
+    after_s: float = 0.0,
+) -> Outcome:
+    """Run the command in a process of its own and, once it says `when`, send a signal as a terminal does: to its group."""
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", SCRIPT, *map(str, arguments)],
+        stdout=subprocess.PIPE if on == "stdout" else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        watched = process.stdout if on == "stdout" else process.stderr
+        assert watched is not None
+        heard = []
+        for line in watched:
+            heard.append(line)
+            if when in line:
+                time.sleep(after_s)
+                os.killpg(process.pid, by)
+                break
+        else:
+            pytest.fail(f"it ended without saying {when!r}: {''.join(heard)} {process.stderr.read()}")
+        sent = time.monotonic()
+        rest = watched.read()
+        err = process.stderr.read() if on == "stdout" else "".join(heard) + rest
+        process.wait()
+        assert time.monotonic() - sent < 30, "it took its time to end"
+    return Outcome(process.returncode, "", err)
+
+
+def require_quiet_end(done: Outcome) -> None:
+    assert done.code == 130, done.err
+    assert done.complaint.startswith("interrupted; finished steps are kept")
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_csv(tmp_path_factory.mktemp("interrupt") / "train.csv", tiny_texts(160, seed=2))
+
+
+@pytest.fixture(scope="module")
+def much(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file that takes a while to label."""
+    return write_csv(tmp_path_factory.mktemp("interrupt") / "much.csv", 20_000 * tiny_texts(2))
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
+def test_a_teacher_goes_on_after_its_last_whole_epoch(
+    by: signal.Signals, potstill: Run, tiny_model: Path, train: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "teacher"
+    command = ("teacher", "--model", tiny_model, "--train", train, "--out", out, "--max-length", 32, *LONG)
+    done = interrupted(*command, when="teacher: epoch 2 of", by=by)
+    if by == signal.SIGINT:
+        require_quiet_end(done)
+    assert potstill("inspect", out).code == 3
+    again = potstill(*command)
+    assert again.code == 0
+    (said,) = [line for line in again.err.splitlines() if "going on after epoch" in line]
+    first = int(said.split()[-1])
+    assert 2 <= first < EPOCHS
+    assert f"epoch {first} of" not in again.err
+    bundle = Bundle.open(out)
+    assert [epoch["epoch"] for epoch in bundle.manifest.history] == [*range(1, EPOCHS + 1)]
+    assert set(listing(out)) == {*bundle.manifest.files, "manifest.json"}
+
+
+def test_a_student_goes_on_after_its_last_whole_epoch(potstill: Run, tiny_teacher: Bundle, train: Path, tmp_path: Path) -> None:
+    out = tmp_path / "student"
+    command = ("distill", tiny_teacher.path, "--train", train, "--out", out, "--num-layers", 2, *LONG)
+    require_quiet_end(interrupted(*command, when="student: epoch 1 of"))
+    assert potstill("inspect", out).code == 3
+    again = potstill(*command)
+    assert again.code == 0
+    assert "student: going on after epoch" in again.err
+    assert "of 144 texts were in the cache" in again.err
+    assert Bundle.open(out).manifest.role == "student"
+
+
+def test_an_interrupted_teacher_leaves_the_earlier_bundle(
+    tiny_model: Path, tiny_student: Bundle, copied: Callable[[Bundle], Bundle], train: Path
+) -> None:
+    bundle = copied(tiny_student)
+    before = listing(bundle.path)
+    command = ("teacher", "--model", tiny_model, "--train", train, "--out", bundle.path, *LONG)
+    require_quiet_end(interrupted(*command, when="teacher: epoch 1 of"))
+    after = listing(bundle.path)
+    assert {name: after[name] for name in before} == before
+    Bundle.open(bundle.path)
+
+
+@pytest.mark.parametrize("when", ["writing the fp32 graph", "calibrating and quantizing"])
+def test_an_interrupted_export_leaves_the_bundle_and_runs_again(
+    when: str, potstill: Run, tiny_unexported: Bundle, copied: Callable[[Bundle], Bundle], tiny_csv: Path
+) -> None:
+    bundle = copied(tiny_unexported)
+    before = listing(bundle.path)
+    command = ("export", bundle.path, "--validation", tiny_csv)
+    require_quiet_end(interrupted(*command, when=when))
+    assert listing(bundle.path) == before
+    if when == "writing the fp32 graph":
+        assert potstill(*command).code == 0
+        assert Bundle.open(bundle.path).manifest.precisions == ("fp32", "int8")
+
+
+def test_interrupted_measuring_changes_nothing(tiny_student: Bundle, copied: Callable[[Bundle], Bundle], much: Path) -> None:
+    bundle = copied(tiny_student)
+    before = listing(bundle.path)
+    require_quiet_end(interrupted("eval", bundle.path, "--test", much, when="quality: 9/"))
+    assert listing(bundle.path) == before
+
+
+@pytest.mark.parametrize("when", ["latency: 1/", "throughput: 1/1"])
+def test_an_interrupted_bench_keeps_no_result_and_ends_at_once(
+    when: str, tiny_student: Bundle, copied: Callable[[Bundle], Bundle], tiny_csv: Path
+) -> None:
+    bundle = copied(tiny_student)
+    before = listing(bundle.path)
+    quick = ("--rounds", 3, "--texts-per-round", 5, "--warmup-s", 0, "--throughput-rounds", 1, "--limit", 8)
+    # After the throughput come processes of their own; a moment later the first of them is waited for.
+    require_quiet_end(interrupted("bench", bundle.path, "--test", tiny_csv, *quick, when=when, after_s=0.2))
+    assert listing(bundle.path) == before
+
+
+def test_interrupted_labelling_is_one_line(tiny_student: Bundle, much: Path) -> None:
+    done = interrupted("predict", tiny_student.path, "--input", much, when="\t", on="stdout")
+    require_quiet_end(done)
+    assert len(done.err.splitlines()) == 1
