@@ -17,7 +17,8 @@ NOT_RUN_HERE = ("make demo", "make test", "potstill predict demo/student")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+    return [content for named, content in found if named == language]
 
 
 def commands() -> list[str]:
