@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import logging
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
-from cyclopts.config import Dict
 
 from distill.errors import PotstillError, SettingsError, StorageError
 from distill.progress import Reporter, reporter_for_terminal
 from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, TeacherSettings, TextSettings
-from distill.terminal import drop_stdout, fail, print_cells, print_json, stdin_texts, words_of
+from distill.terminal import drop_stdout, fail, print_cells, print_json, settings_file, stdin_texts, words_of
 from export.settings import BenchSettings, DemoSettings, ExportSettings
 
 if TYPE_CHECKING:
@@ -319,7 +317,8 @@ def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     config: Annotated[Path | None, Parameter(help="a TOML file with a table per command; flags win over it")] = None,
 ) -> object:
-    app.config = () if config is None else (_settings_file(config),)
+    commands = [name for name in app if not name.startswith("-")]
+    app.config = () if config is None else (settings_file(config, commands=commands),)
     return app(tokens, exit_on_error=False, print_error=False)
 
 
@@ -342,20 +341,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(fail(f"the system refused: {exc}", StorageError.exit_code))
     except KeyboardInterrupt:
         sys.exit(fail("interrupted; finished steps are kept, run the same command to go on", INTERRUPTED))
-
-
-def _settings_file(path: Path) -> Dict:
-    """Read a `--config` file: a table per command and nothing else; a misspelt table would be passed over in silence."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise SettingsError(f"cannot read {path} as TOML: {getattr(exc, 'strerror', None) or exc}; see --config") from exc
-    commands = [name for name in app if not name.startswith("-")]
-    for name, values in tables.items():
-        if name not in commands or not isinstance(values, dict):
-            known = ", ".join(f"[{command}]" for command in commands)
-            raise SettingsError(f"{path}: {name!r} is not the table of a command; wanted keys below one of {known}")
-    return Dict(tables, source=str(path))
 
 
 def _gate_texts(data: DataSettings, bundle: Bundle, reporter: Reporter) -> Dataset:

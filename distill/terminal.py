@@ -1,4 +1,4 @@
-"""How the command talks to a terminal: tables, JSON, stdin, and an error in one line.
+"""How the command talks to people: tables, JSON, stdin, the settings file, and an error in one line.
 
 Only this module and `distill.cli` print.
 """
@@ -9,11 +9,14 @@ import json
 import logging
 import os
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import cyclopts
 import pydantic
+from cyclopts.config import Dict
 
 from distill.errors import SettingsError
 from distill.settings import TextSettings
@@ -38,6 +41,23 @@ def stdin_texts(settings: TextSettings) -> Iterator[str]:
         yield row.text
     if left_out.count:
         logger.warning("%s", left_out.note("stdin"))
+
+
+def settings_file(path: Path, *, commands: Sequence[str]) -> Dict:
+    """Read a `--config` file: a table per command and nothing else; a misspelt table would be passed over in silence.
+
+    Raises:
+        SettingsError: It cannot be read, or holds something that is not the table of a command.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise SettingsError(f"cannot read {path} as TOML: {getattr(exc, 'strerror', None) or exc}; see --config") from exc
+    for name, values in tables.items():
+        if name not in commands or not isinstance(values, dict):
+            known = ", ".join(f"[{command}]" for command in commands)
+            raise SettingsError(f"{path}: {name!r} is not the table of a command; wanted keys below one of {known}")
+    return Dict(tables, source=str(path))
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -183,6 +183,7 @@ def _probe(bundle_path: Path, runtime: str, texts: Sequence[str]) -> ProcessFigu
         with subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, stderr=complaints, text=True) as process:
             printed = cast(IO[str], process.stdout)
             watchdog = threading.Timer(PROBE_TIMEOUT_S, process.kill)
+            watchdog.daemon = True  # Ctrl-C must not wait for it
             watchdog.start()
             # This process sleeps in the read meanwhile: nothing competes with what is measured.
             answered = printed.readline().strip() == "answered"

@@ -52,6 +52,7 @@ class OnnxClassifier:
         self._tokenizer = tokenizer
         self._labels = labels
         self._problem_type: ProblemType = problem_type
+        ort.disable_telemetry_events()  # it would keep a database in the user's cache folder
         try:
             self._session = ort.InferenceSession(
                 graph if isinstance(graph, bytes) else str(graph),

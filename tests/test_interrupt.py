@@ -93,6 +93,7 @@ def much(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_csv(tmp_path_factory.mktemp("interrupt") / "much.csv", 20_000 * tiny_texts(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
 def test_a_teacher_goes_on_after_its_last_whole_epoch(
     by: signal.Signals, potstill: Run, tiny_model: Path, train: Path, tmp_path: Path
@@ -114,6 +115,7 @@ def test_a_teacher_goes_on_after_its_last_whole_epoch(
     assert set(listing(out)) == {*bundle.manifest.files, "manifest.json"}
 
 
+@pytest.mark.slow
 def test_a_student_goes_on_after_its_last_whole_epoch(potstill: Run, tiny_teacher: Bundle, train: Path, tmp_path: Path) -> None:
     out = tmp_path / "student"
     command = ("distill", tiny_teacher.path, "--train", train, "--out", out, "--num-layers", 2, *LONG)
@@ -138,6 +140,7 @@ def test_an_interrupted_teacher_leaves_the_earlier_bundle(
     Bundle.open(bundle.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["writing the fp32 graph", "calibrating and quantizing"])
 def test_an_interrupted_export_leaves_the_bundle_and_runs_again(
     when: str, potstill: Run, tiny_unexported: Bundle, copied: Callable[[Bundle], Bundle], tiny_csv: Path

@@ -193,7 +193,9 @@ def require_max_length(config: Any, max_length: int) -> None:
     # RoBERTa's family numbers positions from the padding id onwards
     offset = (config.pad_token_id or 0) + 1 if config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
     if max_length > table - offset:
-        raise SettingsError(f"max_length is {max_length}, but this model has positions for {table - offset} tokens")
+        raise SettingsError(
+            f"max_length is {max_length}, but this model has positions for {table - offset} tokens; lower --max-length"
+        )
 
 
 @contextmanager

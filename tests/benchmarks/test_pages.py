@@ -102,3 +102,8 @@ def test_a_missing_result_leaves_the_readme(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(PotstillError, match="python -m benchmarks demo"):
         fill_readme()
     assert readme.read_text(encoding="utf-8") == PAGE
+
+
+def test_the_readme_shows_what_the_committed_result_file_says() -> None:
+    page = pages.README.read_text(encoding="utf-8")
+    assert filled(page) == page, "run `python -m benchmarks readme`"
