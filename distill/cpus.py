@@ -32,6 +32,10 @@ def cgroup_quota_cpus(root: Path = Path("/")) -> float | None:
     return min(quotas, default=None)
 
 
+INT8_WITHOUT_SATURATION = frozenset({"amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp"})
+"""Instruction sets that add products of bytes at 32 bits; the others do at 16 and can saturate."""
+
+
 def instruction_set(root: Path = Path("/")) -> str:
     """Return the best int8 instruction set of this processor, as its quality figures depend on it.
 

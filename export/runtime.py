@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 from distill.batching import logits_in_order
 from distill.bundle import Bundle
 from distill.classifier import TextInput
-from distill.cpus import available_cpus
+from distill.cpus import INT8_WITHOUT_SATURATION, available_cpus, instruction_set
 from distill.errors import BundleError
 from distill.extras import requires
 from distill.labels import Logits, ProblemType
@@ -19,6 +20,8 @@ from distill.tokenization import INPUT_NAMES, Batch, TextTokenizer
 
 with requires("running a graph"):
     import onnxruntime as ort
+
+logger = logging.getLogger(__name__)
 
 # Padded tokens per batch: enough to keep the products busy, little enough that the activations stay in the cache.
 MAX_BATCH_TOKENS = 2048
@@ -87,8 +90,11 @@ class OnnxClassifier:
             BundleError: It is not a whole bundle, or has no such graph.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, verify=verify)
+        precision = precision or opened.best_precision()
+        if precision == "int8":
+            _warn_if_int8_can_saturate(opened)
         return cls(
-            opened.graph(precision or opened.best_precision()),
+            opened.graph(precision),
             tokenizer=opened.tokenizer(),
             labels=opened.labels,
             problem_type=opened.manifest.problem_type,
@@ -139,6 +145,19 @@ def _require_contract(session: ort.InferenceSession, labels: tuple[str, ...]) ->
     if isinstance(columns, int) and columns != len(labels):
         # numpy would spread one column over all labels
         raise BundleError(f"the graph gives {columns} logits a text, but there are {len(labels)} labels: {list(labels)}")
+
+
+def _warn_if_int8_can_saturate(bundle: Bundle) -> None:
+    """Say when int8 was proven on a processor that adds at 32 bits and this one does at 16: its figures may not hold here."""
+    proven, here = bundle.manifest.instruction_set, instruction_set()
+    if proven in INT8_WITHOUT_SATURATION and here not in INT8_WITHOUT_SATURATION:
+        logger.warning(
+            "int8 of %s was proven with %s; this processor has %s, where int8 products can saturate: "
+            "check it here with `potstill eval`, or run fp32",
+            bundle.path,
+            proven,
+            here,
+        )
 
 
 def _session_options(threads: int) -> ort.SessionOptions:

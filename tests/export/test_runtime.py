@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -195,3 +196,17 @@ def test_threads_are_those_asked_for_or_those_this_process_may_use(
     monkeypatch.setattr(runtime.ort, "InferenceSession", noting)
     OnnxClassifier.open(tiny_student, threads=asked)
     assert seen == [(used, 1)]
+
+
+def test_int8_proven_elsewhere_warns_where_it_can_saturate(
+    tiny_student: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    proven = replace(tiny_student, manifest=tiny_student.manifest.model_copy(update={"instruction_set": "avx512_vnni"}))
+    for here, warned in (("avx2", True), ("avx_vnni", False)):
+        caplog.clear()
+        monkeypatch.setattr("export.runtime.instruction_set", lambda here=here: here)
+        OnnxClassifier.open(proven, precision="int8")
+        assert ("can saturate" in caplog.text) is warned
+        caplog.clear()
+        OnnxClassifier.open(proven, precision="fp32")
+        assert caplog.text == ""
