@@ -14,10 +14,9 @@ import cyclopts
 from cyclopts import App, Parameter
 
 from benchmarks.pages import fill_readme
-from benchmarks.results import FOLDER, demo_figures, write_result
+from benchmarks.results import demo_figures, write_result
 from distill.errors import PotstillError
 from distill.progress import reporter_for_terminal
-from distill.storage import write_atomically
 from distill.terminal import fail, words_of
 from export.settings import DemoSettings
 
@@ -41,7 +40,6 @@ def demo(
     Example: python -m benchmarks demo
     """
     from export.demo import run_demo
-    from export.report import picture_of
 
     report = run_demo(out, settings, reporter=reporter_for_terminal())
     if settings.profile != "full":
@@ -54,14 +52,13 @@ def demo(
         rows=report["rows"],
         figures=demo_figures(report["rows"]),
     )
-    write_atomically(FOLDER / "demo.svg", picture_of(report["rows"]))
     fill_readme()
     print(path)
 
 
 @app.command
 def readme() -> None:
-    """Make the tables in the README anew from the result files.
+    """Make the table and the picture in the README anew from the result files.
 
     Example: python -m benchmarks readme
     """

@@ -41,5 +41,9 @@ def filled(page: str, *, folder: Path = FOLDER) -> str:
 
 
 def fill_readme() -> None:
-    """Write the README's tables anew."""
-    write_atomically(README, filled(README.read_text(encoding="utf-8"), folder=FOLDER))
+    """Write the README's table and its picture anew."""
+    from export.report import picture_of
+
+    page = filled(README.read_text(encoding="utf-8"), folder=FOLDER)
+    write_atomically(FOLDER / "demo.svg", picture_of(read_result("demo", folder=FOLDER)["rows"]))
+    write_atomically(README, page)
