@@ -61,7 +61,7 @@ class OnnxClassifier:
                 graph if isinstance(graph, bytes) else str(graph),
                 _session_options(threads or available_cpus()),
                 providers=["CPUExecutionProvider"],
-                # ONNX Runtime's fused residual and norm is four times slower than the two ops it replaces.
+                # ONNX Runtime's fused residual and norm is slower than the two ops it replaces: 2.0 ms a text against 1.5.
                 disabled_optimizers=["SkipLayerNormFusion"],
             )
         except Exception as exc:  # the library raises a dozen classes with no common base but Exception
