@@ -17,6 +17,7 @@ import cyclopts
 from cyclopts import App, Parameter
 
 from distill.errors import PotstillError, SettingsError, StorageError
+from distill.extras import requires
 from distill.progress import Reporter, reporter_for_terminal
 from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, TeacherSettings, TextSettings
 from distill.terminal import drop_stdout, fail, print_cells, print_json, settings_file, stdin_texts, words_of
@@ -268,10 +269,7 @@ def predict(
 
     from distill.classifier import predict_stream
     from distill.data import read_texts
-    from distill.extras import requires
-
-    with requires("running a graph"):
-        from export.runtime import OnnxClassifier
+    from export.runtime import OnnxClassifier
 
     if texts and input:
         raise SettingsError("texts were given as arguments and by --input; choose one")
@@ -328,7 +326,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for package in ("distill", "export", "serve"):
         logging.getLogger(package).setLevel(logging.INFO)
     try:
-        app.meta(arguments, exit_on_error=False, print_error=False)
+        with requires("this command"):
+            app.meta(arguments, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except cyclopts.CycloptsError as exc:
         sys.exit(fail(words_of(exc), USAGE))
