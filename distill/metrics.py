@@ -42,11 +42,6 @@ class Quality:
     per_class: dict[str, ClassQuality]
     num_texts: int
 
-    def lowest_recall(self) -> tuple[str, float]:
-        """Return the label that is found least often, and its recall."""
-        label = min(self.per_class, key=lambda name: self.per_class[name].recall)
-        return label, self.per_class[label].recall
-
 
 def macro_f1(labels: NDArray[np.int64], logits: Logits) -> float:
     """Return the unweighted mean of the F1 of all labels.
