@@ -121,20 +121,19 @@ def distill(
     Example: potstill distill teacher --train reviews.csv --out student --num-layers 2
     """
     from distill.bundle import Bundle
-    from distill.data import load_splits, read_texts, texts_not_in
+    from distill.data import load_splits, read_texts
     from distill.training.fit import fit_student
 
     reporter = reporter_for_terminal()
     opened = Bundle.open(teacher)
     splits = load_splits(data, labels=opened.labels)
     _say_all(reporter, splits.notes)
-    held_out = [part for part in (splits.test,) if part is not None]
-    further = texts_not_in([text for source in unlabeled for text in read_texts(source, data)], held_out)
     bundle = fit_student(
         opened,
         train=splits.train,
         validation=splits.validation,
-        unlabeled=further,
+        unlabeled=[text for source in unlabeled for text in read_texts(source, data)],
+        test=splits.test,
         out=out,
         settings=settings,
         reporter=reporter,

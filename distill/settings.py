@@ -18,6 +18,7 @@ BUILTIN_MINILM = "builtin:minilm"
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "int8"]
 LayerRule = Literal["spread", "lower", "upper"]
+TextSource = Literal["all", "labelled", "unlabeled"]
 
 
 class Settings(BaseModel):
@@ -93,7 +94,26 @@ class StudentSettings(Settings):
         return self
 
 
-class DistillSettings(TrainingSettings, StudentSettings):
+class AugmentSettings(Settings):
+    """How many noisy copies of its texts a student also learns from, and how they are made."""
+
+    augment: int = Field(0, ge=0, description="noisy copies of each text to learn from too, labelled by the teacher")
+    augment_from: TextSource = Field("all", description="which texts are copied")
+    augment_mask: float = Field(0.1, ge=0, le=1, description="share of a copy's words that are masked or dropped, half each")
+    augment_neighbours: float = Field(0.15, ge=0, le=1, description="share replaced by a near word of the teacher's embeddings")
+    augment_span: float = Field(0.25, ge=0, le=1, description="share of the copies that are a piece of their text")
+    augment_splice: float = Field(0.25, ge=0, le=1, description="share that are half of their text and half of another")
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        for first, second in (("augment_mask", "augment_neighbours"), ("augment_span", "augment_splice")):
+            total = getattr(self, first) + getattr(self, second)
+            if total > 1:
+                raise ValueError(f"{first} and {second} are shares of the same things and may add up to 1, got {total:g}")
+        return self
+
+
+class DistillSettings(TrainingSettings, StudentSettings, AugmentSettings):
     """How one student learns from one teacher."""
 
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")

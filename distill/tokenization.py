@@ -57,6 +57,10 @@ class TextTokenizer:
         """Number of tokens, added ones included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
+    def vocabulary(self) -> dict[str, int]:
+        """Return every token and its id, added ones included."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
     def to_json(self) -> str:
         """Return the content of `tokenizer.json`."""
         return self._tokenizer.to_str(pretty=False)

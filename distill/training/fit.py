@@ -23,6 +23,7 @@ from distill.metrics import evaluate
 from distill.progress import Reporter, SilentReporter
 from distill.settings import BUILTIN_MINILM, DistillSettings, TeacherSettings, TrainingSettings
 from distill.storage import require_writable
+from distill.training.augmentation import augmented_texts
 from distill.training.checkpoints import Checkpoint
 from distill.training.devices import chosen_device, on_device, using_threads
 from distill.training.gates import require_same_label_names, require_useful_teacher
@@ -99,6 +100,7 @@ def fit_student(
     validation: Dataset,
     out: Path | str,
     unlabeled: Sequence[str] = (),
+    test: Dataset | None = None,
     settings: DistillSettings | None = None,
     reporter: Reporter | None = None,
 ) -> Bundle:
@@ -110,7 +112,8 @@ def fit_student(
         validation: Texts that choose the epoch whose weights are kept, and prove the teacher.
         out: The bundle's folder; an interrupted run goes on from its last whole epoch there.
         unlabeled: Further texts to learn from, by the teacher's word alone; any that also stand in `validation`
-            are left out.
+            or `test` are left out.
+        test: Texts that will measure the student: nothing is learnt from them, and no augmented text equals one.
         settings: Layers, temperature, weights, rate. With `soft_weight` 0 the teacher only lends its layers:
             that is the control without distillation.
         reporter: Told of progress.
@@ -127,9 +130,12 @@ def fit_student(
         raise SettingsError(f"the student would replace its teacher in {out}; name another folder with --out")
     for data in (train, validation):
         require_same_label_names(teacher.labels, data.labels)
-    if unlabeled and settings.soft_weight == 0:
-        raise SettingsError("with soft_weight 0 nothing is learnt from the teacher, so unlabelled texts cannot be used")
-    unlabeled = texts_not_in(unlabeled, (train, validation))
+    if (unlabeled or settings.augment) and settings.soft_weight == 0:
+        raise SettingsError(
+            "with soft_weight 0 nothing is learnt from the teacher, so unlabelled and augmented texts cannot be used"
+        )
+    held_out = (validation,) if test is None else (validation, test)
+    unlabeled = texts_not_in(unlabeled, (train, *held_out))
     torch_teacher = load_bundle(teacher)
     on_device(torch_teacher.model, chosen_device(settings.device))
     # Before the teacher is asked, which takes minutes: settings that cannot be honoured are found in the first second.
@@ -138,13 +144,17 @@ def fit_student(
     with using_threads():
         on_validation = teacher_logits(torch_teacher, validation.texts, reporter=reporter).logits
         require_useful_teacher(logits=on_validation, label_ids=validation.label_ids, labels=teacher.labels)
-        soft = _soft_targets(torch_teacher, (*train.texts, *unlabeled), settings, reporter)
+        augmented = augmented_texts(
+            torch_teacher, student, labelled=train.texts, unlabeled=unlabeled, held_out=held_out, settings=settings
+        )
+        texts = (*train.texts, *unlabeled, *augmented)
+        soft = _soft_targets(torch_teacher, texts, settings, reporter)
     return _train_and_seal(
         student,
         role="student",
         examples=Examples(
-            rows=student.tokenizer.encode((*train.texts, *unlabeled)),
-            label_ids=np.concatenate([train.label_ids, np.full(len(unlabeled), UNLABELLED)]),
+            rows=student.tokenizer.encode(texts),
+            label_ids=np.concatenate([train.label_ids, np.full(len(texts) - len(train), UNLABELLED)]),
             teacher_logits=soft,
         ),
         unlabeled=unlabeled,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -79,6 +80,14 @@ class TorchClassifier:
         with torch.inference_mode():
             inputs = {name: torch.from_numpy(values).to(self.model.device) for name, values in batch._asdict().items()}
             return self.model(**inputs).logits.float().cpu().numpy()
+
+    def input_vectors(self) -> NDArray[np.float32]:
+        """Return the embedding of each token, shape (tokens, dimensions)."""
+        table = self.model.get_input_embeddings().weight
+        if not isinstance(table, torch.Tensor):
+            raise SettingsError(f"{type(self.model).__name__} has no table of token embeddings")
+        vectors: NDArray[np.float32] = table.detach().float().cpu().numpy()
+        return vectors
 
     def num_parameters(self) -> int:
         """Return the number of weights."""

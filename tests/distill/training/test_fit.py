@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def few(tiny_splits: Splits) -> tuple[Dataset, Dataset]:
 
 def distil(teacher: Bundle, few: tuple[Dataset, Dataset], out: Path, **changes: Any) -> Bundle:
     """Teach a 1-layer student for two epochs."""
-    more = {name: changes.pop(name) for name in ("reporter", "unlabeled") if name in changes}
+    more = {name: changes.pop(name) for name in ("reporter", "unlabeled", "test") if name in changes}
     settings = DistillSettings(**{"epochs": 2, "learning_rate": 1e-3, "batch_size": 16, "num_layers": 1, **changes})
     return fit_student(teacher, train=few[0], validation=few[1], out=out, settings=settings, **more)
 
@@ -211,6 +212,41 @@ def test_unlabelled_texts_are_learnt_from_and_recorded(
     assert bundle.manifest.lineage.unlabeled_fingerprint == fingerprint(new)
     assert without.manifest.lineage.unlabeled_fingerprint is None
     assert bundle.manifest.files[WEIGHTS] != without.manifest.files[WEIGHTS]
+
+
+def test_augmented_texts_are_asked_of_the_teacher_once_and_never_equal_a_held_out_one(
+    tiny_teacher: Bundle, few: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Sequence[str]] = []
+    answer = fit.teacher_logits
+
+    def listened(teacher: Any, texts: Sequence[str], **rest: Any) -> SoftTargets:
+        asked.append(texts)
+        return answer(teacher, texts, **rest)
+
+    monkeypatch.setattr(fit, "teacher_logits", listened)
+    short = ("warm cold", "dull end")  # their spans of one word are the test's texts
+    test = few[1].take([0, 1, 2, 3])
+    test = replace(test, texts=("Warm", "cold", "dull", "END"))
+    spans = {"augment": 2, "augment_span": 1, "augment_splice": 0, "augment_mask": 0, "augment_neighbours": 0}
+    listening = Listening()
+    with_copies = distil(tiny_teacher, few, tmp_path / "a", unlabeled=short, test=test, reporter=listening, **spans)
+    learnt = asked[1]  # after the validation texts
+    assert learnt[:66] == (*few[0].texts, *short)
+    copies = learnt[66:]
+    assert len(copies) == 2 * 64
+    assert all(f" {copy} " in f" {text} " for copy, text in zip(copies, np.repeat(few[0].texts, 2), strict=True))
+    assert with_copies.manifest.settings["student"]["augment"] == 2
+    again = Listening()
+    distil(tiny_teacher, few, tmp_path / "b", unlabeled=short, test=test, reporter=again, **spans)
+    assert f"teacher logits: {len(learnt)} of {len(learnt)} texts were in the cache" in again.lines
+
+
+def test_the_control_cannot_learn_from_augmented_texts(
+    tiny_teacher: Bundle, few: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match="augmented texts cannot be used"):
+        distil(tiny_teacher, few, tmp_path, soft_weight=0, augment=1)
 
 
 def test_the_control_cannot_learn_from_unlabelled_texts(
