@@ -41,15 +41,29 @@ def instruction_set(root: Path = Path("/")) -> str:
 
     Without VNNI, products of unsigned by signed bytes saturate at 16 bits (microsoft/onnxruntime #6004).
     """
-    try:
-        lines = (root / "proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine() or "unknown"
-    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()}
+    flags = _processor_flags(root)
     for name in ("amx_int8", "avx512_vnni", "avx_vnni", "avx512bw", "avx2", "i8mm", "asimddp"):
         if name in flags:
             return name
     return platform.machine() or "unknown"
+
+
+def multiplies_bf16_faster(root: Path = Path("/")) -> bool:
+    """Return whether products of bfloat16 run on a unit of their own here (AMX), faster than those of fp32.
+
+    AVX-512's bfloat16 alone does not count: training was slower with it than without.
+    """
+    return "amx_bf16" in _processor_flags(root)
+
+
+def _processor_flags(root: Path) -> frozenset[str]:
+    try:
+        lines = (root / "proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(
+        flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()
+    )
 
 
 def _cgroup_folders(root: Path) -> list[Path]:

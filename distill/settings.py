@@ -17,6 +17,7 @@ BUILTIN_MINILM = "builtin:minilm"
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "int8"]
+MixedPrecision = Literal["auto", "no", "bf16"]
 LayerRule = Literal["spread", "lower", "upper"]
 TextSource = Literal["all", "labelled", "unlabeled"]
 
@@ -60,6 +61,12 @@ class DataSettings(TextSettings):
         return self
 
 
+_MIXED_PRECISION = (
+    "bf16 computes products in bfloat16, weights and their updates stay fp32; auto does so where the processor is "
+    "quick at it (AMX, or CUDA since Ampere)"
+)
+
+
 class TrainingSettings(Settings):
     """What fine-tuning and distilling have in common: one loop, one optimiser (AdamW)."""
 
@@ -70,8 +77,10 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay; biases, norms and embeddings have none")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     patience: int = Field(2, ge=1, description="stop after this many epochs without a better validation macro-F1")
+    dropout: float | None = Field(None, ge=0, lt=1, description="dropout while training; without it what the model brings")
     seed: int = Field(0, ge=0, description="seed of head, dropout and order")
     device: Device = Field("auto", description="where to train; auto takes cuda, then mps, then cpu")
+    mixed_precision: MixedPrecision = Field("no", description=_MIXED_PRECISION)
 
 
 class TeacherSettings(TrainingSettings):
@@ -117,6 +126,8 @@ class DistillSettings(TrainingSettings, StudentSettings, AugmentSettings):
     """How one student learns from one teacher."""
 
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
+    dropout: float | None = Field(0.0, ge=0, lt=1, description="dropout of the student while it learns")
+    mixed_precision: MixedPrecision = Field("auto", description=f"student's and teacher's pass: {_MIXED_PRECISION}")
     max_length: int | None = Field(None, ge=4, description="tokens the student keeps per text; without it the teacher's")
     temperature: float = Field(2.0, gt=0, description="softens both distributions")
     soft_weight: float = Field(0.9, ge=0, le=1, description="share of the soft term on labelled texts; 0 is the control")

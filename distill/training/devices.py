@@ -1,17 +1,21 @@
-"""Which device to compute on, and how many threads."""
+"""Which device to compute on, in which numbers, and how many threads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from distill.cpus import available_cpus
+from distill.cpus import available_cpus, multiplies_bf16_faster
 from distill.errors import SettingsError
-from distill.settings import Device
+from distill.settings import Device, MixedPrecision
+
+Compute = Literal["no", "bf16"]
+"""A `mixed_precision` that is decided: "no" computes all in fp32."""
 
 
 def chosen_device(device: Device) -> torch.device:
@@ -26,6 +30,28 @@ def chosen_device(device: Device) -> torch.device:
     if not present[device]:
         raise SettingsError(f"device {device!r} is not on this machine; use --device auto or cpu")
     return torch.device(device)
+
+
+def chosen_mixed_precision(mixed_precision: MixedPrecision, device: torch.device) -> Compute:
+    """Return the setting, or what `auto` means on this device.
+
+    Raises:
+        SettingsError: bf16 was asked for and the device has none.
+    """
+    if device.type == "cuda":
+        there = fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        there, fast = device.type == "cpu", device.type == "cpu" and multiplies_bf16_faster()
+    if mixed_precision == "auto":
+        return "bf16" if fast else "no"
+    if mixed_precision == "bf16" and not there:
+        raise SettingsError(f"the {device.type} device here does not compute in bf16; use --mixed-precision auto or no")
+    return mixed_precision
+
+
+def computing_in(compute: Compute, device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which forward passes compute so; weights stay in fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=compute == "bf16")
 
 
 def on_device(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:

@@ -25,7 +25,8 @@ from distill.settings import BUILTIN_MINILM, DistillSettings, TeacherSettings, T
 from distill.storage import require_writable
 from distill.training.augmentation import augmented_texts
 from distill.training.checkpoints import Checkpoint
-from distill.training.devices import chosen_device, on_device, using_threads
+from distill.training.devices import Compute, chosen_device, chosen_mixed_precision, on_device, using_threads
+from distill.training.dropout import set_dropout
 from distill.training.gates import require_same_label_names, require_useful_teacher
 from distill.training.loop import Examples, Objective
 from distill.training.loop import train as run_training
@@ -75,6 +76,7 @@ def fit_teacher(
     require_same_label_names(train.labels, validation.labels)
     teacher = load_pretrained(model, labels=train.labels, max_length=settings.max_length, seed=settings.seed)
     on_device(teacher.model, chosen_device(settings.device))
+    set_dropout(teacher.model, settings.dropout)
     _say_truncated(teacher, train, reporter)
     examples = Examples(teacher.tokenizer.encode(train.texts), train.label_ids)
     return _train_and_seal(
@@ -137,7 +139,9 @@ def fit_student(
     held_out = (validation,) if test is None else (validation, test)
     unlabeled = texts_not_in(unlabeled, (train, *held_out))
     torch_teacher = load_bundle(teacher)
-    on_device(torch_teacher.model, chosen_device(settings.device))
+    device = chosen_device(settings.device)
+    on_device(torch_teacher.model, device)
+    compute = chosen_mixed_precision(settings.mixed_precision, device)
     # Before the teacher is asked, which takes minutes: settings that cannot be honoured are found in the first second.
     student = _new_student(torch_teacher, settings)
     _say_truncated(student, train, reporter)
@@ -148,7 +152,7 @@ def fit_student(
             torch_teacher, student, labelled=train.texts, unlabeled=unlabeled, held_out=held_out, settings=settings
         )
         texts = (*train.texts, *unlabeled, *augmented)
-        soft = _soft_targets(torch_teacher, texts, settings, reporter)
+        soft = _soft_targets(torch_teacher, texts, settings, compute, reporter)
     return _train_and_seal(
         student,
         role="student",
@@ -192,7 +196,9 @@ def _train_and_seal(
         unlabeled_fingerprint=fingerprint(unlabeled) if unlabeled else None,
         seed=settings.seed,
     )
-    checkpoint = Checkpoint(out / CHECKPOINT, key=_run_key(student, lineage, settings))
+    device = student.model.device
+    computed = {"device": device.type, "mixed_precision": chosen_mixed_precision(settings.mixed_precision, device)}
+    checkpoint = Checkpoint(out / CHECKPOINT, key=_run_key(student, lineage, settings, computed))
     held_out = Examples(student.tokenizer.encode(validation.texts), validation.label_ids)
     epochs = run_training(
         student,
@@ -212,7 +218,7 @@ def _train_and_seal(
         pad_token_id=student.tokenizer.pad_id,
         num_parameters=student.num_parameters(),
         lineage=lineage,
-        settings={role: settings.model_dump(mode="json")},
+        settings={role: settings.model_dump(mode="json"), "computed": computed},
         quality={"pytorch": _validation_quality(student, held_out, validation_teacher_logits)},
         history=tuple(asdict(epoch) for epoch in epochs),
         versions=_versions(),
@@ -226,6 +232,7 @@ def _train_and_seal(
 
 def _new_student(teacher: TorchClassifier, settings: DistillSettings) -> TorchClassifier:
     student = build_student(teacher, settings)
+    set_dropout(student.model, settings.dropout)
     if settings.max_length is None:
         return student
     require_max_length(student.model.config, settings.max_length)
@@ -233,11 +240,11 @@ def _new_student(teacher: TorchClassifier, settings: DistillSettings) -> TorchCl
 
 
 def _soft_targets(
-    teacher: TorchClassifier, texts: Sequence[str], settings: DistillSettings, reporter: Reporter
+    teacher: TorchClassifier, texts: Sequence[str], settings: DistillSettings, compute: Compute, reporter: Reporter
 ) -> Logits | None:
     if settings.soft_weight == 0:
         return None
-    soft = teacher_logits(teacher, texts, reporter=reporter)
+    soft = teacher_logits(teacher, texts, compute=compute, reporter=reporter)
     reporter.say(f"teacher logits: {soft.num_cached} of {len(texts)} texts were in the cache")
     _warn_if_one_hot(soft.logits, settings.temperature)
     return soft.logits
@@ -265,8 +272,8 @@ def _validation_quality(student: TorchClassifier, held_out: Examples, soft: Logi
     return {"split": "validation", **quality, **agreed}
 
 
-def _run_key(student: TorchClassifier, lineage: Lineage, settings: TrainingSettings) -> str:
-    said = [student.digest(), lineage.model_dump(mode="json"), settings.model_dump(mode="json")]
+def _run_key(student: TorchClassifier, lineage: Lineage, settings: TrainingSettings, computed: dict[str, str]) -> str:
+    said = [student.digest(), lineage.model_dump(mode="json"), settings.model_dump(mode="json"), computed]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 

@@ -21,8 +21,9 @@ from distill.labels import Logits
 from distill.metrics import macro_f1
 from distill.progress import Reporter
 from distill.settings import TrainingSettings
+from distill.training.attention import quick_attention
 from distill.training.checkpoints import Checkpoint, Epoch, Progress
-from distill.training.devices import using_threads
+from distill.training.devices import Compute, chosen_mixed_precision, computing_in, using_threads
 from distill.training.losses import distillation_loss
 from distill.training.models import TorchClassifier
 
@@ -84,7 +85,13 @@ def train(
     plans = [_batches_of(epoch, lengths, settings) for epoch in range(settings.epochs)]
     total_steps = sum(map(len, plans))
     optimizer = _adamw(model, settings)
-    with using_threads(), torch.random.fork_rng(devices=[]), reporter.task(title, total_steps) as advance:
+    compute = chosen_mixed_precision(settings.mixed_precision, model.device)
+    with (
+        using_threads(),
+        torch.random.fork_rng(devices=[]),
+        quick_attention(model, compute=compute, longest=max(lengths)),
+        reporter.task(title, total_steps) as advance,
+    ):
         torch.manual_seed(settings.seed)
         step, progress = checkpoint.restore(model=model, optimizer=optimizer) or (0, Progress([], {}))
         if step:
@@ -99,7 +106,7 @@ def train(
             for batch in plans[epoch]:
                 for group in optimizer.param_groups:
                     group["lr"] = settings.learning_rate * _rate_factor(step, total_steps, settings.warmup_share)
-                losses.append(_step(student, examples, batch, objective, optimizer, settings.max_grad_norm))
+                losses.append(_step(student, examples, batch, objective, optimizer, settings.max_grad_norm, compute))
                 step += 1
                 advance(1, loss=losses[-1])
             seconds = time.perf_counter() - started
@@ -131,13 +138,16 @@ def _step(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     max_grad_norm: float,
+    compute: Compute,
 ) -> float:
     device = student.model.device
     padded = student.tokenizer.pad([examples.rows[index] for index in batch])
     inputs = {name: torch.from_numpy(values).to(device) for name, values in padded._asdict().items()}
     soft = examples.teacher_logits
+    with computing_in(compute, device):
+        logits = student.model(**inputs).logits
     loss = distillation_loss(
-        student_logits=student.model(**inputs).logits,
+        student_logits=logits.float(),
         teacher_logits=None if soft is None else torch.from_numpy(soft[batch]).to(device),
         labels=torch.from_numpy(examples.label_ids[batch]).to(device),
         temperature=objective.temperature,

@@ -1,8 +1,8 @@
 """Teacher logits, computed once and kept by content.
 
 A cache keyed by row number goes stale when rows move; this one is keyed by the text itself, in a file per teacher
-(weights, config, tokenizer and max_length). Logits only. Appending is crash-safe: each record carries a checksum,
-and a record that was cut by a kill is not read.
+(weights, config, tokenizer and max_length) and numeric form. Logits only. Appending is crash-safe: each record carries
+a checksum, and a record that was cut by a kill is not read.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from distill.labels import Logits
 from distill.progress import Reporter, SilentReporter
 from distill.storage import cache_dir, writing_to
+from distill.training.devices import Compute, computing_in
 from distill.training.models import TorchClassifier
 
 KEY_BYTES = 16
@@ -36,6 +37,7 @@ def teacher_logits(
     teacher: TorchClassifier,
     texts: Sequence[str],
     *,
+    compute: Compute = "no",
     folder: Path | None = None,
     reporter: Reporter | None = None,
 ) -> SoftTargets:
@@ -44,16 +46,21 @@ def teacher_logits(
     Args:
         teacher: Who is asked.
         texts: What it is asked; repeated texts are computed once.
+        compute: Numbers it computes in; answers in others are kept apart.
         folder: Where the cache files stand; None is `soft_targets` in the user's cache folder.
         reporter: Told of progress.
     """
-    cache = _LogitFile((folder or cache_dir() / "soft_targets") / f"{teacher.digest()}.logits", len(teacher.labels))
+    name = teacher.digest() if compute == "no" else f"{teacher.digest()}-{compute}"
+    cache = _LogitFile((folder or cache_dir() / "soft_targets") / f"{name}.logits", len(teacher.labels))
     known = cache.read()
     keys = [_key_of(text) for text in texts]
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
     if missing:
         rows = teacher.tokenizer.encode(list(missing.values()))
-        with (reporter or SilentReporter()).task("teacher logits", len(rows)) as advance:
+        with (
+            (reporter or SilentReporter()).task("teacher logits", len(rows)) as advance,
+            computing_in(compute, teacher.model.device),
+        ):
             computed = teacher.logits_of_rows(rows, advance)
         fresh = dict(zip(missing, computed, strict=True))
         cache.append(fresh)

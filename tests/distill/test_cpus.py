@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distill import cpus
-from distill.cpus import available_cpus, cgroup_quota_cpus, instruction_set
+from distill.cpus import available_cpus, cgroup_quota_cpus, instruction_set, multiplies_bf16_faster
 
 
 def write_file(path: Path, content: str) -> None:
@@ -134,3 +134,17 @@ def test_the_best_int8_instructions_are_named(
 def test_a_system_without_cpuinfo_names_its_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpus.platform, "machine", lambda: "arm64")
     assert instruction_set(tmp_path) == "arm64"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("flags\t\t: avx512_bf16 amx_bf16 amx_tile", True),
+        ("flags\t\t: avx512_bf16 amx_int8", False),
+        ("model name\t: amx_bf16", False),
+    ],
+)
+def test_only_a_matrix_unit_makes_bf16_faster(tmp_path: Path, line: str, expected: bool) -> None:
+    assert not multiplies_bf16_faster(tmp_path)
+    write_file(tmp_path / "proc/cpuinfo", f"processor\t: 0\n{line}")
+    assert multiplies_bf16_faster(tmp_path) is expected

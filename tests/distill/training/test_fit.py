@@ -356,3 +356,17 @@ def test_a_student_does_not_replace_its_teacher(tiny_teacher: Bundle, few: tuple
     with pytest.raises(SettingsError, match="would replace its teacher"):
         distil(tiny_teacher, few, tiny_teacher.path / ".." / tiny_teacher.path.name)
     Bundle.open(tiny_teacher.path)
+
+
+def test_a_teacher_keeps_its_own_dropout_and_a_student_has_none(tiny_teacher: Bundle, tiny_unexported: Bundle) -> None:
+    taught = [json.loads(bundle.file("config.json").read_text()) for bundle in (tiny_teacher, tiny_unexported)]
+    assert [config["hidden_dropout_prob"] for config in taught] == [0.1, 0.0]
+    assert [config["attention_probs_dropout_prob"] for config in taught] == [0.1, 0.0]
+
+
+def test_the_manifest_says_in_which_numbers_a_run_computed(
+    tiny_teacher: Bundle, few: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    manifest = distil(tiny_teacher, few, tmp_path / "student", device="cpu", mixed_precision="bf16").manifest
+    assert manifest.settings["computed"] == {"device": "cpu", "mixed_precision": "bf16"}
+    assert tiny_teacher.manifest.settings["computed"]["mixed_precision"] == "no"  # the reference recipe

@@ -19,7 +19,9 @@ from distill.errors import GateError
 from distill.progress import Advance, SilentReporter
 from distill.settings import TrainingSettings
 from distill.training import loop
+from distill.training.attention import quick_attention
 from distill.training.checkpoints import Checkpoint, Epoch
+from distill.training.devices import Compute
 from distill.training.loop import Examples, Objective, train
 from distill.training.losses import UNLABELLED
 from distill.training.models import TorchClassifier
@@ -363,3 +365,33 @@ def test_torch_is_left_as_it_was(make_student: Make, lessons: tuple[Examples, Ex
 def test_speed_is_texts_over_seconds(make_student: Make, lessons: tuple[Examples, Examples]) -> None:
     for epoch in run(make_student(), lessons, epochs=2):
         assert epoch.texts_per_second == pytest.approx(48 / epoch.seconds)
+
+
+def test_bf16_trains_the_same_twice_and_leaves_weights_and_attention_as_they_were(
+    make_student: Make, lessons: tuple[Examples, Examples]
+) -> None:
+    def trained(mixed_precision: str) -> TorchClassifier:
+        student = without_dropout(make_student)
+        run(student, lessons, mixed_precision=mixed_precision)
+        return student
+
+    exact, one, again = trained("no"), trained("bf16"), trained("bf16")
+    assert same(weights_of(one), weights_of(again))
+    assert not same(weights_of(one), weights_of(exact))
+    assert {tensor.dtype for tensor in weights_of(one).values() if tensor.is_floating_point()} == {torch.float32}
+    # bfloat16 keeps 8 bits of a number: its logits are near the exact ones, and read in fp32
+    np.testing.assert_allclose(one.logits_of_rows(lessons[1].rows), exact.logits_of_rows(lessons[1].rows), rtol=0.1, atol=0.3)
+    assert one.model.config._attn_implementation == exact.model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("dropout", "mixed_precision", "longest", "kernel"),
+    [(0.0, "bf16", 128, "eager"), (0.1, "bf16", 128, "sdpa"), (0.0, "no", 128, "sdpa"), (0.0, "bf16", 129, "sdpa")],
+)
+def test_plain_attention_is_taken_where_it_is_faster(
+    dropout: float, mixed_precision: Compute, longest: int, kernel: str, make_student: Make
+) -> None:
+    model = make_student(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout).model
+    with quick_attention(model, compute=mixed_precision, longest=longest):
+        assert model.config._attn_implementation == model.bert.config._attn_implementation == kernel
+    assert model.config._attn_implementation == "sdpa"

@@ -56,6 +56,18 @@ def test_only_logits_are_kept(make_classifier: Make, tmp_path: Path) -> None:
     assert cache_file(tmp_path).stat().st_size == len(TEXTS) * RECORD_BYTES
 
 
+def test_answers_in_bf16_are_kept_apart(make_classifier: Make, tmp_path: Path) -> None:
+    teacher = make_classifier()
+    exact = teacher_logits(teacher, TEXTS, folder=tmp_path)
+    rough = teacher_logits(teacher, TEXTS, compute="bf16", folder=tmp_path)
+    again = teacher_logits(teacher, TEXTS, compute="bf16", folder=tmp_path)
+    assert (rough.num_cached, again.num_cached) == (0, 5)
+    np.testing.assert_array_equal(again.logits, rough.logits)
+    assert not np.array_equal(rough.logits, exact.logits)
+    np.testing.assert_allclose(rough.logits, exact.logits, rtol=0.05, atol=0.1)  # 8 bits of each number
+    np.testing.assert_array_equal(teacher_logits(teacher, TEXTS, folder=tmp_path).logits, exact.logits)
+
+
 def test_rows_that_moved_take_their_logits_with_them(make_classifier: Make, tmp_path: Path) -> None:
     teacher = make_classifier()
     first = teacher_logits(teacher, TEXTS, folder=tmp_path).logits
