@@ -18,6 +18,9 @@ ProblemType = Literal["single_label_classification", "multi_label_classification
 
 Logits = NDArray[np.float32]
 
+THRESHOLD = 0.5
+"""Probability from which a label is given, where a text may have several."""
+
 
 def label_names_of(values: Iterable[str]) -> tuple[str, ...]:
     """Return the distinct labels in their fixed order: by number when all are whole numbers, else by name."""
@@ -64,6 +67,22 @@ def probabilities(logits: Logits, problem_type: ProblemType) -> Logits:
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares: Logits = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
     return shares
+
+
+def chosen_labels(logits: Logits, problem_type: ProblemType) -> NDArray[np.bool_]:
+    """Return which labels each text is given, shape (texts, labels).
+
+    The one with the largest logit; with several labels a text, all whose probability is at least `THRESHOLD`.
+    """
+    if problem_type == "multi_label_classification":
+        return probabilities(logits, problem_type) >= THRESHOLD
+    return indicator(logits.argmax(axis=1), logits.shape[1])
+
+
+def indicator(labels: NDArray[np.int64], num_labels: int) -> NDArray[np.bool_]:
+    """Return which labels each text has, shape (texts, labels), from class ids (texts,) or zeros and ones (texts, labels)."""
+    has: NDArray[np.bool_] = labels.astype(bool) if labels.ndim == 2 else labels[:, None] == np.arange(num_labels)
+    return has
 
 
 def require_single_label(problem_type: ProblemType, job: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,8 +12,17 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
 from distill.errors import DatasetError
-from distill.labels import Logits
-from distill.metrics import evaluate, expected_calibration_error, macro_f1, macro_f1_interval, retention
+from distill.labels import Logits, ProblemType
+from distill.metrics import (
+    Quality,
+    brier_score,
+    evaluate,
+    expected_calibration_error,
+    macro_f1,
+    macro_f1_interval,
+    negative_log_likelihood,
+    retention,
+)
 
 
 def ids(*values: int) -> NDArray[np.int64]:
@@ -20,6 +31,12 @@ def ids(*values: int) -> NDArray[np.int64]:
 
 def one_hot(predicted: NDArray[np.int64], num_labels: int) -> Logits:
     return (10 * np.eye(num_labels)[predicted]).astype(np.float32)
+
+
+def interval(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], *, num_labels: int = 3, seed: int = 0
+) -> tuple[float, float]:
+    return macro_f1_interval(labels[:, None] == np.arange(num_labels), predicted[:, None] == np.arange(num_labels), seed=seed)
 
 
 def two_shares(*first: float) -> Logits:
@@ -51,7 +68,7 @@ def test_macro_f1_by_hand() -> None:
 def test_a_label_that_no_text_has_and_no_text_gets_counts_as_zero() -> None:
     assert macro_f1(ids(0, 1), one_hot(ids(0, 1), 2)) == 1
     assert macro_f1(ids(0, 1), one_hot(ids(0, 1), 4)) == 0.5
-    assert macro_f1_interval(ids(0, 1).repeat(500), ids(0, 1).repeat(500), num_labels=4, seed=0) == (0.5, 0.5)
+    assert interval(ids(0, 1).repeat(500), ids(0, 1).repeat(500), num_labels=4) == (0.5, 0.5)
 
 
 @given(st.data(), st.integers(2, 4), st.integers(1, 30))
@@ -105,6 +122,79 @@ def test_calibration_is_of_probabilities_and_not_of_logits() -> None:
     )
 
 
+# Probabilities against the truth
+
+
+def test_brier_score_by_hand() -> None:
+    # Three labels: (0.7 - 1)² + 0.2² + 0.1² = 0.14 where the first is true, 0.7² + 0.2² + (0.1 - 1)² = 1.34 where the last is.
+    shares = np.array([[0.7, 0.2, 0.1]] * 2, dtype=np.float32)
+    assert brier_score(ids(0, 2), shares) == pytest.approx((0.14 + 1.34) / 2)
+
+
+def test_negative_log_likelihood_by_hand() -> None:
+    # Logits log 3 and 0 are shares 3/4 and 1/4.
+    logits = np.array([[math.log(3), 0.0]] * 2, dtype=np.float32)
+    assert negative_log_likelihood(ids(0, 1), logits) == pytest.approx((math.log(4 / 3) + math.log(4)) / 2)
+
+
+def test_a_certain_mistake_costs_its_logit_and_not_infinity() -> None:
+    assert negative_log_likelihood(ids(1), np.array([[500.0, 0.0]], np.float32)) == pytest.approx(500)
+    assert negative_log_likelihood(np.array([[1, 0]]), np.array([[-500.0, 500.0]], np.float32)) == pytest.approx(500)
+
+
+# Several labels a text
+
+# Text 1 has x and y and gets x; text 2 has y and gets y and z; text 3 has none and gets none.
+# x: 1 of 1 found. y: 1 of 2 found, F1 2/3. z: given once, never had.
+SEVERAL = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]])
+SEVERAL_LOGITS = np.array([[1, -1, -2], [-3, 2, 1], [-1, -1, -1]], dtype=np.float32)
+
+
+def of_several() -> Quality:
+    return evaluate(
+        labels=SEVERAL, logits=SEVERAL_LOGITS, label_names=["x", "y", "z"], problem_type="multi_label_classification"
+    )
+
+
+def test_macro_f1_over_labels_by_hand() -> None:
+    quality = of_several()
+    assert quality.macro_f1 == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert macro_f1(SEVERAL, SEVERAL_LOGITS) == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert quality.per_class["y"].recall == 0.5
+    assert [figures.support for figures in quality.per_class.values()] == [1, 2, 0]
+    assert quality.accuracy == pytest.approx(1 / 3)  # the text without a label is the only one with every label right
+
+
+def test_calibration_over_decisions_by_hand() -> None:
+    quality = of_several()
+    sure = {logit: 1 / (1 + math.exp(-logit)) for logit in (-3, -2, -1, 1, 2)}
+    truths = [(1, 1), (-1, 1), (-2, 0), (-3, 0), (2, 1), (1, 0), (-1, 0), (-1, 0), (-1, 0)]
+    assert quality.brier_score == pytest.approx(sum((sure[logit] - truth) ** 2 for logit, truth in truths) / 9)
+    surprise = [-math.log(sure[logit] if truth else 1 - sure[logit]) for logit, truth in truths]
+    assert quality.negative_log_likelihood == pytest.approx(sum(surprise) / 9)
+    # Of the six decisions at 0.731 four are right; the three at 0.881, 0.881 and 0.953 all are.
+    gaps = abs(6 * sure[1] - 4) + abs(2 * sure[2] - 2) + sure[-3]
+    assert quality.expected_calibration_error == pytest.approx(gaps / 9, abs=1e-6)
+
+
+def test_the_interval_over_several_labels_is_that_of_drawing_texts() -> None:
+    generator = np.random.default_rng(5)
+    labels = (generator.random((300, 3)) < (0.5, 0.3, 0.1)).astype(np.int64)
+    logits = np.where(generator.random((300, 3)) < 0.8, 4 * labels - 2, 2 - 4 * labels).astype(np.float32)
+    drawn = [generator.integers(0, 300, 300) for _ in range(1000)]
+    scores = [f1_score(labels[rows], logits[rows] > 0, average="macro", zero_division=0) for rows in drawn]
+    quality = evaluate(labels=labels, logits=logits, label_names="xyz", problem_type="multi_label_classification")
+    assert quality.macro_f1_interval == pytest.approx(np.percentile(scores, [2.5, 97.5]), abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem_type"), [(SEVERAL, "single_label_classification"), (ids(0, 1, 2), "multi_label_classification")]
+)
+def test_labels_of_another_task_are_refused(labels: NDArray[np.int64], problem_type: ProblemType) -> None:
+    with pytest.raises(DatasetError, match=r"labels? a text; use data of its task"):
+        evaluate(labels=labels, logits=SEVERAL_LOGITS, label_names="xyz", problem_type=problem_type)
+
+
 # The interval
 
 
@@ -114,7 +204,7 @@ def test_the_interval_is_that_of_drawing_texts_with_replacement() -> None:
     predicted = np.where(generator.random(300) < 0.7, labels, generator.integers(0, 3, 300))
     drawn = [generator.integers(0, 300, 300) for _ in range(1000)]
     scores = [f1_score(labels[rows], predicted[rows], average="macro", labels=[0, 1, 2], zero_division=0) for rows in drawn]
-    low, high = macro_f1_interval(labels, predicted, num_labels=3, seed=0)
+    low, high = interval(labels, predicted)
     # The ends of two honest bootstraps of 1,000 differ by some thousandths; a 90 % interval would end 0.008 further in.
     assert low == pytest.approx(np.percentile(scores, 2.5), abs=0.005)
     assert high == pytest.approx(np.percentile(scores, 97.5), abs=0.005)
@@ -122,15 +212,13 @@ def test_the_interval_is_that_of_drawing_texts_with_replacement() -> None:
 
 def test_the_interval_narrows_with_the_root_of_the_texts() -> None:
     labels, predicted = TRUE.repeat(50), PREDICTED.repeat(50)
-    few = macro_f1_interval(labels, predicted, num_labels=3, seed=0)
-    many = macro_f1_interval(labels.repeat(16), predicted.repeat(16), num_labels=3, seed=0)
+    few = interval(labels, predicted)
+    many = interval(labels.repeat(16), predicted.repeat(16))
     assert (few[1] - few[0]) / (many[1] - many[0]) == pytest.approx(4, rel=0.1)
 
 
 def test_the_interval_is_that_of_its_seed() -> None:
-    first, again, other = (
-        macro_f1_interval(TRUE.repeat(50), PREDICTED.repeat(50), num_labels=3, seed=seed) for seed in (0, 0, 1)
-    )
+    first, again, other = (interval(TRUE.repeat(50), PREDICTED.repeat(50), seed=seed) for seed in (0, 0, 1))
     assert first == again
     assert first != other
 

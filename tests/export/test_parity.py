@@ -113,6 +113,8 @@ def quality(macro_f1: float = 0.9, *, num_texts: int = 1000, **recalls: float) -
         macro_f1_interval=(macro_f1 - 0.01, macro_f1 + 0.01),
         accuracy=macro_f1,
         expected_calibration_error=0.0,
+        brier_score=0.0,
+        negative_log_likelihood=0.0,
         per_class={name: ClassQuality(0.9, recall, 0.9, num_texts // 2) for name, recall in recalls.items()},
         num_texts=num_texts,
     )
