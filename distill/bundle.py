@@ -56,10 +56,15 @@ class FileEntry(_Part):
 
 
 class Lineage(_Part):
-    """Where a bundle came from; digests and names, never paths or user names."""
+    """Where a bundle came from; digests and names, never paths or user names.
+
+    `teacher_sha256` is of the first teacher's weights (its digest or name, where it was not a bundle); where several
+    taught, `ensemble` names them all.
+    """
 
     base_model: str
     teacher_sha256: str | None = None
+    ensemble: tuple[str, ...] = ()
     train_fingerprint: str
     validation_fingerprint: str
     unlabeled_fingerprint: str | None = None

@@ -38,6 +38,50 @@ class Classifier(Protocol):
 
 
 @dataclass(frozen=True)
+class Ensemble:
+    """Several classifiers that answer as one: with the mean of their logits.
+
+    Attributes:
+        members: Classifiers with the same labels in the same order.
+
+    Raises:
+        SettingsError: There is none, or they differ in labels or problem type.
+    """
+
+    members: tuple[Classifier, ...]
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise SettingsError("an ensemble has no members; give it one or more")
+        for number, member in enumerate(self.members[1:], start=2):
+            require_same_labels(self.members[0], member, names=("member 1 of the ensemble", f"member {number}"))
+            if member.problem_type != self.problem_type:
+                raise SettingsError(
+                    f"member 1 of the ensemble is for {self.problem_type}, member {number} for {member.problem_type}"
+                )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names of every member."""
+        return self.members[0].labels
+
+    @property
+    def problem_type(self) -> ProblemType:
+        """How logits become probabilities."""
+        return self.members[0].problem_type
+
+    def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
+        """Return the mean of the members' logits, shape (len(texts), len(labels)), float32."""
+        return mean_logits([member.predict_logits(texts) for member in self.members])
+
+
+def mean_logits(answers: Sequence[Logits]) -> Logits:
+    """Return the mean over classifiers of logits of the same shape; summed in float64, in the order given."""
+    mean: Logits = np.stack(answers).mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The answer for one text."""
 

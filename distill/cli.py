@@ -107,7 +107,9 @@ def teacher(
 
 @app.command
 def distill(
-    teacher: Annotated[Path, Parameter(help="the teacher's bundle")],
+    teachers: Annotated[
+        tuple[Path, ...], Parameter(help="the teacher's bundle; of several the mean teaches, the first lends its layers")
+    ],
     /,
     *,
     out: Annotated[Path, Parameter(help="folder of the bundle to make")],
@@ -125,8 +127,8 @@ def distill(
     from distill.training.fit import fit_student
 
     reporter = reporter_for_terminal()
-    opened = Bundle.open(teacher)
-    splits = load_splits(data, labels=opened.labels)
+    opened = [Bundle.open(teacher) for teacher in teachers]
+    splits = load_splits(data, labels=opened[0].labels if opened else ())
     _say_all(reporter, splits.notes)
     bundle = fit_student(
         opened,

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from distill.bundle import WEIGHTS, Bundle, Lineage, Manifest, Role, new_bundle_folder, seal_new_bundle
+from distill.bundle import Bundle, Lineage, Manifest, Role, new_bundle_folder, seal_new_bundle
 from distill.card import write_card
-from distill.classifier import agreement
+from distill.classifier import Classifier, agreement, mean_logits
 from distill.data import Dataset, fingerprint, texts_not_in
 from distill.errors import SettingsError
 from distill.labels import Logits
@@ -33,13 +33,13 @@ from distill.training.loop import train as run_training
 from distill.training.losses import UNLABELLED
 from distill.training.models import (
     TorchClassifier,
-    load_bundle,
     load_pretrained,
     require_max_length,
     write_model_files,
 )
 from distill.training.soft_targets import teacher_logits
 from distill.training.students import build_student
+from distill.training.teachers import AnyTeacher, Teacher, open_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -89,14 +89,14 @@ def fit_teacher(
         settings=settings,
         out=Path(out),
         unlabeled=(),
-        teacher_sha256=None,
+        teachers=(),
         validation_teacher_logits=None,
         reporter=reporter,
     )
 
 
 def fit_student(
-    teacher: Bundle,
+    teacher: AnyTeacher | Sequence[AnyTeacher],
     *,
     train: Dataset,
     validation: Dataset,
@@ -109,7 +109,8 @@ def fit_student(
     """Make a student of the teacher's layers, teach it, and seal it as a bundle.
 
     Args:
-        teacher: The teacher's bundle.
+        teacher: The teacher's bundle, or any classifier. Of several the logits are averaged; the first that is a PyTorch
+            model lends its layers.
         train: Texts to learn from, with the teacher's label names.
         validation: Texts that choose the epoch whose weights are kept, and prove the teacher.
         out: The bundle's folder; an interrupted run goes on from its last whole epoch there.
@@ -128,31 +129,28 @@ def fit_student(
     settings = settings or DistillSettings()
     reporter = reporter or SilentReporter()
     require_writable(Path(out))
-    if Path(out).resolve() == teacher.path.resolve():
-        raise SettingsError(f"the student would replace its teacher in {out}; name another folder with --out")
+    _require_other_folder(teacher, Path(out))
+    opened = open_teacher(teacher, device=settings.device)
     for data in (train, validation):
-        require_same_label_names(teacher.labels, data.labels)
+        require_same_label_names(opened.asked.labels, data.labels)
     if (unlabeled or settings.augment) and settings.soft_weight == 0:
         raise SettingsError(
             "with soft_weight 0 nothing is learnt from the teacher, so unlabelled and augmented texts cannot be used"
         )
     held_out = (validation,) if test is None else (validation, test)
     unlabeled = texts_not_in(unlabeled, (train, *held_out))
-    torch_teacher = load_bundle(teacher)
-    device = chosen_device(settings.device)
-    on_device(torch_teacher.model, device)
-    compute = chosen_mixed_precision(settings.mixed_precision, device)
+    torch_teacher = opened.lender()
+    compute = chosen_mixed_precision(settings.mixed_precision, torch_teacher.model.device)
     # Before the teacher is asked, which takes minutes: settings that cannot be honoured are found in the first second.
     student = _new_student(torch_teacher, settings)
     _say_truncated(student, train, reporter)
     with using_threads():
-        on_validation = teacher_logits(torch_teacher, validation.texts, reporter=reporter).logits
-        require_useful_teacher(logits=on_validation, label_ids=validation.label_ids, labels=teacher.labels)
+        on_validation = _proven_logits(opened, validation, reporter)
         augmented = augmented_texts(
             torch_teacher, student, labelled=train.texts, unlabeled=unlabeled, held_out=held_out, settings=settings
         )
         texts = (*train.texts, *unlabeled, *augmented)
-        soft = _soft_targets(torch_teacher, texts, settings, compute, reporter)
+        soft = _soft_targets(opened.asked, texts, settings, compute, reporter)
     return _train_and_seal(
         student,
         role="student",
@@ -167,7 +165,7 @@ def fit_student(
         objective=Objective(soft_weight=settings.soft_weight, temperature=settings.temperature),
         settings=settings,
         out=Path(out),
-        teacher_sha256=teacher.manifest.files[WEIGHTS].sha256,
+        teachers=opened.names,
         validation_teacher_logits=on_validation,
         reporter=reporter,
     )
@@ -184,13 +182,14 @@ def _train_and_seal(
     settings: TrainingSettings,
     out: Path,
     unlabeled: Sequence[str],
-    teacher_sha256: str | None,
+    teachers: tuple[str, ...],
     validation_teacher_logits: Logits | None,
     reporter: Reporter,
 ) -> Bundle:
     lineage = Lineage(
         base_model=student.origin,
-        teacher_sha256=teacher_sha256,
+        teacher_sha256=teachers[0] if teachers else None,
+        ensemble=teachers if len(teachers) > 1 else (),
         train_fingerprint=train.fingerprint(),
         validation_fingerprint=validation.fingerprint(),
         unlabeled_fingerprint=fingerprint(unlabeled) if unlabeled else None,
@@ -239,8 +238,22 @@ def _new_student(teacher: TorchClassifier, settings: DistillSettings) -> TorchCl
     return replace(student, tokenizer=student.tokenizer.with_max_length(settings.max_length))
 
 
+def _require_other_folder(teacher: AnyTeacher | Sequence[AnyTeacher], out: Path) -> None:
+    for one in teacher if isinstance(teacher, Sequence) else (teacher,):
+        if isinstance(one, Bundle) and out.resolve() == one.path.resolve():
+            raise SettingsError(f"the student would replace its teacher in {out}; name another folder with --out")
+
+
+def _proven_logits(teacher: Teacher, validation: Dataset, reporter: Reporter) -> Logits:
+    """Return the teacher's logits of the validation texts, on which each member must have shown that it can teach."""
+    answers = [teacher_logits(member, validation.texts, reporter=reporter).logits for member in teacher.members]
+    for logits in answers:
+        require_useful_teacher(logits=logits, label_ids=validation.label_ids, labels=teacher.asked.labels)
+    return mean_logits(answers)
+
+
 def _soft_targets(
-    teacher: TorchClassifier, texts: Sequence[str], settings: DistillSettings, compute: Compute, reporter: Reporter
+    teacher: Classifier, texts: Sequence[str], settings: DistillSettings, compute: Compute, reporter: Reporter
 ) -> Logits | None:
     if settings.soft_weight == 0:
         return None

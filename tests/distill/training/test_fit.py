@@ -344,7 +344,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(
     tiny_teacher: Bundle, few: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    for loader in ("load_pretrained", "load_bundle"):
+    for loader in ("load_pretrained", "open_teacher"):
         monkeypatch.setattr(fit, loader, _no_loading)
     with pytest.raises(StorageError, match="cannot write"):
         distil(tiny_teacher, few, tmp_path / "file" / "student")

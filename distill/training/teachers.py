@@ -1,0 +1,80 @@
+"""Who teaches: a bundle, any classifier, or several of them whose logits are averaged.
+
+Opens them and says who they are; asking them is `soft_targets`' job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distill.bundle import WEIGHTS, Bundle
+from distill.classifier import Classifier, Ensemble
+from distill.errors import SettingsError
+from distill.settings import Device
+from distill.training.devices import chosen_device, on_device
+from distill.training.models import TorchClassifier, load_bundle
+
+AnyTeacher = Bundle | Classifier
+"""What may teach, alone or with others."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One teacher or several, ready to be asked.
+
+    Attributes:
+        members: Each of them; all have the same labels in the same order.
+        names: What the lineage says of each: the sha256 of a bundle's weights, else a digest or a name, else the class.
+    """
+
+    members: tuple[Classifier, ...]
+    names: tuple[str, ...]
+
+    @property
+    def asked(self) -> Classifier:
+        """The one that gives the answers: the only member, or the mean of all."""
+        return self.members[0] if len(self.members) == 1 else Ensemble(self.members)
+
+    def lender(self) -> TorchClassifier:
+        """Return whose layers a student is made of: the first PyTorch member.
+
+        Raises:
+            SettingsError: There is none.
+        """
+        for member in self.members:
+            if isinstance(member, TorchClassifier):
+                return member
+        raise SettingsError(
+            "a student is made of its teacher's layers, and this teacher has none; name a bundle with weights too"
+        )
+
+
+def open_teacher(teacher: AnyTeacher | Sequence[AnyTeacher], *, device: Device) -> Teacher:
+    """Load whatever teaches; models of bundles go to the device, other classifiers stay where they are.
+
+    Raises:
+        SettingsError: No teacher is given, or they do not share their labels.
+        BundleError: A bundle has no weights.
+    """
+    several = tuple(teacher) if isinstance(teacher, Sequence) else (teacher,)
+    if not several:
+        raise SettingsError("no teacher is given; name a bundle")
+    opened = Teacher(tuple(_load(one, device) for one in several), tuple(map(_name_of, several)))
+    if len(several) > 1:
+        Ensemble(opened.members)  # refuses members whose labels differ
+    return opened
+
+
+def _load(teacher: AnyTeacher, device: Device) -> Classifier:
+    loaded = load_bundle(teacher) if isinstance(teacher, Bundle) else teacher
+    if isinstance(loaded, TorchClassifier):
+        on_device(loaded.model, chosen_device(device))
+    return loaded
+
+
+def _name_of(teacher: AnyTeacher) -> str:
+    if isinstance(teacher, Bundle):
+        return teacher.manifest.files[WEIGHTS].sha256
+    digest = getattr(teacher, "digest", None)
+    return str(digest()) if callable(digest) else type(teacher).__name__
