@@ -76,7 +76,7 @@ def learnt(monkeypatch: pytest.MonkeyPatch) -> list[Examples]:
 
 
 def distil(teacher: Any, splits: Splits, out: Path, **changes: Any) -> Bundle:
-    settings = DistillSettings(**{"epochs": 1, "num_layers": 1, **changes})
+    settings = DistillSettings(**{"epochs": 1, "num_layers": 1, "mixed_precision": "no", **changes})
     train = splits.train.take(range(32))
     return fit_student(teacher, train=train, validation=splits.validation, out=out, settings=settings)
 
