@@ -193,7 +193,7 @@ def augmented_texts(
     replacing = settings.augment_neighbours > 0
     augmentation = Augmentation(
         settings=settings,
-        seed=settings.seed,
+        seed=settings.augment_seed,
         mask_token=_shared_mask_token(teacher, student),
         neighbours=neighbours_of(teacher.tokenizer.vocabulary(), teacher.input_vectors()) if replacing else None,
     )
