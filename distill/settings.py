@@ -107,7 +107,9 @@ class AugmentSettings(Settings):
     """How many noisy copies of its texts a student also learns from, and how they are made."""
 
     augment: int = Field(0, ge=0, description="noisy copies of each text to learn from too, labelled by the teacher")
-    augment_seed: int = Field(0, ge=0, description="seed of the copies; the run's --seed makes no others, so each is labelled once")
+    augment_seed: int = Field(
+        0, ge=0, description="seed of the copies; the run's --seed makes no others, so each is labelled once"
+    )
     augment_from: TextSource = Field("all", description="which texts are copied")
     augment_mask: float = Field(0.1, ge=0, le=1, description="share of a copy's words that are masked or dropped, half each")
     augment_neighbours: float = Field(0.15, ge=0, le=1, description="share replaced by a near word of the teacher's embeddings")
