@@ -49,6 +49,9 @@ class DataSettings(TextSettings):
     validation: str | None = Field(None, description="texts that choose settings; without it a share of --train is cut off")
     test: str | None = Field(None, description="texts that only measure, never choose")
     label_column: str = Field("label", min_length=1, description="column that holds the label, by name or number")
+    label_separator: str | None = Field(
+        None, min_length=1, description="a text may have several labels, with this between them in the label column (a|b)"
+    )
     labels: tuple[str, ...] = Field((), description="label names in order; without it they are read from the data")
     validation_share: float = Field(0.1, gt=0, lt=1, description="share of --train cut off when --validation is not given")
     split_seed: int = Field(0, ge=0, description="seed of that cut; the run's --seed never moves a text between splits")

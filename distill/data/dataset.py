@@ -6,6 +6,7 @@ Pure values; reads no file.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +14,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.data.strata import stratified_rows
 from distill.errors import DatasetError
+from distill.labels import ProblemType, indicator
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Texts with labels. `notes` says in words what was dropped, merged or cut on the way here."""
+    """Texts with labels.
+
+    Attributes:
+        texts: One string each.
+        label_ids: Class ids, shape (texts,); or, where a text may have several labels or none, zeros and ones, shape
+            (texts, labels).
+        labels: Label names, in order.
+        source: Where they came from, for messages.
+        notes: What was dropped, merged or cut on the way here, in words.
+    """
 
     texts: tuple[str, ...]
     label_ids: NDArray[np.int64]
@@ -29,6 +41,8 @@ class Dataset:
     def __post_init__(self) -> None:
         if len(self.texts) != len(self.label_ids):
             raise DatasetError(f"{self.source}: {len(self.texts)} texts and {len(self.label_ids)} labels")
+        if self.label_ids.ndim == 2 and self.label_ids.shape[1] != len(self.labels):
+            raise DatasetError(f"{self.source}: {self.label_ids.shape[1]} columns of labels and {len(self.labels)} label names")
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -36,11 +50,24 @@ class Dataset:
     @property
     def counts(self) -> dict[str, int]:
         """Texts per label, every label named."""
-        return dict(zip(self.labels, np.bincount(self.label_ids, minlength=len(self.labels)).tolist(), strict=True))
+        return dict(zip(self.labels, indicator(self.label_ids, len(self.labels)).sum(axis=0).tolist(), strict=True))
+
+    @property
+    def problem_type(self) -> ProblemType:
+        """Whether a text has one label or several, in Hugging Face's words."""
+        return "single_label_classification" if self.label_ids.ndim == 1 else "multi_label_classification"
 
     def fingerprint(self) -> str:
         """Return a digest of the content: texts, their labels by name, and the order."""
-        return fingerprint(self.texts, [self.labels[index] for index in self.label_ids])
+        names = map(self.label_names, range(len(self)))
+        # Several as a JSON list: no joining character could collide with one in a name.
+        return fingerprint(self.texts, [name if isinstance(name, str) else json.dumps(sorted(name)) for name in names])
+
+    def label_names(self, index: int) -> str | tuple[str, ...]:
+        """Return the label of one text by name; where a text may have several, all of them."""
+        if self.label_ids.ndim == 1:
+            return self.labels[int(self.label_ids[index])]
+        return tuple(self.labels[label] for label in np.flatnonzero(self.label_ids[index]))
 
     def take(self, indices: Sequence[int] | NDArray[np.int64], *note: str) -> Dataset:
         """Return the rows at `indices`, in that order, with notes added."""
@@ -70,13 +97,13 @@ def fold(text: str) -> str:
 
 
 def merge_duplicates(dataset: Dataset) -> Dataset:
-    """Keep one of each text; a text that carries two different labels is dropped altogether."""
+    """Keep one of each text; a text that stands under different labels is dropped altogether."""
     rows_of: dict[str, list[int]] = defaultdict(list)
     for index, text in enumerate(dataset.texts):
         rows_of[fold(text)].append(index)
     kept, contradicted = [], 0
     for rows in rows_of.values():
-        if len({int(dataset.label_ids[row]) for row in rows}) == 1:
+        if len({dataset.label_ids[row].tobytes() for row in rows}) == 1:
             kept.append(rows[0])
         else:
             contradicted += len(rows)
@@ -125,7 +152,7 @@ def split_off(dataset: Dataset, *, count: int, seed: int, name: str) -> tuple[Da
     require_usable(dataset)
     if not 0 < count < len(dataset):
         raise DatasetError(f"{dataset.source}: cannot cut {count} {name} texts from {len(dataset)}; add texts")
-    cut = _stratified_rows(dataset, count, seed)
+    cut = _stratified(dataset, count, seed)
     chosen = set(cut)
     rest = [index for index in range(len(dataset)) if index not in chosen]
     return dataset.take(rest), dataset.take(cut)
@@ -135,9 +162,7 @@ def limited(dataset: Dataset, limit: int | None, *, seed: int) -> Dataset:
     """Return at most `limit` texts, each label in proportion, and say so."""
     if limit is None or limit >= len(dataset):
         return dataset
-    return dataset.take(
-        _stratified_rows(dataset, limit, seed), f"{dataset.source}: a sample of {limit} of {len(dataset)} texts"
-    )
+    return dataset.take(_stratified(dataset, limit, seed), f"{dataset.source}: a sample of {limit} of {len(dataset)} texts")
 
 
 def require_texts(dataset: Dataset, name: str) -> None:
@@ -157,8 +182,9 @@ def require_two_labels(dataset: Dataset) -> None:
     require_texts(dataset, "training")
     present = [name for name, count in dataset.counts.items() if count]
     if len(present) < 2:
+        seen = f"every text has the label {present[0]!r}" if present else "no text has a label"
         raise DatasetError(
-            f"{dataset.source}: every text has the label {present[0]!r}; a classifier needs two labels or more",
+            f"{dataset.source}: {seen}; a classifier needs two labels or more",
             path=dataset.source,
         )
 
@@ -175,31 +201,5 @@ def require_usable(dataset: Dataset) -> None:
         )
 
 
-def _stratified_rows(dataset: Dataset, count: int, seed: int) -> list[int]:
-    """Choose `count` rows, each label in proportion; return them in order."""
-    shares = _proportional(np.bincount(dataset.label_ids, minlength=len(dataset.labels)), count)
-    generator = np.random.default_rng(seed)
-    chosen: list[int] = []
-    for label_id, share in enumerate(shares):
-        rows = np.flatnonzero(dataset.label_ids == label_id)
-        chosen += generator.permutation(rows)[:share].tolist()
-    return sorted(chosen)
-
-
-def _proportional(counts: NDArray[np.int64], total: int) -> list[int]:
-    """Share `total` among labels by largest remainder; each label keeps and gives at least one where it can."""
-    exact = counts * total / counts.sum()
-    shares = np.floor(exact).astype(int)
-    for index in np.argsort(shares - exact, kind="stable")[: total - int(shares.sum())]:
-        shares[index] += 1
-    for index in np.flatnonzero((shares == 0) & (counts > 1)):
-        largest = int(np.argmax(shares))
-        if shares[largest] > 1:
-            shares[largest] -= 1
-            shares[index] += 1
-    for index in np.flatnonzero((shares >= counts) & (counts > 1)):
-        spare = np.flatnonzero(counts - shares > 1)
-        if len(spare):
-            shares[index] -= 1
-            shares[spare[0]] += 1
-    return [int(share) for share in shares]
+def _stratified(dataset: Dataset, count: int, seed: int) -> list[int]:
+    return stratified_rows(dataset.label_ids, num_labels=len(dataset.labels), count=count, seed=seed)

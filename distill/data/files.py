@@ -18,19 +18,20 @@ from distill.extras import requires
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns to read; `label` None reads texts alone."""
+    """Which columns to read; `label` None reads texts alone, `label_separator` stands between several labels of a text."""
 
     text: str
     label: str | None
     max_text_chars: int
+    label_separator: str | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One text, its label as written (None when not asked for), and its line in the file, from 1."""
+    """One text, its label as written (None when not asked for, a tuple where there may be several), and its line, from 1."""
 
     text: str
-    label: str | None
+    label: str | tuple[str, ...] | None
     line: int
 
 
@@ -180,12 +181,12 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _usable_row(source: Path | str, line: int, record: dict[str, Any], columns: Columns) -> Row:
     text = record[columns.text]
-    label = None if columns.label is None else _label_text(record[columns.label])
+    label = None if columns.label is None else _label_of(record[columns.label], columns.label_separator)
     problem = _problem_with(text, columns.max_text_chars)
     if problem is None and columns.label is not None:
         if label is None:
             problem = f"the label is {record[columns.label]!r}, wanted a name or a whole number"
-        elif not _is_utf8(label):
+        elif not _is_utf8("".join(label)):
             problem = f"the label {label!r} is not UTF-8; save the file as UTF-8"
     if problem is not None:
         raise DatasetError(f"{source}:{line}: {problem} (--skip-bad-rows leaves such rows out)", path=source, line=line)
@@ -208,6 +209,18 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _label_of(value: object, separator: str | None) -> str | tuple[str, ...] | None:
+    """Return a label, or all labels where the column is a list or has a separator; None where one cannot be read."""
+    if separator is not None and (isinstance(value, str) or value is None):
+        value = value.split(separator) if value and value.strip() else []
+    elif separator is not None and not isinstance(value, list):
+        value = [value]
+    if not isinstance(value, list):
+        return _label_text(value)
+    names = tuple(dict.fromkeys(map(_label_text, value)))
+    return None if None in names else names  # type: ignore[return-value]  # mypy does not see that no None is left
 
 
 def _label_text(value: object) -> str | None:

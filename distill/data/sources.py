@@ -126,7 +126,7 @@ def read_labelled(source: str, role: Role, settings: DataSettings, *, labels: Se
     if kind == "hub":
         rows = list(_read_hub(name, role, settings, on_bad_row))
     else:
-        columns = Columns(settings.text_column, settings.label_column, settings.max_text_chars)
+        columns = _labelled_columns(settings)
         rows = list(read_rows(Path(source), columns, on_bad_row=on_bad_row))
     if left_out.first and not rows:
         raise left_out.first
@@ -164,7 +164,7 @@ def _read_hub(name: str, role: Role, settings: DataSettings, on_bad_row: BadRow)
     with requires("reading a set from the hub"):
         import datasets
     source = f"hub:{name}"
-    columns = Columns(settings.text_column, settings.label_column, settings.max_text_chars)
+    columns = _labelled_columns(settings)
     name, _, chosen_split = name.partition("@")
     name, _, config = name.partition(":")
     try:
@@ -180,8 +180,13 @@ def _read_hub(name: str, role: Role, settings: DataSettings, on_bad_row: BadRow)
     require_columns(source, table.column_names, columns)
     records: Iterable[Record] = enumerate(table, start=1)
     label = settings.label_column
-    if isinstance(feature := table.features[label], datasets.ClassLabel):
+    feature = table.features[label]
+    if isinstance(feature, datasets.ClassLabel):
         records = ((line, {**record, label: _class_name(feature, record[label])}) for line, record in records)
+    elif isinstance(each := getattr(feature, "feature", None), datasets.ClassLabel):  # a list of classes
+        records = (
+            (line, {**record, label: [_class_name(each, class_id) for class_id in record[label]]}) for line, record in records
+        )
     yield from usable_rows(source, records, columns, on_bad_row)
 
 
@@ -190,16 +195,37 @@ def _class_name(feature: Any, class_id: int | None) -> str | None:
     return None if class_id is None or class_id < 0 else str(feature.int2str(class_id))
 
 
+def _labelled_columns(settings: DataSettings) -> Columns:
+    return Columns(settings.text_column, settings.label_column, settings.max_text_chars, settings.label_separator)
+
+
 def _from_rows(rows: Sequence[Row], source: str, labels: Sequence[str]) -> Dataset:
-    values = [row.label or "" for row in rows]
-    names = tuple(labels) or label_names_of(values)
-    ids = label_ids_by_value(names, values)
-    for row, value in zip(rows, values, strict=True):
-        if value not in ids:
-            raise DatasetError(
-                f"{source}:{row.line}: label {value!r} is not one of {', '.join(map(repr, names))}", path=source, line=row.line
-            )
-    label_ids = np.array([ids[value] for value in values], dtype=np.int64)
+    several = [isinstance(row.label, tuple) for row in rows]
+    if any(several) and not all(several):
+        line = rows[several.index(not several[0])].line
+        raise DatasetError(
+            f"{source}:{line}: some rows have a list of labels, others a single one; write lists throughout, or "
+            "single labels throughout",
+            path=source,
+            line=line,
+        )
+    written = [row.label if isinstance(row.label, tuple) else (row.label or "",) for row in rows]
+    names = tuple(labels) or label_names_of(value for values in written for value in values)
+    ids = label_ids_by_value(names, (value for values in written for value in values))
+    for row, values in zip(rows, written, strict=True):
+        for value in values:
+            if value not in ids:
+                raise DatasetError(
+                    f"{source}:{row.line}: label {value!r} is not one of {', '.join(map(repr, names))}",
+                    path=source,
+                    line=row.line,
+                )
+    if not any(several):
+        label_ids = np.array([ids[value] for (value,) in written], dtype=np.int64)
+    else:
+        label_ids = np.zeros((len(rows), len(names)), dtype=np.int64)
+        for index, values in enumerate(written):
+            label_ids[index, [ids[value] for value in values]] = 1
     return Dataset(tuple(row.text for row in rows), label_ids, names, source)
 
 
@@ -207,10 +233,7 @@ def _with_labels(dataset: Dataset, labels: Sequence[str]) -> Dataset:
     """Number the labels as `labels` does, by name."""
     if not labels or tuple(labels) == dataset.labels:
         return dataset
-    rows = [
-        Row(text, dataset.labels[index], line)
-        for line, (text, index) in enumerate(zip(dataset.texts, dataset.label_ids, strict=True), 1)
-    ]
+    rows = [Row(text, dataset.label_names(index), index + 1) for index, text in enumerate(dataset.texts)]
     return replace(_from_rows(rows, dataset.source, labels), notes=dataset.notes)
 
 
@@ -218,6 +241,12 @@ def _joined(parts: Sequence[Dataset]) -> Dataset:
     """Join sources into one set whose labels are those of all, numbered afresh."""
     if len(parts) == 1:
         return parts[0]
+    tasks = {part.problem_type: part for part in parts}
+    if len(tasks) > 1:
+        single, several = tasks["single_label_classification"], tasks["multi_label_classification"]
+        raise DatasetError(
+            f"{several.source} has several labels a text, {single.source} one; use sets of one kind", path=several.source
+        )
     by_number = [part for part in parts if part.labels and are_numbers(part.labels)]
     by_name = [part for part in parts if not are_numbers(part.labels)]
     if by_number and by_name:

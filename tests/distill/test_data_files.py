@@ -275,7 +275,7 @@ def test_labels_are_read_as_names(file: Callable[[str, str], Path], written: str
     assert rows_of(file("a.jsonl", f'{{"text": "fine", "label": {written}}}'))[0].label == read
 
 
-@pytest.mark.parametrize("written", ["1.5", "null", "NaN", "Infinity", '""', '"  "', "[1]", '{"a": 1}'])
+@pytest.mark.parametrize("written", ["1.5", "null", "NaN", "Infinity", '""', '"  "', "[null]", "[[1]]", '{"a": 1}'])
 def test_what_is_no_label_is_refused(file: Callable[[str, str], Path], written: str) -> None:
     assert "wanted a name or a whole number" in str(refusal_of(file("a.jsonl", f'{{"text": "fine", "label": {written}}}')))
 
