@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -26,6 +26,9 @@ from distill.storage import require_writable, write_atomically
 from export.parity import compare, parity_texts, require_quality, wilson_interval
 from export.runtime import OnnxClassifier
 from export.settings import ExportSettings
+
+if TYPE_CHECKING:
+    from distill.training.models import TorchClassifier
 
 
 def export_bundle(
@@ -91,11 +94,10 @@ def _proven_graphs(
     with requires("export"):
         from distill.training.models import load_bundle
         from export.calibration import channel_ranges
-        from export.graph.portable import write_portable_graph
         from export.quantize import product_inputs, quantize
     torch_classifier = load_bundle(bundle)
     reporter.say("export: writing the fp32 graph")
-    fp32 = _with_metadata(write_portable_graph(torch_classifier), bundle)
+    fp32 = _with_metadata(_written(torch_classifier, settings, reporter), bundle)
     classifier = _classifier_of(fp32, bundle)
     parity = compare(torch_classifier, classifier, parity_texts(validation.texts))
     parity.require(settings.parity_tolerance)
@@ -119,6 +121,25 @@ def _proven_graphs(
         )
     wanted = dict.fromkeys(settings.precisions)
     return {precision: graphs[precision] for precision in wanted}, {precision: quality[precision] for precision in wanted}
+
+
+def _written(classifier: TorchClassifier, settings: ExportSettings, reporter: Reporter) -> onnx.ModelProto:
+    """Return the graph of the writer asked for, or of the first that can."""
+    from export.graph.fused import expected_ops, write_fused_graph
+    from export.graph.portable import write_portable_graph
+    from export.optimized import require_ops
+
+    if settings.writer == "portable":
+        return write_portable_graph(classifier)
+    try:
+        graph = write_fused_graph(classifier)
+    except SettingsError as exc:
+        if settings.writer == "fused":
+            raise
+        reporter.say(f"export: the portable writer, because {exc}")
+        return write_portable_graph(classifier)
+    require_ops(graph, expected_ops(graph))
+    return graph
 
 
 def _classifier_of(graph: onnx.ModelProto, bundle: Bundle) -> OnnxClassifier:

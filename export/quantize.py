@@ -155,14 +155,16 @@ def quantize_rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray
 def quantize_tables(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Replace each fp32 table that is only looked up by an int8 table and one scale per row, in place.
 
-    Gather(table, ids) becomes Cast(Gather(int8 table, ids)) * Gather(scales, ids).
+    Gather(table, ids) becomes Cast(Gather(int8 table, ids)) * Gather(scales, ids). A table that is sliced, as positions
+    are, is small: it becomes fp32 again when the graph is loaded.
     """
     tables = {tensor.name: tensor for tensor in graph.graph.initializer if _is_table(tensor)}
-    lookups = [node for node in graph.graph.node if node.op_type == "Gather" and node.input[0] in tables and not _axis(node)]
-    for name in dict.fromkeys(node.input[0] for node in lookups):
+    for name, tensor in tables.items():
         users = [node for node in graph.graph.node if name in node.input]
-        if all(node in lookups for node in users):
-            _quantize_table(graph, tables[name], users)
+        if users and all(node.op_type == "Gather" and node.input[0] == name and not _axis(node) for node in users):
+            _quantize_table(graph, tensor, users)
+        elif users and all(node.op_type == "Slice" and node.input[0] == name for node in users):
+            _quantize_at_rest(graph, tensor)
     return graph
 
 
@@ -266,6 +268,17 @@ def _quantize_table(graph: onnx.ModelProto, tensor: TensorProto, lookups: list[o
         graph.graph.node.remove(lookup)
         for offset, node in enumerate(replacement):
             graph.graph.node.insert(place + offset, node)
+
+
+def _quantize_at_rest(graph: onnx.ModelProto, tensor: TensorProto) -> None:
+    """Store a table in int8; ONNX Runtime computes the two nodes once, at load."""
+    values, scales = quantize_rows(numpy_helper.to_array(tensor))
+    name = tensor.name
+    graph.graph.initializer.remove(tensor)
+    graph.graph.initializer.append(numpy_helper.from_array(values, f"{name}_int8"))
+    graph.graph.initializer.append(numpy_helper.from_array(scales, f"{name}_scales"))
+    graph.graph.node.insert(0, helper.make_node("Mul", [f"{name}_cast", f"{name}_scales"], [name]))
+    graph.graph.node.insert(0, helper.make_node("Cast", [f"{name}_int8"], [f"{name}_cast"], to=TensorProto.FLOAT))
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

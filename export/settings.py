@@ -8,10 +8,17 @@ from pydantic import Field
 
 from distill.settings import Precision, Settings
 
+Writer = Literal["auto", "fused", "portable"]
+
 
 class ExportSettings(Settings):
     """Which graphs to write, and how much they may lose."""
 
+    writer: Writer = Field(
+        "auto",
+        description="fused: BERT's family, from the weights, fastest; portable: any model, by torch's exporter; "
+        "auto: fused where it can",
+    )
     precisions: tuple[Precision, ...] = Field(
         ("fp32", "int8"), min_length=1, description="graphs to write; int8 is made from fp32"
     )

@@ -19,6 +19,7 @@ from distill.labels import probabilities
 from distill.progress import SilentReporter
 from distill.settings import Precision
 from export import pipeline
+from export.graph.fused import FUSED_OPSET
 from export.graph.portable import OPSET
 from export.parity import wilson_interval
 from export.pipeline import export_bundle, strip
@@ -36,9 +37,9 @@ def contents(bundle: Bundle) -> dict[str, bytes]:
 
 @pytest.fixture
 def written_before(tiny_student: Bundle, monkeypatch: pytest.MonkeyPatch) -> onnx.ModelProto:
-    """Let the writer give this graph, which it wrote of the same student before: the exporter takes seconds."""
+    """Let the writer give this graph, which it wrote of the same student before, so that a test can damage it."""
     graph = onnx.load(tiny_student.graph("fp32"))
-    monkeypatch.setattr("export.graph.portable.write_portable_graph", lambda classifier: graph)
+    monkeypatch.setattr("export.graph.fused.write_fused_graph", lambda classifier: graph)
     return graph
 
 
@@ -61,7 +62,7 @@ def damaging_quantizer(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_graphs_are_sealed_with_how_they_were_made(tiny_student: Bundle, tiny_unexported: Bundle) -> None:
     manifest = Bundle.open(tiny_student.path).manifest
     assert manifest.precisions == ("fp32", "int8")
-    assert manifest.opset == OPSET
+    assert manifest.opset == FUSED_OPSET
     assert manifest.instruction_set
     assert manifest.settings["export"]["budget_f1"] == 0.005
     assert manifest.settings["student"] == tiny_unexported.manifest.settings["student"]
@@ -111,8 +112,8 @@ def test_int8_keeps_no_table_and_no_large_product_in_fp32(tiny_student: Bundle) 
         held = onnx.load(tiny_student.graph(precision)).graph.initializer
         return [value for tensor in held if (value := numpy_helper.to_array(tensor)).ndim == 2 and value.dtype == dtype]
 
-    # Three tables; query, key, value, output and the two of the feed-forward part in each of 2 layers; the pooler.
-    assert len(matrices("int8", np.int8)) == 3 + 2 * 6 + 1
+    # Words and positions; query, key, value, output and the two of the feed-forward part in each of 2 layers; the pooler.
+    assert len(matrices("int8", np.int8)) == 2 + 2 * 6 + 1
     left = [value.shape for value in matrices("int8", np.float32) if value.shape[1] > 1]  # scales are one column
     assert left in ([(2, 64)], [(64, 2)])  # the head
     assert tiny_student.graph("int8").stat().st_size < 0.45 * tiny_student.graph("fp32").stat().st_size
@@ -170,7 +171,7 @@ def test_a_failed_gate_leaves_the_earlier_graphs(tiny_student: Bundle, copied: C
 def test_a_graph_that_differs_from_pytorch_seals_nothing(
     tiny_unexported: Bundle, copied: Copied, tiny_splits: Splits, written_before: onnx.ModelProto
 ) -> None:
-    (bias,) = [tensor for tensor in written_before.graph.initializer if tensor.name.endswith("embeddings.LayerNorm.bias")]
+    (bias,) = [tensor for tensor in written_before.graph.initializer if tensor.name == "embedding.beta"]
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
     bundle = copied(tiny_unexported)
     before = contents(bundle)
@@ -215,7 +216,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_any_work(
     def no_work(classifier: object) -> onnx.ModelProto:
         raise AssertionError("nothing may be written before the folder is known to be writable")
 
-    monkeypatch.setattr("export.graph.portable.write_portable_graph", no_work)
+    monkeypatch.setattr("export.graph.fused.write_fused_graph", no_work)
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(StorageError, match="cannot write"):
         export_bundle(Bundle(tmp_path / "file", tiny_unexported.manifest), validation=tiny_splits.validation)
@@ -231,7 +232,7 @@ def test_only_the_graphs_asked_for_are_sealed(
     assert exported.manifest.precisions == (precision,)
     assert len(GRAPHS & set(contents(exported))) == len(GRAPHS & exported.manifest.files.keys()) == 1
     assert set(exported.manifest.quality) == {"pytorch", precision}
-    assert exported.manifest.opset == OPSET
+    assert exported.manifest.opset == FUSED_OPSET
     assert OnnxClassifier.open(exported.path).predict_logits(["dull"]).shape == (1, 2)
 
 
@@ -244,6 +245,40 @@ def test_a_graph_no_longer_asked_for_goes(tiny_student: Bundle, copied: Copied, 
     assert "int8" not in exported.manifest.quality
     assert set(contents(Bundle.open(exported.path))) == {*exported.manifest.files, "manifest.json"}
     assert "model_int8.onnx" not in exported.manifest.files
+
+
+class Listening(SilentReporter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+FP32_ONLY = {"precisions": ("fp32",)}
+
+
+def test_the_portable_writer_may_be_asked_for(tiny_unexported: Bundle, copied: Copied, tiny_splits: Splits) -> None:
+    settings = ExportSettings(writer="portable", **FP32_ONLY)
+    exported = export_bundle(copied(tiny_unexported), validation=tiny_splits.validation, settings=settings)
+    assert exported.manifest.opset == OPSET
+    assert {entry.domain for entry in onnx.load(exported.graph("fp32")).opset_import} == {""}
+
+
+def test_a_model_the_fused_writer_cannot_write_is_written_by_the_other_and_said_or_refused(
+    tiny_unexported: Bundle, copied: Copied, tiny_splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.graph.encoder._FAMILIES", {})
+    bundle, listening = copied(tiny_unexported), Listening()
+    with pytest.raises(SettingsError, match="not BertForSequenceClassification; use --writer portable"):
+        export_bundle(bundle, validation=tiny_splits.validation, settings=ExportSettings(writer="fused", **FP32_ONLY))
+    exported = export_bundle(
+        bundle, validation=tiny_splits.validation, settings=ExportSettings(**FP32_ONLY), reporter=listening
+    )
+    assert exported.manifest.opset == OPSET
+    assert any("the portable writer, because the fused writer knows" in said for said in listening.said)
 
 
 def test_texts_with_other_labels_or_label_order_are_refused(tiny_unexported: Bundle, tiny_splits: Splits) -> None:

@@ -11,19 +11,24 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from random_models import random_classifier
 
 from distill.bundle import Bundle
 from distill.data import Dataset
-from distill.training.models import TorchClassifier, load_bundle, load_pretrained
+from distill.training.models import load_bundle
 from export.graph.portable import OPSET, write_portable_graph
 from export.runtime import OnnxClassifier
 
 
 @pytest.fixture(scope="module")
 def graph(tiny_student: Bundle) -> onnx.ModelProto:
-    """Return the fp32 graph of the student; do not change it."""
-    return onnx.load(tiny_student.graph("fp32"), load_external_data=False)
+    """Return the portable graph of the student; do not change it."""
+    return write_portable_graph(load_bundle(tiny_student))
+
+
+@pytest.fixture(scope="module")
+def session(graph: onnx.ModelProto) -> ort.InferenceSession:
+    return ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 def axes_of(value: onnx.ValueInfoProto) -> list[str | int]:
@@ -41,9 +46,8 @@ def test_it_takes_int64_ids_and_mask_and_gives_float32_logits(graph: onnx.ModelP
     assert axes_of(given) == ["batch", 2]
 
 
-def test_its_weights_are_inside(graph: onnx.ModelProto, tiny_student: Bundle) -> None:
+def test_its_weights_are_inside(graph: onnx.ModelProto) -> None:
     assert all(tensor.data_location == TensorProto.DEFAULT for tensor in graph.graph.initializer)
-    assert not list(tiny_student.path.glob("*.data"))
     onnx.checker.check_model(graph, full_check=True)
 
 
@@ -70,7 +74,9 @@ def test_it_tells_nothing_of_the_machine_that_wrote_it(tiny_student: Bundle) -> 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 31, 32])
 @pytest.mark.parametrize("batch", [1, 3, 33])
-def test_it_answers_as_torch_at_shapes_it_was_not_traced_at(tiny_student: Bundle, batch: int, length: int) -> None:
+def test_it_answers_as_torch_at_shapes_it_was_not_traced_at(
+    tiny_student: Bundle, session: ort.InferenceSession, batch: int, length: int
+) -> None:
     model = load_bundle(tiny_student).model
     generator = np.random.default_rng(batch * 100 + length)
     ids = generator.integers(5, 34, (batch, length))
@@ -79,13 +85,11 @@ def test_it_answers_as_torch_at_shapes_it_was_not_traced_at(tiny_student: Bundle
     mask[0] = 1
     with torch.inference_mode():
         expected = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).logits.numpy()
-    session = ort.InferenceSession(tiny_student.graph("fp32"), providers=["CPUExecutionProvider"])
     logits = session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
-def test_what_is_behind_the_mask_has_no_say(tiny_student: Bundle) -> None:
-    session = ort.InferenceSession(tiny_student.graph("fp32"), providers=["CPUExecutionProvider"])
+def test_what_is_behind_the_mask_has_no_say(session: ort.InferenceSession) -> None:
     ids = np.array([[2, 10, 20, 3, 5, 6]])
     mask = np.array([[1, 1, 1, 1, 0, 0]])
     others = ids.copy()
@@ -121,18 +125,3 @@ def test_writing_says_nothing_and_leaves_model_and_torch_as_they_were(
     assert torch.get_num_threads() == threads
     assert capfd.readouterr() == ("", "")
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-
-
-def random_classifier(family: str, tiny_model: Path) -> TorchClassifier:
-    """Return a 2-layer classifier of a family with large random weights and the tiny task's tokenizer."""
-    classifier = load_pretrained(str(tiny_model), labels=("negative", "positive"), max_length=32, seed=0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    if family == "distilbert":
-        sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
-    config = AutoConfig.for_model(family, vocab_size=34, pad_token_id=0, max_position_embeddings=64, **sizes)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        classifier.model = AutoModelForSequenceClassification.from_config(config).eval()
-        for parameter in classifier.model.parameters():
-            parameter.data *= 10 if parameter.ndim == 2 else 1
-    return classifier

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.calibration import ChannelRange
+from export.optimized import optimized_ops
 from export.quantize import (
     MIN_WEIGHTS,
     input_scales,
@@ -146,6 +147,21 @@ def test_two_lookups_in_one_table_share_one_int8_table() -> None:
     assert sorted(tensors(graph)) == ["table_int8", "table_scales"]
     ids = np.array([[1, 2, 3]])
     np.testing.assert_allclose(run(graph, ids), -2 * table[ids], atol=float(np.abs(table).max()) / 127)
+
+
+def test_a_table_that_is_sliced_is_stored_in_int8_and_whole_again_when_loaded() -> None:
+    table = random_matrix()
+    bounds = {name: np.array([value], dtype=np.int64) for name, value in (("start", 2), ("axis", 0))}
+    takes = helper.make_tensor_value_info("end", TensorProto.INT64, [1])
+    nodes = [helper.make_node("Slice", ["table", "start", "end", "axis"], ["out"])]
+    graph = graph_of(nodes, {"table": table, **bounds}, takes=takes, gives=["rows", 8])
+    quantize_tables(graph)
+    onnx.checker.check_model(graph)
+    assert tensors(graph)["table_int8"].dtype == np.int8
+    assert "table" not in tensors(graph)
+    bound = np.abs(table[2:7]).max(axis=1, keepdims=True) / 127 / 2 * 1.001
+    assert (np.abs(run(graph, np.array([7])) - table[2:7]) <= bound).all()
+    assert optimized_ops(graph) == {"Slice": 1}
 
 
 def test_a_table_with_another_use_is_not_touched() -> None:
