@@ -28,9 +28,9 @@ from distill.training.checkpoints import Checkpoint
 from distill.training.devices import Compute, chosen_device, chosen_mixed_precision, on_device, using_threads
 from distill.training.dropout import set_dropout
 from distill.training.gates import require_same_label_names, require_useful_teacher
-from distill.training.loop import Examples, Objective
+from distill.training.loop import Examples
 from distill.training.loop import train as run_training
-from distill.training.losses import UNLABELLED
+from distill.training.losses import UNLABELLED, Objective, mixed_objective
 from distill.training.models import (
     TorchClassifier,
     load_pretrained,
@@ -85,7 +85,7 @@ def fit_teacher(
         examples=examples,
         train=train,
         validation=validation,
-        objective=Objective(),
+        objective=mixed_objective(),
         settings=settings,
         out=Path(out),
         unlabeled=(),
@@ -162,7 +162,7 @@ def fit_student(
         unlabeled=unlabeled,
         train=train,
         validation=validation,
-        objective=Objective(soft_weight=settings.soft_weight, temperature=settings.temperature),
+        objective=mixed_objective(soft_weight=settings.soft_weight, temperature=settings.temperature),
         settings=settings,
         out=Path(out),
         teachers=opened.names,

@@ -24,7 +24,7 @@ from distill.settings import TrainingSettings
 from distill.training.attention import quick_attention
 from distill.training.checkpoints import Checkpoint, Epoch, Progress
 from distill.training.devices import Compute, chosen_mixed_precision, computing_in, using_threads
-from distill.training.losses import distillation_loss
+from distill.training.losses import Objective, TrainingBatch
 from distill.training.models import TorchClassifier
 
 
@@ -41,14 +41,6 @@ class Examples:
     rows: Sequence[NDArray[np.int64]]
     label_ids: NDArray[np.int64]
     teacher_logits: Logits | None = None
-
-
-@dataclass(frozen=True)
-class Objective:
-    """How the loss is mixed; see `distill.training.losses.distillation_loss`."""
-
-    soft_weight: float = 0.0
-    temperature: float = 1.0
 
 
 def train(
@@ -68,7 +60,7 @@ def train(
         student: Who learns; a teacher being fine-tuned is one too.
         examples: What it learns from.
         validation: What decides which epoch was best, by macro-F1.
-        objective: The mix of the two losses.
+        objective: What a step makes small.
         settings: Rate, epochs, batch, seed.
         checkpoint: Where the state is kept between epochs.
         reporter: Told of each step.
@@ -144,15 +136,13 @@ def _step(
     padded = student.tokenizer.pad([examples.rows[index] for index in batch])
     inputs = {name: torch.from_numpy(values).to(device) for name, values in padded._asdict().items()}
     soft = examples.teacher_logits
-    with computing_in(compute, device):
-        logits = student.model(**inputs).logits
-    loss = distillation_loss(
-        student_logits=logits.float(),
-        teacher_logits=None if soft is None else torch.from_numpy(soft[batch]).to(device),
+    lesson = TrainingBatch(
+        inputs=inputs,
         labels=torch.from_numpy(examples.label_ids[batch]).to(device),
-        temperature=objective.temperature,
-        soft_weight=objective.soft_weight,
+        teacher_logits=None if soft is None else torch.from_numpy(soft[batch]).to(device),
     )
+    with computing_in(compute, device):
+        loss = objective(student.model, lesson).total
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(student.model.parameters(), max_grad_norm)

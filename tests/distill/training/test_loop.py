@@ -22,8 +22,8 @@ from distill.training import loop
 from distill.training.attention import quick_attention
 from distill.training.checkpoints import Checkpoint, Epoch
 from distill.training.devices import Compute
-from distill.training.loop import Examples, Objective, train
-from distill.training.losses import UNLABELLED
+from distill.training.loop import Examples, train
+from distill.training.losses import UNLABELLED, mixed_objective
 from distill.training.models import TorchClassifier
 
 Make = Callable[..., TorchClassifier]
@@ -100,7 +100,7 @@ def run(
         student,
         examples=lessons[0],
         validation=lessons[1],
-        objective=Objective(soft_weight=soft_weight, temperature=temperature),
+        objective=mixed_objective(soft_weight=soft_weight, temperature=temperature),
         settings=TrainingSettings(**{"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "patience": 9, **settings}),
         checkpoint=checkpoint or Checkpoint(None, key=""),
         reporter=reporter or SilentReporter(),

@@ -1,4 +1,4 @@
-"""The losses against sums one can do by hand."""
+"""The soft term against sums one can do by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distill.errors import SettingsError
-from distill.training.losses import UNLABELLED, distillation_loss, soft_target_loss
+from distill.training.losses.soft import soft_target_loss
 
 EVEN = torch.zeros(1, 2)  # probabilities 1/2, 1/2
 LEANING = torch.tensor([[math.log(3), 0.0]])  # probabilities 3/4, 1/4
@@ -49,18 +49,6 @@ def test_soft_loss_is_one_number_per_text_summed_over_labels() -> None:
     teacher = torch.cat([LEANING, EVEN, LEANING])
     loss = soft_target_loss(student_logits=torch.zeros(3, 2), teacher_logits=teacher, temperature=1.0)
     assert loss.tolist() == pytest.approx([KL_LEANING_TO_EVEN, 0, KL_LEANING_TO_EVEN], abs=1e-7)
-
-
-def test_the_loss_is_a_mean_over_texts_and_not_over_labels() -> None:
-    # One text at the known loss and three without any: a quarter of it, whatever the number of labels.
-    loss = distillation_loss(
-        student_logits=torch.zeros(4, 2),
-        teacher_logits=torch.cat([LEANING, torch.zeros(3, 2)]),
-        labels=torch.tensor([0, 1, 0, 1]),
-        temperature=1.0,
-        soft_weight=1.0,
-    )
-    assert loss.item() == pytest.approx(KL_LEANING_TO_EVEN / 4)
 
 
 def test_soft_loss_of_equal_logits_is_zero_even_when_shifted() -> None:
@@ -105,75 +93,3 @@ def test_a_temperature_that_softens_nothing_is_refused(temperature: float) -> No
 def test_logits_of_two_shapes_are_refused_and_not_broadcast(shape: tuple[int, ...]) -> None:
     with pytest.raises(SettingsError, match="differ in shape"):
         soft_target_loss(student_logits=torch.zeros(3, 2), teacher_logits=torch.zeros(shape), temperature=1.0)
-
-
-def test_the_mix_weighs_soft_and_hard_terms() -> None:
-    # The student says 3/4 : 1/4, the teacher is even, the label is 1. At T = 2 the student's odds are sqrt(3) : 1.
-    share = math.sqrt(3) / (math.sqrt(3) + 1)
-    soft = 2**2 * (0.5 * math.log(0.5 / share) + 0.5 * math.log(0.5 / (1 - share)))
-    hard = -math.log(0.25)
-    loss = distillation_loss(
-        student_logits=LEANING, teacher_logits=EVEN, labels=torch.tensor([1]), temperature=2.0, soft_weight=0.8
-    )
-    assert loss.item() == pytest.approx(0.8 * soft + 0.2 * hard)
-
-
-def test_the_hard_term_is_not_softened() -> None:
-    loss = distillation_loss(
-        student_logits=LEANING, teacher_logits=None, labels=torch.tensor([0]), temperature=5.0, soft_weight=0.0
-    )
-    assert loss.item() == pytest.approx(-math.log(0.75))
-
-
-def test_soft_weight_one_needs_no_labels() -> None:
-    loss = distillation_loss(student_logits=EVEN, teacher_logits=LEANING, labels=None, temperature=1.0, soft_weight=1.0)
-    assert loss.item() == pytest.approx(KL_LEANING_TO_EVEN)
-
-
-def test_a_text_without_label_learns_from_the_teacher_alone() -> None:
-    # Text 0: label 0, half soft, half hard. Text 1: no label, so its soft loss counts in full and there is no hard one.
-    loss = distillation_loss(
-        student_logits=torch.zeros(2, 2),
-        teacher_logits=torch.cat([LEANING, LEANING]),
-        labels=torch.tensor([0, UNLABELLED]),
-        temperature=1.0,
-        soft_weight=0.5,
-    )
-    labelled = 0.5 * KL_LEANING_TO_EVEN + 0.5 * math.log(2)
-    assert loss.item() == pytest.approx((labelled + KL_LEANING_TO_EVEN) / 2)
-
-
-def test_the_hard_term_is_a_mean_over_texts() -> None:
-    loss = distillation_loss(
-        student_logits=torch.cat([LEANING, LEANING]),
-        teacher_logits=None,
-        labels=torch.tensor([0, 1]),
-        temperature=1.0,
-        soft_weight=0.0,
-    )
-    assert loss.item() == pytest.approx((-math.log(0.75) - math.log(0.25)) / 2)
-
-
-@pytest.mark.parametrize(
-    ("soft_weight", "teacher", "labels", "missing"),
-    [
-        (0.5, None, torch.tensor([0]), "there are no teacher logits"),
-        (1.0, None, None, "there are no teacher logits"),
-        (0.5, LEANING, None, "there are no labels"),
-        (0.0, LEANING, None, "there are no labels"),
-        (0.0, None, torch.tensor([UNLABELLED]), "there are no teacher logits"),
-    ],
-)
-def test_a_term_with_weight_needs_its_targets(
-    soft_weight: float, teacher: torch.Tensor | None, labels: torch.Tensor | None, missing: str
-) -> None:
-    with pytest.raises(SettingsError, match=missing):
-        distillation_loss(student_logits=EVEN, teacher_logits=teacher, labels=labels, temperature=1.0, soft_weight=soft_weight)
-
-
-@pytest.mark.parametrize("soft_weight", [-0.1, 1.1, math.nan])
-def test_a_soft_weight_outside_zero_to_one_is_refused(soft_weight: float) -> None:
-    with pytest.raises(SettingsError, match="soft_weight must be from 0 to 1"):
-        distillation_loss(
-            student_logits=EVEN, teacher_logits=LEANING, labels=torch.tensor([0]), temperature=1.0, soft_weight=soft_weight
-        )

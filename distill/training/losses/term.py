@@ -1,0 +1,57 @@
+"""What every term of a loss is: a function from what was seen of a batch to one number per text.
+
+One number per text, so that padding, weights of texts and missing labels are dealt with in one place, the objective.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from distill.errors import SettingsError
+
+UNLABELLED = -100
+"""Class id of a text without a label: the hard term skips it (torch's own ignore_index)."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What student and teacher made of one batch, all in fp32.
+
+    Attributes:
+        mask: 1 where a token is real, shape (batch, length).
+        labels: Class ids, shape (batch,); `UNLABELLED` where there is none.
+        student_logits: Unnormalised scores, shape (batch, num_labels).
+        teacher_logits: Same shape; None when nothing is distilled. No gradient flows into them.
+    """
+
+    mask: Tensor
+    labels: Tensor
+    student_logits: Tensor
+    teacher_logits: Tensor | None = None
+
+    def logits_to_match(self, term: str) -> Tensor:
+        """Return the teacher's logits, for the term of that name.
+
+        Raises:
+            SettingsError: There are none.
+        """
+        if self.teacher_logits is None:
+            raise SettingsError(f"the {term} term has weight, but there are no teacher logits to compare with")
+        return self.teacher_logits
+
+
+class Term(nn.Module):
+    """One part of a loss; a module, because some have weights to learn.
+
+    Attributes:
+        name: What it is called in settings and logs.
+    """
+
+    name: ClassVar[str]
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Return the loss of each text, shape (batch,); it must not depend on the padding."""
+        raise NotImplementedError
