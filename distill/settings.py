@@ -92,12 +92,19 @@ class TeacherSettings(TrainingSettings):
     max_length: int = Field(128, ge=4, description="tokens kept per text")
 
 
+_VOCABULARY_SIZE = (
+    "tokens kept, chosen on the texts the student learns from; other words are split into what is kept; without it all"
+)
+
+
 class StudentSettings(Settings):
-    """Which layers of the teacher a student is made of."""
+    """What of the teacher a student is made of."""
 
     num_layers: int = Field(3, ge=1, description="encoder layers of the student")
     layer_rule: LayerRule = Field("spread", description="which teacher layers: evenly spread, the lowest or the highest")
     layers: tuple[int, ...] = Field((), description="teacher layers by number (from 0), in order; overrides the two above")
+    vocabulary_size: int | None = Field(None, ge=1, description=_VOCABULARY_SIZE)
+    vocabulary_from: TextSource = Field("all", description="the texts that those tokens are chosen on")
 
     @model_validator(mode="after")
     def _layers_are_distinct(self) -> Self:

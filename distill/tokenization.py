@@ -48,9 +48,14 @@ class TextTokenizer:
             raise BundleError(f"{path} is not a tokenizer: {exc}") from exc
         return cls(tokenizer, max_length=max_length, pad_id=pad_id)
 
+    @classmethod
+    def from_json(cls, content: str, *, max_length: int, pad_id: int) -> TextTokenizer:
+        """Read the content of a `tokenizer.json`."""
+        return cls(Tokenizer.from_str(content), max_length=max_length, pad_id=pad_id)
+
     def with_max_length(self, max_length: int) -> TextTokenizer:
         """Return the same tokenizer with another limit; this one stays as it is."""
-        return TextTokenizer(Tokenizer.from_str(self.to_json()), max_length=max_length, pad_id=self.pad_id)
+        return TextTokenizer.from_json(self.to_json(), max_length=max_length, pad_id=self.pad_id)
 
     @property
     def vocabulary_size(self) -> int:

@@ -142,7 +142,7 @@ def fit_student(
     torch_teacher = opened.lender()
     compute = chosen_mixed_precision(settings.mixed_precision, torch_teacher.model.device)
     # Before the teacher is asked, which takes minutes: settings that cannot be honoured are found in the first second.
-    student = _new_student(torch_teacher, settings)
+    student = _new_student(torch_teacher, settings, labelled=train.texts, unlabeled=unlabeled)
     _say_truncated(student, train, reporter)
     with using_threads():
         on_validation = _proven_logits(opened, validation, reporter)
@@ -229,13 +229,15 @@ def _train_and_seal(
     return write_card(bundle)
 
 
-def _new_student(teacher: TorchClassifier, settings: DistillSettings) -> TorchClassifier:
-    student = build_student(teacher, settings)
+def _new_student(
+    teacher: TorchClassifier, settings: DistillSettings, *, labelled: Sequence[str], unlabeled: Sequence[str]
+) -> TorchClassifier:
+    if settings.max_length is not None:
+        require_max_length(teacher.model.config, settings.max_length)
+        teacher = replace(teacher, tokenizer=teacher.tokenizer.with_max_length(settings.max_length))
+    student = build_student(teacher, settings, labelled=labelled, unlabeled=unlabeled)
     set_dropout(student.model, settings.dropout)
-    if settings.max_length is None:
-        return student
-    require_max_length(student.model.config, settings.max_length)
-    return replace(student, tokenizer=student.tokenizer.with_max_length(settings.max_length))
+    return student
 
 
 def _require_other_folder(teacher: AnyTeacher | Sequence[AnyTeacher], out: Path) -> None:

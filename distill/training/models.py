@@ -199,12 +199,16 @@ def require_max_length(config: Any, max_length: int) -> None:
     table = getattr(config, "max_position_embeddings", None)
     if table is None:
         return
-    # RoBERTa's family numbers positions from the padding id onwards
-    offset = (config.pad_token_id or 0) + 1 if config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
-    if max_length > table - offset:
-        raise SettingsError(
-            f"max_length is {max_length}, but this model has positions for {table - offset} tokens; lower --max-length"
-        )
+    usable = table - position_offset(config)
+    if max_length > usable:
+        raise SettingsError(f"max_length is {max_length}, but this model has positions for {usable} tokens; lower --max-length")
+
+
+def position_offset(config: Any) -> int:
+    """Return how many rows of the position table no token uses: RoBERTa's family counts from the padding id onwards."""
+    if config.model_type == "mpnet":
+        return 2  # whatever its padding id is
+    return (config.pad_token_id or 0) + 1 if config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
 
 
 @contextmanager

@@ -42,14 +42,16 @@ def make_classifier(tiny_model: Path) -> Make:
 
     def make(family: str = "bert", *, seed: int = 0, max_length: int = 32, **changes: Any) -> TorchClassifier:
         classifier = load_pretrained(str(tiny_model), labels=LABELS, max_length=max_length, seed=seed)
+        tables = {
+            "vocab_size": classifier.tokenizer.vocabulary_size,
+            "pad_token_id": classifier.tokenizer.pad_id,
+            "max_position_embeddings": 64,
+        }
         config = AutoConfig.for_model(
             family,
-            vocab_size=classifier.tokenizer.vocabulary_size,
-            pad_token_id=classifier.tokenizer.pad_id,
-            max_position_embeddings=64,
             id2label=dict(enumerate(LABELS)),
             label2id={name: index for index, name in enumerate(LABELS)},
-            **{**SIZES[family], **changes},
+            **{**SIZES[family], **tables, **changes},
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)

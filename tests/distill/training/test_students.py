@@ -16,6 +16,7 @@ from distill.errors import SettingsError
 from distill.settings import StudentSettings
 from distill.training.models import TorchClassifier, load_bundle, write_model_files
 from distill.training.students import build_student, chosen_layers
+from distill.training.students.layers import keep_layers
 
 Make = Callable[..., TorchClassifier]
 TEXTS = ("a lovely film", "dull", "the plot was funny and the end was warm with a charming actor", "unheard words")
@@ -77,7 +78,7 @@ def test_layers_named_twice_or_below_zero_are_refused(layers: tuple[int, ...]) -
 @pytest.mark.parametrize("family", NAMES_OF_FAMILY)
 def test_every_weight_of_the_student_is_the_teachers(family: str, make_classifier: Make) -> None:
     teacher = make_classifier(family)
-    student = build_student(teacher, StudentSettings(layers=(4, 1)))
+    student = keep_layers(teacher, (4, 1))
     theirs, ours = teacher.model.state_dict(), student.model.state_dict()
     layer_name, table_name = NAMES_OF_FAMILY[family]
     assert torch.equal(ours[layer_name.format(n=0)], theirs[layer_name.format(n=4)])

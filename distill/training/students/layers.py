@@ -1,19 +1,15 @@
-"""Making a student out of a teacher's layers.
-
-Random initialisation costs more than dropping any loss term (Sanh et al., 2019, "DistilBERT", table 4), so every
-weight of the student starts as a weight of the teacher.
-"""
+"""Choosing which of the teacher's layers a student is made of."""
 
 from __future__ import annotations
 
 import copy
 import re
-from dataclasses import replace
+from collections.abc import Sequence
 
 from distill.errors import SettingsError
 from distill.settings import StudentSettings
-from distill.training.devices import on_device
-from distill.training.models import TorchClassifier, blank_model
+from distill.training.models import TorchClassifier
+from distill.training.students.rebuilding import rebuilt
 
 # Where the encoder's layers stand, by the names the model families give them.
 _LAYER_NAME = re.compile(r"^(?P<before>.*(?:encoder\.layer|transformer\.layer)\.)(?P<number>\d+)(?P<after>\..*)$")
@@ -42,13 +38,12 @@ def chosen_layers(settings: StudentSettings, num_teacher_layers: int) -> tuple[i
     return tuple(round((index + 1) * num_teacher_layers / count) - 1 for index in range(count))
 
 
-def build_student(teacher: TorchClassifier, settings: StudentSettings) -> TorchClassifier:
-    """Return a new classifier with some of the teacher's layers and all its other weights; the teacher stays as it is.
+def keep_layers(teacher: TorchClassifier, layers: Sequence[int]) -> TorchClassifier:
+    """Return a new classifier with these of the teacher's layers, in this order, and all its other weights.
 
     Raises:
-        SettingsError: The teacher lacks such layers, or its family names them in a way that is not known.
+        SettingsError: The teacher's family names its layers in a way that is not known.
     """
-    layers = chosen_layers(settings, teacher.model.config.num_hidden_layers)
     config = copy.deepcopy(teacher.model.config)
     config.num_hidden_layers = len(layers)
     place_of = {layer: place for place, layer in enumerate(layers)}
@@ -64,6 +59,4 @@ def build_student(teacher: TorchClassifier, settings: StudentSettings) -> TorchC
             weights[f"{match['before']}{place}{match['after']}"] = tensor
     if not layers_seen:
         raise SettingsError(f"cannot find the layers of a {teacher.model.config.model_type} model; BERT's family is known")
-    model = blank_model(config)
-    model.load_state_dict(weights, strict=True)  # strict: no weight of the student may stay random
-    return replace(teacher, model=on_device(model, teacher.model.device))
+    return rebuilt(teacher, config=config, weights=weights)

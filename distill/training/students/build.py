@@ -1,0 +1,39 @@
+"""The steps from a teacher to a student, in order. Each is a pure function from one classifier to a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distill.settings import StudentSettings
+from distill.training.models import TorchClassifier
+from distill.training.students.layers import chosen_layers, keep_layers
+from distill.training.students.positions import trim_positions
+from distill.training.students.vocabulary import trim_vocabulary
+
+
+def build_student(
+    teacher: TorchClassifier,
+    settings: StudentSettings,
+    *,
+    labelled: Sequence[str] = (),
+    unlabeled: Sequence[str] = (),
+) -> TorchClassifier:
+    """Return a new classifier made of the teacher's weights; the teacher stays as it is.
+
+    Args:
+        teacher: Whose weights they are. The `max_length` of its tokenizer becomes the student's, and bounds its table
+            of positions.
+        settings: What is kept.
+        labelled: Texts with labels that the student will learn from. What to keep is chosen on them where the settings
+            ask for a choice.
+        unlabeled: Texts without.
+
+    Raises:
+        SettingsError: The teacher lacks what is asked for, or its family names its weights in a way that is not known.
+    """
+    student = keep_layers(teacher, chosen_layers(settings, teacher.model.config.num_hidden_layers))
+    student = trim_positions(student)
+    if settings.vocabulary_size is not None:
+        texts = {"all": (*labelled, *unlabeled), "labelled": labelled, "unlabeled": unlabeled}[settings.vocabulary_from]
+        student = trim_vocabulary(student, settings.vocabulary_size, texts=texts)
+    return student

@@ -1,0 +1,97 @@
+"""Trimming the vocabulary: fewer rows in the embedding table, and a tokenizer that spells every word with them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distill.errors import SettingsError
+from distill.tokenization import TextTokenizer
+from distill.training.models import TorchClassifier, position_offset
+from distill.training.students.choice import kept_tokens
+from distill.training.students.rebuilding import embedding_name, rebuilt
+from distill.training.students.rewriting import TrimmedTokenizer, special_ids, with_tokens
+from distill.training.students.subwords import subwords_of
+
+_TEXTS_AT_ONCE = 4096
+
+
+def trim_vocabulary(classifier: TorchClassifier, size: int, *, texts: Sequence[str]) -> TorchClassifier:
+    """Return the classifier with at most `size` tokens, each with the vector it had.
+
+    Kept are the special tokens, all that words are spelt with, and of the others those that the texts need most. A
+    text that lost no token has the same logits as before; a word that was removed is split into pieces that were kept.
+
+    Args:
+        classifier: With a WordPiece, BPE or Unigram tokenizer.
+        size: Rows of the new table.
+        texts: The transfer set.
+
+    Raises:
+        SettingsError: The tokenizer is of another kind, `size` is too small to spell every word, or there are no texts.
+    """
+    if size >= classifier.tokenizer.vocabulary_size:
+        return classifier
+    if not texts:
+        raise SettingsError("a vocabulary is trimmed to the texts that the student learns from, and none were given")
+    trimmed = trimmed_tokenizer(classifier.tokenizer, classifier.tokenizer_config, size, texts=texts)
+    new_ids = trimmed.new_ids()
+    config = copy.deepcopy(classifier.model.config)
+    config.vocab_size = len(trimmed.old_ids)
+    for name, value in config.to_dict().items():
+        if name.endswith("_token_id") and isinstance(value, int):
+            setattr(config, name, new_ids.get(value))
+    if position_offset(config) != position_offset(classifier.model.config):
+        raise SettingsError(
+            f"trimming would move the padding id of a {config.model_type} model, from which it counts positions; leave out "
+            "--vocabulary-size"
+        )
+    name = embedding_name(classifier)
+    weights = classifier.model.state_dict()
+    rows = torch.tensor(trimmed.old_ids, device=weights[name].device)
+    tokenizer = TextTokenizer.from_json(
+        trimmed.json, max_length=classifier.tokenizer.max_length, pad_id=new_ids[classifier.tokenizer.pad_id]
+    )
+    return rebuilt(classifier, config=config, weights={**weights, name: weights[name][rows]}, tokenizer=tokenizer)
+
+
+def trimmed_tokenizer(
+    tokenizer: TextTokenizer, tokenizer_config: dict[str, Any], size: int, *, texts: Sequence[str]
+) -> TrimmedTokenizer:
+    """Return a tokenizer of `size` tokens, chosen on the texts.
+
+    Args:
+        tokenizer: The old one.
+        tokenizer_config: Names its special tokens, all of which stay.
+        size: Tokens, special and added ones included.
+        texts: What it must be short on.
+    """
+    content = tokenizer.to_json()
+    subwords = subwords_of(json.loads(content)["model"])
+    tokens = subwords.tokens()
+    occurrences = count_tokens(tokenizer, texts)
+    beside = len(occurrences) - len(tokens)  # added tokens that the model itself does not know
+    special = {tokens[index] for index in {*special_ids(content), tokenizer.pad_id} if index < len(tokens)}
+    named = {value for value in tokenizer_config.values() if isinstance(value, str)}.intersection(tokens)
+    kept = kept_tokens(
+        subwords,
+        dict(zip(tokens, occurrences.tolist(), strict=False)),
+        always={*special, *named, *subwords.alphabet()},
+        size=size - beside,
+    )
+    return with_tokens(content, kept)
+
+
+def count_tokens(tokenizer: TextTokenizer, texts: Sequence[str]) -> NDArray[np.int64]:
+    """Return how often each token occurs in the texts, as far as they are read, by id."""
+    counts = np.zeros(tokenizer.vocabulary_size, dtype=np.int64)
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        rows = tokenizer.encode(texts[start : start + _TEXTS_AT_ONCE])
+        counts += np.bincount(np.concatenate(rows), minlength=len(counts))
+    return counts
