@@ -5,7 +5,8 @@ Shared by training, the PyTorch classifier and the ONNX runtime. numpy only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,14 @@ from distill.labels import Logits
 from distill.tokenization import Batch, TextTokenizer
 
 Indices = NDArray[np.int64]
+
+
+class OrderedMap(Protocol):
+    """`map`, or an executor's `map`: a function applied to each item, the results in the items' order."""
+
+    def __call__(self, function: Callable[[Indices], Logits], items: Sequence[Indices], /) -> Iterable[Logits]:
+        """Yield function(item) for each item."""
+        ...
 
 
 def length_sorted_batches(lengths: Sequence[int], *, max_tokens: int, max_texts: int) -> list[Indices]:
@@ -68,6 +77,7 @@ def logits_in_order(
     max_tokens: int,
     max_texts: int,
     on_batch: Callable[[int], object] | None = None,
+    run_all: OrderedMap = map,
 ) -> Logits:
     """Run a model over rows of ids in length-sorted batches and put the answers back in order.
 
@@ -79,13 +89,16 @@ def logits_in_order(
         max_tokens: Padded tokens per batch.
         max_texts: Texts per batch.
         on_batch: Told how many texts each finished batch held.
+        run_all: Runs the batches: one after another, or an executor's `map` for several at once.
 
     Returns:
         Shape (len(rows), num_labels), float32; row i belongs to rows[i].
     """
     logits = np.empty((len(rows), num_labels), dtype=np.float32)
-    for batch in length_sorted_batches([len(row) for row in rows], max_tokens=max_tokens, max_texts=max_texts):
-        logits[batch] = run(tokenizer.pad([rows[index] for index in batch]))
+    batches = length_sorted_batches([len(row) for row in rows], max_tokens=max_tokens, max_texts=max_texts)
+    answers = run_all(lambda batch: run(tokenizer.pad([rows[index] for index in batch])), batches)
+    for batch, answer in zip(batches, answers, strict=True):
+        logits[batch] = answer
         if on_batch is not None:
             on_batch(len(batch))
     return logits

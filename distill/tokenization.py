@@ -21,6 +21,9 @@ from distill.errors import BundleError, DatasetError, SettingsError
 INPUT_NAMES = ("input_ids", "attention_mask")
 """Names of the graph's inputs, in order; every writer and reader of a graph uses these."""
 
+ENCODED_AT_ONCE = 1024
+"""An encoding takes twenty times the memory of its ids, so of many texts few are encoded at a time and only ids kept."""
+
 
 class Batch(NamedTuple):
     """Padded token ids and which of them are real; both int64, shape (texts, longest)."""
@@ -85,7 +88,11 @@ class TextTokenizer:
             raise DatasetError(f"texts is one string, wanted a sequence of them: pass [{texts[:20]!r}]")
         for index, text in enumerate(texts):
             _require_text(text, index)
-        encodings = self._tokenizer.encode_batch(list(texts))
+        portions = (texts[start : start + ENCODED_AT_ONCE] for start in range(0, len(texts), ENCODED_AT_ONCE))
+        return [row for portion in portions for row in self._ids_of(portion)]
+
+    def _ids_of(self, texts: Sequence[TextInput]) -> list[NDArray[np.int64]]:
+        encodings = self._tokenizer.encode_batch_fast(list(texts))  # fast: without the places of tokens in the text
         if any(isinstance(text, tuple) for text in texts) and any(any(encoding.type_ids) for encoding in encodings):
             raise SettingsError(
                 "this tokenizer marks the second text of a pair by token types, which the graph does not take; "

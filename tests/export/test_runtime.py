@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +16,17 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer
 
 from distill.bundle import Bundle
 from distill.data import Dataset
-from distill.errors import BundleError, DatasetError
+from distill.errors import BundleError, DatasetError, SettingsError
+from distill.storage import write_atomically
 from distill.tokenization import TextTokenizer
 from export import runtime
 from export.runtime import OnnxClassifier
 
+ROOT = Path(__file__).parents[2]
 LABELS = ("negative", "positive")
 
 
@@ -210,3 +216,94 @@ def test_int8_proven_elsewhere_warns_where_it_can_saturate(
         caplog.clear()
         OnnxClassifier.open(proven, precision="fp32")
         assert caplog.text == ""
+
+
+def test_many_texts_on_several_threads_get_the_answers_of_one(tiny_student: Bundle, tiny_test: Dataset) -> None:
+    texts = tiny_test.texts[:150]
+    one = OnnxClassifier.open(tiny_student, precision="int8", threads=1).predict_logits(texts)
+    several = OnnxClassifier.open(tiny_student, precision="int8", threads=3).predict_logits(texts)
+    np.testing.assert_array_equal(several, one)
+    assert np.ptp(one, axis=0).min() > 0.1  # else a wrong order would pass
+
+
+def test_callers_at_once_share_the_session_for_many_texts(
+    tiny_student: Bundle, tiny_test: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    session = ort.InferenceSession
+
+    def noting(graph: Any, options: ort.SessionOptions, **more: Any) -> ort.InferenceSession:
+        made.append(options.intra_op_num_threads)
+        return session(graph, options, **more)
+
+    monkeypatch.setattr(runtime.ort, "InferenceSession", noting)
+    classifier = OnnxClassifier.open(tiny_student, threads=2)
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(classifier.predict_logits, [tiny_test.texts[:100]] * 12))
+    for answer in answers:
+        np.testing.assert_array_equal(answer, answers[0])
+    assert made == [2, 1]
+
+
+def test_a_batch_that_fails_on_another_thread_fails_the_call(tiny_student: Bundle, tiny_test: Dataset) -> None:
+    class Wrong(TextTokenizer):
+        def encode(self, texts: Any) -> Any:
+            return [*super().encode(texts[:-1]), np.array([99_999])]
+
+    content = tiny_student.tokenizer().to_json()
+    wrong = Wrong(Tokenizer.from_str(content), max_length=32, pad_id=0)
+    classifier = OnnxClassifier(
+        tiny_student.graph("fp32"),
+        tokenizer=wrong,
+        labels=LABELS,
+        problem_type="single_label_classification",
+        threads=2,
+    )
+    with pytest.raises(BundleError, match="the graph cannot answer"):
+        classifier.predict_logits(tiny_test.texts[:100])
+
+
+def test_a_graph_replaced_after_it_was_opened_is_not_mixed_with_it(
+    tiny_student: Bundle, copied: Callable[[Bundle], Bundle], tiny_test: Dataset
+) -> None:
+    copy = copied(tiny_student)
+    classifier = OnnxClassifier.open(copy, precision="fp32", threads=2)
+    write_atomically(copy.graph("fp32"), tiny_student.graph("int8").read_bytes())
+    classifier.predict_logits(tiny_test.texts[:3])
+    with pytest.raises(BundleError, match=r"model\.onnx was replaced after it was opened"):
+        classifier.predict_logits(tiny_test.texts[:100])
+
+
+def test_no_threads_is_an_error(tiny_student: Bundle) -> None:
+    with pytest.raises(SettingsError, match="threads must be at least 1, got 0"):
+        OnnxClassifier.open(tiny_student, threads=0)
+
+
+MANY_TEXTS = """
+import random, re, sys
+from pathlib import Path
+from export.runtime import OnnxClassifier
+
+def resident_mb():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+classifier = OnnxClassifier.open(sys.argv[1], threads=2)
+words = "the film was lovely and dull with music".split()
+draw = random.Random(0)
+
+def answer(count):
+    classifier.predict_logits([" ".join(draw.choices(words, k=draw.randrange(40))) for _ in range(count)])
+
+answer(10_000)
+before = resident_mb()
+for _ in range(9):
+    answer(10_000)
+print(resident_mb() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the kernel's word on memory")
+def test_memory_stays_flat_over_100_000_texts_of_every_length(tiny_student: Bundle) -> None:
+    command = [sys.executable, "-c", MANY_TEXTS, str(tiny_student.path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 12  # MB; a list of 10,000 texts and its ids are 6
