@@ -6,6 +6,7 @@ Shared by training, the PyTorch classifier and the ONNX runtime. numpy only.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,8 @@ from distill.labels import Logits
 from distill.tokenization import Batch, TextTokenizer
 
 Indices = NDArray[np.int64]
+
+_WIDTH_STEP = 8
 
 
 class OrderedMap(Protocol):
@@ -45,6 +48,54 @@ def length_sorted_batches(lengths: Sequence[int], *, max_tokens: int, max_texts:
             longest = lengths[index]
         batches[-1].append(int(index))
     return [np.array(batch, dtype=np.int64) for batch in batches]
+
+
+@dataclass(frozen=True)
+class SteadyBatch:
+    """Texts and the shape of the batch they are computed in.
+
+    Attributes:
+        places: Positions of the texts.
+        shape: Rows and tokens a row; there is always a row more than texts.
+    """
+
+    places: Indices
+    shape: tuple[int, int]
+
+
+def steady_batches(lengths: Sequence[int], *, max_length: int, max_tokens: int) -> list[SteadyBatch]:
+    """Group texts so that the shape of a text's batch depends on its own length alone, the longest first.
+
+    Matrix products of one shape sum each row in one order, so a text's logits are the same to the last bit whatever
+    its batch-mates are. A row is always left free: a batch without padding would be given another attention kernel.
+
+    Args:
+        lengths: Tokens of each text.
+        max_length: Tokens a row may have.
+        max_tokens: Padded tokens of a batch.
+
+    Returns:
+        Each text in exactly one batch.
+    """
+    steps = np.maximum(-(-np.asarray(lengths, dtype=np.int64) // _WIDTH_STEP), 1)
+    widths = np.minimum(steps * _WIDTH_STEP, max_length)
+    batches = []
+    for width in np.unique(widths)[::-1]:
+        places = np.flatnonzero(widths == width)
+        rows = max(2, max_tokens // int(width))
+        batches += [
+            SteadyBatch(places[start : start + rows - 1], (rows, int(width))) for start in range(0, len(places), rows - 1)
+        ]
+    return batches
+
+
+def filled_up(batch: Batch, shape: tuple[int, int], *, pad_id: int) -> Batch:
+    """Return the batch with padding up to a shape; rows that hold no text attend to one token, so as to stay finite."""
+    texts, tokens = batch.input_ids.shape
+    grown = ((0, shape[0] - texts), (0, shape[1] - tokens))
+    filled = Batch(np.pad(batch.input_ids, grown, constant_values=pad_id), np.pad(batch.attention_mask, grown))
+    filled.attention_mask[texts:, 0] = 1
+    return filled
 
 
 def training_batches(lengths: Sequence[int], *, batch_size: int, generator: np.random.Generator) -> list[Indices]:

@@ -1,32 +1,39 @@
 """Teacher logits, computed once and kept by content.
 
 A cache keyed by row number goes stale when rows move; this one is keyed by the text itself, in a file per teacher
-(weights, config, tokenizer and max_length) and numeric form. Logits only. Appending is crash-safe: each record carries
-a checksum, and a record that was cut by a kill is not read.
+(weights, config, tokenizer, max_length, and what it computes with). Logits only. What was computed before a kill is
+kept, piece by piece. Cold, warm or half warm, a PyTorch teacher's logits are the same to the last bit: the shape of the
+batch in which a text is computed depends on that text alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 
+from distill.batching import Indices
 from distill.classifier import Classifier, Ensemble, mean_logits
 from distill.errors import TeacherError
 from distill.labels import Logits
 from distill.progress import Reporter, SilentReporter
 from distill.storage import cache_dir, writing_to
-from distill.training.devices import Compute, computing_in
+from distill.training.devices import Compute
+from distill.training.logit_file import Keys, LogitFile
 from distill.training.models import TorchClassifier
 
-KEY_BYTES = 16
-CHUNK_TEXTS = 1024
+CHUNK_TEXTS = 16_384
+"""Texts looked up and computed at a time; the more, the fewer batches are filled up."""
+
+PIECE_TEXTS = 512
+"""Texts after which computed logits are written down."""
+
+_FORMAT = 2
 
 
 @runtime_checkable
@@ -34,13 +41,18 @@ class Digested(Protocol):
     """A classifier whose answers can be kept: `digest()` changes when they would."""
 
     def digest(self) -> str:
-        """Return a name for everything that decides the logits; part of a file's name."""
+        """Return a name for everything that decides the logits."""
         ...
 
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """Teacher logits of a list of texts, and how many of them were already known."""
+    """Teacher logits of a list of texts, and how many of them were already known.
+
+    Attributes:
+        logits: Shape (texts, labels), float32; row i belongs to text i.
+        num_cached: Texts whose logits were in the cache; of an ensemble, in every member's.
+    """
 
     logits: Logits
     num_cached: int
@@ -52,6 +64,7 @@ def teacher_logits(
     *,
     compute: Compute = "no",
     folder: Path | None = None,
+    into: Path | None = None,
     reporter: Reporter | None = None,
 ) -> SoftTargets:
     """Return the teacher's logits of each text, computing only those that no earlier run has computed.
@@ -60,92 +73,121 @@ def teacher_logits(
         teacher: Who is asked. The answers of each member of an ensemble are kept apart, so that they serve alone too; a
             classifier without a `digest()` is asked each time.
         texts: What it is asked; repeated texts are computed once.
-        compute: Numbers it computes in; answers in others are kept apart.
+        compute: Numbers a PyTorch teacher computes in; answers in others are kept apart.
         folder: Where the cache files stand; None is `soft_targets` in the user's cache folder.
+        into: A new file that the logits are written to and mapped from; None returns them in memory.
         reporter: Told of progress.
+
+    Raises:
+        TeacherError: A teacher's answers are not finite numbers of the right shape.
+        StorageError: The cache or `into` cannot be written.
     """
-    reporter = reporter or SilentReporter()
-    if isinstance(teacher, Ensemble):
-        parts = [teacher_logits(member, texts, compute=compute, folder=folder, reporter=reporter) for member in teacher.members]
-        return SoftTargets(mean_logits([part.logits for part in parts]), min(part.num_cached for part in parts))
-    if not isinstance(teacher, Digested):
-        return SoftTargets(_ask(teacher, texts, compute, reporter), 0)
-    name = teacher.digest() if compute == "no" else f"{teacher.digest()}-{compute}"
-    cache = _LogitFile((folder or cache_dir() / "soft_targets") / f"{name}.logits", len(teacher.labels))
-    known = cache.read()
-    keys = [_key_of(text) for text in texts]
-    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-    if missing:
-        computed = _ask(teacher, list(missing.values()), compute, reporter)
-        fresh = dict(zip(missing, computed, strict=True))
-        cache.append(fresh)
-        known |= fresh
-    logits = np.stack([known[key] for key in keys]) if keys else np.empty((0, len(teacher.labels)), np.float32)
-    return SoftTargets(logits=logits, num_cached=sum(key not in missing for key in keys))
-
-
-def _ask(teacher: Classifier, texts: Sequence[str], compute: Compute, reporter: Reporter) -> Logits:
-    if isinstance(teacher, TorchClassifier):
-        rows = teacher.tokenizer.encode(texts)
-        with reporter.task("teacher logits", len(rows)) as advance, computing_in(compute, teacher.model.device):
-            return teacher.logits_of_rows(rows, advance)
-    answers = [np.empty((0, len(teacher.labels)), np.float32)]
-    with reporter.task("teacher logits", len(texts)) as advance:
+    members = teacher.members if isinstance(teacher, Ensemble) else (teacher,)
+    askers = [_Asker(member, compute, folder or cache_dir() / "soft_targets") for member in members]
+    logits = _room(len(texts), len(teacher.labels), into)
+    num_cached = 0
+    with (reporter or SilentReporter()).task("teacher logits", len(members) * len(texts)) as advance:
         for start in range(0, len(texts), CHUNK_TEXTS):
             chunk = texts[start : start + CHUNK_TEXTS]
-            answers.append(_require_shape(teacher.predict_logits(chunk), chunk, teacher))
-            advance(len(chunk))
-    return np.concatenate(answers)
+            answers = [asker.answer(chunk, advance) for asker in askers]
+            logits[start : start + len(chunk)] = mean_logits([answer.logits for answer in answers])
+            num_cached += min(answer.num_cached for answer in answers)
+    for asker in askers:
+        asker.finish()
+    return SoftTargets(logits, num_cached)
 
 
-def _require_shape(logits: Logits, texts: Sequence[str], teacher: Classifier) -> Logits:
-    wanted = (len(texts), len(teacher.labels))
+def _room(num_texts: int, num_labels: int, into: Path | None) -> Logits:
+    if into is None or not num_texts:  # an empty file cannot be mapped
+        return np.empty((num_texts, num_labels), dtype=np.float32)
+    with writing_to(into):
+        return np.memmap(into, dtype=np.float32, mode="w+", shape=(num_texts, num_labels))
+
+
+class _Asker:
+    """One teacher and the file of what it has answered."""
+
+    def __init__(self, teacher: Classifier, compute: Compute, folder: Path) -> None:
+        self._teacher = teacher
+        self._compute = compute
+        name = _file_name(teacher, compute) if isinstance(teacher, Digested) else None
+        self._file = LogitFile(folder / name, len(teacher.labels)) if name else None
+
+    def answer(self, texts: Sequence[str], advance: Callable[[int], object]) -> SoftTargets:
+        keys = _keys_of(texts)
+        found = np.zeros(len(texts), dtype=bool)
+        logits = np.zeros((len(texts), len(self._teacher.labels)), dtype=np.float32)
+        if self._file is not None:
+            found, logits = self._file.find(keys)
+            advance(int(found.sum()))
+        missing = np.flatnonzero(~found)
+        if not len(missing):
+            return SoftTargets(logits, len(texts))
+        _, first, same_as = np.unique(keys[missing], axis=0, return_index=True, return_inverse=True)
+        asked = missing[np.sort(first)]
+        self._compute_into(logits, texts, keys, asked, advance)
+        # Repeated texts: each takes the answer to its first appearance.
+        logits[missing] = logits[missing[first]][same_as.reshape(-1)]
+        advance(len(missing) - len(asked))
+        return SoftTargets(logits, len(texts) - len(missing))
+
+    def _compute_into(
+        self, logits: Logits, texts: Sequence[str], keys: Keys, asked: Indices, advance: Callable[[int], object]
+    ) -> None:
+        unwritten: list[Indices] = []
+        answers = _answers(self._teacher, [texts[index] for index in asked], self._compute)
+        try:
+            for places, computed in answers:
+                where = asked[places]
+                logits[where] = computed
+                unwritten.append(where)
+                advance(len(where))
+                if sum(map(len, unwritten)) >= PIECE_TEXTS:
+                    self._write_down(logits, keys, unwritten)
+        finally:  # an interrupted run keeps what it has
+            self._write_down(logits, keys, unwritten)
+
+    def _write_down(self, logits: Logits, keys: Keys, unwritten: list[Indices]) -> None:
+        if self._file is not None and unwritten:
+            places = np.concatenate(unwritten)
+            self._file.append(keys[places], logits[places])
+        unwritten.clear()
+
+    def finish(self) -> None:
+        if self._file is not None:
+            self._file.sync()
+
+
+def _answers(teacher: Classifier, texts: Sequence[str], compute: Compute) -> Iterator[tuple[Indices, Logits]]:
+    """Yield the positions of some texts and their logits, until all are answered."""
+    if isinstance(teacher, TorchClassifier):
+        for places, logits in teacher.steady_logits(teacher.tokenizer.encode(texts), compute):
+            yield places, _require_good(logits, places, teacher)
+        return
+    for start in range(0, len(texts), PIECE_TEXTS):
+        places = np.arange(start, min(start + PIECE_TEXTS, len(texts)))
+        yield places, _require_good(teacher.predict_logits(texts[start : start + PIECE_TEXTS]), places, teacher)
+
+
+def _require_good(logits: Logits, places: Indices, teacher: Classifier) -> Logits:
+    wanted = (len(places), len(teacher.labels))
     if np.shape(logits) != wanted or not np.isfinite(logits).all():
         raise TeacherError(
-            f"the teacher gave logits of shape {np.shape(logits)} for {len(texts)} texts and {len(teacher.labels)} labels; "
-            f"wanted finite numbers of shape {wanted}"
+            f"the teacher gave logits of shape {np.shape(logits)} to {len(places)} texts; wanted finite numbers, {wanted}"
         )
     return np.asarray(logits, dtype=np.float32)
 
 
-def _key_of(text: str) -> bytes:
+def _file_name(teacher: Digested, compute: Compute) -> str:
+    """Return the name of the file for what this teacher answers on this kind of machine; other kinds round otherwise."""
+    parts = [_FORMAT, teacher.digest()]
+    if isinstance(teacher, TorchClassifier):
+        device = teacher.model.device
+        parts += [compute, torch.__version__, device.type, torch.backends.cpu.get_cpu_capability()]
+    return f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:40]}.logits"
+
+
+def _keys_of(texts: Sequence[str]) -> Keys:
     # surrogatepass: the tokenizer refuses a lone surrogate, and says which text has it
-    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:KEY_BYTES]
-
-
-class _LogitFile:
-    """Fixed-size records of (key, logits, checksum), only ever appended to."""
-
-    def __init__(self, path: Path, num_labels: int) -> None:
-        self._path = path
-        self._record = np.dtype([("key", f"V{KEY_BYTES}"), ("logits", "<f4", (num_labels,)), ("checksum", "<u4")])
-
-    def read(self) -> dict[bytes, np.ndarray]:
-        if not self._path.is_file():
-            return {}
-        content = self._path.read_bytes()  # not mapped: another process may be appending, or cutting a torn record
-        usable = len(content) // self._record.itemsize
-        records = np.frombuffer(content[: usable * self._record.itemsize], dtype=self._record)
-        return {
-            bytes(record["key"]): np.array(record["logits"])
-            for record in records
-            if _checksum(bytes(record["key"]), record["logits"]) == record["checksum"]
-        }
-
-    def append(self, fresh: dict[bytes, np.ndarray]) -> None:
-        records = np.empty(len(fresh), dtype=self._record)
-        for index, (key, logits) in enumerate(fresh.items()):
-            records[index] = (key, logits, _checksum(key, logits))
-        with writing_to(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab") as file:
-                # A record that an earlier kill cut short would shift all that follow: start at a whole one.
-                if torn := file.tell() % self._record.itemsize:
-                    file.truncate(file.tell() - torn)
-                file.write(records.tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-
-
-def _checksum(key: bytes, logits: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(logits, dtype="<f4").tobytes(), zlib.crc32(key))
+    digests = b"".join(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:16] for text in texts)
+    return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)

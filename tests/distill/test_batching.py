@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from distill.batching import length_sorted_batches, logits_in_order, training_batches
+from distill.batching import filled_up, length_sorted_batches, logits_in_order, steady_batches, training_batches
 from distill.labels import Logits
 from distill.tokenization import Batch, TextTokenizer
 
@@ -114,3 +114,31 @@ def test_no_texts_have_logits_of_the_right_width() -> None:
 
     logits = logits_in_order([], tokenizer=padder(), run=run, num_labels=3, max_tokens=8, max_texts=8)
     assert logits.shape == (0, 3)
+
+
+@given(lengths=st.lists(st.integers(0, 40), max_size=60), max_tokens=st.integers(1, 200), added=st.lists(st.integers(0, 40)))
+def test_the_shape_of_a_texts_steady_batch_depends_on_its_length_alone(
+    lengths: list[int], max_tokens: int, added: list[int]
+) -> None:
+    def shapes(given_lengths: list[int]) -> dict[int, tuple[int, int]]:
+        batches = steady_batches(given_lengths, max_length=40, max_tokens=max_tokens)
+        assert all(0 < len(batch.places) < batch.shape[0] for batch in batches)  # a row is always left free
+        placed = {int(place): batch.shape for batch in batches for place in batch.places}
+        assert sorted(placed) == list(range(len(given_lengths)))
+        return placed
+
+    alone, among_others = shapes(lengths), shapes([*lengths, *added])
+    assert alone == {place: among_others[place] for place in alone}
+    assert all(lengths[place] <= width for place, (_, width) in alone.items())
+
+
+def test_steady_batches_by_hand() -> None:
+    # Widths 8, 16, 20 (the most there may be) and 8; 64 tokens are 8, 4 and 3 rows, of which one stays free.
+    batches = steady_batches([3, 9, 20, 8], max_length=20, max_tokens=64)
+    assert [(batch.places.tolist(), batch.shape) for batch in batches] == [([2], (3, 20)), ([1], (4, 16)), ([0, 3], (8, 8))]
+
+
+def test_a_batch_is_filled_up_with_rows_that_stay_finite() -> None:
+    filled = filled_up(Batch(np.array([[5, 6]]), np.array([[1, 1]])), (2, 3), pad_id=9)
+    assert filled.input_ids.tolist() == [[5, 6, 9], [9, 9, 9]]
+    assert filled.attention_mask.tolist() == [[1, 1, 0], [1, 0, 0]]

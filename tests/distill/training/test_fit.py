@@ -23,7 +23,7 @@ from distill.settings import DistillSettings, TeacherSettings
 from distill.training import fit
 from distill.training.fit import fit_student, fit_teacher
 from distill.training.models import load_bundle
-from distill.training.soft_targets import SoftTargets
+from distill.training.soft_targets import SoftTargets, teacher_logits
 
 
 class Interrupting(SilentReporter):
@@ -198,6 +198,21 @@ def test_teacher_logits_of_an_earlier_run_are_used_again(
     heard = Listening()
     distil(tiny_teacher, few, tmp_path / "second", temperature=3.0, reporter=heard)
     assert "teacher logits: 64 of 64 texts were in the cache" in heard.lines
+
+
+def test_cold_warm_or_half_warm_the_cache_leaves_the_weights_the_same_to_the_bit(
+    tiny_teacher: Bundle, few: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = []
+    for run, cache in enumerate(("first", "first", "second")):
+        monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "cache" / cache))
+        if cache == "second":  # some of the texts are known, from batches with other texts
+            known = (*few[0].texts[1::3], *few[1].texts[::2], "a film", "it was the end")
+            teacher_logits(load_bundle(tiny_teacher), known, compute="bf16")
+            teacher_logits(load_bundle(tiny_teacher), known)
+        bundle = distil(tiny_teacher, few, tmp_path / str(run), augment=1, mixed_precision="bf16")
+        weights.append(bundle.weights().read_bytes())
+    assert weights[0] == weights[1] == weights[2]
 
 
 def test_unlabelled_texts_are_learnt_from_and_recorded(

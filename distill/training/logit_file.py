@@ -1,0 +1,101 @@
+"""Logits by key, in one file that is only ever appended to.
+
+Fixed-size records (key, logits, checksum), read through a map, so that a file of millions costs 12 bytes of memory a
+record: its index. Several processes may append at once; a record that a kill, a crash or a flipped bit spoilt is not
+found. Knows nothing of texts or teachers.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from distill.labels import Logits
+from distill.storage import writing_to
+
+Keys = NDArray[np.uint64]
+"""Keys, shape (records, 2): 16 bytes each, of which the first 8 are sorted by and the others compared."""
+
+_BLOCK_RECORDS = 65_536
+
+
+class LogitFile:
+    """A map from keys to logits, on disk."""
+
+    def __init__(self, path: Path, num_labels: int) -> None:
+        """Name a file, which need not be there yet."""
+        self._path = path
+        self._record = np.dtype([("key", "<u8", (2,)), ("logits", "<f4", (num_labels,)), ("checksum", "<u8")])
+        self._records: NDArray[np.void] = np.empty(0, dtype=self._record)
+        self._sorted = np.empty(0, dtype=np.uint64)
+        self._places = np.empty(0, dtype=np.uint32)
+
+    def find(self, keys: Keys) -> tuple[NDArray[np.bool_], Logits]:
+        """Return which keys are there, shape (keys,), and their logits, shape (keys, labels); 0 where there are none."""
+        self._take_in_new_records()
+        if not len(self._sorted):
+            return np.zeros(len(keys), dtype=bool), np.zeros((len(keys), *self._record["logits"].shape), dtype=np.float32)
+        nearest = np.minimum(np.searchsorted(self._sorted, keys[:, 0]), len(self._sorted) - 1)
+        records = self._records[self._places[nearest]]
+        found = (records["key"] == keys).all(axis=1)
+        return found, np.where(found[:, None], records["logits"], np.float32(0))
+
+    def append(self, keys: Keys, logits: Logits) -> None:
+        """Add records; those written before a kill are whole.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        records = np.empty(len(keys), dtype=self._record)
+        records["key"], records["logits"] = keys, logits
+        records["checksum"] = _checksums(records)
+        with writing_to(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # The lock ends with its process, killed or not.
+            with FileLock(f"{self._path}.lock"), self._path.open("ab") as file:
+                # A record that an earlier kill cut short would shift all that follow: start at a whole one.
+                if torn := file.tell() % self._record.itemsize:
+                    file.truncate(file.tell() - torn)
+                file.write(records.tobytes())
+
+    def sync(self) -> None:
+        """Bring what was written onto the disk, where a power cut leaves it alone."""
+        if self._path.is_file():
+            with writing_to(self._path), self._path.open("ab") as file:
+                os.fsync(file.fileno())
+
+    def _take_in_new_records(self) -> None:
+        size = self._path.stat().st_size if self._path.is_file() else 0
+        known, count = len(self._records), size // self._record.itemsize
+        if count == known:
+            return
+        if count < known:  # somebody has replaced the file
+            self._records, self._sorted, self._places = self._records[:0], self._sorted[:0], self._places[:0]
+            known = 0
+        if not count:
+            return
+        self._records = np.memmap(self._path, dtype=self._record, mode="r", shape=(count,))
+        # A block at a time: the map's pages are not this process' memory, but copies of them would be.
+        for start in range(known, count, _BLOCK_RECORDS):
+            block = self._records[start : min(start + _BLOCK_RECORDS, count)]
+            whole = np.flatnonzero(block["checksum"] == _checksums(block))
+            self._sorted, order = _merged(self._sorted, block["key"][whole, 0])
+            self._places = np.concatenate([self._places, (start + whole).astype(np.uint32)])[order]
+
+
+def _merged(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    both = np.concatenate([first, second])
+    order = np.argsort(both, kind="stable")  # of equal keys the earlier record stays the one that is found
+    return both[order], order
+
+
+def _checksums(records: NDArray[np.void]) -> NDArray[np.uint64]:
+    """Sum the words of each record, each times its own odd number: a flipped bit always changes the sum."""
+    words = np.ascontiguousarray(records).view(np.uint32).reshape(len(records), -1)[:, :-2].astype(np.uint64)
+    odd = 0x9E3779B97F4A7C15 * (2 * np.arange(1, words.shape[1] + 1, dtype=np.uint64) + 1)
+    sums: NDArray[np.uint64] = (words * odd).sum(axis=1, dtype=np.uint64) + np.uint64(0x5851F42D4C957F2D)
+    return sums
