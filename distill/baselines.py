@@ -10,7 +10,7 @@ from distill.classifier import TextInput
 from distill.data import Dataset
 from distill.errors import SettingsError
 from distill.extras import requires
-from distill.labels import Logits, ProblemType
+from distill.labels import Logits, ProblemType, require_single_label
 
 
 class MajorityClassifier:
@@ -20,6 +20,7 @@ class MajorityClassifier:
 
     def __init__(self, train: Dataset) -> None:
         """Count the labels; log-frequencies are the logits."""
+        require_single_label(train.problem_type, "the majority floor")
         self.labels = train.labels
         counts = np.bincount(train.label_ids, minlength=len(train.labels))
         self._logits = np.log(np.maximum(counts, 0.5)).astype(np.float32)
@@ -37,6 +38,7 @@ class TfidfClassifier:
 
     def __init__(self, train: Dataset, *, seed: int = 0) -> None:
         """Fit on the training texts."""
+        require_single_label(train.problem_type, "the TF-IDF floor")
         with requires("the TF-IDF floor"):
             from sklearn.feature_extraction.text import TfidfVectorizer
             from sklearn.linear_model import LogisticRegression

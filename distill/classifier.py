@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import DatasetError, SettingsError
-from distill.labels import Logits, ProblemType, probabilities
+from distill.labels import Logits, ProblemType, chosen_labels, probabilities
 
 TextInput = str | tuple[str, str]
 
@@ -83,24 +83,34 @@ def mean_logits(answers: Sequence[Logits]) -> Logits:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one text."""
+    """The answer for one text.
+
+    Attributes:
+        label: The label with the highest probability.
+        score: Its probability.
+        labels: The labels given: that one; or, where a text may have several, all from `THRESHOLD` on, be it none.
+        probabilities: One per label.
+    """
 
     label: str
     score: float
+    labels: tuple[str, ...]
     probabilities: dict[str, float]
 
 
 def predict(classifier: Classifier, texts: Sequence[TextInput]) -> list[Prediction]:
-    """Label texts; `score` is the probability of the label given, `probabilities` has one entry per label."""
+    """Label texts, in their order."""
     logits = classifier.predict_logits(texts)
     shares = probabilities(logits, classifier.problem_type)
+    chosen = chosen_labels(logits, classifier.problem_type)
     return [
         Prediction(
             label=classifier.labels[top],
             score=float(row[top]),
+            labels=tuple(name for name, given in zip(classifier.labels, gets, strict=True) if given),
             probabilities=dict(zip(classifier.labels, map(float, row), strict=True)),
         )
-        for row, top in zip(shares, top_labels(logits), strict=True)
+        for row, gets, top in zip(shares, chosen, top_labels(logits), strict=True)
     ]
 
 
@@ -122,10 +132,15 @@ def top_labels(logits: Logits) -> NDArray[np.int64]:
     return ids
 
 
-def agreement(first: Logits, second: Logits) -> float:
-    """Return the share (0-1) of texts to which both give the same top label; both answered the same texts, at least one."""
+def agreement(first: Logits, second: Logits, problem_type: ProblemType = "single_label_classification") -> float:
+    """Return the share (0-1) of equal answers of two classifiers to the same texts, at least one.
+
+    Of texts with the same top label; where a text may have several labels, of equal (text, label) decisions.
+    """
     if len(first) != len(second) or not len(first):
         raise DatasetError(f"{len(first)} and {len(second)} rows of logits; wanted one row a text in both, at least one")
+    if problem_type == "multi_label_classification":
+        return float((chosen_labels(first, problem_type) == chosen_labels(second, problem_type)).mean())
     return float((top_labels(first) == top_labels(second)).mean())
 
 

@@ -281,7 +281,7 @@ def predict(
         print_json({"predictions": [{"text": text, **asdict(answer)} for text, answer in answers]})
         return
     for text, answer in answers:
-        print(f"{answer.label}\t{answer.score:.4f}\t{' '.join(text.split())}")
+        print(f"{'|'.join(answer.labels)}\t{answer.score:.4f}\t{' '.join(text.split())}")
 
 
 @app.command

@@ -72,7 +72,9 @@ def parity_texts(texts: Sequence[str], *, seed: int = 0) -> list[str]:
     return [*(texts[index] for index in dict.fromkeys(chosen)), " ".join(texts[:200])]
 
 
-def require_quality(*, before: Quality, after: Quality, agreed: float, settings: ExportSettings) -> None:
+def require_quality(
+    *, before: Quality, after: Quality, agreed: float, settings: ExportSettings, answers: int | None = None
+) -> None:
     """Raise `QualityError` when int8 lost more than its budget against fp32.
 
     Up to two texts with another label, or a loss of up to two texts, are never held against it: so few cannot be told
@@ -81,10 +83,12 @@ def require_quality(*, before: Quality, after: Quality, agreed: float, settings:
     Args:
         before: fp32 figures.
         after: int8 figures on the same texts.
-        agreed: Share of texts to which both give the same label.
+        agreed: Share of equal answers: texts to which both give the same label, or equal decisions where a text may have
+            several labels.
         settings: The budgets.
+        answers: How many answers that is a share of; None is one a text.
     """
-    if round((1 - agreed) * before.num_texts) <= 2:
+    if round((1 - agreed) * (answers or before.num_texts)) <= 2:
         return
     two_texts = 2 / before.num_texts
     _require("macro-F1", before.macro_f1, after.macro_f1, budget=max(settings.budget_f1, two_texts), flag="--budget-f1")

@@ -18,7 +18,6 @@ from distill.cpus import instruction_set
 from distill.data import Dataset
 from distill.errors import SettingsError
 from distill.extras import requires
-from distill.labels import require_single_label
 from distill.metrics import Quality, evaluate
 from distill.progress import Reporter, SilentReporter
 from distill.settings import Precision
@@ -56,7 +55,11 @@ def export_bundle(
     """
     settings = settings or ExportSettings()
     reporter = reporter or SilentReporter()
-    require_single_label(bundle.manifest.problem_type, "export with quality gates")
+    if validation.problem_type != bundle.manifest.problem_type:
+        raise SettingsError(
+            f"the bundle is for {bundle.manifest.problem_type}, the validation texts for {validation.problem_type}; "
+            "several labels a text stand in the label column as a list, or with --label-separator between them"
+        )
     if validation.labels != bundle.labels:
         raise SettingsError(f"the bundle's labels are {list(bundle.labels)}, the validation texts' {list(validation.labels)}")
     require_writable(bundle.path)
@@ -112,8 +115,8 @@ def _proven_graphs(
         ranges = channel_ranges(fp32, product_inputs(fp32), texts=validation.texts, tokenizer=bundle.tokenizer())
         graphs["int8"] = _with_metadata(quantize(fp32, ranges), bundle)
         after, int8_logits = _quality_of(_classifier_of(graphs["int8"], bundle), validation)
-        agreed = agreement(int8_logits, fp32_logits)
-        require_quality(before=before, after=after, agreed=agreed, settings=settings)
+        agreed = agreement(int8_logits, fp32_logits, validation.problem_type)
+        require_quality(before=before, after=after, agreed=agreed, answers=validation.label_ids.size, settings=settings)
         interval = wilson_interval(agreed, len(validation))
         quality["int8"] = _said(after, agreement_with_fp32=agreed, agreement_with_fp32_interval=interval)
         reporter.say(
@@ -153,7 +156,10 @@ def _classifier_of(graph: onnx.ModelProto, bundle: Bundle) -> OnnxClassifier:
 
 def _quality_of(classifier: OnnxClassifier, validation: Dataset) -> tuple[Quality, Any]:
     logits = classifier.predict_logits(validation.texts)
-    return evaluate(labels=validation.label_ids, logits=logits, label_names=classifier.labels), logits
+    quality = evaluate(
+        labels=validation.label_ids, logits=logits, label_names=classifier.labels, problem_type=validation.problem_type
+    )
+    return quality, logits
 
 
 def _said(quality: Quality, **more: Any) -> dict[str, Any]:

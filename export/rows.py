@@ -66,15 +66,21 @@ def measure_quality(
             classifier = candidate.open(None)
             if classifier.labels != test.labels:
                 raise SettingsError(f"{candidate.key} has labels {list(classifier.labels)}, the test texts {list(test.labels)}")
+            if classifier.problem_type != test.problem_type:
+                raise SettingsError(f"{candidate.key} is for {classifier.problem_type}, the test texts for {test.problem_type}")
             logits[candidate.key] = _one_at_a_time(classifier, test, advance)
-    qualities = {name: evaluate(labels=test.label_ids, logits=found, label_names=test.labels) for name, found in logits.items()}
+    task = test.problem_type
+    qualities = {
+        name: evaluate(labels=test.label_ids, logits=found, label_names=test.labels, problem_type=task)
+        for name, found in logits.items()
+    }
     if teacher is None:
         return {name: CandidateQuality(quality, None, None) for name, quality in qualities.items()}
     best = qualities[teacher.key].macro_f1
     return {
         name: CandidateQuality(
             quality,
-            agreement(logits[name], logits[teacher.key]),
+            agreement(logits[name], logits[teacher.key], task),
             retention(student_macro_f1=quality.macro_f1, teacher_macro_f1=best),
         )
         for name, quality in qualities.items()
@@ -133,6 +139,8 @@ def _row(candidate: Candidate, found: CandidateQuality, speed: Speed | None) -> 
         "agreement": found.agreement,
         "retention": found.retention,
         "expected_calibration_error": quality.expected_calibration_error,
+        "brier_score": quality.brier_score,
+        "negative_log_likelihood": quality.negative_log_likelihood,
         "per_class": {name: asdict(figures) for name, figures in quality.per_class.items()},
         "num_texts": quality.num_texts,
         "size_bytes": candidate.size_bytes,

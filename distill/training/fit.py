@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill.bundle import Bundle, Lineage, Manifest, Role, new_bundle_folder, seal_new_bundle
 from distill.card import write_card
@@ -27,7 +28,7 @@ from distill.training.augmentation import augmented_texts
 from distill.training.checkpoints import Checkpoint
 from distill.training.devices import Compute, chosen_device, chosen_mixed_precision, on_device, using_threads
 from distill.training.dropout import set_dropout
-from distill.training.gates import require_same_label_names, require_useful_teacher
+from distill.training.gates import require_same_label_names, require_same_task, require_useful_teacher
 from distill.training.loop import Examples
 from distill.training.loop import train as run_training
 from distill.training.losses import UNLABELLED, Objective, mixed_objective
@@ -74,7 +75,9 @@ def fit_teacher(
     reporter = reporter or SilentReporter()
     require_writable(Path(out))
     require_same_label_names(train.labels, validation.labels)
-    teacher = load_pretrained(model, labels=train.labels, max_length=settings.max_length, seed=settings.seed)
+    teacher = load_pretrained(
+        model, labels=train.labels, max_length=settings.max_length, seed=settings.seed, problem_type=train.problem_type
+    )
     on_device(teacher.model, chosen_device(settings.device))
     set_dropout(teacher.model, settings.dropout)
     _say_truncated(teacher, train, reporter)
@@ -133,6 +136,7 @@ def fit_student(
     opened = open_teacher(teacher, device=settings.device)
     for data in (train, validation):
         require_same_label_names(opened.asked.labels, data.labels)
+        require_same_task(opened.asked.problem_type, data.problem_type)
     if (unlabeled or settings.augment) and settings.soft_weight == 0:
         raise SettingsError(
             "with soft_weight 0 nothing is learnt from the teacher, so unlabelled and augmented texts cannot be used"
@@ -156,7 +160,7 @@ def fit_student(
         role="student",
         examples=Examples(
             rows=student.tokenizer.encode(texts),
-            label_ids=np.concatenate([train.label_ids, np.full(len(texts) - len(train), UNLABELLED)]),
+            label_ids=_with_unlabelled(train.label_ids, len(texts)),
             teacher_logits=soft,
         ),
         unlabeled=unlabeled,
@@ -229,6 +233,11 @@ def _train_and_seal(
     return write_card(bundle)
 
 
+def _with_unlabelled(label_ids: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return the labels of `count` texts of which only the first have one, `UNLABELLED` throughout after them."""
+    return np.concatenate([label_ids, np.full((count - len(label_ids), *label_ids.shape[1:]), UNLABELLED)])
+
+
 def _new_student(
     teacher: TorchClassifier, settings: DistillSettings, *, labelled: Sequence[str], unlabeled: Sequence[str]
 ) -> TorchClassifier:
@@ -283,7 +292,7 @@ def _validation_quality(student: TorchClassifier, held_out: Examples, soft: Logi
     quality = asdict(
         evaluate(labels=held_out.label_ids, logits=logits, label_names=student.labels, problem_type=student.problem_type)
     )
-    agreed = {} if soft is None else {"agreement_with_teacher": agreement(logits, soft)}
+    agreed = {} if soft is None else {"agreement_with_teacher": agreement(logits, soft, student.problem_type)}
     return {"split": "validation", **quality, **agreed}
 
 

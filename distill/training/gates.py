@@ -11,9 +11,8 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.classifier import top_labels
 from distill.errors import SettingsError, TeacherError
-from distill.labels import Logits
+from distill.labels import Logits, ProblemType, chosen_labels, indicator
 
 MAX_LABELS_PERMUTED = 6
 """Up to 6 labels all 720 orders are tried; beyond that, only exchanges of two."""
@@ -28,38 +27,62 @@ def require_same_label_names(teacher_labels: tuple[str, ...], data_labels: tuple
         )
 
 
+def require_same_task(teacher_task: ProblemType, data_task: ProblemType) -> None:
+    """Refuse data with several labels a text for a teacher that gives one, and the other way round."""
+    if teacher_task != data_task:
+        raise SettingsError(
+            f"the teacher is for {teacher_task}, the data for {data_task}; several labels a text stand in the label column "
+            "as a list, or with --label-separator between them"
+        )
+
+
 def require_useful_teacher(*, logits: Logits, label_ids: NDArray[np.int64], labels: tuple[str, ...]) -> None:
     """Refuse a teacher that is no better than always giving the commonest label, or better under permuted labels.
 
+    Where a text may have several labels, each of its decisions counts, and the commonest answer is taken label by label.
+
     Args:
         logits: The teacher's, shape (texts, labels).
-        label_ids: True class ids, shape (texts,).
+        label_ids: True class ids, shape (texts,), or zeros and ones, shape (texts, labels).
         labels: Label names.
 
     Raises:
         TeacherError: It is not worth learning from; the message says why and what to do.
     """
-    predicted = top_labels(logits)
-    accuracy = float((predicted == label_ids).mean())
-    majority = float(np.bincount(label_ids).max() / len(label_ids))
-    order, best = _best_order(predicted, label_ids, len(labels))
+    several = label_ids.ndim == 2
+    true = indicator(label_ids, len(labels))
+    given = chosen_labels(logits, "multi_label_classification" if several else "single_label_classification")
+    hits = _hits(true, given, several=several)
+    answers = true.size if several else len(true)
+    counts = true.sum(axis=0)
+    majority = float(np.maximum(counts, len(true) - counts).sum() if several else counts.max()) / answers
+    accuracy = float(np.trace(hits)) / answers
+    order, most = _best_order(hits)
+    best = most / answers
+    of, commonest = ("label decisions", "answer") if several else ("texts", "label")
     # An untuned teacher, too, may be a little less wrong in another order; only one that learnt something beats the majority.
     if best > max(accuracy, majority):
         renamed = ", ".join(f"{labels[index]!r} -> {labels[target]!r}" for index, target in enumerate(order) if index != target)
         raise TeacherError(
-            f"the teacher is right on {accuracy:.1%} of the texts, but on {best:.1%} if its labels are read as {renamed}; "
+            f"the teacher is right on {accuracy:.1%} of the {of}, but on {best:.1%} if its labels are read as {renamed}; "
             "its label order is not the data's: name the labels in the teacher's order with --labels"
         )
     if accuracy <= majority:
         raise TeacherError(
-            f"the teacher is right on {accuracy:.1%} of the texts, always saying the commonest label on {majority:.1%}; "
+            f"the teacher is right on {accuracy:.1%} of the {of}, always saying the commonest {commonest} on {majority:.1%}; "
             "fine-tune it first with `potstill teacher`"
         )
 
 
-def _best_order(predicted: NDArray[np.int64], label_ids: NDArray[np.int64], num_labels: int) -> tuple[tuple[int, ...], float]:
-    hits = np.zeros((num_labels, num_labels))
-    np.add.at(hits, (predicted, label_ids), 1)
+def _hits(true: NDArray[np.bool_], given: NDArray[np.bool_], *, several: bool) -> NDArray[np.int64]:
+    """Return how many answers of the teacher's label p are right if it is the data's label t, shape (labels, labels)."""
+    has, gets = true.astype(np.int64), given.astype(np.int64)
+    return gets.T @ has + (1 - gets).T @ (1 - has) if several else gets.T @ has
+
+
+def _best_order(hits: NDArray[np.int64]) -> tuple[tuple[int, ...], float]:
+    """Return which of the data's labels each of the teacher's is best read as, and how many answers are right then."""
+    num_labels = len(hits)
     identity = tuple(range(num_labels))
     if num_labels <= MAX_LABELS_PERMUTED:
         orders = list(itertools.permutations(identity))
@@ -68,7 +91,7 @@ def _best_order(predicted: NDArray[np.int64], label_ids: NDArray[np.int64], num_
     rows = np.arange(num_labels)
     scores = [hits[rows, list(order)].sum() for order in orders]
     best = int(np.argmax(scores))  # the first of equals: the identity comes first
-    return orders[best], float(scores[best] / len(label_ids))
+    return orders[best], float(scores[best])
 
 
 def _exchanged(order: tuple[int, ...], pair: tuple[int, int]) -> tuple[int, ...]:

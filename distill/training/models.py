@@ -120,7 +120,14 @@ class TorchClassifier:
         return digest.hexdigest()
 
 
-def load_pretrained(source: str, *, labels: Sequence[str], max_length: int, seed: int) -> TorchClassifier:
+def load_pretrained(
+    source: str,
+    *,
+    labels: Sequence[str],
+    max_length: int,
+    seed: int,
+    problem_type: ProblemType = "single_label_classification",
+) -> TorchClassifier:
     """Load an encoder and give it a classification head for `labels`.
 
     A head that the checkpoint lacks, or has for another number of labels, is drawn from `seed`.
@@ -130,6 +137,7 @@ def load_pretrained(source: str, *, labels: Sequence[str], max_length: int, seed
         labels: Label names, in order.
         max_length: Tokens kept per text.
         seed: Seed of a new head.
+        problem_type: What its logits will mean.
 
     Raises:
         SettingsError: The model takes fewer tokens, or its tokenizer cannot be used.
@@ -147,7 +155,7 @@ def load_pretrained(source: str, *, labels: Sequence[str], max_length: int, seed
                 num_labels=len(labels),
                 id2label=names,
                 label2id={name: index for index, name in names.items()},
-                problem_type="single_label_classification",
+                problem_type=problem_type,
             )
             model, loading = AutoModelForSequenceClassification.from_pretrained(
                 folder,
@@ -175,6 +183,7 @@ def load_pretrained(source: str, *, labels: Sequence[str], max_length: int, seed
         tokenizer_config=_portable_tokenizer_config(tokenizer),
         labels=tuple(labels),
         origin=source if source == BUILTIN_MINILM or not Path(source).exists() else Path(source).resolve().name,
+        problem_type=problem_type,
     )
 
 

@@ -33,7 +33,21 @@ def test_a_prediction_is_the_top_label_with_its_probability() -> None:
     assert (first.label, first.score) == ("b", pytest.approx(4 / 7))
     assert first.probabilities == {"a": pytest.approx(2 / 7), "b": pytest.approx(4 / 7), "c": pytest.approx(1 / 7)}
     assert (second.label, second.score) == ("c", pytest.approx(0.5))
+    assert (first.labels, second.labels) == (("b",), ("c",))
     assert all(type(value) is float for value in (first.score, *first.probabilities.values()))  # JSON knows no other
+
+
+def test_several_labels_are_those_from_one_half_on() -> None:
+    classifier = CountsLetters()
+    classifier.problem_type = "multi_label_classification"
+    (both,) = predict(classifier, ["bb a"])
+    # Logits 1, 2 and 0 times log 2 have odds 2, 4 and 1.
+    assert both.probabilities == {"a": pytest.approx(2 / 3), "b": pytest.approx(4 / 5), "c": pytest.approx(1 / 2)}
+    assert (both.label, both.labels) == ("b", ("a", "b", "c"))  # 1/2 itself is enough
+    classifier.predict_logits = lambda texts: np.full((len(texts), 3), -1, np.float32)  # type: ignore[method-assign]
+    (none,) = predict(classifier, [""])
+    assert none.labels == ()
+    assert none.score == pytest.approx(1 / (1 + np.e))
 
 
 def test_no_texts_have_no_predictions() -> None:

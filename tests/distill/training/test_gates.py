@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from distill.errors import SettingsError, TeacherError
-from distill.training.gates import require_same_label_names, require_useful_teacher
+from distill.training.gates import require_same_label_names, require_same_task, require_useful_teacher
 
 TWO = ("negative", "positive")
 
@@ -72,6 +73,52 @@ def test_two_of_many_labels_that_changed_places_are_named() -> None:
 
 def test_many_labels_in_their_order_pass() -> None:
     judge([f"label {index}" for index in range(9)], [(index, index, 10) for index in range(9)])
+
+
+# Several labels a text
+
+THREE = ("a", "b", "c")
+# a is on half of the texts, b on a quarter, c on an eighth: always saying the commoner answer is right on
+# (1/2 + 3/4 + 7/8) / 3 = 70.8 % of the decisions.
+TRUTH = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]] * 2, dtype=np.int64)
+TRUTH[0, 2] = 1
+
+
+def judge_several(given: NDArray[np.int64]) -> None:
+    require_useful_teacher(logits=(2 * given - 1).astype(np.float32), label_ids=TRUTH, labels=THREE)
+
+
+def test_a_teacher_of_several_labels_passes_when_it_beats_the_commonest_answer_of_each() -> None:
+    given = TRUTH.copy()
+    given[:, 2] = 0  # never says the rarest label: right on 23 of 24
+    judge_several(given)
+
+
+@pytest.mark.parametrize("column", [0, 1])
+def test_a_teacher_that_says_the_commonest_answer_of_each_label_is_refused(column: int) -> None:
+    given = np.zeros_like(TRUTH)
+    given[:, 0] = column  # a is on half of the texts: both answers are the commonest
+    with pytest.raises(
+        TeacherError, match=r"right on 70\.8% of the label decisions, always saying the commonest answer on 70\.8%"
+    ):
+        judge_several(given)
+
+
+def test_swapped_columns_are_named() -> None:
+    with pytest.raises(TeacherError, match=r"right on 83\.3% of the label decisions, but on 100\.0%.*'a' -> 'b', 'b' -> 'a';"):
+        judge_several(TRUTH[:, [1, 0, 2]])  # a and b differ on 2 of 8 texts: 4 of 24 decisions
+
+
+def test_rotated_columns_are_named_in_the_right_direction() -> None:
+    # The teacher's column a is the data's c, b is a, c is b.
+    with pytest.raises(TeacherError, match=r"'a' -> 'c', 'b' -> 'a', 'c' -> 'b';"):
+        judge_several(TRUTH[:, [2, 0, 1]])
+
+
+def test_teacher_and_data_must_have_one_task() -> None:
+    require_same_task("multi_label_classification", "multi_label_classification")
+    with pytest.raises(SettingsError, match=r"teacher is for single_label_.*, the data for multi_label_.*--label-separator"):
+        require_same_task("single_label_classification", "multi_label_classification")
 
 
 @pytest.mark.parametrize("names", [("positive", "negative"), ("Negative", "Positive"), ("negative",)])
