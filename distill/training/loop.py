@@ -34,7 +34,7 @@ class Examples:
 
     Attributes:
         rows: Token ids of each text.
-        label_ids: Class ids, shape (texts,); `UNLABELLED` where there is no label.
+        label_ids: Class ids, shape (texts,), or zeros and ones, shape (texts, labels); `UNLABELLED` where there is no label.
         teacher_logits: Shape (texts, labels); None when nothing is distilled.
     """
 

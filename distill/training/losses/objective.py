@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import SettingsError
+from distill.labels import ProblemType
 from distill.training.losses.hard import HardLabels
+from distill.training.losses.several import HardDecisions, SoftDecisions
 from distill.training.losses.soft import SoftTargets
 from distill.training.losses.term import UNLABELLED, Seen, Term
 
@@ -26,7 +28,7 @@ class TrainingBatch:
 
     Attributes:
         inputs: The model's arguments by name, shape (batch, length) each; `attention_mask` is among them.
-        labels: Class ids, shape (batch,); `UNLABELLED` where there is none.
+        labels: Class ids, shape (batch,), or zeros and ones, shape (batch, num_labels); `UNLABELLED` where there is none.
         teacher_logits: Shape (batch, num_labels); None when nothing is distilled.
         weights: What each text counts, shape (batch,); None is 1 each.
     """
@@ -77,6 +79,8 @@ class Objective(nn.Module):
 
     def _weighed(self, seen: Seen, text_weights: Tensor | None) -> StepLoss:
         unlabelled = seen.labels == UNLABELLED
+        if unlabelled.ndim == 2:  # several labels a text: it has all of them or none
+            unlabelled = unlabelled.all(dim=1)
         total = torch.zeros_like(seen.student_logits[:, 0])
         means = {}
         for part in self._parts:
@@ -92,24 +96,29 @@ class Objective(nn.Module):
         return StepLoss(total.mean(), means)
 
 
-def mixed_objective(*, soft_weight: float = 0.0, temperature: float = 1.0) -> Objective:
+def mixed_objective(
+    *,
+    soft_weight: float = 0.0,
+    temperature: float = 1.0,
+    problem_type: ProblemType = "single_label_classification",
+) -> Objective:
     """Return soft_weight * T² * KL(teacher_T || student_T) + (1 - soft_weight) * CE(labels, student).
 
-    A text whose label is `UNLABELLED` has soft weight 1, whatever the setting.
+    Where a text may have several labels both are means over its labels, each a decision of two sides. A text whose label
+    is `UNLABELLED` has soft weight 1, whatever the setting.
 
     Args:
         soft_weight: Share of the soft term, from 0 to 1; 0 is plain fine-tuning.
         temperature: T, finite and above 0; softens both distributions of the soft term.
+        problem_type: Whether a text has one label or several.
 
     Raises:
-        SettingsError: Either is out of its range.
+        SettingsError: A number is out of its range.
     """
     if not 0 <= soft_weight <= 1:
         raise SettingsError(f"soft_weight must be from 0 to 1, got {soft_weight}")
     hard_weight = float(1 - np.float32(soft_weight))  # of the share as the tensors hold it, so that both make 1
-    return Objective(
-        (
-            Weighted(SoftTargets(temperature=temperature), soft_weight, 1.0),
-            Weighted(HardLabels(), hard_weight, 0.0),
-        )
-    )
+    several = problem_type == "multi_label_classification"
+    soft = SoftDecisions(temperature=temperature) if several else SoftTargets(temperature=temperature)
+    hard = HardDecisions() if several else HardLabels()
+    return Objective((Weighted(soft, soft_weight, 1.0), Weighted(hard, hard_weight, 0.0)))

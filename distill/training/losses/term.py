@@ -22,7 +22,7 @@ class Seen:
 
     Attributes:
         mask: 1 where a token is real, shape (batch, length).
-        labels: Class ids, shape (batch,); `UNLABELLED` where there is none.
+        labels: Class ids, shape (batch,), or zeros and ones, shape (batch, num_labels); `UNLABELLED` where there is none.
         student_logits: Unnormalised scores, shape (batch, num_labels).
         teacher_logits: Same shape; None when nothing is distilled. No gradient flows into them.
     """
