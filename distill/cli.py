@@ -19,7 +19,7 @@ from cyclopts import App, Parameter
 from distill.errors import PotstillError, SettingsError, StorageError
 from distill.extras import requires
 from distill.progress import Reporter, reporter_for_terminal
-from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, TeacherSettings, TextSettings
+from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, TeacherSettings, TextSettings, TrialSettings
 from distill.terminal import drop_stdout, fail, print_cells, print_json, settings_file, stdin_texts, words_of
 from export.settings import BenchSettings, DemoSettings, ExportSettings
 
@@ -116,31 +116,38 @@ def distill(
     unlabeled: Annotated[tuple[str, ...], Parameter(help="files of further texts without labels, or builtin:NAME")] = (),
     data: Data = DataSettings(),
     settings: Annotated[DistillSettings, Flat] = DistillSettings(),
+    trials: Annotated[TrialSettings, Flat] = TrialSettings(),
     json: Json = False,
 ) -> None:
     """Teach a student: made of the teacher's layers, trained on labels and on the teacher's answers.
+
+    With --control or --seeds the runs stand in OUT/runs, the student that is best on the validation texts in OUT, and
+    OUT/report.json compares them on --test, else on the validation texts. A finished run is not repeated.
 
     Example: potstill distill teacher --train reviews.csv --out student --num-layers 2
     """
     from distill.bundle import Bundle
     from distill.data import load_splits, read_texts
+    from distill.proof_report import PROOF_COLUMNS, proof_cells
     from distill.training.fit import fit_student
+    from distill.training.trials import run_trials
 
     reporter = reporter_for_terminal()
     opened = [Bundle.open(teacher) for teacher in teachers]
     splits = load_splits(data, labels=opened[0].labels if opened else ())
     _say_all(reporter, splits.notes)
-    bundle = fit_student(
-        opened,
-        train=splits.train,
-        validation=splits.validation,
-        unlabeled=[text for source in unlabeled for text in read_texts(source, data)],
-        test=splits.test,
-        out=out,
-        settings=settings,
-        reporter=reporter,
-    )
-    _print_made(bundle, json=json)
+    further = [text for source in unlabeled for text in read_texts(source, data)]
+    chosen: dict[str, Any] = {"train": splits.train, "validation": splits.validation, "unlabeled": further, "test": splits.test}
+    if not trials.control and trials.seeds == 1:
+        _print_made(fit_student(opened, **chosen, out=out, settings=settings, reporter=reporter), json=json)
+        return
+    bundle, report = run_trials(opened, **chosen, out=out, settings=settings, trials=trials, reporter=reporter)
+    if json:
+        print_json({"bundle": str(bundle.path), **report.to_dict()})
+        return
+    print(f"measured on {report.num_texts} {report.split} texts")
+    print_cells(PROOF_COLUMNS, proof_cells(report))
+    print(f"{report.words}\nsealed {bundle.path}: the student of seed {report.chosen_seed}, best on the validation texts")
 
 
 @app.command

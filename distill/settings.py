@@ -146,6 +146,15 @@ class DistillSettings(TrainingSettings, StudentSettings, AugmentSettings):
     soft_weight: float = Field(0.9, ge=0, le=1, description="share of the soft term on labelled texts; 0 is the control")
 
 
+class TrialSettings(Settings):
+    """How often the same student is trained, and what beside it."""
+
+    control: bool = Field(
+        False, description="train the same student, for as many steps, without the teacher's answers too, and compare"
+    )
+    seeds: int = Field(1, ge=1, description="train with so many seeds, from --seed on, and report mean and interval")
+
+
 def _describe(exc: ValidationError) -> str:
     problems = []
     for error in exc.errors(include_url=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -19,7 +20,7 @@ from distill.card import write_card
 from distill.classifier import Classifier, agreement, mean_logits
 from distill.data import Dataset, fingerprint, texts_not_in
 from distill.errors import SettingsError
-from distill.labels import Logits
+from distill.labels import Logits, ProblemType, probabilities
 from distill.metrics import evaluate
 from distill.progress import Reporter, SilentReporter
 from distill.settings import BUILTIN_MINILM, DistillSettings, TeacherSettings, TrainingSettings
@@ -88,7 +89,7 @@ def fit_teacher(
         examples=examples,
         train=train,
         validation=validation,
-        objective=mixed_objective(),
+        objective=mixed_objective(problem_type=train.problem_type),
         settings=settings,
         out=Path(out),
         unlabeled=(),
@@ -107,6 +108,7 @@ def fit_student(
     unlabeled: Sequence[str] = (),
     test: Dataset | None = None,
     settings: DistillSettings | None = None,
+    control: bool = False,
     reporter: Reporter | None = None,
 ) -> Bundle:
     """Make a student of the teacher's layers, teach it, and seal it as a bundle.
@@ -122,6 +124,8 @@ def fit_student(
         test: Texts that will measure the student: nothing is learnt from them, and no augmented text equals one.
         settings: Layers, temperature, weights, rate. With `soft_weight` 0 the teacher only lends its layers:
             that is the control without distillation.
+        control: Train the control of that student: made in the same way, for at least as many steps, but from the
+            labels alone. Unlabelled and augmented texts then only count towards the steps.
         reporter: Told of progress.
 
     Raises:
@@ -154,6 +158,9 @@ def fit_student(
             torch_teacher, student, labelled=train.texts, unlabeled=unlabeled, held_out=held_out, settings=settings
         )
         texts = (*train.texts, *unlabeled, *augmented)
+        if control:
+            settings = control_settings(settings, num_texts=len(texts), num_labelled=len(train))
+            texts = train.texts
         soft = _soft_targets(opened.asked, texts, settings, compute, reporter)
     return _train_and_seal(
         student,
@@ -166,12 +173,33 @@ def fit_student(
         unlabeled=unlabeled,
         train=train,
         validation=validation,
-        objective=mixed_objective(soft_weight=settings.soft_weight, temperature=settings.temperature),
+        objective=mixed_objective(
+            soft_weight=settings.soft_weight, temperature=settings.temperature, problem_type=train.problem_type
+        ),
         settings=settings,
         out=Path(out),
         teachers=opened.names,
         validation_teacher_logits=on_validation,
         reporter=reporter,
+    )
+
+
+def control_settings(settings: DistillSettings, *, num_texts: int, num_labelled: int) -> DistillSettings:
+    """Return the settings of a student's control: the labels alone, and enough epochs of them for at least as many steps.
+
+    Args:
+        settings: The student's.
+        num_texts: How many texts the student learns from.
+        num_labelled: How many of them have a label.
+    """
+    share = num_texts / num_labelled
+    return settings.model_copy(
+        update={
+            "soft_weight": 0.0,
+            "augment": 0,
+            "epochs": math.ceil(settings.epochs * share),
+            "patience": math.ceil(settings.patience * share),
+        }
     )
 
 
@@ -270,15 +298,15 @@ def _soft_targets(
         return None
     soft = teacher_logits(teacher, texts, compute=compute, reporter=reporter)
     reporter.say(f"teacher logits: {soft.num_cached} of {len(texts)} texts were in the cache")
-    _warn_if_one_hot(soft.logits, settings.temperature)
+    _warn_if_one_hot(soft.logits, settings.temperature, teacher.problem_type)
     return soft.logits
 
 
-def _warn_if_one_hot(logits: Logits, temperature: float) -> None:
+def _warn_if_one_hot(logits: Logits, temperature: float, problem_type: ProblemType) -> None:
     """Soft targets that are one-hot teach what the hard labels already say."""
-    softened = logits / temperature
-    shares = np.exp(softened - softened.max(axis=1, keepdims=True))
-    top = (shares / shares.sum(axis=1, keepdims=True)).max(axis=1)
+    shares = probabilities(logits / temperature, problem_type)
+    several = problem_type == "multi_label_classification"
+    top = np.maximum(shares, 1 - shares) if several else shares.max(axis=1)
     if np.median(top) > 1 - 1e-4:
         logger.warning(
             "at temperature %g the softened targets are one-hot to within 1e-4 on most texts, so they teach no more than "
