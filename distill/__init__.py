@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from distill.data import Dataset as Dataset
     from distill.data import load_splits as load_splits
     from distill.errors import PotstillError as PotstillError
+    from distill.estimator import DistilledClassifier as DistilledClassifier
     from distill.settings import DataSettings as DataSettings
     from distill.settings import DistillSettings as DistillSettings
     from distill.settings import TeacherSettings as TeacherSettings
@@ -26,6 +27,7 @@ _HOMES = {
     "DataSettings": "distill.settings",
     "Dataset": "distill.data",
     "DistillSettings": "distill.settings",
+    "DistilledClassifier": "distill.estimator",
     "PotstillError": "distill.errors",
     "TeacherSettings": "distill.settings",
     "fit_student": "distill.training.fit",
@@ -40,6 +42,7 @@ __all__ = [
     "DataSettings",
     "Dataset",
     "DistillSettings",
+    "DistilledClassifier",
     "PotstillError",
     "TeacherSettings",
     "fit_student",

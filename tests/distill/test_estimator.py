@@ -1,0 +1,204 @@
+"""The scikit-learn estimator, on the tiny task: scikit-learn's own checks where they take texts, the others written for texts.
+
+scikit-learn's `check_estimator` feeds tables of numbers, which a classifier of texts must refuse; so of its checks those run
+here that build, copy, print and set parameters. What the others ask of fitted estimators (parameters left alone, order and
+subset of rows without influence, pickling, labels of any kind) is asked below with texts. Checks of sample weights, sparse
+tables, numbers of features and `partial_fit` have no counterpart: there are none of these.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import clone, is_classifier
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import estimator_checks
+from tiny_task import tiny_texts
+
+import distill
+from distill import DistilledClassifier
+from distill.bundle import Bundle
+from distill.classifier import predict
+from distill.errors import DatasetError, SettingsError, TeacherError
+from distill.settings import DistillSettings, TeacherSettings
+from distill.training.models import load_bundle
+
+TEXTS, LABELS = zip(*tiny_texts(200, seed=4), strict=True)
+FRESH, TRUTH = zip(*tiny_texts(60, seed=5), strict=True)
+FAST: dict[str, Any] = {"epochs": 2, "learning_rate": 2e-3, "batch_size": 32, "num_layers": 1}
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_teacher: Bundle, tmp_path_factory: pytest.TempPathFactory) -> DistilledClassifier:
+    """Return a fitted classifier; do not change it."""
+    out = tmp_path_factory.mktemp("estimator") / "student"
+    return DistilledClassifier(tiny_teacher.path, out=out, **FAST).fit(TEXTS, LABELS)
+
+
+# Parameters
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "check_estimator_cloneable",
+        "check_estimator_repr",
+        "check_estimator_tags_renamed",
+        "check_get_params_invariance",
+        "check_mixin_order",
+        "check_no_attributes_set_in_init",
+        "check_parameters_default_constructible",
+        "check_set_params",
+        "check_valid_tag_types",
+    ],
+)
+def test_scikit_learns_own_check_holds(check: str) -> None:
+    getattr(estimator_checks, check)("DistilledClassifier", DistilledClassifier())
+
+
+def test_every_setting_is_a_parameter_with_its_default() -> None:
+    found = DistilledClassifier().get_params()
+    assert {name: found[name] for name in DistillSettings.model_fields} == dict(DistillSettings())
+    assert found.keys() - DistillSettings.model_fields.keys() == {
+        "teacher",
+        "model",
+        "out",
+        "unlabeled",
+        "validation_share",
+        "teacher_settings",
+    }
+
+
+def test_a_clone_has_the_parameters_and_is_not_fitted(fitted: DistilledClassifier) -> None:
+    copy = clone(fitted)
+    assert copy.get_params() == fitted.get_params()
+    assert copy.num_layers == 1
+    with pytest.raises(NotFittedError):
+        copy.predict(FRESH)
+
+
+def test_an_unknown_parameter_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match="unknown setting 'layers_kept'"):
+        DistilledClassifier(layers_kept=2)
+
+
+def test_it_is_the_packages_and_a_classifier() -> None:
+    assert distill.DistilledClassifier is DistilledClassifier
+    assert is_classifier(DistilledClassifier())
+
+
+# Fitted
+
+
+def test_it_learns_and_ends_in_a_bundle(fitted: DistilledClassifier) -> None:
+    assert fitted.score(FRESH, TRUTH) > 0.85
+    bundle = Bundle.open(Path(fitted.out))
+    assert bundle.manifest.to_bytes() == fitted.bundle_.manifest.to_bytes()
+    assert bundle.manifest.settings["student"]["num_layers"] == 1
+    answers = [answer.label for answer in predict(load_bundle(bundle), FRESH)]
+    assert answers == fitted.predict(FRESH).tolist()
+
+
+def test_probabilities_stand_in_the_order_of_the_classes(fitted: DistilledClassifier) -> None:
+    shares = fitted.predict_proba(FRESH)
+    assert shares.shape == (60, 2)
+    assert shares.sum(axis=1) == pytest.approx(1)
+    assert fitted.classes_.tolist() == ["negative", "positive"]
+    assert (fitted.classes_[shares.argmax(axis=1)] == fitted.predict(FRESH)).all()
+
+
+def test_a_text_gets_its_answer_in_any_company_and_order(fitted: DistilledClassifier) -> None:
+    whole = fitted.predict_proba(FRESH)
+    assert fitted.predict_proba(FRESH[::-1])[::-1] == pytest.approx(whole, abs=1e-5)
+    assert fitted.predict_proba(FRESH[7:9]) == pytest.approx(whole[7:9], abs=1e-5)
+
+
+def test_fitting_leaves_the_parameters_alone(fitted: DistilledClassifier, tiny_teacher: Bundle) -> None:
+    assert fitted.get_params() == DistilledClassifier(tiny_teacher.path, out=fitted.out, **FAST).get_params()
+
+
+def test_arrays_and_series_of_texts_are_taken(fitted: DistilledClassifier) -> None:
+    expected = fitted.predict(FRESH).tolist()
+    assert fitted.predict(np.array(FRESH)).tolist() == fitted.predict(np.array(FRESH, dtype=object)).tolist() == expected
+
+
+def test_a_fitted_classifier_is_pickled_with_its_folder(fitted: DistilledClassifier) -> None:
+    again = pickle.loads(pickle.dumps(fitted))
+    assert again.predict(FRESH).tolist() == fitted.predict(FRESH).tolist()
+
+
+def test_a_temporary_bundle_lives_as_long_as_its_classifier_and_is_not_pickled(tiny_teacher: Bundle) -> None:
+    classifier = DistilledClassifier(tiny_teacher, **{**FAST, "epochs": 1}).fit(TEXTS, LABELS)
+    folder = classifier.bundle_.path
+    assert Bundle.open(folder).manifest.to_bytes() == classifier.bundle_.manifest.to_bytes()
+    with pytest.raises(SettingsError, match="temporary folder, which a copy would lose; name one with out="):
+        pickle.dumps(classifier)
+    del classifier
+    assert not folder.exists()
+
+
+def test_a_search_inside_a_pipeline_tries_settings(tiny_teacher: Bundle) -> None:
+    pipeline = Pipeline([("strip", FunctionTransformer(strip)), ("distil", DistilledClassifier(tiny_teacher, **FAST))])
+    grid = {"distil__num_layers": [1], "distil__epochs": [1, 2]}
+    search = GridSearchCV(pipeline, grid, cv=2, error_score="raise").fit(list(TEXTS), list(LABELS))
+    assert len(search.cv_results_["mean_test_score"]) == 2
+    made = search.best_estimator_["distil"].bundle_.manifest.settings["student"]
+    assert made["epochs"] == search.best_params_["distil__epochs"]
+    assert search.score(list(FRESH), list(TRUTH)) > 0.7
+
+
+def strip(texts: list[str]) -> list[str]:
+    return [text.strip() for text in texts]
+
+
+def test_without_a_teacher_one_is_made_and_numbers_may_be_labels(tiny_model: Path, tmp_path: Path) -> None:
+    numbers = np.where(np.array(LABELS) == "positive", 10, 9)  # as names "10" sorts before "9"
+    how = TeacherSettings(epochs=4, learning_rate=2e-3, max_length=32, batch_size=16)
+    classifier = DistilledClassifier(model=str(tiny_model), out=tmp_path / "out", teacher_settings=how, **FAST)
+    classifier.fit(TEXTS, numbers)
+    assert classifier.classes_.tolist() == [9, 10]
+    assert classifier.bundle_.labels == ("9", "10")
+    assert classifier.score(FRESH, np.where(np.array(TRUTH) == "positive", 10, 9)) > 0.8
+    assert Bundle.open(tmp_path / "out" / "teacher").manifest.role == "teacher"
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (np.zeros((4, 2)), "X is ndarray, wanted one text a row"),
+        ("one text", "X is str, wanted one text a row"),
+        (["fine", 3], "X, row 1: int, wanted a string"),
+        (["fine", None], "X, row 1: NoneType, wanted a string"),
+    ],
+)
+def test_what_is_not_a_row_of_texts_is_refused(fitted: DistilledClassifier, rows: Any, why: str) -> None:
+    with pytest.raises(DatasetError, match=why):
+        fitted.predict(rows)
+
+
+def test_the_teachers_labels_must_be_those_of_y(tiny_teacher: Bundle) -> None:
+    with pytest.raises(SettingsError, match=r"labels are \['negative', 'positive'\], those of y \['bad', 'good'\]"):
+        DistilledClassifier(tiny_teacher).fit(["one", "two"], ["bad", "good"])
+
+
+def test_a_teacher_of_other_labels_is_found_out(tiny_teacher: Bundle) -> None:
+    swapped = [{"negative": "positive", "positive": "negative"}[label] for label in LABELS]
+    with pytest.raises(TeacherError, match="if its labels are read as 'negative' -> 'positive'"):
+        DistilledClassifier(tiny_teacher, **FAST).fit(TEXTS, swapped)
+
+
+def test_a_setting_out_of_range_is_refused_in_fit() -> None:
+    with pytest.raises(SettingsError, match="epochs: input should be greater than or equal to 1, got 0"):
+        DistilledClassifier(epochs=0).fit(TEXTS, LABELS)
+    with pytest.raises(SettingsError, match="validation_share must be between 0 and 1, got 1"):
+        DistilledClassifier(validation_share=1).fit(TEXTS, LABELS)
