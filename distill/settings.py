@@ -100,11 +100,19 @@ _VOCABULARY_SIZE = (
 class StudentSettings(Settings):
     """What of the teacher a student is made of."""
 
-    num_layers: int = Field(3, ge=1, description="encoder layers of the student")
+    num_layers: int | None = Field(
+        None, ge=1, description="encoder layers of the student; without it 3 of the teacher's, or all of --student's"
+    )
     layer_rule: LayerRule = Field("spread", description="which teacher layers: evenly spread, the lowest or the highest")
     layers: tuple[int, ...] = Field((), description="teacher layers by number (from 0), in order; overrides the two above")
+    intermediate_size: int | None = Field(
+        None, ge=1, description="neurons kept of each layer's feed-forward, chosen on the same texts; without it all"
+    )
     vocabulary_size: int | None = Field(None, ge=1, description=_VOCABULARY_SIZE)
     vocabulary_from: TextSource = Field("all", description="the texts that those tokens are chosen on")
+    embedding_size: int | None = Field(
+        None, ge=1, description="columns of the token table, with a product to the hidden size; without it one table"
+    )
 
     @model_validator(mode="after")
     def _layers_are_distinct(self) -> Self:

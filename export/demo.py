@@ -66,7 +66,7 @@ def profile_of(settings: DemoSettings) -> Profile:
             # Texts of other domains: their labels are never read. What a shallow student lacks most is texts to learn from.
             unlabeled=("builtin:amazon", "builtin:tweets", "builtin:nyt"),
             teacher=TeacherSettings(seed=seed),
-            student=DistillSettings(seed=seed),
+            student=DistillSettings(seed=seed, num_layers=3),
             export=ExportSettings(),
             bench=BenchSettings(),
         )
@@ -74,7 +74,7 @@ def profile_of(settings: DemoSettings) -> Profile:
         data=DataSettings(train=(source,), test=source, limit=1600),
         unlabeled=(),
         teacher=TeacherSettings(seed=seed, epochs=2, learning_rate=1e-4),
-        student=DistillSettings(seed=seed, epochs=2),
+        student=DistillSettings(seed=seed, num_layers=3, epochs=2),
         # 160 validation texts: one text is 0.006, so the budgets are those of a sample
         export=ExportSettings(budget_f1=0.03, budget_recall=0.06, min_agreement=0.94),
         bench=BenchSettings(rounds=7, texts_per_round=100, throughput_rounds=1),

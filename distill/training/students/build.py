@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from distill.settings import StudentSettings
 from distill.training.models import TorchClassifier
+from distill.training.students.embedding import factorise_embedding
+from distill.training.students.feed_forward import narrow_feed_forward
 from distill.training.students.layers import chosen_layers, keep_layers
 from distill.training.students.positions import trim_positions
 from distill.training.students.vocabulary import trim_vocabulary
@@ -18,7 +20,7 @@ def build_student(
     labelled: Sequence[str] = (),
     unlabeled: Sequence[str] = (),
 ) -> TorchClassifier:
-    """Return a new classifier made of the teacher's weights; the teacher stays as it is.
+    """Return a new classifier made of the weights of a teacher, or of another model; that one stays as it is.
 
     Args:
         teacher: Whose weights they are. The `max_length` of its tokenizer becomes the student's, and bounds its table
@@ -31,9 +33,13 @@ def build_student(
     Raises:
         SettingsError: The teacher lacks what is asked for, or its family names its weights in a way that is not known.
     """
+    transfer_set = {"labelled": labelled, "unlabeled": unlabeled, "all": (*labelled, *unlabeled)}
     student = keep_layers(teacher, chosen_layers(settings, teacher.model.config.num_hidden_layers))
     student = trim_positions(student)
+    if settings.intermediate_size is not None:
+        student = narrow_feed_forward(student, settings.intermediate_size, texts=transfer_set["all"])
     if settings.vocabulary_size is not None:
-        texts = {"all": (*labelled, *unlabeled), "labelled": labelled, "unlabeled": unlabeled}[settings.vocabulary_from]
-        student = trim_vocabulary(student, settings.vocabulary_size, texts=texts)
+        student = trim_vocabulary(student, settings.vocabulary_size, texts=transfer_set[settings.vocabulary_from])
+    if settings.embedding_size is not None:
+        student = factorise_embedding(student, settings.embedding_size, texts=transfer_set["all"])
     return student

@@ -11,6 +11,9 @@ from distill.settings import StudentSettings
 from distill.training.models import TorchClassifier
 from distill.training.students.rebuilding import rebuilt
 
+DEFAULT_NUM_LAYERS = 3
+"""Layers of a student when its settings name none."""
+
 # Where the encoder's layers stand, by the names the model families give them.
 _LAYER_NAME = re.compile(r"^(?P<before>.*(?:encoder\.layer|transformer\.layer)\.)(?P<number>\d+)(?P<after>\..*)$")
 
@@ -28,7 +31,7 @@ def chosen_layers(settings: StudentSettings, num_teacher_layers: int) -> tuple[i
         if beyond:
             raise SettingsError(f"layers names {beyond[0]}, but the teacher has layers 0 to {num_teacher_layers - 1}")
         return settings.layers
-    count = settings.num_layers
+    count = settings.num_layers or DEFAULT_NUM_LAYERS
     if count > num_teacher_layers:
         raise SettingsError(f"num_layers is {count}, but the teacher has only {num_teacher_layers} layers")
     if settings.layer_rule == "lower":
@@ -45,6 +48,8 @@ def keep_layers(teacher: TorchClassifier, layers: Sequence[int]) -> TorchClassif
         SettingsError: The teacher's family names its layers in a way that is not known.
     """
     config = copy.deepcopy(teacher.model.config)
+    if tuple(layers) == tuple(range(config.num_hidden_layers)):
+        return rebuilt(teacher, config=config, weights=teacher.model.state_dict())
     config.num_hidden_layers = len(layers)
     place_of = {layer: place for place, layer in enumerate(layers)}
     weights, layers_seen = {}, False
