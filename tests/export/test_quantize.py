@@ -12,16 +12,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.calibration import ChannelRange
+from export.embeddings import EmbeddingPrecision, quantize_tables
 from export.optimized import optimized_ops
-from export.quantize import (
-    MIN_WEIGHTS,
-    input_scales,
-    product_inputs,
-    quantize,
-    quantize_columns,
-    quantize_rows,
-    quantize_tables,
-)
+from export.quantize import MIN_WEIGHTS, Quantization, product_inputs, quantize
+from export.scales import INT8_LIMIT, SEVEN_BIT_LIMIT, input_scales, quantize_blocks, quantize_columns, quantize_rows
 
 Array = NDArray[np.float32]
 
@@ -198,7 +192,7 @@ def test_steps_share_the_range_between_activations_and_weights() -> None:
     # takes all 127 steps, and the narrow one 127 / 2.512 = 50.6, not the 1.27 that one scale for both would leave it.
     scales = input_scales(ranges_of([-1, -100], [1, 100])["x"], [np.ones((2, 3), dtype=np.float32)])
     assert scales.step == pytest.approx(np.array([1 / 50.56, 100 / 127]), rel=1e-3)
-    assert scales.shift.tolist() == [0, 0]
+    assert scales.zero_point == 127  # the middle of 254 steps
 
 
 def test_a_channel_that_meets_large_weights_gets_smaller_steps() -> None:
@@ -223,19 +217,27 @@ def test_a_channel_that_never_moved_has_a_step_all_the_same() -> None:
 
 @pytest.mark.usefixtures("any_size")
 def test_a_product_is_rounded_to_steps_and_saturates_at_the_range() -> None:
-    # One channel of range 12.7: steps of 0.1. The weights take up the step and are exact.
+    # One channel of range 12.7: steps of 0.1, and a byte has one more above the middle. The weights take up the step.
     graph = quantize(product(np.array([[2, -1]], dtype=np.float32)), ranges_of([-12.7], [12.7]))
     given = np.array([[0], [0.3], [0.34], [0.36], [-0.3], [12.7], [100]], dtype=np.float32)
-    steps = np.array([0, 3, 3, 4, -3, 127, 127])
+    steps = np.array([0, 3, 3, 4, -3, 127, 128])
     np.testing.assert_allclose(run(graph, given), np.stack([0.2 * steps, -0.1 * steps], axis=1), atol=1e-5)
 
 
 @pytest.mark.usefixtures("any_size")
-def test_a_range_that_lies_to_one_side_is_centred_and_zero_stays_zero() -> None:
-    # 0 to 25.4: steps of 0.1 again, for the middle is shifted by 127 of them; not shifted they would be of 0.2.
+def test_a_range_that_lies_to_one_side_has_its_zero_there() -> None:
+    # 0 to 25.4: steps of 0.1 again, because 0 is the lowest byte; in the middle they would be of 0.2.
     graph = quantize(product(np.array([[2]], dtype=np.float32), np.array([5], dtype=np.float32)), ranges_of([0], [25.4]))
-    given = np.array([[0], [0.1], [12.7], [25.4], [40]], dtype=np.float32)
-    np.testing.assert_allclose(run(graph, given)[:, 0], [5, 5.2, 5 + 25.4, 5 + 50.8, 5 + 50.8], atol=1e-4)
+    given = np.array([[-3], [0], [0.1], [12.7], [25.4], [40]], dtype=np.float32)
+    np.testing.assert_allclose(run(graph, given)[:, 0], [5, 5, 5.2, 5 + 25.4, 5 + 50.8, 5 + 51], atol=1e-4)
+
+
+def test_all_channels_share_a_zero_point_that_leaves_room_for_the_lowest() -> None:
+    # Behind a GELU: from -0.17 to 1 and to 100. Divided by reach ** 0.8, 1 and 39.81, they lie from -0.17 to 2.512: a step
+    # is 2.682 / 254 = 0.01056 times that, and 0.17 is 16.1 of them.
+    scales = input_scales(ranges_of([-0.17, -0.17], [1, 100])["x"], [np.ones((2, 3), dtype=np.float32)])
+    assert scales.zero_point == 16
+    assert scales.step == pytest.approx(np.array([0.01056, 0.4204]), rel=1e-3)
 
 
 def test_an_answer_is_close_even_where_channels_differ_a_hundredfold() -> None:
@@ -282,7 +284,7 @@ def test_a_bias_becomes_part_of_its_product() -> None:
     weights, bias, x = random_matrix(8, 4), random_matrix(1, 4, seed=3)[0] * 10, random_matrix(50, 8, seed=2)
     graph = product(weights, bias)
     quantized = quantize(graph, ranges_of(x.min(axis=0), x.max(axis=0)))
-    assert ops(quantized) == ["Mul", "Add", "QuantizeLinear", "MatMulIntegerToFloat"]
+    assert ops(quantized) == ["Mul", "QuantizeLinear", "MatMulIntegerToFloat"]
     np.testing.assert_allclose(run(quantized, x), x @ weights + bias, atol=0.2)
 
 
@@ -297,7 +299,7 @@ def test_an_addition_that_is_no_bias_stays(second: str) -> None:
     graph = graph_of(nodes, held, takes=takes, gives=[3, 4])
     x = random_matrix(3, 4, seed=2)
     quantized = quantize(graph, ranges_of(np.full(4, -3), np.full(4, 3)))
-    assert ops(quantized) == ["Mul", "Add", "QuantizeLinear", "MatMulIntegerToFloat", "Add", "Mul"]
+    assert ops(quantized) == ["Mul", "QuantizeLinear", "MatMulIntegerToFloat", "Add", "Mul"]
     np.testing.assert_allclose(run(quantized, x), run(graph, x), atol=1)
 
 
@@ -351,6 +353,137 @@ def test_the_file_holds_one_byte_a_weight() -> None:
     graph = graph_of(nodes, weights, takes=takes, gives=["texts", "length", 256])
     quantized = quantize(graph, ranges_of(np.full(64, -3), np.full(64, 3)))
     onnx.checker.check_model(quantized)
-    # A scale for each row of the table; a scale and a bias for each output, a factor and an offset for each input.
-    expected = 1000 * 64 + 1000 * 4 + 64 * 256 + 256 * (4 + 4) + 64 * (4 + 4)
+    # A scale for each row of the table; a scale and a bias for each output, a factor for each input.
+    expected = 1000 * 64 + 1000 * 4 + 64 * 256 + 256 * (4 + 4) + 64 * 4
     assert 0 <= len(quantized.SerializeToString()) - expected < 2000
+
+
+def attention_graph(*, through_transpose: bool) -> onnx.ModelProto:
+    """Return values = x @ w + b of 2 heads, mixed by constant shares over 3 tokens, times the output's weights."""
+    takes = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 64])
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["product"]),
+        helper.make_node("Add", ["product", "b"], ["values"]),
+        helper.make_node("Reshape", ["values", "by_head"], ["split"]),
+        helper.make_node("Transpose", ["split"], ["turned"], perm=[0, 2, 1, 3]),
+        helper.make_node("MatMul", ["shares", "turned"], ["mixed"]),
+    ]
+    if through_transpose:
+        nodes.append(helper.make_node("Transpose", ["mixed"], ["back"], perm=[0, 2, 1, 3]))
+    nodes.append(helper.make_node("Reshape", ["back" if through_transpose else "mixed", "flat"], ["mix"]))
+    nodes.append(helper.make_node("MatMul", ["mix", "out_w"], ["out"]))
+    tokens = 3 if through_transpose else 1
+    shares = np.random.default_rng(5).dirichlet(np.ones(3), (1, 2, tokens)).astype(np.float32)
+    held = {"w": random_matrix(64, 64), "b": random_matrix(1, 64, seed=3)[0], "shares": shares}
+    held |= {"out_w": random_matrix(64, 64, seed=4), "by_head": np.array([0, 0, 2, 32]), "flat": np.array([0, tokens, 64])}
+    held["b"][7] *= 100  # a channel of its own range
+    return graph_of(nodes, held, takes=takes, gives=[1, tokens, 64])
+
+
+@pytest.mark.parametrize("through_transpose", [True, False], ids=["all tokens", "one token"])
+def test_the_steps_of_mixed_values_are_taken_up_by_the_weights_that_make_them(through_transpose: bool) -> None:
+    graph, x = attention_graph(through_transpose=through_transpose), random_matrix(3, 64, seed=2)[None]
+    mix = helper.make_tensor_value_info("mix", TensorProto.FLOAT, None)
+    opened = onnx.ModelProto()
+    opened.CopyFrom(graph)
+    opened.graph.output.insert(0, mix)
+    mixed = run(opened, x).reshape(-1, 64)
+    ranges = {**ranges_of(x[0].min(axis=0), x[0].max(axis=0)), "mix": ChannelRange(mixed.min(axis=0), mixed.max(axis=0))}
+    quantized = quantize(graph, ranges)
+    assert ops(quantized).count("Mul") == 1  # for x; none before the second QuantizeLinear
+    assert ops(quantized).count("QuantizeLinear") == 2
+    exact = run(graph, x)
+    assert np.abs(run(quantized, x) - exact).max() < 0.02 * np.abs(exact).max()
+
+
+def test_values_with_a_second_reader_keep_their_size() -> None:
+    graph = attention_graph(through_transpose=True)
+    (last,) = [node for node in graph.graph.node if "out" in node.output]
+    last.output[0] = "projected"
+    graph.graph.node.append(helper.make_node("Add", ["projected", "values"], ["out"]))
+    ranges = {name: next(iter(ranges_of(np.full(64, -100), np.full(64, 100)).values())) for name in ("x", "mix")}
+    assert ops(quantize(graph, ranges)).count("Mul") == 2
+
+
+def saturating_products(x: NDArray[np.uint8], weights: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Return x @ weights as processors without VNNI compute it (`vpmaddubsw`): sums of two products clipped to 16 bits."""
+    terms = x.astype(np.int64)[:, :, None] * weights.astype(np.int64)[None]
+    pairs = terms[:, 0::2] + terms[:, 1::2]
+    return np.clip(pairs, -(2**15), 2**15 - 1).sum(axis=1)
+
+
+@pytest.mark.parametrize(("limit", "saturates"), [(SEVEN_BIT_LIMIT, False), (INT8_LIMIT, True)])
+def test_seven_bit_weights_never_saturate_16_bits(limit: int, saturates: bool) -> None:
+    weights = random_matrix(64, 64)
+    weights[:, :8] = np.abs(weights[:, :8]).max()  # columns of the largest weight only, of either sign
+    weights[:, 4:8] *= -1
+    quantized = quantize(product(weights), ranges_of(np.full(64, -3), np.full(64, 3)), Quantization(weight_limit=limit))
+    held = tensors(quantized)["out_weights_int8"]
+    assert np.abs(held.astype(int)).max() == limit
+    x = np.vstack([np.full(64, 255), np.random.default_rng(0).integers(0, 256, (50, 64))]).astype(np.uint8)
+    exact = x.astype(np.int64) @ held.astype(np.int64)
+    assert (saturating_products(x, held) != exact).any() == saturates
+
+
+def test_seven_bits_cost_little() -> None:
+    weights, x = random_matrix(64, 96), random_matrix(200, 64, seed=1)
+    ranges = ranges_of(x.min(axis=0), x.max(axis=0))
+    errors = [
+        np.abs(run(quantize(product(weights), ranges, Quantization(weight_limit=limit)), x) - x @ weights).mean()
+        for limit in (INT8_LIMIT, SEVEN_BIT_LIMIT)
+    ]
+    assert errors[0] < errors[1] < 2 * errors[0]
+
+
+def test_dynamic_scales_need_no_calibration_and_let_batch_mates_have_a_say() -> None:
+    weights, x = random_matrix(64, 96), random_matrix(33, 64, seed=1)
+    x[7] *= 50
+    graph = quantize(product(weights), {}, Quantization(activations="dynamic"))
+    assert ops(graph) == ["DynamicQuantizeMatMul"]
+    together, alone = run(graph, x)[0], run(graph, x[:1])[0]
+    np.testing.assert_allclose(alone, x[0] @ weights, atol=0.5)
+    assert np.abs(together - alone).max() > 1  # text 7 has taken the others' precision
+
+
+@pytest.mark.usefixtures("any_size")
+def test_a_product_that_is_kept_stays_fp32() -> None:
+    graph = product(random_matrix(8, 4))
+    assert ops(quantize(graph, {}, Quantization(keep=frozenset({"out"})))) == ["MatMul"]
+
+
+def test_a_block_of_four_bits_is_scaled_by_its_largest_number() -> None:
+    # The largest by size is -16: steps of 2, and it is 8 of them below 0. The next block's is 7: steps of -0.875, so that 7
+    # is 8 below; its -7 would be 8 above and is clipped to 7, -6.125.
+    values, scales = quantize_blocks(np.array([[-16, 3, 14, 0, 7, -7, 0.9, 0]], dtype=np.float32), block_size=4)
+    assert scales.tolist() == [[2, -0.875]]
+    nibbles = [0, 10, 15, 8, 0, 15, 7, 8]  # 8 is 0; 1.5 steps round to 2, 0.9 is -1.03 steps of -0.875
+    assert values.tolist() == [[low | high << 4 for low, high in zip(nibbles[0::2], nibbles[1::2], strict=True)]]
+
+
+@pytest.mark.parametrize(("precision", "steps"), [("int4", 8), ("int8", 2 * 127)])
+def test_a_lookup_answers_to_half_a_step_in_four_bits_too(precision: EmbeddingPrecision, steps: int) -> None:
+    table = random_matrix(20, 64)
+    table[3] *= 1000
+    graph = quantize_tables(lookup(table), precision)
+    graph.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    ids = np.array([[0, 3, 19], [3, 3, 5]])
+    error = np.abs(run(graph, ids) - table[ids])
+    # clipping to 7 steps above costs up to a whole one in 4 bits
+    bound = np.abs(table).max(axis=1) / steps * 1.001
+    assert (error <= bound[ids][..., None]).all()
+    assert np.median(error) > 0
+
+
+def test_a_table_of_four_bits_takes_five_bits_a_number() -> None:
+    held = tensors(quantize_tables(lookup(random_matrix(100, 64)), "int4"))
+    assert sum(values.nbytes for values in held.values()) == 100 * 64 * 5 / 8
+
+
+def test_a_width_that_no_block_divides_stays_int8() -> None:
+    assert sorted(tensors(quantize_tables(lookup(random_matrix(20, 8)), "int4"))) == ["table_int8", "table_scales"]
+
+
+def test_tables_may_stay_fp32() -> None:
+    graph = lookup(random_matrix())
+    before = graph.SerializeToString()
+    assert quantize_tables(graph, "fp32").SerializeToString() == before

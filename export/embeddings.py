@@ -1,0 +1,104 @@
+"""Tables of vectors in a graph, made small: int8 with a scale per row, or 4 bits with a scale per block."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from export.scales import quantize_blocks, quantize_rows
+
+EmbeddingPrecision = Literal["fp32", "int8", "int4"]
+BLOCK_SIZES = (32, 16)
+"""The first that divides the width: with 32 numbers to a scale a weight takes 5 bits."""
+
+MICROSOFT = "com.microsoft"
+
+
+def quantize_tables(graph: onnx.ModelProto, precision: EmbeddingPrecision = "int8") -> onnx.ModelProto:
+    """Replace each fp32 table that is only looked up, in place.
+
+    int8: Gather(table, ids) becomes Cast(Gather(int8 table, ids)) * Gather(scales, ids), which is faster than the op made
+    for it. int4: one `GatherBlockQuantized`; a table whose width no block size divides stays int8. A table that is sliced,
+    as positions are, is small: it is stored in int8 and becomes fp32 again when the graph is loaded.
+    """
+    if precision == "fp32":
+        return graph
+    for tensor in [tensor for tensor in graph.graph.initializer if _is_table(tensor)]:
+        name = tensor.name
+        users = [node for node in graph.graph.node if name in node.input]
+        if users and all(node.op_type == "Gather" and node.input[0] == name and not _axis(node) for node in users):
+            _quantize_table(graph.graph, tensor, users, precision)
+        elif users and all(node.op_type == "Slice" and node.input[0] == name for node in users):
+            _quantize_at_rest(graph.graph, tensor)
+    return graph
+
+
+def _quantize_table(
+    graph: onnx.GraphProto, tensor: TensorProto, lookups: list[onnx.NodeProto], precision: EmbeddingPrecision
+) -> None:
+    table, name = numpy_helper.to_array(tensor), tensor.name
+    block_size = next((size for size in BLOCK_SIZES if table.shape[1] % size == 0), None)
+    graph.initializer.remove(tensor)
+    if precision == "int4" and block_size is not None:
+        nibbles, scales = quantize_blocks(table, block_size=block_size)
+        graph.initializer.append(numpy_helper.from_array(nibbles, f"{name}_int4"))
+        graph.initializer.append(numpy_helper.from_array(scales, f"{name}_scales"))
+        for lookup in lookups:
+            _replace(graph, lookup, [_int4_lookup(name, lookup.input[1], lookup.output[0], block_size)])
+        return
+    values, row_scales = quantize_rows(table)
+    graph.initializer.append(numpy_helper.from_array(values, f"{name}_int8"))
+    graph.initializer.append(numpy_helper.from_array(row_scales, f"{name}_scales"))
+    for lookup in lookups:
+        _replace(graph, lookup, _int8_lookup(name, lookup.input[1], lookup.output[0]))
+
+
+def _int8_lookup(table: str, ids: str, output: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("Gather", [f"{table}_int8", ids], [f"{output}_int8"]),
+        helper.make_node("Cast", [f"{output}_int8"], [f"{output}_cast"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", [f"{table}_scales", ids], [f"{output}_scales"]),
+        helper.make_node("Mul", [f"{output}_cast", f"{output}_scales"], [output]),
+    ]
+
+
+def _int4_lookup(table: str, ids: str, output: str, block_size: int) -> onnx.NodeProto:
+    inputs = [f"{table}_int4", ids, f"{table}_scales"]
+    return helper.make_node(
+        "GatherBlockQuantized",
+        inputs,
+        [output],
+        domain=MICROSOFT,
+        bits=4,
+        block_size=block_size,
+        gather_axis=0,
+        quantize_axis=1,
+    )
+
+
+def _quantize_at_rest(graph: onnx.GraphProto, tensor: TensorProto) -> None:
+    """Store a table in int8; ONNX Runtime computes the two nodes once, at load."""
+    values, scales = quantize_rows(numpy_helper.to_array(tensor))
+    name = tensor.name
+    graph.initializer.remove(tensor)
+    graph.initializer.append(numpy_helper.from_array(values, f"{name}_int8"))
+    graph.initializer.append(numpy_helper.from_array(scales, f"{name}_scales"))
+    graph.node.insert(0, helper.make_node("Mul", [f"{name}_cast", f"{name}_scales"], [name]))
+    graph.node.insert(0, helper.make_node("Cast", [f"{name}_int8"], [f"{name}_cast"], to=TensorProto.FLOAT))
+
+
+def _replace(graph: onnx.GraphProto, node: onnx.NodeProto, replacement: list[onnx.NodeProto]) -> None:
+    place = list(graph.node).index(node)
+    graph.node.remove(node)
+    for offset, new in enumerate(replacement):
+        graph.node.insert(place + offset, new)
+
+
+def _is_table(tensor: TensorProto) -> bool:
+    return tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2 and tensor.dims[0] > 1
+
+
+def _axis(node: onnx.NodeProto) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)

@@ -1,0 +1,97 @@
+"""How numbers become bytes: steps for the inputs of products, steps for columns and rows of weights. numpy only.
+
+Channels of BERT's activations differ in range by a hundred times, so one step for all of them wastes most of the 8 bits.
+As in SmoothQuant (Xiao et al., 2023, equation 4) each channel is first divided by its own factor, which the weights take
+up: exact but for rounding, and it halves the error of the probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.calibration import ChannelRange
+
+INT8_LIMIT = 127
+SEVEN_BIT_LIMIT = 63
+"""Two products of an unsigned byte and a weight within this fit 16 bits (2 * 255 * 63 = 32,130): nothing can saturate."""
+
+STEPS = 254
+MIGRATION = 0.8
+"""SmoothQuant's alpha: how much of a channel's range goes from the activations into the weights."""
+
+
+@dataclass(frozen=True)
+class InputScales:
+    """How a product's input becomes bytes: q = round(x / step) + zero_point, so x is about (q - zero_point) * step.
+
+    Attributes:
+        step: Size of one step of each channel, shape (inputs,).
+        zero_point: The byte that stands for 0, in every channel, from 0 to 255.
+    """
+
+    step: NDArray[np.float32]
+    zero_point: int
+
+
+def input_scales(values: ChannelRange, weights: Sequence[NDArray[np.float32]]) -> InputScales:
+    """Return the scales that share the error fairly between an input's channels and the weights they meet.
+
+    One zero point for all channels: behind a GELU all of them reach from about -0.17 upwards, elsewhere they lie around 0,
+    and one of its own for each channel would cost another pass over the values at run time.
+
+    Args:
+        values: What the input's channels took, shape (inputs,).
+        weights: The products that read this input, each of shape (inputs, outputs).
+    """
+    low, high = np.minimum(values.low, 0), np.maximum(values.high, 0)
+    reach = np.maximum(-low, high)
+    # A channel that never moved in calibration still needs a step. A higher floor costs the many small channels behind a
+    # GELU their precision: at a hundredth of the largest range the answers were useless.
+    reach = np.maximum(reach, max(float(reach.max()), 1e-6) * 1e-5)
+    largest_weight = np.maximum(np.max([np.abs(matrix).max(axis=1) for matrix in weights], axis=0), 1e-6)
+    factor = reach**MIGRATION / largest_weight ** (1 - MIGRATION)
+    lowest, highest = float((low / factor).min()), float((high / factor).max())
+    if lowest == highest:  # nothing moved at all
+        highest = float((reach / factor).max())
+    unit = (highest - lowest) / STEPS
+    # A whole number of steps, so that 0 stays 0: behind a GELU most values are near it, and an error they all share adds up.
+    return InputScales(step=(factor * unit).astype(np.float32), zero_point=int(np.rint(-lowest / unit)))
+
+
+def quantize_columns(weights: NDArray[np.float32], *, limit: int = INT8_LIMIT) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return int8 weights within the limit and one scale per output, shapes (inputs, outputs) and (outputs,)."""
+    values, scales = quantize_rows(weights.T, limit=limit)
+    return np.ascontiguousarray(values.T), scales[:, 0]
+
+
+def quantize_rows(table: NDArray[np.float32], *, limit: int = INT8_LIMIT) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return int8 values within the limit and one scale per row, shapes (rows, width), (rows, 1); their product is it."""
+    scales = np.abs(table).max(axis=1, keepdims=True) / np.float32(limit)
+    scales = np.where(scales > 0, scales, np.float32(1))  # a row of nothing, or of numbers too small for any scale
+    return np.rint(table / scales).astype(np.int8), scales
+
+
+def quantize_blocks(table: NDArray[np.float32], *, block_size: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return 4-bit values, two to a byte with the first in the low half, and one scale per block of a row.
+
+    value = (nibble - 8) * scale. The scale's sign is chosen so that the largest number of a block gets the one step that
+    4 bits have more below 0 than above.
+
+    Args:
+        table: Shape (rows, width); the width is a multiple of the block size, which is even.
+        block_size: Numbers that share a scale.
+
+    Returns:
+        Shapes (rows, width / 2) and (rows, width / block_size).
+    """
+    blocks = table.reshape(table.shape[0], -1, block_size)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[..., None], axis=2)
+    scales = (largest / np.float32(-8)).astype(np.float32)
+    scales = np.where(scales != 0, scales, np.float32(1))
+    nibbles = np.clip(np.rint(blocks / scales), -8, 7).astype(np.int8).reshape(table.shape) + 8
+    low, high = nibbles[:, 0::2].astype(np.uint8), nibbles[:, 1::2].astype(np.uint8)
+    return low | (high << 4), scales[..., 0]
