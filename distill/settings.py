@@ -143,9 +143,16 @@ class AugmentSettings(Settings):
         return self
 
 
+_STUDENT = (
+    "a pretrained model to teach, with a tokenizer of its own: a folder, a bundle, a hub id or builtin:minilm; without it the "
+    "student is made of the teacher"
+)
+
+
 class DistillSettings(TrainingSettings, StudentSettings, AugmentSettings):
     """How one student learns from one teacher."""
 
+    student: str | None = Field(None, min_length=1, description=_STUDENT)
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
     dropout: float | None = Field(0.0, ge=0, lt=1, description="dropout of the student while it learns")
     mixed_precision: MixedPrecision = Field("auto", description=f"student's and teacher's pass: {_MIXED_PRECISION}")

@@ -40,7 +40,7 @@ from distill.training.models import (
     write_model_files,
 )
 from distill.training.soft_targets import teacher_logits
-from distill.training.students import build_student
+from distill.training.students import build_student, load_student
 from distill.training.teachers import AnyTeacher, Teacher, open_teacher
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def fit_student(
     control: bool = False,
     reporter: Reporter | None = None,
 ) -> Bundle:
-    """Make a student of the teacher's layers, teach it, and seal it as a bundle.
+    """Make a student of the teacher's layers, or take another model, teach it, and seal it as a bundle.
 
     Args:
         teacher: The teacher's bundle, or any classifier. Of several the logits are averaged; the first that is a PyTorch
@@ -136,7 +136,7 @@ def fit_student(
     settings = settings or DistillSettings()
     reporter = reporter or SilentReporter()
     require_writable(Path(out))
-    _require_other_folder(teacher, Path(out))
+    _require_other_folder(teacher, settings.student, Path(out))
     opened = open_teacher(teacher, device=settings.device)
     for data in (train, validation):
         require_same_label_names(opened.asked.labels, data.labels)
@@ -147,15 +147,20 @@ def fit_student(
         )
     held_out = (validation,) if test is None else (validation, test)
     unlabeled = texts_not_in(unlabeled, (train, *held_out))
-    torch_teacher = opened.lender()
-    compute = chosen_mixed_precision(settings.mixed_precision, torch_teacher.model.device)
+    base = _student_base(opened, settings)
+    compute = chosen_mixed_precision(settings.mixed_precision, base.model.device)
     # Before the teacher is asked, which takes minutes: settings that cannot be honoured are found in the first second.
-    student = _new_student(torch_teacher, settings, labelled=train.texts, unlabeled=unlabeled)
+    student = _new_student(base, settings, labelled=train.texts, unlabeled=unlabeled)
     _say_truncated(student, train, reporter)
     with using_threads():
         on_validation = _proven_logits(opened, validation, reporter)
         augmented = augmented_texts(
-            torch_teacher, student, labelled=train.texts, unlabeled=unlabeled, held_out=held_out, settings=settings
+            opened.torch_member() or base,
+            student,
+            labelled=train.texts,
+            unlabeled=unlabeled,
+            held_out=held_out,
+            settings=settings,
         )
         texts = (*train.texts, *unlabeled, *augmented)
         if control:
@@ -249,7 +254,7 @@ def _train_and_seal(
         pad_token_id=student.tokenizer.pad_id,
         num_parameters=student.num_parameters(),
         lineage=lineage,
-        settings={role: settings.model_dump(mode="json"), "computed": computed},
+        settings={role: _portable(settings, student), "computed": computed},
         quality={"pytorch": _validation_quality(student, held_out, validation_teacher_logits)},
         history=tuple(asdict(epoch) for epoch in epochs),
         versions=_versions(),
@@ -266,18 +271,33 @@ def _with_unlabelled(label_ids: NDArray[np.int64], count: int) -> NDArray[np.int
     return np.concatenate([label_ids, np.full((count - len(label_ids), *label_ids.shape[1:]), UNLABELLED)])
 
 
+def _student_base(teacher: Teacher, settings: DistillSettings) -> TorchClassifier:
+    """Return the model that the student is made of."""
+    if settings.student is None:
+        return teacher.lender()
+    return load_student(settings.student, settings, teacher=teacher.torch_member() or teacher.asked)
+
+
 def _new_student(
-    teacher: TorchClassifier, settings: DistillSettings, *, labelled: Sequence[str], unlabeled: Sequence[str]
+    base: TorchClassifier, settings: DistillSettings, *, labelled: Sequence[str], unlabeled: Sequence[str]
 ) -> TorchClassifier:
     if settings.max_length is not None:
-        require_max_length(teacher.model.config, settings.max_length)
-        teacher = replace(teacher, tokenizer=teacher.tokenizer.with_max_length(settings.max_length))
-    student = build_student(teacher, settings, labelled=labelled, unlabeled=unlabeled)
+        require_max_length(base.model.config, settings.max_length)
+        base = replace(base, tokenizer=base.tokenizer.with_max_length(settings.max_length))
+    student = build_student(base, settings, labelled=labelled, unlabeled=unlabeled, whole=settings.student is not None)
     set_dropout(student.model, settings.dropout)
     return student
 
 
-def _require_other_folder(teacher: AnyTeacher | Sequence[AnyTeacher], out: Path) -> None:
+def _portable(settings: TrainingSettings, student: TorchClassifier) -> dict[str, Any]:
+    """The settings as JSON, with the name of a pretrained student instead of its path."""
+    said = settings.model_dump(mode="json")
+    return {**said, "student": student.origin} if said.get("student") else said
+
+
+def _require_other_folder(teacher: AnyTeacher | Sequence[AnyTeacher], student: str | None, out: Path) -> None:
+    if student is not None and out.resolve() == Path(student).resolve():
+        raise SettingsError(f"the student would replace the model it is made of in {out}; name another folder with --out")
     for one in teacher if isinstance(teacher, Sequence) else (teacher,):
         if isinstance(one, Bundle) and out.resolve() == one.path.resolve():
             raise SettingsError(f"the student would replace its teacher in {out}; name another folder with --out")

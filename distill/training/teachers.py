@@ -42,12 +42,17 @@ class Teacher:
         Raises:
             SettingsError: There is none.
         """
-        for member in self.members:
-            if isinstance(member, TorchClassifier):
-                return member
-        raise SettingsError(
-            "a student is made of its teacher's layers, and this teacher has none; name a bundle with weights too"
-        )
+        member = self.torch_member()
+        if member is None:
+            raise SettingsError(
+                "a student is made of its teacher's layers, and this teacher has none; name a bundle with weights too, or "
+                "a pretrained model with --student"
+            )
+        return member
+
+    def torch_member(self) -> TorchClassifier | None:
+        """Return the first PyTorch member, if there is one."""
+        return next((member for member in self.members if isinstance(member, TorchClassifier)), None)
 
 
 def open_teacher(teacher: AnyTeacher | Sequence[AnyTeacher], *, device: Device) -> Teacher:

@@ -6,3 +6,4 @@ weight of the student starts as a weight of the teacher, or as the nearest thing
 
 from distill.training.students.build import build_student as build_student
 from distill.training.students.layers import chosen_layers as chosen_layers
+from distill.training.students.pretrained import load_student as load_student

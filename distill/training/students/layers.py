@@ -18,8 +18,8 @@ DEFAULT_NUM_LAYERS = 3
 _LAYER_NAME = re.compile(r"^(?P<before>.*(?:encoder\.layer|transformer\.layer)\.)(?P<number>\d+)(?P<after>\..*)$")
 
 
-def chosen_layers(settings: StudentSettings, num_teacher_layers: int) -> tuple[int, ...]:
-    """Return which teacher layers (from 0) the student keeps, in order.
+def chosen_layers(settings: StudentSettings, num_teacher_layers: int, *, default: int = DEFAULT_NUM_LAYERS) -> tuple[int, ...]:
+    """Return which teacher layers (from 0) the student keeps, in order: `default` of them if the settings say nothing.
 
     The rule "spread" takes the last layer of each of `num_layers` equal segments: 1, 3, 5 of six.
 
@@ -31,7 +31,7 @@ def chosen_layers(settings: StudentSettings, num_teacher_layers: int) -> tuple[i
         if beyond:
             raise SettingsError(f"layers names {beyond[0]}, but the teacher has layers 0 to {num_teacher_layers - 1}")
         return settings.layers
-    count = settings.num_layers or DEFAULT_NUM_LAYERS
+    count = settings.num_layers or default
     if count > num_teacher_layers:
         raise SettingsError(f"num_layers is {count}, but the teacher has only {num_teacher_layers} layers")
     if settings.layer_rule == "lower":
