@@ -61,7 +61,8 @@ class Encoder:
         padding_id: Where positions are counted from this id on and padding has its own (RoBERTa); None counts from 0.
         relative: Attention bias by distance, shape (2 * max_length - 1, heads), the middle row for 0; None has none.
         embedding_norm: After the sum of the two.
-        projection: From the embedding's width to the encoder's; None where they are the same.
+        projection: From the embedding's width to the encoder's, after the norm; None where they are the same.
+        word_projection: The same for the tokens' vectors alone, before positions are added: a factorised embedding.
         layers: In order.
         num_heads: Of every layer.
         activation: Of the feed-forward parts.
@@ -76,6 +77,7 @@ class Encoder:
     relative: Weights | None
     embedding_norm: Norm
     projection: Dense | None
+    word_projection: Dense | None
     layers: tuple[Layer, ...]
     num_heads: int
     activation: Activation
@@ -146,6 +148,7 @@ _FAMILIES = {
     "xlm-roberta": _names("roberta", "XLMRoberta", _BERT_LAYER, "classifier.dense", "Tanh", "classifier.out_proj"),
     "camembert": _names("roberta", "Camembert", _BERT_LAYER, "classifier.dense", "Tanh", "classifier.out_proj"),
     "electra": _names("electra", "Electra", _BERT_LAYER, "classifier.dense", "Gelu", "classifier.out_proj"),
+    "mobilebert": _names("mobilebert", "MobileBert", _BERT_LAYER, "mobilebert.pooler.dense", "Tanh", "classifier"),
     "mpnet": _names("mpnet", "MPNet", _MPNET_LAYER, "classifier.dense", "Tanh", "classifier.out_proj"),
 }
 _POSITIONS_FROM_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet"}
@@ -167,6 +170,7 @@ def read_encoder(classifier: TorchClassifier) -> Encoder:
         )
     reader = _Reader({name: tensor.detach().cpu().float().numpy() for name, tensor in model.state_dict().items()})
     epsilon = float(getattr(config, "layer_norm_eps", 1e-12))  # DistilBERT's is not in its config
+    outer_epsilon = _outer_epsilon(config, epsilon)
     embeddings = f"{names.base}.embeddings"
     max_length = classifier.tokenizer.max_length
     padding_id = int(config.pad_token_id) if config.model_type in _POSITIONS_FROM_PADDING else None
@@ -179,10 +183,11 @@ def read_encoder(classifier: TorchClassifier) -> Encoder:
         positions=positions,
         padding_id=padding_id,
         relative=_relative_bias(model, max_length, reader) if config.model_type == "mpnet" else None,
-        embedding_norm=reader.norm(f"{embeddings}.LayerNorm", epsilon),
+        embedding_norm=reader.norm(f"{embeddings}.LayerNorm", outer_epsilon),
         projection=reader.optional_dense(f"{names.base}.embeddings_project"),
+        word_projection=reader.optional_dense(f"{embeddings}.embedding_transformation"),
         layers=tuple(
-            _layer(reader, names, f"{names.base}.{names.layer}.{number}.", epsilon)
+            _layer(reader, names, f"{names.base}.{names.layer}.{number}.", epsilon, outer_epsilon)
             for number in range(config.num_hidden_layers)
         ),
         num_heads=int(config.num_attention_heads),
@@ -221,7 +226,21 @@ class _Reader:
         return Norm(self.take(f"{name}.weight"), self.take(f"{name}.bias"), epsilon)
 
 
-def _layer(reader: _Reader, names: _Names, prefix: str, epsilon: float) -> Layer:
+def _outer_epsilon(config: Any, epsilon: float) -> float:
+    """Return what the norms after the embedding and after the feed-forward add to a variance.
+
+    Raises:
+        SettingsError: A MobileBERT that is more than a BERT with a factorised embedding.
+    """
+    if config.model_type != "mobilebert":
+        return epsilon
+    plain = config.embedding_size != config.hidden_size and config.num_feedforward_networks == 1
+    if not plain or config.trigram_input or config.use_bottleneck or config.normalization_type != "layer_norm":
+        raise SettingsError("the fused writer knows MobileBERT only as BERT with a factorised embedding; use --writer portable")
+    return 1e-5  # there MobileBERT takes torch's default instead of its config's
+
+
+def _layer(reader: _Reader, names: _Names, prefix: str, epsilon: float, outer_epsilon: float) -> Layer:
     def dense(name: str) -> Dense:
         return reader.dense(prefix + name)
 
@@ -233,7 +252,7 @@ def _layer(reader: _Reader, names: _Names, prefix: str, epsilon: float) -> Layer
         attention_norm=reader.norm(prefix + names.attention_norm, epsilon),
         up=dense(names.up),
         down=dense(names.down),
-        norm=reader.norm(prefix + names.norm, epsilon),
+        norm=reader.norm(prefix + names.norm, outer_epsilon),
     )
 
 

@@ -63,6 +63,8 @@ def graph_of_encoder(encoder: Encoder) -> onnx.ModelProto:
 
 def _embeddings(writer: _Writer, encoder: Encoder, ids: str) -> str:
     words = writer.add("Gather", [writer.constant("words", encoder.words), ids], "words.looked_up")
+    if encoder.word_projection is not None:
+        words = writer.dense(words, encoder.word_projection, "words.projection")
     table = writer.constant("positions", encoder.positions)
     if encoder.padding_id is None:
         positions = writer.add("Slice", [table, _zero(writer), _length(writer, ids), _zero(writer)], "positions.looked_up")

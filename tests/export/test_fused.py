@@ -22,6 +22,17 @@ from export.graph.fused import FUSED_OPSET, IR_VERSION, write_fused_graph
 from export.parity import compare, parity_texts
 from export.runtime import OnnxClassifier
 
+PLAIN_MOBILEBERT = {
+    "embedding_size": 8,
+    "trigram_input": False,
+    "use_bottleneck": False,
+    "num_feedforward_networks": 1,
+    "normalization_type": "layer_norm",
+    "hidden_act": "gelu",
+    "layer_norm_eps": 0.1,  # far from torch's 1e-5, which half of its norms take
+}
+"""BERT with a factorised embedding."""
+
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", {}),
     "bert with relu": ("bert", {"hidden_act": "relu"}),
@@ -33,6 +44,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "camembert": ("camembert", {"pad_token_id": 1}),
     "electra": ("electra", {"embedding_size": 32}),
     "electra, factorised": ("electra", {"embedding_size": 8}),
+    "mobilebert as bert, factorised": ("mobilebert", PLAIN_MOBILEBERT),
     "mpnet": ("mpnet", {"pad_token_id": 1}),
 }
 
@@ -111,6 +123,21 @@ def test_it_asks_for_no_newer_opset_than_it_needs(tiny_model: Path) -> None:
 def test_another_family_is_refused_with_what_to_do(tiny_model: Path) -> None:
     with pytest.raises(SettingsError, match=r"knows bert, .*, not DebertaForSequenceClassification; use --writer portable"):
         write_fused_graph(random_classifier("deberta", tiny_model))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"trigram_input": True},
+        {"use_bottleneck": True, "intra_bottleneck_size": 16},
+        {"num_feedforward_networks": 2},
+        {"normalization_type": "no_norm"},
+        {"embedding_size": 32},
+    ],
+)
+def test_a_mobilebert_that_is_more_than_bert_is_refused(tiny_model: Path, more: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="knows MobileBERT only as BERT with a factorised embedding"):
+        write_fused_graph(random_classifier("mobilebert", tiny_model, **(PLAIN_MOBILEBERT | more)))
 
 
 def test_an_unknown_activation_is_refused(tiny_model: Path) -> None:

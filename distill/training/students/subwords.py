@@ -5,10 +5,13 @@ Reads and writes the `model` part of a `tokenizer.json`. Knows nothing of texts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from distill.errors import SettingsError
+
+_BYTE = re.compile(r"^<0x[0-9A-F]{2}>$")
 
 
 class Subwords(Protocol):
@@ -149,12 +152,11 @@ class Unigram:
     def alphabet(self) -> Collection[str]:
         """Return every letter, and tokens with a letter that has no token of its own."""
         letters = {token for token in self._scores if len(token) <= 1}
+        unspelt = {token for token in self._scores if not letters.issuperset(token)}
         unknown = self._model["unk_id"]
-        return (
-            letters
-            | {token for token in self._scores if not letters.issuperset(token)}  # among them the bytes to fall back on
-            | ({self.tokens()[unknown]} if unknown is not None else set())
-        )
+        unknown_token = set() if unknown is None else {self.tokens()[unknown]}
+        bytes_to_fall_back_on = {token for token in self._scores if _BYTE.match(token)}
+        return letters | unspelt | unknown_token | bytes_to_fall_back_on
 
     def pieces_of(self, token: str, kept: Collection[str]) -> Sequence[str] | None:
         """Find the most probable spelling."""

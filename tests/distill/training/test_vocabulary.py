@@ -193,6 +193,15 @@ def test_unigram_scores_stay_with_their_tokens() -> None:
     assert after["vocab"][after["unk_id"]][0] == "[UNK]"
 
 
+def test_bytes_to_fall_back_on_stay_although_letters_could_spell_them() -> None:
+    names = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *"<0x123456789ABCDEF>▁", "▁0x"]
+    tokenizer = Tokenizer(models.Unigram([(name, -1.0) for name in dict.fromkeys(names)], unk_id=1, byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trimmed = trim(tokenizer, tokenizer.get_vocab_size() - 1, ["0 1"])
+    assert "▁0x" not in trimmed.get_vocab()
+    assert trimmed.encode("é", add_special_tokens=False).tokens == ["▁", "<0xC3>", "<0xA9>"]
+
+
 @pytest.fixture
 def make_subword_classifier(make_classifier: Make) -> Make:
     """Return a function that makes a classifier of a family with one of the tokenizers above."""
@@ -304,3 +313,27 @@ def test_the_texts_that_a_vocabulary_is_chosen_on_can_be_named(make_subword_clas
 
     assert kept("labelled") == {"film", "warm"}
     assert kept("unlabeled") == kept("all") == {"year", "and"}
+
+
+COMBINATIONS = [
+    *((family, kind, ("layers", "intermediate_size", "vocabulary_size")) for family, kind in FAMILIES),
+    ("bert", "WordPiece", ("embedding_size",)),
+    ("bert", "WordPiece", ("layers", "vocabulary_size", "embedding_size")),
+    ("bert", "WordPiece", ("intermediate_size", "embedding_size")),
+    ("bert", "WordPiece", ("layers", "intermediate_size", "vocabulary_size", "embedding_size")),
+]
+
+
+@pytest.mark.parametrize(("family", "kind", "parts"), COMBINATIONS)
+def test_every_combination_reloads_with_plain_transformers(
+    family: str, kind: str, parts: tuple[str, ...], make_subword_classifier: Make, tmp_path: Path
+) -> None:
+    sizes = {"layers": (4, 1), "intermediate_size": 24, "vocabulary_size": smallest(BEFORE[kind]) + 12, "embedding_size": 8}
+    asked = StudentSettings(**{"num_layers": 6, **{name: sizes[name] for name in parts}})
+    student = build_student(make_subword_classifier(family, kind), asked, labelled=TEXTS)
+    assert student.num_parameters() < make_subword_classifier(family, kind).num_parameters()
+    write_model_files(student, tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    inputs = AutoTokenizer.from_pretrained(tmp_path)(list(TEXTS), padding=True, truncation=True, return_tensors="pt")
+    with torch.inference_mode():
+        np.testing.assert_allclose(model(**inputs).logits.numpy(), student.predict_logits(TEXTS), atol=1e-5)
