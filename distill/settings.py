@@ -105,6 +105,9 @@ class StudentSettings(Settings):
     )
     layer_rule: LayerRule = Field("spread", description="which teacher layers: evenly spread, the lowest or the highest")
     layers: tuple[int, ...] = Field((), description="teacher layers by number (from 0), in order; overrides the two above")
+    hidden_size: int | None = Field(
+        None, ge=1, description="channels of the encoder, a multiple of a head's size; without it the teacher's"
+    )
     intermediate_size: int | None = Field(
         None, ge=1, description="neurons kept of each layer's feed-forward, chosen on the same texts; without it all"
     )

@@ -146,10 +146,13 @@ def _row(candidate: Candidate, found: CandidateQuality, speed: Speed | None) -> 
         "size_bytes": candidate.size_bytes,
         "num_parameters": candidate.num_parameters,
     }
-    if speed is None:
-        return row
+    return row if speed is None else row | speed_figures(speed)
+
+
+def speed_figures(speed: Speed) -> dict[str, Any]:
+    """Return the part of a row that tells of speed, every sample included."""
     ratio = speed.ratio_teacher
-    return row | {
+    return {
         **summary_of(speed.latency, speed.texts_per_second_rounds),
         "p50_ratio_teacher": ratio and ratio[0],
         "p50_ratio_teacher_range": ratio and list(ratio[1:]),

@@ -15,6 +15,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -109,6 +110,15 @@ class TorchClassifier:
     def num_parameters(self) -> int:
         """Return the number of weights."""
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def multiply_adds_per_token(self) -> int:
+        """Return the multiply-adds of the weight products that every token goes through.
+
+        Pooler and head are left out: they see one token a text. So are attention's products of tokens with tokens.
+        """
+        encoder = getattr(self.model, self.model.base_model_prefix, self.model)
+        products = (name for name, module in encoder.named_modules() if isinstance(module, nn.Linear) and "pooler" not in name)
+        return sum(encoder.get_submodule(name).weight.numel() for name in products)
 
     def digest(self) -> str:
         """Return the sha256 of everything that decides the logits: weights, config, tokenizer, max_length."""

@@ -11,6 +11,7 @@ from distill.training.students.feed_forward import narrow_feed_forward
 from distill.training.students.layers import DEFAULT_NUM_LAYERS, chosen_layers, keep_layers
 from distill.training.students.positions import trim_positions
 from distill.training.students.vocabulary import trim_vocabulary
+from distill.training.students.width import narrowed
 
 
 def build_student(
@@ -39,6 +40,8 @@ def build_student(
     num_layers = teacher.model.config.num_hidden_layers
     default = num_layers if whole else DEFAULT_NUM_LAYERS
     student = keep_layers(teacher, chosen_layers(settings, num_layers, default=default))
+    if settings.hidden_size is not None:
+        student = narrowed(student, settings.hidden_size, transfer_set["all"])
     student = trim_positions(student)
     if settings.intermediate_size is not None:
         student = narrow_feed_forward(student, settings.intermediate_size, texts=transfer_set["all"])
