@@ -2,48 +2,104 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from benchmarks.quality_figures import markdown_of_summary, quality_figures
 from benchmarks.results import FOLDER, demo_figures, read_result
 from distill.errors import PotstillError
 from distill.storage import write_atomically
 from export.tables import markdown_of, verdict_of
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
 COLUMNS = ("classifier", "runs on", "macro-F1", "95 % interval", "kept", "p50 ms", "faster", "texts/s", "ships MB")
+
+Result = Mapping[str, Any]
 
 
 def filled(page: str, *, folder: Path = FOLDER) -> str:
     """Return a page with each part between markers made anew from its result file.
 
     Args:
-        page: The page, with `<!-- demo -->` and `<!-- /demo -->` once each, in this order.
+        page: The page; for a scenario that it shows, `<!-- NAME -->` and `<!-- /NAME -->` once each, in this order.
         folder: Where the result files stand.
 
     Raises:
-        PotstillError: A marker is missing, or the result file is not as the harness wrote it.
+        PotstillError: One marker of a pair is missing, or the result file is not as the harness wrote it.
     """
-    start, end = "<!-- demo -->", "<!-- /demo -->"
-    if page.count(start) != 1 or page.count(end) != 1 or page.index(start) > page.index(end):
-        raise PotstillError(f"the page needs one {start} and, after it, one {end}")
-    result = read_result("demo", folder=folder)
-    if result["figures"] != demo_figures(result["rows"]):
-        raise PotstillError(f"the figures in {folder / 'demo.json'} are not those of its rows; run `python -m benchmarks demo`")
+    for name in _PARTS:
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if not page.count(start) and not page.count(end):
+            continue
+        if page.count(start) != 1 or page.count(end) != 1 or page.index(start) > page.index(end):
+            raise PotstillError(f"the page needs one {start} and, after it, one {end}")
+        before, after = page[: page.index(start)], page[page.index(end) + len(end) :]
+        page = f"{before}{start}\n{_PARTS[name](_checked(name, folder))}\n{end}{after}"
+    return page
+
+
+def fill_pages(root: Path = ROOT, *, folder: Path = FOLDER) -> None:
+    """Write the tables of all pages, and the pictures of the results there are, anew."""
+    from export.report import picture_of
+
+    pages = {path: filled(path.read_text(encoding="utf-8"), folder=folder) for path in pages_of(root)}
+    for name, rows_of in _PICTURES.items():
+        if (folder / f"{name}.json").is_file():
+            write_atomically(folder / f"{name}.svg", picture_of(rows_of(read_result(name, folder=folder))))
+    for path, page in pages.items():
+        write_atomically(path, page)
+
+
+def pages_of(root: Path = ROOT) -> list[Path]:
+    """Return the pages that may show results."""
+    return [path for path in (root / "README.md", *sorted(root.glob("*/README.md"))) if path.is_file()]
+
+
+def _checked(name: str, folder: Path) -> Result:
+    result = read_result(name, folder=folder)
+    if result["figures"] != _FIGURES[name](result):
+        raise PotstillError(
+            f"the figures in {folder / f'{name}.json'} are not those of its rows; run `python -m benchmarks {name}`"
+        )
+    return result
+
+
+def _demo_part(result: Result) -> str:
     environment = result["environment"]
     circumstances = (
         f"Measured by `{result['command']}` on {environment['cpus_available']} processors ({environment['cpu']}, "
         f"{environment['int8_instruction_set']}), one seed, {result['rows'][0]['num_texts']:,} held-out movie sentences; "
         "times are of one text with tokenization, on one thread."
     )
-    content = f"{markdown_of(result['rows'], columns=COLUMNS)}\n\n{verdict_of(result['rows'])} {circumstances}"
-    return re.sub(f"{start}.*{end}", lambda _: f"{start}\n{content}\n{end}", page, flags=re.DOTALL)
+    return f"{markdown_of(result['rows'], columns=COLUMNS)}\n\n{verdict_of(result['rows'])} {circumstances}"
 
 
-def fill_readme() -> None:
-    """Write the README's table and its picture anew."""
-    from export.report import picture_of
+def _quality_part(result: Result) -> str:
+    return f"{markdown_of_summary(result['summary'])}\n\n{result['verdict']} Measured by `{result['command']}`."
 
-    page = filled(README.read_text(encoding="utf-8"), folder=FOLDER)
-    write_atomically(FOLDER / "demo.svg", picture_of(read_result("demo", folder=FOLDER)["rows"]))
-    write_atomically(README, page)
+
+def _points_of_summary(result: Result) -> list[dict[str, Any]]:
+    """The summary as rows of a picture: means over seeds, their intervals, the speed of what ships."""
+    return [
+        {
+            **row,
+            "name": row["shown_as"],
+            "precision": "fp32" if row["name"] == "teacher" else "int8",
+            "runtime": "pytorch" if row["name"] == "teacher" else "onnxruntime",
+            "macro_f1": (found := row.get("int8_macro_f1") or row["macro_f1"])["value"],
+            "macro_f1_interval": [found["low"], found["high"]],
+        }
+        for row in result["summary"]
+    ]
+
+
+_PARTS: dict[str, Callable[[Result], str]] = {"demo": _demo_part, "quality": _quality_part}
+_FIGURES: dict[str, Callable[[Result], Mapping[str, float]]] = {
+    "demo": lambda result: demo_figures(result["rows"]),
+    "quality": lambda result: quality_figures(result["summary"], result["differences"]),
+}
+_PICTURES: dict[str, Callable[[Result], list[dict[str, Any]]]] = {
+    "demo": lambda result: result["rows"],
+    "quality": _points_of_summary,
+}

@@ -26,8 +26,9 @@ def write_result(
     rows: Sequence[Mapping[str, Any]],
     figures: Mapping[str, float],
     folder: Path = FOLDER,
+    **more: Any,
 ) -> Path:
-    """Write `<scenario>.json` and return its path."""
+    """Write `<scenario>.json` and return its path; `more` are further parts that the scenario wants to keep."""
     path = folder / f"{scenario}.json"
     content = {
         "schema": SCHEMA,
@@ -36,6 +37,7 @@ def write_result(
         "environment": environment,
         "rows": rows,
         "figures": figures,
+        **more,
     }
     write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return path

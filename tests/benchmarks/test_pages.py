@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import pages
-from benchmarks.pages import fill_readme, filled
+from benchmarks.pages import fill_pages, filled, pages_of
 from benchmarks.results import demo_figures, write_result
 from distill.errors import PotstillError
 
@@ -68,8 +68,8 @@ def test_filling_twice_changes_nothing_more(results: Path) -> None:
 
 @pytest.mark.parametrize(
     "page",
-    ["", "<!-- demo -->", "<!-- /demo --> <!-- demo -->", PAGE + PAGE],
-    ids=["none", "no end", "end first", "twice"],
+    ["<!-- demo -->", "<!-- /demo --> <!-- demo -->", PAGE + PAGE],
+    ids=["no end", "end first", "twice"],
 )
 def test_a_page_without_one_pair_of_markers_is_refused(page: str, results: Path) -> None:
     with pytest.raises(PotstillError, match="the page needs one <!-- demo --> and, after it, one <!-- /demo -->"):
@@ -85,25 +85,30 @@ def test_a_figure_typed_in_by_hand_is_refused(results: Path) -> None:
         filled(PAGE, folder=results)
 
 
-def test_the_readme_is_filled_in_its_place(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readme_is_filled_in_its_place(results: Path, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(PAGE, encoding="utf-8")
-    monkeypatch.setattr(pages, "README", readme)
-    monkeypatch.setattr(pages, "FOLDER", results)
-    fill_readme()
+    fill_pages(tmp_path, folder=results)
     assert readme.read_text(encoding="utf-8") == filled(PAGE, folder=results)
 
 
-def test_a_missing_result_leaves_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_result_leaves_the_readme(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(PAGE, encoding="utf-8")
-    monkeypatch.setattr(pages, "README", readme)
-    monkeypatch.setattr(pages, "FOLDER", tmp_path)
     with pytest.raises(PotstillError, match="python -m benchmarks demo"):
-        fill_readme()
+        fill_pages(tmp_path, folder=tmp_path)
     assert readme.read_text(encoding="utf-8") == PAGE
 
 
-def test_the_readme_shows_what_the_committed_result_file_says() -> None:
-    page = pages.README.read_text(encoding="utf-8")
+def test_a_page_that_shows_no_result_is_left(results: Path) -> None:
+    assert filled("# Title\n", folder=results) == "# Title\n"
+
+
+def test_the_first_page_shows_the_demo() -> None:
+    assert "<!-- demo -->" in (pages.ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", pages_of(), ids=lambda path: path.parent.name)
+def test_the_pages_show_what_the_committed_result_files_say(path: Path) -> None:
+    page = path.read_text(encoding="utf-8")
     assert filled(page) == page, "run `python -m benchmarks readme`"

@@ -1,0 +1,148 @@
+"""Distillation as the tutorials write it: a Hugging Face `Trainer` whose loss runs the teacher in every step.
+
+The shape is that of the transformers documentation ("Knowledge distillation", a `Trainer` subclass with `compute_loss`,
+temperature and lambda; dynamic padding by a collator). The student's ids differ from the teacher's where its vocabulary is
+trimmed, so the collator pads both. bf16 where potstill uses it. Run as a program: settings as JSON on stdin, figures as one
+JSON object on stdout. Nothing of potstill's training is used, only its bundles and its data.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging as transformers_logging
+
+from distill.data import load_splits
+from distill.metrics import macro_f1
+from distill.settings import DataSettings
+
+
+class DistillationTrainer(Trainer):
+    """Cross-entropy on the labels and T² KL to the teacher, which is asked in each step."""
+
+    def __init__(self, *args: Any, teacher: nn.Module, temperature: float, soft_weight: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.teacher = teacher.eval()
+        self.temperature = temperature
+        self.soft_weight = soft_weight
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+        """Return the loss of one batch; `inputs` holds the ids of both tokenizers."""
+        inputs = dict(inputs)
+        for_teacher = {
+            name: inputs.pop(f"teacher_{name}") for name in ("input_ids", "attention_mask") if f"teacher_{name}" in inputs
+        }
+        outputs = model(**inputs)
+        if not for_teacher:
+            return (outputs.loss, outputs) if return_outputs else outputs.loss
+        with torch.no_grad():
+            teacher_logits = self.teacher(**for_teacher).logits
+        soft = functional.kl_div(
+            functional.log_softmax(outputs.logits / self.temperature, dim=-1),
+            functional.softmax(teacher_logits / self.temperature, dim=-1),
+            reduction="batchmean",
+        )
+        loss = self.soft_weight * self.temperature**2 * soft + (1 - self.soft_weight) * outputs.loss
+        return (loss, outputs) if return_outputs else loss
+
+
+class EpochClock(TrainerCallback):
+    """Notes when each epoch's evaluation was done, in seconds since training began."""
+
+    def __init__(self) -> None:
+        self.started = 0.0
+        self.ends: list[float] = []
+        self.scores: list[float] = []
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Start the clock."""
+        self.started = time.perf_counter()
+
+    def on_evaluate(self, *_: Any, metrics: dict[str, float], **__: Any) -> None:
+        """Note an epoch's end and its score."""
+        self.ends.append(time.perf_counter() - self.started)
+        self.scores.append(metrics["eval_macro_f1"])
+
+
+def run(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train once and return seconds and validation macro-F1 at the end of each epoch."""
+    transformers_logging.set_verbosity_error()
+    torch.set_num_threads(settings["threads"])
+    torch.manual_seed(settings["seed"])
+    splits = load_splits(DataSettings(train=(settings["data"],), test=settings["data"]))
+    folders = {"": settings["student"], "teacher_": settings["teacher"]}
+    tokenizers = {prefix: AutoTokenizer.from_pretrained(folder) for prefix, folder in folders.items()}
+    student, teacher = (AutoModelForSequenceClassification.from_pretrained(folder) for folder in folders.values())
+    for config_name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        setattr(student.config, config_name, settings["dropout"])
+    student = AutoModelForSequenceClassification.from_pretrained(settings["student"], config=student.config)
+
+    def encoded(texts: tuple[str, ...], labels: Any, prefixes: tuple[str, ...]) -> list[dict[str, Any]]:
+        rows = [
+            tokenizers[prefix](list(texts), truncation=True, max_length=settings["max_length"])["input_ids"]
+            for prefix in prefixes
+        ]
+        return [
+            {"labels": int(label), **{f"{prefix}input_ids": ids for prefix, ids in zip(prefixes, row, strict=True)}}
+            for label, *row in zip(labels, *rows, strict=True)
+        ]
+
+    def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
+        padded: dict[str, Any] = {"labels": torch.tensor([row["labels"] for row in batch])}
+        for prefix in folders:
+            if f"{prefix}input_ids" in batch[0]:
+                part = tokenizers[prefix].pad({"input_ids": [row[f"{prefix}input_ids"] for row in batch]}, return_tensors="pt")
+                padded[f"{prefix}input_ids"], padded[f"{prefix}attention_mask"] = part["input_ids"], part["attention_mask"]
+        return padded
+
+    clock = EpochClock()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = DistillationTrainer(
+            model=student,
+            teacher=teacher,
+            temperature=settings["temperature"],
+            soft_weight=settings["soft_weight"],
+            args=TrainingArguments(
+                output_dir=folder,
+                num_train_epochs=settings["epochs"],
+                per_device_train_batch_size=settings["batch_size"],
+                per_device_eval_batch_size=128,
+                learning_rate=settings["learning_rate"],
+                warmup_steps=settings["warmup_share"],
+                weight_decay=settings["weight_decay"],
+                max_grad_norm=settings["max_grad_norm"],
+                eval_strategy="epoch",
+                save_strategy="no",
+                report_to="none",
+                logging_strategy="no",
+                use_cpu=True,
+                bf16=settings["bf16"],
+                seed=settings["seed"],
+                disable_tqdm=True,
+                remove_unused_columns=False,
+                dataloader_pin_memory=False,
+            ),
+            train_dataset=encoded(splits.train.texts, splits.train.label_ids, ("", "teacher_")),
+            eval_dataset=encoded(splits.validation.texts, splits.validation.label_ids, ("",)),
+            data_collator=collate,
+            compute_metrics=lambda found: {
+                "macro_f1": macro_f1(np.asarray(found.label_ids, dtype=np.int64), np.asarray(found.predictions, np.float32))
+            },
+            callbacks=[clock],
+        )
+        trainer.train()
+    return {"epoch_ends_s": clock.ends, "macro_f1": clock.scores, "num_texts": len(splits.train)}
+
+
+if __name__ == "__main__":
+    figures = run(json.load(sys.stdin))
+    sys.stdout.write(json.dumps(figures) + "\n")

@@ -1,0 +1,255 @@
+"""The `quality` scenario: every kind of student over several seeds, against the teachers it is measured by.
+
+Arm by arm: a finished arm of a seed is a bundle and a row file in the work folder, and is not trained again. Trains with
+`fit_teacher` and `fit_student`, as a user does; adds rows, the intervals over them, and the figures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality_arms import ARMS, SEEDS, TASK, TEACHER, UNLABELED
+from benchmarks.quality_figures import COMMAND, GAIN, differences_of, quality_figures, summary_of
+from benchmarks.results import write_result
+from distill.bundle import WEIGHTS, Bundle
+from distill.classifier import agreement, top_labels
+from distill.data import Dataset, Splits, load_splits, read_texts, texts_not_in
+from distill.environment import describe_environment
+from distill.errors import BundleError, SettingsError
+from distill.metrics import evaluate
+from distill.progress import Reporter
+from distill.proof import Estimate, verdict_in_words
+from distill.settings import DataSettings, DistillSettings, Precision, TeacherSettings
+from distill.storage import write_atomically
+from export.candidates import bundle_candidate
+from export.pipeline import export_bundle
+from export.rows import measure_speed, speed_figures
+from export.runtime import OnnxClassifier
+from export.settings import BenchSettings
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a run of the scenario works, and on which texts."""
+
+    folder: Path
+    splits: Splits
+    unlabeled: tuple[str, ...]
+    reporter: Reporter
+
+    @property
+    def test(self) -> Dataset:
+        """The texts that measure; they choose nothing."""
+        if self.splits.test is None:
+            raise SettingsError(f"{TASK} came without test texts")
+        return self.splits.test
+
+    def bundle_path(self, name: str, seed: int) -> Path:
+        """Return the folder of an arm's bundle."""
+        return self.folder / f"{name}-{seed}"
+
+    def row_path(self, name: str, seed: int, precision: Precision = "fp32") -> Path:
+        """Return the file of an arm's row."""
+        return self.folder / "rows" / f"{name}-{seed}-{precision}.json"
+
+
+def run_quality(
+    folder: Path, *, arms: Sequence[str] = tuple(ARMS), seeds: Sequence[int] = SEEDS, reporter: Reporter
+) -> list[dict[str, Any]]:
+    """Train, export and measure what is missing of the arms and seeds; return all rows there are.
+
+    Args:
+        folder: Work folder; holds a bundle and row files for each arm and seed, and `teacher-SEED`.
+        arms: Names from `ARMS`; an arm's assistant is made first.
+        seeds: Seeds of the runs. Every teacher of `SEEDS` is made whatever is named: together they give the soft targets.
+        reporter: Told of each step.
+
+    Raises:
+        SettingsError: An arm that is not known.
+    """
+    unknown = [name for name in arms if name not in ARMS]
+    if unknown:
+        raise SettingsError(f"no arm is called {unknown[0]!r}; there are {', '.join(ARMS)}")
+    bench = _bench_in(folder, reporter)
+    teachers = {seed: _reference_teacher(bench, seed) for seed in SEEDS}
+    for seed in seeds:
+        for name in arms:
+            student = _made(bench, name, seed, teachers)
+            if ARMS[name].shipped and not bench.row_path(name, seed, "int8").is_file():
+                exported = _exported(bench, student)
+                _write_row(bench, name, seed, exported, teacher=teachers[seed], precision="int8")
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "rows").glob("*.json"))]
+
+
+def _bench_in(folder: Path, reporter: Reporter) -> Bench:
+    splits = load_splits(DataSettings(train=(TASK,), test=TASK))
+    held_out = [part for part in (splits.train, splits.validation, splits.test) if part is not None]
+    texts = [text for source in UNLABELED for text in read_texts(source, DataSettings())]
+    return Bench(folder, splits, texts_not_in(texts, held_out), reporter)
+
+
+def _exported(bench: Bench, student: Bundle) -> Bundle:
+    if "int8" in student.manifest.precisions:
+        return student
+    return export_bundle(student, validation=bench.splits.validation, reporter=bench.reporter)
+
+
+def _reference_teacher(bench: Bench, seed: int) -> Bundle:
+    from distill.training.fit import fit_teacher
+
+    path = bench.bundle_path(TEACHER, seed)
+    settings = TeacherSettings(seed=seed)
+    bundle = _found(bench, TEACHER, seed) or fit_teacher(
+        train=bench.splits.train,
+        validation=bench.splits.validation,
+        out=path,
+        settings=settings,
+        reporter=bench.reporter,
+    )
+    if bundle.manifest.lineage.train_fingerprint != bench.splits.train.fingerprint() or bundle.manifest.lineage.seed != seed:
+        raise BundleError(f"{path} was made from other texts or another seed; move it away")
+    if not bench.row_path(TEACHER, seed).is_file():
+        _write_row(bench, TEACHER, seed, bundle, teacher=bundle)
+    return bundle
+
+
+def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) -> Bundle:
+    from distill.training.fit import fit_student
+
+    arm = ARMS[name]
+    settings = arm.settings.model_copy(update={"seed": seed})
+    done = _found(bench, name, seed)
+    # Read, not compared as written: a setting that came later has its default in an earlier bundle.
+    if done is not None and DistillSettings(**done.manifest.settings["student"]) == settings:
+        if not bench.row_path(name, seed).is_file():
+            _write_row(bench, name, seed, done, teacher=teachers[seed])
+        return done
+    bench.row_path(name, seed).unlink(missing_ok=True)
+    bench.reporter.say(f"{arm.shown_as}, seed {seed}")
+    others = [teachers[other] for other in SEEDS if other != seed]
+    bundle = fit_student(
+        [teachers[seed], *others],  # the first lends its layers
+        train=bench.splits.train,
+        validation=bench.splits.validation,
+        test=bench.splits.test,
+        unlabeled=bench.unlabeled if arm.distilled else (),
+        out=bench.bundle_path(name, seed),
+        settings=settings,
+        reporter=bench.reporter,
+    )
+    _write_row(bench, name, seed, bundle, teacher=teachers[seed])
+    return bundle
+
+
+def _found(bench: Bench, name: str, seed: int) -> Bundle | None:
+    path = bench.bundle_path(name, seed)
+    return Bundle.open(path) if (path / "manifest.json").is_file() else None
+
+
+def _write_row(bench: Bench, name: str, seed: int, bundle: Bundle, *, teacher: Bundle, precision: Precision = "fp32") -> None:
+    """Ask a student for the test texts and keep every answer, so that any interval can be computed anew.
+
+    In fp32 its PyTorch model is asked, in int8 its graph, one text at a time.
+    """
+    from distill.training.models import load_bundle
+    from distill.training.soft_targets import teacher_logits
+
+    test, model = bench.test, load_bundle(bundle)
+    if precision == "fp32":
+        logits = model.predict_logits(test.texts)
+    else:
+        graph = OnnxClassifier.open(bundle, precision=precision)
+        logits = np.concatenate([graph.predict_logits([text]) for text in test.texts])
+    by_teacher = teacher_logits(load_bundle(teacher), test.texts, reporter=bench.reporter).logits
+    manifest = bundle.manifest
+    row = {
+        "name": name,
+        "seed": seed,
+        "precision": precision,
+        "runtime": "pytorch" if precision == "fp32" else "onnxruntime",
+        **asdict(evaluate(labels=test.label_ids, logits=logits, label_names=test.labels)),
+        "agreement": agreement(logits, by_teacher),
+        "validation_macro_f1": manifest.quality["pytorch"]["macro_f1"],
+        "num_parameters": manifest.num_parameters,
+        "multiply_adds_per_token": model.multiply_adds_per_token(),
+        "size_bytes": bundle.size_bytes(None if precision == "fp32" else precision),
+        "weights_sha256": manifest.files[WEIGHTS].sha256,
+        "training_s": sum(epoch["seconds"] for epoch in manifest.history),
+        "settings": manifest.settings[manifest.role],
+        "lineage": manifest.lineage.model_dump(mode="json"),
+        "test_fingerprint": test.fingerprint(),
+        "predicted": "".join(map(str, top_labels(logits))),
+    }
+    write_atomically(bench.row_path(name, seed, precision), json.dumps(row, allow_nan=False))
+
+
+def missing_runs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which runs the result file still needs, as arm-seed-precision."""
+    there = {(row["name"], row["seed"], row["precision"]) for row in rows}
+    wanted = [(TEACHER, seed, "fp32") for seed in SEEDS]
+    wanted += [(name, seed, "fp32") for name in ARMS for seed in SEEDS]
+    wanted += [(name, seed, "int8") for name, arm in ARMS.items() if arm.shipped for seed in SEEDS]
+    return ["-".join(map(str, run)) for run in wanted if run not in there]
+
+
+def write_quality(folder: Path, rows: Sequence[Mapping[str, Any]], *, reporter: Reporter, **more: Any) -> Path:
+    """Measure the speed of what ships, and write the result file; every run must be there.
+
+    Args:
+        folder: The work folder.
+        rows: As `run_quality` returns them.
+        reporter: Told of progress.
+        more: For `write_result`: another folder than the committed one.
+
+    Raises:
+        PotstillError: A run is missing, or was made on other test texts.
+    """
+    bench = _bench_in(folder, reporter)
+    environment = describe_environment()
+    speed = _speed_of_shipped(bench)
+    summary = summary_of(rows, bench.test, speed=speed)
+    compared = {name: asdict(found) for name, found in differences_of(rows, bench.test).items()}
+    return write_result(
+        "quality",
+        command=COMMAND,
+        environment=environment,
+        rows=[*rows, *speed],
+        figures=quality_figures(summary, compared),
+        summary=summary,
+        differences=compared,
+        verdict=verdict_in_words(Estimate(**compared[GAIN]), num_seeds=len(SEEDS)),
+        test_labels="".join(map(str, bench.test.label_ids)),
+        **more,
+    )
+
+
+def _speed_of_shipped(bench: Bench) -> list[dict[str, Any]]:
+    """Speed of the first seed's int8 students and of its teacher in PyTorch, taking turns in one run."""
+    seed = SEEDS[0]
+    teacher = bundle_candidate(Bundle.open(bench.bundle_path(TEACHER, seed)), name=TEACHER, form="pytorch")
+    students = [
+        bundle_candidate(Bundle.open(bench.bundle_path(name, seed)), name=name, form="int8")
+        for name, arm in ARMS.items()
+        if arm.shipped
+    ]
+    candidates = [teacher, *students]
+    settings = BenchSettings()
+    speeds = measure_speed(candidates, bench.test, teacher=teacher, settings=settings, reporter=bench.reporter)
+    return [
+        {
+            "name": candidate.name,
+            "seed": seed,
+            "precision": candidate.precision,
+            "runtime": candidate.runtime,
+            "measured": "speed",
+            "size_bytes": candidate.size_bytes,
+            **speed_figures(speeds[candidate.key]),
+        }
+        for candidate in candidates
+    ]

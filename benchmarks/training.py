@@ -1,0 +1,226 @@
+"""The `training` scenario: potstill's distillation against a `Trainer` that asks the teacher in every step.
+
+Same student to start from, same texts, epochs, batch and rates, each run in a process of its own, taking turns. potstill's
+time holds everything: the teacher's pass, from an empty cache, and the sealing of the bundle. The peer's clock starts when
+its models are loaded and its texts are tokenized.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.quality_arms import SEEDS, TASK, TEACHER
+from benchmarks.results import write_result
+from distill.bundle import Bundle
+from distill.data import load_splits
+from distill.environment import describe_environment
+from distill.errors import PotstillError
+from distill.progress import Reporter, SilentReporter
+from distill.settings import DataSettings, DistillSettings
+from distill.storage import cache_dir, write_atomically
+
+COMMAND: Final = "python -m benchmarks training"
+SETTINGS: Final = DistillSettings(
+    num_layers=3, vocabulary_size=8000, max_length=64, epochs=3, patience=3, batch_size=32, learning_rate=1e-4
+)
+WANTED_RETENTION: Final = 0.97
+RUN_TIMEOUT_S: Final = 3600
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one side.
+
+    Attributes:
+        epoch_ends_s: When each epoch had been trained and validated, in seconds from the start.
+        macro_f1: On the validation texts after each epoch.
+        num_texts: Texts of an epoch.
+    """
+
+    epoch_ends_s: tuple[float, ...]
+    macro_f1: tuple[float, ...]
+    num_texts: int
+
+    @property
+    def texts_per_second(self) -> float:
+        """Texts of all epochs over the time that they took together."""
+        return self.num_texts * len(self.epoch_ends_s) / self.epoch_ends_s[-1]
+
+    def seconds_to(self, score: float) -> float | None:
+        """Return when the validation macro-F1 was first at least `score`; None when it never was."""
+        return next((end for end, found in zip(self.epoch_ends_s, self.macro_f1, strict=True) if found >= score), None)
+
+
+def run_training(folder: Path, *, seeds: Sequence[int] = SEEDS, reporter: Reporter) -> list[dict[str, Any]]:
+    """Run both sides with each seed, one after the other; return a row per seed and side.
+
+    Args:
+        folder: Work folder with the reference teachers `teacher-SEED`, as `python -m benchmarks quality` leaves them.
+        seeds: One pair of runs each; a finished pair is kept in the folder and not run again.
+        reporter: Told of each step.
+
+    Raises:
+        PotstillError: A run died, or took more than `RUN_TIMEOUT_S`.
+    """
+    rows = []
+    for seed in seeds:
+        kept = folder / "training" / f"{seed}.json"
+        if not kept.is_file():
+            teacher = Bundle.open(folder / f"{TEACHER}-{seed}")
+            reporter.say(f"training, seed {seed}: potstill, then the Trainer")
+            write_atomically(kept, json.dumps(_pair(teacher, seed)))
+        rows += json.loads(kept.read_text(encoding="utf-8"))
+    return rows
+
+
+def write_training(rows: Sequence[Mapping[str, Any]], **more: Any) -> Path:
+    """Write the result file."""
+    environment = describe_environment()
+    return write_result("training", command=COMMAND, environment=environment, rows=rows, figures=training_figures(rows), **more)
+
+
+def training_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the medians over the seeds of the paired ratios; above 1 potstill is faster.
+
+    Raises:
+        PotstillError: A side of a seed is missing, or never reached the wanted score.
+    """
+    found = {(row["name"], row["seed"]): row for row in rows}
+    pairs = [(found.get(("potstill", seed)), found.get(("trainer", seed))) for seed in sorted({row["seed"] for row in rows})]
+    rates, times = [], []
+    for ours, theirs in pairs:
+        if ours is None or theirs is None or None in (ours["seconds_to_97"], theirs["seconds_to_97"]):
+            raise PotstillError(
+                f"not every run reached {WANTED_RETENTION:.0%} of its teacher; run `{COMMAND}` with more epochs"
+            )
+        rates.append(ours["texts_per_second"] / theirs["texts_per_second"])
+        times.append(theirs["seconds_to_97"] / ours["seconds_to_97"])
+    return {"texts_per_second_ratio_trainer": statistics.median(rates), "time_to_97_ratio_trainer": statistics.median(times)}
+
+
+def _pair(teacher: Bundle, seed: int) -> list[dict[str, Any]]:
+    settings = SETTINGS.model_copy(update={"seed": seed})
+    with tempfile.TemporaryDirectory() as work:
+        ours, compute = _run_ours(teacher, settings, Path(work) / "student")
+        theirs = _run_trainer(teacher, settings, Path(work) / "start", bf16=compute == "bf16")
+    wanted = WANTED_RETENTION * teacher.manifest.quality["pytorch"]["macro_f1"]
+    return [
+        {
+            "name": name,
+            "seed": seed,
+            "mixed_precision": compute,
+            "epoch_ends_s": run.epoch_ends_s,
+            "validation_macro_f1": run.macro_f1,
+            "wanted_macro_f1": wanted,
+            "num_texts": run.num_texts,
+            "texts_per_second": run.texts_per_second,
+            "seconds_to_97": run.seconds_to(wanted),
+            "settings": settings.model_dump(mode="json"),
+        }
+        for name, run in (("potstill", ours), ("trainer", theirs))
+    ]
+
+
+def _run_ours(teacher: Bundle, settings: DistillSettings, out: Path) -> tuple[Run, str]:
+    given = {"teacher": str(teacher.path.resolve()), "out": str(out), "settings": settings.model_dump(mode="json")}
+    with tempfile.TemporaryDirectory() as cache:
+        # The built-in texts are there, the teacher's answers are not.
+        (Path(cache) / "builtin").symlink_to((cache_dir() / "builtin").resolve())
+        figures = _child("benchmarks.training", given, POTSTILL_CACHE=cache)
+    return Run(tuple(figures["epoch_ends_s"]), tuple(figures["macro_f1"]), figures["num_texts"]), figures["mixed_precision"]
+
+
+def _run_trainer(teacher: Bundle, settings: DistillSettings, start: Path, *, bf16: bool) -> Run:
+    _write_untrained_student(teacher, settings, start)
+    values = settings.model_dump(mode="json")
+    given = {name: values[name] for name in _SHARED} | {
+        "teacher": str(teacher.path.resolve()),
+        "student": str(start),
+        "data": TASK,
+        "bf16": bf16,
+        "threads": len(os.sched_getaffinity(0)),
+    }
+    figures = _child("benchmarks.peers.trainer", given)
+    return Run(tuple(figures["epoch_ends_s"]), tuple(figures["macro_f1"]), figures["num_texts"])
+
+
+_SHARED: Final = (
+    *("temperature", "soft_weight", "epochs", "batch_size", "learning_rate", "warmup_share", "weight_decay"),
+    *("max_grad_norm", "max_length", "dropout", "seed"),
+)
+
+
+def _write_untrained_student(teacher: Bundle, settings: DistillSettings, out: Path) -> None:
+    """Lay down the student as potstill starts from it, with its tokenizer."""
+    from distill.training.models import load_bundle, write_model_files
+    from distill.training.students import build_student
+
+    train = load_splits(DataSettings(train=(TASK,), test=TASK)).train
+    lender = load_bundle(teacher)
+    student = build_student(lender, settings, texts=train.texts)
+    out.mkdir()
+    write_model_files(student, out)
+
+
+def _child(module: str, given: Mapping[str, Any], **variables: str) -> dict[str, Any]:
+    """Run a module with settings on stdin; this process sleeps meanwhile."""
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT_S,
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, **variables},
+        check=False,
+    )
+    if done.returncode:
+        raise PotstillError(f"{module} died with {done.returncode}: {done.stderr.strip()[-500:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _main() -> None:
+    """Distil once, as `potstill distill` does, and print when each epoch had ended."""
+    from distill.training.fit import fit_student
+
+    given = json.load(sys.stdin)
+    splits = load_splits(DataSettings(train=(TASK,), test=TASK))
+    teacher, settings = Bundle.open(given["teacher"]), DistillSettings(**given["settings"])
+    started = time.perf_counter()
+    bundle = fit_student(
+        teacher,
+        train=splits.train,
+        validation=splits.validation,
+        test=splits.test,
+        out=given["out"],
+        settings=settings,
+        reporter=SilentReporter(),
+    )
+    left = time.perf_counter() - started
+    ends: list[float] = []
+    # What came after an epoch's training is counted to it: validation, checkpoint and, at the last, the sealing.
+    for epoch in reversed(bundle.manifest.history):
+        ends.insert(0, left)
+        left -= epoch["seconds"]
+    figures = {
+        "epoch_ends_s": ends,
+        "macro_f1": [epoch["macro_f1"] for epoch in bundle.manifest.history],
+        "num_texts": len(splits.train),
+        "mixed_precision": bundle.manifest.settings["computed"]["mixed_precision"],
+    }
+    sys.stdout.write(json.dumps(figures) + "\n")
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,42 @@
+"""The training scenario: ratios from runs worked out by hand, and the peer's real loop on the tiny task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.training import Run, training_figures
+from distill.errors import PotstillError
+
+
+def test_a_run_knows_its_rate_and_when_it_was_good_enough() -> None:
+    run = Run(epoch_ends_s=(10.0, 20.0, 40.0), macro_f1=(0.7, 0.82, 0.81), num_texts=100)
+    assert run.texts_per_second == 300 / 40
+    assert run.seconds_to(0.8) == 20
+    assert run.seconds_to(0.82) == 20
+    assert run.seconds_to(0.9) is None
+
+
+def rows(*pairs: tuple[float, float, float | None, float | None]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "seed": seed, "texts_per_second": rate, "seconds_to_97": seconds}
+        for seed, (our_rate, their_rate, our_time, their_time) in enumerate(pairs)
+        for name, rate, seconds in (("potstill", our_rate, our_time), ("trainer", their_rate, their_time))
+    ]
+
+
+def test_a_ratio_above_one_says_that_potstill_is_faster() -> None:
+    figures = training_figures(rows((30, 10, 5, 20), (40, 10, 5, 10), (50, 10, 10, 30)))
+    assert figures == {"texts_per_second_ratio_trainer": 4.0, "time_to_97_ratio_trainer": 3.0}
+
+
+@pytest.mark.parametrize("pair", [(30, 10, None, 20), (30, 10, 5, None)])
+def test_a_run_that_never_got_there_gives_no_figure(pair: tuple[float, float, float | None, float | None]) -> None:
+    with pytest.raises(PotstillError, match="97%"):
+        training_figures(rows((30, 10, 5, 20), pair))
+
+
+def test_a_side_that_is_missing_gives_no_figure() -> None:
+    with pytest.raises(PotstillError, match="97%"):
+        training_figures(rows((30, 10, 5, 20))[:1])
