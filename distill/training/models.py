@@ -118,7 +118,7 @@ class TorchClassifier:
         """
         encoder = getattr(self.model, self.model.base_model_prefix, self.model)
         products = (name for name, module in encoder.named_modules() if isinstance(module, nn.Linear) and "pooler" not in name)
-        return sum(encoder.get_submodule(name).weight.numel() for name in products)
+        return sum(encoder.get_submodule(name).get_parameter("weight").numel() for name in products)
 
     def digest(self) -> str:
         """Return the sha256 of everything that decides the logits: weights, config, tokenizer, max_length."""
