@@ -33,6 +33,7 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 WEIGHTS = "model.safetensors"
 BENCHMARK = "benchmark.json"
 CARD = "README.md"
+QUANTIZATION = "quantization.json"
 
 Role = Literal["teacher", "student"]
 
@@ -84,6 +85,7 @@ class Manifest(_Part):
     precisions: tuple[Precision, ...] = ()
     opset: int | None = None
     instruction_set: str | None = None
+    target: Literal["portable", "vnni"] | None = None
     files: dict[FileName, FileEntry] = Field(default_factory=dict)
     lineage: Lineage
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -265,7 +267,7 @@ def seal_new_bundle(path: Path, staged: Path, manifest: Manifest) -> Bundle:
     """
     with writing_to(path):
         (path / MANIFEST).unlink(missing_ok=True)
-        for stale in (*GRAPH_OF_PRECISION.values(), BENCHMARK, CARD):
+        for stale in (*GRAPH_OF_PRECISION.values(), BENCHMARK, CARD, QUANTIZATION):
             (path / stale).unlink(missing_ok=True)
     files = {file.name: file for file in sorted(staged.iterdir())}
     return Bundle(path, manifest).adding(files)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from export.scales import quantize_blocks, quantize_rows
+from export.settings import EmbeddingPrecision
 
-EmbeddingPrecision = Literal["fp32", "int8", "int4"]
 BLOCK_SIZES = (32, 16)
 """The first that divides the width: with 32 numbers to a scale a weight takes 5 bits."""
 
@@ -25,7 +23,7 @@ def quantize_tables(graph: onnx.ModelProto, precision: EmbeddingPrecision = "int
     """
     if precision == "fp32":
         return graph
-    for tensor in [tensor for tensor in graph.graph.initializer if _is_table(tensor)]:
+    for tensor in [tensor for tensor in graph.graph.initializer if is_table(tensor)]:
         name = tensor.name
         users = [node for node in graph.graph.node if name in node.input]
         if users and all(node.op_type == "Gather" and node.input[0] == name and not _axis(node) for node in users):
@@ -96,7 +94,8 @@ def _replace(graph: onnx.GraphProto, node: onnx.NodeProto, replacement: list[onn
         graph.node.insert(place + offset, new)
 
 
-def _is_table(tensor: TensorProto) -> bool:
+def is_table(tensor: TensorProto) -> bool:
+    """Say whether a constant may be a table of vectors: fp32, two axes, more than one row."""
     return tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2 and tensor.dims[0] > 1
 
 

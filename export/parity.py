@@ -95,6 +95,8 @@ def require_quality(
     for label, figures in before.per_class.items():
         budget = max(settings.budget_recall, 2 / max(figures.support, 1))
         _require(f"recall of {label!r}", figures.recall, after.per_class[label].recall, budget=budget, flag="--budget-recall")
+    gained = after.expected_calibration_error - before.expected_calibration_error
+    _require("calibration", 0.0, -gained, budget=max(settings.budget_ece, two_texts), flag="--budget-ece")
     _require("agreement with fp32", 1.0, agreed, budget=max(1 - settings.min_agreement, two_texts), flag="--min-agreement")
 
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from distill.bundle import GRAPH_OF_PRECISION, TOKENIZER, WEIGHTS, Bundle
+from distill.bundle import GRAPH_OF_PRECISION, QUANTIZATION, TOKENIZER, WEIGHTS, Bundle
 from distill.card import write_card
-from distill.classifier import agreement
 from distill.cpus import instruction_set
 from distill.data import Dataset
 from distill.errors import SettingsError
@@ -22,9 +21,14 @@ from distill.metrics import Quality, evaluate
 from distill.progress import Reporter, SilentReporter
 from distill.settings import Precision
 from distill.storage import require_writable, write_atomically
-from export.parity import compare, parity_texts, require_quality, wilson_interval
+from export.calibration import MAX_CALIBRATION_TEXTS, channel_ranges
+from export.known_scales import KnownScales, read_scales, scales_text
+from export.ladder import Baseline, asked_form, first_that_passes
+from export.parity import compare, parity_texts
+from export.quantize import product_inputs, quantize, scales_of_graph
 from export.runtime import OnnxClassifier
 from export.settings import ExportSettings
+from export.size import embeddings_that_fit
 
 if TYPE_CHECKING:
     from distill.training.models import TorchClassifier
@@ -63,16 +67,20 @@ def export_bundle(
     if validation.labels != bundle.labels:
         raise SettingsError(f"the bundle's labels are {list(bundle.labels)}, the validation texts' {list(validation.labels)}")
     require_writable(bundle.path)
-    graphs, quality = _proven_graphs(bundle, validation, settings, reporter)
+    graphs, quality, scales = _proven_graphs(bundle, validation, settings, reporter)
     earlier = set(bundle.manifest.precisions)
+    contents = {GRAPH_OF_PRECISION[precision]: graph.SerializeToString() for precision, graph in graphs.items()}
+    if scales:
+        contents[QUANTIZATION] = scales_text(scales).encode()
     with bundle.staging() as staged:
-        for precision, graph in graphs.items():
-            write_atomically(staged / GRAPH_OF_PRECISION[precision], graph.SerializeToString())
+        for name, content in contents.items():
+            write_atomically(staged / name, content)
         added = bundle.adding(
-            {GRAPH_OF_PRECISION[precision]: staged / GRAPH_OF_PRECISION[precision] for precision in graphs},
+            {name: staged / name for name in contents},
             precisions=tuple(graphs),
             opset=next(entry.version for graph in graphs.values() for entry in graph.opset_import if entry.domain == ""),
             instruction_set=instruction_set(),
+            target=settings.target if "int8" in graphs else None,
             quality={**{name: figures for name, figures in bundle.manifest.quality.items() if name not in earlier}, **quality},
             settings={**bundle.manifest.settings, "export": settings.model_dump(mode="json")},
             versions={**bundle.manifest.versions, **{name: version(name) for name in ("onnx", "onnxruntime")}},
@@ -93,11 +101,9 @@ def strip(bundle: Bundle) -> Bundle:
 
 def _proven_graphs(
     bundle: Bundle, validation: Dataset, settings: ExportSettings, reporter: Reporter
-) -> tuple[dict[Precision, onnx.ModelProto], dict[Precision, dict[str, Any]]]:
+) -> tuple[dict[Precision, onnx.ModelProto], dict[Precision, dict[str, Any]], KnownScales]:
     with requires("export"):
         from distill.training.models import load_bundle
-        from export.calibration import channel_ranges
-        from export.quantize import product_inputs, quantize
     torch_classifier = load_bundle(bundle)
     reporter.say("export: writing the fp32 graph")
     fp32 = _with_metadata(_written(torch_classifier, settings, reporter), bundle)
@@ -110,20 +116,59 @@ def _proven_graphs(
     before, fp32_logits = _quality_of(classifier, validation)
     graphs: dict[Precision, onnx.ModelProto] = {"fp32": fp32}  # always made: int8 is made of it and measured against it
     quality: dict[Precision, dict[str, Any]] = {"fp32": _said(before, max_abs_diff=parity.max_abs_diff)}
+    known: KnownScales = {}
     if "int8" in settings.precisions:
         reporter.say("export: calibrating and quantizing to int8")
-        ranges = channel_ranges(fp32, product_inputs(fp32), texts=validation.texts, tokenizer=bundle.tokenizer())
-        graphs["int8"] = _with_metadata(quantize(fp32, ranges), bundle)
-        after, int8_logits = _quality_of(_classifier_of(graphs["int8"], bundle), validation)
-        agreed = agreement(int8_logits, fp32_logits, validation.problem_type)
-        require_quality(before=before, after=after, agreed=agreed, answers=validation.label_ids.size, settings=settings)
-        interval = wilson_interval(agreed, len(validation))
-        quality["int8"] = _said(after, agreement_with_fp32=agreed, agreement_with_fp32_interval=interval)
-        reporter.say(
-            f"export: int8 macro-F1 {after.macro_f1:.4f} (fp32 {before.macro_f1:.4f}), one label on {agreed:.1%} of the texts"
-        )
+        known = _activation_scales(fp32, bundle, validation, settings, reporter)
+        baseline = Baseline(validation, fp32_logits, before)
+        graphs["int8"], quality["int8"] = _proven_int8(fp32, known, bundle, baseline, settings, reporter)
     wanted = dict.fromkeys(settings.precisions)
-    return {precision: graphs[precision] for precision in wanted}, {precision: quality[precision] for precision in wanted}
+    return {name: graphs[name] for name in wanted}, {name: quality[name] for name in wanted}, known
+
+
+def _activation_scales(
+    fp32: onnx.ModelProto, bundle: Bundle, validation: Dataset, settings: ExportSettings, reporter: Reporter
+) -> KnownScales:
+    """Return the scales that the bundle brings, and calibrate what is missing."""
+    if settings.activations == "dynamic":
+        return {}
+    names = product_inputs(fp32)
+    brought = {} if settings.recalibrate else read_scales(bundle)
+    known = {name: brought[name] for name in names if name in brought}
+    if known:
+        reporter.say(f"export: {len(known)} of {len(names)} activation scales are the bundle's own")
+    missing = [name for name in names if name not in known]
+    if not missing:
+        return known
+    ranges = channel_ranges(fp32, missing, texts=validation.texts, tokenizer=bundle.tokenizer())
+    source = f"minimum and maximum over {min(len(validation), MAX_CALIBRATION_TEXTS)} validation texts"
+    return known | {name: (scales, source) for name, scales in scales_of_graph(fp32, ranges).items()}
+
+
+def _proven_int8(
+    fp32: onnx.ModelProto,
+    known: KnownScales,
+    bundle: Bundle,
+    baseline: Baseline,
+    settings: ExportSettings,
+    reporter: Reporter,
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    scales = {name: each for name, (each, _) in known.items()}
+    tables = embeddings_that_fit(bundle, fp32, settings, lambda form: quantize(fp32, scales, asked_form(settings, form)))
+    graph, passed = first_that_passes(
+        fp32,
+        scales,
+        embeddings=tables,
+        settings=settings,
+        baseline=baseline,
+        open_graph=lambda graph: _classifier_of(graph, bundle),
+        reporter=reporter,
+    )
+    reporter.say(
+        f"export: int8 ({passed.rung.name}) macro-F1 {passed.quality.macro_f1:.4f} (fp32 {baseline.quality.macro_f1:.4f}), "
+        f"one label on {passed.agreement:.1%} of the texts"
+    )
+    return _with_metadata(graph, bundle), _said(passed.quality, target=settings.target, **passed.figures())
 
 
 def _written(classifier: TorchClassifier, settings: ExportSettings, reporter: Reporter) -> onnx.ModelProto:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.calibration import ChannelRange
-from export.embeddings import MICROSOFT, EmbeddingPrecision, quantize_tables
+from export.embeddings import MICROSOFT, quantize_tables
 from export.scales import INT8_LIMIT, InputScales, input_scales, quantize_columns
-
-ActivationScales = Literal["fixed", "dynamic"]
+from export.settings import ActivationScales, EmbeddingPrecision
 
 MIN_WEIGHTS = 4096
 """Smaller products stay fp32: the last layer weighs nothing and decides everything."""
@@ -70,12 +69,15 @@ class Product:
         return str((self.bias_node or self.node).output[0])
 
 
-def quantize(graph: onnx.ModelProto, ranges: Mapping[str, ChannelRange], how: Quantization = Quantization()) -> onnx.ModelProto:
+def quantize(
+    graph: onnx.ModelProto, ranges: Mapping[str, ChannelRange | InputScales], how: Quantization = Quantization()
+) -> onnx.ModelProto:
     """Return the int8 graph of an fp32 graph; the given one stays as it is.
 
     Args:
         graph: The fp32 graph.
-        ranges: For each of `product_inputs(graph)`, the values it takes; not looked at where scales are dynamic.
+        ranges: For each of `product_inputs(graph)`, the values it takes, or its scales where they are known; not looked at
+            where scales are dynamic.
         how: Which form everything takes.
     """
     quantized = onnx.ModelProto()
@@ -96,6 +98,12 @@ def quantize(graph: onnx.ModelProto, ranges: Mapping[str, ChannelRange], how: Qu
 def product_inputs(graph: onnx.ModelProto) -> list[str]:
     """Return the names of the activations that int8 products will read, each once."""
     return list(dict.fromkeys(product.input for product in find_products(graph)))
+
+
+def scales_of_graph(graph: onnx.ModelProto, ranges: Mapping[str, ChannelRange]) -> dict[str, InputScales]:
+    """Return the scales of every product's input, from the values it takes and the weights it meets."""
+    products = find_products(graph)
+    return {name: _scales_of(ranges[name], [each for each in products if each.input == name]) for name in ranges}
 
 
 def find_products(graph: onnx.ModelProto) -> list[Product]:
@@ -119,13 +127,16 @@ def find_products(graph: onnx.ModelProto) -> list[Product]:
 
 
 def _fixed_nodes(
-    graph: onnx.GraphProto, products: Sequence[Product], ranges: Mapping[str, ChannelRange], how: Quantization
+    graph: onnx.GraphProto,
+    products: Sequence[Product],
+    ranges: Mapping[str, ChannelRange | InputScales],
+    how: Quantization,
 ) -> dict[str, list[onnx.NodeProto]]:
     """Return, by each product's output, the nodes that take its place; the first reader of an input makes its bytes."""
     sharing: dict[str, list[Product]] = defaultdict(list)
     for product in products:
         sharing[product.input].append(product)
-    scales = {name: input_scales(ranges[name], [user.weights for user in users]) for name, users in sharing.items()}
+    scales = {name: _scales_of(ranges[name], users) for name, users in sharing.items()}
     makers = value_products(graph, products)
     divided = {makers[name].output: scales[name].step for name in scales if name in makers}
     graph.initializer.append(numpy_helper.from_array(np.array(1, dtype=np.float32), "unit_scale"))
@@ -135,6 +146,10 @@ def _fixed_nodes(
         before = _input_nodes(graph, product.input, scales[product.input], is_divided=product.input in makers) if first else []
         nodes[product.output] = [*before, _fixed_node(graph, product, scales[product.input], divided.get(product.output), how)]
     return nodes
+
+
+def _scales_of(given: ChannelRange | InputScales, readers: Sequence[Product]) -> InputScales:
+    return given if isinstance(given, InputScales) else input_scales(given, [reader.weights for reader in readers])
 
 
 def value_products(graph: onnx.GraphProto, products: Sequence[Product]) -> dict[str, Product]:

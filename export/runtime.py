@@ -98,7 +98,7 @@ class OnnxClassifier:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, verify=verify)
         precision = precision or opened.best_precision()
         if precision == "int8":
-            _warn_if_int8_can_saturate(opened)
+            _require_int8_is_safe_here(opened)
         return cls(
             opened.graph(precision),
             tokenizer=opened.tokenizer(),
@@ -209,10 +209,17 @@ def _require_contract(session: ort.InferenceSession, labels: tuple[str, ...]) ->
         raise BundleError(f"the graph gives {columns} logits a text, but there are {len(labels)} labels: {list(labels)}")
 
 
-def _warn_if_int8_can_saturate(bundle: Bundle) -> None:
-    """Say when int8 was proven on a processor that adds at 32 bits and this one does at 16: its figures may not hold here."""
-    proven, here = bundle.manifest.instruction_set, instruction_set()
-    if proven in INT8_WITHOUT_SATURATION and here not in INT8_WITHOUT_SATURATION:
+def _require_int8_is_safe_here(bundle: Bundle) -> None:
+    """Refuse 8-bit weights where products add up at 16 bits; warn where the manifest does not say how many bits there are."""
+    target, proven, here = bundle.manifest.target, bundle.manifest.instruction_set, instruction_set()
+    if target == "portable" or here in INT8_WITHOUT_SATURATION:
+        return
+    if target == "vnni":
+        raise BundleError(
+            f"int8 of {bundle.path} is for processors with VNNI; this one has {here}, where its products can saturate: "
+            "run fp32, or export it again with --target portable"
+        )
+    if proven in INT8_WITHOUT_SATURATION:
         logger.warning(
             "int8 of %s was proven with %s; this processor has %s, where int8 products can saturate: "
             "check it here with `potstill eval`, or run fp32",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,23 @@ from onnx import helper, numpy_helper
 
 from distill.bundle import CARD, WEIGHTS, Bundle
 from distill.data import Dataset, Splits
-from distill.errors import BundleError, ParityError, QualityError, SettingsError, StorageError
+from distill.errors import BundleError, GateError, ParityError, QualityError, SettingsError, StorageError
 from distill.labels import probabilities
 from distill.progress import SilentReporter
 from distill.settings import Precision
 from export import pipeline
 from export.graph.fused import FUSED_OPSET
 from export.graph.portable import OPSET
+from export.known_scales import read_scales
 from export.parity import wilson_interval
 from export.pipeline import export_bundle, strip
+from export.quantize import product_inputs
 from export.runtime import OnnxClassifier
 from export.settings import ExportSettings
 
 Copied = Callable[[Bundle], Bundle]
 GRAPHS = {"model.onnx", "model_int8.onnx"}
+SCALES = "quantization.json"
 
 
 def contents(bundle: Bundle) -> dict[str, bytes]:
@@ -56,7 +60,7 @@ def damaging_quantizer(monkeypatch: pytest.MonkeyPatch) -> None:
         damaged.graph.node.append(helper.make_node("Add", ["undamaged", "damage"], ["logits"]))
         return damaged
 
-    monkeypatch.setattr("export.quantize.quantize", losing)
+    monkeypatch.setattr("export.ladder.quantize", losing)
 
 
 def test_graphs_are_sealed_with_how_they_were_made(tiny_student: Bundle, tiny_unexported: Bundle) -> None:
@@ -68,7 +72,8 @@ def test_graphs_are_sealed_with_how_they_were_made(tiny_student: Bundle, tiny_un
     assert manifest.settings["student"] == tiny_unexported.manifest.settings["student"]
     assert {"onnx", "onnxruntime", "torch"} <= manifest.versions.keys()
     assert manifest.lineage == tiny_unexported.manifest.lineage
-    assert {*manifest.files} == {*tiny_unexported.manifest.files, *GRAPHS}
+    assert {*manifest.files} == {*tiny_unexported.manifest.files, *GRAPHS, SCALES}
+    assert manifest.target == "portable"
     assert set(contents(tiny_student)) == {*manifest.files, "manifest.json"}
     assert manifest.files[WEIGHTS] == tiny_unexported.manifest.files[WEIGHTS]
 
@@ -91,6 +96,9 @@ def test_graphs_are_sealed_with_their_quality_on_the_validation_texts(tiny_stude
     int8 = tiny_student.manifest.quality["int8"]
     assert int8["agreement_with_fp32"] == agreed
     assert int8["agreement_with_fp32_interval"] == pytest.approx(wilson_interval(agreed, len(validation)))
+    assert int8["labels_changed_by_batch"] == 0
+    assert int8["probability_change_by_batch"] <= 1e-4
+    assert (int8["target"], int8["form"]) == ("portable", "7-bit weights, fixed scales, int8 tables")
     assert "pytorch" in tiny_student.manifest.quality
 
 
@@ -160,7 +168,7 @@ def test_int8_that_lost_a_class_seals_nothing(
 def test_a_failed_gate_leaves_the_earlier_graphs(tiny_student: Bundle, copied: Copied, tiny_splits: Splits) -> None:
     bundle = copied(tiny_student)
     before = contents(bundle)
-    wide = ExportSettings(budget_f1=1, budget_recall=1, min_agreement=0.99)
+    wide = ExportSettings(budget_f1=1, budget_recall=1, budget_ece=1, min_agreement=0.99)
     with pytest.raises(QualityError) as caught:
         export_bundle(bundle, validation=tiny_splits.validation, settings=wide)
     assert caught.value.metric == "agreement with fp32"
@@ -279,6 +287,70 @@ def test_a_model_the_fused_writer_cannot_write_is_written_by_the_other_and_said_
     )
     assert exported.manifest.opset == OPSET
     assert any("the portable writer, because the fused writer knows" in said for said in listening.said)
+
+
+def test_only_the_target_decides_how_wide_weights_are(
+    tiny_student: Bundle, tiny_unexported: Bundle, copied: Copied, tiny_splits: Splits
+) -> None:
+    settings = ExportSettings(target="vnni", precisions=("int8",))
+    wide = export_bundle(copied(tiny_unexported), validation=tiny_splits.validation, settings=settings)
+    assert wide.manifest.target == "vnni"
+    largest = []
+    for bundle in (tiny_student, wide):
+        held = onnx.load(bundle.graph("int8")).graph.initializer
+        weights = [numpy_helper.to_array(tensor) for tensor in held if tensor.name.endswith("weights_int8")]
+        largest.append(max(np.abs(values.astype(int)).max() for values in weights))
+    assert largest == [63, 127]
+
+
+@pytest.mark.usefixtures("written_before")
+def test_scales_that_the_bundle_brings_are_used_and_the_missing_ones_calibrated(
+    tiny_student: Bundle, copied: Copied, tiny_splits: Splits
+) -> None:
+    bundle = copied(tiny_student)
+    brought = json.loads((bundle.path / SCALES).read_text())
+    names = sorted(brought["inputs"])
+    assert names == sorted(product_inputs(onnx.load(bundle.graph("fp32"))))
+    assert brought["inputs"][names[0]]["source"] == "minimum and maximum over 100 validation texts"
+    learned = brought["inputs"][names[0]]
+    learned["source"], learned["step"] = "learned", [step * 1.5 for step in learned["step"]]
+    del brought["inputs"][names[1]]
+    with bundle.staging() as staged:
+        (staged / SCALES).write_text(json.dumps(brought))
+        bundle = bundle.adding({SCALES: staged / SCALES})
+    listening = Listening()
+    exported = export_bundle(bundle, validation=tiny_splits.validation, reporter=listening)
+    assert f"export: {len(names) - 1} of {len(names)} activation scales are the bundle's own" in listening.said
+    after, before = read_scales(exported), read_scales(tiny_student)
+    assert after[names[0]][1] == "learned"
+    np.testing.assert_allclose(after[names[0]][0].step, 1.5 * before[names[0]][0].step, rtol=1e-6)
+    np.testing.assert_array_equal(after[names[1]][0].step, before[names[1]][0].step)
+    anew = export_bundle(exported, validation=tiny_splits.validation, settings=ExportSettings(recalibrate=True))
+    np.testing.assert_array_equal(read_scales(anew)[names[0]][0].step, before[names[0]][0].step)
+
+
+@pytest.mark.usefixtures("written_before")
+def test_dynamic_scales_are_an_option_that_the_batch_gate_leaves_alone(
+    tiny_unexported: Bundle, copied: Copied, tiny_splits: Splits
+) -> None:
+    settings = ExportSettings(activations="dynamic", precisions=("int8",))
+    exported = export_bundle(copied(tiny_unexported), validation=tiny_splits.validation, settings=settings)
+    assert SCALES not in exported.manifest.files
+    assert "labels_changed_by_batch" not in exported.manifest.quality["int8"]
+    ops = {node.op_type for node in onnx.load(exported.graph("int8")).graph.node}
+    assert "DynamicQuantizeMatMul" in ops
+    assert "QuantizeLinear" not in ops
+
+
+@pytest.mark.usefixtures("written_before")
+def test_a_size_that_cannot_be_met_is_refused_with_the_student_that_would(
+    tiny_unexported: Bundle, copied: Copied, tiny_splits: Splits
+) -> None:
+    bundle = copied(tiny_unexported)
+    before = contents(bundle)
+    with pytest.raises(GateError, match=r"takes 0\.\d+ MB with int4 tables, wanted at most 0\.05.*width of 32 would fit"):
+        export_bundle(bundle, validation=tiny_splits.validation, settings=ExportSettings(max_size_mb=0.05))
+    assert contents(bundle) == before
 
 
 def test_texts_with_other_labels_or_label_order_are_refused(tiny_unexported: Bundle, tiny_splits: Splits) -> None:

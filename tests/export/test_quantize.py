@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.calibration import ChannelRange
-from export.embeddings import EmbeddingPrecision, quantize_tables
+from export.embeddings import quantize_tables
 from export.optimized import optimized_ops
 from export.quantize import MIN_WEIGHTS, Quantization, product_inputs, quantize
 from export.scales import INT8_LIMIT, SEVEN_BIT_LIMIT, input_scales, quantize_blocks, quantize_columns, quantize_rows
+from export.settings import EmbeddingPrecision
 
 Array = NDArray[np.float32]
 

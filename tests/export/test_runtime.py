@@ -204,10 +204,11 @@ def test_threads_are_those_asked_for_or_those_this_process_may_use(
     assert seen == [(used, 1)]
 
 
-def test_int8_proven_elsewhere_warns_where_it_can_saturate(
+def test_int8_of_an_unknown_target_warns_where_it_can_saturate(
     tiny_student: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    proven = replace(tiny_student, manifest=tiny_student.manifest.model_copy(update={"instruction_set": "avx512_vnni"}))
+    changes = {"instruction_set": "avx512_vnni", "target": None}
+    proven = replace(tiny_student, manifest=tiny_student.manifest.model_copy(update=changes))
     for here, warned in (("avx2", True), ("avx_vnni", False)):
         caplog.clear()
         monkeypatch.setattr("export.runtime.instruction_set", lambda here=here: here)
@@ -216,6 +217,20 @@ def test_int8_proven_elsewhere_warns_where_it_can_saturate(
         caplog.clear()
         OnnxClassifier.open(proven, precision="fp32")
         assert caplog.text == ""
+
+
+def test_int8_for_vnni_is_refused_where_it_can_saturate_and_portable_int8_is_not(
+    tiny_student: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wide = replace(tiny_student, manifest=tiny_student.manifest.model_copy(update={"target": "vnni"}))
+    monkeypatch.setattr("export.runtime.instruction_set", lambda: "avx512_vnni")
+    OnnxClassifier.open(wide, precision="int8")
+    monkeypatch.setattr("export.runtime.instruction_set", lambda: "avx2")
+    with pytest.raises(BundleError, match=r"is for processors with VNNI; this one has avx2.*--target portable"):
+        OnnxClassifier.open(wide, precision="int8")
+    OnnxClassifier.open(wide, precision="fp32")
+    OnnxClassifier.open(tiny_student, precision="int8")
+    assert caplog.text == ""
 
 
 def test_many_texts_on_several_threads_get_the_answers_of_one(tiny_student: Bundle, tiny_test: Dataset) -> None:

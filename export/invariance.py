@@ -1,0 +1,62 @@
+"""Whether a text gets the same answer alone and among batch-mates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distill.classifier import Classifier
+from distill.errors import QualityError
+from distill.labels import chosen_labels, probabilities
+
+MAX_TEXTS = 500
+BATCH_TEXTS = 32
+TIE = 2e-4
+"""Two labels this close are a tie, which the last bit of a sum may decide."""
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """How answers differ between a text alone and in batches of 32 of every length.
+
+    Attributes:
+        labels_changed_by_batch: Texts with another top label, ties aside.
+        probability_change_by_batch: Largest change of a probability.
+        worst_text: Where that is.
+        num_texts: Texts compared.
+    """
+
+    labels_changed_by_batch: int
+    probability_change_by_batch: float
+    worst_text: str
+    num_texts: int
+
+    def require(self, tolerance: float) -> None:
+        """Raise `QualityError` when a label changed, or a probability by more than the tolerance."""
+        if self.labels_changed_by_batch or not self.probability_change_by_batch <= tolerance:
+            raise QualityError(
+                f"int8 answers {self.labels_changed_by_batch} of {self.num_texts} texts otherwise alone than in a batch; a "
+                f"probability moves by {self.probability_change_by_batch:.2g}, allowed is {tolerance:.2g}; nothing was sealed. "
+                f"The text: {self.worst_text[:80]!r}",
+                metric="probability alone and in a batch",
+                before=0.0,
+                after=self.probability_change_by_batch,
+                budget=tolerance,
+            )
+
+
+def compare_alone_and_in_batches(classifier: Classifier, texts: Sequence[str]) -> BatchReport:
+    """Answer at most 500 texts one by one, and in batches of 32 in their own order, so that long and short ones meet."""
+    chosen = [texts[index] for index in np.linspace(0, len(texts) - 1, min(len(texts), MAX_TEXTS)).astype(int)]
+    alone = np.concatenate([classifier.predict_logits([text]) for text in chosen])
+    starts = range(0, len(chosen), BATCH_TEXTS)
+    together = np.concatenate([classifier.predict_logits(chosen[start : start + BATCH_TEXTS]) for start in starts])
+    one, other = probabilities(alone, classifier.problem_type), probabilities(together, classifier.problem_type)
+    changes = np.abs(one - other).max(axis=1)
+    flipped = chosen_labels(alone, classifier.problem_type) != chosen_labels(together, classifier.problem_type)
+    # where no probability moved by more than half of it, the labels were a tie
+    changed = flipped.reshape(len(chosen), -1).any(axis=1) & (changes > TIE / 2)
+    worst = int(np.argmax(changes))
+    return BatchReport(int(changed.sum()), float(changes[worst]), chosen[worst], len(chosen))
