@@ -25,7 +25,8 @@ TextSource = Literal["all", "labelled", "unlabeled"]
 class Settings(BaseModel):
     """Base of every stage's settings: frozen, unknown keys refused, errors in potstill's own words."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Deferred: most runs use one or two of the models, and a serving process none.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     def __init__(self, **values: Any) -> None:
         try:
