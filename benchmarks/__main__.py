@@ -5,6 +5,7 @@ Uses the same functions as the command and the API; it adds rows, never its own 
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ from benchmarks.results import demo_figures, write_result
 from benchmarks.training import run_training, write_training
 from distill.errors import PotstillError
 from distill.progress import reporter_for_terminal
-from distill.terminal import fail, words_of
+from distill.settings import DataSettings
+from distill.terminal import fail, print_cells, words_of
 from export.settings import DemoSettings
 
 app = App(
@@ -95,6 +97,50 @@ def training(
     path = write_training(run_training(out, seeds=seeds, reporter=reporter_for_terminal()))
     fill_pages()
     print(path)
+
+
+@app.command
+def runtime(
+    *,
+    students: Annotated[tuple[Path, ...], Parameter(help="exported students by seed, with weights; the first is timed")],
+    teacher: Annotated[Path, Parameter(help="the teacher's bundle")],
+    peers: Annotated[tuple[str, ...], Parameter(help="which peers; one that will not install is skipped, with the reason")] = (
+        "stock",
+        "optimum",
+        "openvino",
+        "ctranslate2",
+    ),
+    work: Annotated[Path, Parameter(help="folder for the peers' graphs; filled ones are used again")] = Path(".peers/work"),
+    quick: Annotated[bool, Parameter(help="few texts, to see that it works; nothing is kept as a result")] = False,
+) -> None:
+    """Time the graph that ships against the stock recipe, three peers and the teacher, in one run.
+
+    Example: python -m benchmarks runtime --students student-0 student-1 student-2 --teacher teacher-0
+    """
+    from benchmarks.runtime import QUICK, Plan, run_runtime, runtime_figures, runtime_table
+    from distill.data import load_splits
+    from distill.environment import describe_environment
+
+    environment = describe_environment()
+    movies = load_splits(DataSettings(train=("builtin:movies",), test="builtin:movies"))
+    rows = run_runtime(
+        students,
+        teacher,
+        test=movies.test,
+        calibration=movies.validation,
+        plan=QUICK if quick else Plan(),
+        peers=peers,
+        work=work,
+        reporter=reporter_for_terminal(),
+    )
+    figures = runtime_figures(rows)
+    print_cells(*runtime_table(rows))
+    print(json.dumps(figures, indent=1))
+    if quick:
+        print("the quick form is a sample: its figures are not kept as a result", file=sys.stderr)
+        return
+    command = f"python -m benchmarks runtime --students ({len(students)} bundles) --teacher (its bundle)"
+    print(write_result("runtime", command=command, environment=environment, rows=rows, figures=figures))
 
 
 @app.command

@@ -1,0 +1,91 @@
+"""Environments for peers whose dependencies cannot stand beside ours; made once, under `.peers`.
+
+Each sees the packages of the running interpreter behind its own, so that torch is not installed again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+from benchmarks.peers.workers import ROOT, PeerError
+
+FOLDER = ROOT / ".peers"
+REQUIREMENTS = {
+    # The last three only so that a test can read a Triton config as Triton does.
+    "optimum": (
+        "optimum-onnx[onnxruntime]==0.1.0",
+        "transformers==4.57.6",
+        "tritonclient==2.73.0",
+        "grpcio==1.85.1",
+        "protobuf==7.36.2",
+    ),
+    "openvino": ("openvino==2026.4.1", "nncf==3.4.0"),
+    "ctranslate2": ("ctranslate2==4.8.5",),
+}
+TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
+
+
+def python_of(name: str, *, folder: Path = FOLDER) -> Path:
+    """Return the interpreter of a peer's environment, made if need be.
+
+    Raises:
+        PeerError: Its packages will not install; the reason is pip's last word.
+    """
+    environment = folder / name
+    python = environment / "bin" / "python"
+    stamp = environment / ".installed"
+    wanted = "\n".join(REQUIREMENTS[name])
+    if stamp.exists() and stamp.read_text() == wanted:
+        return python
+    venv.create(environment, clear=True)
+    ours = Path(sysconfig.get_path("purelib"))
+    theirs = environment / ours.relative_to(sys.prefix) if ours.is_relative_to(sys.prefix) else None
+    if theirs is None:
+        raise PeerError(f"{name}: run the harness from a virtual environment; {ours} is not in one")
+    # Last in the search order: what the peer brings itself comes first.
+    (theirs / "behind.pth").write_text("\n".join(map(str, _packages_of_this_interpreter())) + "\n")
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *REQUIREMENTS[name]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
+        raise PeerError(f"{name} will not install: {' '.join(lines)[:300]}")
+    stamp.write_text(wanted)
+    return python
+
+
+def _packages_of_this_interpreter() -> list[str]:
+    return [path for path in sys.path if path.endswith("site-packages")]
+
+
+def node_folder(*, folder: Path = FOLDER) -> Path:
+    """Return a folder whose `node_modules` hold transformers.js, made if need be.
+
+    Raises:
+        PeerError: npm is missing, or cannot install it.
+    """
+    place = folder / "node"
+    stamp = place / ".installed"
+    if stamp.exists() and stamp.read_text() == TRANSFORMERS_JS:
+        return place
+    place.mkdir(parents=True, exist_ok=True)
+    # Else its ONNX Runtime fetches libraries for graphics cards from elsewhere.
+    skip = {"ONNXRUNTIME_NODE_INSTALL": "skip", "ONNXRUNTIME_NODE_INSTALL_CUDA": "skip"}
+    command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(place), TRANSFORMERS_JS]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **skip})
+    except FileNotFoundError as exc:
+        raise PeerError("transformers.js needs npm, which is not there; install Node.js") from exc
+    if done.returncode:
+        raise PeerError(f"transformers.js will not install: {done.stderr.strip()[-300:]}")
+    stamp.write_text(TRANSFORMERS_JS)
+    return place
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        print(node_folder() if name == "node" else python_of(name))

@@ -1,0 +1,24 @@
+"""The teacher as a script in the wild runs it: PyTorch eager with its transformers tokenizer."""
+
+from __future__ import annotations
+
+from benchmarks.peers.protocol import BATCH, Job, Peer, in_length_order, serve
+from distill.bundle import Bundle
+from distill.training.reference import EagerClassifier
+
+
+def open_peer(job: Job) -> Peer:
+    """Open the bundle's PyTorch model."""
+    bundle = Bundle.open(job.bundle)
+    classifier = EagerClassifier(bundle, threads=job.threads)
+    return Peer(
+        one=lambda text: classifier.predict_logits([text])[0],
+        many=lambda texts: in_length_order(texts, classifier.predict_logits),
+        settings={"threads": job.threads, "batch": BATCH, "order": "by length"},
+        source="distill/training/reference.py",
+        size_bytes=bundle.size_bytes(None),
+    )
+
+
+if __name__ == "__main__":
+    serve(open_peer)

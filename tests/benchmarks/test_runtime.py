@@ -1,0 +1,124 @@
+"""The runtime scenario: figures by hand from small rows, multiply-adds by hand, and peers over a real pipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.footprint import multiply_adds
+from benchmarks.peers.protocol import Job, in_length_order
+from benchmarks.peers.workers import PeerError, started
+from benchmarks.runtime import runtime_figures, runtime_table
+from distill.bundle import Bundle
+from distill.data import Dataset
+from export.runtime import OnnxClassifier
+
+
+def candidate(name: str, **more: Any) -> dict[str, Any]:
+    row = {"kind": "candidate", "name": name, "p50_ms": 1.0, "p50_ratio": 1.0, "p50_ratio_range": [0.9, 1.1]}
+    row |= {"texts_per_second": 1000.0, "throughput_ratio": 1.0, "macro_f1": 0.8, "size_bytes": 4_000_000, "noisy": False}
+    return row | more
+
+
+ROWS = [
+    candidate("potstill"),
+    candidate("stock", p50_ratio=1.5, throughput_ratio=2.0),
+    {"kind": "candidate", "name": "openvino", "skipped": "it will not install"},
+    candidate("teacher", p50_ratio=20.0, throughput_ratio=18.0, size_bytes=92_000_000),
+    {
+        "kind": "quality",
+        "fp32_macro_f1": 0.850,
+        "int8_macro_f1": 0.847,
+        "labels_changed_by_batch": 0,
+        "probability_change_by_batch": 2e-5,
+    },
+    {
+        "kind": "quality",
+        "fp32_macro_f1": 0.840,
+        "int8_macro_f1": 0.841,
+        "labels_changed_by_batch": 1,
+        "probability_change_by_batch": 1e-5,
+    },
+    {
+        "kind": "footprint",
+        "cold_start_s": 0.3,
+        "peak_rss_bytes": 120_000_000,
+        "install_bytes": 200_000_000,
+        "peak_multiply_adds_per_second": 1e11,
+        "multiply_adds_per_text": 5e7,
+        "mean_ms_per_text": 1.0,
+    },
+]
+
+
+def test_figures_follow_from_the_rows() -> None:
+    figures = runtime_figures(ROWS)
+    assert figures == {
+        "p50_ratio_stock": 1.5,
+        "throughput_ratio_stock": 2.0,
+        "p50_ratio_teacher": 20.0,
+        "throughput_ratio_teacher": 18.0,
+        "size_ratio_teacher": 23.0,  # 92 / 4
+        "int8_drop": pytest.approx(0.001),  # the mean of 0.003 and -0.001
+        "labels_changed_by_batch": 1,
+        "probability_change_by_batch": 2e-5,
+        "cold_start_s": 0.3,
+        "peak_rss_bytes": 120_000_000,
+        "install_bytes": 200_000_000,
+        "peak_share": pytest.approx(0.5),  # 5e7 / 1e11 = 0.5 ms of arithmetic in 1 ms
+    }
+
+
+def test_the_table_says_why_a_peer_is_missing() -> None:
+    columns, cells = runtime_table(ROWS)
+    assert [row[0] for row in cells] == ["potstill", "stock", "openvino", "teacher"]
+    assert cells[2][-1] == "skipped: it will not install"
+    assert all(len(row) == len(columns) for row in cells)
+
+
+def test_multiply_adds_by_hand() -> None:
+    config = {"hidden_size": 4, "intermediate_size": 8, "num_hidden_layers": 2, "id2label": {"0": "a", "1": "b"}}
+    # a layer of 3 tokens: 3 * (4 * 16 + 2 * 32) = 384 in weights, 2 * 9 * 4 = 72 in attention; the head: 16 + 8 for one token
+    assert multiply_adds(config, num_tokens=3) == 2 * (384 + 72) + 24
+    # a table of 2 columns, widened to 4 by a product: 3 * 2 * 4 more
+    assert multiply_adds({**config, "embedding_size": 2}, num_tokens=3) == 2 * (384 + 72) + 24 + 24
+
+
+def test_answers_in_length_order_come_back_in_the_texts_order() -> None:
+    texts = ["aaa", "a", "aaaaa", "aa", "aaaa"]
+    asked: list[list[str]] = []
+
+    def answer(batch: list[str]) -> np.ndarray:
+        asked.append(batch)
+        return np.array([[float(len(text))] for text in batch])
+
+    assert in_length_order(texts, answer, batch=2)[:, 0].tolist() == [3, 1, 5, 2, 4]
+    assert asked == [["aaaaa", "aaaa"], ["aaa", "aa"], ["a"]]
+
+
+def job_for(bundle: Bundle, folder: Path) -> Job:
+    return Job(bundle=bundle.path, folder=folder / "own", threads=1, calibration=("a film",), max_length=32)
+
+
+def test_a_worker_answers_over_its_pipe(tiny_student: Bundle, tiny_test: Dataset, tmp_path: Path) -> None:
+    texts = tiny_test.texts[:40]
+    expected = OnnxClassifier.open(tiny_student, precision="int8", threads=1).predict_logits(texts)
+    with started("potstill", job_for(tiny_student, tmp_path)) as worker:
+        alone, many = worker.single(texts, warmup=2), worker.many(texts, warmup=2)
+    assert worker.about["size_bytes"] == tiny_student.size_bytes("int8")
+    assert len(alone.ms) == 40
+    assert min(alone.ms) > 0
+    assert many.seconds > 0
+    np.testing.assert_allclose(alone.logits, expected, atol=1e-6)
+    np.testing.assert_allclose(many.logits, expected, atol=1e-6)
+
+
+def test_a_worker_that_dies_says_why(tiny_unexported: Bundle, tmp_path: Path) -> None:
+    with (
+        pytest.raises(PeerError, match=r"potstill stopped with code 1: .*has no model_int8\.onnx"),
+        started("potstill", job_for(tiny_unexported, tmp_path)),
+    ):
+        pass
