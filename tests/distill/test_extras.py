@@ -15,7 +15,7 @@ from distill.errors import MissingExtraError
 from distill.extras import EXTRA_OF_PACKAGE, requires
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
-DISTRIBUTION_OF_PACKAGE = {"sklearn": "scikit-learn"}
+DISTRIBUTION_OF_PACKAGE = {"sklearn": "scikit-learn", "optimum": "optimum-onnx", "OpenSSL": "pyopenssl"}
 """Where the two names differ by more than a dash."""
 
 

@@ -1,0 +1,78 @@
+"""Other tools' layouts: the right files, the same bytes, a config that says what the graph takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distill.bundle import Bundle
+from distill.errors import BundleError, SettingsError
+from export.layouts import triton_config, write_layout
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+SHARED = {"config.json", "tokenizer.json", "tokenizer_config.json"}
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        ("optimum", SHARED | {"model.onnx", "model_quantized.onnx"}),
+        ("transformers.js", SHARED | {"onnx/model.onnx", "onnx/model_quantized.onnx"}),
+        ("triton", {f"student/{name}" for name in ("config.pbtxt", "labels.txt", "tokenizer.json", "1/model.onnx")}),
+    ],
+)
+def test_a_layout_has_the_files_its_tool_looks_for(
+    layout: str, expected: set[str], tiny_student: Bundle, tmp_path: Path
+) -> None:
+    written = write_layout(tiny_student, layout, tmp_path / "out")
+    assert files_below(tmp_path / "out") == expected == {str(path.relative_to(tmp_path / "out")) for path in written}
+    for path in written:
+        graph = {"model.onnx": "fp32", "model_quantized.onnx": "int8"}.get(path.name)
+        if graph:
+            source = tiny_student.graph("int8" if layout == "triton" else graph)
+            assert path.read_bytes() == source.read_bytes()
+
+
+def test_the_triton_config_says_what_the_graph_takes_and_gives(tiny_student: Bundle) -> None:
+    config = triton_config(tiny_student, name="student")
+    assert '{ name: "input_ids" data_type: TYPE_INT64 dims: [ -1 ] }' in config
+    assert '{ name: "attention_mask" data_type: TYPE_INT64 dims: [ -1 ] }' in config
+    assert '{ name: "logits" data_type: TYPE_FP32 dims: [ 2 ] label_filename: "labels.txt" }' in config
+
+
+@pytest.mark.parametrize(("scales", "batched"), [("fixed", True), ("dynamic", False)])
+def test_triton_batches_only_where_company_changes_no_answer(scales: str, batched: bool, tiny_student: Bundle) -> None:
+    settings = {"export": {**tiny_student.manifest.settings["export"], "activations": scales}}
+    bundle = replace(tiny_student, manifest=tiny_student.manifest.model_copy(update={"settings": settings}))
+    assert ("dynamic_batching" in triton_config(bundle, name="student")) is batched
+
+
+def test_a_folder_that_holds_something_is_left_alone(tiny_student: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(SettingsError, match="is not empty"):
+        write_layout(tiny_student, "triton", tmp_path)
+
+
+def test_a_bundle_without_a_graph_has_no_layout(tiny_unexported: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="has no ONNX graph"):
+        write_layout(tiny_unexported, "optimum", tmp_path / "out")
+    with pytest.raises(SettingsError, match="wanted one of"):
+        write_layout(tiny_unexported, "tensorrt", tmp_path / "out")
+
+
+def test_the_command_writes_a_layout_of_the_graphs_there_are(
+    tiny_student: Bundle, tmp_path: Path, potstill: Callable[..., object]
+) -> None:
+    before = (tiny_student.path / "manifest.json").read_bytes()
+    done = potstill("export", tiny_student.path, "--layout", "triton", "--layout-out", tmp_path / "repository")
+    assert done.code == 0
+    assert (tmp_path / "repository" / "student" / "config.pbtxt").exists()
+    assert (tiny_student.path / "manifest.json").read_bytes() == before
+    assert potstill("export", tiny_student.path, "--layout", "triton").code == 2
