@@ -8,6 +8,9 @@ from distill.bundle import CARD, Bundle
 from distill.storage import write_atomically
 
 _FILES_WORDS = "`config.json`, `model.safetensors` and the tokenizer files load with plain `transformers`."
+_STATIC_WORDS = (
+    "A static student: it has no layers, is none of the models that `transformers` knows, and loads with potstill only."
+)
 
 
 def write_card(bundle: Bundle) -> Bundle:
@@ -40,7 +43,7 @@ def card_text(bundle: Bundle) -> str:
         f"Base model: {manifest.lineage.base_model}. Training texts: sha256 {manifest.lineage.train_fingerprint[:16]}…, "
         f"seed {manifest.lineage.seed}.",
         "",
-        _FILES_WORDS,
+        _STATIC_WORDS if manifest.settings.get(manifest.role, {}).get("kind") == "static" else _FILES_WORDS,
         "",
         "```json",
         json.dumps(manifest.settings, indent=2, sort_keys=True),

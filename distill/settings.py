@@ -19,6 +19,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "int8"]
 MixedPrecision = Literal["auto", "no", "bf16"]
 LayerRule = Literal["spread", "lower", "upper"]
+StudentKind = Literal["encoder", "static"]
 TextSource = Literal["all", "labelled", "unlabeled"]
 
 
@@ -97,6 +98,11 @@ _VOCABULARY_SIZE = (
     "tokens kept, chosen on the texts the student learns from; other words are split into what is kept; without it all"
 )
 
+_KIND = (
+    "encoder keeps layers of the teacher; static has a table of token vectors instead of layers, for tens of microseconds a "
+    "text, and loads with potstill only"
+)
+
 
 class StudentSettings(Settings):
     """What of the teacher a student is made of."""
@@ -117,11 +123,29 @@ class StudentSettings(Settings):
     embedding_size: int | None = Field(
         None, ge=1, description="columns of the token table, with a product to the hidden size; without it one table"
     )
+    kind: StudentKind = Field("encoder", description=_KIND)
+    static_window: int = Field(3, ge=1, description="tokens that a static student looks at together, an odd number")
+    static_features: int = Field(256, ge=1, description="numbers that a static student makes of a window")
+    static_head: int = Field(128, ge=1, description="units between a static student's pooled features and its logits")
 
     @model_validator(mode="after")
     def _layers_are_distinct(self) -> Self:
         if len(set(self.layers)) != len(self.layers) or any(layer < 0 for layer in self.layers):
             raise ValueError(f"layers must be distinct numbers from 0, got {list(self.layers)}")
+        return self
+
+    @model_validator(mode="after")
+    def _static_has_no_layers(self) -> Self:
+        asked = {"num_layers", "layers", "hidden_size", "intermediate_size", "embedding_size"} & self.model_fields_set
+        refused = [name for name in sorted(asked) if getattr(self, name)]
+        if self.kind == "static" and refused:
+            raise ValueError(f"a static student has no layers, so {' and '.join(refused)} cannot be honoured; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _window_has_a_middle(self) -> Self:
+        if self.static_window % 2 == 0:
+            raise ValueError(f"static_window must be odd, with as many tokens on both sides, got {self.static_window}")
         return self
 
 

@@ -95,8 +95,9 @@ def _replace(graph: onnx.GraphProto, node: onnx.NodeProto, replacement: list[onn
 
 
 def is_table(tensor: TensorProto) -> bool:
-    """Say whether a constant may be a table of vectors: fp32, two axes, more than one row."""
-    return tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2 and tensor.dims[0] > 1
+    """Say whether a constant may be a table of vectors: fp32, two axes, more than one row and column."""
+    # One number a row would grow: to a byte and its scale.
+    return tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2 and min(tensor.dims) > 1
 
 
 def _axis(node: onnx.NodeProto) -> int:

@@ -284,7 +284,9 @@ def _new_student(
     if settings.max_length is not None:
         require_max_length(base.model.config, settings.max_length)
         base = replace(base, tokenizer=base.tokenizer.with_max_length(settings.max_length))
-    student = build_student(base, settings, labelled=labelled, unlabeled=unlabeled, whole=settings.student is not None)
+    student = build_student(
+        base, settings, labelled=labelled, unlabeled=unlabeled, whole=settings.student is not None, seed=settings.seed
+    )
     set_dropout(student.model, settings.dropout)
     return student
 

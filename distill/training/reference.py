@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from distill.bundle import Bundle
 from distill.classifier import TextInput
 from distill.labels import Logits, ProblemType
 from distill.training.devices import using_threads
-from distill.training.models import quiet_transformers
+from distill.training.models import is_static, load_bundle, quiet_transformers
 
 
 class EagerClassifier:
@@ -22,7 +22,7 @@ class EagerClassifier:
         """Load a bundle's model; `threads` None takes what this process may really use."""
         bundle.weights()
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
-            self._model = AutoModelForSequenceClassification.from_pretrained(bundle.path, use_safetensors=True).eval()
+            self._model = _eager_model(bundle)
             self._tokenizer = AutoTokenizer.from_pretrained(bundle.path)
         self._bundle = bundle
         self._threads = threads
@@ -50,3 +50,9 @@ class EagerClassifier:
                 return_tensors="pt",
             )
             return np.asarray(self._model(**inputs).logits.numpy(), dtype=np.float32)
+
+
+def _eager_model(bundle: Bundle) -> PreTrainedModel:
+    if is_static(bundle.path):  # transformers does not know it
+        return load_bundle(bundle).model
+    return AutoModelForSequenceClassification.from_pretrained(bundle.path, use_safetensors=True).eval()

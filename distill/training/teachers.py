@@ -5,7 +5,7 @@ Opens them and says who they are; asking them is `soft_targets`' job.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from distill.bundle import WEIGHTS, Bundle
@@ -14,6 +14,7 @@ from distill.errors import SettingsError
 from distill.settings import Device
 from distill.training.devices import chosen_device, on_device
 from distill.training.models import TorchClassifier, load_bundle
+from distill.training.static import StaticClassifier
 
 AnyTeacher = Bundle | Classifier
 """What may teach, alone or with others."""
@@ -37,12 +38,12 @@ class Teacher:
         return self.members[0] if len(self.members) == 1 else Ensemble(self.members)
 
     def lender(self) -> TorchClassifier:
-        """Return whose layers a student is made of: the first PyTorch member.
+        """Return whose layers a student is made of: the first PyTorch member that has some.
 
         Raises:
             SettingsError: There is none.
         """
-        member = self.torch_member()
+        member = next((one for one in self._torch_members() if not isinstance(one.model, StaticClassifier)), None)
         if member is None:
             raise SettingsError(
                 "a student is made of its teacher's layers, and this teacher has none; name a bundle with weights too, or "
@@ -52,7 +53,10 @@ class Teacher:
 
     def torch_member(self) -> TorchClassifier | None:
         """Return the first PyTorch member, if there is one."""
-        return next((member for member in self.members if isinstance(member, TorchClassifier)), None)
+        return next(self._torch_members(), None)
+
+    def _torch_members(self) -> Iterator[TorchClassifier]:
+        return (member for member in self.members if isinstance(member, TorchClassifier))
 
 
 def open_teacher(teacher: AnyTeacher | Sequence[AnyTeacher], *, device: Device) -> Teacher:

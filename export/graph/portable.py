@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from distill.tokenization import INPUT_NAMES
 from distill.training.models import TorchClassifier
+from distill.training.static import FoldedStatic, StaticClassifier
 
 # The lowest opset with Gelu as one op: before 20 the exporter spells it as five, each a pass over the widest activations.
 OPSET = 20
@@ -42,7 +43,7 @@ def write_portable_graph(classifier: TorchClassifier) -> onnx.ModelProto:
     batch = classifier.tokenizer.pad(classifier.tokenizer.encode(_TRACED_TEXTS))
     inputs = tuple(torch.from_numpy(values) for values in batch)
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1, max=classifier.tokenizer.max_length)}
-    model = _LogitsOnly(classifier.model).cpu().eval()
+    model = _LogitsOnly(_as_answered(classifier.model)).cpu().eval()
     # Eager attention: the same products and softmax as PyTorch's fused one, without its guards against rows that are all
     # masked, which no text gives; a fifth fewer nodes.
     with _quiet_exporter(), torch.no_grad(), _eager_attention(classifier.model):
@@ -62,6 +63,11 @@ def write_portable_graph(classifier: TorchClassifier) -> onnx.ModelProto:
     graph = program.model_proto
     _forget_the_machine(graph)
     return graph
+
+
+def _as_answered(model: PreTrainedModel) -> nn.Module:
+    """The model in the form that answers quickest: a static one with its products worked out for every token."""
+    return FoldedStatic(model) if isinstance(model, StaticClassifier) else model
 
 
 @contextlib.contextmanager
