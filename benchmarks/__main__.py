@@ -135,6 +135,10 @@ def runtime(
     )
     figures = runtime_figures(rows)
     print_cells(*runtime_table(rows))
+    print(
+        f"{environment['cpus_available']} processors ({environment['cpu']}, {environment['int8_instruction_set']}), load "
+        f"{environment['load_average_1m']:.1f} before; single texts on one thread, many on two, all in turns, medians of rounds"
+    )
     print(json.dumps(figures, indent=1))
     if quick:
         print("the quick form is a sample: its figures are not kept as a result", file=sys.stderr)
