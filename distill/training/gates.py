@@ -7,12 +7,19 @@ one whose labels stand in another order than the data's.
 from __future__ import annotations
 
 import itertools
+import logging
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import SettingsError, TeacherError
 from distill.labels import Logits, ProblemType, chosen_labels, indicator
+
+logger = logging.getLogger(__name__)
+
+CERTAIN = 3.0
+"""Standard errors from which a better order of the labels is no chance: the best of 720 orders is often a little better."""
 
 MAX_LABELS_PERMUTED = 6
 """Up to 6 labels all 720 orders are tried; beyond that, only exchanges of two."""
@@ -63,10 +70,12 @@ def require_useful_teacher(*, logits: Logits, label_ids: NDArray[np.int64], labe
     # An untuned teacher, too, may be a little less wrong in another order; only one that learnt something beats the majority.
     if best > max(accuracy, majority):
         renamed = ", ".join(f"{labels[index]!r} -> {labels[target]!r}" for index, target in enumerate(order) if index != target)
-        raise TeacherError(
-            f"the teacher is right on {accuracy:.1%} of the {of}, but on {best:.1%} if its labels are read as {renamed}; "
-            "its label order is not the data's: name the labels in the teacher's order with --labels"
-        )
+        found = f"the teacher is right on {accuracy:.1%} of the {of}, but on {best:.1%} if its labels are read as {renamed}"
+        if _standard_errors(hits, true, order, several=several) >= CERTAIN:
+            raise TeacherError(
+                f"{found}; its label order is not the data's: name the labels in the teacher's order with --labels"
+            )
+        logger.warning("%s; on so few that may be chance, but look at the order of the labels", found)
     if accuracy <= majority:
         raise TeacherError(
             f"the teacher is right on {accuracy:.1%} of the {of}, always saying the commonest {commonest} on {majority:.1%}; "
@@ -92,6 +101,19 @@ def _best_order(hits: NDArray[np.int64]) -> tuple[tuple[int, ...], float]:
     scores = [hits[rows, list(order)].sum() for order in orders]
     best = int(np.argmax(scores))  # the first of equals: the identity comes first
     return orders[best], float(scores[best])
+
+
+def _standard_errors(hits: NDArray[np.int64], true: NDArray[np.bool_], order: tuple[int, ...], *, several: bool) -> float:
+    """Return by how many standard errors the other order is better.
+
+    McNemar's z: of the answers that are right in one order only, (gained - lost) / sqrt(gained + lost).
+    """
+    rows, targets = np.arange(len(order)), np.array(order)
+    moved = rows != targets
+    gained, lost = hits[rows, targets][moved].sum(), hits[rows, rows][moved].sum()
+    # A yes or no that is right for both labels is no evidence; where the two differ, it is right for one of them.
+    in_one_order = (true[:, rows] != true[:, targets]).sum() if several else gained + lost
+    return float((gained - lost) / math.sqrt(in_one_order))
 
 
 def _exchanged(order: tuple[int, ...], pair: tuple[int, int]) -> tuple[int, ...]:
