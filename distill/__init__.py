@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from distill.settings import DataSettings as DataSettings
     from distill.settings import DistillSettings as DistillSettings
     from distill.settings import TeacherSettings as TeacherSettings
+    from distill.settings import TrialSettings as TrialSettings
     from distill.training.fit import fit_student as fit_student
     from distill.training.fit import fit_teacher as fit_teacher
+    from distill.training.trials import run_trials as run_trials
 
 _HOMES = {
     "Bundle": "distill.bundle",
@@ -30,10 +32,12 @@ _HOMES = {
     "DistilledClassifier": "distill.estimator",
     "PotstillError": "distill.errors",
     "TeacherSettings": "distill.settings",
+    "TrialSettings": "distill.settings",
     "fit_student": "distill.training.fit",
     "fit_teacher": "distill.training.fit",
     "load_splits": "distill.data",
     "predict": "distill.classifier",
+    "run_trials": "distill.training.trials",
 }
 
 __all__ = [
@@ -45,10 +49,12 @@ __all__ = [
     "DistilledClassifier",
     "PotstillError",
     "TeacherSettings",
+    "TrialSettings",
     "fit_student",
     "fit_teacher",
     "load_splits",
     "predict",
+    "run_trials",
 ]
 
 

@@ -169,6 +169,20 @@ def test_without_a_teacher_one_is_made_and_numbers_may_be_labels(tiny_model: Pat
     assert Bundle.open(tmp_path / "out" / "teacher").manifest.role == "teacher"
 
 
+def test_a_table_of_zeros_and_ones_makes_several_labels_a_text(tiny_model: Path) -> None:
+    music = np.array(["music" in text.split() for text in TEXTS])
+    table = np.stack([np.array(LABELS) == "positive", music], axis=1).astype(int)
+    how = TeacherSettings(epochs=8, patience=8, learning_rate=1e-3, max_length=32, batch_size=8)
+    classifier = DistilledClassifier(model=str(tiny_model), teacher_settings=how, **{**FAST, "num_layers": 3, "batch_size": 8})
+    classifier.fit(TEXTS, table)
+    given, shares = classifier.predict(FRESH), classifier.predict_proba(FRESH)
+    assert given.shape == shares.shape == (60, 2)
+    assert (given == (shares >= 0.5)).all()
+    assert np.mean(given[:, 0] == (np.array(TRUTH) == "positive")) > 0.8
+    assert classifier.classes_.tolist() == [0, 1]
+    assert classifier.bundle_.manifest.problem_type == "multi_label_classification"
+
+
 # Refusals
 
 
