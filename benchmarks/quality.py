@@ -10,11 +10,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.quality_arms import ARMS, SEEDS, TASK, TEACHER, UNLABELED
+from benchmarks.quality_arms import ARMS, SEEDS, TASK, TEACHER, UNLABELED, Arm
 from benchmarks.quality_figures import COMMAND, GAIN, differences_of, quality_figures, summary_of
 from benchmarks.results import write_result
 from distill.bundle import WEIGHTS, Bundle
@@ -124,9 +124,10 @@ def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) ->
 
     arm = ARMS[name]
     settings = arm.settings.model_copy(update={"seed": seed})
+    if arm.assistant:
+        settings = settings.model_copy(update={"student": str(_made(bench, arm.assistant, seed, teachers).path)})
     done = _found(bench, name, seed)
-    # Read, not compared as written: a setting that came later has its default in an earlier bundle.
-    if done is not None and DistillSettings(**done.manifest.settings["student"]) == settings:
+    if done is not None and _as_asked(done, settings, arm):
         if not bench.row_path(name, seed).is_file():
             _write_row(bench, name, seed, done, teacher=teachers[seed])
         return done
@@ -138,13 +139,26 @@ def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) ->
         train=bench.splits.train,
         validation=bench.splits.validation,
         test=bench.splits.test,
-        unlabeled=bench.unlabeled if arm.distilled else (),
+        unlabeled=bench.unlabeled,
         out=bench.bundle_path(name, seed),
         settings=settings,
+        control=arm.control,
         reporter=bench.reporter,
     )
     _write_row(bench, name, seed, bundle, teacher=teachers[seed])
     return bundle
+
+
+_CONTROL_CHANGES: Final = ("soft_weight", "augment", "epochs", "patience")
+
+
+def _as_asked(bundle: Bundle, settings: DistillSettings, arm: Arm) -> bool:
+    """Whether a bundle was trained with these settings; an assistant stands in it by name, and a control's are made anew."""
+    # Read, not compared as written: a setting that came later has its default in an earlier bundle.
+    found = DistillSettings(**bundle.manifest.settings["student"]).model_copy(update={"student": settings.student})
+    if arm.control:
+        found = found.model_copy(update={name: getattr(settings, name) for name in _CONTROL_CHANGES})
+    return found == settings
 
 
 def _found(bench: Bench, name: str, seed: int) -> Bundle | None:
