@@ -45,6 +45,7 @@ def _taught(**changes: Any) -> DistillSettings:
         num_layers=2,
         vocabulary_size=10_000,
         vocabulary_from="labelled",
+        vocabulary_characters="seen",
         max_length=64,
         soft_weight=0.9,
         temperature=2.0,
@@ -64,6 +65,10 @@ ARMS: Final[dict[str, Arm]] = {
     "2_layers": Arm("2 layers", _taught()),
     "1_layer": Arm("1 layer", _taught(num_layers=1, layers=(0,), **_LONGER), assistant="2_layers"),
     "narrow": Arm("2 layers of 192", _taught(hidden_size=192, intermediate_size=768, learning_rate=6e-4), assistant="2_layers"),
-    "2_layers_whole_vocabulary": Arm("2 layers, whole vocabulary", _taught(vocabulary_size=None), shipped=False),
+    "2_layers_whole_vocabulary": Arm(
+        "2 layers, whole vocabulary",
+        _taught(vocabulary_size=None, vocabulary_from="all", vocabulary_characters="all"),
+        shipped=False,
+    ),
     "2_layers_control": Arm("2 layers, no distillation", _taught(), control=True, shipped=False),
 }

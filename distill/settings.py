@@ -20,6 +20,7 @@ Precision = Literal["fp32", "int8"]
 MixedPrecision = Literal["auto", "no", "bf16"]
 LayerRule = Literal["spread", "lower", "upper"]
 StudentKind = Literal["encoder", "static"]
+Characters = Literal["all", "seen"]
 TextSource = Literal["all", "labelled", "unlabeled"]
 
 
@@ -120,6 +121,9 @@ class StudentSettings(Settings):
     )
     vocabulary_size: int | None = Field(None, ge=1, description=_VOCABULARY_SIZE)
     vocabulary_from: TextSource = Field("all", description="the texts that those tokens are chosen on")
+    vocabulary_characters: Characters = Field(
+        "all", description="which characters stay spelt; seen gives up those that the texts lack: their words are unknown"
+    )
     embedding_size: int | None = Field(
         None, ge=1, description="columns of the token table, with a product to the hidden size; without it one table"
     )

@@ -53,7 +53,12 @@ def build_student(
     if settings.intermediate_size is not None:
         student = narrow_feed_forward(student, settings.intermediate_size, texts=transfer_set["all"])
     if settings.vocabulary_size is not None:
-        student = trim_vocabulary(student, settings.vocabulary_size, texts=transfer_set[settings.vocabulary_from])
+        student = trim_vocabulary(
+            student,
+            settings.vocabulary_size,
+            texts=transfer_set[settings.vocabulary_from],
+            characters=settings.vocabulary_characters,
+        )
     if settings.embedding_size is not None:
         student = factorise_embedding(student, settings.embedding_size, texts=transfer_set["all"])
     return build_static(student, settings, seed=seed) if settings.kind == "static" else student

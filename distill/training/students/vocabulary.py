@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,20 @@ import torch
 from numpy.typing import NDArray
 
 from distill.errors import SettingsError
+from distill.settings import Characters
 from distill.tokenization import TextTokenizer
 from distill.training.models import TorchClassifier, position_offset
 from distill.training.students.choice import kept_tokens
 from distill.training.students.rebuilding import embedding_name, rebuilt
 from distill.training.students.rewriting import TrimmedTokenizer, special_ids, with_tokens
-from distill.training.students.subwords import subwords_of
+from distill.training.students.subwords import BytePairs, Subwords, subwords_of
 
 _TEXTS_AT_ONCE = 4096
 
 
-def trim_vocabulary(classifier: TorchClassifier, size: int, *, texts: Sequence[str]) -> TorchClassifier:
+def trim_vocabulary(
+    classifier: TorchClassifier, size: int, *, texts: Sequence[str], characters: Characters = "all"
+) -> TorchClassifier:
     """Return the classifier with at most `size` tokens, each with the vector it had.
 
     Kept are the special tokens, all that words are spelt with, and of the others those that the texts need most. A
@@ -32,6 +35,8 @@ def trim_vocabulary(classifier: TorchClassifier, size: int, *, texts: Sequence[s
         classifier: With a WordPiece, BPE or Unigram tokenizer.
         size: Rows of the new table.
         texts: The transfer set.
+        characters: Which stay spelt; "seen" gives up those that the texts lack, ASCII's aside, and a word with one of them
+            is unknown.
 
     Raises:
         SettingsError: The tokenizer is of another kind, `size` is too small to spell every word, or there are no texts.
@@ -40,7 +45,7 @@ def trim_vocabulary(classifier: TorchClassifier, size: int, *, texts: Sequence[s
         return classifier
     if not texts:
         raise SettingsError("a vocabulary is trimmed to the texts that the student learns from, and none were given")
-    trimmed = trimmed_tokenizer(classifier.tokenizer, classifier.tokenizer_config, size, texts=texts)
+    trimmed = trimmed_tokenizer(classifier.tokenizer, classifier.tokenizer_config, size, texts=texts, characters=characters)
     new_ids = trimmed.new_ids()
     config = copy.deepcopy(classifier.model.config)
     config.vocab_size = len(trimmed.old_ids)
@@ -62,7 +67,12 @@ def trim_vocabulary(classifier: TorchClassifier, size: int, *, texts: Sequence[s
 
 
 def trimmed_tokenizer(
-    tokenizer: TextTokenizer, tokenizer_config: dict[str, Any], size: int, *, texts: Sequence[str]
+    tokenizer: TextTokenizer,
+    tokenizer_config: dict[str, Any],
+    size: int,
+    *,
+    texts: Sequence[str],
+    characters: Characters = "all",
 ) -> TrimmedTokenizer:
     """Return a tokenizer of `size` tokens, chosen on the texts.
 
@@ -71,6 +81,7 @@ def trimmed_tokenizer(
         tokenizer_config: Names its special tokens, all of which stay.
         size: Tokens, special and added ones included.
         texts: What it must be short on.
+        characters: See `trim_vocabulary`.
     """
     content = tokenizer.to_json()
     subwords = subwords_of(json.loads(content)["model"])
@@ -79,12 +90,13 @@ def trimmed_tokenizer(
     beside = len(occurrences) - len(tokens)  # added tokens that the model itself does not know
     special = {tokens[index] for index in {*special_ids(content), tokenizer.pad_id} if index < len(tokens)}
     named = {value for value in tokenizer_config.values() if isinstance(value, str)}.intersection(tokens)
-    kept = kept_tokens(
-        subwords,
-        dict(zip(tokens, occurrences.tolist(), strict=False)),
-        always={*special, *named, *subwords.alphabet()},
-        size=size - beside,
-    )
+    counts = dict(zip(tokens, occurrences.tolist(), strict=False))
+    always = {*special, *named, *subwords.alphabet()}
+    if characters == "seen":
+        foreign = _tokens_with_unseen_characters(counts, subwords) - special - named
+        counts = {token: count for token, count in counts.items() if token not in foreign}
+        always -= foreign
+    kept = kept_tokens(subwords, counts, always=always, size=size - beside)
     return with_tokens(content, kept)
 
 
@@ -95,3 +107,14 @@ def count_tokens(tokenizer: TextTokenizer, texts: Sequence[str]) -> NDArray[np.i
         rows = tokenizer.encode(texts[start : start + _TEXTS_AT_ONCE])
         counts += np.bincount(np.concatenate(rows), minlength=len(counts))
     return counts
+
+
+def _tokens_with_unseen_characters(counts: Mapping[str, int], subwords: Subwords) -> set[str]:
+    """Return the tokens that hold a character which neither the texts nor ASCII have."""
+    if isinstance(subwords, BytePairs):
+        raise SettingsError(
+            "a BPE tokenizer has no token for a word that it cannot spell, so every character must stay; use "
+            "--vocabulary-characters all"
+        )
+    seen = {character for token, count in counts.items() if count for character in token}
+    return {token for token in counts if any(not character.isascii() and character not in seen for character in token)}

@@ -128,6 +128,28 @@ def test_a_removed_words_pieces_inherit_its_occurrences() -> None:
     assert "cd" not in kept
 
 
+def test_characters_that_the_texts_lack_make_room_for_words_when_asked_to() -> None:
+    # 5 special tokens, the letters a b ä and ##a ##b ##ä, the words "ab" and "äb". The texts have no ä.
+    tokenizer = word_piece("a", "b", "ä", "##a", "##b", "##ä", "ab", "äb")
+    trimmed = trimmed_tokenizer(wrapped(tokenizer), NAMES, 10, texts=["ab ab a"], characters="seen")
+    seen = Tokenizer.from_str(trimmed.json)
+    assert seen.get_vocab().keys() == {*SPECIAL, "a", "b", "##a", "##b", "ab"}
+    assert seen.encode("ab äb ba", add_special_tokens=False).tokens == ["ab", "[UNK]", "b", "##a"]
+    with pytest.raises(SettingsError, match="cannot be missed"):
+        trim(tokenizer, 10, ["ab ab a"])
+
+
+def test_ascii_stays_whether_or_not_the_texts_have_it() -> None:
+    tokenizer = word_piece("a", "b", "?", "##a", "##b", "##?", "ab")
+    trimmed = trimmed_tokenizer(wrapped(tokenizer), NAMES, 11, texts=["ab"], characters="seen")
+    assert "?" in Tokenizer.from_str(trimmed.json).get_vocab()
+
+
+def test_byte_pairs_cannot_give_up_a_character() -> None:
+    with pytest.raises(SettingsError, match="--vocabulary-characters all"):
+        trimmed_tokenizer(wrapped(BEFORE["BPE"]), NAMES, 300, texts=TEXTS, characters="seen")
+
+
 def test_ids_are_renumbered_in_the_old_order_everywhere() -> None:
     tokenizer = Tokenizer(models.WordPiece({"a": 0, "##a": 1, "aa": 2, "[UNK]": 3, "[SEP]": 4, "[CLS]": 5, "[PAD]": 6}))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
