@@ -15,12 +15,16 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from tiny_task import BAD_WORDS, GOOD_WORDS, PLAIN_WORDS
 from tokenizers import Tokenizer
 
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.errors import BundleError, DatasetError, SettingsError
+from distill.labels import Logits, probabilities
 from distill.storage import write_atomically
 from distill.tokenization import TextTokenizer
 from export import runtime
@@ -46,6 +50,12 @@ def classifier_of(
 def fp32(tiny_student: Bundle) -> OnnxClassifier:
     """Return the student's fp32 graph."""
     return OnnxClassifier.open(tiny_student, precision="fp32", threads=1)
+
+
+@pytest.fixture(scope="module")
+def int8(tiny_student: Bundle) -> OnnxClassifier:
+    """Return the student's int8 graph."""
+    return OnnxClassifier.open(tiny_student, precision="int8", threads=1)
 
 
 def test_logits_keep_the_order_of_the_texts_and_do_not_depend_on_company(fp32: OnnxClassifier, tiny_test: Dataset) -> None:
@@ -322,3 +332,29 @@ def test_memory_stays_flat_over_100_000_texts_of_every_length(tiny_student: Bund
     command = [sys.executable, "-c", MANY_TEXTS, str(tiny_student.path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 12  # MB; a list of 10,000 texts and its ids are 6
+
+
+WORDS = st.lists(st.sampled_from([*GOOD_WORDS, *BAD_WORDS, *PLAIN_WORDS, "unheard"]), max_size=40).map(" ".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_text_and_no_split_into_batches_changes_an_answer(data: st.DataObject, int8: OnnxClassifier) -> None:
+    texts = data.draw(st.lists(WORDS | st.text(st.characters(exclude_categories=["Cs"]), max_size=60), min_size=2, max_size=40))
+    cut = data.draw(st.integers(1, len(texts) - 1))
+    order = data.draw(st.permutations(range(len(texts))))
+    alone = int8.predict_logits(texts[:1]), int8.predict_logits(texts[-1:])
+    together = int8.predict_logits(texts)
+    parts = np.concatenate([int8.predict_logits(texts[:cut]), int8.predict_logits(texts[cut:])])
+    mixed = np.empty_like(together)
+    mixed[list(order)] = int8.predict_logits([texts[place] for place in order])
+    for others in (parts, mixed):
+        require_same_answers(others, together)
+    require_same_answers(np.concatenate(alone), together[[0, -1]])
+
+
+def require_same_answers(first: Logits, second: Logits) -> None:
+    shares = [probabilities(logits, "single_label_classification") for logits in (first, second)]
+    assert np.abs(shares[0] - shares[1]).max() <= 1e-4
+    decided = np.abs(np.diff(shares[1], axis=1))[:, 0] > 2e-4
+    np.testing.assert_array_equal(first.argmax(axis=1)[decided], second.argmax(axis=1)[decided])
