@@ -102,9 +102,14 @@ def training(
 @app.command
 def runtime(
     *,
-    students: Annotated[tuple[Path, ...], Parameter(help="exported students by seed, with weights; the first is timed")],
+    students: Annotated[
+        tuple[Path, ...], Parameter(consume_multiple=True, help="exported students by seed, with weights; the first is timed")
+    ],
     teacher: Annotated[Path, Parameter(help="the teacher's bundle")],
-    peers: Annotated[tuple[str, ...], Parameter(help="which peers; one that will not install is skipped, with the reason")] = (
+    peers: Annotated[
+        tuple[str, ...],
+        Parameter(consume_multiple=True, help="which peers; one that will not install is skipped, with the reason"),
+    ] = (
         "stock",
         "optimum",
         "openvino",
