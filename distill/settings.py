@@ -15,6 +15,9 @@ from distill.errors import SettingsError
 BUILTIN_MINILM = "builtin:minilm"
 """The packaged all-MiniLM-L6 encoder, as the `model` of a teacher."""
 
+STATIC_LEARNING_RATE = 1e-3
+"""A static student's own default: most of it is drawn at random, and nothing in it is deep enough to run away."""
+
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "int8"]
 MixedPrecision = Literal["auto", "no", "bf16"]
@@ -185,12 +188,18 @@ class DistillSettings(TrainingSettings, StudentSettings, AugmentSettings):
     """How one student learns from one teacher."""
 
     student: str | None = Field(None, min_length=1, description=_STUDENT)
-    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW; a static student's is 1e-3 unless given")
     dropout: float | None = Field(0.0, ge=0, lt=1, description="dropout of the student while it learns")
     mixed_precision: MixedPrecision = Field("auto", description=f"student's and teacher's pass: {_MIXED_PRECISION}")
     max_length: int | None = Field(None, ge=4, description="tokens the student keeps per text; without it the teacher's")
     temperature: float = Field(2.0, gt=0, description="softens both distributions")
     soft_weight: float = Field(0.9, ge=0, le=1, description="share of the soft term on labelled texts; 0 is the control")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _static_learns_faster(cls, values: Any) -> Any:
+        static = isinstance(values, dict) and values.get("kind") == "static"
+        return {"learning_rate": STATIC_LEARNING_RATE, **values} if static else values
 
 
 class TrialSettings(Settings):

@@ -104,3 +104,9 @@ def test_a_student_learns_faster_than_a_teacher() -> None:
     # The two share one loop; the default of the one field they do not share must not be lost by inheritance.
     assert TeacherSettings().learning_rate == 5e-5
     assert DistillSettings().learning_rate == 1e-4
+
+
+def test_a_static_student_has_a_learning_rate_of_its_own_unless_one_is_given() -> None:
+    assert DistillSettings(kind="static").learning_rate == 1e-3
+    assert DistillSettings(kind="static", learning_rate=2e-4).learning_rate == 2e-4
+    assert DistillSettings().learning_rate == DistillSettings(kind="encoder").learning_rate == 1e-4
