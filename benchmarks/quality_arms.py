@@ -57,9 +57,6 @@ def _taught(**changes: Any) -> DistillSettings:
     return recipe.model_copy(update=changes)
 
 
-# One layer gains from more texts and more passes; it is quick enough for both.
-_LONGER: Final = {"augment": 8, "epochs": 3, "learning_rate": 5e-4}
-
 # No layers, so nothing is in danger of being forgotten: the rate is higher, and the teacher's word is all it learns from.
 _STATIC: Final = DistillSettings(
     kind="static",
@@ -70,15 +67,15 @@ _STATIC: Final = DistillSettings(
     soft_weight=1.0,
     temperature=2.0,
     augment=8,
-    epochs=4,
+    epochs=3,
     batch_size=64,
     learning_rate=1e-3,
 )
 
 ARMS: Final[dict[str, Arm]] = {
-    "3_layers": Arm("3 layers", _taught(num_layers=3)),
+    "3_layers": Arm("3 layers", _taught(num_layers=3, epochs=1)),
     "2_layers": Arm("2 layers", _taught()),
-    "1_layer": Arm("1 layer", _taught(num_layers=1, layers=(0,), **_LONGER), assistant="2_layers"),
+    "1_layer": Arm("1 layer", _taught(num_layers=1, layers=(0,), epochs=4, learning_rate=5e-4), assistant="2_layers"),
     "narrow": Arm("2 layers of 192", _taught(hidden_size=192, intermediate_size=768, learning_rate=6e-4), assistant="2_layers"),
     "static": Arm("static", _STATIC),
     "2_layers_whole_vocabulary": Arm(
