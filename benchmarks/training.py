@@ -33,6 +33,7 @@ COMMAND: Final = "python -m benchmarks training"
 SETTINGS: Final = DistillSettings(
     num_layers=3, vocabulary_size=8000, max_length=64, epochs=3, patience=3, batch_size=32, learning_rate=1e-4
 )
+DATA: Final = DataSettings(train=(TASK,), test=TASK)
 WANTED_RETENTION: Final = 0.97
 RUN_TIMEOUT_S: Final = 3600
 
@@ -78,7 +79,8 @@ def run_training(folder: Path, *, seeds: Sequence[int] = SEEDS, reporter: Report
         if not kept.is_file():
             teacher = Bundle.open(folder / f"{TEACHER}-{seed}")
             reporter.say(f"training, seed {seed}: potstill, then the Trainer")
-            write_atomically(kept, json.dumps(_pair(teacher, seed)))
+            pair = run_pair(teacher, SETTINGS.model_copy(update={"seed": seed}), DATA)
+            write_atomically(kept, json.dumps(pair))
         rows += json.loads(kept.read_text(encoding="utf-8"))
     return rows
 
@@ -108,16 +110,20 @@ def training_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {"texts_per_second_ratio_trainer": statistics.median(rates), "time_to_97_ratio_trainer": statistics.median(times)}
 
 
-def _pair(teacher: Bundle, seed: int) -> list[dict[str, Any]]:
-    settings = SETTINGS.model_copy(update={"seed": seed})
+def run_pair(teacher: Bundle, settings: DistillSettings, data: DataSettings) -> list[dict[str, Any]]:
+    """Distil once with potstill and once with the Trainer; return a row of each.
+
+    Raises:
+        PotstillError: A run died, or took more than `RUN_TIMEOUT_S`.
+    """
     with tempfile.TemporaryDirectory() as work:
-        ours, compute = _run_ours(teacher, settings, Path(work) / "student")
-        theirs = _run_trainer(teacher, settings, Path(work) / "start", bf16=compute == "bf16")
+        ours, compute = _run_ours(teacher, settings, data, Path(work) / "student")
+        theirs = _run_trainer(teacher, settings, data, Path(work) / "start", bf16=compute == "bf16")
     wanted = WANTED_RETENTION * teacher.manifest.quality["pytorch"]["macro_f1"]
     return [
         {
             "name": name,
-            "seed": seed,
+            "seed": settings.seed,
             "mixed_precision": compute,
             "epoch_ends_s": run.epoch_ends_s,
             "validation_macro_f1": run.macro_f1,
@@ -131,8 +137,13 @@ def _pair(teacher: Bundle, seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def _run_ours(teacher: Bundle, settings: DistillSettings, out: Path) -> tuple[Run, str]:
-    given = {"teacher": str(teacher.path.resolve()), "out": str(out), "settings": settings.model_dump(mode="json")}
+def _run_ours(teacher: Bundle, settings: DistillSettings, data: DataSettings, out: Path) -> tuple[Run, str]:
+    given = {
+        "teacher": str(teacher.path.resolve()),
+        "out": str(out),
+        "settings": settings.model_dump(mode="json"),
+        "data": data.model_dump(mode="json"),
+    }
     with tempfile.TemporaryDirectory() as cache:
         # The built-in texts are there, the teacher's answers are not.
         (Path(cache) / "builtin").symlink_to((cache_dir() / "builtin").resolve())
@@ -140,13 +151,13 @@ def _run_ours(teacher: Bundle, settings: DistillSettings, out: Path) -> tuple[Ru
     return Run(tuple(figures["epoch_ends_s"]), tuple(figures["macro_f1"]), figures["num_texts"]), figures["mixed_precision"]
 
 
-def _run_trainer(teacher: Bundle, settings: DistillSettings, start: Path, *, bf16: bool) -> Run:
-    _write_untrained_student(teacher, settings, start)
+def _run_trainer(teacher: Bundle, settings: DistillSettings, data: DataSettings, start: Path, *, bf16: bool) -> Run:
+    _write_untrained_student(teacher, settings, data, start)
     values = settings.model_dump(mode="json")
     given = {name: values[name] for name in _SHARED} | {
         "teacher": str(teacher.path.resolve()),
         "student": str(start),
-        "data": TASK,
+        "data": data.model_dump(mode="json"),
         "bf16": bf16,
         "threads": len(os.sched_getaffinity(0)),
     }
@@ -160,14 +171,13 @@ _SHARED: Final = (
 )
 
 
-def _write_untrained_student(teacher: Bundle, settings: DistillSettings, out: Path) -> None:
+def _write_untrained_student(teacher: Bundle, settings: DistillSettings, data: DataSettings, out: Path) -> None:
     """Lay down the student as potstill starts from it, with its tokenizer."""
     from distill.training.models import load_bundle, write_model_files
     from distill.training.students import build_student
 
-    train = load_splits(DataSettings(train=(TASK,), test=TASK)).train
     lender = load_bundle(teacher)
-    student = build_student(lender, settings, texts=train.texts)
+    student = build_student(lender, settings, labelled=load_splits(data).train.texts)
     out.mkdir()
     write_model_files(student, out)
 
@@ -195,7 +205,7 @@ def _main() -> None:
     from distill.training.fit import fit_student
 
     given = json.load(sys.stdin)
-    splits = load_splits(DataSettings(train=(TASK,), test=TASK))
+    splits = load_splits(DataSettings(**given["data"]))
     teacher, settings = Bundle.open(given["teacher"]), DistillSettings(**given["settings"])
     started = time.perf_counter()
     bundle = fit_student(

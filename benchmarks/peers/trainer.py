@@ -78,7 +78,7 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(settings["seed"])
-    splits = load_splits(DataSettings(train=(settings["data"],), test=settings["data"]))
+    splits = load_splits(DataSettings(**settings["data"]))
     folders = {"": settings["student"], "teacher_": settings["teacher"]}
     tokenizers = {prefix: AutoTokenizer.from_pretrained(folder) for prefix, folder in folders.items()}
     student, teacher = (AutoModelForSequenceClassification.from_pretrained(folder) for folder in folders.values())

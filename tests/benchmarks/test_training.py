@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.training import Run, training_figures
+from benchmarks.training import Run, run_pair, training_figures
+from distill.bundle import Bundle
 from distill.errors import PotstillError
+from distill.settings import DataSettings, DistillSettings
 
 
 def test_a_run_knows_its_rate_and_when_it_was_good_enough() -> None:
@@ -40,3 +43,16 @@ def test_a_run_that_never_got_there_gives_no_figure(pair: tuple[float, float, fl
 def test_a_side_that_is_missing_gives_no_figure() -> None:
     with pytest.raises(PotstillError, match="97%"):
         training_figures(rows((30, 10, 5, 20))[:1])
+
+
+@pytest.mark.slow
+def test_both_sides_really_train_the_same_student_on_the_same_texts(tiny_teacher: Bundle, tiny_csv: Path) -> None:
+    data = DataSettings(train=(str(tiny_csv),), validation_share=0.25)
+    settings = DistillSettings(num_layers=2, epochs=4, patience=4, learning_rate=2e-3, batch_size=16, mixed_precision="no")
+    ours, theirs = run_pair(tiny_teacher, settings, data)
+    assert (ours["name"], theirs["name"]) == ("potstill", "trainer")
+    for row in (ours, theirs):
+        assert row["num_texts"] == 300
+        assert len(row["epoch_ends_s"]) == 4
+        assert list(row["epoch_ends_s"]) == sorted(row["epoch_ends_s"])
+        assert max(row["validation_macro_f1"]) > 0.7, row
