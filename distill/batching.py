@@ -98,7 +98,7 @@ def filled_up(batch: Batch, shape: tuple[int, int], *, pad_id: int) -> Batch:
     return filled
 
 
-def training_batches(lengths: Sequence[int], *, batch_size: int, generator: np.random.Generator) -> list[Indices]:
+def training_batches(lengths: Sequence[int] | Indices, *, batch_size: int, generator: np.random.Generator) -> list[Indices]:
     """Shuffle texts into batches of like length, in random order.
 
     Lengths are alike only within pools of 50 batches, so that two epochs do not see the same batches.

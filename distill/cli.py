@@ -137,7 +137,7 @@ def distill(
     Example: potstill distill teacher --train reviews.csv --out student --num-layers 2
     """
     from distill.bundle import Bundle
-    from distill.data import load_splits, read_texts
+    from distill.data import TextSources, load_splits
     from distill.proof_report import PROOF_COLUMNS, proof_cells
     from distill.training.fit import fit_student
     from distill.training.trials import run_trials
@@ -146,7 +146,7 @@ def distill(
     opened = [Bundle.open(teacher) for teacher in teachers]
     splits = load_splits(data, labels=opened[0].labels if opened else ())
     say_all(reporter, splits.notes)
-    further = [text for source in unlabeled for text in read_texts(source, data)]
+    further = TextSources(unlabeled, data)
     chosen: dict[str, Any] = {"train": splits.train, "validation": splits.validation, "unlabeled": further, "test": splits.test}
     if not trials.control and trials.seeds == 1:
         print_made(fit_student(opened, **chosen, out=out, settings=settings, reporter=reporter), json=json)

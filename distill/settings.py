@@ -156,6 +156,14 @@ class StudentSettings(Settings):
         return self
 
 
+class TransferSettings(Settings):
+    """What a text of each source counts; its loss is multiplied by it."""
+
+    labelled_weight: float = Field(1.0, gt=0, description="what a labelled text counts in the loss")
+    unlabeled_weight: float = Field(1.0, gt=0, description="what an unlabelled text counts in the loss")
+    augmented_weight: float = Field(1.0, gt=0, description="what an augmented text counts in the loss")
+
+
 class AugmentSettings(Settings):
     """How many noisy copies of its texts a student also learns from, and how they are made."""
 
@@ -184,7 +192,7 @@ _STUDENT = (
 )
 
 
-class DistillSettings(TrainingSettings, StudentSettings, AugmentSettings):
+class DistillSettings(TrainingSettings, StudentSettings, TransferSettings, AugmentSettings):
     """How one student learns from one teacher."""
 
     student: str | None = Field(None, min_length=1, description=_STUDENT)

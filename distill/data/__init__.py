@@ -1,6 +1,19 @@
 """Labelled texts: reading them from files, built-in sets or the hub, cleaning and splitting them."""
 
-from distill.data.dataset import Dataset, fingerprint, fold, limited, texts_not_in
-from distill.data.sources import Splits, load_splits, read_labelled, read_texts
+from distill.data.dataset import Dataset, fingerprint, fold, limited
+from distill.data.seen import SeenTexts, texts_not_in
+from distill.data.sources import Splits, TextSources, load_splits, read_labelled, read_texts
 
-__all__ = ["Dataset", "Splits", "fingerprint", "fold", "limited", "load_splits", "read_labelled", "read_texts", "texts_not_in"]
+__all__ = [
+    "Dataset",
+    "SeenTexts",
+    "Splits",
+    "TextSources",
+    "fingerprint",
+    "fold",
+    "limited",
+    "load_splits",
+    "read_labelled",
+    "read_texts",
+    "texts_not_in",
+]

@@ -126,17 +126,6 @@ def without_texts_of(dataset: Dataset, other: Dataset) -> Dataset:
     return dataset.take(kept, f"{dataset.source}: dropped {dropped} texts that also stand in {other.source}")
 
 
-def texts_not_in(texts: Sequence[str], others: Sequence[Dataset]) -> tuple[str, ...]:
-    """Return each of these texts once, without those that stand in `others`."""
-    seen = {fold(text) for other in others for text in other.texts}
-    kept: dict[str, str] = {}
-    for text in texts:
-        folded = fold(text)
-        if folded not in seen:
-            kept.setdefault(folded, text)
-    return tuple(kept.values())
-
-
 def split_off(dataset: Dataset, *, count: int, seed: int, name: str) -> tuple[Dataset, Dataset]:
     """Cut `count` texts off, each label in proportion; return (rest, cut).
 

@@ -134,6 +134,23 @@ def read_labelled(source: str, role: Role, settings: DataSettings, *, labels: Se
     return replace(dataset, notes=(*dataset.notes, left_out.note(source))) if left_out.count else dataset
 
 
+@dataclass(frozen=True)
+class TextSources:
+    """Sources of texts that need no labels; each iteration reads them anew, one text at a time.
+
+    Attributes:
+        sources: Files or `builtin:NAME`.
+        settings: Columns and limits.
+    """
+
+    sources: tuple[str, ...]
+    settings: TextSettings
+
+    def __iter__(self) -> Iterator[str]:
+        for source in self.sources:
+            yield from read_texts(source, self.settings)
+
+
 def read_texts(source: str, settings: TextSettings) -> Iterator[str]:
     """Yield the texts of a source that needs no labels, one at a time: a file, or all of `builtin:NAME`."""
     kind, _, name = source.partition(":")

@@ -6,19 +6,19 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distill.bundle import Bundle, Lineage, Manifest, Role, new_bundle_folder, seal_new_bundle
 from distill.card import write_card
 from distill.classifier import Classifier, agreement, mean_logits
-from distill.data import Dataset, fingerprint, texts_not_in
+from distill.data import Dataset, fingerprint
 from distill.errors import SettingsError
 from distill.labels import Logits, ProblemType, probabilities
 from distill.metrics import evaluate
@@ -27,12 +27,13 @@ from distill.settings import BUILTIN_MINILM, DistillSettings, TeacherSettings, T
 from distill.storage import require_writable
 from distill.training.augmentation import augmented_texts
 from distill.training.checkpoints import Checkpoint
-from distill.training.devices import Compute, chosen_device, chosen_mixed_precision, on_device, using_threads
+from distill.training.devices import chosen_device, chosen_mixed_precision, on_device, using_threads
 from distill.training.dropout import set_dropout
 from distill.training.gates import require_same_label_names, require_same_task, require_useful_teacher
 from distill.training.loop import Examples
 from distill.training.loop import train as run_training
-from distill.training.losses import UNLABELLED, Objective, mixed_objective
+from distill.training.losses import Objective, mixed_objective
+from distill.training.mapped import scratch_folder
 from distill.training.models import (
     TorchClassifier,
     load_pretrained,
@@ -42,10 +43,13 @@ from distill.training.models import (
 from distill.training.soft_targets import teacher_logits
 from distill.training.students import build_student, load_student
 from distill.training.teachers import AnyTeacher, Teacher, open_teacher
+from distill.training.transfer_set import TransferSet
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = ".checkpoint.safetensors"
+TRANSFER = ".transfer"
+ONE_HOT_SAMPLE = 10_000
 
 
 def fit_teacher(
@@ -105,7 +109,7 @@ def fit_student(
     train: Dataset,
     validation: Dataset,
     out: Path | str,
-    unlabeled: Sequence[str] = (),
+    unlabeled: Iterable[str] = (),
     test: Dataset | None = None,
     settings: DistillSettings | None = None,
     control: bool = False,
@@ -119,8 +123,8 @@ def fit_student(
         train: Texts to learn from, with the teacher's label names.
         validation: Texts that choose the epoch whose weights are kept, and prove the teacher.
         out: The bundle's folder; an interrupted run goes on from its last whole epoch there.
-        unlabeled: Further texts to learn from, by the teacher's word alone; any that also stand in `validation`
-            or `test` are left out.
+        unlabeled: Further texts to learn from, by the teacher's word alone; read once, one at a time, into a file. Any
+            that also stand in `validation` or `test` are left out.
         test: Texts that will measure the student: nothing is learnt from them, and no augmented text equals one.
         settings: Layers, temperature, weights, rate. With `soft_weight` 0 the teacher only lends its layers:
             that is the control without distillation.
@@ -141,52 +145,52 @@ def fit_student(
     for data in (train, validation):
         require_same_label_names(opened.asked.labels, data.labels)
         require_same_task(opened.asked.problem_type, data.problem_type)
-    if (unlabeled or settings.augment) and settings.soft_weight == 0:
-        raise SettingsError(
-            "with soft_weight 0 nothing is learnt from the teacher, so unlabelled and augmented texts cannot be used"
-        )
     held_out = (validation,) if test is None else (validation, test)
-    unlabeled = texts_not_in(unlabeled, (train, *held_out))
     base = _student_base(opened, settings)
-    compute = chosen_mixed_precision(settings.mixed_precision, base.model.device)
-    # Before the teacher is asked, which takes minutes: settings that cannot be honoured are found in the first second.
-    student = _new_student(base, settings, labelled=train.texts, unlabeled=unlabeled)
-    _say_truncated(student, train, reporter)
-    with using_threads():
+    with using_threads(), scratch_folder(Path(out) / _own(TRANSFER)) as folder:
+        transfer = TransferSet.gather(train, unlabeled, held_out=held_out, folder=folder)
+        if settings.soft_weight == 0 and (len(transfer.unlabeled) or settings.augment):
+            raise SettingsError(
+                "with soft_weight 0 nothing is learnt from the teacher, so unlabelled and augmented texts cannot be used"
+            )
+        # Before the teacher is asked, which takes minutes: settings that cannot be honoured are found in the first second.
+        student = _new_student(base, settings, labelled=train.texts, unlabeled=transfer.unlabeled)
+        _say_truncated(student, train, reporter)
         on_validation = _proven_logits(opened, validation, reporter)
-        augmented = augmented_texts(
+        copies = augmented_texts(
             opened.torch_member() or base,
             student,
             labelled=train.texts,
-            unlabeled=unlabeled,
+            unlabeled=transfer.unlabeled,
             held_out=held_out,
             settings=settings,
         )
-        texts = (*train.texts, *unlabeled, *augmented)
+        learnt = transfer.with_augmented(copies)
         if control:
-            settings = control_settings(settings, num_texts=len(texts), num_labelled=len(train))
-            texts = train.texts
-        soft = _soft_targets(opened.asked, texts, settings, compute, reporter)
-    return _train_and_seal(
-        student,
-        role="student",
-        examples=Examples(
-            rows=student.tokenizer.encode(texts),
-            label_ids=_with_unlabelled(train.label_ids, len(texts)),
-            teacher_logits=soft,
-        ),
-        unlabeled=unlabeled,
-        train=train,
-        validation=validation,
-        objective=mixed_objective(
-            soft_weight=settings.soft_weight, temperature=settings.temperature, problem_type=train.problem_type
-        ),
-        settings=settings,
-        out=Path(out),
-        teachers=opened.names,
-        validation_teacher_logits=on_validation,
-        reporter=reporter,
-    )
+            settings = control_settings(settings, num_texts=len(learnt), num_labelled=len(train))
+            learnt = learnt.labels_alone()
+        examples = Examples(
+            rows=learnt.rows(student.tokenizer),
+            label_ids=learnt.label_ids(),
+            teacher_logits=_soft_targets(opened.asked, learnt, settings, reporter),
+            weights=learnt.weights(settings),
+        )
+        return _train_and_seal(
+            student,
+            role="student",
+            examples=examples,
+            unlabeled=transfer.unlabeled,
+            train=train,
+            validation=validation,
+            objective=mixed_objective(
+                soft_weight=settings.soft_weight, temperature=settings.temperature, problem_type=train.problem_type
+            ),
+            settings=settings,
+            out=Path(out),
+            teachers=opened.names,
+            validation_teacher_logits=on_validation,
+            reporter=reporter,
+        )
 
 
 def control_settings(settings: DistillSettings, *, num_texts: int, num_labelled: int) -> DistillSettings:
@@ -266,11 +270,6 @@ def _train_and_seal(
     return write_card(bundle)
 
 
-def _with_unlabelled(label_ids: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Return the labels of `count` texts of which only the first have one, `UNLABELLED` throughout after them."""
-    return np.concatenate([label_ids, np.full((count - len(label_ids), *label_ids.shape[1:]), UNLABELLED)])
-
-
 def _student_base(teacher: Teacher, settings: DistillSettings) -> TorchClassifier:
     """Return the model that the student is made of."""
     if settings.student is None:
@@ -289,6 +288,11 @@ def _new_student(
     )
     set_dropout(student.model, settings.dropout)
     return student
+
+
+def _own(name: str) -> str:
+    """Return the name with this process' number among those that train together, as torch's launchers say it."""
+    return f"{name}-{os.environ.get('RANK', '0')}"
 
 
 def _portable(settings: TrainingSettings, student: TorchClassifier) -> dict[str, Any]:
@@ -313,14 +317,14 @@ def _proven_logits(teacher: Teacher, validation: Dataset, reporter: Reporter) ->
     return mean_logits(answers)
 
 
-def _soft_targets(
-    teacher: Classifier, texts: Sequence[str], settings: DistillSettings, compute: Compute, reporter: Reporter
-) -> Logits | None:
+def _soft_targets(teacher: Classifier, transfer: TransferSet, settings: DistillSettings, reporter: Reporter) -> Logits | None:
     if settings.soft_weight == 0:
         return None
-    soft = teacher_logits(teacher, texts, compute=compute, reporter=reporter)
-    reporter.say(f"teacher logits: {soft.num_cached} of {len(texts)} texts were in the cache")
-    _warn_if_one_hot(soft.logits, settings.temperature, teacher.problem_type)
+    compute = chosen_mixed_precision(settings.mixed_precision, chosen_device(settings.device))
+    into = transfer.folder / "teacher_logits"
+    soft = teacher_logits(teacher, transfer.texts, compute=compute, into=into, reporter=reporter)
+    reporter.say(f"teacher logits: {soft.num_cached} of {len(transfer)} texts were in the cache")
+    _warn_if_one_hot(soft.logits[:: 1 + len(transfer) // ONE_HOT_SAMPLE], settings.temperature, teacher.problem_type)
     return soft.logits
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel
 
-from distill.batching import training_batches
+from distill.batching import Indices, training_batches
 from distill.errors import GateError
 from distill.labels import Logits
 from distill.metrics import macro_f1
@@ -25,6 +25,7 @@ from distill.training.attention import quick_attention
 from distill.training.checkpoints import Checkpoint, Epoch, Progress
 from distill.training.devices import Compute, chosen_mixed_precision, computing_in, using_threads
 from distill.training.losses import Objective, TrainingBatch
+from distill.training.mapped import lengths_of
 from distill.training.models import TorchClassifier
 
 
@@ -36,11 +37,13 @@ class Examples:
         rows: Token ids of each text.
         label_ids: Class ids, shape (texts,), or zeros and ones, shape (texts, labels); `UNLABELLED` where there is no label.
         teacher_logits: Shape (texts, labels); None when nothing is distilled.
+        weights: What each text counts, shape (texts,); None is 1 each.
     """
 
     rows: Sequence[NDArray[np.int64]]
     label_ids: NDArray[np.int64]
     teacher_logits: Logits | None = None
+    weights: NDArray[np.float32] | None = None
 
 
 def train(
@@ -73,7 +76,7 @@ def train(
         GateError: The loss is not finite.
     """
     model = student.model
-    lengths = [len(row) for row in examples.rows]
+    lengths = lengths_of(examples.rows)
     plans = [_batches_of(epoch, lengths, settings) for epoch in range(settings.epochs)]
     total_steps = sum(map(len, plans))
     optimizer = _adamw(model, settings)
@@ -81,7 +84,7 @@ def train(
     with (
         using_threads(),
         torch.random.fork_rng(devices=[]),
-        quick_attention(model, compute=compute, longest=max(lengths)),
+        quick_attention(model, compute=compute, longest=int(lengths.max())),
         reporter.task(title, total_steps) as advance,
     ):
         torch.manual_seed(settings.seed)
@@ -117,7 +120,7 @@ def train(
     return tuple(progress.epochs)
 
 
-def _batches_of(epoch: int, lengths: Sequence[int], settings: TrainingSettings) -> list[NDArray[np.int64]]:
+def _batches_of(epoch: int, lengths: Indices, settings: TrainingSettings) -> list[NDArray[np.int64]]:
     """The batches of one epoch; they depend on the seed and the epoch alone, so a resumed run draws the same."""
     generator = np.random.default_rng([settings.seed, epoch])
     return training_batches(lengths, batch_size=settings.batch_size, generator=generator)
@@ -135,11 +138,12 @@ def _step(
     device = student.model.device
     padded = student.tokenizer.pad([examples.rows[index] for index in batch])
     inputs = {name: torch.from_numpy(values).to(device) for name, values in padded._asdict().items()}
-    soft = examples.teacher_logits
+    soft, weights = examples.teacher_logits, examples.weights
     lesson = TrainingBatch(
         inputs=inputs,
         labels=torch.from_numpy(examples.label_ids[batch]).to(device),
         teacher_logits=None if soft is None else torch.from_numpy(soft[batch]).to(device),
+        weights=None if weights is None else torch.from_numpy(weights[batch]).to(device),
     )
     with computing_in(compute, device):
         loss = objective(student.model, lesson).total

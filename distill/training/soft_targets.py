@@ -101,7 +101,7 @@ def _room(num_texts: int, num_labels: int, into: Path | None) -> Logits:
     if into is None or not num_texts:  # an empty file cannot be mapped
         return np.empty((num_texts, num_labels), dtype=np.float32)
     with writing_to(into):
-        return np.memmap(into, dtype=np.float32, mode="w+", shape=(num_texts, num_labels))
+        return np.memmap(into, dtype=np.float32, mode="w+", shape=(num_texts, num_labels)).view(np.ndarray)
 
 
 class _Asker:

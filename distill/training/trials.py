@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from distill.proof_report import ARMS, ArmName, ProofReport, Run, prove
 from distill.settings import DistillSettings, TrialSettings
 from distill.storage import require_writable, write_atomically
 from distill.training.fit import fit_student
+from distill.training.mapped import MappedTexts, scratch_folder
 from distill.training.models import load_bundle
 from distill.training.soft_targets import teacher_logits
 from distill.training.teachers import AnyTeacher, Teacher, open_teacher
@@ -32,6 +33,7 @@ from distill.training.teachers import AnyTeacher, Teacher, open_teacher
 RUNS = "runs"
 FINISHED = "finished.json"
 REPORT = "report.json"
+FURTHER = ".unlabeled"
 
 
 def run_trials(
@@ -40,7 +42,7 @@ def run_trials(
     train: Dataset,
     validation: Dataset,
     out: Path | str,
-    unlabeled: Sequence[str] = (),
+    unlabeled: Iterable[str] = (),
     test: Dataset | None = None,
     settings: DistillSettings | None = None,
     trials: TrialSettings,
@@ -74,31 +76,33 @@ def run_trials(
     opened = open_teacher(teacher, device=settings.device)
     measured = validation if test is None else test
     finished = _Finished(out / RUNS)
-    said = [opened.names, train.fingerprint(), validation.fingerprint(), test and test.fingerprint(), fingerprint(unlabeled)]
     arms: dict[ArmName, list[Run]] = {}
-    for arm in ARMS if trials.control else ARMS[:1]:
-        for seed in range(settings.seed, settings.seed + trials.seeds):
-            own = settings.model_copy(update={"seed": seed})
-            name = f"{arm}-seed-{seed}"
-            key = hashlib.sha256(json.dumps([*said, own.model_dump(mode="json"), arm]).encode()).hexdigest()
-            bundle = finished.find(name, key)
-            if bundle is None:
-                reporter.say(f"{arm}, seed {seed}")
-                bundle = fit_student(
-                    teacher,
-                    train=train,
-                    validation=validation,
-                    unlabeled=unlabeled,
-                    test=test,
-                    out=out / RUNS / name,
-                    settings=own,
-                    control=arm == "control",
-                    reporter=reporter,
-                )
-                finished.add(name, key)
-            else:
-                reporter.say(f"{arm}, seed {seed}: already done")
-            arms.setdefault(arm, []).append(_asked(bundle, seed, measured, folder=f"{RUNS}/{name}"))
+    with scratch_folder(out / RUNS / FURTHER) as folder:
+        further = MappedTexts(folder / "texts", unlabeled)  # read once, learnt from in every run
+        said = [opened.names, train.fingerprint(), validation.fingerprint(), test and test.fingerprint(), fingerprint(further)]
+        for arm in ARMS if trials.control else ARMS[:1]:
+            for seed in range(settings.seed, settings.seed + trials.seeds):
+                own = settings.model_copy(update={"seed": seed})
+                name = f"{arm}-seed-{seed}"
+                key = hashlib.sha256(json.dumps([*said, own.model_dump(mode="json"), arm]).encode()).hexdigest()
+                bundle = finished.find(name, key)
+                if bundle is None:
+                    reporter.say(f"{arm}, seed {seed}")
+                    bundle = fit_student(
+                        teacher,
+                        train=train,
+                        validation=validation,
+                        unlabeled=further,
+                        test=test,
+                        out=out / RUNS / name,
+                        settings=own,
+                        control=arm == "control",
+                        reporter=reporter,
+                    )
+                    finished.add(name, key)
+                else:
+                    reporter.say(f"{arm}, seed {seed}: already done")
+                arms.setdefault(arm, []).append(_asked(bundle, seed, measured, folder=f"{RUNS}/{name}"))
     best = max(arms["student"], key=lambda run: run.validation_macro_f1)  # the first of equals
     report = prove(
         measured,

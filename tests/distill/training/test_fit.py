@@ -236,7 +236,7 @@ def test_augmented_texts_are_asked_of_the_teacher_once_and_never_equal_a_held_ou
     answer = fit.teacher_logits
 
     def listened(teacher: Any, texts: Sequence[str], **rest: Any) -> SoftTargets:
-        asked.append(texts)
+        asked.append(tuple(texts))
         return answer(teacher, texts, **rest)
 
     monkeypatch.setattr(fit, "teacher_logits", listened)

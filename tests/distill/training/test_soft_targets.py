@@ -242,7 +242,7 @@ def test_logits_can_be_laid_into_a_mapped_file(make_classifier: Make, tmp_path: 
     teacher = make_classifier()
     in_memory = teacher_logits(teacher, TEXTS, folder=tmp_path).logits
     mapped = teacher_logits(teacher, TEXTS, folder=tmp_path, into=tmp_path / "rows")
-    assert isinstance(mapped.logits, np.memmap)
+    assert isinstance(mapped.logits.base, np.memmap)
     assert mapped.num_cached == 5
     np.testing.assert_array_equal(mapped.logits, in_memory)
     assert (tmp_path / "rows").stat().st_size == 5 * 2 * 4

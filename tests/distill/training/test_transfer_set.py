@@ -1,0 +1,130 @@
+"""What a student learns from: three sources in their order, weighed, and streamed in flat memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distill.bundle import Bundle
+from distill.data import Dataset, Splits
+from distill.settings import DistillSettings, TransferSettings
+from distill.training import fit
+from distill.training.fit import fit_student
+from distill.training.loop import Examples
+from distill.training.losses import UNLABELLED
+from distill.training.transfer_set import TransferSet
+
+
+def dataset(*texts: str) -> Dataset:
+    return Dataset(texts, np.arange(len(texts)) % 2, ("a", "b"), "x")
+
+
+@pytest.fixture
+def transfer(tmp_path: Path) -> TransferSet:
+    """Return two labelled, two unlabelled and one augmented text."""
+    offered = iter(["new", "ONE", "held  out", "new", "newer"])
+    gathered = TransferSet.gather(dataset("one", "two"), offered, held_out=[dataset("Held out")], folder=tmp_path)
+    return gathered.with_augmented(iter(["new newer"]))
+
+
+def test_the_sources_stand_in_their_order_without_repeats_and_held_out_texts(transfer: TransferSet) -> None:
+    assert list(transfer.texts) == ["one", "two", "new", "newer", "new newer"]
+    assert transfer.label_ids().tolist() == [0, 1, UNLABELLED, UNLABELLED, UNLABELLED]
+    assert len(transfer) == 5
+
+
+def test_each_source_counts_as_its_setting_says(transfer: TransferSet) -> None:
+    weights = transfer.weights(TransferSettings(labelled_weight=2, unlabeled_weight=0.5, augmented_weight=0.25))
+    assert weights is not None
+    assert weights.tolist() == [2, 2, 0.5, 0.5, 0.25]
+    assert transfer.weights(TransferSettings()) is None
+
+
+def test_the_loop_is_given_ids_labels_logits_and_weights_of_every_text(
+    tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Examples] = []
+    train = fit.run_training
+
+    def noting(student: Any, *, examples: Examples, **rest: Any) -> Any:
+        seen.append(examples)
+        rows = [student.tokenizer.encode([text])[0].tolist() for text in (*few.texts, "a new film")]
+        assert [row.tolist() for row in examples.rows[:17]] == rows
+        return train(student, examples=examples, **rest)
+
+    monkeypatch.setattr(fit, "run_training", noting)
+    few = tiny_splits.train.take(range(16))
+    settings = DistillSettings(epochs=1, num_layers=1, augment=1, augmented_weight=0.5)
+    out = tmp_path / "student"
+    unlabeled = (text for text in ["a new film", few.texts[0].upper()])
+    fit_student(tiny_teacher, train=few, validation=tiny_splits.validation, unlabeled=unlabeled, out=out, settings=settings)
+    (examples,) = seen
+    assert len(examples.rows) == 16 + 1 + 17
+    assert examples.label_ids.tolist() == [*few.label_ids.tolist(), *[UNLABELLED] * 18]
+    assert examples.weights is not None
+    assert examples.weights.tolist() == [1.0] * 17 + [0.5] * 17
+    assert examples.teacher_logits is not None
+    assert examples.teacher_logits.shape == (34, 2)
+    assert not any(file.name.startswith(".transfer") for file in out.iterdir())
+
+
+PROGRAM = """
+import sys, threading
+sys.path[:0] = {path!r}
+from test_transfer_set import *
+from tiny_task import tiny_texts
+
+def anonymous_bytes():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+
+def texts(count):
+    for number in range(count):
+        yield f"film {{number}} and the end was a scene with music"
+
+def watch():
+    global peak
+    while not done.wait(0.02):
+        peak = max(peak, anonymous_bytes())
+
+labelled = dataset(*(text for text, _ in tiny_texts(40, seed=9)))
+labelled = Dataset(labelled.texts, labelled.label_ids, ("negative", "positive"), "x")
+peak, done = 0, threading.Event()
+watcher = threading.Thread(target=watch)
+watcher.start()
+settings = DistillSettings(epochs=1, num_layers=1, batch_size=512, mixed_precision="no", seed=int(sys.argv[1]))
+try:
+    fit_student(
+        Bundle.open({teacher!r}),
+        train=labelled,
+        validation=labelled,
+        unlabeled=texts(int(sys.argv[1])),
+        out={out!r},
+        settings=settings,
+    )
+finally:
+    done.set()
+    watcher.join()
+print(peak)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the process' memory where Linux tells it")
+def test_a_million_unlabelled_texts_would_not_grow_the_run(tiny_teacher: Bundle, tmp_path: Path) -> None:
+    program = PROGRAM.format(path=sys.path, teacher=str(tiny_teacher.path), out=str(tmp_path / "student"))
+
+    def peak_bytes(count: int) -> int:
+        done = subprocess.run([sys.executable, "-c", program, str(count)], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    few, many = 20_000, 80_000  # both more than a chunk
+    grown = (peak_bytes(many) - peak_bytes(few)) / (many - few)
+    # Labels, digests, the cache's index and an epoch's order are some 60 bytes; a text in a list would be 100 more, its
+    # ids another 200.
+    assert grown * 1e6 < 120e6
