@@ -6,7 +6,7 @@ that read them. Settings of later stages stand in those stages' packages and sha
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -24,6 +24,8 @@ MixedPrecision = Literal["auto", "no", "bf16"]
 LayerRule = Literal["spread", "lower", "upper"]
 StudentKind = Literal["encoder", "static"]
 Characters = Literal["all", "seen"]
+ClassWeights = Literal["none", "balanced"]
+LossName = Literal["logits", "decoupled", "hidden", "hidden-cosine", "attention", "attention-kl", "relations", "patient"]
 TextSource = Literal["all", "labelled", "unlabeled"]
 
 
@@ -76,6 +78,11 @@ _MIXED_PRECISION = (
 )
 
 
+_CLASS_WEIGHTS = (
+    "balanced lets every class count the same in the loss on the labels, however rare; soft targets stay as they are"
+)
+
+
 class TrainingSettings(Settings):
     """What fine-tuning and distilling have in common: one loop, one optimiser (AdamW)."""
 
@@ -87,6 +94,7 @@ class TrainingSettings(Settings):
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     patience: int = Field(2, ge=1, description="stop after this many epochs without a better validation macro-F1")
     dropout: float | None = Field(None, ge=0, lt=1, description="dropout while training; without it what the model brings")
+    class_weights: ClassWeights = Field("none", description=_CLASS_WEIGHTS)
     seed: int = Field(0, ge=0, description="seed of head, dropout and order")
     device: Device = Field("auto", description="where to train; auto takes cuda, then mps, then cpu")
     mixed_precision: MixedPrecision = Field("no", description=_MIXED_PRECISION)
@@ -186,13 +194,47 @@ class AugmentSettings(Settings):
         return self
 
 
+_LOSSES = (
+    "terms beside the two of soft_weight, as NAME=WEIGHT: logits, decoupled (three classes or more), and, with the teacher in "
+    "every step, hidden, hidden-cosine, attention, attention-kl, relations, patient"
+)
+
+
+class LossSettings(Settings):
+    """What a student is to have in common with its teacher."""
+
+    temperature: float = Field(2.0, gt=0, description="softens both distributions")
+    soft_weight: float = Field(
+        0.9, ge=0, le=1, description="share of the soft term on labelled texts; 0, without --losses, is the control"
+    )
+    losses: tuple[str, ...] = Field((), description=_LOSSES)
+    nontarget_weight: float = Field(1.0, ge=0, description="decoupled: what the classes beside the target count")
+    relation_heads: int | None = Field(None, ge=1, description="relations: heads; without it as many as the teacher has")
+
+    @property
+    def loss_weights(self) -> dict[LossName, float]:
+        """Return the weight of each of `losses`."""
+        return dict(map(_named_weight, self.losses))
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether anything is learnt from the teacher; otherwise it only lends its weights: the control."""
+        return self.soft_weight > 0 or bool(self.losses)
+
+    @model_validator(mode="after")
+    def _losses_are_distinct(self) -> Self:
+        if len(self.loss_weights) != len(self.losses):
+            raise ValueError(f"losses must name each term once, got {list(self.losses)}")
+        return self
+
+
 _STUDENT = (
     "a pretrained model to teach, with a tokenizer of its own: a folder, a bundle, a hub id or builtin:minilm; without it the "
     "student is made of the teacher"
 )
 
 
-class DistillSettings(TrainingSettings, StudentSettings, TransferSettings, AugmentSettings):
+class DistillSettings(TrainingSettings, LossSettings, StudentSettings, TransferSettings, AugmentSettings):
     """How one student learns from one teacher."""
 
     student: str | None = Field(None, min_length=1, description=_STUDENT)
@@ -200,8 +242,6 @@ class DistillSettings(TrainingSettings, StudentSettings, TransferSettings, Augme
     dropout: float | None = Field(0.0, ge=0, lt=1, description="dropout of the student while it learns")
     mixed_precision: MixedPrecision = Field("auto", description=f"student's and teacher's pass: {_MIXED_PRECISION}")
     max_length: int | None = Field(None, ge=4, description="tokens the student keeps per text; without it the teacher's")
-    temperature: float = Field(2.0, gt=0, description="softens both distributions")
-    soft_weight: float = Field(0.9, ge=0, le=1, description="share of the soft term on labelled texts; 0 is the control")
 
     @model_validator(mode="before")
     @classmethod
@@ -217,6 +257,22 @@ class TrialSettings(Settings):
         False, description="train the same student, for as many steps, without the teacher's answers too, and compare"
     )
     seeds: int = Field(1, ge=1, description="train with so many seeds, from --seed on, and report mean and interval")
+
+
+def _named_weight(loss: str) -> tuple[LossName, float]:
+    """Read NAME=WEIGHT."""
+    name, _, weight = loss.partition("=")
+    for known in get_args(LossName):
+        if name == known:
+            try:
+                value = float(weight)
+            except ValueError:
+                break
+            if 0 < value < float("inf"):
+                return known, value
+    raise ValueError(
+        f"losses must be NAME=WEIGHT with a weight above 0 and a name of {', '.join(get_args(LossName))}; got {loss!r}"
+    )
 
 
 def _describe(exc: ValidationError) -> str:

@@ -32,7 +32,8 @@ from distill.training.dropout import set_dropout
 from distill.training.gates import require_same_label_names, require_same_task, require_useful_teacher
 from distill.training.loop import Examples
 from distill.training.loop import train as run_training
-from distill.training.losses import Objective, mixed_objective
+from distill.training.losses import Objective
+from distill.training.losses.build import distillation_objective, fine_tuning_objective
 from distill.training.mapped import scratch_folder
 from distill.training.models import (
     TorchClassifier,
@@ -93,7 +94,7 @@ def fit_teacher(
         examples=examples,
         train=train,
         validation=validation,
-        objective=mixed_objective(problem_type=train.problem_type),
+        objective=fine_tuning_objective(settings, student=teacher, label_ids=train.label_ids),
         settings=settings,
         out=Path(out),
         unlabeled=(),
@@ -126,8 +127,8 @@ def fit_student(
         unlabeled: Further texts to learn from, by the teacher's word alone; read once, one at a time, into a file. Any
             that also stand in `validation` or `test` are left out.
         test: Texts that will measure the student: nothing is learnt from them, and no augmented text equals one.
-        settings: Layers, temperature, weights, rate. With `soft_weight` 0 the teacher only lends its layers:
-            that is the control without distillation.
+        settings: Layers, temperature, weights, rate. With `soft_weight` 0 and no `losses` the teacher only lends its
+            layers: that is the control without distillation.
         control: Train the control of that student: made in the same way, for at least as many steps, but from the
             labels alone. Unlabelled and augmented texts then only count towards the steps.
         reporter: Told of progress.
@@ -149,12 +150,14 @@ def fit_student(
     base = _student_base(opened, settings)
     with using_threads(), scratch_folder(Path(out) / _own(TRANSFER)) as folder:
         transfer = TransferSet.gather(train, unlabeled, held_out=held_out, folder=folder)
-        if settings.soft_weight == 0 and (len(transfer.unlabeled) or settings.augment):
+        if not settings.asks_teacher and (len(transfer.unlabeled) or settings.augment):
             raise SettingsError(
-                "with soft_weight 0 nothing is learnt from the teacher, so unlabelled and augmented texts cannot be used"
+                "with soft_weight 0 nothing is learnt from the teacher, so unlabelled and augmented texts cannot be used; "
+                "raise --soft-weight, or name --losses"
             )
         # Before the teacher is asked, which takes minutes: settings that cannot be honoured are found in the first second.
         student = _new_student(base, settings, labelled=train.texts, unlabeled=transfer.unlabeled)
+        objective = distillation_objective(settings, student=student, teacher=opened.torch_member(), label_ids=train.label_ids)
         _say_truncated(student, train, reporter)
         on_validation = _proven_logits(opened, validation, reporter)
         copies = augmented_texts(
@@ -168,6 +171,7 @@ def fit_student(
         learnt = transfer.with_augmented(copies)
         if control:
             settings = control_settings(settings, num_texts=len(learnt), num_labelled=len(train))
+            objective = fine_tuning_objective(settings, student=student, label_ids=train.label_ids)
             learnt = learnt.labels_alone()
         examples = Examples(
             rows=learnt.rows(student.tokenizer),
@@ -182,9 +186,7 @@ def fit_student(
             unlabeled=transfer.unlabeled,
             train=train,
             validation=validation,
-            objective=mixed_objective(
-                soft_weight=settings.soft_weight, temperature=settings.temperature, problem_type=train.problem_type
-            ),
+            objective=objective,
             settings=settings,
             out=Path(out),
             teachers=opened.names,
@@ -205,6 +207,7 @@ def control_settings(settings: DistillSettings, *, num_texts: int, num_labelled:
     return settings.model_copy(
         update={
             "soft_weight": 0.0,
+            "losses": (),
             "augment": 0,
             "epochs": math.ceil(settings.epochs * share),
             "patience": math.ceil(settings.patience * share),
@@ -318,7 +321,7 @@ def _proven_logits(teacher: Teacher, validation: Dataset, reporter: Reporter) ->
 
 
 def _soft_targets(teacher: Classifier, transfer: TransferSet, settings: DistillSettings, reporter: Reporter) -> Logits | None:
-    if settings.soft_weight == 0:
+    if not settings.asks_teacher:
         return None
     compute = chosen_mixed_precision(settings.mixed_precision, chosen_device(settings.device))
     into = transfer.folder / "teacher_logits"

@@ -1,7 +1,7 @@
 """What must hold of a teacher before a student may learn from it.
 
-Two silent mistakes of distillation scripts end here in the first minute: a teacher that was never fine-tuned, and
-one whose labels stand in another order than the data's.
+Three silent mistakes of distillation scripts end here in the first minute: a teacher that was never fine-tuned, one
+whose labels stand in another order than the data's, and one that is fed ids of the student's own tokenizer.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from distill.errors import SettingsError, TeacherError
 from distill.labels import Logits, ProblemType, chosen_labels, indicator
+from distill.tokenization import TextTokenizer
+from distill.training.models import TorchClassifier
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,9 @@ CERTAIN = 3.0
 
 MAX_LABELS_PERMUTED = 6
 """Up to 6 labels all 720 orders are tried; beyond that, only exchanges of two."""
+
+MAX_LENGTH_COMPARED = 512
+"""Any length: tokenizers are compared at the same one."""
 
 
 def require_same_label_names(teacher_labels: tuple[str, ...], data_labels: tuple[str, ...]) -> None:
@@ -81,6 +86,38 @@ def require_useful_teacher(*, logits: Logits, label_ids: NDArray[np.int64], labe
             f"the teacher is right on {accuracy:.1%} of the {of}, always saying the commonest {commonest} on {majority:.1%}; "
             "fine-tune it first with `potstill teacher`"
         )
+
+
+def require_same_tokens(student: TorchClassifier, teacher: TorchClassifier, *, term: str) -> None:
+    """Refuse to compare two models token by token unless both cut every text into the same ids.
+
+    The teacher then runs on the student's batch; on ids of another tokenizer it would read other words.
+
+    Args:
+        student: Who learns.
+        teacher: Who is compared with.
+        term: Name of the loss term that asks for it.
+
+    Raises:
+        SettingsError: Their tokenizers differ, or the student reads more tokens than the teacher can.
+    """
+    if tokens_of(student.tokenizer) != tokens_of(teacher.tokenizer):
+        sizes = [classifier.tokenizer.vocabulary_size for classifier in (student, teacher)]
+        raise SettingsError(
+            f"{term} compares student and teacher token by token, but their tokenizers differ (vocabularies of "
+            f"{sizes[0]:,} and {sizes[1]:,} tokens), so the same place need not hold the same word; keep the teacher's whole "
+            "vocabulary, or use losses on logits"
+        )
+    if student.tokenizer.max_length > teacher.tokenizer.max_length:
+        raise SettingsError(
+            f"{term} runs the teacher on the student's texts of up to {student.tokenizer.max_length} tokens, but it reads "
+            f"{teacher.tokenizer.max_length}; lower --max-length"
+        )
+
+
+def tokens_of(tokenizer: TextTokenizer) -> str:
+    """Return a digest of everything that decides a tokenizer's ids but where it cuts long texts."""
+    return tokenizer.with_max_length(MAX_LENGTH_COMPARED).digest()
 
 
 def _hits(true: NDArray[np.bool_], given: NDArray[np.bool_], *, several: bool) -> NDArray[np.int64]:

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from distill.errors import SettingsError
 from distill.labels import ProblemType
 from distill.training.losses.hard import HardLabels
+from distill.training.losses.layers import FrozenTeacher, Layers, run_reading
 from distill.training.losses.several import HardDecisions, SoftDecisions
 from distill.training.losses.soft import SoftTargets
-from distill.training.losses.term import UNLABELLED, Seen, Term
+from distill.training.losses.term import Seen, Term
 
 
 @dataclass(frozen=True)
@@ -56,35 +57,51 @@ class Weighted:
 
 
 class Objective(nn.Module):
-    """A weighted sum of terms; weights that terms learn are its parameters."""
+    """A weighted sum of terms; weights that terms learn are its parameters.
 
-    def __init__(self, parts: Sequence[Weighted]) -> None:
+    The total is the sum over the texts, each with its weight, over the number of texts and not over the sum of their
+    weights: a text's weight means the same in every batch.
+    """
+
+    def __init__(self, parts: Sequence[Weighted], *, teacher: FrozenTeacher | None = None) -> None:
+        """Take the terms, and the teacher that runs in every step where one of them reads its layers."""
         super().__init__()
-        self._parts = tuple(parts)
         self.terms = nn.ModuleDict({part.term.name: part.term for part in parts})
+        self._parts = tuple(parts)
+        self._teacher = teacher
+        self._hidden = any(part.term.reads_hidden for part in parts)
+        self._attention = any(part.term.reads_attention for part in parts)
+        if (self._hidden or self._attention) and teacher is None:
+            raise SettingsError("a term reads the teacher's layers, but there is no teacher to run")
 
     def forward(self, model: nn.Module, batch: TrainingBatch) -> StepLoss:
-        """Run the student on a batch and weigh its mistakes.
+        """Run the student on a batch, the teacher too where a term reads its layers, and weigh the differences.
 
-        The student computes in the numbers of the surrounding autocast, the terms always in fp32.
+        Both compute in the numbers of the surrounding autocast, the terms always in fp32.
 
         Raises:
             SettingsError: A term with weight has nothing to compare with.
         """
-        logits = model(**batch.inputs).logits
+        logits, layers = run_reading(model, batch.inputs, hidden=self._hidden, attention=self._attention)
+        teacher = Layers()
+        if self._teacher is not None:
+            teacher = self._teacher.layers(batch.inputs, hidden=self._hidden, attention=self._attention)
         with torch.autocast(logits.device.type, enabled=False):
-            soft = None if batch.teacher_logits is None else batch.teacher_logits.detach().float()
-            seen = Seen(batch.inputs["attention_mask"], batch.labels, logits.float(), soft)
+            seen = Seen(
+                mask=batch.inputs["attention_mask"],
+                labels=batch.labels,
+                student_logits=logits.float(),
+                teacher_logits=None if batch.teacher_logits is None else batch.teacher_logits.detach().float(),
+                student=layers,
+                teacher=teacher,
+            )
             return self._weighed(seen, batch.weights)
 
     def _weighed(self, seen: Seen, text_weights: Tensor | None) -> StepLoss:
-        unlabelled = seen.labels == UNLABELLED
-        if unlabelled.ndim == 2:  # several labels a text: it has all of them or none
-            unlabelled = unlabelled.all(dim=1)
         total = torch.zeros_like(seen.student_logits[:, 0])
         means = {}
         for part in self._parts:
-            share = torch.where(unlabelled, part.unlabelled_weight, part.weight)
+            share = torch.where(seen.unlabelled, part.unlabelled_weight, part.weight)
             concerned = share != 0
             if not bool(concerned.any()):
                 continue
@@ -96,6 +113,18 @@ class Objective(nn.Module):
         return StepLoss(total.mean(), means)
 
 
+def mixed(*, soft: Term, hard: Term, soft_weight: float) -> tuple[Weighted, Weighted]:
+    """Return soft_weight * soft + (1 - soft_weight) * hard; a text without a label has soft weight 1.
+
+    Raises:
+        SettingsError: The weight is outside 0 to 1.
+    """
+    if not 0 <= soft_weight <= 1:
+        raise SettingsError(f"soft_weight must be from 0 to 1, got {soft_weight}")
+    hard_weight = float(1 - np.float32(soft_weight))  # of the share as the tensors hold it, so that both make 1
+    return Weighted(soft, soft_weight, 1.0), Weighted(hard, hard_weight, 0.0)
+
+
 def mixed_objective(
     *,
     soft_weight: float = 0.0,
@@ -104,8 +133,7 @@ def mixed_objective(
 ) -> Objective:
     """Return soft_weight * T² * KL(teacher_T || student_T) + (1 - soft_weight) * CE(labels, student).
 
-    Where a text may have several labels both are means over its labels, each a decision of two sides. A text whose label
-    is `UNLABELLED` has soft weight 1, whatever the setting.
+    Where a text may have several labels both are means over its labels, each a decision of two sides.
 
     Args:
         soft_weight: Share of the soft term, from 0 to 1; 0 is plain fine-tuning.
@@ -115,10 +143,7 @@ def mixed_objective(
     Raises:
         SettingsError: A number is out of its range.
     """
-    if not 0 <= soft_weight <= 1:
-        raise SettingsError(f"soft_weight must be from 0 to 1, got {soft_weight}")
-    hard_weight = float(1 - np.float32(soft_weight))  # of the share as the tensors hold it, so that both make 1
     several = problem_type == "multi_label_classification"
     soft = SoftDecisions(temperature=temperature) if several else SoftTargets(temperature=temperature)
     hard = HardDecisions() if several else HardLabels()
-    return Objective((Weighted(soft, soft_weight, 1.0), Weighted(hard, hard_weight, 0.0)))
+    return Objective(mixed(soft=soft, hard=hard, soft_weight=soft_weight))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,12 +18,21 @@ class HardDecisions(Term):
     """-log of the probability that the student gives each true decision, the mean over labels; 0 where there are no labels."""
 
     name: ClassVar[str] = "hard"
+    class_weights: Tensor | None
+
+    def __init__(self, *, class_weights: NDArray[np.float32] | None = None) -> None:
+        """Take what a no and a yes of each label count, shape (2, num_labels); None is 1 each."""
+        super().__init__()
+        weights = None if class_weights is None else torch.from_numpy(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, seen: Seen) -> Tensor:
         """Return the loss of each text, shape (batch,); `seen.labels` holds zeros and ones, shape (batch, num_labels)."""
         known = seen.labels != UNLABELLED
         truth = torch.where(known, seen.labels, 0).to(seen.student_logits.dtype)
         losses = functional.binary_cross_entropy_with_logits(seen.student_logits, truth, reduction="none")
+        if self.class_weights is not None:
+            losses = losses * torch.where(truth == 1, self.class_weights[1], self.class_weights[0])
         return (losses * known).mean(dim=-1)
 
 
@@ -61,3 +72,16 @@ def binary_soft_target_loss(*, student_logits: Tensor, teacher_logits: Tensor, t
     yes = torch.sigmoid(teacher) * (functional.logsigmoid(teacher) - functional.logsigmoid(student))
     no = torch.sigmoid(-teacher) * (functional.logsigmoid(-teacher) - functional.logsigmoid(-student))
     return (yes + no).mean(dim=-1) * temperature**2
+
+
+def balanced_decisions(label_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return weights with which the noes and the yeses of each label count the same, shape (2, num_labels).
+
+    Args:
+        label_ids: Zeros and ones, shape (texts, num_labels); rows of `UNLABELLED` are passed over.
+    """
+    known = label_ids[(label_ids != UNLABELLED).all(axis=1)]
+    counts = np.stack([(known == decision).sum(axis=0) for decision in (0, 1)])
+    weights = len(known) / (2 * np.maximum(counts, 1))
+    # a label that is always or never given has nothing to balance
+    return np.where((counts > 0).all(axis=0), weights, 1.0).astype(np.float32)

@@ -11,6 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from distill.errors import SettingsError
+from distill.training.losses.layers import Layers
 
 UNLABELLED = -100
 """Class id of a text without a label: the hard term skips it (torch's own ignore_index)."""
@@ -22,15 +23,25 @@ class Seen:
 
     Attributes:
         mask: 1 where a token is real, shape (batch, length).
-        labels: Class ids, shape (batch,), or zeros and ones, shape (batch, num_labels); `UNLABELLED` where there is none.
+        labels: Class ids, shape (batch,), or zeros and ones, shape (batch, num_labels); `UNLABELLED` where there is no label.
         student_logits: Unnormalised scores, shape (batch, num_labels).
         teacher_logits: Same shape; None when nothing is distilled. No gradient flows into them.
+        student: What its layers made; empty unless a term reads it.
+        teacher: The same of the teacher, which read the same ids; no gradient flows into it.
     """
 
     mask: Tensor
     labels: Tensor
     student_logits: Tensor
     teacher_logits: Tensor | None = None
+    student: Layers = Layers()  # noqa: RUF009  (frozen and empty)
+    teacher: Layers = Layers()  # noqa: RUF009
+
+    @property
+    def unlabelled(self) -> Tensor:
+        """Which texts have no label, shape (batch,)."""
+        missing = self.labels == UNLABELLED
+        return missing if missing.ndim == 1 else missing.any(dim=1)
 
     def logits_to_match(self, term: str) -> Tensor:
         """Return the teacher's logits, for the term of that name.
@@ -48,9 +59,13 @@ class Term(nn.Module):
 
     Attributes:
         name: What it is called in settings and logs.
+        reads_hidden: It compares hidden states, so the teacher runs in every step.
+        reads_attention: It compares queries, keys or values; the same.
     """
 
     name: ClassVar[str]
+    reads_hidden: ClassVar[bool] = False
+    reads_attention: ClassVar[bool] = False
 
     def forward(self, seen: Seen) -> Tensor:
         """Return the loss of each text, shape (batch,); it must not depend on the padding."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from distill.bundle import CARD, WEIGHTS, Bundle
@@ -20,6 +21,7 @@ from distill.data import Dataset, Splits, fingerprint
 from distill.errors import BundleError, SettingsError, StorageError, TeacherError
 from distill.progress import SilentReporter
 from distill.settings import DistillSettings, TeacherSettings
+from distill.tokenization import TextTokenizer
 from distill.training import fit
 from distill.training.fit import fit_student, fit_teacher
 from distill.training.models import load_bundle
@@ -385,3 +387,62 @@ def test_the_manifest_says_in_which_numbers_a_run_computed(
     manifest = distil(tiny_teacher, few, tmp_path / "student", device="cpu", mixed_precision="bf16").manifest
     assert manifest.settings["computed"] == {"device": "cpu", "mixed_precision": "bf16"}
     assert tiny_teacher.manifest.settings["computed"]["mixed_precision"] == "no"  # the reference recipe
+
+
+def give_students_other_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let students number the same words the other way round, their vectors with them."""
+    make = fit._new_student
+
+    def renumbered(*given: Any, **rest: Any) -> Any:
+        student = make(*given, **rest)
+        content = json.loads(student.tokenizer.to_json())
+        vocabulary = content["model"]["vocab"]
+        last = len(vocabulary) - 1
+        content["model"]["vocab"] = {word: index if index < 5 else last + 5 - index for word, index in vocabulary.items()}
+        table = student.model.get_input_embeddings().weight.data
+        table[5:] = table[5:].flip(0)
+        tokenizer = TextTokenizer(Tokenizer.from_str(json.dumps(content)), max_length=32, pad_id=student.tokenizer.pad_id)
+        return replace(student, tokenizer=tokenizer)
+
+    monkeypatch.setattr(fit, "_new_student", renumbered)
+
+
+def test_a_term_that_compares_tokens_is_refused_a_student_with_other_ids_before_the_teacher_is_asked(
+    tiny_teacher: Bundle, few: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_students_other_ids(monkeypatch)
+    asked = asked_texts(monkeypatch)
+    with pytest.raises(SettingsError, match=r"hidden compares .* their tokenizers differ .* use losses on logits"):
+        distil(tiny_teacher, few, tmp_path, losses=("hidden=1",))
+    assert asked == []
+
+
+def test_a_student_with_other_ids_learns_from_what_the_teacher_says_of_its_own(
+    tiny_teacher: Bundle, few: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_students_other_ids(monkeypatch)
+    learnt: list[Any] = []
+    run = fit.run_training
+
+    def noting(student: Any, *, examples: Any, **rest: Any) -> Any:
+        learnt.append(examples)
+        return run(student, examples=examples, **rest)
+
+    monkeypatch.setattr(fit, "run_training", noting)
+    bundle = distil(tiny_teacher, few, tmp_path, losses=("logits=1",), mixed_precision="no", epochs=1)
+    teacher = load_bundle(tiny_teacher)
+    own, foreign = (teacher.logits_of_rows(owner.tokenizer().encode(few[0].texts)) for owner in (tiny_teacher, bundle))
+    np.testing.assert_allclose(learnt[0].teacher_logits, own, atol=1e-4)
+    assert np.abs(own - foreign).max() > 0.1  # fed the student's ids it would say something else
+
+
+def test_a_student_compared_with_its_teachers_layers_is_sealed_without_what_compared_them(
+    tiny_teacher: Bundle, few: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    losses = ("hidden=1", "relations=0.5")
+    bundle = distil(tiny_teacher, few, tmp_path / "with", losses=losses, soft_weight=0, epochs=1)
+    plain = distil(tiny_teacher, few, tmp_path / "control", soft_weight=0, epochs=1)
+    assert tuple(bundle.manifest.settings["student"]["losses"]) == losses
+    weights, others = (safetensors.torch.load_file(one.weights()) for one in (bundle, plain))
+    assert weights.keys() == others.keys()
+    assert any(not torch.equal(weights[name], others[name]) for name in weights)
