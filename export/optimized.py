@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
-from distill.errors import GateError
+from distill.errors import GateError, StorageError
 from export.runtime import DISABLED_OPTIMIZERS
 
 
@@ -24,12 +24,17 @@ def optimized_ops(graph: onnx.ModelProto) -> Counter[str]:
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        ort.InferenceSession(
-            graph.SerializeToString(),
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=list(DISABLED_OPTIMIZERS),
-        )
+        try:
+            ort.InferenceSession(
+                graph.SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=list(DISABLED_OPTIMIZERS),
+            )
+        except Exception as exc:  # the library's classes have no common base but Exception
+            if "serialization failed" not in str(exc):
+                raise
+            raise StorageError(f"cannot write {folder}: ONNX Runtime could not put a graph there; free some space") from exc
         return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
 
 
