@@ -66,8 +66,8 @@ _STATIC: Final = DistillSettings(
     max_length=64,
     soft_weight=1.0,
     temperature=2.0,
-    augment=8,
-    epochs=3,
+    augment=4,
+    epochs=4,
     batch_size=64,
     learning_rate=1e-3,
 )
@@ -75,7 +75,11 @@ _STATIC: Final = DistillSettings(
 ARMS: Final[dict[str, Arm]] = {
     "3_layers": Arm("3 layers", _taught(num_layers=3, epochs=1)),
     "2_layers": Arm("2 layers", _taught()),
-    "1_layer": Arm("1 layer", _taught(num_layers=1, layers=(0,), epochs=4, learning_rate=5e-4), assistant="2_layers"),
+    "1_layer": Arm(
+        "1 layer",
+        _taught(num_layers=1, layers=(0,), epochs=3, batch_size=128, learning_rate=7e-4),
+        assistant="2_layers",
+    ),
     "narrow": Arm("2 layers of 192", _taught(hidden_size=192, intermediate_size=768, learning_rate=6e-4), assistant="2_layers"),
     "static": Arm("static", _STATIC),
     "2_layers_whole_vocabulary": Arm(
