@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.quality_arms import ARMS, SEEDS, TASK, TEACHER, UNLABELED, Arm
-from benchmarks.quality_figures import COMMAND, GAIN, differences_of, quality_figures, summary_of
+from benchmarks.quality_figures import COMMAND, differences_of, quality_figures, summary_of, verdict_of_quality
 from benchmarks.results import write_result
 from distill.bundle import WEIGHTS, Bundle
 from distill.classifier import agreement, top_labels
@@ -24,7 +24,6 @@ from distill.environment import describe_environment
 from distill.errors import BundleError, SettingsError
 from distill.metrics import evaluate
 from distill.progress import Reporter
-from distill.proof import Estimate, verdict_in_words
 from distill.settings import DataSettings, DistillSettings, Precision, TeacherSettings
 from distill.storage import write_atomically
 from export.candidates import bundle_candidate
@@ -213,7 +212,7 @@ def missing_runs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def write_quality(folder: Path, rows: Sequence[Mapping[str, Any]], *, reporter: Reporter, **more: Any) -> Path:
-    """Measure the speed of what ships, and write the result file; every run must be there.
+    """Measure the speed of what ships, and write the result file; runs that are missing are named in it.
 
     Args:
         folder: The work folder.
@@ -222,12 +221,13 @@ def write_quality(folder: Path, rows: Sequence[Mapping[str, Any]], *, reporter: 
         more: For `write_result`: another folder than the committed one.
 
     Raises:
-        PotstillError: A run is missing, or was made on other test texts.
+        PotstillError: A teacher's run is missing, or a run was made on other test texts.
     """
     bench = _bench_in(folder, reporter)
     environment = describe_environment()
     speed = _speed_of_shipped(bench)
     summary = summary_of(rows, bench.test, speed=speed)
+    missing = missing_runs(rows)
     compared = {name: asdict(found) for name, found in differences_of(rows, bench.test).items()}
     return write_result(
         "quality",
@@ -237,7 +237,8 @@ def write_quality(folder: Path, rows: Sequence[Mapping[str, Any]], *, reporter: 
         figures=quality_figures(summary, compared),
         summary=summary,
         differences=compared,
-        verdict=verdict_in_words(Estimate(**compared[GAIN]), num_seeds=len(SEEDS)),
+        missing=missing,
+        verdict=verdict_of_quality(compared, missing, num_seeds=len(SEEDS)),
         test_labels="".join(map(str, bench.test.label_ids)),
         **more,
     )
@@ -250,7 +251,7 @@ def _speed_of_shipped(bench: Bench) -> list[dict[str, Any]]:
     students = [
         bundle_candidate(Bundle.open(bench.bundle_path(name, seed)), name=name, form="int8")
         for name, arm in ARMS.items()
-        if arm.shipped
+        if arm.shipped and bench.row_path(name, seed, "int8").is_file()
     ]
     candidates = [teacher, *students]
     settings = BenchSettings()

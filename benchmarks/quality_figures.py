@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.quality_arms import ARMS, SEEDS, TEACHER
 from distill.data import Dataset
 from distill.errors import PotstillError
-from distill.proof import Bootstrap, Estimate
+from distill.proof import Bootstrap, Estimate, verdict_in_words
 from distill.settings import Precision
 from export.tables import ABSENT
 
@@ -99,19 +99,22 @@ def differences_of(rows: Rows, test: Dataset, *, seeds: Sequence[int] = SEEDS) -
 def quality_figures(summary: Rows, differences: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Return the scenario's figures from the summary and the differences as they stand in the result file.
 
-    Raises:
-        PotstillError: An arm is missing.
+    A figure whose arms were not run with every seed is not there.
     """
     by_name = {row["name"]: row for row in summary}
-    missing = [name for name in (TEACHER, *RETENTIONS.values()) if name not in by_name]
-    missing += [name for name in DIFFERENCES if name not in differences]
-    if missing:
-        raise PotstillError(f"the quality result lacks {', '.join(missing)}; run `{COMMAND}` to the end")
+    retentions = {figure: by_name[name]["retention"]["value"] for figure, name in RETENTIONS.items() if name in by_name}
     return {
         "teacher_macro_f1": by_name[TEACHER]["macro_f1"]["value"],
-        **{figure: by_name[name]["retention"]["value"] for figure, name in RETENTIONS.items()},
-        **{figure: differences[figure]["value"] for figure in DIFFERENCES},
+        **retentions,
+        **{figure: differences[figure]["value"] for figure in DIFFERENCES if figure in differences},
     }
+
+
+def verdict_of_quality(differences: Mapping[str, Mapping[str, float]], missing: Sequence[str], *, num_seeds: int) -> str:
+    """Return in words what the control says of distillation, and which runs the result still lacks."""
+    control = differences.get(GAIN)
+    said = "" if control is None else verdict_in_words(Estimate(**control), num_seeds=num_seeds)
+    return f"{said} Unfinished: {len(missing)} runs are missing ({', '.join(missing)}).".strip() if missing else said
 
 
 def _predictions(rows: Rows, test: Dataset, seeds: Sequence[int], precision: Precision) -> dict[str, NDArray[np.int64]]:
