@@ -6,11 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_task import BAD_WORDS, GOOD_WORDS, PLAIN_WORDS
 
+from distill.bundle import Bundle
 from distill.classifier import TextInput
 from distill.errors import QualityError
-from distill.labels import Logits, ProblemType
+from distill.labels import Logits, ProblemType, probabilities
 from export.invariance import MAX_TEXTS, compare_alone_and_in_batches
+from export.runtime import OnnxClassifier
 
 
 class Swayed:
@@ -76,3 +81,28 @@ def test_at_most_500_texts_are_asked_evenly_taken() -> None:
     classifier = Swayed(0, 0)
     compare_alone_and_in_batches(classifier, tuple(f"text {index}" for index in range(2000)))
     assert classifier.asked.count(1) == MAX_TEXTS == 500
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_no_text_and_no_split_into_batches_changes_an_answer_of_int8(int8: OnnxClassifier, data: st.DataObject) -> None:
+    words = st.sampled_from([*GOOD_WORDS, *BAD_WORDS, *PLAIN_WORDS, "unheard-of", "…", "[SEP]", "[PAD]"])
+    texts = data.draw(st.lists(st.lists(words, max_size=40).map(" ".join), min_size=2, max_size=40))
+    together = probabilities(int8.predict_logits(texts), int8.problem_type)
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(texts) - 1))))
+    parts = [texts[start:end] for start, end in zip([0, *cuts], [*cuts, len(texts)], strict=True)]
+    apart = probabilities(np.concatenate([int8.predict_logits(part) for part in parts]), int8.problem_type)
+    assert np.abs(together - apart).max() <= 1e-4
+    tied = np.abs(together[:, 0] - together[:, 1]) <= 2e-4
+    np.testing.assert_array_equal(together.argmax(axis=1)[~tied], apart.argmax(axis=1)[~tied])
+
+
+@pytest.fixture(scope="module")
+def int8(tiny_student: Bundle) -> OnnxClassifier:
+    return OnnxClassifier(
+        tiny_student.graph("int8"),
+        tokenizer=tiny_student.tokenizer(),
+        labels=tiny_student.labels,
+        problem_type=tiny_student.manifest.problem_type,
+        threads=1,
+    )
