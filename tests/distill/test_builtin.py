@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import shutil
 import tarfile
@@ -10,12 +11,21 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
 
-from distill.data import builtin, load_splits, read_texts
+from distill.baselines import TfidfClassifier
+from distill.data import Splits, builtin, limited, load_splits, read_texts
 from distill.data.builtin import load_builtin
 from distill.errors import DatasetError, StorageError
+from distill.metrics import evaluate, macro_f1
 from distill.settings import DataSettings, TextSettings
+from distill.training.gates import require_useful_teacher
 
 ARCHIVE = "hutto_ICWSM_2014.tar.gz"
 SOURCE = "vaderSentiment-3.3.2.tar.gz"
@@ -228,3 +238,49 @@ def test_a_cache_that_cannot_be_written_is_refused_before_anything_is_brought(
     monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "file"))
     with pytest.raises(StorageError, match="cannot write"):
         load_builtin("movies")
+
+
+# All four sets as one task: which of them a sentence is from, and with its sentiment as well
+
+
+def four_sets(path: Path, *, sentiment: bool) -> Splits:
+    """Write a few hundred training sentences of each set to a file, labelled by their set, and split it."""
+    records = []
+    for name in KNOWN:
+        part = limited(load_builtin(name)[0], 300, seed=0)
+        for index, text in enumerate(part.texts):
+            records.append({"text": text, "label": [name, part.label_names(index)] if sentiment else name})
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return load_splits(DataSettings(train=(str(path),), validation_share=0.25))
+
+
+def test_telling_the_sets_apart_is_a_task_of_four_labels(use_filled_cache: None, tmp_path: Path) -> None:
+    splits = four_sets(tmp_path / "sets.jsonl", sentiment=False)
+    assert splits.train.labels == ("amazon", "movies", "nyt", "tweets")
+    floor = TfidfClassifier(splits.train)
+    logits = floor.predict_logits(splits.validation.texts)
+    require_useful_teacher(logits=logits, label_ids=splits.validation.label_ids, labels=floor.labels)
+    assert macro_f1(splits.validation.label_ids, logits) > 0.6
+
+
+def test_sets_and_sentiment_are_a_task_of_several_labels(use_filled_cache: None, tmp_path: Path) -> None:
+    splits = four_sets(tmp_path / "sets.jsonl", sentiment=True)
+    whole = len(splits.train) + len(splits.validation)
+    assert splits.train.problem_type == "multi_label_classification"
+    assert splits.train.labels == ("amazon", "movies", "negative", "nyt", "positive", "tweets")
+    for name, count in splits.validation.counts.items():
+        assert count == pytest.approx((count + splits.train.counts[name]) * len(splits.validation) / whole, abs=1.5)
+    # A logistic regression for each label, by scikit-learn alone, must pass the gate for teachers of several labels.
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), OneVsRestClassifier(LogisticRegression(C=10)))
+    model.fit(splits.train.texts, splits.train.label_ids)
+    logits = model.decision_function(splits.validation.texts).astype(np.float32)
+    require_useful_teacher(logits=logits, label_ids=splits.validation.label_ids, labels=splits.train.labels)
+    quality = evaluate(
+        labels=splits.validation.label_ids,
+        logits=logits,
+        label_names=splits.train.labels,
+        problem_type="multi_label_classification",
+    )
+    expected = f1_score(splits.validation.label_ids, model.predict(splits.validation.texts), average="macro", zero_division=0)
+    assert quality.macro_f1 == pytest.approx(expected)
+    assert quality.macro_f1 > 0.5

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_task import Outcome, tiny_texts
+from tiny_task import Outcome, tiny_texts, write_csv
 
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import Splits
@@ -129,7 +129,8 @@ def test_the_command_prints_table_words_and_where_it_measured(
     potstill: Callable[..., Outcome], tiny_teacher: Bundle, tiny_csv: Path, tmp_path: Path
 ) -> None:
     command = ["distill", tiny_teacher.path, "--train", tiny_csv, "--out", tmp_path / "out", "--control", "--num-layers", 1]
-    command += ["--epochs", 1, "--batch-size", 64, "--learning-rate", "2e-3"]
+    further = write_csv(tmp_path / "further.csv", tiny_texts(40, seed=8))
+    command += ["--epochs", 1, "--batch-size", 64, "--learning-rate", "2e-3", "--unlabeled", further]
     done = potstill(*command)
     assert done.code == 0, done.err
     assert done.out.startswith("measured on 40 validation texts\n")
