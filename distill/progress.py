@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -91,14 +92,18 @@ class LineReporter:
         """Print how far the work is, now and then."""
         started = last = self._clock()
         done = 0
+        first: tuple[float, int] | None = None
 
         def advance(count: int = 1, **figures: float) -> None:
-            nonlocal done, last
+            nonlocal done, last, first
             done += count
             now = self._clock()
+            # Timed from the first call on: it may tell of what an earlier run has done.
+            first = first or (now, done)
+            since, before = first if done > first[1] else (started, 0)
             if done and (now - last >= self._interval_s or done >= total):
                 last = now
-                left_s = (now - started) / done * max(total - done, 0)
+                left_s = (now - since) / (done - before) * max(total - done, 0)
                 self.say(
                     f"{title}: {done}/{total}, {now - started:.0f} s gone, {left_s:.0f} s left  {_spelled(figures)}".rstrip()
                 )
@@ -107,8 +112,15 @@ class LineReporter:
 
 
 def reporter_for_terminal() -> Reporter:
-    """Return bars on a terminal, lines elsewhere."""
+    """Return bars on a terminal, lines elsewhere; of several processes of one run, only the first speaks."""
+    if not is_first_process():
+        return SilentReporter()
     return BarReporter() if sys.stderr.isatty() else LineReporter()
+
+
+def is_first_process() -> bool:
+    """Return whether this is the one process of a run, or the first of those that a launcher has started."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _do_nothing(count: int = 1, **figures: float) -> None:

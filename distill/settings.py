@@ -21,6 +21,7 @@ STATIC_LEARNING_RATE = 1e-3
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "int8"]
 MixedPrecision = Literal["auto", "no", "bf16"]
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
 LayerRule = Literal["spread", "lower", "upper"]
 StudentKind = Literal["encoder", "static"]
 Characters = Literal["all", "seen"]
@@ -96,6 +97,8 @@ class TrainingSettings(Settings):
     dropout: float | None = Field(None, ge=0, lt=1, description="dropout while training; without it what the model brings")
     class_weights: ClassWeights = Field("none", description=_CLASS_WEIGHTS)
     seed: int = Field(0, ge=0, description="seed of head, dropout and order")
+    track: tuple[Tracker, ...] = Field((), description="where the figures of each step go; TensorBoard's stand in OUT-logs")
+    checkpoint_every_s: float = Field(60, ge=0, description="seconds between checkpoints; an interrupted run loses no more")
     device: Device = Field("auto", description="where to train; auto takes cuda, then mps, then cpu")
     mixed_precision: MixedPrecision = Field("no", description=_MIXED_PRECISION)
 

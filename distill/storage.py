@@ -32,18 +32,32 @@ def writing_to(path: Path) -> Iterator[None]:
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file beside its place, flush it to disk and rename it in; an old file stays until then."""
-    data = content.encode() if isinstance(content, str) else content
+    with replacing(path) as beside:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield where to write the new content of a file; it is flushed to disk and renamed in when the block ends well.
+
+    The old file stays until then. A kill can leave what was half written; `sweep` removes it.
+    """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with beside.open("wb") as file:
-                file.write(data)
-                file.flush()
+            yield beside
+            with beside.open("rb+") as file:
                 os.fsync(file.fileno())
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed writers of this file left beside it."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def require_writable(folder: Path) -> None:

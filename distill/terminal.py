@@ -19,6 +19,7 @@ import pydantic
 from cyclopts.config import Dict
 
 from distill.errors import SettingsError
+from distill.progress import is_first_process
 from distill.settings import TextSettings
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def say_all(reporter: Reporter, notes: Sequence[str]) -> None:
 
 
 def print_made(bundle: Bundle, *, json: bool) -> None:
-    """Print what a bundle became: its figures and files, or its manifest as JSON."""
+    """Print what a bundle became: its figures and files, or its manifest as JSON; once, however many processes made it."""
+    if not is_first_process():
+        return
     if json:
         print_json({"bundle": str(bundle.path), **bundle.manifest.model_dump(mode="json", by_alias=True)})
         return

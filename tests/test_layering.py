@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("distill", "export", "serve", "benchmarks")
 COMPOSITION_ROOT = "distill.cli"
 TORCH_ROOMS = ("distill.training", "distill.transfer", "export.graph")
-TORCH = ("torch", "transformers")
+TORCH = ("torch", "transformers", "accelerate")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
@@ -62,9 +63,10 @@ def on_device(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
 
 @contextmanager
 def using_threads(count: int | None = None) -> Iterator[None]:
-    """Compute with `count` threads inside the block; None takes what this process may really use."""
+    """Compute with `count` threads inside the block; None takes this process's part of what may really be used."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or available_cpus())
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(count or max(1, available_cpus() // local_processes))
     try:
         yield
     finally:

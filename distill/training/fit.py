@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import Accelerator
 
 from distill.bundle import Bundle, Lineage, Manifest, Role, new_bundle_folder, seal_new_bundle
 from distill.card import write_card
@@ -27,7 +28,7 @@ from distill.settings import BUILTIN_MINILM, DistillSettings, TeacherSettings, T
 from distill.storage import require_writable
 from distill.training.augmentation import augmented_texts
 from distill.training.checkpoints import Checkpoint
-from distill.training.devices import chosen_device, chosen_mixed_precision, on_device, using_threads
+from distill.training.devices import Compute, on_device, using_threads
 from distill.training.dropout import set_dropout
 from distill.training.gates import require_same_label_names, require_same_task, require_useful_teacher
 from distill.training.loop import Examples
@@ -41,9 +42,11 @@ from distill.training.models import (
     require_max_length,
     write_model_files,
 )
+from distill.training.processes import open_accelerator
 from distill.training.soft_targets import teacher_logits
 from distill.training.students import build_student, load_student
 from distill.training.teachers import AnyTeacher, Teacher, open_teacher
+from distill.training.tracking import logs_of
 from distill.training.transfer_set import TransferSet
 
 logger = logging.getLogger(__name__)
@@ -81,10 +84,12 @@ def fit_teacher(
     reporter = reporter or SilentReporter()
     require_writable(Path(out))
     require_same_label_names(train.labels, validation.labels)
+    accelerator = _accelerator_of(settings, out)
+    reporter = reporter if accelerator.is_main_process else SilentReporter()
     teacher = load_pretrained(
         model, labels=train.labels, max_length=settings.max_length, seed=settings.seed, problem_type=train.problem_type
     )
-    on_device(teacher.model, chosen_device(settings.device))
+    on_device(teacher.model, accelerator.device)
     set_dropout(teacher.model, settings.dropout)
     _say_truncated(teacher, train, reporter)
     examples = Examples(teacher.tokenizer.encode(train.texts), train.label_ids)
@@ -96,6 +101,7 @@ def fit_teacher(
         validation=validation,
         objective=fine_tuning_objective(settings, student=teacher, label_ids=train.label_ids),
         settings=settings,
+        accelerator=accelerator,
         out=Path(out),
         unlabeled=(),
         teachers=(),
@@ -141,6 +147,8 @@ def fit_student(
     settings = settings or DistillSettings()
     reporter = reporter or SilentReporter()
     require_writable(Path(out))
+    accelerator = _accelerator_of(settings, out)
+    reporter = reporter if accelerator.is_main_process else SilentReporter()
     _require_other_folder(teacher, settings.student, Path(out))
     opened = open_teacher(teacher, device=settings.device)
     for data in (train, validation):
@@ -159,26 +167,27 @@ def fit_student(
         student = _new_student(base, settings, labelled=train.texts, unlabeled=transfer.unlabeled)
         objective = distillation_objective(settings, student=student, teacher=opened.torch_member(), label_ids=train.label_ids)
         _say_truncated(student, train, reporter)
-        on_validation = _proven_logits(opened, validation, reporter)
-        copies = augmented_texts(
-            opened.torch_member() or base,
-            student,
-            labelled=train.texts,
-            unlabeled=transfer.unlabeled,
-            held_out=held_out,
-            settings=settings,
-        )
-        learnt = transfer.with_augmented(copies)
-        if control:
-            settings = control_settings(settings, num_texts=len(learnt), num_labelled=len(train))
-            objective = fine_tuning_objective(settings, student=student, label_ids=train.label_ids)
-            learnt = learnt.labels_alone()
-        examples = Examples(
-            rows=learnt.rows(student.tokenizer),
-            label_ids=learnt.label_ids(),
-            teacher_logits=_soft_targets(opened.asked, learnt, settings, reporter),
-            weights=learnt.weights(settings),
-        )
+        with accelerator.main_process_first():  # it fills the cache of the teacher's answers, the others read it
+            on_validation = _proven_logits(opened, validation, reporter)
+            copies = augmented_texts(
+                opened.torch_member() or base,
+                student,
+                labelled=train.texts,
+                unlabeled=transfer.unlabeled,
+                held_out=held_out,
+                settings=settings,
+            )
+            learnt = transfer.with_augmented(copies)
+            if control:
+                settings = control_settings(settings, num_texts=len(learnt), num_labelled=len(train))
+                objective = fine_tuning_objective(settings, student=student, label_ids=train.label_ids)
+                learnt = learnt.labels_alone()
+            examples = Examples(
+                rows=learnt.rows(student.tokenizer),
+                label_ids=learnt.label_ids(),
+                teacher_logits=_soft_targets(opened.asked, learnt, settings, accelerator.mixed_precision, reporter),
+                weights=learnt.weights(settings),
+            )
         return _train_and_seal(
             student,
             role="student",
@@ -188,6 +197,7 @@ def fit_student(
             validation=validation,
             objective=objective,
             settings=settings,
+            accelerator=accelerator,
             out=Path(out),
             teachers=opened.names,
             validation_teacher_logits=on_validation,
@@ -224,6 +234,7 @@ def _train_and_seal(
     validation: Dataset,
     objective: Objective,
     settings: TrainingSettings,
+    accelerator: Accelerator,
     out: Path,
     unlabeled: Sequence[str],
     teachers: tuple[str, ...],
@@ -239,8 +250,7 @@ def _train_and_seal(
         unlabeled_fingerprint=fingerprint(unlabeled) if unlabeled else None,
         seed=settings.seed,
     )
-    device = student.model.device
-    computed = {"device": device.type, "mixed_precision": chosen_mixed_precision(settings.mixed_precision, device)}
+    computed = {"device": accelerator.device.type, "mixed_precision": accelerator.mixed_precision}
     checkpoint = Checkpoint(out / CHECKPOINT, key=_run_key(student, lineage, settings, computed))
     held_out = Examples(student.tokenizer.encode(validation.texts), validation.label_ids)
     epochs = run_training(
@@ -252,6 +262,7 @@ def _train_and_seal(
         checkpoint=checkpoint,
         reporter=reporter,
         title=role,
+        accelerator=accelerator,
     )
     manifest = Manifest(
         role=role,
@@ -263,14 +274,20 @@ def _train_and_seal(
         lineage=lineage,
         settings={role: _portable(settings, student), "computed": computed},
         quality={"pytorch": _validation_quality(student, held_out, validation_teacher_logits)},
-        history=tuple(asdict(epoch) for epoch in epochs),
+        history=tuple(epoch.figures() for epoch in epochs),
         versions=_versions(),
     )
-    with new_bundle_folder(out) as staged:
-        write_model_files(student, staged)
-        bundle = seal_new_bundle(out, staged, manifest)
-    checkpoint.remove()
-    return write_card(bundle)
+    if accelerator.is_main_process:
+        with new_bundle_folder(out) as staged:
+            write_model_files(student, staged)
+            write_card(seal_new_bundle(out, staged, manifest))
+        checkpoint.remove()
+    accelerator.wait_for_everyone()
+    return Bundle.open(out)
+
+
+def _accelerator_of(settings: TrainingSettings, out: Path | str) -> Accelerator:
+    return open_accelerator(settings.device, mixed_precision=settings.mixed_precision, track=settings.track, logs=logs_of(out))
 
 
 def _student_base(teacher: Teacher, settings: DistillSettings) -> TorchClassifier:
@@ -320,10 +337,11 @@ def _proven_logits(teacher: Teacher, validation: Dataset, reporter: Reporter) ->
     return mean_logits(answers)
 
 
-def _soft_targets(teacher: Classifier, transfer: TransferSet, settings: DistillSettings, reporter: Reporter) -> Logits | None:
+def _soft_targets(
+    teacher: Classifier, transfer: TransferSet, settings: DistillSettings, compute: Compute, reporter: Reporter
+) -> Logits | None:
     if not settings.asks_teacher:
         return None
-    compute = chosen_mixed_precision(settings.mixed_precision, chosen_device(settings.device))
     into = transfer.folder / "teacher_logits"
     soft = teacher_logits(teacher, transfer.texts, compute=compute, into=into, reporter=reporter)
     reporter.say(f"teacher logits: {soft.num_cached} of {len(transfer)} texts were in the cache")
@@ -354,7 +372,8 @@ def _validation_quality(student: TorchClassifier, held_out: Examples, soft: Logi
 
 
 def _run_key(student: TorchClassifier, lineage: Lineage, settings: TrainingSettings, computed: dict[str, str]) -> str:
-    said = [student.digest(), lineage.model_dump(mode="json"), settings.model_dump(mode="json"), computed]
+    deciding = settings.model_dump(mode="json", exclude={"device", "mixed_precision", "track", "checkpoint_every_s"})
+    said = [student.digest(), lineage.model_dump(mode="json"), deciding, computed]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 

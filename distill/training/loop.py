@@ -5,28 +5,35 @@ Knows nothing of files or bundles; it is given examples as ids, and leaves the b
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import nn
-from transformers import PreTrainedModel
 
 from distill.batching import Indices, training_batches
 from distill.errors import GateError
 from distill.labels import Logits
 from distill.metrics import macro_f1
-from distill.progress import Reporter
+from distill.progress import Advance, Reporter
 from distill.settings import TrainingSettings
 from distill.training.attention import quick_attention
-from distill.training.checkpoints import Checkpoint, Epoch, Progress
-from distill.training.devices import Compute, chosen_mixed_precision, computing_in, using_threads
+from distill.training.checkpoints import Checkpoint, Epoch, Learner, Progress
+from distill.training.devices import using_threads
 from distill.training.losses import Objective, TrainingBatch
 from distill.training.mapped import lengths_of
 from distill.training.models import TorchClassifier
+from distill.training.optimization import adamw, rate_factor
+from distill.training.processes import mean_figures, open_accelerator, own_share, shared_logits, sum_gradients
+from distill.training.tracking import tracked
+
+TRACK_EVERY_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ def train(
     checkpoint: Checkpoint,
     reporter: Reporter,
     title: str,
+    accelerator: Accelerator | None = None,
 ) -> tuple[Epoch, ...]:
     """Train the model in place and leave it with its best weights.
 
@@ -65,9 +73,10 @@ def train(
         validation: What decides which epoch was best, by macro-F1.
         objective: What a step makes small.
         settings: Rate, epochs, batch, seed.
-        checkpoint: Where the state is kept between epochs.
+        checkpoint: Where the state is kept, to go on from after an interruption.
         reporter: Told of each step.
         title: Heading of the progress bar.
+        accelerator: The processes that share the work; None is this one, where the model is.
 
     Returns:
         The figures of each epoch.
@@ -75,105 +84,180 @@ def train(
     Raises:
         GateError: The loss is not finite.
     """
-    model = student.model
-    lengths = lengths_of(examples.rows)
-    plans = [_batches_of(epoch, lengths, settings) for epoch in range(settings.epochs)]
-    total_steps = sum(map(len, plans))
-    optimizer = _adamw(model, settings)
-    compute = chosen_mixed_precision(settings.mixed_precision, model.device)
-    with (
-        using_threads(),
-        torch.random.fork_rng(devices=[]),
-        quick_attention(model, compute=compute, longest=int(lengths.max())),
-        reporter.task(title, total_steps) as advance,
-    ):
-        torch.manual_seed(settings.seed)
-        step, progress = checkpoint.restore(model=model, optimizer=optimizer) or (0, Progress([], {}))
-        if step:
-            reporter.say(f"{title}: going on after epoch {len(progress.epochs)}")
-            advance(step)
-        for epoch in range(len(progress.epochs), settings.epochs):
-            if progress.epochs_without_gain >= settings.patience:
-                break
-            started = time.perf_counter()
-            model.train()
-            losses = []
-            for batch in plans[epoch]:
-                for group in optimizer.param_groups:
-                    group["lr"] = settings.learning_rate * _rate_factor(step, total_steps, settings.warmup_share)
-                losses.append(_step(student, examples, batch, objective, optimizer, settings.max_grad_norm, compute))
-                step += 1
-                advance(1, loss=losses[-1])
-            seconds = time.perf_counter() - started
-            logits = student.logits_of_rows(validation.rows)
-            _require_finite(losses, logits, title, settings)
-            score = macro_f1(validation.label_ids, logits)
-            progress.epochs.append(Epoch(epoch + 1, float(np.mean(losses)), score, seconds, len(lengths) / seconds))
-            if progress.best is progress.epochs[-1]:
-                progress.best_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-            checkpoint.save(model=model, optimizer=optimizer, step=step, progress=progress)
-            reporter.say(
-                f"{title}: epoch {epoch + 1} of {settings.epochs}: loss {np.mean(losses):.4f}, validation macro-F1 {score:.4f}"
-            )
-    model.load_state_dict(progress.best_weights)
-    model.eval()
+    if accelerator is None:
+        accelerator = open_accelerator(student.model.device, mixed_precision=settings.mixed_precision)
+    run = _Run(student, examples, validation, objective, settings, checkpoint, reporter, title, accelerator)
+    with _circumstances(run) as advance:
+        learner = Learner(
+            student.model,
+            objective,
+            adamw(student.model, objective, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay),
+        )
+        progress = checkpoint.restore(learner)
+        if progress.step:
+            partial = f" and {progress.partial.steps} steps" if progress.partial.steps else ""
+            reporter.say(f"{title}: going on after epoch {len(progress.epochs)}{partial}")
+            advance(progress.step)
+        while len(progress.epochs) < settings.epochs and progress.epochs_without_gain < settings.patience:
+            _learn_epoch(run, learner, progress, advance)
+            _close_epoch(run, learner, progress)
+    student.model.load_state_dict(progress.best_weights)
+    student.model.eval()
     return tuple(progress.epochs)
 
 
-def _batches_of(epoch: int, lengths: Indices, settings: TrainingSettings) -> list[NDArray[np.int64]]:
-    """The batches of one epoch; they depend on the seed and the epoch alone, so a resumed run draws the same."""
-    generator = np.random.default_rng([settings.seed, epoch])
-    return training_batches(lengths, batch_size=settings.batch_size, generator=generator)
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same from the first step to the last; see `train`."""
+
+    student: TorchClassifier
+    examples: Examples
+    validation: Examples
+    objective: Objective
+    settings: TrainingSettings
+    checkpoint: Checkpoint
+    reporter: Reporter
+    title: str
+    accelerator: Accelerator
+
+    @property
+    def total_steps(self) -> int:
+        return self.settings.epochs * math.ceil(len(self.examples.rows) / self.settings.batch_size)
+
+    def batches(self, epoch: int) -> list[Indices]:
+        """The batches of an epoch; they depend on the seed and the epoch alone, so a resumed run draws the same."""
+        generator = np.random.default_rng([self.settings.seed, epoch])
+        return training_batches(lengths_of(self.examples.rows), batch_size=self.settings.batch_size, generator=generator)
+
+    def learning_rate(self, step: int) -> float:
+        factor = rate_factor(step, total_steps=self.total_steps, warmup_share=self.settings.warmup_share)
+        return factor * self.settings.learning_rate
+
+    def draw(self, step: int) -> None:
+        """Seed what a step draws at random, by its number, so that no random state has to outlive a kill."""
+        words = [self.settings.seed, step, self.accelerator.process_index]
+        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
+
+    def save(self, learner: Learner, progress: Progress) -> None:
+        if self.accelerator.is_main_process:  # the others hold the same
+            self.checkpoint.save(learner, progress)
 
 
-def _step(
-    student: TorchClassifier,
-    examples: Examples,
-    batch: NDArray[np.int64],
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    max_grad_norm: float,
-    compute: Compute,
-) -> float:
+@contextmanager
+def _circumstances(run: _Run) -> Iterator[Advance]:
+    """Threads, random state, attention, trackers and progress bar of a run; torch and model are left as they were."""
+    model, settings = run.student.model, run.settings
+    on_cuda = model.device.type == "cuda"
+    longest = int(lengths_of(run.examples.rows).max())
+    with ExitStack() as stack:
+        stack.enter_context(using_threads())
+        stack.enter_context(torch.random.fork_rng(devices=[model.device] if on_cuda else []))
+        stack.enter_context(quick_attention(model, compute=run.accelerator.mixed_precision, longest=longest))
+        stack.enter_context(tracked(run.accelerator, title=run.title, settings=settings))
+        yield stack.enter_context(run.reporter.task(run.title, run.total_steps))
+
+
+def _learn_epoch(run: _Run, learner: Learner, progress: Progress, advance: Advance) -> None:
+    """Take the steps of an epoch that are still to take, saving now and then."""
+    partial = progress.partial
+    started = time.perf_counter() - partial.seconds
+    due = _every(run.settings.checkpoint_every_s)
+    run.student.model.train()
+    for batch in run.batches(len(progress.epochs))[partial.steps :]:
+        rate = run.learning_rate(progress.step)
+        run.draw(progress.step)
+        figures = _step(run, learner, batch, learning_rate=rate)
+        loss = figures.pop("loss")
+        if not math.isfinite(loss):
+            raise _diverged(run)
+        progress.step += 1
+        partial.add(texts=len(batch), loss=loss, terms=figures)
+        partial.seconds = time.perf_counter() - started
+        if due():
+            run.save(learner, progress)
+        if progress.step % TRACK_EVERY_STEPS == 0:
+            run.accelerator.log({"loss": loss, **figures, "learning_rate": rate}, step=progress.step)
+        advance(1, **_shown(progress, loss=loss, terms=figures))
+
+
+def _step(run: _Run, learner: Learner, batch: Indices, *, learning_rate: float) -> dict[str, float]:
+    """Change the weights by one batch, and return the loss and its terms, as means over the texts of the batch."""
+    for group in learner.optimizer.param_groups:
+        group["lr"] = learning_rate
+    learner.optimizer.zero_grad(set_to_none=True)
+    parameters = [*learner.model.parameters(), *learner.objective.parameters()]
+    if run.accelerator.num_processes == 1:
+        figures = _gradients(run, batch, share=1.0)
+    else:
+        own = own_share(batch, run.accelerator)
+        share = len(own) / len(batch)
+        figures = _gradients(run, own, share=share) if len(own) else {}
+        sum_gradients(parameters, run.accelerator)
+        figures = mean_figures(figures, share=share)
+    nn.utils.clip_grad_norm_(parameters, run.settings.max_grad_norm)
+    learner.optimizer.step()
+    return figures
+
+
+def _gradients(run: _Run, texts: Indices, *, share: float) -> dict[str, float]:
+    """Add the gradients of these texts, which are this share of their batch, and return the means of their figures."""
+    student, examples = run.student, run.examples
     device = student.model.device
-    padded = student.tokenizer.pad([examples.rows[index] for index in batch])
-    inputs = {name: torch.from_numpy(values).to(device) for name, values in padded._asdict().items()}
+    padded = student.tokenizer.pad([examples.rows[index] for index in texts])
     soft, weights = examples.teacher_logits, examples.weights
-    lesson = TrainingBatch(
-        inputs=inputs,
-        labels=torch.from_numpy(examples.label_ids[batch]).to(device),
-        teacher_logits=None if soft is None else torch.from_numpy(soft[batch]).to(device),
-        weights=None if weights is None else torch.from_numpy(weights[batch]).to(device),
+    batch = TrainingBatch(
+        inputs={name: torch.from_numpy(values).to(device) for name, values in padded._asdict().items()},
+        labels=torch.from_numpy(examples.label_ids[texts]).to(device),
+        teacher_logits=None if soft is None else torch.from_numpy(soft[texts]).to(device),
+        weights=None if weights is None else torch.from_numpy(weights[texts]).to(device),
     )
-    with computing_in(compute, device):
-        loss = objective(student.model, lesson).total
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(student.model.parameters(), max_grad_norm)
-    optimizer.step()
-    return float(loss.detach())
+    with run.accelerator.autocast():
+        loss = run.objective(student.model, batch)
+    (share * loss.total).backward()
+    return {"loss": float(loss.total.detach()), **loss.terms}
 
 
-def _adamw(model: PreTrainedModel, settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW without decay on biases, norms and embeddings: decay would pull unseen words towards nothing."""
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (kept if parameter.ndim < 2 or "embeddings" in name else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    # fused: one pass over the weights instead of a dozen; the embedding table makes the plain one a third of a step
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=str(model.device.type) in {"cpu", "cuda"})
+def _close_epoch(run: _Run, learner: Learner, progress: Progress) -> None:
+    """Score the validation texts, keep the weights if they are the best so far, save and say it."""
+    logits = shared_logits(run.student, run.validation.rows, run.accelerator)
+    if not np.isfinite(logits).all():  # the last step can break the weights after the last loss was taken
+        raise _diverged(run)
+    epoch = progress.close(macro_f1=macro_f1(run.validation.label_ids, logits))
+    if progress.best is epoch:
+        progress.keep_best(learner.model.state_dict())
+    run.save(learner, progress)
+    figures = {"loss": epoch.loss, "macro_f1": epoch.macro_f1, "texts_per_second": epoch.texts_per_second}
+    run.accelerator.log({f"epoch/{name}": value for name, value in figures.items()}, step=progress.step)
+    run.reporter.say(
+        f"{run.title}: epoch {epoch.epoch} of {run.settings.epochs}: "
+        f"{_spelled({'loss': epoch.loss, **epoch.terms})}, validation macro-F1 {epoch.macro_f1:.4f}"
+    )
 
 
-def _rate_factor(step: int, total_steps: int, warmup_share: float) -> float:
-    """Linear warm-up to 1, then linear decay to 0."""
-    warmup = round(warmup_share * total_steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    return (total_steps - step) / max(1, total_steps - warmup)
+def _shown(progress: Progress, *, loss: float, terms: dict[str, float]) -> dict[str, float]:
+    """What stands beside the bar: the loss and its terms, the best score so far, the rate of this epoch."""
+    best = {} if progress.best is None else {"F1": progress.best.macro_f1}
+    return {"loss": loss, **terms, **best, "texts/s": round(progress.partial.texts / progress.partial.seconds)}
 
 
-def _require_finite(losses: Sequence[float], logits: Logits, title: str, settings: TrainingSettings) -> None:
-    # The logits too: the last step of an epoch can break the weights after the last loss was taken.
-    if not (np.isfinite(losses).all() and np.isfinite(logits).all()):
-        raise GateError(f"{title}: the loss is not a number any more; lower --learning-rate (it is {settings.learning_rate})")
+def _spelled(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+
+
+def _every(interval_s: float) -> Callable[[], bool]:
+    """Return a function that is true when it was last so at least `interval_s` ago."""
+    last = time.monotonic()
+
+    def due() -> bool:
+        nonlocal last
+        if time.monotonic() - last < interval_s:
+            return False
+        last = time.monotonic()
+        return True
+
+    return due
+
+
+def _diverged(run: _Run) -> GateError:
+    rate = run.settings.learning_rate
+    return GateError(f"{run.title}: the loss is not a number any more; lower --learning-rate (it is {rate})")

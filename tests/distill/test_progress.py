@@ -42,6 +42,22 @@ def test_pieces_may_come_together_and_with_figures(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == "label: 75/100, 30 s gone, 10 s left  loss 0.5124  epoch 2\n"
 
 
+def test_what_an_earlier_run_has_done_is_not_taken_for_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with LineReporter(clock=clock, interval_s=10).task("train", 100) as advance:
+        advance(80)  # at once: the run goes on from there
+        clock.now += 12
+        advance(4)
+    assert capsys.readouterr().err == "train: 84/100, 12 s gone, 48 s left\n"  # 3 s a piece, 16 pieces
+
+
+def test_only_the_first_process_of_a_run_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert isinstance(reporter_for_terminal(), SilentReporter)
+    monkeypatch.setenv("RANK", "0")
+    assert not isinstance(reporter_for_terminal(), SilentReporter)
+
+
 def test_an_advance_of_nothing_divides_by_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     with LineReporter(clock=clock).task("label", 0) as advance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,3 +72,26 @@ def torch_left_alone() -> Iterator[None]:
     yield
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(field)
+
+
+@pytest.fixture
+def peak_growth_bytes() -> Callable[[Callable[[], object]], int]:
+    """Return a function that runs another and says how far the process's memory went above where it was."""
+    reset = Path("/proc/self/clear_refs")
+    if not os.access(reset, os.W_OK):
+        pytest.skip("only Linux tells a process its peak memory anew")
+
+    def measured(work: Callable[[], object]) -> int:
+        reset.write_text("5")  # the peak starts again at what is held now
+        before = _status_bytes("VmRSS")
+        work()
+        return _status_bytes("VmHWM") - before
+
+    return measured

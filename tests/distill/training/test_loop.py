@@ -25,6 +25,7 @@ from distill.training.devices import Compute
 from distill.training.loop import Examples, train
 from distill.training.losses import UNLABELLED, mixed_objective
 from distill.training.models import TorchClassifier
+from distill.training.optimization import rate_factor
 
 Make = Callable[..., TorchClassifier]
 Weights = dict[str, Tensor]
@@ -256,7 +257,12 @@ def test_each_epoch_sees_every_text_once_and_in_an_order_of_its_own(
     make_student: Make, lessons: tuple[Examples, Examples], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(loop, "_step", lambda student, examples, batch, *rest: seen.extend(batch.tolist()) or 0.0)
+
+    def noting(run: object, learner: object, batch: NDArray[np.int64], **rest: float) -> dict[str, float]:
+        seen.extend(batch.tolist())
+        return {"loss": 0.0}
+
+    monkeypatch.setattr(loop, "_step", noting)
     run(make_student(), lessons, epochs=2)
     first, second = seen[:48], seen[48:]
     assert sorted(first) == sorted(second) == list(range(48))
@@ -264,8 +270,8 @@ def test_each_epoch_sees_every_text_once_and_in_an_order_of_its_own(
 
 
 def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
-    assert loop._rate_factor(0, 10, 0.0) == 1
-    assert loop._rate_factor(9, 10, 0.0) == pytest.approx(0.1)
+    assert rate_factor(0, total_steps=10, warmup_share=0.0) == 1
+    assert rate_factor(9, total_steps=10, warmup_share=0.0) == pytest.approx(0.1)
 
 
 def cross_entropies(logits: NDArray[np.float32], label_ids: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,0 +1,93 @@
+"""The processes of one run, through accelerate: where each computes, which share of a batch it has, what all sum up to.
+
+Started by `accelerate launch` or `torchrun`; a run that neither started is one process. Every process holds all of the
+model and takes the same steps: gradients are summed over the shares of each batch, so that as many processes as you
+like end where one would, up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
+from torch import nn
+
+from distill.batching import Indices
+from distill.labels import Logits
+from distill.settings import Device, MixedPrecision, Tracker
+from distill.training.devices import chosen_device, chosen_mixed_precision
+from distill.training.models import TorchClassifier
+from distill.training.tracking import require_trackers
+
+
+def open_accelerator(
+    device: Device | torch.device = "auto",
+    *,
+    mixed_precision: MixedPrecision = "no",
+    track: Sequence[Tracker] = (),
+    logs: Path | None = None,
+) -> Accelerator:
+    """Return what the processes of one run share; several join by the variables their launcher has set.
+
+    Args:
+        device: Where to compute.
+        mixed_precision: Numbers to compute in.
+        track: Where the figures of each step go.
+        logs: Folder for the trackers that write files.
+
+    Raises:
+        SettingsError: The device is not there, or does not compute so.
+        MissingExtraError: A tracker is not installed.
+    """
+    require_trackers(track)
+    chosen = device if isinstance(device, torch.device) else chosen_device(device)
+    # accelerate keeps one state per process of the system and refuses another precision; each run of ours has its own.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(
+        cpu=chosen.type == "cpu",
+        mixed_precision=chosen_mixed_precision(mixed_precision, chosen),
+        log_with=list(track) or None,
+        project_dir=logs,
+    )
+
+
+def own_share(batch: Indices, accelerator: Accelerator) -> Indices:
+    """Return the texts of a batch that fall to this process; the last ones may get one less, or none."""
+    return np.array_split(batch, accelerator.num_processes)[accelerator.process_index]
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
+    """Replace each gradient by its sum over the processes; one that no process has stays None."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    given: list[list[bool]] = gather_object([[parameter.grad is not None for parameter in trained]])
+    for parameter, anywhere in zip(trained, np.any(given, axis=0), strict=True):
+        if anywhere:
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = accelerator.reduce(own, reduction="sum")
+
+
+def mean_figures(figures: Mapping[str, float], *, share: float) -> dict[str, float]:
+    """Return the mean of each figure over the processes, the same in all of them.
+
+    Args:
+        figures: This process's means over its texts; it may lack some that others have.
+        share: Its texts as a share of the batch.
+    """
+    given: list[tuple[float, dict[str, float]]] = gather_object([(share, dict(figures))])
+    names = dict.fromkeys(name for _, own in given for name in own)
+    totals = {name: sum(weight * own[name] for weight, own in given if name in own) for name in names}
+    return {name: total / sum(weight for weight, own in given if name in own) for name, total in totals.items()}
+
+
+def shared_logits(classifier: TorchClassifier, rows: Sequence[np.ndarray], accelerator: Accelerator) -> Logits:
+    """Return the logits of all rows, of which each process computes a share."""
+    if accelerator.num_processes == 1:
+        return classifier.logits_of_rows(rows)
+    own = own_share(np.arange(len(rows)), accelerator)
+    shares: list[Logits] = gather_object([classifier.logits_of_rows([rows[index] for index in own])])
+    return np.concatenate(shares)

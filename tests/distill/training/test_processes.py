@@ -1,0 +1,130 @@
+"""Two processes that share each batch end where one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+from tiny_task import tiny_texts, write_csv
+
+from distill.bundle import Bundle
+from distill.training.processes import mean_figures, open_accelerator
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked off one process that has torch loaded")
+
+# What `torchrun` and `accelerate launch` do, without loading torch anew in each process: set these variables, and start.
+PROGRAM = """
+import os, sys
+from pathlib import Path
+
+import sklearn.metrics
+import torch
+from transformers import BertForSequenceClassification
+
+from distill.cli import main
+import distill.training.fit
+
+MODEL, TEACHER, TRAIN, FOLDER = *sys.argv[1:4], Path(sys.argv[4])
+torch.set_num_threads(1)
+
+
+def command(*arguments, processes):
+    children = []
+    for rank in range(processes):
+        child = os.fork()
+        if child == 0:
+            if processes > 1:
+                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
+                os.environ.update(LOCAL_WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1", MASTER_PORT=os.environ["PORT"])
+            code = 1
+            try:
+                main([*map(str, arguments), "--train", TRAIN, "--max-length", "32", "--device", "cpu", *COMMON, "--json"])
+                code = 0
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * processes
+
+
+# 108 texts to train with: in batches of 11 the shares are 6 and 5, in the last one 5 and 4; in batches of 107, 1 and 0.
+COMMON = ["--epochs", "2", "--learning-rate", "1e-3", "--max-grad-norm", "0.5", "--dropout", "0", "--mixed-precision", "no"]
+for processes in (2, 1):
+    command("teacher", "--model", MODEL, "--batch-size", 107, "--out", FOLDER / f"teacher-{processes}", processes=processes)
+    command(
+        "distill", TEACHER, "--num-layers", 1, "--batch-size", 11, "--out", FOLDER / f"student-{processes}", processes=processes
+    )
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model: Path, tiny_teacher: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where teachers and students of one and of two processes stand, with what was said in `said`."""
+    folder = tmp_path_factory.mktemp("processes")
+    train = write_csv(folder / "train.csv", tiny_texts(120, seed=2))
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tiny_model), str(tiny_teacher.path), str(train), str(folder)],
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "PORT": str(free_port()), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (folder / "said").write_text(done.stdout)
+    return folder
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_two_processes_end_where_one_does(role: str, folder: Path) -> None:
+    one, two = (Bundle.open(folder / f"{role}-{processes}") for processes in (1, 2))
+    weights = [safetensors.torch.load_file(bundle.weights()) for bundle in (one, two)]
+    for name, tensor in weights[0].items():
+        if name.endswith("key.bias"):  # it moves all scores of a row alike, which softmax undoes: its gradient is noise
+            continue
+        np.testing.assert_allclose(weights[1][name], tensor, atol=2e-6, err_msg=name)
+    for ours, theirs in zip(one.manifest.history, two.manifest.history, strict=True):
+        assert {name for name in ours if name.startswith("loss_")} == {name for name in theirs if name.startswith("loss_")}
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert ours["macro_f1"] == theirs["macro_f1"]
+
+
+def test_the_weights_moved_by_more_than_the_tolerance(folder: Path, tiny_model: Path) -> None:
+    before = safetensors.torch.load_file(tiny_model / "model.safetensors")
+    after = safetensors.torch.load_file(Bundle.open(folder / "teacher-1").weights())
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert (after[name] - before[name]).abs().max() > 500 * 2e-6  # else it would hide everything
+
+
+def test_one_process_speaks_for_all(folder: Path) -> None:
+    said = [json.loads(line) for line in (folder / "said").read_text().splitlines()]
+    assert [bundle["role"] for bundle in said] == ["teacher", "student", "teacher", "student"]
+
+
+def test_a_run_that_nothing_launched_is_one_process() -> None:
+    accelerator = open_accelerator("cpu")
+    assert (accelerator.num_processes, accelerator.is_main_process, accelerator.device.type) == (1, True, "cpu")
+
+
+def test_each_run_of_a_process_may_compute_in_numbers_of_its_own() -> None:
+    asked = ("no", "bf16", "no")
+    assert [open_accelerator("cpu", mixed_precision=one).mixed_precision for one in asked] == list(asked)
+
+
+def test_a_mean_over_processes_is_weighted_by_their_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = (0.25, {"loss": 4.0, "hard": 1.0})
+    monkeypatch.setattr("distill.training.processes.gather_object", lambda own: [*own, others, (0.0, {})])
+    assert mean_figures({"loss": 2.0}, share=0.75) == {"loss": 2.5, "hard": 1.0}
