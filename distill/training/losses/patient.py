@@ -39,13 +39,15 @@ class PatientStates(Term):
         self.projections = (
             None
             if student_width == teacher_width
-            else Projections(num_layers=num_layers, student_width=student_width, teacher_width=teacher_width, seed=seed)
+            else Projections(num_layers=num_layers - 1, student_width=student_width, teacher_width=teacher_width, seed=seed)
         )
 
     def forward(self, seen: Seen) -> Tensor:
         """Return the loss of each text, shape (batch,)."""
-        compared = hidden_pairs if self.projections is None else self.projections.pairs
-        *below, _last = compared(seen.student, seen.teacher)
+        if self.projections is None:
+            below = hidden_pairs(seen.student, seen.teacher)[:-1]
+        else:
+            below = list(self.projections.pairs(seen.student, seen.teacher))
         losses = [
             (functional.normalize(student[:, 0], dim=-1) - functional.normalize(teacher[:, 0], dim=-1)).square().sum(dim=-1)
             for student, teacher in below

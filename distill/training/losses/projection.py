@@ -14,7 +14,7 @@ from distill.training.losses.layers import Layers, hidden_pairs
 
 
 class Projections(nn.Module):
-    """One linear map without bias for each student layer.
+    """One linear map without bias for each of the first `num_layers` student layers.
 
     Where the widths are equal it starts as the identity; else as an orthogonal map drawn from a seed.
     """
@@ -30,6 +30,6 @@ class Projections(nn.Module):
         )
 
     def pairs(self, student: Layers, teacher: Layers) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (student's mapped state, teacher's state) of each student layer, first layer first."""
-        for weight, (ours, theirs) in zip(self.maps, hidden_pairs(student, teacher), strict=True):
+        """Yield (student's mapped state, teacher's state) of as many student layers as there are maps, first layer first."""
+        for weight, (ours, theirs) in zip(self.maps, hidden_pairs(student, teacher), strict=False):
             yield ours @ weight.T, theirs

@@ -113,8 +113,8 @@ def test_what_is_learnt_beside_the_student_are_the_maps_alone(make_pair: MakePai
     shapes = {name: tuple(tensor.shape) for name, tensor in objective.state_dict().items()}
     assert shapes == {
         f"terms.{name}.projections.maps.{layer}": (32, 16)
-        for name in ("hidden", "hidden-cosine", "patient")
-        for layer in (0, 1)
+        for name, layers in (("hidden", (0, 1)), ("hidden-cosine", (0, 1)), ("patient", (0,)))
+        for layer in layers
     }
     assert not any(parameter.numel() > 32 * 16 for parameter in objective.parameters())  # the teacher is not among them
 
@@ -128,6 +128,7 @@ def test_training_with_a_term_lowers_it(name: LossName, make_pair: MakePair, tin
     examples = Examples(rows, np.full(32, UNLABELLED), teacher.logits_of_rows(rows))
     objective = objective_of(pair, f"{name}=10", soft_weight=1)
     before = step(objective, pair).terms[name]
+    maps = [parameter.detach().clone() for parameter in objective.parameters()]
     epochs = train(
         student,
         examples=examples,
@@ -140,6 +141,8 @@ def test_training_with_a_term_lowers_it(name: LossName, make_pair: MakePair, tin
     )
     assert epochs[-1].loss < epochs[0].loss
     assert step(objective, pair).terms[name] < 0.9 * before
+    # The maps, where a term has some, learn with the student.
+    assert not any(torch.equal(learnt, drawn) for learnt, drawn in zip(objective.parameters(), maps, strict=True))
 
 
 @pytest.mark.parametrize("name", TOKEN_LEVEL)
