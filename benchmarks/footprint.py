@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from distill.bundle import Bundle
 from distill.labels import Logits
+from export.runtime import OnnxClassifier
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,11 +72,6 @@ def install_bytes() -> int:
 
 def logits_in_plain_batches(bundle: Bundle, texts: Sequence[str], *, batch: int = 32) -> Logits:
     """Return the int8 graph's logits in padded batches of texts as they come, as a server without our runtime would."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(bundle.graph("int8")), options, providers=["CPUExecutionProvider"])
-    tokenizer = bundle.tokenizer()
+    classifier = OnnxClassifier.open(bundle, precision="int8")
     starts = range(0, len(texts), batch)
-    rows = [session.run(None, tokenizer.pad(tokenizer.encode(texts[start : start + batch]))._asdict())[0] for start in starts]
-    logits: Logits = np.concatenate(rows)
-    return logits
+    return np.concatenate([classifier.predict_in_one_batch(texts[start : start + batch]) for start in starts])

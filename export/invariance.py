@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from distill.classifier import Classifier
+from distill.classifier import Classifier, TextInput
 from distill.errors import QualityError
-from distill.labels import chosen_labels, probabilities
+from distill.labels import Logits, chosen_labels, probabilities
 
 MAX_TEXTS = 500
 BATCH_TEXTS = 32
 TIE = 2e-4
 """Two labels this close are a tie, which the last bit of a sum may decide."""
+
+
+class BatchingClassifier(Classifier, Protocol):
+    """A classifier that can be made to compute texts side by side, padded, although it would rather not."""
+
+    def predict_in_one_batch(self, texts: Sequence[TextInput]) -> Logits:
+        """Return logits, shape (len(texts), len(labels)), of one padded batch."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,12 +56,12 @@ class BatchReport:
             )
 
 
-def compare_alone_and_in_batches(classifier: Classifier, texts: Sequence[str]) -> BatchReport:
+def compare_alone_and_in_batches(classifier: BatchingClassifier, texts: Sequence[str]) -> BatchReport:
     """Answer at most 500 texts one by one, and in batches of 32 in their own order, so that long and short ones meet."""
     chosen = [texts[index] for index in np.linspace(0, len(texts) - 1, min(len(texts), MAX_TEXTS)).astype(int)]
     alone = np.concatenate([classifier.predict_logits([text]) for text in chosen])
     starts = range(0, len(chosen), BATCH_TEXTS)
-    together = np.concatenate([classifier.predict_logits(chosen[start : start + BATCH_TEXTS]) for start in starts])
+    together = np.concatenate([classifier.predict_in_one_batch(chosen[start : start + BATCH_TEXTS]) for start in starts])
     one, other = probabilities(alone, classifier.problem_type), probabilities(together, classifier.problem_type)
     changes = np.abs(one - other).max(axis=1)
     flipped = chosen_labels(alone, classifier.problem_type) != chosen_labels(together, classifier.problem_type)

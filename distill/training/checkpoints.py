@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -151,7 +152,9 @@ class Checkpoint:
             with replacing(self._path) as beside:
                 safetensors.torch.save_file(_each_its_own(tensors), beside, metadata={"progress": json.dumps(said)})
         except safetensors.SafetensorError as exc:
-            raise StorageError(f"cannot write {self._path}: {exc}; free some space or choose another folder") from exc
+            # safetensors writes by itself and hands the system's reason on inside a sentence of its own
+            reason = re.sub(r"^.*I/O error: |\s*\(os error \d+\)$", "", str(exc))
+            raise StorageError(f"cannot write {self._path}: {reason}; free some space or choose another folder") from exc
 
     def restore(self, learner: Learner) -> Progress:
         """Put the state back and return how far it was; a new `Progress` when there is no state of this very run."""

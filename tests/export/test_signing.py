@@ -52,7 +52,7 @@ def test_another_key_does_not_verify_it(signed: Bundle, tmp_path: Path) -> None:
 def test_a_bundle_changed_in_the_proper_way_is_whole_but_no_longer_signed(signed: Bundle, keys: tuple[Path, Path]) -> None:
     changed = write_card(Bundle(signed.path, signed.manifest.model_copy(update={"num_parameters": 1})))
     assert Bundle.open(signed.path) == changed
-    with pytest.raises(BundleError, match=r"Hash mismatch for 'manifest\.json'"):
+    with pytest.raises(BundleError, match="Hash mismatch for"):
         verify_signature(changed, public_key=keys[1])
 
 

@@ -14,6 +14,7 @@ import pytest
 from distill.data import fold
 from distill.errors import SettingsError
 from distill.settings import AugmentSettings, DistillSettings
+from distill.training import augmentation as augmentation_module
 from distill.training.augmentation import Augmentation, neighbours_of
 
 TEXT = "one two three four five six seven eight"
@@ -48,7 +49,7 @@ def test_neighbours_do_not_depend_on_the_blocks_they_are_computed_in(monkeypatch
     vectors = generator.normal(size=(50, 8)).astype(np.float32)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = unit @ unit.T - 2 * np.eye(50)
-    monkeypatch.setattr("distill.training.augmentation._BLOCK_ROWS", 7)
+    monkeypatch.setattr(augmentation_module, "_BLOCK_ROWS", 7)
     found = neighbours_of(words, vectors, count=4)
     np.testing.assert_array_equal(found.nearest, np.argsort(-cosines, axis=1)[:, :4])
 

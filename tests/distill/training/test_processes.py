@@ -15,6 +15,7 @@ import safetensors.torch
 from tiny_task import tiny_texts, write_csv
 
 from distill.bundle import Bundle
+from distill.training import processes
 from distill.training.processes import mean_figures, open_accelerator
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked off one process that has torch loaded")
@@ -126,5 +127,5 @@ def test_each_run_of_a_process_may_compute_in_numbers_of_its_own() -> None:
 
 def test_a_mean_over_processes_is_weighted_by_their_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     others = (0.25, {"loss": 4.0, "hard": 1.0})
-    monkeypatch.setattr("distill.training.processes.gather_object", lambda own: [*own, others, (0.0, {})])
+    monkeypatch.setattr(processes, "gather_object", lambda own: [*own, others, (0.0, {})])
     assert mean_figures({"loss": 2.0}, share=0.75) == {"loss": 2.5, "hard": 1.0}
