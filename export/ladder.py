@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 import onnx
 
-from distill.classifier import Classifier, agreement
+from distill.classifier import agreement
 from distill.data import Dataset
 from distill.errors import QualityError
 from distill.labels import Logits, probabilities
 from distill.metrics import Quality, evaluate
 from distill.progress import Reporter
 from export.calibration import ChannelRange
-from export.invariance import BatchReport, compare_alone_and_in_batches
+from export.invariance import BatchingClassifier, BatchReport, compare_alone_and_in_batches
 from export.parity import require_quality, wilson_interval
 from export.quantize import Quantization, find_products, quantize
 from export.scales import INT8_LIMIT, SEVEN_BIT_LIMIT, InputScales
 from export.settings import EmbeddingPrecision, ExportSettings
 
 Ranges = Mapping[str, ChannelRange | InputScales]
-Open = Callable[[onnx.ModelProto], Classifier]
+Open = Callable[[onnx.ModelProto], BatchingClassifier]
 
 SENSITIVITY_TEXTS = 128
 KEPT = (1, 3)
@@ -168,7 +168,7 @@ def _by_sensitivity(
     return sorted(damage, key=lambda output: -damage[output])
 
 
-def _attempt(rung: Rung, classifier: Classifier, baseline: Baseline, settings: ExportSettings) -> Attempt:
+def _attempt(rung: Rung, classifier: BatchingClassifier, baseline: Baseline, settings: ExportSettings) -> Attempt:
     texts = baseline.validation.texts
     logits = classifier.predict_logits(texts)
     problem_type, label_ids = baseline.validation.problem_type, baseline.validation.label_ids
