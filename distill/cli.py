@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -36,6 +37,7 @@ from export.settings import BenchSettings, DemoSettings, ExportSettings
 if TYPE_CHECKING:
     from distill.bundle import Bundle
     from distill.data import Dataset
+    from distill.training.recorded import RecordedLogits
     from export.candidates import Candidate
 
 INTERRUPTED = 130
@@ -119,7 +121,7 @@ def teacher(
 def distill(
     teachers: Annotated[
         tuple[Path, ...], Parameter(help="the teacher's bundle; of several the mean teaches, the first lends its layers")
-    ],
+    ] = (),
     /,
     *,
     out: Annotated[Path, Parameter(help="folder of the bundle to make")],
@@ -136,6 +138,8 @@ def distill(
 
     Example: potstill distill teacher --train reviews.csv --out student --num-layers 2
     """
+    from contextlib import ExitStack
+
     from distill.bundle import Bundle
     from distill.data import TextSources, load_splits
     from distill.proof_report import PROOF_COLUMNS, proof_cells
@@ -143,21 +147,38 @@ def distill(
     from distill.training.trials import run_trials
 
     reporter = reporter_for_terminal()
-    opened = [Bundle.open(teacher) for teacher in teachers]
+    opened: list[Any] = [Bundle.open(teacher) for teacher in teachers]
     splits = load_splits(data, labels=opened[0].labels if opened else ())
     say_all(reporter, splits.notes)
     further = TextSources(unlabeled, data)
     chosen: dict[str, Any] = {"train": splits.train, "validation": splits.validation, "unlabeled": further, "test": splits.test}
-    if not trials.control and trials.seeds == 1:
-        print_made(fit_student(opened, **chosen, out=out, settings=settings, reporter=reporter), json=json)
-        return
-    bundle, report = run_trials(opened, **chosen, out=out, settings=settings, trials=trials, reporter=reporter)
+    trying = trials.control or trials.seeds > 1
+    measured = (data.test,) if trying and data.test else ()  # only there the teacher is compared on them
+    with ExitStack() as stack:
+        if data.teacher_logits_column is not None:
+            opened.append(stack.enter_context(_recorded_teacher(data, (*unlabeled, *measured), splits.train, out)))
+        if not trying:
+            print_made(fit_student(opened, **chosen, out=out, settings=settings, reporter=reporter), json=json)
+            return
+        bundle, report = run_trials(opened, **chosen, out=out, settings=settings, trials=trials, reporter=reporter)
     if json:
         print_json({"bundle": str(bundle.path), **report.to_dict()})
         return
     print(f"measured on {report.num_texts} {report.split} texts")
     print_cells(PROOF_COLUMNS, proof_cells(report))
     print(f"{report.words}\nsealed {bundle.path}: the student of seed {report.chosen_seed}, best on the validation texts")
+
+
+@contextmanager
+def _recorded_teacher(data: DataSettings, further: tuple[str, ...], train: Dataset, out: Path) -> Iterator[RecordedLogits]:
+    from distill.data import read_teacher_logits
+    from distill.training.mapped import scratch_folder
+    from distill.training.recorded import RecordedLogits
+
+    sources = [*data.train, *((data.validation,) if data.validation else ()), *further]
+    with scratch_folder(out / ".recorded") as folder:
+        answers = read_teacher_logits(sources, data)
+        yield RecordedLogits(answers, labels=train.labels, problem_type=train.problem_type, folder=folder)
 
 
 @app.command

@@ -61,6 +61,9 @@ class DataSettings(TextSettings):
     label_separator: str | None = Field(
         None, min_length=1, description="a text may have several labels, with this between them in the label column (a|b)"
     )
+    teacher_logits_column: str | None = Field(
+        None, min_length=1, description="column with a teacher's logits, a list of one number a label, which then teach too"
+    )
     labels: tuple[str, ...] = Field((), description="label names in order; without it they are read from the data")
     validation_share: float = Field(0.1, gt=0, lt=1, description="share of --train cut off when --validation is not given")
     split_seed: int = Field(0, ge=0, description="seed of that cut; the run's --seed never moves a text between splits")

@@ -2,7 +2,7 @@
 
 from distill.data.dataset import Dataset, fingerprint, fold, limited
 from distill.data.seen import SeenTexts, texts_not_in
-from distill.data.sources import Splits, TextSources, load_splits, read_labelled, read_texts
+from distill.data.sources import Splits, TextSources, load_splits, read_labelled, read_teacher_logits, read_texts
 
 __all__ = [
     "Dataset",
@@ -14,6 +14,7 @@ __all__ = [
     "limited",
     "load_splits",
     "read_labelled",
+    "read_teacher_logits",
     "read_texts",
     "texts_not_in",
 ]

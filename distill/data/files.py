@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,16 @@ from distill.extras import requires
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns to read; `label` None reads texts alone, `label_separator` stands between several labels of a text."""
+    """Which columns to read; `label` None reads texts alone, `label_separator` stands between several labels of a text.
+
+    `logits` is a column of numbers, one a label: a JSON list, or a list where the file knows lists.
+    """
 
     text: str
     label: str | None
     max_text_chars: int
     label_separator: str | None = None
+    logits: str | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Row:
     text: str
     label: str | tuple[str, ...] | None
     line: int
+    logits: tuple[float, ...] | None = None
 
 
 Record = tuple[int, dict[str, Any]]
@@ -87,7 +93,8 @@ def usable_rows(source: Path | str, records: Iterable[Record], columns: Columns,
 def require_columns(source: Path | str, present: list[str], columns: Columns, *, line: int | None = None) -> None:
     """Refuse a table, or one line of a file whose lines name their own columns, that lacks a wanted column."""
     where = source if line is None else f"{source}:{line}"
-    for flag, name in (("--text-column", columns.text), ("--label-column", columns.label)):
+    flags = ("--text-column", "--label-column", "--teacher-logits-column")
+    for flag, name in zip(flags, (columns.text, columns.label, columns.logits), strict=True):
         if name is not None and name not in present:
             seen = ", ".join(map(repr, present)) or "none"
             raise DatasetError(f"{where} has no column {name!r}; it has {seen}: name it with {flag}", path=source, line=line)
@@ -149,7 +156,7 @@ def _read_parquet(path: Path, columns: Columns, on_bad_row: BadRow) -> Iterator[
     with requires("reading Parquet files"):
         import pyarrow as pa
         import pyarrow.parquet as pq
-    wanted = [name for name in (columns.text, columns.label) if name is not None]
+    wanted = [name for name in (columns.text, columns.label, columns.logits) if name is not None]
     line = 0
     try:
         with pq.ParquetFile(path) as file:
@@ -188,9 +195,12 @@ def _usable_row(source: Path | str, line: int, record: dict[str, Any], columns: 
             problem = f"the label is {record[columns.label]!r}, wanted a name or a whole number"
         elif not _is_utf8("".join(label)):
             problem = f"the label {label!r} is not UTF-8; save the file as UTF-8"
+    logits = None if columns.logits is None else _logits_of(record[columns.logits])
+    if problem is None and columns.logits is not None and logits is None:
+        problem = f"the teacher logits are {record[columns.logits]!r}, wanted a list of numbers such as [-1.5, 2.25]"
     if problem is not None:
         raise DatasetError(f"{source}:{line}: {problem} (--skip-bad-rows leaves such rows out)", path=source, line=line)
-    return Row(text, label, line)
+    return Row(text, label, line, logits)
 
 
 def _problem_with(text: object, max_text_chars: int) -> str | None:
@@ -209,6 +219,19 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _logits_of(value: object) -> tuple[float, ...] | None:
+    """Return a row's logits; None where they cannot be read."""
+    try:
+        values = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, list) or not values:
+        return None
+    if any(isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number) for number in values):
+        return None
+    return tuple(map(float, values))
 
 
 def _label_of(value: object, separator: str | None) -> str | tuple[str, ...] | None:

@@ -134,6 +134,21 @@ def read_labelled(source: str, role: Role, settings: DataSettings, *, labels: Se
     return replace(dataset, notes=(*dataset.notes, left_out.note(source))) if left_out.count else dataset
 
 
+def read_teacher_logits(sources: Sequence[str], settings: DataSettings) -> Iterator[tuple[str, tuple[float, ...]]]:
+    """Yield the texts of files with the logits in their `teacher_logits_column`, one at a time.
+
+    Raises:
+        DatasetError: A source is not a file, lacks the column, or a row's logits cannot be read.
+    """
+    columns = Columns(settings.text_column, None, settings.max_text_chars, logits=settings.teacher_logits_column)
+    on_bad_row: BadRow = LeftOut() if settings.skip_bad_rows else stop_at_bad_row  # counted where the texts are read
+    for source in sources:
+        if source.startswith(("builtin:", "hub:")):
+            raise DatasetError(f"{source} has no column of teacher logits; name files, or leave out --teacher-logits-column")
+        for row in read_rows(Path(source), columns, on_bad_row=on_bad_row):
+            yield row.text, row.logits or ()
+
+
 @dataclass(frozen=True)
 class TextSources:
     """Sources of texts that need no labels; each iteration reads them anew, one text at a time.

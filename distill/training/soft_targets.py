@@ -114,7 +114,7 @@ class _Asker:
         self._file = LogitFile(folder / name, len(teacher.labels)) if name else None
 
     def answer(self, texts: Sequence[str], advance: Callable[[int], object]) -> SoftTargets:
-        keys = _keys_of(texts)
+        keys = keys_of(texts)
         found = np.zeros(len(texts), dtype=bool)
         logits = np.zeros((len(texts), len(self._teacher.labels)), dtype=np.float32)
         if self._file is not None:
@@ -187,7 +187,8 @@ def _file_name(teacher: Digested, compute: Compute) -> str:
     return f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:40]}.logits"
 
 
-def _keys_of(texts: Sequence[str]) -> Keys:
+def keys_of(texts: Sequence[str]) -> Keys:
+    """Return the key of each text: half of its sha256."""
     # surrogatepass: the tokenizer refuses a lone surrogate, and says which text has it
     digests = b"".join(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:16] for text in texts)
     return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)

@@ -214,7 +214,7 @@ def test_what_was_computed_before_a_kill_is_kept(tiny_teacher: Bundle, tmp_path:
     assert 500 <= kept < 4_000
     teacher, texts = load_bundle(tiny_teacher), [text for text, _ in tiny_texts(4_000, seed=5)]
     file = LogitFile(cache_file(tmp_path), 2)
-    found, logits = file.find(soft_targets._keys_of(texts))
+    found, logits = file.find(soft_targets.keys_of(texts))
     assert found.sum() == kept
     some = [texts[index] for index in np.flatnonzero(found)[:50]]
     np.testing.assert_array_equal(logits[found][:50], teacher_logits(teacher, some, folder=tmp_path / "cold").logits)
