@@ -71,7 +71,7 @@ def fit_teacher(
         model: A folder, a bundle, a hub id, or `builtin:minilm`.
         train: Texts to learn from.
         validation: Texts that choose the epoch whose weights are kept.
-        out: The bundle's folder; an interrupted run goes on from its last whole epoch there.
+        out: The bundle's folder; an interrupted run goes on from its last checkpoint there.
         settings: Rate, epochs and the like.
         reporter: Told of progress.
 
@@ -129,7 +129,7 @@ def fit_student(
             model lends its layers.
         train: Texts to learn from, with the teacher's label names.
         validation: Texts that choose the epoch whose weights are kept, and prove the teacher.
-        out: The bundle's folder; an interrupted run goes on from its last whole epoch there.
+        out: The bundle's folder; an interrupted run goes on from its last checkpoint there.
         unlabeled: Further texts to learn from, by the teacher's word alone; read once, one at a time, into a file. Any
             that also stand in `validation` or `test` are left out.
         test: Texts that will measure the student: nothing is learnt from them, and no augmented text equals one.

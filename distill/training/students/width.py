@@ -102,7 +102,7 @@ def _narrow_weights(classifier: TorchClassifier, seen: _Seen, projection: Tensor
         if _TABLE.search(name):
             narrow[name] = tensor @ projection
     for name in seen.norms:
-        narrow[f"{name}.weight"], narrow[f"{name}.bias"] = _fitted_norm(*seen.norms[name], projection)
+        narrow[f"{name}.weight"], narrow[f"{name}.bias"] = fitted_norm(*seen.norms[name], projection)
     for name, read in seen.heads.items():
         kept = _kept_channels(read, weights[f"{name}.weight"], count=num_heads, group=head_size)
         attention = name.removesuffix(".output.dense")
@@ -152,7 +152,7 @@ def _projection(seen: _Seen, hidden_size: int, seed: int) -> Tensor:
     return strongest @ turn @ reflection
 
 
-def _fitted_norm(before: Tensor, after: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
+def fitted_norm(before: Tensor, after: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
     """Return the scale and shift, shape (hidden_size,), with which a LayerNorm of the projected stream comes nearest."""
     wanted = after @ projection
     projected = before @ projection
@@ -161,9 +161,9 @@ def _fitted_norm(before: Tensor, after: Tensor, projection: Tensor) -> tuple[Ten
     mean_in, mean_out = normalised.mean(dim=0), wanted.mean(dim=0)
     covariance = ((normalised - mean_in) * (wanted - mean_out)).mean(dim=0)
     variance = (normalised - mean_in).pow(2).mean(dim=0)
-    # One scale for all channels: with few tokens a scale of its own each would fit the sample, not the model.
-    scale = covariance / variance
-    return scale.clone(), mean_out - scale * mean_in
+    # A channel that never moved on the sample tells nothing of its scale, and its shift is all there is to it.
+    scale = torch.where(variance > 1e-12, covariance / variance.clamp_min(1e-12), 0.0)
+    return scale, mean_out - scale * mean_in
 
 
 def _kept_channels(read: Tensor, weight: Tensor, *, count: int, group: int) -> Tensor:

@@ -14,7 +14,7 @@ from distill.classifier import agreement
 from distill.data import Splits
 from distill.errors import SettingsError
 from distill.training.models import TorchClassifier, blank_model, load_bundle
-from distill.training.students.width import narrowed
+from distill.training.students.width import fitted_norm, narrowed
 
 TEXTS = ("lovely warm film with the funny story", "dull plot", "it was a cold scene and the end was stale") * 12
 
@@ -83,6 +83,16 @@ def test_a_model_that_it_cannot_narrow_is_refused(
 ) -> None:
     with pytest.raises(SettingsError, match=said):
         narrowed(make_classifier(family), 16, TEXTS)
+
+
+def test_a_channel_that_never_moves_is_all_shift() -> None:
+    # Two tokens; after centring and scaling, channel 0 is -1 and +1, channel 1 is +1 and -1, channels 2 and 3 stay 0.
+    before = torch.tensor([[-1.0, 1.0, 0.0, 0.0], [1.0, -1.0, 0.0, 0.0]]).double() * 0.5**0.5
+    after = torch.tensor([[1.0, 5.0, 7.0, 2.0], [3.0, 1.0, 7.0, 4.0]]).double()
+    scale, shift = fitted_norm(before, after, torch.eye(4).double())
+    # The two that move: half their spread over sqrt(2), with the sign of the slope; the others: their mean alone.
+    np.testing.assert_allclose(scale, [0.5**0.5, 2 * 0.5**0.5, 0, 0])
+    np.testing.assert_allclose(shift, [2, 3, 7, 3])
 
 
 def test_without_texts_there_is_nothing_to_measure_on(teacher: TorchClassifier) -> None:
