@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,7 +18,8 @@ from cyclopts import App, Parameter
 
 from distill.errors import PotstillError, SettingsError, StorageError
 from distill.extras import requires
-from distill.progress import Reporter, reporter_for_terminal
+from distill.inputs import gate_texts, measuring_texts, recorded_teacher
+from distill.progress import reporter_for_terminal
 from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, TeacherSettings, TextSettings, TrialSettings
 from distill.terminal import (
     drop_stdout,
@@ -35,9 +35,6 @@ from distill.terminal import (
 from export.settings import BenchSettings, DemoSettings, ExportSettings
 
 if TYPE_CHECKING:
-    from distill.bundle import Bundle
-    from distill.data import Dataset
-    from distill.training.recorded import RecordedLogits
     from export.candidates import Candidate
 
 INTERRUPTED = 130
@@ -156,7 +153,7 @@ def distill(
     measured = (data.test,) if trying and data.test else ()  # only there the teacher is compared on them
     with ExitStack() as stack:
         if data.teacher_logits_column is not None:
-            opened.append(stack.enter_context(_recorded_teacher(data, (*unlabeled, *measured), splits.train, out)))
+            opened.append(stack.enter_context(recorded_teacher(data, (*unlabeled, *measured), splits.train, out)))
         if not trying:
             print_made(fit_student(opened, **chosen, out=out, settings=settings, reporter=reporter), json=json)
             return
@@ -167,18 +164,6 @@ def distill(
     print(f"measured on {report.num_texts} {report.split} texts")
     print_cells(PROOF_COLUMNS, proof_cells(report))
     print(f"{report.words}\nsealed {bundle.path}: the student of seed {report.chosen_seed}, best on the validation texts")
-
-
-@contextmanager
-def _recorded_teacher(data: DataSettings, further: tuple[str, ...], train: Dataset, out: Path) -> Iterator[RecordedLogits]:
-    from distill.data import read_teacher_logits
-    from distill.training.mapped import scratch_folder
-    from distill.training.recorded import RecordedLogits
-
-    sources = [*data.train, *((data.validation,) if data.validation else ()), *further]
-    with scratch_folder(out / ".recorded") as folder:
-        answers = read_teacher_logits(sources, data)
-        yield RecordedLogits(answers, labels=train.labels, problem_type=train.problem_type, folder=folder)
 
 
 @app.command
@@ -212,7 +197,7 @@ def export(
     if layout is None or data.train or data.validation:
         from export.pipeline import export_bundle
 
-        made = export_bundle(made, validation=_gate_texts(data, made, reporter), settings=settings, reporter=reporter)
+        made = export_bundle(made, validation=gate_texts(data, made.labels, reporter), settings=settings, reporter=reporter)
     if layout and layout_out:
         for path in write_layout(made, layout, layout_out):
             reporter.say(f"export: wrote {path}")
@@ -250,7 +235,7 @@ def evaluate(
         opened = Bundle.open(path)
         told_apart = name if names.count(name) == 1 else str(path)
         candidates.append(bundle_candidate(opened, name=told_apart, form=form or best_form(opened)))
-    test = _test_texts(data, candidates)
+    test = measuring_texts(data, _labels_of(candidates))
     rows = rows_of(candidates, measure_quality(candidates, test, teacher=reference, reporter=reporter_for_terminal()))
     if json:
         print_json({"schema": 1, "rows": rows})
@@ -288,7 +273,7 @@ def bench(
     report = bench_bundle(
         opened,
         candidates,
-        _test_texts(data, candidates),
+        measuring_texts(data, _labels_of(candidates)),
         teacher=reference,
         settings=settings,
         reporter=reporter_for_terminal(),
@@ -425,18 +410,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(fail("interrupted; finished steps are kept, run the same command to go on", INTERRUPTED))
 
 
-def _gate_texts(data: DataSettings, bundle: Bundle, reporter: Reporter) -> Dataset:
-    from distill.data import load_splits, read_labelled
-
-    if data.train:
-        splits = load_splits(data, labels=bundle.labels)
-        say_all(reporter, splits.notes)
-        return splits.validation
-    if data.validation is None:
-        raise SettingsError("the gates need labelled texts; give --validation FILE, or the --train the bundle was made from")
-    return read_labelled(data.validation, "validation", data, labels=bundle.labels)
-
-
 def _with_teacher(path: Path | None) -> tuple[list[Candidate], Candidate | None]:
     from distill.bundle import Bundle
     from export.candidates import bundle_candidate
@@ -447,15 +420,11 @@ def _with_teacher(path: Path | None) -> tuple[list[Candidate], Candidate | None]
     return [reference], reference
 
 
-def _test_texts(data: DataSettings, candidates: Sequence[Candidate]) -> Dataset:
+def _labels_of(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     from distill.bundle import Bundle
-    from distill.data import limited, read_labelled
 
-    if data.test is None:
-        raise SettingsError("no texts to measure with; name labelled ones with --test FILE")
     path = candidates[-1].bundle_path
-    labels = Bundle.open(path, verify=False).labels if path else ()
-    return limited(read_labelled(data.test, "test", data, labels=labels), data.limit, seed=data.split_seed)
+    return Bundle.open(path, verify=False).labels if path else ()
 
 
 def _print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

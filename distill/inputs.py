@@ -1,0 +1,75 @@
+"""What the command reads before a stage can begin: labelled texts for gates and measuring, a teacher recorded as a column.
+
+Reads only; what is done with it is the stages' job. Heavy modules are imported where they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distill.errors import SettingsError
+from distill.progress import Reporter
+from distill.settings import DataSettings
+from distill.terminal import say_all
+
+if TYPE_CHECKING:
+    from distill.data import Dataset
+    from distill.training.recorded import RecordedLogits
+
+
+def gate_texts(data: DataSettings, labels: Sequence[str], reporter: Reporter) -> Dataset:
+    """Return the labelled texts that gates judge by: `--validation`, or the same share of `--train` as at training.
+
+    Args:
+        data: What the user named.
+        labels: The bundle's.
+        reporter: Told of what was dropped.
+
+    Raises:
+        SettingsError: Neither was named.
+    """
+    from distill.data import load_splits, read_labelled
+
+    if data.train:
+        splits = load_splits(data, labels=labels)
+        say_all(reporter, splits.notes)
+        return splits.validation
+    if data.validation is None:
+        raise SettingsError("the gates need labelled texts; give --validation FILE, or the --train the bundle was made from")
+    return read_labelled(data.validation, "validation", data, labels=labels)
+
+
+def measuring_texts(data: DataSettings, labels: Sequence[str]) -> Dataset:
+    """Return the labelled texts that measure.
+
+    Raises:
+        SettingsError: None were named.
+    """
+    from distill.data import limited, read_labelled
+
+    if data.test is None:
+        raise SettingsError("no texts to measure with; name labelled ones with --test FILE")
+    return limited(read_labelled(data.test, "test", data, labels=labels), data.limit, seed=data.split_seed)
+
+
+@contextmanager
+def recorded_teacher(data: DataSettings, further: Sequence[str], train: Dataset, out: Path) -> Iterator[RecordedLogits]:
+    """Yield the teacher that stands as a column of logits in the data.
+
+    Args:
+        data: What the user named.
+        further: Other files that hold the column: unlabelled texts, and test texts where the teacher is compared on them.
+        train: Says the labels.
+        out: Where the answers are kept meanwhile.
+    """
+    from distill.data import read_teacher_logits
+    from distill.training.mapped import scratch_folder
+    from distill.training.recorded import RecordedLogits
+
+    sources = [*data.train, *((data.validation,) if data.validation else ()), *further]
+    with scratch_folder(out / ".recorded") as folder:
+        answers = read_teacher_logits(sources, data)
+        yield RecordedLogits(answers, labels=train.labels, problem_type=train.problem_type, folder=folder)
