@@ -7,7 +7,7 @@ Arm by arm: a finished arm of a seed is a bundle and a row file in the work fold
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -126,7 +126,7 @@ def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) ->
     if arm.assistant:
         settings = settings.model_copy(update={"student": str(_made(bench, arm.assistant, seed, teachers).path)})
     done = _found(bench, name, seed)
-    if done is not None and _as_asked(done, settings, arm):
+    if done is not None and _as_asked(done, settings, arm, teachers.values()):
         if not bench.row_path(name, seed).is_file():
             _write_row(bench, name, seed, done, teacher=teachers[seed])
         return done
@@ -151,8 +151,13 @@ def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) ->
 _CONTROL_CHANGES: Final = ("soft_weight", "augment", "epochs", "patience")
 
 
-def _as_asked(bundle: Bundle, settings: DistillSettings, arm: Arm) -> bool:
-    """Whether a bundle was trained with these settings; an assistant stands in it by name, and a control's are made anew."""
+def _as_asked(bundle: Bundle, settings: DistillSettings, arm: Arm, teachers: Iterable[Bundle]) -> bool:
+    """Whether a bundle was trained with these settings by these teachers.
+
+    An assistant stands in it by name alone, and a control's settings are made anew.
+    """
+    if set(bundle.manifest.lineage.ensemble) != {teacher.manifest.files[WEIGHTS].sha256 for teacher in teachers}:
+        return False
     # Read, not compared as written: a setting that came later has its default in an earlier bundle.
     found = DistillSettings(**bundle.manifest.settings["student"]).model_copy(update={"student": settings.student})
     if arm.control:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from distill.settings import DistillSettings
+from distill.settings import STATIC_LEARNING_RATE, DistillSettings
 
 TASK: Final = "builtin:movies"
 UNLABELED: Final = ("builtin:amazon", "builtin:tweets", "builtin:nyt")
@@ -58,18 +58,8 @@ def _taught(**changes: Any) -> DistillSettings:
 
 
 # No layers, so nothing is in danger of being forgotten: the rate is higher, and the teacher's word is all it learns from.
-_STATIC: Final = DistillSettings(
-    kind="static",
-    static_features=256,
-    vocabulary_size=10_000,
-    vocabulary_characters="seen",
-    max_length=64,
-    soft_weight=1.0,
-    temperature=2.0,
-    augment=4,
-    epochs=4,
-    batch_size=64,
-    learning_rate=1e-3,
+_STATIC: Final = _taught(
+    kind="static", num_layers=None, vocabulary_from="all", soft_weight=1.0, epochs=4, learning_rate=STATIC_LEARNING_RATE
 )
 
 ARMS: Final[dict[str, Arm]] = {

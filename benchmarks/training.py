@@ -22,6 +22,7 @@ from typing import Any, Final
 from benchmarks.quality_arms import SEEDS, TASK, TEACHER
 from benchmarks.results import write_result
 from distill.bundle import Bundle
+from distill.cpus import available_cpus
 from distill.data import load_splits
 from distill.environment import describe_environment
 from distill.errors import PotstillError
@@ -159,7 +160,7 @@ def _run_trainer(teacher: Bundle, settings: DistillSettings, data: DataSettings,
         "student": str(start),
         "data": data.model_dump(mode="json"),
         "bf16": bf16,
-        "threads": len(os.sched_getaffinity(0)),
+        "threads": available_cpus(),
     }
     figures = _child("benchmarks.peers.trainer", given)
     return Run(tuple(figures["epoch_ends_s"]), tuple(figures["macro_f1"]), figures["num_texts"])
@@ -184,18 +185,22 @@ def _write_untrained_student(teacher: Bundle, settings: DistillSettings, data: D
 
 def _child(module: str, given: Mapping[str, Any], **variables: str) -> dict[str, Any]:
     """Run a module with settings on stdin; this process sleeps meanwhile."""
-    done = subprocess.run(
-        [sys.executable, "-m", module],
-        input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        timeout=RUN_TIMEOUT_S,
-        cwd=Path(__file__).parent.parent,
-        env={**os.environ, **variables},
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module],
+            input=json.dumps(given),
+            capture_output=True,
+            text=True,
+            timeout=RUN_TIMEOUT_S,
+            cwd=Path(__file__).parent.parent,
+            env={**os.environ, **variables},
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise PotstillError(f"{module} took more than {RUN_TIMEOUT_S} s and was ended; run `{COMMAND}` again") from exc
     if done.returncode:
-        raise PotstillError(f"{module} died with {done.returncode}: {done.stderr.strip()[-500:]}")
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise PotstillError(f"{module} died with {done.returncode}: {last}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import training
 from benchmarks.training import Run, run_pair, training_figures
 from distill.bundle import Bundle
 from distill.errors import PotstillError
@@ -43,6 +44,16 @@ def test_a_run_that_never_got_there_gives_no_figure(pair: tuple[float, float, fl
 def test_a_side_that_is_missing_gives_no_figure() -> None:
     with pytest.raises(PotstillError, match="97%"):
         training_figures(rows((30, 10, 5, 20))[:1])
+
+
+def test_a_run_that_dies_or_hangs_is_said(tiny_teacher: Bundle, tiny_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = DataSettings(train=(str(tiny_csv),))
+    settings = DistillSettings(num_layers=2, epochs=1, max_length=4096)  # more than the teacher has positions for
+    with pytest.raises(PotstillError, match=r"benchmarks\.training died with 1: .*positions for"):
+        run_pair(tiny_teacher, settings, data)
+    monkeypatch.setattr(training, "RUN_TIMEOUT_S", 0.01)
+    with pytest.raises(PotstillError, match=r"took more than 0\.01 s and was ended"):
+        run_pair(tiny_teacher, settings, data)
 
 
 @pytest.mark.slow
