@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.quality_figures import markdown_of_summary, quality_figures
 from benchmarks.results import FOLDER, demo_figures, read_result
+from benchmarks.runtime import runtime_figures, runtime_table
 from distill.errors import PotstillError
 from distill.storage import write_atomically
 from export.tables import markdown_of, verdict_of
@@ -79,6 +80,14 @@ def _quality_part(result: Result) -> str:
     return f"{markdown_of_summary(result['summary'])}\n\n{result['verdict']} Measured by `{result['command']}`."
 
 
+def _runtime_part(result: Result) -> str:
+    columns, rows = runtime_table(result["rows"])
+    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, *rows)]
+    lines.insert(1, "|---" + "|--:" * (len(columns) - 1) + "|")
+    said = "Ratios are ours against the row's, medians of interleaved rounds; above 1 ours is better."
+    return "\n".join([*lines, "", f"{said} Measured by `{result['command']}`."])
+
+
 def _points_of_summary(result: Result) -> list[dict[str, Any]]:
     """The summary as rows of a picture: means over seeds, their intervals, the speed of what ships."""
     return [
@@ -94,10 +103,11 @@ def _points_of_summary(result: Result) -> list[dict[str, Any]]:
     ]
 
 
-_PARTS: dict[str, Callable[[Result], str]] = {"demo": _demo_part, "quality": _quality_part}
+_PARTS: dict[str, Callable[[Result], str]] = {"demo": _demo_part, "quality": _quality_part, "runtime": _runtime_part}
 _FIGURES: dict[str, Callable[[Result], Mapping[str, float]]] = {
     "demo": lambda result: demo_figures(result["rows"]),
     "quality": lambda result: quality_figures(result["summary"], result["differences"]),
+    "runtime": lambda result: runtime_figures(result["rows"]),
 }
 _PICTURES: dict[str, Callable[[Result], list[dict[str, Any]]]] = {
     "demo": lambda result: result["rows"],
