@@ -31,8 +31,8 @@ def multiply_adds(config: Mapping[str, Any], *, num_tokens: int) -> int:
     """
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     layer = num_tokens * (4 * hidden * hidden + 2 * hidden * inner) + 2 * num_tokens * num_tokens * hidden
-    factor = config.get("embedding_size", hidden)
-    embedding = num_tokens * factor * hidden if factor != hidden else 0
+    factor, sees_neighbours = config.get("embedding_size", hidden), config.get("trigram_input", False)
+    embedding = num_tokens * factor * hidden * (3 if sees_neighbours else 1) if factor != hidden or sees_neighbours else 0
     head = hidden * hidden + hidden * len(config["id2label"])
     return int(config["num_hidden_layers"] * layer + embedding + head)
 

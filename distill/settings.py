@@ -144,6 +144,9 @@ class StudentSettings(Settings):
     embedding_size: int | None = Field(
         None, ge=1, description="columns of the token table, with a product to the hidden size; without it one table"
     )
+    embedding_window: Literal[1, 3] = Field(
+        1, description="3: a token's vector also depends on the tokens beside it, which a student of one layer needs"
+    )
     kind: StudentKind = Field("encoder", description=_KIND)
     static_window: int = Field(3, ge=1, description="tokens that a static student looks at together, an odd number")
     static_features: int = Field(256, ge=1, description="numbers that a static student makes of a window")
@@ -159,6 +162,7 @@ class StudentSettings(Settings):
     def _static_has_no_layers(self) -> Self:
         asked = {"num_layers", "layers", "hidden_size", "intermediate_size", "embedding_size"} & self.model_fields_set
         refused = [name for name in sorted(asked) if getattr(self, name)]
+        refused += ["embedding_window"] if self.embedding_window > 1 else []
         if self.kind == "static" and refused:
             raise ValueError(f"a static student has no layers, so {' and '.join(refused)} cannot be honoured; leave it out")
         return self

@@ -63,6 +63,8 @@ class Encoder:
         embedding_norm: After the sum of the two.
         projection: From the embedding's width to the encoder's, after the norm; None where they are the same.
         word_projection: The same for the tokens' vectors alone, before positions are added: a factorised embedding.
+        sees_neighbours: Whether that product is given the vectors of the next token, the token and the one before it, side
+            by side.
         layers: In order.
         num_heads: Of every layer.
         activation: Of the feed-forward parts.
@@ -78,6 +80,7 @@ class Encoder:
     embedding_norm: Norm
     projection: Dense | None
     word_projection: Dense | None
+    sees_neighbours: bool
     layers: tuple[Layer, ...]
     num_heads: int
     activation: Activation
@@ -186,6 +189,7 @@ def read_encoder(classifier: TorchClassifier) -> Encoder:
         embedding_norm=reader.norm(f"{embeddings}.LayerNorm", outer_epsilon),
         projection=reader.optional_dense(f"{names.base}.embeddings_project"),
         word_projection=reader.optional_dense(f"{embeddings}.embedding_transformation"),
+        sees_neighbours=config.model_type == "mobilebert" and config.trigram_input,
         layers=tuple(
             _layer(reader, names, f"{names.base}.{names.layer}.{number}.", epsilon, outer_epsilon)
             for number in range(config.num_hidden_layers)
@@ -230,13 +234,16 @@ def _outer_epsilon(config: Any, epsilon: float) -> float:
     """Return what the norms after the embedding and after the feed-forward add to a variance.
 
     Raises:
-        SettingsError: A MobileBERT that is more than a BERT with a factorised embedding.
+        SettingsError: A MobileBERT that is more than a BERT with a product after its table of tokens.
     """
     if config.model_type != "mobilebert":
         return epsilon
-    plain = config.embedding_size != config.hidden_size and config.num_feedforward_networks == 1
-    if not plain or config.trigram_input or config.use_bottleneck or config.normalization_type != "layer_norm":
-        raise SettingsError("the fused writer knows MobileBERT only as BERT with a factorised embedding; use --writer portable")
+    has_product = config.embedding_size != config.hidden_size or config.trigram_input
+    plain = has_product and config.num_feedforward_networks == 1
+    if not plain or config.use_bottleneck or config.normalization_type != "layer_norm":
+        raise SettingsError(
+            "the fused writer knows MobileBERT only as BERT with a product after its table of tokens; use --writer portable"
+        )
     return 1e-5  # there MobileBERT takes torch's default instead of its config's
 
 

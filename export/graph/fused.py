@@ -63,6 +63,8 @@ def graph_of_encoder(encoder: Encoder) -> onnx.ModelProto:
 
 def _embeddings(writer: _Writer, encoder: Encoder, ids: str) -> str:
     words = writer.add("Gather", [writer.constant("words", encoder.words), ids], "words.looked_up")
+    if encoder.sees_neighbours:
+        words = _beside_neighbours(writer, words)
     if encoder.word_projection is not None:
         words = writer.dense(words, encoder.word_projection, "words.projection")
     table = writer.constant("positions", encoder.positions)
@@ -74,6 +76,15 @@ def _embeddings(writer: _Writer, encoder: Encoder, ids: str) -> str:
         )
     hidden = writer.norm(writer.add("Add", [words, positions], "embedding.sum"), encoder.embedding_norm, "embedding")
     return hidden if encoder.projection is None else writer.dense(hidden, encoder.projection, "embedding.projection")
+
+
+def _beside_neighbours(writer: _Writer, words: str) -> str:
+    """Return each token's vector between those of the next and of the one before; beyond the ends stand zeros."""
+    wider = writer.add("Pad", [words, writer.integers("one_on_each_side", [0, 1, 0, 0, 1, 0])], "words.wider")
+    axis, far = writer.integers("axis_1_alone", [1]), writer.integers("far", [np.iinfo(np.int64).max])
+    following = writer.add("Slice", [wider, writer.integers("from_2", [2]), far, axis], "words.next")
+    before = writer.add("Slice", [wider, _zero(writer), writer.integers("to_2", [-2]), axis], "words.before")
+    return writer.add("Concat", [following, words, before], "words.windows", axis=2)
 
 
 def _positions_from_padding(writer: _Writer, ids: str, padding_id: int) -> str:

@@ -85,6 +85,8 @@ def test_multiply_adds_by_hand() -> None:
     assert multiply_adds(config, num_tokens=3) == 2 * (384 + 72) + 24
     # a table of 2 columns, widened to 4 by a product: 3 * 2 * 4 more
     assert multiply_adds({**config, "embedding_size": 2}, num_tokens=3) == 2 * (384 + 72) + 24 + 24
+    # the same of the neighbours' vectors too, and of whole ones: 3 * 3 * 4 * 4
+    assert multiply_adds({**config, "embedding_size": 4, "trigram_input": True}, num_tokens=3) == 2 * (384 + 72) + 24 + 144
 
 
 def test_answers_in_length_order_come_back_in_the_texts_order() -> None:

@@ -45,6 +45,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "electra": ("electra", {"embedding_size": 32}),
     "electra, factorised": ("electra", {"embedding_size": 8}),
     "mobilebert as bert, factorised": ("mobilebert", PLAIN_MOBILEBERT),
+    "mobilebert as bert, with neighbours": ("mobilebert", {**PLAIN_MOBILEBERT, "embedding_size": 32, "trigram_input": True}),
+    "mobilebert as bert, factorised, with neighbours": ("mobilebert", {**PLAIN_MOBILEBERT, "trigram_input": True}),
     "mpnet": ("mpnet", {"pad_token_id": 1}),
 }
 
@@ -128,7 +130,6 @@ def test_another_family_is_refused_with_what_to_do(tiny_model: Path) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        {"trigram_input": True},
         {"use_bottleneck": True, "intra_bottleneck_size": 16},
         {"num_feedforward_networks": 2},
         {"normalization_type": "no_norm"},
@@ -136,7 +137,7 @@ def test_another_family_is_refused_with_what_to_do(tiny_model: Path) -> None:
     ],
 )
 def test_a_mobilebert_that_is_more_than_bert_is_refused(tiny_model: Path, more: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match="knows MobileBERT only as BERT with a factorised embedding"):
+    with pytest.raises(SettingsError, match="knows MobileBERT only as BERT with a product after its table"):
         write_fused_graph(random_classifier("mobilebert", tiny_model, **(PLAIN_MOBILEBERT | more)))
 
 

@@ -8,7 +8,7 @@ from distill.errors import SettingsError
 from distill.settings import StudentSettings
 from distill.training.models import TorchClassifier
 from distill.training.static import MODEL_TYPE as STATIC
-from distill.training.students.embedding import factorise_embedding
+from distill.training.students.embedding import factorise_embedding, look_at_neighbours
 from distill.training.students.feed_forward import narrow_feed_forward
 from distill.training.students.layers import DEFAULT_NUM_LAYERS, chosen_layers, keep_layers
 from distill.training.students.positions import trim_positions
@@ -61,6 +61,8 @@ def build_student(
         )
     if settings.embedding_size is not None:
         student = factorise_embedding(student, settings.embedding_size, texts=transfer_set["all"])
+    if settings.embedding_window > 1:
+        student = look_at_neighbours(student)
     return build_static(student, settings, seed=seed) if settings.kind == "static" else student
 
 

@@ -1,10 +1,13 @@
-"""A factorised embedding: a narrow table of tokens times one product, as in ALBERT (Lan et al., 2020).
+"""Two things a product between the table of tokens and the first layer is good for.
+
+A *factorised embedding* is a narrow table times one product, as in ALBERT (Lan et al., 2020). A *window* of three lets the
+product see a token's neighbours too, as in MobileBERT (Sun et al., 2020): in a student of one layer the first token asks
+every other one alone, so that nothing else could tell "not good" from "good".
 
 BERT adds positions and token types to the token's vector before it normalises; ELECTRA and ALBERT normalise the narrow
-vector instead, so neither can hold BERT's weights. MobileBERT (Sun et al., 2020) without its bottlenecks, its three-token
-input and its extra feed-forwards is BERT layer by layer, with a table of `embedding_size` and a product in front: that is
-the class a factorised student is saved as, and any `transformers` reads it. One thing differs: two of its norms add 1e-5
-to a variance where BERT adds 1e-12.
+vector instead, so neither can hold BERT's weights. MobileBERT without its bottlenecks and its extra feed-forwards is BERT
+layer by layer, with such a product in front: that is the class these students are saved as, and any `transformers` reads
+it. One thing differs: two of its norms add 1e-5 to a variance where BERT adds 1e-12.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from distill.training.models import TorchClassifier
 from distill.training.students.rebuilding import rebuilt
 from distill.training.students.vocabulary import count_tokens
 
+_TABLE = "embeddings.word_embeddings.weight"
+_PRODUCT = "embeddings.embedding_transformation"
 _SHARED = (
     "vocab_size",
     "hidden_size",
@@ -59,23 +64,61 @@ def factorise_embedding(classifier: TorchClassifier, size: int, *, texts: Sequen
         )
     if size >= config.hidden_size:
         raise SettingsError(f"embedding_size is {size}, and must be below the hidden size, which is {config.hidden_size}")
-    weights = {name.replace("bert.", "mobilebert.", 1): tensor for name, tensor in classifier.model.state_dict().items()}
-    table_name = "mobilebert.embeddings.word_embeddings.weight"
+    weights = classifier.model.state_dict()
     counts = torch.from_numpy(count_tokens(classifier.tokenizer, texts) + 1)  # unseen tokens count a little too
-    table, product, mean = factorised(weights[table_name], size, row_weights=counts)
-    weights[table_name] = table
-    weights["mobilebert.embeddings.embedding_transformation.weight"] = product
-    weights["mobilebert.embeddings.embedding_transformation.bias"] = mean
-    narrow = MobileBertConfig(
-        **{name: getattr(config, name) for name in _SHARED},
-        embedding_size=size,
-        trigram_input=False,
+    table, product, mean = factorised(weights[f"bert.{_TABLE}"], size, row_weights=counts)
+    return _with_product(classifier, table, product, mean, trigram_input=False)
+
+
+def look_at_neighbours(classifier: TorchClassifier) -> TorchClassifier:
+    """Return the classifier with a product that sees the token before and the token after too.
+
+    It starts with nothing of either, so that the answers are the same until it has learnt something. The padding token's
+    vector becomes 0, as what lies beyond a text's end already is: else a text would answer otherwise when it is padded.
+
+    Args:
+        classifier: A BERT, with a factorised embedding or without.
+
+    Raises:
+        SettingsError: It is of another family, or already sees the neighbours.
+    """
+    config, weights = classifier.model.config, classifier.model.state_dict()
+    if config.model_type == "bert":
+        table = weights[f"bert.{_TABLE}"]
+        product, bias = torch.eye(config.hidden_size).to(table), torch.zeros(config.hidden_size).to(table)
+    elif config.model_type == "mobilebert" and not config.trigram_input:
+        table, product, bias = (weights[f"mobilebert.{name}"] for name in (_TABLE, f"{_PRODUCT}.weight", f"{_PRODUCT}.bias"))
+    else:
+        raise SettingsError(
+            f"a window of tokens is made for bert models that have none, not for this {config.model_type} model; "
+            "leave out --embedding-window"
+        )
+    nothing = torch.zeros_like(product)
+    table = table.clone()
+    table[classifier.tokenizer.pad_id] = 0
+    return _with_product(classifier, table, torch.cat([nothing, product, nothing], dim=1), bias, trigram_input=True)
+
+
+def _with_product(
+    classifier: TorchClassifier, table: Tensor, product: Tensor, bias: Tensor, *, trigram_input: bool
+) -> TorchClassifier:
+    """Return the classifier with this table of tokens and this product after it, all else as it is."""
+    config = classifier.model.config
+    base = f"{classifier.model.base_model_prefix}."
+    weights = {name.replace(base, "mobilebert.", 1): tensor for name, tensor in classifier.model.state_dict().items()}
+    weights[f"mobilebert.{_TABLE}"] = table
+    weights[f"mobilebert.{_PRODUCT}.weight"] = product
+    weights[f"mobilebert.{_PRODUCT}.bias"] = bias
+    with_product = MobileBertConfig(
+        **{name: getattr(config, name, None) for name in _SHARED},
+        embedding_size=table.shape[1],
+        trigram_input=trigram_input,
         use_bottleneck=False,
         num_feedforward_networks=1,
         normalization_type="layer_norm",
         classifier_activation=True,
     )
-    return rebuilt(classifier, config=narrow, weights=weights)
+    return rebuilt(classifier, config=with_product, weights=weights)
 
 
 def factorised(vectors: Tensor, size: int, *, row_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""A factorised embedding: the nearest narrow table, in a class that `transformers` reads."""
+"""The product after the table of tokens: the nearest narrow table, or a window of three, in a class `transformers` reads."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distill.errors import SettingsError
 from distill.settings import StudentSettings
+from distill.tokenization import Batch
 from distill.training.models import TorchClassifier, load_pretrained, write_model_files
 from distill.training.students import build_student
-from distill.training.students.embedding import factorise_embedding, factorised
+from distill.training.students.embedding import factorise_embedding, factorised, look_at_neighbours
 
 Make = Callable[..., TorchClassifier]
 TEXTS = ("a lovely film", "dull", "the plot was funny and the end was warm with a charming actor", "unheard words")
@@ -95,3 +96,52 @@ def test_what_cannot_be_factorised_is_refused(make_classifier: Make) -> None:
         factorise_embedding(make_classifier("roberta"), 8, texts=TEXTS)
     with pytest.raises(SettingsError, match="must be below the hidden size, which is 32"):
         factorise_embedding(make_classifier(), 32, texts=TEXTS)
+
+
+def test_a_window_answers_as_before_until_it_has_learnt(make_classifier: Make) -> None:
+    teacher = make_classifier()
+    student = look_at_neighbours(teacher)
+    np.testing.assert_allclose(student.predict_logits(TEXTS), teacher.predict_logits(TEXTS), atol=1e-3)
+    assert student.num_parameters() == teacher.num_parameters() + 3 * 32 * 32 + 32
+    narrow = factorise_embedding(teacher, 8, texts=TEXTS)
+    np.testing.assert_allclose(look_at_neighbours(narrow).predict_logits(TEXTS), narrow.predict_logits(TEXTS), atol=1e-5)
+
+
+def test_one_layer_with_a_window_tells_the_order_of_words_between_the_same_places(make_classifier: Make) -> None:
+    """Without positions, one layer's first token sees a bag of words; with a window it does not."""
+    teacher = make_classifier()
+    with torch.no_grad():
+        teacher.model.bert.embeddings.position_embeddings.weight.zero_()
+    bag = build_student(teacher, StudentSettings(num_layers=1))
+    window = build_student(teacher, StudentSettings(num_layers=1, embedding_window=3))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        window.model.mobilebert.embeddings.embedding_transformation.weight.normal_()
+    one, other = ("not funny a warm film", "not warm a funny film")
+    np.testing.assert_allclose(*(bag.predict_logits([text]) for text in (one, other)), atol=1e-5)
+    assert np.abs(window.predict_logits([one]) - window.predict_logits([other])).max() > 1e-2
+
+
+def test_padding_does_not_reach_the_last_token_of_a_window(make_classifier: Make) -> None:
+    student = look_at_neighbours(make_classifier())
+    with torch.no_grad():
+        student.model.mobilebert.embeddings.embedding_transformation.weight.normal_(generator=torch.Generator().manual_seed(0))
+    together = student.predict_logits(TEXTS)
+    alone = np.concatenate([student.predict_logits([text]) for text in TEXTS])
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+    loss = student.model(**{name: torch.from_numpy(ids) for name, ids in padded(student)._asdict().items()}).logits.sum()
+    loss.backward()
+    assert student.model.get_input_embeddings().weight.grad[student.tokenizer.pad_id].abs().max() == 0
+
+
+def padded(classifier: TorchClassifier) -> Batch:
+    return classifier.tokenizer.pad(classifier.tokenizer.encode(TEXTS))
+
+
+def test_a_window_is_refused_where_there_is_one_or_no_bert(make_classifier: Make) -> None:
+    with pytest.raises(SettingsError, match="not for this roberta model; leave out --embedding-window"):
+        look_at_neighbours(make_classifier("roberta"))
+    with pytest.raises(SettingsError, match="bert models that have none"):
+        look_at_neighbours(look_at_neighbours(make_classifier()))
+    with pytest.raises(ValueError, match="embedding_window"):
+        StudentSettings(kind="static", embedding_window=3)
