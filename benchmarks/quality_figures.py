@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.quality_arms import ARMS, SEEDS, TEACHER
 from distill.data import Dataset
 from distill.errors import PotstillError
-from distill.proof import Bootstrap, Estimate, verdict_in_words
+from distill.proof import Bootstrap, Estimate, mean_of, verdict_in_words
 from distill.settings import Precision
 from export.tables import ABSENT
 
@@ -28,8 +28,11 @@ RETENTIONS: Final = {
     "retention_narrow": "narrow",
     "retention_static": "static",
 }
-DIFFERENCES: Final = {"vocabulary_cost": ("2_layers_whole_vocabulary", "2_layers"), GAIN: ("2_layers", "2_layers_control")}
-"""Figure -> the two arms whose macro-F1 is subtracted, the second from the first."""
+DIFFERENCES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "vocabulary_cost": (("2_layers_whole_vocabulary", "2_layers"), ("3_layers_whole_vocabulary", "3_layers")),
+    GAIN: (("2_layers", "2_layers_control"),),
+}
+"""Figure -> pairs of arms whose macro-F1 is subtracted, the second from the first; the figure is the mean over the pairs."""
 
 _AVERAGED: Final = (
     "accuracy",
@@ -86,13 +89,14 @@ def summary_of(rows: Rows, test: Dataset, *, speed: Rows = (), seeds: Sequence[i
 
 
 def differences_of(rows: Rows, test: Dataset, *, seeds: Sequence[int] = SEEDS) -> dict[str, Estimate]:
-    """Return the paired differences in macro-F1 of `DIFFERENCES` whose arms were both run with every seed."""
+    """Return the paired differences in macro-F1 of `DIFFERENCES` whose arms were all run with every seed."""
     runs = _predictions(rows, test, seeds, "fp32")
     bootstrap = Bootstrap(test.label_ids, num_labels=len(test.labels), num_seeds=len(seeds))
+    of_arm = {name: bootstrap.macro_f1(predicted) for name, predicted in runs.items()}
     return {
-        figure: (bootstrap.macro_f1(runs[first]) - bootstrap.macro_f1(runs[second])).estimate()
-        for figure, (first, second) in DIFFERENCES.items()
-        if first in runs and second in runs
+        figure: mean_of([of_arm[first] - of_arm[second] for first, second in pairs]).estimate()
+        for figure, pairs in DIFFERENCES.items()
+        if all(name in of_arm for pair in pairs for name in pair)
     }
 
 

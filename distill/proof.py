@@ -12,7 +12,7 @@ numpy only; knows no model, and nothing of how an arm was trained.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,6 +57,17 @@ class Figure:
         """Return the figure with its 95 % percentile interval."""
         low, high = np.percentile(self.samples, [2.5, 97.5])
         return Estimate(self.value, float(low), float(high))
+
+
+def mean_of(figures: Sequence[Figure]) -> Figure:
+    """Return the mean of figures of one bootstrap, draw by draw.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    if not figures:
+        raise SettingsError("the mean of no figures is nothing; name at least one")
+    return Figure(float(np.mean([figure.value for figure in figures])), np.mean([figure.samples for figure in figures], axis=0))
 
 
 class Bootstrap:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
 from distill.errors import DatasetError, SettingsError
-from distill.proof import Bootstrap, Estimate, Figure, verdict_in_words, verdict_of
+from distill.proof import Bootstrap, Estimate, Figure, mean_of, verdict_in_words, verdict_of
 
 
 def rows(*lines: str) -> NDArray[np.int64]:
@@ -168,6 +168,14 @@ def test_the_verdict_follows_the_interval(gain: Estimate, verdict: str, said: st
 def test_a_figure_keeps_its_pairs() -> None:
     gain = Figure(0.9, np.array([0.8, 1.0])) - Figure(0.8, np.array([0.7, 0.9]))
     assert gain.samples == pytest.approx([0.1, 0.1])
+
+
+def test_a_mean_of_figures_is_taken_draw_by_draw() -> None:
+    mean = mean_of([Figure(0.9, np.array([0.8, 1.0])), Figure(0.7, np.array([1.0, 0.8]))])
+    assert mean.value == pytest.approx(0.8)
+    assert mean.samples.tolist() == pytest.approx([0.9, 0.9])  # what one pair lost the other gained: nothing is uncertain
+    with pytest.raises(SettingsError, match="mean of no figures"):
+        mean_of([])
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 5), (2, 4, 2)])
