@@ -17,9 +17,10 @@ import numpy as np
 from benchmarks.quality_arms import ARMS, SEEDS, TASK, TEACHER, UNLABELED, Arm
 from benchmarks.quality_figures import COMMAND, differences_of, quality_figures, summary_of, verdict_of_quality
 from benchmarks.results import write_result
+from benchmarks.texts import task_texts
 from distill.bundle import WEIGHTS, Bundle
 from distill.classifier import agreement, top_labels
-from distill.data import Dataset, Splits, load_splits, read_texts, texts_not_in
+from distill.data import Dataset, Splits
 from distill.environment import describe_environment
 from distill.errors import BundleError, SettingsError
 from distill.metrics import evaluate
@@ -87,10 +88,8 @@ def run_quality(
 
 
 def _bench_in(folder: Path, reporter: Reporter) -> Bench:
-    splits = load_splits(DataSettings(train=(TASK,), test=TASK))
-    held_out = [part for part in (splits.train, splits.validation, splits.test) if part is not None]
-    texts = [text for source in UNLABELED for text in read_texts(source, DataSettings())]
-    return Bench(folder, splits, texts_not_in(texts, held_out), reporter)
+    splits, unlabeled = task_texts(DataSettings(train=(TASK,), test=TASK), UNLABELED)
+    return Bench(folder, splits, unlabeled, reporter)
 
 
 def _exported(bench: Bench, student: Bundle) -> Bundle:

@@ -2,8 +2,9 @@
 
 The shape is that of the transformers documentation ("Knowledge distillation", a `Trainer` subclass with `compute_loss`,
 temperature and lambda; dynamic padding by a collator). The student's ids differ from the teacher's where its vocabulary is
-trimmed, so the collator pads both. bf16 where potstill uses it. Run as a program: settings as JSON on stdin, figures as one
-JSON object on stdout. Nothing of potstill's training is used, only its bundles and its data.
+trimmed, so the collator pads both. Texts without a label carry -100, which torch's cross-entropy passes over. bf16 where
+potstill uses it. Run as a program: settings as JSON on stdin, figures as one JSON object on stdout. Nothing of potstill's
+training is used, only its bundles and its data.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,11 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from distill.data import load_splits
+from benchmarks.texts import measured_on, task_texts
 from distill.metrics import macro_f1
 from distill.settings import DataSettings
+
+UNLABELLED = -100
 
 
 class DistillationTrainer(Trainer):
@@ -74,11 +78,14 @@ class EpochClock(TrainerCallback):
 
 
 def run(settings: dict[str, Any]) -> dict[str, Any]:
-    """Train once and return seconds and validation macro-F1 at the end of each epoch."""
+    """Train once and return seconds and macro-F1 at the end of each epoch."""
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(settings["seed"])
-    splits = load_splits(DataSettings(**settings["data"]))
+    splits, unlabeled = task_texts(DataSettings(**settings["data"]), settings["unlabeled"])
+    texts = (*splits.train.texts, *unlabeled)
+    labels = [*splits.train.label_ids, *[UNLABELLED] * len(unlabeled)]
+    scored = measured_on(splits)
     folders = {"": settings["student"], "teacher_": settings["teacher"]}
     tokenizers = {prefix: AutoTokenizer.from_pretrained(folder) for prefix, folder in folders.items()}
     student, teacher = (AutoModelForSequenceClassification.from_pretrained(folder) for folder in folders.values())
@@ -86,7 +93,7 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
         setattr(student.config, config_name, settings["dropout"])
     student = AutoModelForSequenceClassification.from_pretrained(settings["student"], config=student.config)
 
-    def encoded(texts: tuple[str, ...], labels: Any, prefixes: tuple[str, ...]) -> list[dict[str, Any]]:
+    def encoded(texts: Sequence[str], labels: Sequence[int], prefixes: tuple[str, ...]) -> list[dict[str, Any]]:
         rows = [
             tokenizers[prefix](list(texts), truncation=True, max_length=settings["max_length"])["input_ids"]
             for prefix in prefixes
@@ -131,8 +138,8 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
                 remove_unused_columns=False,
                 dataloader_pin_memory=False,
             ),
-            train_dataset=encoded(splits.train.texts, splits.train.label_ids, ("", "teacher_")),
-            eval_dataset=encoded(splits.validation.texts, splits.validation.label_ids, ("",)),
+            train_dataset=encoded(texts, labels, ("", "teacher_")),
+            eval_dataset=encoded(scored.texts, scored.label_ids.tolist(), ("",)),
             data_collator=collate,
             compute_metrics=lambda found: {
                 "macro_f1": macro_f1(np.asarray(found.label_ids, dtype=np.int64), np.asarray(found.predictions, np.float32))
@@ -140,7 +147,7 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
             callbacks=[clock],
         )
         trainer.train()
-    return {"epoch_ends_s": clock.ends, "macro_f1": clock.scores, "num_texts": len(splits.train)}
+    return {"epoch_ends_s": clock.ends, "macro_f1": clock.scores, "num_texts": len(texts)}
 
 
 if __name__ == "__main__":
