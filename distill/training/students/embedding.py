@@ -13,6 +13,7 @@ it. One thing differs: two of its norms add 1e-5 to a variance where BERT adds 1
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,8 +110,9 @@ def _with_product(
     weights[f"mobilebert.{_TABLE}"] = table
     weights[f"mobilebert.{_PRODUCT}.weight"] = product
     weights[f"mobilebert.{_PRODUCT}.bias"] = bias
+    shared: dict[str, Any] = {name: getattr(config, name, None) for name in _SHARED}
     with_product = MobileBertConfig(
-        **{name: getattr(config, name, None) for name in _SHARED},
+        **shared,
         embedding_size=table.shape[1],
         trigram_input=trigram_input,
         use_bottleneck=False,
