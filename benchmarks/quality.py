@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 
@@ -129,7 +129,8 @@ def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) ->
         if not bench.row_path(name, seed).is_file():
             _write_row(bench, name, seed, done, teacher=teachers[seed])
         return done
-    bench.row_path(name, seed).unlink(missing_ok=True)
+    for precision in get_args(Precision):  # what an earlier student of that name said
+        bench.row_path(name, seed, precision).unlink(missing_ok=True)
     bench.reporter.say(f"{arm.shown_as}, seed {seed}")
     others = [teachers[other] for other in SEEDS if other != seed]
     bundle = fit_student(
