@@ -35,7 +35,7 @@ from distill.storage import cache_dir, write_atomically
 
 COMMAND: Final = "python -m benchmarks training"
 SETTINGS: Final = DistillSettings(
-    num_layers=3, vocabulary_size=8000, max_length=64, epochs=2, patience=2, batch_size=32, learning_rate=1e-4
+    num_layers=3, vocabulary_size=8000, max_length=64, epochs=2, patience=2, batch_size=32, learning_rate=2e-4
 )
 DATA: Final = DataSettings(train=(TASK,), test=TASK)
 WANTED_RETENTION: Final = 0.97
