@@ -14,6 +14,7 @@ from typing import Annotated
 import cyclopts
 from cyclopts import App, Parameter
 
+from benchmarks import speed_commands
 from benchmarks.pages import fill_pages
 from benchmarks.quality import run_quality, write_quality
 from benchmarks.quality_arms import ARMS, SEEDS
@@ -31,7 +32,9 @@ app = App(
     help_format="plaintext",
     result_action="return_value",
     suppress_keyboard_interrupt=False,
+    default_parameter=Parameter(consume_multiple=True, negative=()),
 )
+speed_commands.register(app)
 
 
 @app.command

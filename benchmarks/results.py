@@ -5,6 +5,7 @@ Figures are computed from rows here and nowhere typed in.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,10 @@ from typing import Any
 from distill.errors import PotstillError
 from distill.storage import write_atomically
 
-SCHEMA = 1
+SCHEMA = 2
+WITHOUT_DIGEST = 1
+"""The schema before results carried their own digest; such files are still read."""
+
 PARTS = ("command", "environment", "rows", "figures")
 FOLDER = Path(__file__).parent / "results"
 
@@ -39,31 +43,66 @@ def write_result(
         "figures": figures,
         **more,
     }
-    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read, so that the digest is that of the file
+    write_atomically(path, spelled({**content, "digest": digest_of(content)}))
     return path
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """Return the digest of a result, its own digest left out: a file that was edited by hand has another."""
+    told = {name: value for name, value in content.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def spelled(content: Mapping[str, Any]) -> str:
+    """Return a result as JSON: a row a line, the rest a part a line, so that a change shows as one."""
+    lines = []
+    for name, value in content.items():
+        if name == "rows":
+            rows = ",\n".join(f"  {json.dumps(row, allow_nan=False, separators=(',', ':'))}" for row in value)
+            lines.append(f' "rows": [\n{rows}\n ]')
+        else:
+            indented = json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
+            lines.append(f" {json.dumps(name)}: {indented}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def read_result(scenario: str, *, folder: Path = FOLDER) -> dict[str, Any]:
     """Read a result file.
 
     Raises:
-        PotstillError: There is none, it is not whole, or it was written with another schema.
+        PotstillError: There is none, it is not whole, it was edited, or it was written with another schema.
     """
     path = folder / f"{scenario}.json"
+    if not path.exists():
+        raise PotstillError(f"{path} is not there; run `python -m benchmarks {scenario}` to make it")
+    content = read_result_file(path)
+    if content["scenario"] != scenario:
+        raise PotstillError(
+            f"{path} has scenario {content['scenario']!r}, wanted {scenario!r}; run `python -m benchmarks {scenario}` again"
+        )
+    return content
+
+
+def read_result_file(path: Path) -> dict[str, Any]:
+    """Read a result file of any scenario.
+
+    Raises:
+        PotstillError: It cannot be read, is not whole, was edited, or was written with another schema.
+    """
+    again = "run its scenario again"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        raise PotstillError(f"{path} is not there; run `python -m benchmarks {scenario}` to make it") from exc
+    except OSError as exc:
+        raise PotstillError(f"{path} cannot be read: {exc.strerror}; name a result file") from exc
     except ValueError as exc:
-        raise PotstillError(f"{path} is not whole: {exc}; run `python -m benchmarks {scenario}` again") from exc
-    again = f"run `python -m benchmarks {scenario}` again"
+        raise PotstillError(f"{path} is not whole: {exc}; {again}") from exc
     if not isinstance(content, dict) or not {"schema", "scenario", *PARTS} <= content.keys():
         raise PotstillError(f"{path} is not whole: it needs schema, scenario, {', '.join(PARTS)}; {again}")
-    if content["schema"] != SCHEMA or content["scenario"] != scenario:
-        raise PotstillError(
-            f"{path} has schema {content['schema']!r} and scenario {content['scenario']!r}, "
-            f"wanted {SCHEMA} and {scenario!r}; {again}"
-        )
+    if content["schema"] not in (WITHOUT_DIGEST, SCHEMA):
+        raise PotstillError(f"{path} has schema {content['schema']!r}, wanted {SCHEMA}; {again}")
+    if content["schema"] == SCHEMA and content.get("digest") != digest_of(content):
+        raise PotstillError(f"{path} is not as the harness wrote it: its digest does not fit; {again}")
     return content
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from importlib import metadata
 from pathlib import Path
 
 from benchmarks.peers.workers import ROOT, PeerError
@@ -26,7 +27,22 @@ REQUIREMENTS = {
     ),
     "openvino": ("openvino==2026.4.1", "nncf==3.4.0"),
     "ctranslate2": ("ctranslate2==4.8.5",),
+    "sentence_transformers": (
+        "sentence-transformers==5.2.3",
+        "optimum-onnx[onnxruntime]==0.1.0",
+        "transformers==4.57.6",
+        "datasets==4.4.1",
+    ),
+    "setfit": ("setfit==1.2.0", "transformers==4.57.6", "sentence-transformers==5.2.3", "datasets==4.4.1"),
+    "model2vec": ("model2vec[distill,train]==0.10.0",),
+    "textbrewer": ("textbrewer==0.2.1.post1", "tensorboard>=2.19"),
+    "torchdistill": ("torchdistill==1.1.5",),
+    "txtai": ("txtai==9.14.0",),
 }
+# What must load after installing; a package can be there and not fit our torch.
+LOADS = {"torchdistill": "torchdistill.core.distillation"}
+# Another torch would be one for graphics cards, of several GB; a peer that insists on one is skipped.
+_OURS_STAYS = "torch=={version}\n"
 TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
 
 
@@ -49,13 +65,24 @@ def python_of(name: str, *, folder: Path = FOLDER) -> Path:
         raise PeerError(f"{name}: run the harness from a virtual environment; {ours} is not in one")
     # Last in the search order: what the peer brings itself comes first.
     (theirs / "behind.pth").write_text("\n".join(map(str, _packages_of_this_interpreter())) + "\n")
-    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *REQUIREMENTS[name]]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    constraints = environment / "constraints.txt"
+    constraints.write_text(_OURS_STAYS.format(version=metadata.version("torch").partition("+")[0]))
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "-c", str(constraints)]
+    done = subprocess.run([*command, *REQUIREMENTS[name]], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
         raise PeerError(f"{name} will not install: {' '.join(lines)[:300]}")
+    _require_loads(name, python)
     stamp.write_text(wanted)
     return python
+
+
+def _require_loads(name: str, python: Path) -> None:
+    if name not in LOADS:
+        return
+    done = subprocess.run([str(python), "-c", f"import {LOADS[name]}"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PeerError(f"{name} installs, but does not load beside this torch: {done.stderr.strip().splitlines()[-1]}")
 
 
 def _packages_of_this_interpreter() -> list[str]:

@@ -1,7 +1,8 @@
 """The child's side of the pipe: a peer answers requests, one JSON object a line, and takes its own times.
 
 The parent sleeps in a read meanwhile, so that nothing competes with what is measured. Runs in the peer's interpreter:
-imports nothing but numpy and the standard library.
+imports nothing but numpy and the standard library. Requests, by `mode`: `single` and `many` answer texts and say how long
+that took, `settle` answers until the times are steady, `memory` says what the process holds.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,6 +20,11 @@ import numpy as np
 
 Logits = np.ndarray
 BATCH = 32
+PREPARE = "prepare"
+"""Second argument of a peer that shall train or convert, and end."""
+
+STEADY = 0.03
+WINDOWS = 3
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class Peer:
         settings: What was set, for the row.
         source: Where those settings come from.
         size_bytes: Graph or weights on disk; None where it is not files of its own.
+        gives: "logits", or "labels" where it says no more than which; its logits are then 1 for that label and 0 else.
+        processes: Ids of processes of its own, whose memory counts too.
     """
 
     one: Callable[[str], Logits]
@@ -38,6 +46,8 @@ class Peer:
     settings: dict[str, Any]
     source: str
     size_bytes: int | None = None
+    gives: str = "logits"
+    processes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,11 @@ class Job:
         threads: Threads it may use.
         calibration: Texts that are neither measured nor tested on.
         max_length: Tokens kept of a text.
+        labels: Label names, in the order of the logits.
+        teacher: The teacher's folder, for a peer that distils.
+        data: A JSON file with the texts to train on: `train`, `train_labels`, `validation`, `validation_labels` (ids).
+        slowdown: Share by which every answer is held back, to see that the instrument finds it.
+        options: What only this peer knows, such as a command or an address.
     """
 
     bundle: Path
@@ -57,6 +72,30 @@ class Job:
     threads: int
     calibration: tuple[str, ...]
     max_length: int
+    labels: tuple[str, ...] = ()
+    teacher: Path | None = None
+    data: Path | None = None
+    slowdown: float = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the job as the child reads it; paths are made absolute."""
+        said = {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in vars(self).items()}
+        return json.dumps(said)
+
+    @staticmethod
+    def from_json(text: str) -> Job:
+        """Return the job that the parent wrote."""
+        given = json.loads(text)
+        for name in ("bundle", "folder", "teacher", "data"):
+            given[name] = None if given[name] is None else Path(given[name])
+        return Job(**given | {name: tuple(given[name]) for name in ("calibration", "labels")})
+
+    def training_texts(self) -> dict[str, Any]:
+        """Return the texts to train on, with their label ids."""
+        if self.data is None:
+            raise ValueError("it has to be trained, and no training texts were named; give --train")
+        return dict(json.loads(self.data.read_text(encoding="utf-8")))
 
 
 def in_length_order(texts: Sequence[str], answer: Callable[[list[str]], Logits], *, batch: int = BATCH) -> Logits:
@@ -73,25 +112,138 @@ def in_place(order: Sequence[int], logits: Logits) -> Logits:
     return answers
 
 
-def serve(open_peer: Callable[[Job], Peer]) -> None:
-    """Get ready with the job given as the first argument, then answer the requests on stdin until it closes."""
+def serve(open_peer: Callable[[Job], Peer], prepare: Callable[[Job], None] | None = None) -> None:
+    """Get ready with the job given as the first argument, then answer the requests on stdin until it closes.
+
+    Args:
+        open_peer: From the job to a peer that answers.
+        prepare: Trains or converts into the job's folder, once, in a process of its own; its seconds are kept there.
+    """
     # What libraries print of their own accord must not stand among the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    given = json.loads(sys.argv[1])
-    job = Job(
-        bundle=Path(given["bundle"]),
-        folder=Path(given["folder"]),
-        threads=given["threads"],
-        calibration=tuple(given["calibration"]),
-        max_length=given["max_length"],
-    )
-    peer = open_peer(job)
-    _say(answers, {"settings": peer.settings, "source": peer.source, "size_bytes": peer.size_bytes})
+    job = Job.from_json(sys.argv[1])
+    if sys.argv[2:] == [PREPARE]:
+        _say(answers, {"prepared_s": _prepared(job, prepare)})
+        return
+    peer = _slowed(open_peer(job), job.slowdown)
+    about = {"settings": peer.settings, "source": peer.source, "size_bytes": peer.size_bytes, "gives": peer.gives}
+    _say(answers, about)
     for line in sys.stdin:
-        request = json.loads(line)
-        reply = _single(peer, request) if request["mode"] == "single" else _many(peer, request)
-        _say(answers, reply)
+        _say(answers, _answer(peer, json.loads(line)))
+
+
+def prepared_seconds(job: Job) -> float | None:
+    """Return the seconds that getting a peer ready took; None where that is not done."""
+    stamp = job.folder / "prepared.json"
+    return float(json.loads(stamp.read_text())["prepared_s"]) if stamp.exists() else None
+
+
+def _prepared(job: Job, prepare: Callable[[Job], None] | None) -> float:
+    done = prepared_seconds(job)
+    if done is not None:
+        return done
+    job.folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    if prepare is not None:
+        prepare(job)
+    seconds = time.perf_counter() - started
+    (job.folder / "prepared.json").write_text(json.dumps({"prepared_s": seconds}))
+    return seconds
+
+
+def _slowed(peer: Peer, share: float) -> Peer:
+    if not share:
+        return peer
+
+    def held_back(answer: Callable[[Any], Logits], given: Any) -> Logits:
+        started = time.perf_counter()
+        logits = answer(given)
+        until = started + (time.perf_counter() - started) * (1 + share)
+        while time.perf_counter() < until:  # asleep, the processor would slow down and the next answer with it
+            pass
+        return logits
+
+    return replace(peer, one=lambda text: held_back(peer.one, text), many=lambda texts: held_back(peer.many, texts))
+
+
+def _answer(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
+    if request["mode"] == "memory":
+        return memory_of((os.getpid(), *peer.processes))
+    if request["mode"] == "settle":
+        return settle(peer.one, request["texts"], most_s=request["most_s"], window_s=request["window_s"])
+    return _single(peer, request) if request["mode"] == "single" else _many(peer, request)
+
+
+def settle(
+    one: Callable[[str], Logits],
+    texts: Sequence[str],
+    *,
+    most_s: float,
+    window_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Any]:
+    """Answer texts until the medians of three windows in a row are within 3 % of each other, or the time is up.
+
+    Args:
+        one: A text to its logits.
+        texts: Answered over and over, in their order; a window ends after a whole pass.
+        most_s: Seconds at most.
+        window_s: Seconds of a window at least.
+        clock: Seconds.
+
+    Returns:
+        `settled_s`, `steady`, and `calls`.
+    """
+    began = clock()
+    medians: list[float] = []
+    calls = 0
+    while True:
+        window, times = clock(), []
+        while not times or clock() - window < window_s:
+            for text in texts:
+                started = clock()
+                one(text)
+                times.append(clock() - started)
+                if clock() - began > most_s:
+                    return {"settled_s": clock() - began, "steady": False, "calls": calls + len(times)}
+        calls += len(times)
+        medians = [*medians, float(np.median(times))][-WINDOWS:]
+        if len(medians) == WINDOWS and max(medians) <= (1 + STEADY) * min(medians):
+            return {"settled_s": clock() - began, "steady": True, "calls": calls}
+
+
+def memory_of(processes: Sequence[int]) -> dict[str, int | None]:
+    """Return the memory that processes and what they started hold now and held at most, in bytes; None off Linux."""
+    if not Path("/proc/self/status").exists():
+        return {"rss_bytes": None, "peak_rss_bytes": None}
+    everyone = _with_children(processes)
+    return {
+        "rss_bytes": sum(_status(process, "VmRSS:") for process in everyone),
+        "peak_rss_bytes": sum(_status(process, "VmHWM:") for process in everyone),
+    }
+
+
+def _with_children(processes: Sequence[int]) -> list[int]:
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:  # it ended meanwhile
+                continue
+    found = list(dict.fromkeys(processes))
+    for process in found:
+        found += [child for child, parent in parents.items() if parent == process and child not in found]
+    return found
+
+
+def _status(process: int, key: str) -> int:
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), 0)
 
 
 def _single(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
 
-from benchmarks.peers.protocol import Job, Logits
+from benchmarks.peers.protocol import PREPARE, Job, Logits, prepared_seconds
 from distill.errors import PotstillError
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 900.0
+PREPARING_S = 7200.0
 
 
 class PeerError(PotstillError):
@@ -43,13 +45,31 @@ class Many:
     logits: Logits
 
 
+@dataclass(frozen=True)
+class Settled:
+    """How a warm-up went: seconds, single texts answered, and whether the times had become steady."""
+
+    settled_s: float
+    steady: bool
+    calls: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a candidate's processes hold now and held at most; None where the system does not say."""
+
+    rss_bytes: int | None
+    peak_rss_bytes: int | None
+
+
 class Worker:
     """A candidate in a process of its own."""
 
-    def __init__(self, name: str, process: subprocess.Popen[str], complaints: IO[str]) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[str], complaints: IO[str], *, timeout_s: float = TIMEOUT_S) -> None:
         self.name = name
         self._process = process
         self._complaints = complaints
+        self._timeout_s = timeout_s
         self.about: dict[str, Any] = self._read()
 
     def single(self, texts: Sequence[str], *, warmup: int) -> Singles:
@@ -62,6 +82,14 @@ class Worker:
         reply = self._ask({"mode": "many", "texts": list(texts), "warmup": warmup})
         return Many(reply["seconds"], np.array(reply["logits"]))
 
+    def settle(self, texts: Sequence[str], *, most_s: float, window_s: float = 0.25) -> Settled:
+        """Let it answer single texts until its times are steady, `most_s` seconds at most."""
+        return Settled(**self._ask({"mode": "settle", "texts": list(texts), "most_s": most_s, "window_s": window_s}))
+
+    def memory(self) -> Memory:
+        """Ask what its processes hold."""
+        return Memory(**self._ask({"mode": "memory"}))
+
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
             given = cast(IO[str], self._process.stdin)
@@ -72,57 +100,102 @@ class Worker:
         return self._read()
 
     def _read(self) -> dict[str, Any]:
-        watchdog = threading.Timer(TIMEOUT_S, self._process.kill)
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._process.kill()
+
+        watchdog = threading.Timer(self._timeout_s, give_up)
         watchdog.daemon = True
         watchdog.start()
         line = cast(IO[str], self._process.stdout).readline()  # asleep: nothing competes with what is measured
         watchdog.cancel()
+        if late.is_set():
+            self._process.wait()
+            raise PeerError(f"{self.name} did not answer within {self._timeout_s:g} s")
         if not line:
             raise self._death()
-        return dict(json.loads(line))
+        return _object_of(self.name, line)
 
     def _death(self) -> PeerError:
         self._process.wait()
         self._complaints.seek(0)
-        lines = [line.strip() for line in self._complaints.read().splitlines() if line.strip()]
-        return PeerError(f"{self.name} stopped with code {self._process.returncode}: {lines[-1] if lines else 'no word'}")
+        return PeerError(f"{self.name} stopped with code {self._process.returncode}: {_last_word(self._complaints.read())}")
+
+
+def _object_of(name: str, line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise PeerError(f"{name} answered {line.strip()[:80]!r}, wanted one JSON object a line")
+    return found
 
 
 @contextmanager
-def started(name: str, job: Job, *, python: Path | None = None) -> Iterator[Worker]:
+def started(name: str, job: Job, *, python: Path | None = None, timeout_s: float = TIMEOUT_S) -> Iterator[Worker]:
     """Start `benchmarks.peers.<name>` and yield it once it is ready; it ends with the block.
 
     Args:
         name: Module of the peer.
         job: What it gets ready with.
         python: Its interpreter; None is this one.
+        timeout_s: Seconds that it may take to get ready, and for each answer.
 
     Raises:
-        PeerError: It died or took more than 15 minutes.
+        PeerError: It died, took too long, or answered something else than JSON.
     """
-    job.folder.mkdir(parents=True, exist_ok=True)
-    said = {
-        "bundle": str(job.bundle.resolve()),
-        "folder": str(job.folder.resolve()),
-        "threads": job.threads,
-        "calibration": list(job.calibration),
-        "max_length": job.max_length,
-    }
-    threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")}
-    command = [str(python or sys.executable), "-m", f"benchmarks.peers.{name}", json.dumps(said)]
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints,
         subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=complaints,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, **threads, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "PYTHONWARNINGS": "ignore"},
+            _command(name, job, python), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, **_surroundings(job)
         ) as process,
     ):
         try:
-            yield Worker(name, process, complaints)
+            yield Worker(name, process, complaints, timeout_s=timeout_s)
         finally:
-            process.kill()
+            _end(process)
+
+
+def prepare(name: str, job: Job, *, python: Path | None = None, timeout_s: float = PREPARING_S) -> float:
+    """Let `benchmarks.peers.<name>` train or convert into its folder, unless it has; return the seconds that took then.
+
+    Raises:
+        PeerError: It failed or took too long.
+    """
+    done = prepared_seconds(job)
+    if done is not None:
+        return done
+    command = [*_command(name, job, python), PREPARE]
+    try:
+        ran = subprocess.run(command, capture_output=True, check=False, timeout=timeout_s, **_surroundings(job))
+    except subprocess.TimeoutExpired as exc:
+        raise PeerError(f"{name} was not ready after {timeout_s:g} s") from exc
+    if ran.returncode:
+        raise PeerError(f"{name} cannot get ready: {_last_word(ran.stderr)}")
+    return float(_object_of(name, ran.stdout)["prepared_s"])
+
+
+def _command(name: str, job: Job, python: Path | None) -> list[str]:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    return [str(python or sys.executable), "-m", f"benchmarks.peers.{name}", job.to_json()]
+
+
+def _surroundings(job: Job) -> dict[str, Any]:
+    threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")}
+    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "PYTHONWARNINGS": "ignore"}
+    # A group of its own, so that what it starts ends with it.
+    return {"text": True, "cwd": ROOT, "env": {**os.environ, **threads, **quiet}, "start_new_session": True}
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _last_word(complaints: str) -> str:
+    lines = [line.strip() for line in complaints.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no word"

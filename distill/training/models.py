@@ -154,7 +154,7 @@ def load_pretrained(
         SettingsError: The model takes fewer tokens, or its tokenizer cannot be used.
         BundleError: The folder holds no model, or its weights are not safetensors.
     """
-    folder = _minilm_folder() if source == BUILTIN_MINILM else source
+    folder = minilm_folder() if source == BUILTIN_MINILM else source
     if Path(folder).is_dir() and (Path(folder) / MANIFEST).is_file():
         Bundle.open(folder)  # raises when it is damaged
         _require_not_static(Path(folder))
@@ -310,7 +310,13 @@ def _first_line(exc: Exception) -> str:
     return next(iter(str(exc).strip().splitlines()), type(exc).__name__).rstrip(".")
 
 
-def _minilm_folder() -> str:
+def minilm_folder() -> str:
+    """Return the folder of `builtin:minilm`, its weights checked.
+
+    Raises:
+        MissingExtraError: The package that brings it is not installed.
+        BundleError: It has other weights than those tested with.
+    """
     spec = importlib.util.find_spec(_MINILM_PACKAGE)
     if spec is None or spec.origin is None:
         raise MissingExtraError(extra="demo", package=_MINILM_PACKAGE, needed_for=BUILTIN_MINILM)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +75,11 @@ def test_a_page_without_one_pair_of_markers_is_refused(page: str, results: Path)
         filled(page, folder=results)
 
 
-def test_a_figure_typed_in_by_hand_is_refused(results: Path) -> None:
-    path = results / "demo.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content["figures"]["int8_drop"] = 0.0
-    path.write_text(json.dumps(content), encoding="utf-8")
+def test_a_figure_typed_in_by_hand_is_refused(tmp_path: Path) -> None:
+    figures = demo_figures(ROWS) | {"int8_drop": 0.0}
+    write_result("demo", command="a command", environment={}, rows=ROWS, figures=figures, folder=tmp_path)
     with pytest.raises(PotstillError, match=r"the figures in .*demo\.json are not those of its rows"):
-        filled(PAGE, folder=results)
+        filled(PAGE, folder=tmp_path)
 
 
 def test_the_readme_is_filled_in_its_place(results: Path, tmp_path: Path) -> None:

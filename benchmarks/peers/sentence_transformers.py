@@ -1,0 +1,64 @@
+"""sentence-transformers: its ONNX backend in int8 for the embedding, and a logistic regression on top.
+
+The backend serves embedding models; for a classifier it is the half below the head. The base encoder is not fine-tuned.
+Runs in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+from sentence_transformers import SentenceTransformer, export_dynamic_quantized_onnx_model
+from sklearn.linear_model import LogisticRegression
+
+from benchmarks.peers.encoder import base_of, bytes_of
+from benchmarks.peers.protocol import BATCH, Job, Logits, Peer, serve
+
+SOURCE = (
+    "https://sbert.net/docs/sentence_transformer/usage/efficiency.html (ONNX, dynamic int8, avx512_vnni), "
+    "https://sbert.net/examples/sentence_transformer/applications (embeddings into scikit-learn)"
+)
+QUANTIZED = "onnx/model_qint8_avx512_vnni.onnx"
+
+
+def prepare(job: Job) -> None:
+    """Export and quantize the base encoder, then fit the regression on embeddings of the training texts."""
+    model = SentenceTransformer(base_of(job), backend="onnx", model_kwargs={"provider": "CPUExecutionProvider", "export": True})
+    model.save_pretrained(str(job.folder))
+    export_dynamic_quantized_onnx_model(model, "avx512_vnni", str(job.folder))
+    texts = job.training_texts()
+    embeddings = _encoder(job).encode(texts["train"], batch_size=BATCH, show_progress_bar=False)
+    head = LogisticRegression(max_iter=1000).fit(embeddings, texts["train_labels"])
+    weights, bias = head.coef_, head.intercept_
+    if len(head.classes_) == 2:  # scikit-learn keeps one row for two labels
+        weights, bias = np.vstack([-weights / 2, weights / 2]), np.concatenate([-bias / 2, bias / 2])
+    np.savez(job.folder / "head.npz", weights=weights.astype(np.float32), bias=bias.astype(np.float32))
+
+
+def open_peer(job: Job) -> Peer:
+    """Open the quantized encoder and the regression."""
+    encoder = _encoder(job)
+    with np.load(job.folder / "head.npz") as head:
+        weights, bias = head["weights"].T, head["bias"]
+
+    def answer(texts: list[str]) -> Logits:
+        return encoder.encode(texts, batch_size=BATCH, show_progress_bar=False) @ weights + bias
+
+    return Peer(
+        one=lambda text: answer([text])[0],
+        many=lambda texts: answer(list(texts)),  # it sorts by length itself
+        settings={"threads": job.threads, "batch": BATCH, "order": "by length, its own", "preset": "avx512_vnni, dynamic"},
+        source=SOURCE,
+        size_bytes=bytes_of(job.folder, QUANTIZED, "tokenizer.json", "config.json", "head.npz"),
+    )
+
+
+def _encoder(job: Job) -> SentenceTransformer:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = job.threads
+    given = {"file_name": QUANTIZED, "provider": "CPUExecutionProvider", "session_options": options}
+    return SentenceTransformer(str(job.folder), backend="onnx", model_kwargs=given)
+
+
+if __name__ == "__main__":
+    serve(open_peer, prepare)

@@ -1,0 +1,68 @@
+"""SetFit: the base encoder tuned on pairs of texts, a logistic regression on top.
+
+Few-shot by design; here it sees all training texts, and the pairs of 300 steps. Runs in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from datasets import Dataset
+from setfit import SetFitModel, Trainer, TrainingArguments
+
+from benchmarks.peers.encoder import BATCH_SIZE, SEED, base_of, bytes_of
+from benchmarks.peers.protocol import BATCH, Job, Logits, Peer, serve
+
+STEPS = 300
+SOURCE = (
+    "https://huggingface.co/docs/setfit/quickstart (from_pretrained, Trainer, predict_proba), "
+    "https://huggingface.co/docs/setfit/conceptual_guides/sampling_strategies (max_steps bounds the pairs)"
+)
+
+
+def prepare(job: Job) -> None:
+    """Tune the encoder on pairs, fit the regression."""
+    texts = job.training_texts()
+    model = SetFitModel.from_pretrained(base_of(job), device="cpu")
+    arguments = TrainingArguments(
+        output_dir=str(job.folder / "runs"),
+        batch_size=BATCH_SIZE,
+        max_steps=STEPS,
+        seed=SEED,
+        save_strategy="no",
+        report_to="none",
+        show_progress_bar=False,
+    )
+    data = Dataset.from_dict({"text": texts["train"], "label": texts["train_labels"]})
+    Trainer(model=model, args=arguments, train_dataset=data).train()
+    model.model_body.save_pretrained(str(job.folder / "encoder"))
+    head = model.model_head
+    np.savez(job.folder / "head.npz", coef_=head.coef_, intercept_=head.intercept_, classes_=head.classes_)
+
+
+def open_peer(job: Job) -> Peer:
+    """Put the tuned encoder and the regression together again; the regression is kept as numbers, not as a pickle."""
+    from sentence_transformers import SentenceTransformer
+    from sklearn.linear_model import LogisticRegression
+
+    torch.set_num_threads(job.threads)
+    head = LogisticRegression()
+    with np.load(job.folder / "head.npz") as kept:
+        head.coef_, head.intercept_, head.classes_ = kept["coef_"], kept["intercept_"], kept["classes_"]
+    model = SetFitModel(model_body=SentenceTransformer(str(job.folder / "encoder"), device="cpu"), model_head=head)
+
+    def answer(texts: list[str]) -> Logits:
+        shares = model.predict_proba(texts, batch_size=BATCH, as_numpy=True, show_progress_bar=False)
+        return np.log(np.maximum(shares, 1e-12))
+
+    return Peer(
+        one=lambda text: answer([text])[0],
+        many=lambda texts: answer(list(texts)),
+        settings={"threads": job.threads, "batch": BATCH, "order": "by length, its own", "steps": STEPS},
+        source=SOURCE,
+        size_bytes=bytes_of(job.folder / "encoder", "model.safetensors", "tokenizer.json", "config.json"),
+    )
+
+
+if __name__ == "__main__":
+    serve(open_peer, prepare)

@@ -1,0 +1,96 @@
+"""TextBrewer: its GeneralDistiller teaches three of the teacher's layers; PyTorch eager answers, as in its examples.
+
+Runs in an environment of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
+from torch.utils.data import DataLoader
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
+
+from benchmarks.peers.encoder import BATCH_SIZE, EPOCHS, LEARNING_RATE, SEED, bytes_of, teacher_of, write_first_layers
+from benchmarks.peers.protocol import BATCH, Job, Logits, Peer, in_length_order, serve
+
+SOURCE = (
+    "https://github.com/airaria/TextBrewer (quick start: AdamW, linear schedule with 10 % warm-up; the MNLI example's "
+    "temperature 8; preset L3_hidden_mse, every layer of the student to every second of the teacher)"
+)
+TEMPERATURE = 8
+MATCHES = [
+    {"layer_T": 2 * layer, "layer_S": layer, "feature": "hidden", "loss": "hidden_mse", "weight": 1} for layer in range(4)
+]
+
+
+def prepare(job: Job) -> None:
+    """Distil for three epochs."""
+    folder = write_first_layers(job, job.folder / "student")
+    texts = job.training_texts()
+    torch.manual_seed(SEED)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    teacher = AutoModelForSequenceClassification.from_pretrained(teacher_of(job)).eval()
+    student = AutoModelForSequenceClassification.from_pretrained(folder)
+
+    def collate(rows: list[tuple[str, int]]) -> dict[str, Any]:
+        batch = tokenizer(
+            [text for text, _ in rows], truncation=True, max_length=job.max_length, padding=True, return_tensors="pt"
+        )
+        return {**batch, "labels": torch.tensor([label for _, label in rows])}
+
+    pairs = list(zip(texts["train"], texts["train_labels"], strict=True))
+    loader = DataLoader(pairs, batch_size=BATCH_SIZE, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
+    steps = EPOCHS * len(loader)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE)
+    distiller = GeneralDistiller(
+        train_config=TrainingConfig(
+            log_dir=None, output_dir=str(job.folder / "runs"), device="cpu", ckpt_frequency=1, ckpt_epoch_frequency=10**6
+        ),
+        distill_config=DistillationConfig(temperature=TEMPERATURE, intermediate_matches=MATCHES),
+        model_T=teacher,
+        model_S=student,
+        adaptor_T=_adapted,
+        adaptor_S=_adapted,
+    )
+    with distiller:
+        distiller.train(
+            optimizer,
+            loader,
+            num_epochs=EPOCHS,
+            scheduler_class=get_linear_schedule_with_warmup,
+            scheduler_args={"num_warmup_steps": int(0.1 * steps), "num_training_steps": steps},
+            callback=None,
+            output_hidden_states=True,
+        )
+    student.save_pretrained(folder)
+
+
+def _adapted(_: Any, outputs: Any) -> dict[str, Any]:
+    return {"logits": outputs.logits, "hidden": outputs.hidden_states}
+
+
+def open_peer(job: Job) -> Peer:
+    """Open the student in PyTorch."""
+    torch.set_num_threads(job.threads)
+    folder = job.folder / "student"
+    tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=job.max_length)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+
+    def answer(texts: list[str]) -> Logits:
+        with torch.inference_mode():
+            return np.asarray(model(**tokenizer(texts, truncation=True, padding=True, return_tensors="pt")).logits)
+
+    return Peer(
+        one=lambda text: answer([text])[0],
+        many=lambda texts: in_length_order(texts, answer),
+        settings={"threads": job.threads, "batch": BATCH, "order": "by length", "layers": 3, "epochs": EPOCHS},
+        source=SOURCE,
+        size_bytes=bytes_of(folder, "model.safetensors", "tokenizer.json", "config.json"),
+    )
+
+
+if __name__ == "__main__":
+    serve(open_peer, prepare)

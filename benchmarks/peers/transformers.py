@@ -1,0 +1,40 @@
+"""transformers: its text-classification pipeline in PyTorch, on the student's own weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, pipeline
+
+from benchmarks.peers.encoder import bytes_of
+from benchmarks.peers.protocol import BATCH, Job, Logits, Peer, in_length_order, serve
+
+SOURCE = (
+    "https://huggingface.co/docs/transformers/main_classes/pipelines (pipeline batching: like lengths, measured batch size)"
+)
+
+
+def open_peer(job: Job) -> Peer:
+    """Build the pipeline; logits come out as they are."""
+    torch.set_num_threads(job.threads)
+    tokenizer = AutoTokenizer.from_pretrained(job.bundle, model_max_length=job.max_length)
+    classify = pipeline(
+        "text-classification", model=str(job.bundle), tokenizer=tokenizer, top_k=None, function_to_apply="none", device="cpu"
+    )
+
+    def rows(texts: list[str]) -> Logits:
+        answers = classify(texts, truncation=True, batch_size=len(texts))
+        found = [{answer["label"]: answer["score"] for answer in answers_of_text} for answers_of_text in answers]
+        return np.array([[row[label] for label in job.labels] for row in found])
+
+    return Peer(
+        one=lambda text: rows([text])[0],
+        many=lambda texts: in_length_order(texts, rows),
+        settings={"threads": job.threads, "batch": BATCH, "order": "by length", "precision": "fp32"},
+        source=SOURCE,
+        size_bytes=bytes_of(job.bundle, "model.safetensors", "tokenizer.json", "config.json"),
+    )
+
+
+if __name__ == "__main__":
+    serve(open_peer)

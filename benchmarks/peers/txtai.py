@@ -1,0 +1,64 @@
+"""txtai: its HFTrainer with a teacher trains three of the teacher's layers; its Labels pipeline answers.
+
+Runs in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from txtai.pipeline import HFTrainer, Labels
+
+from benchmarks.peers.encoder import BATCH_SIZE, EPOCHS, LEARNING_RATE, SEED, bytes_of, teacher_of, write_first_layers
+from benchmarks.peers.protocol import BATCH, Job, Logits, Peer, in_length_order, serve
+
+SOURCE = (
+    "https://neuml.github.io/txtai/pipeline/train/trainer (teacher, distillation defaults: temperature 1, half soft labels), "
+    "https://neuml.github.io/txtai/pipeline/text/labels (dynamic=False for a fine-tuned model)"
+)
+
+
+def prepare(job: Job) -> None:
+    """Distil for three epochs."""
+    texts = job.training_texts()
+    rows = [{"text": text, "label": label} for text, label in zip(texts["train"], texts["train_labels"], strict=True)]
+    model, tokenizer = HFTrainer()(
+        str(write_first_layers(job, job.folder / "first")),
+        rows,
+        teacher=str(teacher_of(job)),
+        maxlength=job.max_length,
+        output_dir=str(job.folder / "runs"),
+        num_train_epochs=EPOCHS,
+        per_device_train_batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+        seed=SEED,
+        disable_tqdm=True,
+    )
+    model.save_pretrained(job.folder / "student")
+    tokenizer.save_pretrained(job.folder / "student")
+
+
+def open_peer(job: Job) -> Peer:
+    """Open the student in its pipeline."""
+    torch.set_num_threads(job.threads)
+    folder = job.folder / "student"
+    classify = Labels(str(folder), dynamic=False, gpu=False)
+
+    def answer(texts: list[str]) -> Logits:
+        shares = np.full((len(texts), len(job.labels)), 1e-12)
+        for row, scores in enumerate(classify(texts)):
+            for label, score in scores:
+                shares[row, label] = max(score, 1e-12)
+        return np.log(shares)
+
+    return Peer(
+        one=lambda text: answer([text])[0],
+        many=lambda texts: in_length_order(texts, answer),
+        settings={"threads": job.threads, "batch": BATCH, "order": "by length", "layers": 3, "epochs": EPOCHS},
+        source=SOURCE,
+        size_bytes=bytes_of(folder, "model.safetensors", "tokenizer.json", "config.json"),
+    )
+
+
+if __name__ == "__main__":
+    serve(open_peer, prepare)

@@ -1,0 +1,104 @@
+"""The instrument: intervals that hold what they promise on made-up rounds, pairs, and too few samples refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.instrument import marks_of, mean_estimate, median_estimate, percentile, ratio_estimate, spread
+from benchmarks.peers.protocol import settle
+from benchmarks.sessions import dealt
+from distill.errors import SettingsError
+
+
+def test_the_median_is_that_of_all_samples() -> None:
+    rounds = [[1.0, 9.0, 9.0], [2.0, 8.0], [3.0, 7.0], [4.0, 6.0], [1.0, 9.0], [2.0, 8.0], [3.0, 7.0], [4.0, 6.0]]
+    found = median_estimate(rounds, seed=0)
+    assert found.value == 6.0  # eight samples are below 6, and with it nine of seventeen; the rounds' medians would give 5
+    assert found.low <= 6.0 <= found.high
+
+
+def test_a_ratio_pairs_the_texts_of_a_round() -> None:
+    # the same texts in the same order: each exactly twice as fast, though the texts differ tenfold and the rounds by a half
+    slow = [[factor * length for length in (1.0, 4.0, 10.0)] for factor in (1.0, 1.2, 0.9, 1.5, 1.1, 1.0, 0.8, 1.3)]
+    fast = [[sample / 2 for sample in each] for each in slow]
+    found = ratio_estimate(slow, fast, seed=0)
+    assert (found.value, found.low, found.high) == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_a_ratio_above_one_says_the_other_is_faster() -> None:
+    assert ratio_estimate([[3.0]] * 8, [[1.0]] * 8, seed=0).value == pytest.approx(3.0)
+
+
+def test_what_does_not_pair_is_refused() -> None:
+    with pytest.raises(SettingsError, match="their times do not pair"):
+        ratio_estimate([[1.0, 2.0]] * 8, [[1.0]] * 8, seed=0)
+
+
+@pytest.mark.parametrize("rounds", [8, 12, 20])
+def test_an_interval_of_95_percent_holds_the_truth_about_95_times_in_100(rounds: int) -> None:
+    draw = np.random.default_rng(rounds)
+    hits = 0
+    for seed in range(400):
+        found = mean_estimate(draw.normal(0.0, 1.0, rounds), seed=seed)
+        hits += found.low <= 0.0 <= found.high
+    # 95 % of 400 is 380; three standard errors of 4.4 below it is 367. The plain percentiles give 354 at eight rounds.
+    assert hits >= 367
+
+
+def test_seven_rounds_make_no_interval() -> None:
+    with pytest.raises(SettingsError, match="at least 8 rounds, got 7; give --rounds 8 or more"):
+        median_estimate([[1.0]] * 7, seed=0)
+
+
+@pytest.mark.parametrize(("percent", "least"), [(90, 64), (99, 662)])
+def test_a_tail_needs_its_samples(percent: int, least: int) -> None:
+    assert percentile([[1.0] * (least - 1)], percent) is None
+    assert percentile([[1.0] * least], percent) == 1.0
+
+
+def test_spread_is_between_the_rounds_not_within() -> None:
+    assert spread([[1.0, 100.0, 50.0]] * 6) == 0.0
+    # medians 10, 10, 10, 10, 20: a tenth below the top lies at 16, so (16 - 10) / 10
+    assert spread([[10.0]] * 4 + [[20.0]]) == pytest.approx(0.6)
+
+
+def test_marks_say_what_is_wrong_and_nothing_else() -> None:
+    assert marks_of(spread=0.1, steady=True, others_processors=0.05, samples=100) == []
+    marks = marks_of(spread=0.3, steady=False, others_processors=0.8, samples=40)
+    assert [mark.partition(":")[0] for mark in marks] == ["unsteady", "not warm", "busy machine", "few samples"]
+
+
+def test_a_warm_up_ends_when_the_times_are_steady() -> None:
+    now = 0.0
+
+    def one(_: str) -> np.ndarray:
+        nonlocal now
+        now += 0.1 if now > 2.0 else 0.1 + (2.0 - now)  # it gets faster for two seconds
+        return np.zeros(2)
+
+    found = settle(one, ["a", "b"], most_s=60.0, window_s=1.0, clock=lambda: now)
+    assert found["steady"]
+    assert 4.0 < found["settled_s"] < 8.0  # two slow seconds, then three windows of one
+
+
+def test_a_warm_up_without_end_is_cut_and_says_so() -> None:
+    now, factor = 0.0, 1.0
+
+    def one(_: str) -> np.ndarray:
+        nonlocal now, factor
+        factor *= 1.05
+        now += 0.01 * factor
+        return np.zeros(2)
+
+    found = settle(one, ["a"], most_s=3.0, window_s=0.2, clock=lambda: now)
+    assert not found["steady"]
+    assert found["settled_s"] > 3.0
+
+
+def test_every_text_is_dealt_once_and_every_round_gets_long_ones() -> None:
+    lengths = list(range(103))
+    hands = dealt(lengths, 10, seed=0)
+    assert sorted(index for hand in hands for index in hand) == lengths
+    assert {len(hand) for hand in hands} <= {10, 11}
+    assert all(max(hand) >= 90 and min(hand) < 10 for hand in hands)
