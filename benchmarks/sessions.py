@@ -107,15 +107,15 @@ def measure_together(
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for candidate in candidates:
-            with _dropping(candidate.name, failed, reporter):
+            with dropping(candidate.name, failed, reporter):
                 worker = stack.enter_context(opened(candidate, task, threads=threads, timeout_s=settings.timeout_s))
                 turns[candidate.name] = Turns(worker.about, worker.settle(warm, most_s=settings.settle_s))
                 workers[candidate.name] = worker
         with reporter.task("rounds", settings.rounds * len(workers)) as advance:
             for number in range(settings.rounds):
-                for name in _order(list(workers), number, settings.order, draw):
+                for name in order_of(list(workers), number, settings.order, draw):
                     if name not in failed:
-                        with _dropping(name, failed, reporter):
+                        with dropping(name, failed, reporter):
                             turn(workers[name], turns[name], number)
                     advance(1)
     return Measured({name: found for name, found in turns.items() if name not in failed}, failed, watch.session())
@@ -125,7 +125,7 @@ def make_ready(candidates: Sequence[Candidate], task: Task, *, reporter: Reporte
     """Install, convert and train what is not there yet; return the reasons of those that cannot be, by name."""
     failed: dict[str, str] = {}
     for candidate in candidates:
-        with _dropping(candidate.name, failed, reporter):
+        with dropping(candidate.name, failed, reporter):
             python = python_of(candidate.environment) if candidate.environment else None
             if candidate.module in WITHOUT_ADAPTER:
                 raise PeerError(f"{candidate.name} loads here, and has no adapter: nowhere could one be tried")
@@ -201,7 +201,8 @@ def grouped(candidates: Iterable[Candidate], size: int) -> list[list[Candidate]]
 
 
 @contextmanager
-def _dropping(name: str, failed: dict[str, str], reporter: Reporter) -> Iterator[None]:
+def dropping(name: str, failed: dict[str, str], reporter: Reporter) -> Iterator[None]:
+    """Note the reason where a candidate fails in this block, and go on with the others."""
     try:
         yield
     except (PeerError, ValueError, KeyError, TypeError) as exc:  # the last three: an answer that is not one
@@ -209,7 +210,8 @@ def _dropping(name: str, failed: dict[str, str], reporter: Reporter) -> Iterator
         reporter.say(f"{name} is left out: {failed[name]}")
 
 
-def _order(names: list[str], number: int, order: str, draw: np.random.Generator) -> list[str]:
+def order_of(names: list[str], number: int, order: str, draw: np.random.Generator) -> list[str]:
+    """Return the order of a round: there and back in turn, or drawn anew."""
     if order == "alternating":
         return names if number % 2 == 0 else names[::-1]
     return [names[index] for index in draw.permutation(len(names))]

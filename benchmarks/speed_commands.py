@@ -22,6 +22,7 @@ from benchmarks.candidates import (
     url_candidates,
 )
 from benchmarks.circumstances import circumstances
+from benchmarks.fresh import FreshScenario, fresh_figures, run_fresh
 from benchmarks.results import FOLDER, write_result
 from benchmarks.sessions import QUICK, SpeedSettings
 from benchmarks.speed import Scenario, run_speed, speed_figures
@@ -72,6 +73,8 @@ def register(app: App) -> None:
     """Give the app the commands of this module."""
     app.command(single_stream, name="single-stream")
     app.command(offline)
+    app.command(cold_start, name="cold-start")
+    app.command(memory)
 
 
 def single_stream(
@@ -94,16 +97,43 @@ def offline(
     run_scenario("offline", rows, data, speed, run)
 
 
-def run_scenario(scenario: Scenario, rows: RowSettings, data: DataSettings, speed: SpeedSettings, run: RunSettings) -> None:
+def cold_start(
+    *, rows: Rows = RowSettings(), data: Data = DataSettings(), speed: Speed = SpeedSettings(), run: Run = RunSettings()
+) -> None:
+    """Time fresh processes from their start to the first answer, all rows taking turns, with their quality.
+
+    Example: python -m benchmarks cold-start --bundles student --teacher teacher
+    """
+    run_scenario("cold-start", rows, data, speed, run)
+
+
+def memory(
+    *, rows: Rows = RowSettings(), data: Data = DataSettings(), speed: Speed = SpeedSettings(), run: Run = RunSettings()
+) -> None:
+    """Weigh fresh processes when ready, after all texts alone and at once, and at most, with their quality.
+
+    Example: python -m benchmarks memory --bundles student --teacher teacher
+    """
+    run_scenario("memory", rows, data, speed, run)
+
+
+def run_scenario(
+    scenario: Scenario | FreshScenario, rows: RowSettings, data: DataSettings, speed: SpeedSettings, run: RunSettings
+) -> None:
     """Measure, print what was found, and write the result file."""
     reporter = reporter_for_terminal()
     environment = circumstances(seed=speed.seed)
     candidates = candidates_of(rows)
     task = task_of(rows, data, run.work)
     speed = quickened(speed, run)
-    commit = None if environment["git_dirty"] else environment["git_commit"]
-    measured, sessions = run_speed(scenario, candidates, task, speed, commit=commit, reporter=reporter)
-    finish(scenario, measured, sessions, speed_figures(scenario, measured), environment, (rows, data, speed, run), task)
+    if scenario in ("cold-start", "memory"):
+        measured, sessions = run_fresh(scenario, candidates, task, speed, reporter=reporter)
+        figures = fresh_figures(scenario, measured)
+    else:
+        commit = None if environment["git_dirty"] else environment["git_commit"]
+        measured, sessions = run_speed(scenario, candidates, task, speed, commit=commit, reporter=reporter)
+        figures = speed_figures(scenario, measured)
+    finish(scenario, measured, sessions, figures, environment, (rows, data, speed, run), task)
 
 
 def finish(
