@@ -18,6 +18,7 @@ SCHEMA = 2
 WITHOUT_DIGEST = 1
 """The schema before results carried their own digest; such files are still read."""
 
+LONG = 100
 PARTS = ("command", "environment", "rows", "figures")
 FOLDER = Path(__file__).parent / "results"
 
@@ -62,7 +63,8 @@ def spelled(content: Mapping[str, Any]) -> str:
             rows = ",\n".join(f"  {json.dumps(row, allow_nan=False, separators=(',', ':'))}" for row in value)
             lines.append(f' "rows": [\n{rows}\n ]')
         else:
-            indented = json.dumps(value, indent=1, allow_nan=False).replace("\n", "\n ")
+            long = isinstance(value, list) and len(value) > LONG
+            indented = json.dumps(value, indent=None if long else 1, allow_nan=False).replace("\n", "\n ")
             lines.append(f" {json.dumps(name)}: {indented}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

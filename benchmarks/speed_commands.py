@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ from benchmarks.results import FOLDER, write_result
 from benchmarks.sessions import QUICK, SpeedSettings
 from benchmarks.speed import Scenario, run_speed, speed_figures
 from benchmarks.speed_tables import first_words, terminal_table
-from distill.data import load_splits
+from distill.data import limited, load_splits
 from distill.errors import SettingsError
 from distill.inputs import measuring_texts
 from distill.labels import require_single_label
@@ -126,6 +127,7 @@ def run_scenario(
     candidates = candidates_of(rows)
     task = task_of(rows, data, run.work)
     speed = quickened(speed, run)
+    task = replace(task, test=limited(task.test, speed.texts or None, seed=data.split_seed))
     if scenario in ("cold-start", "memory"):
         measured, sessions = run_fresh(scenario, candidates, task, speed, reporter=reporter)
         figures = fresh_figures(scenario, measured)
@@ -161,6 +163,7 @@ def finish(
         sessions=sessions,
         test_fingerprint=task.test.fingerprint(),
         labels=task.test.labels,
+        truth=task.test.label_ids.tolist(),
         reads=words_of_data(task),
     )
     if run.quick:

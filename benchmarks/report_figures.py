@@ -1,0 +1,167 @@
+"""The pictures of the report page: quality against time and against size, and how the times of each row are spread.
+
+matplotlib draws SVG, so that a page needs neither a script nor another file for them and prints sharply. Greys and colours
+read on white and on black.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import Bbox
+
+Row = Mapping[str, Any]
+
+GREY = "#7b8494"
+COLOURS = {"int8": "#0d9488", "fp32": "#3b82f6", "teacher": "#d97706", "peer": "#a855f7", "floor": "#7b8494"}
+OFFSETS = ((6, 3), (6, -9), (-6, 3), (-6, -9), (0, 8), (0, -14), (12, 10), (12, -16), (-12, 10), (-12, -16), (0, 18), (0, -24))
+
+
+def family_of(row: Row) -> str:
+    """Return which colour a row has."""
+    if row["kind"] == "bundle":
+        return "teacher" if row["settings"].get("form") == "pytorch" else row["precision"]
+    return "floor" if row["kind"] == "floor" else "peer"
+
+
+def quality_against_time(rows: Sequence[Row]) -> str:
+    """Return an SVG of macro-F1 against the median time of one text, both with their intervals."""
+    figure, axes = _canvas()
+    shown = [row for row in _worth_showing(rows) if row.get("p50_ms")]
+    for row in shown:
+        middle = row["p50_ms"]
+        _point(axes, row, middle["value"], (middle["low"], middle["high"]))
+    _front(axes, [(row["p50_ms"]["value"], row["macro_f1"]) for row in shown])
+    axes.set_xlabel("median time of one text, tokenization inside (ms, log scale)")
+    return _finished(figure, axes, [(row["name"], row["p50_ms"]["value"], row["macro_f1"]) for row in shown])
+
+
+def quality_against_size(rows: Sequence[Row]) -> str:
+    """Return an SVG of macro-F1 against what must be shipped; rows that ship no files of their own are left out."""
+    figure, axes = _canvas()
+    shown = [row for row in _worth_showing(rows) if row.get("size_bytes")]
+    for row in shown:
+        _point(axes, row, row["size_bytes"] / 1e6, None)
+    _front(axes, [(row["size_bytes"] / 1e6, row["macro_f1"]) for row in shown])
+    axes.set_xlabel("what must be shipped to answer (MB, log scale)")
+    return _finished(figure, axes, [(row["name"], row["size_bytes"] / 1e6, row["macro_f1"]) for row in shown])
+
+
+def spread_of_times(rows: Sequence[Row]) -> str:
+    """Return an SVG of each row's times: from the 1st to the 99th percentile, the middle half, the median."""
+    shown = sorted((row for row in _worth_showing(rows) if row.get("latency_us")), key=lambda row: -row["p50_ms"]["value"])
+    figure = Figure(figsize=(6.4, 0.9 + 0.24 * len(shown)), layout="constrained")
+    axes = figure.add_subplot()
+    for place, row in enumerate(shown):
+        colour = COLOURS[family_of(row)]
+        low, first, middle, third, high = np.percentile(np.concatenate(row["latency_us"]) / 1000, [1, 25, 50, 75, 99])
+        axes.plot([low, high], [place, place], color=colour, linewidth=1, alpha=0.7)
+        axes.plot([first, third], [place, place], color=colour, linewidth=6, alpha=0.6, solid_capstyle="butt")
+        axes.plot([middle], [place], marker="|", markersize=9, markeredgewidth=2, color=colour)
+    axes.set_yticks(range(len(shown)), [row["name"] for row in shown])
+    axes.set_xlabel("time of one text (ms, log scale): 1st to 99th percentile, middle half, median")
+    return _finished(figure, axes, [], legend=False)
+
+
+def _worth_showing(rows: Sequence[Row]) -> list[Row]:
+    """Leave out what failed, and the commonest label: it has no quality to show and stretches both axes."""
+    return [row for row in rows if "failed" not in row and row["settings"].get("floor") != "majority"]
+
+
+def _canvas() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _point(axes: Axes, row: Row, across: float, interval: tuple[float, float] | None) -> None:
+    colour = COLOURS[family_of(row)]
+    low, high = row["macro_f1_interval"]
+    axes.errorbar(
+        across,
+        row["macro_f1"],
+        yerr=[[row["macro_f1"] - low], [high - row["macro_f1"]]],
+        xerr=None if interval is None else [[across - interval[0]], [interval[1] - across]],
+        color=colour,
+        elinewidth=0.8,
+        alpha=0.35,
+    )
+    axes.scatter(across, row["macro_f1"], s=22, color=colour, zorder=3, marker="o" if row["kind"] == "bundle" else "D")
+
+
+def _front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """Draw the edge that nothing is both left of and above."""
+    edge: list[tuple[float, float]] = []
+    for across, height in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not edge or height > edge[-1][1]:
+            edge.append((across, height))
+    if edge:
+        axes.step(*zip(*edge, strict=True), where="post", color=GREY, linewidth=1, alpha=0.6, linestyle="--", zorder=1)
+
+
+def _finished(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, float]], *, legend: bool = True) -> str:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(visible=True, alpha=0.2)
+    axes.margins(x=0.12)
+    if legend:
+        axes.set_ylabel("macro-F1 with 95 % interval over the test texts")
+        named = {"int8": "potstill int8", "fp32": "potstill fp32", "teacher": "teacher", "peer": "peer", "floor": "floor"}
+        handles = [axes.scatter([], [], s=22, color=COLOURS[key], label=name) for key, name in named.items()]
+        box = axes.legend(handles=handles, loc="lower right", fontsize=8, frameon=False)
+        for text in box.get_texts():
+            text.set_color(GREY)
+    for part in (axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()):
+        part.set_color(GREY)
+    axes.tick_params(colors=GREY, which="both", labelsize=8)
+    for spine in axes.spines.values():
+        spine.set_color(GREY)
+    _place_labels(figure, axes, labels)
+    target = io.StringIO()
+    # Ids from a fixed salt and no date or link: the same rows give the same bytes, and the page names no other place.
+    with matplotlib.rc_context({"svg.hashsalt": "potstill"}):
+        figure.savefig(target, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = target.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def _place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, float]]) -> None:
+    """Write each name beside its point, where it covers no other name and no other point if there is such a place."""
+    figure.draw_without_rendering()
+    points = [axes.transData.transform((across, height)) for _, across, height in labels]
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in points]
+    frame = axes.get_window_extent()
+    legend = axes.get_legend()
+    if legend is not None:
+        taken.append(legend.get_window_extent())
+    for name, across, height in sorted(labels, key=lambda label: -label[2]):
+        best, least = None, float("inf")
+        for offset in OFFSETS:
+            side = "left" if offset[0] > 0 else "right" if offset[0] < 0 else "center"
+            text = axes.annotate(
+                name,
+                (across, height),
+                xytext=offset,
+                textcoords="offset points",
+                fontsize=7,
+                color=GREY,
+                horizontalalignment=side,
+            )
+            box = text.get_window_extent()
+            hits = sum(box.overlaps(other) for other in taken) + 4 * (box.x0 < frame.x0 or box.x1 > frame.x1)
+            if hits < least:
+                if best is not None:
+                    best.remove()
+                best, least = text, hits
+            else:
+                text.remove()
+            if not least:
+                break
+        if best is not None:
+            taken.append(best.get_window_extent())
