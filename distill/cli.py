@@ -375,6 +375,8 @@ def sign(
     print(f"signed: {sign_bundle(Bundle.open(bundle), private_key=key, password=password)}")
 
 
+app.command("serve.command:serve", name="serve", help="Answer over HTTP.")
+
 app.meta.suppress_keyboard_interrupt = False  # it has a life of its own beside the app's; `main` says what was kept
 
 

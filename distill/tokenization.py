@@ -100,7 +100,7 @@ class TextTokenizer:
             )
         return [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
 
-    def count_truncated(self, texts: Sequence[str]) -> int:
+    def count_truncated(self, texts: Sequence[TextInput]) -> int:
         """Return how many of these texts lose tokens to `max_length`."""
         encodings = self._tokenizer.encode_batch(list(texts))
         return sum(bool(encoding.overflowing) for encoding in encodings)

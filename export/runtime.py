@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill.batching import OrderedMap, logits_in_order
 from distill.bundle import Bundle
@@ -124,7 +125,18 @@ class OnnxClassifier:
             DatasetError: A text is not a string, or cannot be encoded.
             BundleError: The graph cannot take these ids, or gave a logit that is not a number.
         """
-        rows = self._tokenizer.encode(texts)
+        return self.predict_encoded(self._tokenizer.encode(texts))
+
+    def encode(self, texts: Sequence[TextInput]) -> list[NDArray[np.int64]]:
+        """Return the token ids of each text, at most `max_length` long; raises what `predict_logits` does."""
+        return self._tokenizer.encode(texts)
+
+    def is_cut(self, text: TextInput) -> bool:
+        """Tell whether this text loses tokens to `max_length`."""
+        return self._tokenizer.count_truncated([text]) > 0
+
+    def predict_encoded(self, rows: Sequence[NDArray[np.int64]]) -> Logits:
+        """Return the logits of texts that `encode` made ids of."""
         session, run_all = self._session, cast(OrderedMap, map)
         if self._threads > 1 and (len(rows) > MAX_BATCH_TEXTS or sum(map(len, rows)) > MAX_BATCH_TOKENS):
             crew = self._crew_for_many()

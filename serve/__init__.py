@@ -1,1 +1,4 @@
-"""HTTP serving of bundles; not built yet."""
+"""HTTP serving of bundles: one process, three protocols.
+
+`serve.app.create_app` makes the ASGI application, `serve.server.run` serves it; `potstill serve` does both.
+"""

@@ -1,0 +1,232 @@
+"""Micro-batching: what waits while the engine is busy is answered together.
+
+Knows nothing of HTTP or ONNX. Requests wait in a bounded queue; threads take batches from it the moment they are free,
+so that a request is never delayed for the sake of a batch. Large requests are taken in portions, in turn with the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import cast
+
+from distill.classifier import TextInput
+from serve.engine import Engine, RowAnswer
+from serve.errors import Reason, Refusal
+
+CHARS_PER_TOKEN = 4
+"""Of plain English; only to join texts, the runtime counts exactly."""
+
+PORTION_TOKENS = 128
+"""What a request may put into one batch before the next one has its turn."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A request's texts on their way through the queue."""
+
+    texts: Sequence[TextInput]
+    engine: Engine
+    future: asyncio.Future[list[RowAnswer]]
+    cost: list[int]
+    is_wanted: Callable[[], bool]
+    taken: int = 0
+    answers: list[RowAnswer | None] = field(default_factory=list)
+    missing: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Nobody waits for it any more."""
+        return self.future.done() or not self.is_wanted()
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Texts of one job in a batch."""
+
+    job: Job
+    start: int
+    stop: int
+
+    @property
+    def texts(self) -> Sequence[TextInput]:
+        """Return them."""
+        return self.job.texts[self.start : self.stop]
+
+
+class Batcher:
+    """A bounded queue and the threads that empty it."""
+
+    def __init__(
+        self,
+        *,
+        threads: int,
+        max_queue: int,
+        max_batch_tokens: int,
+        on_batch: Callable[[int, float], object] | None = None,
+    ) -> None:
+        """Start the threads.
+
+        Args:
+            threads: Batches computed at once.
+            max_queue: Texts that may wait.
+            max_batch_tokens: Estimated tokens of a batch.
+            on_batch: Told the texts and the seconds of each batch, in the thread that computed it.
+        """
+        self._max_queue = max_queue
+        self._max_batch_tokens = max_batch_tokens
+        self._on_batch = on_batch
+        self._waiting: deque[Job] = deque()
+        self._waiting_texts = 0
+        self._ready = threading.Condition(threading.Lock())
+        self._closed = False
+        self._seconds_per_text = 0.0
+        self._threads = [threading.Thread(target=self._work, name=f"potstill-{n}", daemon=True) for n in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def waiting_texts(self) -> int:
+        """Texts in the queue."""
+        return self._waiting_texts
+
+    def expected_wait_s(self, texts: int = 0) -> float:
+        """Return how long a request of so many texts that came now would wait, by what the last batches took."""
+        return (self._waiting_texts + texts) * self._seconds_per_text / len(self._threads)
+
+    def refuse_if_full(self, texts: int, *, deadline_s: float) -> None:
+        """Refuse what could not be answered in time.
+
+        Raises:
+            Refusal: The queue is full, or its expected wait is past the deadline.
+        """
+        wait = self.expected_wait_s(texts)
+        # A large request into an empty queue is taken whatever its size: nothing it waits for would make it smaller.
+        if self._waiting_texts and (self._waiting_texts + texts > self._max_queue or wait > 0.8 * deadline_s):
+            raise Refusal(Reason.OVERLOADED, "the server is busy; try again later", retry_after_s=max(1, round(wait)))
+
+    async def submit(
+        self, texts: Sequence[TextInput], engine: Engine, *, deadline_s: float, is_wanted: Callable[[], bool] = lambda: True
+    ) -> list[RowAnswer]:
+        """Return the answers, in the texts' order.
+
+        Args:
+            texts: At least one.
+            engine: Who answers; all texts are answered by it, whatever is swapped in meanwhile.
+            deadline_s: Seconds until nobody wants the answer.
+            is_wanted: Tells whether the client is still there; asked from other threads.
+
+        Raises:
+            Refusal: The queue is full, or the deadline passed.
+        """
+        self.refuse_if_full(len(texts), deadline_s=deadline_s)
+        loop = asyncio.get_running_loop()
+        costs = [_estimated_tokens(text, engine.max_length) for text in texts]
+        job = Job(texts, engine, loop.create_future(), costs, is_wanted, answers=[None] * len(texts), missing=len(texts))
+        timer = loop.call_later(deadline_s, _give_up, job.future)
+        with self._ready:
+            self._waiting.append(job)
+            self._waiting_texts += len(texts)
+            self._ready.notify()
+        try:
+            return await job.future
+        finally:
+            timer.cancel()
+
+    def close(self) -> None:
+        """Let the threads end when the queue is empty, and wait for them."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            started = time.perf_counter()
+            answers = _answered(batch)
+            texts = sum(portion.stop - portion.start for portion in batch)
+            seconds = time.perf_counter() - started
+            self._seconds_per_text += 0.1 * (seconds / texts - self._seconds_per_text)
+            if self._on_batch is not None:
+                self._on_batch(texts, seconds)
+            try:
+                batch[0].job.future.get_loop().call_soon_threadsafe(_deliver, batch, answers)
+            except RuntimeError:  # the loop is closed: nobody waits
+                return
+
+    def _next_batch(self) -> list[Portion]:
+        """Wait for work and return a batch of one engine's texts; empty when closed."""
+        with self._ready:
+            while True:
+                batch = self._take()
+                if batch or (self._closed and not self._waiting):
+                    return batch
+                self._ready.wait()
+
+    def _take(self) -> list[Portion]:
+        batch: list[Portion] = []
+        room = self._max_batch_tokens
+        unfinished: list[Job] = []
+        while self._waiting and room > 0:
+            job = self._waiting[0]
+            if job.is_over:
+                self._waiting.popleft()
+                self._waiting_texts -= len(job.texts) - job.taken
+                continue
+            if batch and job.engine is not batch[0].job.engine:
+                break
+            self._waiting.popleft()
+            start, spent = job.taken, 0
+            while job.taken < len(job.texts) and (not spent or spent + job.cost[job.taken] <= min(PORTION_TOKENS, room)):
+                spent += job.cost[job.taken]
+                job.taken += 1
+            room -= spent
+            batch.append(Portion(job, start, job.taken))
+            if job.taken < len(job.texts):
+                unfinished.append(job)
+        self._waiting_texts -= sum(portion.stop - portion.start for portion in batch)
+        self._waiting.extend(unfinished)
+        if self._waiting:
+            self._ready.notify()
+        return batch
+
+
+def _estimated_tokens(text: TextInput, max_length: int) -> int:
+    chars = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+    return min(max_length, chars // CHARS_PER_TOKEN + 2)
+
+
+def _give_up(future: asyncio.Future[list[RowAnswer]]) -> None:
+    if not future.done():
+        future.set_exception(Refusal(Reason.LATE, "the answer was not ready by the deadline"))
+
+
+def _answered(batch: list[Portion]) -> list[list[RowAnswer] | Exception]:
+    """Return each portion's answers, or what went wrong with it: a text that cannot be answered is its own request's loss."""
+    try:
+        together = batch[0].job.engine.answer([text for portion in batch for text in portion.texts])
+    except Exception as exc:  # noqa: BLE001  # a worker: what fails belongs to a request, not to the thread
+        return [exc] if len(batch) == 1 else [_answered([portion])[0] for portion in batch]
+    at = iter(together)
+    return [list(islice(at, portion.stop - portion.start)) for portion in batch]
+
+
+def _deliver(batch: list[Portion], answers: list[list[RowAnswer] | Exception]) -> None:
+    """Hand out a batch's answers, in the event loop."""
+    for portion, answer in zip(batch, answers, strict=True):
+        job = portion.job
+        if job.future.done():
+            continue
+        if isinstance(answer, Exception):
+            job.future.set_exception(answer)
+            continue
+        job.answers[portion.start : portion.stop] = answer
+        job.missing -= len(answer)
+        if not job.missing:
+            job.future.set_result(cast(list[RowAnswer], job.answers))

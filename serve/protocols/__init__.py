@@ -1,0 +1,1 @@
+"""How each protocol asks and is answered; one file each. They know the texts and the labels, not the engine."""

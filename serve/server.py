@@ -1,0 +1,169 @@
+"""The server: uvicorn with limits of time and size on what arrives, and an orderly end. Knows sockets and signals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+from distill.extras import requires
+from serve.app import IS_WANTED, App
+from serve.settings import ServeSettings
+
+with requires("serving"):
+    import uvicorn
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+logger = logging.getLogger(__name__)
+
+MAX_HEAD_BYTES = 32 * 1024
+BACKLOG = 2048
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's connection, which also knows since when a head is arriving, how long it is, and whether the client is there."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.waits_since: float | None = None
+        self.is_there = True
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a head."""
+        super().connection_made(transport)
+        self.waits_since = time.monotonic()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Remember that nobody is there."""
+        self.is_there = False
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Begin to read a head."""
+        super().on_message_begin()
+        self.waits_since = time.monotonic()
+        self._head_bytes = 0
+        self.scope[IS_WANTED] = self._is_wanted  # type: ignore[typeddict-unknown-key]
+
+    def on_url(self, url: bytes) -> None:
+        """Read a piece of the URL, within the limit."""
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Read a header, within the limit."""
+        self._count_head(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Hand over to the application, which limits the time of the body."""
+        self.waits_since = None
+        super().on_headers_complete()
+
+    def give_up_if_slow(self, now: float, limit_s: float) -> None:
+        """Close a connection whose head has been arriving for too long."""
+        if self.waits_since is not None and now - self.waits_since > limit_s and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.close()
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise ValueError("the head is too long")  # the parser turns it into its own error, uvicorn that into 400
+
+    def _is_wanted(self) -> bool:
+        return self.is_there
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with the signals of this one."""
+
+    def __init__(self, app: App, settings: ServeSettings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                http=Connection,
+                loop="uvloop" if sys.platform != "win32" else "asyncio",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                date_header=True,
+                backlog=BACKLOG,
+                timeout_keep_alive=max(1, round(settings.keep_alive_s)),
+                timeout_graceful_shutdown=max(1, round(settings.shutdown_s)),
+                ssl_certfile=settings.tls_certificate,
+                ssl_keyfile=settings.tls_key,
+            )
+        )
+        self._app = app
+        self._settings = settings
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
+        self.was_forced = False
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Listen, and reload on SIGHUP."""
+        await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        if hasattr(signal, "SIGHUP"):
+            try:
+                self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+            except (RuntimeError, ValueError):
+                logger.debug("not in the main thread: SIGHUP does not reload")
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: what uvicorn does, and once a second close connections whose head does not come."""
+        if counter % 10 == 0:
+            now = time.monotonic()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.give_up_if_slow(now, self._settings.body_timeout_s)
+        return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End in order on the first signal: not ready, then no more connections, then done; at once on the second."""
+        if self._app.is_draining:
+            self.was_forced = self.should_exit = self.force_exit = True
+            return
+        self._app.is_draining = True
+        logger.info("ending: not ready any more, connections are taken for another %.1f s", self._settings.drain_s)
+        if self._loop is None:
+            self.should_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self._loop.call_later, self._settings.drain_s, self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+    def _reload(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._app.reload_all())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    @property
+    def url(self) -> str:
+        """Where it listens, once it does."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"{'https' if self.config.is_ssl else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def _log_started_message(self, listeners: Any) -> None:
+        logger.info("serving %s on %s", ", ".join(self._app.models), self.url)
+
+
+def run(app: App, settings: ServeSettings) -> int:
+    """Serve until a signal; return 0, or 1 when a second signal cut it short."""
+    server = Server(app, settings)
+    server.run()
+    if server.was_forced:
+        return 1
+    app.close()
+    return 0

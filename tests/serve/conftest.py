@@ -1,0 +1,56 @@
+"""Real servers on real sockets, over bundles that the real pipeline made."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served import Running
+
+from distill.bundle import Bundle
+from serve.app import create_app
+from serve.models import Source
+from serve.server import Server
+from serve.settings import ServeSettings
+
+
+@pytest.fixture
+def serve_sources() -> Iterator[Callable[..., Running]]:
+    """Return a function that serves sources with settings; all of them end with the test."""
+    running = []
+
+    def start(sources: list[Source], settings: ServeSettings, environment: dict[str, str] | None = None) -> Running:
+        app = create_app(sources, settings, environment=environment or {})
+        server = Server(app, settings)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        until = time.monotonic() + 30
+        while not server.started and time.monotonic() < until:
+            time.sleep(0.01)
+        running.append(Running(app, server, thread))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.stop()
+
+
+@pytest.fixture
+def serve_bundle(serve_sources: Callable[..., Running], tiny_student: Bundle) -> Callable[..., Running]:
+    """Return a function from settings to a server of the tiny student, named `tiny`."""
+
+    def start(path: Path = tiny_student.path, *, environment: dict[str, str] | None = None, **settings: Any) -> Running:
+        made = ServeSettings(port=0, drain_s=0, **settings)
+        return serve_sources([Source.of_bundle("tiny", path, made.limits_with({}))], made, environment)
+
+    return start
+
+
+@pytest.fixture
+def server(serve_bundle: Callable[..., Running]) -> Running:
+    """Return a server of the tiny student with the defaults."""
+    return serve_bundle()

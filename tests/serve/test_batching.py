@@ -1,0 +1,154 @@
+"""The queue: order, fairness, deadlines, and who is skipped; with an engine whose every batch can be watched."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import pytest
+
+from distill.classifier import TextInput
+from distill.labels import Logits, ProblemType
+from serve.batching import Batcher
+from serve.engine import Engine
+from serve.errors import Reason, Refusal
+
+
+class Lengths:
+    """A classifier whose logit is the text's length; it waits where it is told to, and remembers its batches."""
+
+    labels = ("length",)
+    problem_type: ProblemType = "regression"
+
+    def __init__(self) -> None:
+        self.may_go = threading.Event()
+        self.has_begun = threading.Event()
+        self.batches: list[list[str]] = []
+
+    def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
+        self.has_begun.set()
+        assert self.may_go.wait(20)
+        self.batches.append([cast(str, text) for text in texts])
+        if "bad" in texts:
+            raise ValueError("bad")
+        return np.array([[len(text)] for text in texts], np.float32)
+
+
+def lengths_of(answers: Sequence[object]) -> list[float]:
+    return [answer.logits[0] for answer in answers]  # type: ignore[attr-defined]
+
+
+class Held:
+    """A batcher with one thread that is held by a first request, so that what follows waits."""
+
+    def __init__(self, *, max_queue: int = 1000, max_batch_tokens: int = 100) -> None:
+        self.classifier = Lengths()
+        self.engine = Engine(self.classifier, max_length=64)
+        self.batcher = Batcher(threads=1, max_queue=max_queue, max_batch_tokens=max_batch_tokens)
+
+    async def __aenter__(self) -> Held:
+        self.first = self.ask(["first"])
+        await asyncio.to_thread(self.classifier.has_begun.wait, 20)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.go()
+        await asyncio.gather(self.first, return_exceptions=True)
+        await asyncio.to_thread(self.batcher.close)
+
+    def ask(self, texts: list[str], *, deadline_s: float = 20, is_wanted: bool = True) -> asyncio.Task[list[object]]:
+        answer = self.batcher.submit(texts, self.engine, deadline_s=deadline_s, is_wanted=lambda: is_wanted)
+        return asyncio.get_running_loop().create_task(answer)  # type: ignore[arg-type]
+
+    def go(self) -> None:
+        self.classifier.may_go.set()
+
+
+def test_what_waits_is_answered_together_and_in_order() -> None:
+    async def main() -> None:
+        async with Held() as held:
+            tasks = [held.ask(["x" * size]) for size in (3, 1, 2)]
+            await asyncio.sleep(0)
+            held.go()
+            assert [lengths_of(await task) for task in tasks] == [[3], [1], [2]]
+            assert held.classifier.batches == [["first"], ["xxx", "x", "xx"]]
+
+    asyncio.run(main())
+
+
+def test_a_small_request_does_not_wait_for_a_large_one() -> None:
+    async def main() -> None:
+        async with Held(max_batch_tokens=10) as held:
+            large = held.ask(["large"] * 100)  # 3 estimated tokens each
+            await asyncio.sleep(0)
+            small = held.ask(["small"])
+            await asyncio.sleep(0)
+            held.go()
+            await small
+            assert not large.done()
+            assert len(await large) == 100
+            places = [index for index, batch in enumerate(held.classifier.batches) if "small" in batch]
+            assert places == [2]  # behind the held one and one portion of the large one
+
+    asyncio.run(main())
+
+
+def test_a_full_queue_refuses_and_recovers() -> None:
+    async def main() -> None:
+        async with Held(max_queue=2) as held:
+            waiting = [held.ask(["a"]), held.ask(["b"])]
+            await asyncio.sleep(0)
+            with pytest.raises(Refusal) as refused:
+                await held.ask(["c"])
+            assert refused.value.reason is Reason.OVERLOADED
+            assert refused.value.retry_after_s == 1
+            held.go()
+            await asyncio.gather(*waiting)
+            assert lengths_of(await held.ask(["dd"])) == [2]
+
+    asyncio.run(main())
+
+
+def test_past_its_deadline_a_request_is_answered_and_dropped_from_the_queue() -> None:
+    async def main() -> None:
+        async with Held() as held:
+            with pytest.raises(Refusal) as refused:
+                await held.ask(["late"], deadline_s=0.05)
+            assert refused.value.reason is Reason.LATE
+            held.go()
+            assert lengths_of(await held.ask(["next"])) == [4]
+            assert ["late"] not in held.classifier.batches
+            assert held.batcher.waiting_texts == 0
+
+    asyncio.run(main())
+
+
+def test_a_client_that_went_away_is_skipped() -> None:
+    async def main() -> None:
+        async with Held() as held:
+            gone = held.ask(["gone"], is_wanted=False)
+            await asyncio.sleep(0)
+            there = held.ask(["there"])
+            await asyncio.sleep(0)
+            held.go()
+            await there
+            assert held.classifier.batches == [["first"], ["there"]]
+            gone.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_text_that_fails_fails_its_own_request_only() -> None:
+    async def main() -> None:
+        async with Held() as held:
+            bad, good = held.ask(["bad"]), held.ask(["good"])
+            await asyncio.sleep(0)
+            held.go()
+            assert lengths_of(await good) == [4]
+            with pytest.raises(ValueError, match="bad"):
+                await bad
+
+    asyncio.run(main())
