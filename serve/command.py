@@ -38,7 +38,7 @@ def serve(
     named = [named_model(each) for each in model]
     sources = [Source.of_bundle(name, path, settings.limits_with(options)) for name, path, options in named]
     if bundle is not None:
-        sources.insert(0, Source.of_bundle(bundle.resolve().name, bundle, settings.limits_with({})))
+        sources.insert(0, Source.of_bundle(bundle.absolute().name, bundle, settings.limits_with({})))
     if not sources:
         raise SettingsError("there is no bundle to serve; name one: potstill serve FOLDER, or --model NAME=FOLDER")
     sys.exit(run(create_app(sources, settings), settings))

@@ -57,7 +57,8 @@ class Metrics:
 
     def batches(self, model: str) -> Callable[[int, float], None]:
         """Return a function that is told the texts and seconds of each batch."""
-        texts_total, sizes, times = (each.labels(model) for each in (self._texts, self._batch_texts, self._batch_seconds))
+        texts_total = self._texts.labels(model)
+        sizes, times = self._batch_texts.labels(model), self._batch_seconds.labels(model)
 
         def on_batch(texts: int, seconds: float) -> None:
             texts_total.inc(texts)

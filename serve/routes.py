@@ -104,7 +104,7 @@ class Table:
         if exact is not None:
             return exact
         parts = path.split("/")
-        found = {}
+        found: dict[str, Found] = {}
         for pattern, route in self._named:
             if len(pattern) == len(parts) and all(
                 want == got or (want.startswith("{") and got) for want, got in zip(pattern, parts, strict=True)

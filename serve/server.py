@@ -48,7 +48,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self.waits_since = time.monotonic()
         self._head_bytes = 0
-        self.scope[IS_WANTED] = self._is_wanted  # type: ignore[typeddict-unknown-key]
+        self.scope[IS_WANTED] = self._is_wanted  # type: ignore[literal-required]
 
     def on_url(self, url: bytes) -> None:
         """Read a piece of the URL, within the limit."""

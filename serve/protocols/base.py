@@ -154,4 +154,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _without_values(message: str) -> str:
     """Return a validator's message without what the client wrote."""
+    if "unknown field" in message:
+        return f"there is an unknown member{message[message.rfind(' - at ') :] if ' - at ' in message else ''}"
     return message.partition("'")[0].rstrip() + message[message.rfind(" - at ") :] if "'" in message else message

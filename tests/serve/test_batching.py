@@ -90,7 +90,7 @@ def test_a_small_request_does_not_wait_for_a_large_one() -> None:
             await small
             assert len(await large) == 100
             places = [index for index, batch in enumerate(held.classifier.batches) if "small" in batch]
-            assert places == [2]  # behind the held one and one portion of the large one
+            assert places == [1]  # in the first batch after the one that held it, beside a portion of the large one
 
     asyncio.run(main())
 
