@@ -6,6 +6,7 @@ As ONNX Runtime's documentation puts the three together; texts sorted by length 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -19,9 +20,7 @@ SOURCE = "https://onnxruntime.ai/docs/performance/model-optimizations/quantizati
 
 def open_peer(job: Job) -> Peer:
     """Export, optimize and quantize unless an earlier run did; then open the graph with default session options."""
-    graph = job.folder / "quantized.onnx"
-    if not graph.exists():
-        _make(job, graph)
+    graph = write_graph(job)
     options = ort.SessionOptions()
     options.intra_op_num_threads = job.threads
     options.log_severity_level = 3
@@ -40,7 +39,11 @@ def open_peer(job: Job) -> Peer:
     )
 
 
-def _make(job: Job, graph: object) -> None:
+def write_graph(job: Job) -> Path:
+    """Optimize and quantize the exported graph beside the job's folder, unless an earlier run did, and return the file."""
+    graph = job.folder / "quantized.onnx"
+    if graph.exists():
+        return graph
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.transformers.optimizer import optimize_model
 
@@ -53,6 +56,7 @@ def _make(job: Job, graph: object) -> None:
     )
     optimized.save_model_to_file(str(job.folder / "optimized.onnx"))
     quantize_dynamic(job.folder / "optimized.onnx", graph, per_channel=True, weight_type=QuantType.QInt8)
+    return graph
 
 
 def _pad_id(job: Job) -> int:

@@ -1,0 +1,41 @@
+"""infinity-emb: its `optimum` engine on the stock int8 export, `/classify`.
+
+It prefers a file whose name holds "quantize" on a CPU and by default optimizes the graph once more; both ways are tried.
+Lengths are only counted for its usage figures, so counting characters instead is its cheaper documented way.
+"""
+
+from __future__ import annotations
+
+import json
+
+from benchmarks.peers.servers.protocol import ServerPeer, Start, best_label
+
+SOURCE = "https://michaelfeil.eu/infinity/latest/cli_v2/ (optimum on a CPU, as https://github.com/michaelfeil/infinity advises)"
+
+
+def _command(start: Start) -> list[str]:
+    options = {"--model-id": start.folder, "--served-model-name": "student", "--host": "127.0.0.1", "--port": start.port}
+    options |= {"--engine": "optimum", "--device": "cpu", "--batch-size": start.setting["batch_size"]}
+    options |= {"--log-level": "warning"}
+    flags = ["--no-lengths-via-tokenize", "--no-vector-disk-cache", "--no-trust-remote-code", "--no-bettertransformer"]
+    flags += [] if start.setting["optimize"] else ["--onnx-disable-optimize"]
+    words = [str(word) for pair in options.items() for word in pair]
+    return [str(start.python), "-m", "infinity_emb.cli", "v2", *words, *flags]
+
+
+PEER = ServerPeer(
+    name="infinity",
+    source=SOURCE,
+    settings=(
+        {"batch_size": 32, "optimize": False},
+        {"batch_size": 32, "optimize": True},
+        {"batch_size": 8, "optimize": False},
+    ),
+    command=_command,
+    path="/classify",
+    body=lambda text: {"model": "student", "input": [text]},
+    label=lambda body: best_label(json.loads(body)["data"][0]),
+    ready_path="/health",
+    environment="infinity",
+    variables={"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"},
+)

@@ -1,0 +1,37 @@
+"""LitServe: batching and workers as its documentation has them, over the stock int8 export.
+
+The API it serves stands in `litserve_app.py`, which runs in LitServe's environment.
+"""
+
+from __future__ import annotations
+
+import json
+
+from benchmarks.peers.servers.protocol import ServerPeer, Start
+
+SOURCE = "https://lightning.ai/docs/litserve/features/batching and /api-reference/litserver (CPU workers, fast_queue)"
+
+
+def _command(start: Start) -> list[str]:
+    given = {"folder": str(start.folder), "port": start.port, "threads": start.threads, **start.setting}
+    return [str(start.python), "-m", "benchmarks.peers.servers.litserve_app", json.dumps(given)]
+
+
+PEER = ServerPeer(
+    name="litserve",
+    source=SOURCE,
+    settings=(
+        {"workers": 1, "api_servers": 1, "batch": 32, "timeout_s": 0.0, "fast_queue": True},
+        {"workers": 1, "api_servers": 1, "batch": 16, "timeout_s": 0.005, "fast_queue": True},
+        {"workers": 2, "api_servers": 1, "batch": 16, "timeout_s": 0.0, "fast_queue": True},
+        {"workers": 2, "api_servers": 2, "batch": 16, "timeout_s": 0.0, "fast_queue": True},
+        {"workers": 1, "api_servers": 1, "batch": 32, "timeout_s": 0.0, "fast_queue": False},
+        {"workers": 2, "api_servers": 2, "batch": 16, "timeout_s": 0.005, "fast_queue": False},
+    ),
+    command=_command,
+    path="/predict",
+    body=lambda text: {"text": text},
+    label=lambda body: str(json.loads(body)["label"]),
+    ready_path="/health",
+    environment="litserve",
+)

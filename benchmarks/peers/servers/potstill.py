@@ -1,0 +1,23 @@
+"""What ships: `potstill serve` with its defaults, asked in text-embeddings-inference's protocol."""
+
+from __future__ import annotations
+
+import json
+
+from benchmarks.peers.servers.protocol import ServerPeer, Start, best_label
+
+
+def _command(start: Start) -> list[str]:
+    return [str(start.python), "-m", "distill", "serve", str(start.folder), "--port", str(start.port)]
+
+
+PEER = ServerPeer(
+    name="potstill",
+    source="serve/README.md (defaults)",
+    settings=({},),
+    command=_command,
+    path="/predict",
+    body=lambda text: {"inputs": text},
+    label=lambda body: best_label(json.loads(body)),
+    ready_path="/health/ready",
+)

@@ -1,0 +1,33 @@
+"""A Hugging Face folder with the stock int8 export of a student, as the peers' servers take one; made once."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from benchmarks.peers import stock
+from benchmarks.peers.protocol import Job
+from benchmarks.peers.weights import write_portable
+
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+GRAPH = "model_quantized.onnx"
+
+
+def write_stock_folder(bundle: Path, folder: Path) -> Path:
+    """Fill `folder` unless an earlier run did, and return it."""
+    if not (folder / GRAPH).exists():
+        made = folder / "made"
+        made.mkdir(parents=True, exist_ok=True)
+        write_portable(bundle, folder)
+        graph = stock.write_graph(Job(bundle=bundle, folder=made, threads=1, calibration=(), max_length=0))
+        for name in FILES:
+            shutil.copy(bundle / name, folder / name)
+        graph.replace(folder / GRAPH)
+        shutil.rmtree(made)  # a server that looks for graphs must find one
+        (folder / "portable.onnx").unlink()
+    return folder
+
+
+if __name__ == "__main__":
+    write_stock_folder(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,1 @@
+"""The `serving` scenario: whole servers under load, ours and its peers."""

@@ -1,0 +1,156 @@
+"""The parent's side of the load generator: start it, sleep meanwhile, read the samples, and say what may be said of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.serving.generator import LOST, REFUSED, TIMED_OUT, Load
+from distill.errors import PotstillError
+from export.measure import MIN_SAMPLES_P90, MIN_SAMPLES_P99
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Every request of one load, in the order of their starts; times on one clock, in seconds.
+
+    Attributes:
+        due_s: When each should have started; in a closed loop, when it did.
+        sent_s: When it was sent.
+        ended_s: When its answer was whole.
+        status: HTTP status, or `LOST`, `TIMED_OUT`, `REFUSED`.
+        answer: Number of its body in `bodies`.
+        bodies: The distinct bodies; number 0 is empty.
+        wall_s: From the first start to the last answer.
+        cpu_s: Processor time of the generator in it.
+    """
+
+    due_s: NDArray[np.float64]
+    sent_s: NDArray[np.float64]
+    ended_s: NDArray[np.float64]
+    status: NDArray[np.int32]
+    answer: NDArray[np.int64]
+    bodies: tuple[bytes, ...]
+    wall_s: float
+    cpu_s: float
+
+    @cached_property
+    def latency_ms(self) -> NDArray[np.float64]:
+        """From when each request was due to its whole answer, in milliseconds."""
+        return (self.ended_s - self.due_s) * 1000
+
+    @property
+    def requests_per_second(self) -> float:
+        """Answers with status 200 a second."""
+        return float((self.status == 200).sum() / self.wall_s)
+
+    def count(self, *statuses: int) -> int:
+        """Return how many requests ended with one of these."""
+        return int(np.isin(self.status, statuses).sum())
+
+    @property
+    def lost(self) -> int:
+        """Requests that were sent and never answered."""
+        return self.count(LOST, TIMED_OUT)
+
+    def statuses(self) -> dict[str, int]:
+        """Return how often each status came, by name."""
+        names = {LOST: "lost", TIMED_OUT: "timed_out", REFUSED: "refused"}
+        found, counts = np.unique(self.status, return_counts=True)
+        return {names.get(int(status), str(status)): int(count) for status, count in zip(found, counts, strict=True)}
+
+    def latency(self, status: int = 200) -> dict[str, float | int | None]:
+        """Return count and percentiles of the requests that ended so; None where there are too few samples for one."""
+        return percentiles(self.latency_ms[self.status == status])
+
+    def generator(self) -> dict[str, float]:
+        """Return what the generator took itself: microseconds a request, and its share of one processor."""
+        return {"us_per_request": self.cpu_s / max(1, len(self.due_s)) * 1e6, "processor_share": self.cpu_s / self.wall_s}
+
+
+def percentiles(values_ms: NDArray[np.float64]) -> dict[str, float | int | None]:
+    """Return p50, p90 from 64 samples and p99 from 662 on with its 95 % interval, in milliseconds, and the count."""
+    count = len(values_ms)
+    found: dict[str, float | int | None] = {"count": count, "p50_ms": None, "p90_ms": None, "p99_ms": None}
+    if count:
+        found["p50_ms"] = float(np.percentile(values_ms, 50))
+    if count >= MIN_SAMPLES_P90:
+        found["p90_ms"] = float(np.percentile(values_ms, 90))
+    if count >= MIN_SAMPLES_P99:
+        # The interval holds for any distribution: the number of samples below the true p99 is binomial.
+        ordered, around = np.sort(values_ms), 1.96 * (count * 0.99 * 0.01) ** 0.5
+        found["p99_ms"] = float(np.percentile(values_ms, 99))
+        found["p99_low_ms"] = float(ordered[max(0, int(count * 0.99 - around))])
+        found["p99_high_ms"] = float(ordered[min(count - 1, int(np.ceil(count * 0.99 + around)))])
+    return found
+
+
+@contextmanager
+def running(load: Load) -> Iterator[RunningLoad]:
+    """Start a load and yield it once the first requests are under way; it is killed if the block is left early."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.serving.generator", str(Path(folder) / "samples.npz")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        ) as process,
+    ):
+        try:
+            given = cast(IO[str], process.stdin)
+            given.write(load.to_json() + "\n")
+            given.close()
+            if cast(IO[str], process.stdout).readline() != "started\n":
+                raise PotstillError(f"the load generator stopped with code {process.wait()} before it started")
+            yield RunningLoad(process, Path(folder) / "samples.npz")
+        finally:
+            process.kill()
+
+
+@dataclass(frozen=True)
+class RunningLoad:
+    """A load under way."""
+
+    process: subprocess.Popen[str]
+    path: Path
+
+    def wait(self) -> Samples:
+        """Sleep until it is done and return its samples.
+
+        Raises:
+            PotstillError: The generator died.
+        """
+        if code := self.process.wait():
+            raise PotstillError(f"the load generator stopped with code {code}")
+        with np.load(self.path) as found:
+            arrays: dict[str, Any] = dict(found)
+        content, ends = arrays.pop("bodies").tobytes(), arrays.pop("body_ends").tolist()
+        wall_s, cpu_s = arrays.pop("spent_s").tolist()
+        bodies = tuple(content[start:end] for start, end in zip([0, *ends], ends, strict=False))
+        return Samples(**arrays, bodies=bodies, wall_s=wall_s, cpu_s=cpu_s)
+
+
+def run(load: Load) -> Samples:
+    """Run a load and return its samples."""
+    with running(load) as under_way:
+        return under_way.wait()
+
+
+def post(path: str, body: bytes, *, content_type: str = "application/json") -> bytes:
+    """Return a whole POST request."""
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body

@@ -1,0 +1,154 @@
+"""The load generator against small real servers: what it counts, when it counts from, and what it takes itself."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.serving.generator import Load, drawn_starts, take_response
+from benchmarks.serving.load import percentiles, post, run
+from benchmarks.serving.servers import free_port
+
+ROOT = Path(__file__).parents[2]
+REQUESTS = tuple(post("/predict", b'{"inputs": "%d"}' % number) for number in range(10))
+
+
+@contextmanager
+def answering(handle: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Serve connections with `handle`, a thread each, and yield the port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stop = threading.Event()
+
+        def accept() -> None:
+            while not stop.is_set():
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                threading.Thread(target=attend, args=(connection,), daemon=True).start()
+
+        def attend(connection: socket.socket) -> None:
+            with connection:
+                handle(connection)
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield server.getsockname()[1]
+        stop.set()
+
+
+def wait_for(port: int) -> None:
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        with socket.socket() as probe:
+            if not probe.connect_ex(("127.0.0.1", port)):
+                return
+        time.sleep(0.05)
+
+
+def answer(status: str, body: bytes, *, more: bytes = b"") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n".encode() + more + b"\r\n" + body
+
+
+def test_a_response_is_taken_when_whole() -> None:
+    whole = answer("200 OK", b"[1]")
+    assert take_response(whole[:-1]) is None
+    assert take_response(whole + b"HTTP") == (200, b"[1]", False, len(whole))
+    closing = answer("429 Too Many", b"", more=b"Connection: close\r\n")
+    assert take_response(closing) == (429, b"", True, len(closing))
+
+
+def test_a_chunked_response_is_put_together() -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n"
+    assert take_response(head + chunks) == (200, b"abcde", False, len(head + chunks))
+    assert all(take_response((head + chunks)[:cut]) is None for cut in range(len(head), len(head + chunks)))
+
+
+def test_starts_are_poisson() -> None:
+    starts = drawn_starts(2000.0, 10.0, seed=0)
+    gaps = np.diff(starts)
+    assert 0 < starts[0] < starts[-1] < 10
+    assert len(starts) == pytest.approx(20_000, abs=5 * 20_000**0.5)  # five standard deviations of a Poisson count
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)  # exponential gaps: deviation and mean are equal
+    assert not np.array_equal(starts[:5], drawn_starts(2000.0, 10.0, seed=1)[:5])
+
+
+def test_a_percentile_needs_its_samples() -> None:
+    values = np.arange(1000.0)
+    assert percentiles(values[:63])["p90_ms"] is None
+    assert percentiles(values[:64])["p90_ms"] == pytest.approx(0.9 * 63)
+    assert percentiles(values[:661])["p99_ms"] is None
+    found = percentiles(values[:662])
+    assert found["p99_ms"] == pytest.approx(0.99 * 661)
+    # 662 samples: 655.38 lie below the true p99 on average, give or take 1.96 * sqrt(662 * 0.99 * 0.01) = 5.02
+    assert (found["p99_low_ms"], found["p99_high_ms"]) == (650, 661)
+
+
+def test_open_loop_counts_from_when_a_request_was_due() -> None:
+    """One connection, and a server that stops once for 0.4 s: every request due meanwhile waited, and must say so."""
+    stopped = threading.Event()
+
+    def handle(connection: socket.socket) -> None:
+        while connection.recv(65536):
+            if not stopped.is_set():
+                stopped.set()
+                time.sleep(0.4)
+            connection.sendall(answer("200 OK", b"[]"))
+
+    with answering(handle) as port:
+        samples = run(Load(port, REQUESTS, 1, seconds=1.0, rate=100.0))
+    assert samples.statuses() == {"200": len(samples.due_s)}
+    began = samples.due_s[0]
+    waited = samples.latency_ms[(samples.due_s - began > 0.01) & (samples.due_s - began < 0.2)]
+    assert len(waited) > 5
+    assert waited.min() > 180  # due before 0.2 s, answered after 0.4 s
+    assert (samples.ended_s - samples.sent_s)[1:].max() * 1000 < 180  # from the sending, only the first would look slow
+
+
+def test_what_is_lost_refused_or_rejected_is_told_apart() -> None:
+    seen = threading.Semaphore(3)
+
+    def handle(connection: socket.socket) -> None:
+        while connection.recv(65536):
+            if not seen.acquire(blocking=False):
+                connection.close()  # takes the request, never answers
+                return
+            connection.sendall(answer("429 Too Many Requests", b"{}"))
+
+    with answering(handle) as port:
+        samples = run(Load(port, REQUESTS, 1, seconds=5.0, most=5))
+    assert samples.statuses() == {"429": 3, "lost": 2}
+    assert (samples.lost, samples.requests_per_second) == (2, 0)
+    assert run(Load(free_port(), REQUESTS, 1, seconds=5.0)).statuses() == {"refused": 1}
+
+
+def test_answers_belong_to_their_requests() -> None:
+    def handle(connection: socket.socket) -> None:
+        while data := connection.recv(65536):
+            connection.sendall(answer("200 OK", data.partition(b"\r\n\r\n")[2]))  # gives the body back
+
+    with answering(handle) as port:
+        samples = run(Load(port, REQUESTS, 4, seconds=5.0, most=25))
+    assert len(samples.due_s) == 25
+    assert [samples.bodies[number] for number in samples.answer] == [b'{"inputs": "%d"}' % (each % 10) for each in range(25)]
+
+
+def test_the_generator_takes_little_itself() -> None:
+    port = free_port()
+    with subprocess.Popen([sys.executable, "-m", "benchmarks.serving.trivial", str(port)], cwd=ROOT) as server:
+        try:
+            wait_for(port)
+            samples = run(Load(port, REQUESTS, 32, seconds=0.5))
+        finally:
+            server.kill()
+    assert samples.statuses() == {"200": len(samples.due_s)}
+    assert samples.generator()["us_per_request"] < 150  # 10 to 40 on an idle machine
