@@ -72,6 +72,21 @@ class Lineage(_Part):
     seed: int
 
 
+class CascadeEntry(_Part):
+    """From when on this student is sure enough beside a fallback, as `potstill cascade` found it.
+
+    The digests are of the two graphs it was found with; for others it says nothing.
+    """
+
+    student_graph_sha256: str
+    fallback_graph_sha256: str
+    temperature: float = Field(gt=0)
+    min_confidence: float = Field(ge=0)
+    agreement: float = Field(ge=0, le=1)
+    student_share: float = Field(ge=0, le=1)
+    num_texts: int = Field(ge=1)
+
+
 class Manifest(_Part):
     """What `manifest.json` says. Unknown keys are refused: they would be promises this version cannot check."""
 
@@ -91,6 +106,7 @@ class Manifest(_Part):
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     quality: dict[str, dict[str, Any]] = Field(default_factory=dict)
     history: tuple[dict[str, float], ...] = ()
+    cascade: CascadeEntry | None = None
     versions: dict[str, str] = Field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
@@ -227,6 +243,10 @@ class Bundle:
             for name, source in files.items():
                 source.replace(self.path / name)
         return self._seal(self.manifest.model_copy(update={"files": {**self.manifest.files, **entries}, **changes}))
+
+    def with_cascade(self, entry: CascadeEntry) -> Bundle:
+        """Return the bundle with a cascade's threshold in its manifest."""
+        return self._seal(self.manifest.model_copy(update={"cascade": entry}))
 
     def without(self, names: frozenset[str]) -> Bundle:
         """Return the bundle with some files taken out: the manifest first, then the files."""

@@ -323,6 +323,33 @@ def predict(
 
 
 @app.command
+def cascade(
+    student: Annotated[Path, Parameter(help="the student's bundle, with a graph; its manifest keeps the threshold")],
+    fallback: Annotated[Path, Parameter(help="a larger bundle with a graph, for the texts that the student is unsure of")],
+    /,
+    *,
+    agreement: Annotated[float, Parameter(help="share of texts to be answered as the fallback answers them")] = 0.98,
+    data: Data = DataSettings(),
+    json: Json = False,
+) -> None:
+    """Find how sure a student must be for its answer to stand: potstill serve STUDENT --fallback TEACHER.
+
+    Example: potstill cascade student teacher --validation validation.csv
+    """
+    from distill.bundle import Bundle
+    from export.cascade import set_cascade
+    from export.tables import CASCADE_COLUMNS, cascade_cells
+
+    opened = Bundle.open(student)
+    texts = gate_texts(data, opened.labels, reporter_for_terminal())
+    rows = set_cascade(opened, Bundle.open(fallback), validation=texts, wanted_agreement=agreement)
+    if json:
+        print_json({"rows": rows})
+        return
+    print_cells(CASCADE_COLUMNS, cascade_cells(rows))
+
+
+@app.command
 def inspect(
     bundle: Annotated[Path, Parameter(help="a bundle")],
     /,

@@ -32,6 +32,7 @@ _CELLS: dict[str, Cell] = {
 COLUMNS = tuple(name for name in _CELLS if name not in {"accuracy", "calibration error", "parameters"})
 DEMO_COLUMNS = ("classifier", "runs on", "macro-F1", "kept", "p50 ms", "faster", "texts/s", "ships MB")
 EVAL_COLUMNS = ("classifier", "runs on", "macro-F1", "95 % interval", "accuracy", "kept", "agrees", "calibration error")
+CASCADE_COLUMNS = ("answers", "macro-F1", "as the fallback", "by the student")
 PER_CLASS_COLUMNS = ("classifier", "label", "precision", "recall", "F1", "texts")
 
 
@@ -51,6 +52,14 @@ def per_class_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         ]
         for row in rows
         for label, figures in row["per_class"].items()
+    ]
+
+
+def cascade_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the cells of student, fallback and cascade, in the order of `CASCADE_COLUMNS`."""
+    return [
+        [row["name"], f"{row['macro_f1']:.4f}", f"{row['agreement_with_fallback']:.1%}", f"{row['student_share']:.1%}"]
+        for row in rows
     ]
 
 

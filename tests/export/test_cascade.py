@@ -1,0 +1,83 @@
+"""A cascade of two real bundles: the threshold in the manifest, and what it promises."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_task import Outcome
+
+from distill.bundle import Bundle
+from distill.cascade import Cascade, threshold_of
+from distill.classifier import top_labels
+from distill.data import Splits
+from distill.errors import BundleError
+from export.cascade import set_cascade
+from export.runtime import OnnxClassifier
+
+
+@pytest.fixture(scope="session")
+def tiny_fallback(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return the tiny teacher with a graph; do not change it."""
+    import shutil
+
+    from export.pipeline import export_bundle
+    from export.settings import ExportSettings
+
+    copy = tmp_path_factory.mktemp("bundles") / "fallback"
+    shutil.copytree(tiny_teacher.path, copy)
+    settings = ExportSettings(precisions=("fp32",))
+    return export_bundle(Bundle.open(copy), validation=tiny_splits.validation, settings=settings)
+
+
+def test_the_threshold_is_kept_and_holds_on_its_texts(
+    tiny_student: Bundle, tiny_fallback: Bundle, tiny_splits: Splits, copied: Callable[[Bundle], Bundle]
+) -> None:
+    student, texts = copied(tiny_student), tiny_splits.validation
+    rows = {row["name"]: row for row in set_cascade(student, tiny_fallback, validation=texts, wanted_agreement=0.99)}
+    entry = threshold_of(Bundle.open(student.path), tiny_fallback)
+    members = OnnxClassifier.open(student), OnnxClassifier.open(tiny_fallback)
+    cascade = Cascade(*members, min_confidence=entry.min_confidence, temperature=entry.temperature)
+    mixed, alone = cascade.predict_logits(texts.texts), members[1].predict_logits(texts.texts)
+    assert (top_labels(mixed) == top_labels(alone)).mean() == pytest.approx(entry.agreement)
+    assert rows["cascade"]["agreement_with_fallback"] == pytest.approx(entry.agreement)
+    assert entry.agreement >= 0.99
+    assert 0 < entry.student_share <= 1
+    by_fallback = np.isclose(mixed, alone, atol=1e-6).all(axis=1).mean()
+    assert by_fallback == pytest.approx(1 - entry.student_share, abs=0.02)
+
+
+def test_a_threshold_of_other_graphs_is_refused(
+    tiny_student: Bundle, tiny_fallback: Bundle, tiny_splits: Splits, copied: Callable[[Bundle], Bundle]
+) -> None:
+    student = copied(tiny_student)
+    with pytest.raises(BundleError, match="has no cascade threshold; run `potstill cascade"):
+        threshold_of(student, tiny_fallback)
+    set_cascade(student, tiny_fallback, validation=tiny_splits.validation, wanted_agreement=0.9)
+    with pytest.raises(BundleError, match="found with other graphs"):
+        threshold_of(Bundle.open(student.path), tiny_student)
+    with pytest.raises(BundleError, match="found with other graphs"):
+        threshold_of(Bundle.open(student.path).without(frozenset({"model_int8.onnx"})), tiny_fallback)
+
+
+def test_the_command_finds_it(
+    potstill: Callable[..., Outcome],
+    tiny_student: Bundle,
+    tiny_fallback: Bundle,
+    tiny_csv: Path,
+    copied: Callable[[Bundle], Bundle],
+) -> None:
+    student = copied(tiny_student)
+    outcome = potstill("cascade", student.path, tiny_fallback.path, "--train", tiny_csv, "--agreement", "0.95", "--json")
+    assert outcome.code == 0, outcome.err
+    rows: list[dict[str, Any]] = json.loads(outcome.out)["rows"]
+    assert [row["name"] for row in rows] == ["student", "fallback", "cascade"]
+    entry = Bundle.open(student.path).manifest.cascade
+    assert entry is not None
+    assert (entry.student_share, entry.num_texts) == (rows[2]["student_share"], rows[2]["num_texts"])
+    told = potstill("cascade", student.path, tiny_fallback.path, "--train", tiny_csv)
+    assert f"{entry.student_share:.1%}" in told.out
