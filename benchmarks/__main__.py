@@ -153,6 +153,59 @@ def runtime(
 
 
 @app.command
+def serving(
+    *,
+    student: Annotated[Path, Parameter(help="an exported student, with weights for the peers' own export")],
+    peers: Annotated[
+        tuple[str, ...],
+        Parameter(consume_multiple=True, help="which servers; one that will not install is skipped, with the reason"),
+    ] = ("infinity", "litserve", "mlserver"),
+    phases: Annotated[
+        tuple[str, ...], Parameter(consume_multiple=True, help="run only these; finished ones are kept in the work folder")
+    ] = ("generator", "compare", "half_load", "overload", "reload", "soak"),
+    work: Annotated[Path, Parameter(help="folder for finished pieces and the peers' export")] = Path(".peers/serving"),
+    quick: Annotated[bool, Parameter(help="seconds instead of an hour, to see that it works; no result is kept")] = False,
+) -> None:
+    """Load our server and three peers in turns; then ours at half load, in overload, through reloads and in a soak.
+
+    Example: python -m benchmarks serving --student student
+    """
+    from benchmarks.serving.plan import QUICK, Plan
+    from benchmarks.serving.scenario import PHASES, run_serving, serving_figures, serving_table
+    from distill.data import load_splits
+    from distill.environment import describe_environment
+
+    environment = describe_environment()
+    movies = load_splits(DataSettings(train=("builtin:movies",), test="builtin:movies"))
+    rows = run_serving(
+        student,
+        test=movies.test,
+        plan=QUICK if quick else Plan(),
+        peers=peers,
+        phases=phases,
+        work=work,
+        reporter=reporter_for_terminal(),
+    )
+    figures = serving_figures(rows)
+    print_cells(*serving_table(rows))
+    print(json.dumps(figures, indent=1))
+    if quick:
+        print("the quick form is a sample: its figures are not kept as a result", file=sys.stderr)
+        return
+    there = {"compare" if row["kind"] == "server" else row["kind"] for row in rows}
+    print(
+        write_result(
+            "serving",
+            command="python -m benchmarks serving --student (its bundle)",
+            environment=environment,
+            rows=rows,
+            figures=figures,
+            missing=[name for name in PHASES if name not in there],
+        )
+    )
+
+
+@app.command
 def readme() -> None:
     """Make the tables and the pictures in the READMEs anew from the result files.
 

@@ -38,13 +38,19 @@ REQUIREMENTS = {
     "textbrewer": ("textbrewer==0.2.1.post1", "tensorboard>=2.19"),
     "torchdistill": ("torchdistill==1.1.5",),
     "txtai": ("txtai==9.14.0",),
-    # infinity itself asks for numpy 1; optimum 2 keeps its ONNX classes in a package of their own.
+    # infinity asks for numpy 1; optimum 2 keeps its ONNX classes in a package of their own.
     "infinity": (
         "infinity-emb[server,optimum]==0.0.78",
         "sentence-transformers==3.4.1",
         "optimum-onnx[onnxruntime]==0.1.0",
         "transformers==4.57.6",
         "numpy==1.26.4",
+        # ours are built for numpy 2
+        "pandas==2.3.3",
+        "pyarrow==21.0.0",
+        "datasets==4.0.0",
+        "scikit-learn==1.7.2",
+        "scipy==1.15.3",
     ),
     "litserve": ("litserve==0.2.19",),
     "mlserver": ("mlserver==1.7.1", "uvicorn[standard]"),  # with httptools, which uvicorn takes where it is there

@@ -123,6 +123,17 @@ def free_port() -> int:
         return port
 
 
+def wait_for_port(port: int, *, patience_s: float = 20.0) -> None:
+    """Return once somebody listens."""
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until:
+        with socket.socket() as probe:
+            if not probe.connect_ex(("127.0.0.1", port)):
+                return
+        time.sleep(0.05)
+    raise PeerError(f"nobody listens on port {port} after {patience_s:.0f} s")
+
+
 def _wait_until_ready(server: RunningServer, peer: ServerPeer, said: IO[bytes]) -> None:
     until = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < until:

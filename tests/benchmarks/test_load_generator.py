@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.serving.generator import Load, drawn_starts, take_response
 from benchmarks.serving.load import percentiles, post, run
-from benchmarks.serving.servers import free_port
+from benchmarks.serving.servers import free_port, wait_for_port
 
 ROOT = Path(__file__).parents[2]
 REQUESTS = tuple(post("/predict", b'{"inputs": "%d"}' % number) for number in range(10))
@@ -43,15 +43,6 @@ def answering(handle: Callable[[socket.socket], None]) -> Iterator[int]:
         threading.Thread(target=accept, daemon=True).start()
         yield server.getsockname()[1]
         stop.set()
-
-
-def wait_for(port: int) -> None:
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        with socket.socket() as probe:
-            if not probe.connect_ex(("127.0.0.1", port)):
-                return
-        time.sleep(0.05)
 
 
 def answer(status: str, body: bytes, *, more: bytes = b"") -> bytes:
@@ -146,7 +137,7 @@ def test_the_generator_takes_little_itself() -> None:
     port = free_port()
     with subprocess.Popen([sys.executable, "-m", "benchmarks.serving.trivial", str(port)], cwd=ROOT) as server:
         try:
-            wait_for(port)
+            wait_for_port(port)
             samples = run(Load(port, REQUESTS, 32, seconds=0.5))
         finally:
             server.kill()

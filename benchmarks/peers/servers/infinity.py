@@ -1,7 +1,8 @@
 """infinity-emb: its `optimum` engine on the stock int8 export, `/classify`.
 
 It prefers a file whose name holds "quantize" on a CPU and by default optimizes the graph once more; both ways are tried.
-Lengths are only counted for its usage figures, so counting characters instead is its cheaper documented way.
+It has no way to cut a text that is too long for the student, its own warm-up texts among them: those fail. Lengths are only
+counted for its usage figures, so counting characters instead is its cheaper documented way.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ SOURCE = "https://michaelfeil.eu/infinity/latest/cli_v2/ (optimum on a CPU, as h
 
 
 def _command(start: Start) -> list[str]:
-    options = {"--model-id": start.folder, "--served-model-name": "student", "--host": "127.0.0.1", "--port": start.port}
+    # Asked for a folder, infinity hands optimum a file name with the folder in it, which optimum 2 refuses.
+    for path in start.folder.iterdir():
+        (start.work / path.name).symlink_to(path)
+    options = {"--model-id": ".", "--served-model-name": "student", "--host": "127.0.0.1", "--port": start.port}
     options |= {"--engine": "optimum", "--device": "cpu", "--batch-size": start.setting["batch_size"]}
     options |= {"--log-level": "warning"}
-    flags = ["--no-lengths-via-tokenize", "--no-vector-disk-cache", "--no-trust-remote-code", "--no-bettertransformer"]
+    flags = ["--no-model-warmup", "--no-lengths-via-tokenize", "--no-vector-disk-cache", "--no-trust-remote-code", "--no-bettertransformer"]
     flags += [] if start.setting["optimize"] else ["--onnx-disable-optimize"]
     words = [str(word) for pair in options.items() for word in pair]
     return [str(start.python), "-m", "infinity_emb.cli", "v2", *words, *flags]

@@ -17,7 +17,7 @@ PEER = ServerPeer(
     settings=({},),
     command=_command,
     path="/predict",
-    body=lambda text: {"inputs": text},
+    body=lambda text: {"inputs": text, "truncate": True},
     label=lambda body: best_label(json.loads(body)),
     ready_path="/health/ready",
 )

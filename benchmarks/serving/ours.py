@@ -1,0 +1,231 @@
+"""What is asked of our server alone: a tail at half load, twice too much load, reloads and SIGTERM under load, and a soak."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers.servers import SERVERS
+from benchmarks.serving.comparing import OURS, labels_of, quantiles, requests_for
+from benchmarks.serving.generator import Load
+from benchmarks.serving.load import Samples, percentiles, post, run, running
+from benchmarks.serving.plan import Plan, Task
+from benchmarks.serving.servers import RunningServer, started
+from distill.errors import PotstillError
+
+DEADLINE_MS = 250
+"""Of the requests in the overload; the server is told in their header."""
+
+PATIENCE_S = 30.0
+_PEER = SERVERS[OURS]
+
+
+def half_load(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
+    """Return the row of an open loop at `rate` requests a second, half of what saturates the server."""
+    rounds: list[Samples] = []
+    with started(_PEER, task.bundle, {}) as server:
+        requests = requests_for(_PEER, task.texts)
+        run(Load(server.port, requests, plan.connections, plan.warmup_s))
+        rounds = [
+            run(Load(server.port, requests, plan.overload_connections, plan.half_s, rate=rate, seed=number))
+            for number in range(plan.half_rounds)
+        ]
+    latencies = np.concatenate([samples.latency_ms for samples in rounds])
+    return {
+        "kind": "half_load",
+        "rate": rate,
+        "seconds": plan.half_s * plan.half_rounds,
+        "latency": percentiles(latencies),
+        "latency_rounds": [percentiles(samples.latency_ms) for samples in rounds],
+        "latency_quantiles_ms": quantiles(latencies),
+        "errors": sum(len(samples.status) - samples.count(200) for samples in rounds),
+        "generator": _generator_of(rounds),
+    }
+
+
+def overload(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
+    """Return the row of an open loop at `rate` requests a second, twice what saturates the server."""
+    headers = {"x-deadline-ms": str(DEADLINE_MS)}
+    requests = tuple(post(_PEER.path, _PEER.request_body(text), headers=headers) for text in task.texts)
+    with started(_PEER, task.bundle, {}) as server:
+        # As heavy as what follows: memory counts from a server that has seen its worst.
+        run(Load(server.port, requests, plan.overload_connections, plan.warmup_s, rate=rate, seed=1))
+        with watched(server) as memory:
+            samples = run(Load(server.port, requests, plan.overload_connections, plan.overload_s, rate=rate))
+        recovered, body = server.ask("POST", _PEER.path, body=_PEER.request_body(task.texts[0]), headers=_JSON)
+    accepted, rejected = samples.latency_ms[samples.status == 200], samples.latency_ms[samples.status == 429]
+    first = _wrong(samples, task)
+    return {
+        "kind": "overload",
+        "rate": rate,
+        "seconds": plan.overload_s,
+        "connections": plan.overload_connections,
+        "deadline_ms": DEADLINE_MS,
+        "statuses": samples.statuses(),
+        "server_errors": int((samples.status >= 500).sum()),
+        "lost": samples.lost,
+        "accepted": percentiles(accepted),
+        "accepted_late": int((accepted > DEADLINE_MS).sum()),
+        "accepted_worst_ms": float(accepted.max(initial=0)),
+        "rejected": percentiles(rejected),
+        "rejected_quantiles_ms": quantiles(rejected),
+        "wrong": first,
+        "right_afterwards": recovered == 200 and _PEER.label(body) == task.predicted[0],
+        "memory_growth": growth(memory),
+        "memory_bytes": memory,
+        "generator": samples.generator(),
+    }
+
+
+def reloads(task: Task, plan: Plan) -> dict[str, Any]:
+    """Return the row of reloads between two bundles under load, and of SIGTERM under the same load."""
+    requests = requests_for(_PEER, task.texts)
+    with TemporaryDirectory() as place:
+        live = Path(place) / "live"
+        live.symlink_to(task.bundle.resolve())
+        with started(_PEER, live, {}) as server:
+            run(Load(server.port, requests, plan.connections, plan.warmup_s))
+            seconds: list[float] = []
+            with running(Load(server.port, requests, plan.connections, 600)) as under_way:
+                for number in range(plan.reloads):
+                    time.sleep(plan.warmup_s / 4)
+                    seconds.append(_reload(server, live, task.other if number % 2 == 0 else task.bundle))
+                time.sleep(plan.warmup_s / 4)
+                asked = time.monotonic()
+                server.send(signal.SIGTERM)
+                code = server.process.wait(PATIENCE_S)
+                ended_s = time.monotonic() - asked
+                samples = under_way.wait()
+    return {
+        "kind": "reload",
+        "reloads": len(seconds),
+        "seconds_per_reload": seconds,
+        "requests": len(samples.status) - samples.statuses().get("refused", 0),
+        "statuses": samples.statuses(),
+        "lost": samples.lost,
+        "errors": int(((samples.status > 0) & (samples.status != 200)).sum()),
+        "wrong": _wrong(samples, task),
+        "latency": samples.latency(),
+        "worst_ms": float(samples.latency_ms[samples.status == 200].max(initial=0)),
+        "sigterm_exit_code": code,
+        "sigterm_s": ended_s,
+    }
+
+
+def soak(task: Task, plan: Plan) -> dict[str, Any]:
+    """Return the row of a long open loop of all protocols, one to several texts a request."""
+    requests = mixed_requests(task.texts, name=task.bundle.name)
+    with started(_PEER, task.bundle, {}) as server:
+        run(Load(server.port, requests, plan.connections, plan.warmup_s))
+        with watched(server, every_s=max(0.05, plan.soak_s / 360)) as memory:
+            samples = run(Load(server.port, requests, plan.connections, plan.soak_s, rate=plan.soak_rate))
+        recovered, body = server.ask("POST", _PEER.path, body=_PEER.request_body(task.texts[0]), headers=_JSON)
+    return {
+        "kind": "soak",
+        "seconds": plan.soak_s,
+        "rate": plan.soak_rate,
+        "statuses": samples.statuses(),
+        "errors": len(samples.status) - samples.count(200),
+        "latency": samples.latency(),
+        "right_afterwards": recovered == 200 and _PEER.label(body) == task.predicted[0],
+        "memory_growth": growth(memory),
+        "memory_bytes": memory,
+    }
+
+
+def mixed_requests(texts: Sequence[str], *, name: str) -> tuple[bytes, ...]:
+    """Return requests of every protocol: half single texts, half of 2 to 16, a few long ones among them."""
+    rng = np.random.default_rng(0)
+    shapes: tuple[Callable[[list[str]], tuple[str, Any]], ...] = (
+        lambda some: ("/predict", {"inputs": [[text] for text in some], "truncate": True}),
+        lambda some: ("/", {"inputs": some, "parameters": {"top_k": 2}}),
+        lambda some: (
+            f"/v2/models/{name}/infer",
+            {"inputs": [{"name": "text", "shape": [len(some)], "datatype": "BYTES", "data": some}]},
+        ),
+    )
+    made = []
+    for number in range(2000):
+        count = 1 if number % 2 else int(rng.integers(2, 17))
+        some = [texts[place] for place in rng.integers(0, len(texts), size=count)]
+        if number % 50 == 0:
+            some[0] = " ".join(texts[:40])
+        path, body = shapes[number % len(shapes)](some)
+        made.append(post(path, json.dumps(body).encode()))
+    return tuple(made)
+
+
+@contextmanager
+def watched(server: RunningServer, *, every_s: float = 0.5) -> Iterator[list[int]]:
+    """Yield a list that fills with the server's memory in bytes, a value each `every_s` seconds."""
+    seen: list[int] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(every_s):
+            seen.append(server.memory_bytes())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join()
+
+
+def growth(memory: Sequence[int]) -> float:
+    """Return how much the last sixth's median is above the second sixth's, as a share of it; the first sixth warms up."""
+    sixth = max(1, len(memory) // 6)
+    if len(memory) < 3:
+        raise PotstillError(f"{len(memory)} values of memory are too few to say whether it grows")
+    early, late = np.median(memory[sixth : 2 * sixth]), np.median(memory[-sixth:])
+    return float(late / early - 1)
+
+
+_JSON = {"content-type": "application/json"}
+
+
+def _reload(server: RunningServer, live: Path, bundle: Path) -> float:
+    """Put another bundle in the served one's place, send SIGHUP, and return the seconds until it answers."""
+    before = _version(server)
+    beside = live.with_name("next")
+    beside.symlink_to(bundle.resolve())
+    beside.replace(live)
+    asked = time.monotonic()
+    server.send(signal.SIGHUP)
+    while _version(server) == before:
+        if time.monotonic() - asked > PATIENCE_S:
+            raise PotstillError(f"the server answers with version {before} {PATIENCE_S:.0f} s after SIGHUP")
+        time.sleep(0.05)
+    return time.monotonic() - asked
+
+
+def _version(server: RunningServer) -> str:
+    (model,) = json.loads(server.ask("GET", "/info")[1])["models"].values()
+    return str(model["version"])
+
+
+def _wrong(samples: Samples, task: Task) -> int:
+    """Return how many answers have a label that neither bundle gives the text."""
+    given = labels_of(_PEER, samples)
+    count = len(task.texts)
+    return sum(
+        label not in (task.predicted[number % count], task.predicted_other[number % count])
+        for number, (label, status) in enumerate(zip(given, samples.status, strict=True))
+        if status == 200
+    )
+
+
+def _generator_of(rounds: Sequence[Samples]) -> dict[str, float]:
+    each = [samples.generator() for samples in rounds]
+    return {name: float(np.median([values[name] for values in each])) for name in each[0]}

@@ -1,0 +1,189 @@
+"""The `serving` scenario from end to end: what is served, the phases in their order, and the figures of the rows."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.servers.stock_folder import GRAPH
+from benchmarks.peers.workers import ROOT
+from benchmarks.serving import ours
+from benchmarks.serving.comparing import OURS, compare
+from benchmarks.serving.generator import Load
+from benchmarks.serving.load import post, run
+from benchmarks.serving.plan import Pieces, Plan, Task
+from benchmarks.serving.servers import free_port, wait_for_port
+from distill.bundle import BENCHMARK, WEIGHTS, Bundle
+from distill.classifier import top_labels
+from distill.data import Dataset
+from distill.errors import PotstillError
+from distill.progress import Reporter
+from export.runtime import OnnxClassifier
+
+PHASES = ("generator", "compare", "half_load", "overload", "reload", "soak")
+
+
+def run_serving(
+    student: Path,
+    *,
+    test: Dataset,
+    plan: Plan,
+    peers: Sequence[str],
+    phases: Sequence[str],
+    work: Path,
+    reporter: Reporter,
+) -> list[dict[str, Any]]:
+    """Measure what is not measured yet and return the rows of all finished phases.
+
+    Args:
+        student: Its bundle, with weights for the peers' export.
+        test: Labelled texts.
+        plan: How much.
+        peers: Which servers to compare with.
+        phases: Which of `PHASES` to run now.
+        work: Keeps finished pieces, by bundle.
+        reporter: Told of progress.
+    """
+    unknown = set(phases) - set(PHASES)
+    if unknown:
+        raise PotstillError(f"there is no phase {sorted(unknown)[0]!r}; choose from {', '.join(PHASES)}")
+    folder = work / Bundle.open(student).manifest.files[WEIGHTS].sha256[:16]
+    pieces = Pieces(folder / f"{plan.turn_s:g}s")
+    with prepared(student, test=test, folder=folder, needs_stock="compare" in phases and bool(peers)) as task:
+        if "generator" in phases:
+            reporter.say("serving: what the load generator takes itself")
+            pieces.get("generator", lambda: weigh_generator(plan))
+        if "compare" in phases:
+            rows = compare(task, plan, pieces, peers=peers, reporter=reporter)
+            pieces.put("compare", {"rows": rows})
+        for name in ("half_load", "overload"):
+            if name in phases:
+                rate = saturating(pieces) * (0.5 if name == "half_load" else 2)
+                reporter.say(f"serving: {name}, {rate:.0f} requests a second")
+                pieces.get(name, lambda name=name, rate=rate: getattr(ours, name)(task, plan, rate))
+        if "reload" in phases:
+            reporter.say(f"serving: {plan.reloads} reloads and SIGTERM under load")
+            pieces.get("reload", lambda: ours.reloads(task, plan))
+        if "soak" in phases:
+            reporter.say(f"serving: soak of {plan.soak_s:.0f} s")
+            pieces.get("soak", lambda: ours.soak(task, plan))
+    return rows_of(pieces)
+
+
+def rows_of(pieces: Pieces) -> list[dict[str, Any]]:
+    """Return the rows of the phases that are finished, in their order."""
+    found = {name: pieces.find(name) for name in PHASES}
+    rows: list[dict[str, Any]] = []
+    for name, piece in found.items():
+        if piece is not None:
+            rows += piece["rows"] if name == "compare" else [piece]
+    return rows
+
+
+def saturating(pieces: Pieces) -> float:
+    """Return the requests a second that our server reached in the comparison.
+
+    Raises:
+        PotstillError: It has not been run.
+    """
+    piece = pieces.find("compare")
+    if piece is None:
+        raise PotstillError("half and twice the load need the saturating one; run the phase `compare` first")
+    return float(next(row["requests_per_second"] for row in piece["rows"] if row["name"] == OURS))
+
+
+def serving_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the figures that DESIGN names, from the rows there are."""
+    by_kind = {row["kind"]: row for row in rows if row["kind"] != "server"}
+    ratios = [row["requests_ratio"] for row in rows if row["kind"] == "server" and "skipped" not in row and row["name"] != OURS]
+    figures: dict[str, float] = {}
+    if ratios:
+        figures["requests_ratio_best_peer"] = min(ratios)
+    if "half_load" in by_kind and by_kind["half_load"]["latency"]["p99_ms"] is not None:
+        figures["p99_ms_half_load"] = by_kind["half_load"]["latency"]["p99_ms"]
+    if "overload" in by_kind:
+        figures["overload_5xx"] = by_kind["overload"]["server_errors"]
+        if by_kind["overload"]["rejected"]["p99_ms"] is not None:
+            figures["rejection_p99_ms"] = by_kind["overload"]["rejected"]["p99_ms"]
+    if "reload" in by_kind:
+        figures["lost_in_reload"] = sum(by_kind["reload"][name] for name in ("lost", "errors", "wrong"))
+    if "soak" in by_kind:
+        figures["soak_growth"] = by_kind["soak"]["memory_growth"]
+    return figures
+
+
+def serving_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the table of servers as cells: the columns, and a line a server."""
+    columns = ("server", "requests/s", "ours faster", "least - most", "p50 ms", "p99 ms", "macro-F1", "memory MB", "note")
+    cells: list[tuple[str, ...]] = []
+    for row in rows:
+        if row["kind"] != "server":
+            continue
+        if "skipped" in row:
+            cells.append((row["name"], *([""] * 7), f"skipped: {row['skipped']}"))
+            continue
+        least, most = row["requests_ratio_range"]
+        p99 = row["latency"]["p99_ms"]
+        cells.append(
+            (
+                row["name"],
+                f"{row['requests_per_second']:,.0f}",
+                f"{row['requests_ratio']:.2f}x",
+                f"{least:.2f} - {most:.2f}",
+                f"{row['latency']['p50_ms']:.1f}",
+                "" if p99 is None else f"{p99:.1f}",
+                f"{row['macro_f1']:.4f}",
+                f"{row['memory_bytes'] / 1e6:.0f}",
+                ", ".join(f"{name} {value}" for name, value in row["settings"].items()) or "defaults",
+            )
+        )
+    return columns, cells
+
+
+def weigh_generator(plan: Plan) -> dict[str, Any]:
+    """Return the row of the generator against a server that answers at once."""
+    port = free_port()
+    with subprocess.Popen([sys.executable, "-m", "benchmarks.serving.trivial", str(port)], cwd=ROOT) as server:
+        try:
+            wait_for_port(port)
+            samples = run(Load(port, (post("/predict", b'{"inputs": "a film"}'),), plan.connections, plan.turn_s))
+        finally:
+            server.kill()
+    return {"kind": "generator", "requests_per_second": samples.requests_per_second, **samples.generator()}
+
+
+@contextmanager
+def prepared(student: Path, *, test: Dataset, folder: Path, needs_stock: bool) -> Iterator[Task]:
+    """Yield what is served: copies of the bundle, and the stock export of its weights in a folder that is kept."""
+    stock = folder / "stock"
+    if needs_stock and not (stock / GRAPH).exists():
+        command = [sys.executable, "-m", "benchmarks.peers.servers.stock_folder", str(student.resolve()), str(stock.resolve())]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise PotstillError(f"the peers' stock export failed: {done.stderr.strip()[-300:]}")
+    with tempfile.TemporaryDirectory() as place:
+        shipped, other = Path(place) / "student", Path(place) / "student-fp32"
+        for copy, left_out in ((shipped, "model.onnx"), (other, "model_int8.onnx")):
+            shutil.copytree(student, copy)
+            Bundle.open(copy).without(frozenset({WEIGHTS, left_out, BENCHMARK}))
+        yield Task(
+            bundle=shipped,
+            other=other,
+            stock=stock,
+            texts=tuple(test.texts),
+            label_ids=test.label_ids,
+            labels=test.labels,
+            predicted=_labels(shipped, test.texts),
+            predicted_other=_labels(other, test.texts),
+        )
+
+
+def _labels(bundle: Path, texts: Sequence[str]) -> tuple[str, ...]:
+    classifier = OnnxClassifier.open(bundle)
+    return tuple(classifier.labels[top] for top in top_labels(classifier.predict_logits(texts)))

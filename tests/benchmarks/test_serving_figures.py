@@ -1,0 +1,125 @@
+"""The serving scenario's figures, by hand from small rows, and what its parts promise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.peers.servers import SERVERS
+from benchmarks.serving.comparing import labels_of
+from benchmarks.serving.load import Samples
+from benchmarks.serving.ours import growth, mixed_requests
+from benchmarks.serving.plan import Pieces
+from benchmarks.serving.scenario import rows_of, saturating, serving_figures, serving_table
+from distill.errors import PotstillError
+
+
+def server(name: str, rate: float, ratio: float) -> dict[str, Any]:
+    row: dict[str, Any] = {"kind": "server", "name": name, "requests_per_second": rate, "requests_ratio": ratio}
+    row |= {"requests_ratio_range": [ratio - 0.1, ratio + 0.1], "latency": {"p50_ms": 9.0, "p99_ms": 20.0}}
+    return row | {"macro_f1": 0.84, "memory_bytes": 200_000_000, "settings": {}}
+
+
+ROWS: list[dict[str, Any]] = [
+    {"kind": "generator", "us_per_request": 12.0},
+    server("potstill", 3000.0, 1.0),
+    server("litserve", 1000.0, 3.0),
+    server("mlserver", 1200.0, 2.5),
+    {"kind": "server", "name": "infinity", "skipped": "it will not install"},
+    {"kind": "half_load", "latency": {"p99_ms": 4.5}},
+    {"kind": "overload", "server_errors": 0, "rejected": {"p99_ms": 8.0}},
+    {"kind": "reload", "lost": 1, "errors": 2, "wrong": 4},
+    {"kind": "soak", "memory_growth": 0.01},
+]
+
+
+def test_figures_follow_from_the_rows() -> None:
+    assert serving_figures(ROWS) == {
+        "requests_ratio_best_peer": 2.5,  # the peer that comes nearest
+        "p99_ms_half_load": 4.5,
+        "overload_5xx": 0,
+        "rejection_p99_ms": 8.0,
+        "lost_in_reload": 7,  # lost, failed or wrong
+        "soak_growth": 0.01,
+    }
+
+
+def test_what_was_not_measured_has_no_figure() -> None:
+    assert serving_figures(ROWS[:2]) == {}
+    too_few = {"kind": "half_load", "latency": {"p99_ms": None}}
+    assert serving_figures([too_few, {"kind": "overload", "server_errors": 3, "rejected": {"p99_ms": None}}]) == {
+        "overload_5xx": 3
+    }
+
+
+def test_the_table_has_quality_beside_speed_and_says_why_a_peer_is_missing() -> None:
+    columns, cells = serving_table(ROWS)
+    assert [row[0] for row in cells] == ["potstill", "litserve", "mlserver", "infinity"]
+    assert dict(zip(columns, cells[1], strict=True))["macro-F1"] == "0.8400"
+    assert dict(zip(columns, cells[1], strict=True))["ours faster"] == "3.00x"
+    assert cells[3][-1] == "skipped: it will not install"
+
+
+def test_growth_compares_the_end_with_the_time_after_the_warm_up() -> None:
+    # Twelve values, sixths of two: the first sixth does not count, 100 is what the last is held against.
+    assert growth([10, 50, 100, 100, 200, 200, 200, 200, 150, 150, 104, 106]) == pytest.approx(0.05)
+    with pytest.raises(PotstillError, match="too few"):
+        growth([1, 2])
+
+
+def test_a_finished_piece_is_not_measured_again(tmp_path: Path) -> None:
+    pieces, made = Pieces(tmp_path / "work"), []
+
+    def measure() -> dict[str, Any]:
+        made.append(1)
+        return {"kind": "soak", "memory_growth": 0.02}
+
+    assert [pieces.get("soak", measure)["memory_growth"] for _ in range(2)] == [0.02, 0.02]
+    assert made == [1]
+    assert Pieces(tmp_path / "work").find("soak") == pieces.find("soak")
+    assert [row["kind"] for row in rows_of(pieces)] == ["soak"]
+    with pytest.raises(PotstillError, match="run the phase `compare` first"):
+        saturating(pieces)
+    pieces.put("compare", {"rows": ROWS[1:5]})
+    assert saturating(pieces) == 3000
+    assert [row["kind"] for row in rows_of(pieces)] == ["server"] * 4 + ["soak"]
+
+
+def samples(statuses: Sequence[int], bodies: Sequence[bytes]) -> Samples:
+    count = len(statuses)
+    return Samples(
+        due_s=np.zeros(count),
+        sent_s=np.zeros(count),
+        ended_s=np.ones(count),
+        status=np.array(statuses, dtype=np.int32),
+        answer=np.arange(count),
+        bodies=tuple(bodies),
+        wall_s=1.0,
+        cpu_s=0.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("potstill", b'[{"label":"bad","score":0.2},{"label":"good","score":0.8}]'),
+        ("infinity", b'{"object":"classify","data":[[{"label":"good","score":0.8},{"label":"bad","score":0.2}]]}'),
+        ("litserve", b'{"label":"good","score":0.8}'),
+        ("mlserver", b'{"outputs":[{"name":"label","data":["good"]},{"name":"score","data":[0.8]}]}'),
+    ],
+)
+def test_each_servers_label_is_read_and_a_broken_answer_has_none(name: str, body: bytes) -> None:
+    found = labels_of(SERVERS[name], samples([200, 429, 200, 200], [body, body, b"<html>", b""]))
+    assert found == ["good", None, None, None]
+
+
+def test_mixed_load_speaks_every_protocol_and_goes_past_the_longest_text() -> None:
+    requests = mixed_requests(["a fine film", "a dull one"], name="student")
+    paths = {request.split(b" ")[1] for request in requests}
+    assert paths == {b"/predict", b"/", b"/v2/models/student/infer"}
+    assert max(map(len, requests)) > 400
+    assert requests == mixed_requests(["a fine film", "a dull one"], name="student")
