@@ -21,7 +21,13 @@ def _command(start: Start) -> list[str]:
     options = {"--model-id": ".", "--served-model-name": "student", "--host": "127.0.0.1", "--port": start.port}
     options |= {"--engine": "optimum", "--device": "cpu", "--batch-size": start.setting["batch_size"]}
     options |= {"--log-level": "warning"}
-    flags = ["--no-model-warmup", "--no-lengths-via-tokenize", "--no-vector-disk-cache", "--no-trust-remote-code", "--no-bettertransformer"]
+    flags = [
+        "--no-model-warmup",
+        "--no-lengths-via-tokenize",
+        "--no-vector-disk-cache",
+        "--no-trust-remote-code",
+        "--no-bettertransformer",
+    ]
     flags += [] if start.setting["optimize"] else ["--onnx-disable-optimize"]
     words = [str(word) for pair in options.items() for word in pair]
     return [str(start.python), "-m", "infinity_emb.cli", "v2", *words, *flags]
