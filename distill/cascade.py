@@ -101,7 +101,7 @@ class Cascade:
         logits = self._asked("student", self.student, texts) / np.float32(self.temperature)
         unsure = np.flatnonzero(confidences(logits, self.problem_type) < self.min_confidence)
         if len(unsure):
-            logits[unsure] = self._asked("fallback", self.fallback, [texts[place] for place in unsure])
+            logits[unsure] = self._asked("fallback", self.fallback, [texts[place] for place in unsure.tolist()])
         return logits
 
     def _asked(self, member: Member, classifier: Classifier, texts: Sequence[TextInput]) -> Logits:
@@ -219,4 +219,5 @@ def _answers_differ(first: Logits, second: Logits, problem_type: ProblemType) ->
     if problem_type == "multi_label_classification":
         other: NDArray[np.bool_] = (chosen_labels(first, problem_type) != chosen_labels(second, problem_type)).any(axis=1)
         return other
-    return top_labels(first) != top_labels(second)
+    differs: NDArray[np.bool_] = top_labels(first) != top_labels(second)
+    return differs

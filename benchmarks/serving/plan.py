@@ -41,7 +41,7 @@ class Plan:
     settings: int = 9
     try_s: float = 3.0
     warmup_s: float = 2.0
-    turn_s: float = 6.0
+    turn_s: float = 5.0
     half_rounds: int = 4
     half_s: float = 15.0
     overload_s: float = 60.0

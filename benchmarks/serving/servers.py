@@ -92,7 +92,7 @@ def started(
     python = python_of(peer.environment) if peer.environment else Path(sys.executable)
     with tempfile.TemporaryDirectory() as work, tempfile.TemporaryFile() as said:
         port = free_port()
-        start = Start(python, folder.resolve(), port, Path(work), setting, threads or available_cpus())
+        start = Start(python, folder.absolute(), port, Path(work), setting, threads or available_cpus())
         process = subprocess.Popen(
             [*peer.command(start), *arguments],
             cwd=work,

@@ -25,7 +25,6 @@ PEER = ServerPeer(
         {"workers": 1, "api_servers": 1, "batch": 16, "timeout_s": 0.005, "fast_queue": True},
         {"workers": 2, "api_servers": 1, "batch": 16, "timeout_s": 0.0, "fast_queue": True},
         {"workers": 2, "api_servers": 2, "batch": 16, "timeout_s": 0.0, "fast_queue": True},
-        {"workers": 1, "api_servers": 1, "batch": 32, "timeout_s": 0.0, "fast_queue": False},
         {"workers": 2, "api_servers": 2, "batch": 16, "timeout_s": 0.005, "fast_queue": False},
     ),
     command=_command,
