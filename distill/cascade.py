@@ -84,7 +84,7 @@ class Cascade:
             )
         self.student, self.fallback = student, fallback
         self.min_confidence, self.temperature = min_confidence, temperature
-        self._on_answer = on_answer
+        self.on_answer = on_answer
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -107,8 +107,8 @@ class Cascade:
     def _asked(self, member: Member, classifier: Classifier, texts: Sequence[TextInput]) -> Logits:
         started = time.perf_counter()
         logits = classifier.predict_logits(texts)
-        if self._on_answer is not None:
-            self._on_answer(member, len(texts), time.perf_counter() - started)
+        if self.on_answer is not None:
+            self.on_answer(member, len(texts), time.perf_counter() - started)
         return logits
 
 

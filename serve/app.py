@@ -257,7 +257,10 @@ def info(models: Mapping[str, Model], default: Model) -> dict[str, Any]:
         "max_input_length": default.engine.max_length,
         "max_client_batch_size": default.limits.max_texts,
         "version": version("potstill"),
-        "models": {name: {**model.engine.about, "version": model.engine.version} for name, model in models.items()},
+        "models": {
+            name: {**model.engine.about, **model.engine.live(), "version": model.engine.version}
+            for name, model in models.items()
+        },
     }
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from distill.errors import SettingsError
 from serve.settings import ServeSettings, named_model
+
+if TYPE_CHECKING:
+    from serve.models import Source
 
 
 def serve(
@@ -38,7 +41,19 @@ def serve(
     named = [named_model(each) for each in model]
     sources = [Source.of_bundle(name, path, settings.limits_with(options)) for name, path, options in named]
     if bundle is not None:
-        sources.insert(0, Source.of_bundle(bundle.absolute().name, bundle, settings.limits_with({})))
+        sources.insert(0, _main_source(bundle, settings))
+    elif settings.fallback is not None:
+        raise SettingsError("--fallback stands behind a student; name one: potstill serve STUDENT --fallback TEACHER")
     if not sources:
         raise SettingsError("there is no bundle to serve; name one: potstill serve FOLDER, or --model NAME=FOLDER")
     sys.exit(run(create_app(sources, settings), settings))
+
+
+def _main_source(bundle: Path, settings: ServeSettings) -> Source:
+    from serve.cascade import cascade_source
+    from serve.models import Source
+
+    name, limits = bundle.absolute().name, settings.limits_with({})
+    if settings.fallback is None:
+        return Source.of_bundle(name, bundle, limits)
+    return cascade_source(name, bundle, settings.fallback, limits, min_confidence=settings.min_confidence)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from distill.bundle import Bundle
+from distill.cascade import Cascade
 from distill.classifier import Classifier, TextInput
 from distill.errors import BundleError
 from distill.labels import probabilities
@@ -52,12 +53,14 @@ class Engine:
         max_length: Tokens kept of a text.
         about: What `/info` says of it.
         version: Short digest of what it was made of; answers of two versions are never mixed in one request.
+        live: What `/info` says besides, and what changes as it answers.
     """
 
     classifier: Classifier
     max_length: int
     about: dict[str, Any] = field(default_factory=dict)
     version: str = "0"
+    live: Callable[[], Mapping[str, Any]] = dict
 
     @classmethod
     def open(cls, path: Path, *, precision: Precision | None = None) -> Engine:
@@ -90,9 +93,11 @@ class Engine:
     def answer(self, texts: Sequence[TextInput]) -> list[RowAnswer]:
         """Return the answer of each text, in order."""
         cut = [False] * len(texts)
+        reader = self.classifier.student if isinstance(self.classifier, Cascade) else self.classifier
+        if isinstance(reader, OnnxClassifier):
+            rows = reader.encode(texts)
+            cut = [len(row) >= self.max_length and reader.is_cut(text) for row, text in zip(rows, texts, strict=True)]
         if isinstance(self.classifier, OnnxClassifier):
-            rows = self.classifier.encode(texts)
-            cut = [len(row) >= self.max_length and self.classifier.is_cut(text) for row, text in zip(rows, texts, strict=True)]
             logits = self.classifier.predict_encoded(rows)
         else:
             logits = self.classifier.predict_logits(texts)

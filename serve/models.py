@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -64,12 +64,14 @@ class Source:
         path: The bundle's folder.
         limits: What it accepts.
         open: From a folder to an engine that has answered the probe texts.
+        watch: Given the server's metrics once, to add its own.
     """
 
     name: str
     path: Path
     limits: LimitSettings
     open: Callable[[Path], Engine]
+    watch: Callable[[Metrics], object] = lambda _: None
 
     @classmethod
     def of_bundle(cls, name: str, path: Path, limits: LimitSettings) -> Source:
@@ -87,6 +89,7 @@ class Model:
         self._source = source
         self._metrics = metrics
         self._engine = source.open(source.path)
+        source.watch(metrics)
         self._cache = AnswerCache(self.limits.cache_entries) if self.limits.cache_entries else None
         self._reloading = asyncio.Lock()
         self.batcher = Batcher(
@@ -152,7 +155,7 @@ class Model:
                 self._metrics.count_reload(self.name, done=False)
                 logger.warning("reload of %s failed, version %s stays: %s", self.name, self._engine.version, exc)
                 raise
-            self._source = Source(source.name, folder, source.limits, source.open)
+            self._source = replace(source, path=folder)
             self._engine = fresh
             if self._cache is not None:
                 self._cache.clear()

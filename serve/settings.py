@@ -34,6 +34,12 @@ class LimitSettings(Settings):
 class ServeSettings(LimitSettings):
     """How the server listens, works and ends; its limits hold for every model that has none of its own."""
 
+    fallback: Path | None = Field(
+        None, description="a larger bundle with a graph, asked where the served student is unsure: a cascade"
+    )
+    min_confidence: float | Literal["auto"] = Field(
+        "auto", description="confidence from which the student's answer stands; auto: as `potstill cascade` found it"
+    )
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 listens on all")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     threads: int | None = Field(

@@ -121,6 +121,17 @@ def tiny_student(tiny_unexported: Bundle, tiny_splits: Splits, tmp_path_factory:
     return export_bundle(Bundle.open(copy), validation=tiny_splits.validation)
 
 
+@pytest.fixture(scope="session")
+def tiny_fallback(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return the tiny teacher with an fp32 graph; do not change it."""
+    from export.pipeline import export_bundle
+    from export.settings import ExportSettings
+
+    copy = tmp_path_factory.mktemp("bundles") / "fallback"
+    shutil.copytree(tiny_teacher.path, copy)
+    return export_bundle(Bundle.open(copy), validation=tiny_splits.validation, settings=ExportSettings(precisions=("fp32",)))
+
+
 @pytest.fixture
 def copied(tmp_path: Path) -> Callable[[Bundle], Bundle]:
     """Return a function that copies a bundle, so that a test may damage the copy."""

@@ -20,20 +20,6 @@ from export.cascade import set_cascade
 from export.runtime import OnnxClassifier
 
 
-@pytest.fixture(scope="session")
-def tiny_fallback(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Return the tiny teacher with a graph; do not change it."""
-    import shutil
-
-    from export.pipeline import export_bundle
-    from export.settings import ExportSettings
-
-    copy = tmp_path_factory.mktemp("bundles") / "fallback"
-    shutil.copytree(tiny_teacher.path, copy)
-    settings = ExportSettings(precisions=("fp32",))
-    return export_bundle(Bundle.open(copy), validation=tiny_splits.validation, settings=settings)
-
-
 def test_the_threshold_is_kept_and_holds_on_its_texts(
     tiny_student: Bundle, tiny_fallback: Bundle, tiny_splits: Splits, copied: Callable[[Bundle], Bundle]
 ) -> None:
