@@ -14,7 +14,7 @@ from typing import Annotated
 import cyclopts
 from cyclopts import App, Parameter
 
-from benchmarks import speed_commands
+from benchmarks import report_commands, speed_commands
 from benchmarks.pages import fill_pages
 from benchmarks.quality import run_quality, write_quality
 from benchmarks.quality_arms import ARMS, SEEDS
@@ -35,6 +35,7 @@ app = App(
     default_parameter=Parameter(consume_multiple=True, negative=()),
 )
 speed_commands.register(app)
+report_commands.register(app)
 
 
 @app.command

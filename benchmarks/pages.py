@@ -6,11 +6,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fresh import fresh_figures
 from benchmarks.quality_figures import markdown_of_summary, quality_figures
+from benchmarks.report import write_report
+from benchmarks.report_figures import quality_against_time
 from benchmarks.results import FOLDER, demo_figures, read_result
 from benchmarks.runtime import runtime_figures, runtime_table
+from benchmarks.self_check import instrument_figures
+from benchmarks.speed import speed_figures
+from benchmarks.speed_tables import first_words
+from benchmarks.speed_tables import markdown_of as markdown_of_speed
 from distill.errors import PotstillError
 from distill.storage import write_atomically
+from export.report import picture_of
 from export.tables import markdown_of, verdict_of
 
 ROOT = Path(__file__).parent.parent
@@ -42,12 +50,12 @@ def filled(page: str, *, folder: Path = FOLDER) -> str:
 
 def fill_pages(root: Path = ROOT, *, folder: Path = FOLDER) -> None:
     """Write the tables of all pages, and the pictures of the results there are, anew."""
-    from export.report import picture_of
-
     pages = {path: filled(path.read_text(encoding="utf-8"), folder=folder) for path in pages_of(root)}
-    for name, rows_of in _PICTURES.items():
+    for name, drawn in _PICTURES.items():
         if (folder / f"{name}.json").is_file():
-            write_atomically(folder / f"{name}.svg", picture_of(rows_of(read_result(name, folder=folder))))
+            write_atomically(folder / f"{name}.svg", drawn(read_result(name, folder=folder)))
+    if (folder / "single-stream.json").is_file():
+        write_report(folder=folder)
     for path, page in pages.items():
         write_atomically(path, page)
 
@@ -103,13 +111,48 @@ def _points_of_summary(result: Result) -> list[dict[str, Any]]:
     ]
 
 
-_PARTS: dict[str, Callable[[Result], str]] = {"demo": _demo_part, "quality": _quality_part, "runtime": _runtime_part}
+def _speed_part(result: Result) -> str:
+    scenario, environment = result["scenario"], result["environment"]
+    said = [
+        *first_words(result["rows"]),
+        f"{result['reads']}, {environment['cpus_available']} processors ({environment['cpu']},",
+    ]
+    circumstances = f"{environment['int8_instruction_set']}). Measured by `{result['command']}`."
+    return f"{markdown_of_speed(scenario, result['rows'])}\n\n{' '.join(said)} {circumstances}"
+
+
+def _instrument_part(result: Result) -> str:
+    found = result["figures"]
+    return (
+        f"A bundle against itself, {found['trials']} times: a difference beyond its own 95 % interval "
+        f"{found['false_alarms']} times. The same with one side held back by 5 %: found {found['slowdowns_found']} times. "
+        f"Half an interval was {found['half_width_median']:.2%} in the median. To a call of 1 ms the harness added "
+        f"{found['call_overhead_share']:.2%}. Measured by `{result['command']}`."
+    )
+
+
+_PARTS: dict[str, Callable[[Result], str]] = {
+    "demo": _demo_part,
+    "quality": _quality_part,
+    "runtime": _runtime_part,
+    "single-stream": _speed_part,
+    "offline": _speed_part,
+    "cold-start": _speed_part,
+    "memory": _speed_part,
+    "instrument": _instrument_part,
+}
 _FIGURES: dict[str, Callable[[Result], Mapping[str, float]]] = {
     "demo": lambda result: demo_figures(result["rows"]),
     "quality": lambda result: quality_figures(result["summary"], result["differences"]),
     "runtime": lambda result: runtime_figures(result["rows"]),
+    "single-stream": lambda result: speed_figures("single-stream", result["rows"]),
+    "offline": lambda result: speed_figures("offline", result["rows"]),
+    "cold-start": lambda result: fresh_figures("cold-start", result["rows"]),
+    "memory": lambda result: fresh_figures("memory", result["rows"]),
+    "instrument": lambda result: instrument_figures(result["rows"]),
 }
-_PICTURES: dict[str, Callable[[Result], list[dict[str, Any]]]] = {
-    "demo": lambda result: result["rows"],
-    "quality": _points_of_summary,
+_PICTURES: dict[str, Callable[[Result], str]] = {
+    "demo": lambda result: picture_of(result["rows"]),
+    "quality": lambda result: picture_of(_points_of_summary(result)),
+    "single-stream": lambda result: quality_against_time(result["rows"]),
 }

@@ -66,7 +66,7 @@ def spread_of_times(rows: Sequence[Row]) -> str:
         axes.plot([first, third], [place, place], color=colour, linewidth=6, alpha=0.6, solid_capstyle="butt")
         axes.plot([middle], [place], marker="|", markersize=9, markeredgewidth=2, color=colour)
     axes.set_yticks(range(len(shown)), [row["name"] for row in shown])
-    axes.set_xlabel("time of one text (ms, log scale): 1st to 99th percentile, middle half, median")
+    axes.set_xlabel("time of one text: 1st to 99th percentile, middle half, median (ms)")
     return _finished(figure, axes, [], legend=False)
 
 

@@ -34,6 +34,7 @@ class SpeedSettings(Settings):
     texts: int = Field(0, ge=0, description="test texts that are answered and timed; 0 takes all")
     threads: int = Field(0, ge=0, description="threads of a row; 0 is one in single-stream and all processors in offline")
     settle_s: float = Field(8.0, gt=0, description="seconds of warm-up at most; it ends when the times are steady")
+    window_s: float = Field(0.25, gt=0, description="seconds of a window of the warm-up; three in a row must agree")
     timeout_s: float = Field(300.0, gt=0, description="seconds a row may take to get ready, and for a turn")
     order: Literal["random", "alternating"] = Field("random", description="order of the turns in a round")
     together: int = Field(32, ge=2, description="rows that run in one session, the reference among them")
@@ -109,7 +110,9 @@ def measure_together(
         for candidate in candidates:
             with dropping(candidate.name, failed, reporter):
                 worker = stack.enter_context(opened(candidate, task, threads=threads, timeout_s=settings.timeout_s))
-                turns[candidate.name] = Turns(worker.about, worker.settle(warm, most_s=settings.settle_s))
+                turns[candidate.name] = Turns(
+                    worker.about, worker.settle(warm, most_s=settings.settle_s, window_s=settings.window_s)
+                )
                 workers[candidate.name] = worker
         with reporter.task("rounds", settings.rounds * len(workers)) as advance:
             for number in range(settings.rounds):

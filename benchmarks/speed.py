@@ -7,7 +7,6 @@ one call, on all processors; the order and the batches are the row's own busines
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.candidates import Candidate, Task
@@ -91,14 +90,17 @@ def _session(
     settings = settings.model_copy(update={"rounds": rounds})
     chosen = task.test.texts[:texts]
     if scenario == "single-stream":
-        threads, turn = settings.threads or 1, _single_turn(chosen, dealt([len(text) for text in chosen], rounds, seed=0))
+        threads, turn = settings.threads or 1, single_turn(chosen, rounds=rounds, seed=0)
     else:
         threads, turn = settings.threads or available_cpus(), _offline_turn(chosen)
-    warm = _warm_texts(chosen)
+    warm = warm_texts(chosen)
     return measure_together(candidates, task, settings, threads=threads, turn=turn, warm=warm, reporter=reporter)
 
 
-def _single_turn(texts: Sequence[str], hands: Sequence[Sequence[int]]) -> Turn:
+def single_turn(texts: Sequence[str], *, rounds: int, seed: int) -> Turn:
+    """Return a turn in which a worker answers its share of the texts one by one; over all rounds each text once."""
+    hands = dealt([len(text) for text in texts], rounds, seed=seed)
+
     def turn(worker: Worker, turns: Turns, number: int) -> None:
         hand = hands[number]
         answered = worker.single([texts[index] for index in hand], warmup=min(5, len(hand)))
@@ -117,7 +119,7 @@ def _offline_turn(texts: Sequence[str]) -> Turn:
     return turn
 
 
-def _warm_texts(texts: Sequence[str]) -> list[str]:
+def warm_texts(texts: Sequence[str]) -> list[str]:
     """Return texts of all lengths: the shortest, the longest and some between."""
     order = sorted(texts, key=len)
     step = max(1, len(order) // WARM_TEXTS)
@@ -185,9 +187,3 @@ def _without_session(row: dict[str, Any], sessions: Sequence[dict[str, Any]]) ->
 def _minutes(scenario: str, group: Sequence[Candidate]) -> str:
     each_s = 25 if scenario == "single-stream" else 20
     return f"{max(1, round((1 + len(group)) * each_s / 60))} min"
-
-
-def work_folder(path: Path) -> Path:
-    """Return the work folder, made if need be."""
-    path.mkdir(parents=True, exist_ok=True)
-    return path

@@ -24,7 +24,9 @@ from benchmarks.candidates import (
 )
 from benchmarks.circumstances import circumstances
 from benchmarks.fresh import FreshScenario, fresh_figures, run_fresh
+from benchmarks.pages import fill_pages
 from benchmarks.results import FOLDER, write_result
+from benchmarks.self_check import SHORT, TRIALS, instrument_figures, run_self_check
 from benchmarks.sessions import QUICK, SpeedSettings
 from benchmarks.speed import Scenario, run_speed, speed_figures
 from benchmarks.speed_tables import first_words, terminal_table
@@ -76,6 +78,7 @@ def register(app: App) -> None:
     app.command(offline)
     app.command(cold_start, name="cold-start")
     app.command(memory)
+    app.command(instrument)
 
 
 def single_stream(
@@ -116,6 +119,38 @@ def memory(
     Example: python -m benchmarks memory --bundles student --teacher teacher
     """
     run_scenario("memory", rows, data, speed, run)
+
+
+def instrument(
+    *,
+    bundle: Annotated[str, Parameter(help="a bundle with a graph, PATH:fp32|int8")],
+    trials: Annotated[int, Parameter(help="short comparisons of each kind")] = TRIALS,
+    data: Data = DataSettings(),
+    run: Run = RunSettings(),
+) -> None:
+    """Put a bundle against itself many times, then against itself held back by 5 %; finished trials are not run again.
+
+    Example: python -m benchmarks instrument --bundle student:int8
+    """
+    environment = circumstances(seed=0)
+    (candidate,) = bundle_candidates((bundle,))
+    task = task_of(RowSettings(bundles=(bundle,)), data, run.work)
+    task = replace(task, test=limited(task.test, SHORT.texts, seed=data.split_seed))
+    kept = run.work / f"instrument-{candidate.digest(environment['git_commit'])[:16]}.json"
+    found = run_self_check(candidate, task, trials=trials, kept=kept, reporter=reporter_for_terminal())
+    figures = instrument_figures(found)
+    path = write_result(
+        "instrument",
+        command=f"python -m benchmarks instrument --bundle {Path(bundle).name}",
+        environment=environment,
+        rows=found,
+        figures=figures,
+        folder=run.work if run.quick or trials < TRIALS else run.out,
+        settings=SHORT.model_dump(mode="json"),
+    )
+    for name, value in figures.items():
+        print(f"{name} {value:.4g}")
+    print(path)
 
 
 def run_scenario(
@@ -166,6 +201,8 @@ def finish(
         truth=task.test.label_ids.tolist(),
         reads=words_of_data(task),
     )
+    if run.out == FOLDER and not run.quick:
+        fill_pages()
     if run.quick:
         print("the quick form is a sample: its figures are not kept as a result", file=sys.stderr)
     print(path)

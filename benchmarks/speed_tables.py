@@ -22,22 +22,15 @@ _SHORT = ("agrees", "95 % interval ", "95 % interval  ", "p90 ms")
 
 def terminal_table(scenario: str, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Return column heads and cells that fit a terminal; rows that failed are not among them."""
-    heads = [*_QUALITY, *_SPEED[scenario], *_MORE]
+    heads = heads_of(scenario)
     shown = [place for place, head in enumerate(heads) if head not in _SHORT]
     every = [cells_of(scenario, row) for row in rows if "failed" not in row]
     return [heads[place].strip() for place in shown], [[cells[place] for place in shown] for cells in every]
 
 
-def columns_of(scenario: str, rows: Sequence[Row]) -> tuple[str, ...]:
-    """Return the column heads of a scenario; the ratio's names what it refers to."""
-    reference = next((row["reference"] for row in rows if row.get("reference")), None)
-    heads = (*_QUALITY, *_SPEED[scenario], *_MORE)
-    return tuple(f"faster than {reference}" if head == "faster" and reference else head.rstrip() for head in heads)
-
-
 def cells_of(scenario: str, row: Row) -> list[str]:
     """Return the cells of a row; one that failed has its name and the reason."""
-    heads = (*_QUALITY, *_SPEED[scenario], *_MORE)
+    heads = heads_of(scenario)
     if "failed" in row:
         return [row["name"], *[""] * (len(heads) - 2), f"left out: {row['failed']}"]
     idle = row["settings"].get("floor") == "majority"  # what does no work has no speed worth reading
@@ -45,11 +38,21 @@ def cells_of(scenario: str, row: Row) -> list[str]:
     return [ABSENT if head in timed else _CELLS[head](scenario, row) for head in heads]
 
 
+def heads_of(scenario: str) -> tuple[str, ...]:
+    """Return the column heads of a scenario, each once; heads that read alike differ in white space."""
+    return (*_QUALITY, *_SPEED[scenario], *_MORE)
+
+
 def markdown_of(scenario: str, rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table."""
-    heads = columns_of(scenario, rows)
-    lines = ["| " + " | ".join(heads) + " |", "|---" + "|--:" * (len(heads) - 2) + "|---|"]
-    lines += ["| " + " | ".join(_escaped(cell) for cell in cells_of(scenario, row)) + " |" for row in rows]
+    """Return the rows as a Markdown table, those that failed with the reason."""
+    shown = [place for place, head in enumerate(heads_of(scenario)) if head not in _SHORT]
+    reference = next((row["reference"] for row in rows if row.get("reference")), None)
+    heads = [heads_of(scenario)[place].strip() for place in shown]
+    named = [f"faster than {reference}" if head == "faster" and reference else head for head in heads]
+    lines = ["| " + " | ".join(named) + " |", "|---" + "|--:" * (len(named) - 2) + "|---|"]
+    for row in rows:
+        cells = cells_of(scenario, row)
+        lines.append("| " + " | ".join(_escaped(cells[place]) for place in shown) + " |")
     return "\n".join(lines)
 
 

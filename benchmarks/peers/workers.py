@@ -150,7 +150,12 @@ def started(name: str, job: Job, *, python: Path | None = None, timeout_s: float
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints,
         subprocess.Popen(
-            _command(name, job, python), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, **_surroundings(job)
+            _command(name, job, python),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            start_new_session=True,  # a group of its own, so that what it starts ends with it
+            **_surroundings(job),
         ) as process,
     ):
         try:
@@ -186,8 +191,7 @@ def _command(name: str, job: Job, python: Path | None) -> list[str]:
 def _surroundings(job: Job) -> dict[str, Any]:
     threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")}
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "PYTHONWARNINGS": "ignore"}
-    # A group of its own, so that what it starts ends with it.
-    return {"text": True, "cwd": ROOT, "env": {**os.environ, **threads, **quiet}, "start_new_session": True}
+    return {"text": True, "cwd": ROOT, "env": {**os.environ, **threads, **quiet}}
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -1,0 +1,113 @@
+"""Every measured number in the READMEs comes from a committed result file that names its command.
+
+Numbers between markers are made anew from the files (test_pages). Outside them, in the READMEs' bodies, a number is
+measured if it has the form of one: decimals, a percentage, a factor, or a unit of time, size or rate. Each must be the value
+of a constant that is named here, or a figure of a result file, rounded as shown. What does not count: code, link targets,
+versions behind a name, and what stands under "Decisions", where each line is a dated trial with its own circumstances.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.instrument import BUSY_PROCESSORS
+from benchmarks.pages import _FIGURES, ROOT, pages_of
+from benchmarks.peers.protocol import STEADY
+from benchmarks.results import FOLDER, read_result, read_result_file
+from benchmarks.serving.ours import DEADLINE_MS
+from export.measure import MIN_SAMPLES_P90, MIN_SAMPLES_P99, NOISY_SPREAD
+
+UNIT = r"(?:\s?%|x\b|\s?(?:ms|MB|GB|kB|µs|times)\b|\ss\b)"
+MEASURED = re.compile(rf"(?<![\w.])\d[\d,]*(?:\.\d+)?{UNIT}|(?<![\w.])\d+\.\d+(?![\w.])")
+
+# A number in a sentence that says what the code does is that of the code: sentence -> the number as the code has it.
+SETTINGS = {
+    "95 % interval": "95 %",
+    "95 % bootstrap interval": "95 %",
+    f"with {DEADLINE_MS} ms to live": f"{DEADLINE_MS} ms",
+    f"within {STEADY:.0%}".replace("%", " %"): f"{STEADY:.0%}".replace("%", " %"),
+    f"more than {NOISY_SPREAD:.0%}".replace("%", " %"): f"{NOISY_SPREAD:.0%}".replace("%", " %"),
+}
+# Sections that tell of trials of single ops and of ways to quantize, which no scenario repeats. None may be added.
+UNTRACED = {"export": ("How the int8 graph is made", "Which ops, and why")}
+VERSIONS = re.compile(r"(?:Python|CycloneDX|ONNX Runtime|ORT|opset|Apache-|BSD-)\s?\d+(?:\.\d+)*")
+
+
+def body_of(page: str) -> str:
+    """Return what a page says outside markers, code, links, dates and versions, up to its decisions."""
+    page = re.sub(r"<!-- (\S+) -->.*?<!-- /\1 -->", " ", page, flags=re.DOTALL)
+    page = page.split("\n## Decisions", 1)[0]
+    page = re.sub(r"```.*?```", " ", page, flags=re.DOTALL)
+    page = re.sub(r"`[^`]*`", " ", page)
+    page = re.sub(r"\]\([^)]*\)|https?://\S+|\d{4}-\d\d-\d\d", " ", page)
+    return VERSIONS.sub(" ", page)
+
+
+def measured_in(body: str) -> Iterator[str]:
+    """Yield the numbers that have the form of measured ones and are no setting."""
+    flat = " ".join(body.split())
+    for sentence, number in SETTINGS.items():
+        flat = flat.replace(sentence, sentence.replace(number, ""))
+    for found in MEASURED.finditer(flat):
+        yield found.group()
+
+
+def is_a_figure(shown: str) -> bool:
+    """Whether a figure of a committed result, or a share of it in percent or megabytes, rounds to the number shown."""
+    number = re.match(r"[\d,]*\.?\d*", shown).group().replace(",", "")  # type: ignore[union-attr]
+    decimals = len(number.partition(".")[2])
+    return any(f"{value / unit:.{decimals}f}" == number for value in figures() for unit in (1, 0.01, 0.001, 1e6))
+
+
+def figures() -> list[float]:
+    """Return every figure of every committed result."""
+    return [value for path in sorted(FOLDER.glob("*.json")) for value in read_result_file(path)["figures"].values()]
+
+
+@pytest.mark.parametrize("path", pages_of(), ids=lambda path: path.parent.name)
+def test_every_measured_number_in_a_readme_is_a_figure_of_a_result(path: Path) -> None:
+    page = path.read_text(encoding="utf-8")
+    for section in UNTRACED.get(path.parent.name, ()):
+        page = re.sub(rf"\n## {section}\n.*?(?=\n## )", "\n", page, flags=re.DOTALL)
+    strange = [shown for shown in measured_in(body_of(page)) if not is_a_figure(shown)]
+    assert not strange, f"{path.relative_to(ROOT)}: {strange} stand in no result file; put them between markers, or run them"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_every_result_names_the_command_that_made_it_and_its_figures_follow_from_its_rows(path: Path) -> None:
+    result = read_result(path.stem)
+    assert result["command"].startswith(f"python -m benchmarks {path.stem}")
+    assert result["environment"]["git_commit"]
+    if path.stem in _FIGURES:
+        assert _FIGURES[path.stem](result) == result["figures"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("It keeps 99.7 % of it.", ["99.7 %"]),
+        ("1.5x faster, 12 ms, 3 MB, twice", ["1.5x", "12 ms", "3 MB"]),
+        ("Python 3.11, 2,000 texts, seed 0, `0.97`, 2026-11-24", []),
+        ("its 95 % interval is 0.84", ["0.84"]),
+        ("| 0.7975 | 17.96x |", ["0.7975", "17.96x"]),
+        ("x\n## Decisions\n\n- 79.5 % of it", []),
+        ("<!-- demo -->\n| 0.9 |\n<!-- /demo -->", []),
+    ],
+)
+def test_what_counts_as_measured(text: str, found: list[str]) -> None:
+    assert list(measured_in(body_of(text))) == found
+
+
+def test_a_number_typed_in_is_no_figure() -> None:
+    assert not is_a_figure("98.7654 %")
+
+
+def test_the_thresholds_in_the_readme_are_those_of_the_code() -> None:
+    page = " ".join((ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").split())
+    assert f"p90 needs {MIN_SAMPLES_P90} samples and p99 needs {MIN_SAMPLES_P99}" in page
+    assert "a tenth of a processor" in page
+    assert BUSY_PROCESSORS == 0.1
