@@ -33,6 +33,7 @@ EXTRA_OF_PACKAGE = {
     "prometheus_client": "serve",
     "uvicorn": "serve",
     "httptools": "serve",
+    "opentelemetry": "telemetry",
     "model_signing": "sign",
     "OpenSSL": "sign",
     "optimum": "optimum",

@@ -107,7 +107,7 @@ class Batcher:
         """
         wait = self.expected_wait_s(texts)
         # A large request into an empty queue is taken whatever its size: nothing it waits for would make it smaller.
-        if self._waiting_texts and (self._waiting_texts + texts > self._max_queue or wait > 0.8 * deadline_s):
+        if self._waiting_texts and (self._waiting_texts + texts > self._max_queue or wait > 0.5 * deadline_s):
             raise Refusal(Reason.OVERLOADED, "the server is busy; try again later", retry_after_s=max(1, round(wait)))
 
     async def submit(

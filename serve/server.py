@@ -7,11 +7,12 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from types import FrameType
 from typing import Any
 
 from distill.extras import requires
-from serve.app import IS_WANTED, App
+from serve.app import IS_WANTED, App, Receive, Scope, Send
 from serve.settings import ServeSettings
 
 with requires("serving"):
@@ -19,6 +20,8 @@ with requires("serving"):
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 logger = logging.getLogger(__name__)
+
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_HEAD_BYTES = 32 * 1024
 BACKLOG = 2048
@@ -83,10 +86,11 @@ class Connection(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """uvicorn's server, with the signals of this one."""
 
-    def __init__(self, app: App, settings: ServeSettings) -> None:
+    def __init__(self, app: App, settings: ServeSettings, *, wrapped: Application | None = None) -> None:
+        """Take the application, and what is called in its place where something stands around it."""
         super().__init__(
             uvicorn.Config(
-                app,
+                wrapped or app,
                 host=settings.host,
                 port=settings.port,
                 http=Connection,
@@ -161,8 +165,16 @@ class Server(uvicorn.Server):
 
 def run(app: App, settings: ServeSettings) -> int:
     """Serve until a signal; return 0, or 1 when a second signal cut it short."""
-    server = Server(app, settings)
-    server.run()
+    if settings.telemetry:
+        from serve.tracing import Traced, provider_from_environment
+
+        provider = provider_from_environment()
+        server = Server(app, settings, wrapped=Traced(app, provider))
+        server.run()
+        provider.shutdown()
+    else:
+        server = Server(app, settings)
+        server.run()
     if server.was_forced:
         return 1
     app.close()

@@ -12,20 +12,19 @@ import pytest
 from served import Running
 
 from distill.bundle import Bundle
-from serve.app import create_app
+from serve.app import App, create_app
 from serve.models import Source
 from serve.server import Server
 from serve.settings import ServeSettings
 
 
 @pytest.fixture
-def serve_sources() -> Iterator[Callable[..., Running]]:
-    """Return a function that serves sources with settings; all of them end with the test."""
+def start_server() -> Iterator[Callable[..., Running]]:
+    """Return a function that serves an application; all of them end with the test."""
     running = []
 
-    def start(sources: list[Source], settings: ServeSettings, environment: dict[str, str] | None = None) -> Running:
-        app = create_app(sources, settings, environment=environment or {})
-        server = Server(app, settings)
+    def start(app: App, settings: ServeSettings, make: Callable[[App, ServeSettings], Server] = Server) -> Running:
+        server = make(app, settings)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         until = time.monotonic() + 30
@@ -37,6 +36,16 @@ def serve_sources() -> Iterator[Callable[..., Running]]:
     yield start
     for each in running:
         each.stop()
+
+
+@pytest.fixture
+def serve_sources(start_server: Callable[..., Running]) -> Callable[..., Running]:
+    """Return a function that serves sources with settings."""
+
+    def start(sources: list[Source], settings: ServeSettings, environment: dict[str, str] | None = None) -> Running:
+        return start_server(create_app(sources, settings, environment=environment or {}), settings)
+
+    return start
 
 
 @pytest.fixture
