@@ -85,7 +85,9 @@ class Engine:
         alone = np.concatenate([self.classifier.predict_logits([text]) for text in PROBE_TEXTS])
         of = self.classifier.problem_type
         moved = float(np.abs(probabilities(together, of) - probabilities(alone, of)).max())
-        if not np.isfinite(together).all() or (of != "regression" and moved > BATCH_TOLERANCE and self._has_fixed_scales()):
+        if not np.isfinite(together).all():
+            raise BundleError(f"{name} gives the probe texts logits that are not numbers; export it again")
+        if moved > BATCH_TOLERANCE and of != "regression" and self._has_fixed_scales():
             raise BundleError(
                 f"{name} answers the probe texts differently alone and together (by {moved:.3f}); export it again"
             )
