@@ -48,7 +48,7 @@ class Plan:
     overload_connections: int = 512
     reloads: int = 10
     soak_s: float = 1800.0
-    soak_rate: float = 100.0
+    soak_rate: float = 25.0
 
 
 QUICK = Plan(
