@@ -85,6 +85,7 @@ class Batcher:
         self._waiting_texts = 0
         self._ready = threading.Condition(threading.Lock())
         self._closed = False
+        self._will_wake = False
         self._seconds_per_text = 0.0
         self._threads = [threading.Thread(target=self._work, name=f"potstill-{n}", daemon=True) for n in range(threads)]
         for thread in self._threads:
@@ -132,7 +133,9 @@ class Batcher:
         with self._ready:
             self._waiting.append(job)
             self._waiting_texts += len(texts)
-            self._ready.notify()
+        if not self._will_wake:
+            self._will_wake = True
+            loop.call_soon(self._wake)
         try:
             return await job.future
         finally:
@@ -145,6 +148,12 @@ class Batcher:
             self._ready.notify_all()
         for thread in self._threads:
             thread.join()
+
+    def _wake(self) -> None:
+        """Wake a thread, once for all requests that the event loop read in one turn: they make one batch, not many."""
+        self._will_wake = False
+        with self._ready:
+            self._ready.notify()
 
     def _work(self) -> None:
         while batch := self._next_batch():

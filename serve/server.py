@@ -96,6 +96,7 @@ class Server(uvicorn.Server):
                 http=Connection,
                 loop="uvloop" if sys.platform != "win32" else "asyncio",
                 ws="none",
+                proxy_headers=False,
                 lifespan="off",
                 access_log=False,
                 log_config=None,
