@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+import pytest
 from served import Running
 
 from serve.app import App
@@ -16,9 +14,12 @@ from serve.tracing import Traced
 
 
 def test_a_request_is_a_span_of_its_callers_trace(start_server: Callable[..., Running], server: Running) -> None:
-    kept = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(kept))
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    export = pytest.importorskip("opentelemetry.sdk.trace.export")
+    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+    kept = memory.InMemorySpanExporter()
+    provider = sdk.TracerProvider()
+    provider.add_span_processor(export.SimpleSpanProcessor(kept))
 
     def traced(app: App, settings: ServeSettings) -> Server:
         return Server(app, settings, wrapped=Traced(app, provider))
@@ -29,7 +30,7 @@ def test_a_request_is_a_span_of_its_callers_trace(start_server: Callable[..., Ru
     assert running.ask("GET", "/nowhere").status == 404
     spans = {span.attributes["url.path"]: span for span in kept.get_finished_spans() if span.attributes}
     asked = spans["/"]
-    assert (f"{asked.context.trace_id:032x}", f"{asked.parent.span_id:016x}") == (trace, parent)  # type: ignore[union-attr]
+    assert (f"{asked.context.trace_id:032x}", f"{asked.parent.span_id:016x}") == (trace, parent)
     assert dict(asked.attributes or {}) == {
         "http.request.method": "POST",
         "url.path": "/",
