@@ -88,8 +88,16 @@ class TextTokenizer:
             raise DatasetError(f"texts is one string, wanted a sequence of them: pass [{texts[:20]!r}]")
         for index, text in enumerate(texts):
             _require_text(text, index)
+        if len(texts) == 1:
+            return [self._ids_of_one(texts[0])]
         portions = (texts[start : start + ENCODED_AT_ONCE] for start in range(0, len(texts), ENCODED_AT_ONCE))
         return [row for portion in portions for row in self._ids_of(portion)]
+
+    def _ids_of_one(self, text: TextInput) -> NDArray[np.int64]:
+        # In the calling thread: a batch is handed to the library's own, and waking one costs more than it saves.
+        if not isinstance(text, str):
+            return self._ids_of([text])[0]
+        return np.array(self._tokenizer.encode(text).ids, dtype=np.int64)
 
     def _ids_of(self, texts: Sequence[TextInput]) -> list[NDArray[np.int64]]:
         encodings = self._tokenizer.encode_batch_fast(list(texts))  # fast: without the places of tokens in the text
@@ -107,6 +115,9 @@ class TextTokenizer:
 
     def pad(self, rows: Sequence[NDArray[np.int64]]) -> Batch:
         """Pad rows of ids to the longest of them."""
+        if len(rows) == 1:  # nothing to pad
+            input_ids = rows[0][None]
+            return Batch(input_ids, np.ones_like(input_ids))
         longest = max((len(row) for row in rows), default=0)
         input_ids = np.full((len(rows), longest), self.pad_id, dtype=np.int64)
         attention_mask = np.zeros((len(rows), longest), dtype=np.int64)

@@ -131,6 +131,15 @@ def test_no_texts_give_no_rows() -> None:
     assert tokenizer().encode([]) == []
 
 
+@pytest.mark.parametrize("text", ["a fine film", "", "a bad film", "a a a a a a a a a a a"])
+def test_one_text_has_the_ids_that_it_has_among_others(text: str) -> None:
+    first, second = ids_of([text, text])
+    assert ids_of([text]) == [first] == [second]
+    alone = tokenizer().pad(tokenizer().encode([text]))
+    assert alone.input_ids.tolist() == [first]
+    assert alone.attention_mask.tolist() == [[1] * len(first)]
+
+
 def test_pairs_are_encoded_where_no_token_types_are_needed() -> None:
     assert ids_of([("a", "film"), "fine"], second_type=0) == [[START, A, END, FILM, END], [START, FINE, END]]
 

@@ -137,15 +137,15 @@ def test_a_graph_with_one_bit_flipped_or_one_byte_less_is_not_opened(
         OnnxClassifier.open(path, verify=False)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_logit_that_is_no_number_is_not_given_as_an_answer(value: float, tiny_student: Bundle) -> None:
+@pytest.mark.parametrize(("value", "count"), [(float("nan"), 1), (float("inf"), 1), (float("nan"), 40)])
+def test_a_logit_that_is_no_number_is_not_given_as_an_answer(value: float, count: int, tiny_student: Bundle) -> None:
     graph = onnx.load(tiny_student.graph("fp32"))
     (norm,) = [tensor for tensor in graph.graph.initializer if tensor.name == "embedding.beta"]
     bias = numpy_helper.to_array(norm).copy()
     bias[0] = value
     norm.CopyFrom(numpy_helper.from_array(bias, norm.name))
     with pytest.raises(BundleError, match="a logit that is not a number"):
-        classifier_of(graph.SerializeToString(), tiny_student).predict_logits(["a film"])
+        classifier_of(graph.SerializeToString(), tiny_student).predict_logits(["a film"] * count)
 
 
 @pytest.mark.parametrize("labels", [("only",), ("a", "b", "c")])
