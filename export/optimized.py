@@ -45,5 +45,5 @@ def require_ops(graph: onnx.ModelProto, expected: Mapping[str, int]) -> None:
         if found[op] != count:
             raise GateError(
                 f"ONNX Runtime {ort.__version__} leaves {found[op]} {op} in the graph, wanted {count}; "
-                "write it with --writer portable, or install the version in constraints.txt"
+                "write it with --exporter portable, or install the version in constraints.txt"
             )

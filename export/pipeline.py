@@ -178,14 +178,14 @@ def _written(classifier: TorchClassifier, settings: ExportSettings, reporter: Re
     from export.graph.portable import write_portable_graph
     from export.optimized import require_ops
 
-    if settings.writer == "optimum":
+    if settings.exporter == "optimum":
         return write_optimum_graph(classifier)
-    if settings.writer == "portable":
+    if settings.exporter == "portable":
         return write_portable_graph(classifier)
     try:
         graph = write_fused_graph(classifier)
     except SettingsError as exc:
-        if settings.writer == "fused":
+        if settings.exporter == "fused":
             raise
         reporter.say(f"export: the portable writer, because {exc}")
         return write_portable_graph(classifier)

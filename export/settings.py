@@ -8,7 +8,7 @@ from pydantic import Field
 
 from distill.settings import Precision, Settings
 
-Writer = Literal["auto", "fused", "portable", "optimum"]
+Exporter = Literal["auto", "fused", "portable", "optimum"]
 Target = Literal["portable", "vnni"]
 """portable: any processor; vnni: those that add products of bytes at 32 bits."""
 
@@ -19,7 +19,7 @@ EmbeddingPrecision = Literal["fp32", "int8", "int4"]
 class ExportSettings(Settings):
     """Which graphs to write, and how much they may lose."""
 
-    writer: Writer = Field(
+    exporter: Exporter = Field(
         "auto",
         description="fused: BERT's family, from the weights, fastest; portable: any model, by torch's exporter; "
         "optimum: any model, by Hugging Face's exporter (extra `optimum`); auto: fused where it can",

@@ -220,7 +220,7 @@ def test_graphs_that_cannot_be_written_leave_the_bundle_without_them(
     assert "cannot write" in done.complaint
     assert contents(bundle.path) == before
     with files_of_at_most(50_000):
-        done = potstill("export", bundle.path, "--validation", tiny_csv, "--writer", "portable")  # which writes no other file
+        done = potstill("export", bundle.path, "--validation", tiny_csv, "--exporter", "portable")  # which writes no other file
     assert f"cannot write {bundle.path}" in done.complaint
     assert contents(bundle.path) == before
 

@@ -169,7 +169,7 @@ def read_encoder(classifier: TorchClassifier) -> Encoder:
     if names is None or type(model).__name__ != f"{names.class_name}ForSequenceClassification":
         raise SettingsError(
             f"the fused writer knows {', '.join(_FAMILIES)} sequence classifiers, not {type(model).__name__}; "
-            "use --writer portable"
+            "use --exporter portable"
         )
     reader = _Reader({name: tensor.detach().cpu().float().numpy() for name, tensor in model.state_dict().items()})
     epsilon = float(getattr(config, "layer_norm_eps", 1e-12))  # DistilBERT's is not in its config
@@ -203,7 +203,7 @@ def read_encoder(classifier: TorchClassifier) -> Encoder:
     if reader.left:
         raise SettingsError(
             f"the fused writer does not know what {sorted(reader.left)[0]} does in this {config.model_type} model; "
-            "use --writer portable"
+            "use --exporter portable"
         )
     return encoder
 
@@ -216,7 +216,7 @@ class _Reader:
 
     def take(self, name: str) -> Weights:
         if name not in self.left:
-            raise SettingsError(f"the model has no {name}, which the fused writer needs; use --writer portable")
+            raise SettingsError(f"the model has no {name}, which the fused writer needs; use --exporter portable")
         return self.left.pop(name)
 
     def dense(self, name: str) -> Dense:
@@ -242,7 +242,7 @@ def _outer_epsilon(config: Any, epsilon: float) -> float:
     plain = has_product and config.num_feedforward_networks == 1
     if not plain or config.use_bottleneck or config.normalization_type != "layer_norm":
         raise SettingsError(
-            "the fused writer knows MobileBERT only as BERT with a product after its table of tokens; use --writer portable"
+            "the fused writer knows MobileBERT only as BERT with a product after its table of tokens; use --exporter portable"
         )
     return 1e-5  # there MobileBERT takes torch's default instead of its config's
 
@@ -267,7 +267,7 @@ def _activation(config: Any) -> Activation:
     name = config.activation if config.model_type == "distilbert" else config.hidden_act
     if name not in _ACTIVATIONS:
         raise SettingsError(
-            f"the fused writer knows the activations {', '.join(_ACTIVATIONS)}, not {name}; use --writer portable"
+            f"the fused writer knows the activations {', '.join(_ACTIVATIONS)}, not {name}; use --exporter portable"
         )
     return _ACTIVATIONS[name]
 

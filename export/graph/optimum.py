@@ -27,7 +27,7 @@ def write_optimum_graph(classifier: TorchClassifier) -> onnx.ModelProto:
         MissingExtraError: optimum is not installed.
         SettingsError: optimum cannot export this architecture.
     """
-    with requires("--writer optimum"):
+    with requires("--exporter optimum"):
         from optimum.exporters.onnx import main_export
     with tempfile.TemporaryDirectory() as folder:
         model, out = Path(folder) / "model", Path(folder) / "onnx"
@@ -36,7 +36,7 @@ def write_optimum_graph(classifier: TorchClassifier) -> onnx.ModelProto:
         try:
             main_export(str(model), output=out, task="text-classification", device="cpu", do_validation=False)
         except (ValueError, KeyError, NotImplementedError) as exc:
-            raise SettingsError(f"optimum cannot export this model: {exc}; take --writer portable") from exc
+            raise SettingsError(f"optimum cannot export this model: {exc}; take --exporter portable") from exc
         return without_token_types(onnx.load(out / "model.onnx"))
 
 
@@ -52,5 +52,5 @@ def without_token_types(graph: onnx.ModelProto) -> onnx.ModelProto:
             break
     taken = [given.name for given in inputs]
     if sorted(taken) != sorted(INPUT_NAMES):
-        raise SettingsError(f"optimum's graph takes {taken}, wanted {list(INPUT_NAMES)}; take --writer portable")
+        raise SettingsError(f"optimum's graph takes {taken}, wanted {list(INPUT_NAMES)}; take --exporter portable")
     return graph

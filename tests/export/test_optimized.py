@@ -31,5 +31,7 @@ def test_a_norm_stays_what_it_is(graph: onnx.ModelProto) -> None:
 
 def test_an_op_that_was_fused_away_is_named(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("export.optimized.DISABLED_OPTIMIZERS", ())
-    with pytest.raises(GateError, match="leaves 0 LayerNormalization in the graph, wanted 1; write it with --writer portable"):
+    with pytest.raises(
+        GateError, match="leaves 0 LayerNormalization in the graph, wanted 1; write it with --exporter portable"
+    ):
         require_ops(graph, {"LayerNormalization": 1})

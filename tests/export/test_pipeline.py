@@ -269,7 +269,7 @@ FP32_ONLY = {"precisions": ("fp32",)}
 
 
 def test_the_portable_writer_may_be_asked_for(tiny_unexported: Bundle, copied: Copied, tiny_splits: Splits) -> None:
-    settings = ExportSettings(writer="portable", **FP32_ONLY)
+    settings = ExportSettings(exporter="portable", **FP32_ONLY)
     exported = export_bundle(copied(tiny_unexported), validation=tiny_splits.validation, settings=settings)
     assert exported.manifest.opset == OPSET
     assert {entry.domain for entry in onnx.load(exported.graph("fp32")).opset_import} == {""}
@@ -280,8 +280,8 @@ def test_a_model_the_fused_writer_cannot_write_is_written_by_the_other_and_said_
 ) -> None:
     monkeypatch.setattr("export.graph.encoder._FAMILIES", {})
     bundle, listening = copied(tiny_unexported), Listening()
-    with pytest.raises(SettingsError, match="not BertForSequenceClassification; use --writer portable"):
-        export_bundle(bundle, validation=tiny_splits.validation, settings=ExportSettings(writer="fused", **FP32_ONLY))
+    with pytest.raises(SettingsError, match="not BertForSequenceClassification; use --exporter portable"):
+        export_bundle(bundle, validation=tiny_splits.validation, settings=ExportSettings(exporter="fused", **FP32_ONLY))
     exported = export_bundle(
         bundle, validation=tiny_splits.validation, settings=ExportSettings(**FP32_ONLY), reporter=listening
     )

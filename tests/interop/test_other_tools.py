@@ -36,7 +36,7 @@ EXPORTED_BY_OPTIMUM = """
 import sys
 from distill.cli import main
 folder, validation = sys.argv[1:]
-main(["export", folder, "--validation", validation, "--writer", "optimum", "--json"])
+main(["export", folder, "--validation", validation, "--exporter", "optimum", "--json"])
 """
 
 TRITON_CONFIG = """
@@ -100,7 +100,7 @@ def test_optimum_as_the_writer_gives_our_labels(
     path = copied(tiny_unexported).path
     made = in_optimum(EXPORTED_BY_OPTIMUM, path, tiny_csv)
     assert made["labels"] == list(tiny_student.labels)
-    assert made["settings"]["export"]["writer"] == "optimum"
+    assert made["settings"]["export"]["exporter"] == "optimum"
     assert made["precisions"] == ["fp32", "int8"]
     theirs = OnnxClassifier.open(path, precision="fp32", threads=1).predict_logits(texts)
     np.testing.assert_allclose(theirs, expected_logits(tiny_student, "fp32", texts), atol=1e-4)
