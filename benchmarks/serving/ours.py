@@ -59,7 +59,7 @@ def overload(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
     with started(_PEER, task.bundle, {}) as server:
         # As heavy as what follows: memory counts from a server that has seen its worst.
         run(Load(server.port, requests, plan.overload_connections, plan.warmup_s, rate=rate, seed=1))
-        with watched(server) as memory:
+        with watched(server, every_s=plan.overload_s / 120) as memory:
             samples = run(Load(server.port, requests, plan.overload_connections, plan.overload_s, rate=rate))
         recovered, body = server.ask("POST", _PEER.path, body=_PEER.request_body(task.texts[0]), headers=_JSON)
     accepted, rejected = samples.latency_ms[samples.status == 200], samples.latency_ms[samples.status == 429]

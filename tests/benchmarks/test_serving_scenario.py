@@ -1,0 +1,52 @@
+"""The serving scenario for real, in seconds: our server, the tiny student, every phase but the peers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.serving.plan import QUICK
+from benchmarks.serving.scenario import PHASES, run_serving, serving_figures
+from distill.bundle import Bundle
+from distill.data import Dataset
+from distill.errors import PotstillError
+from distill.progress import SilentReporter
+
+
+def run(student: Bundle, test: Dataset, work: Path, *phases: str) -> list[dict[str, object]]:
+    plan = replace(QUICK, rounds=1, half_rounds=1, overload_s=1.0, soak_s=1.5)
+    return run_serving(student.path, test=test, plan=plan, peers=(), phases=phases, work=work, reporter=SilentReporter())
+
+
+@pytest.mark.slow
+def test_every_phase_runs_and_is_kept(tiny_student: Bundle, tiny_test: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(PotstillError, match="run the phase `compare` first"):
+        run(tiny_student, tiny_test, tmp_path, "half_load")
+    rows = {row["kind"]: row for row in run(tiny_student, tiny_test, tmp_path, *PHASES)}
+    assert list(rows) == ["generator", "server", *PHASES[2:]]
+    served = rows["server"]
+    assert served["errors"] == 0
+    assert served["num_texts"] == 200
+    assert served["labels_other_than_predicted"] == 0
+    assert 0.9 < float(str(served["macro_f1"])) <= 1
+    assert rows["half_load"]["errors"] == 0
+    assert (rows["overload"]["server_errors"], rows["overload"]["lost"], rows["overload"]["wrong"]) == (0, 0, 0)
+    assert rows["overload"]["right_afterwards"]
+    reload = rows["reload"]
+    assert (reload["reloads"], reload["lost"], reload["errors"], reload["wrong"]) == (2, 0, 0, 0)
+    assert reload["sigterm_exit_code"] == 0
+    assert (rows["soak"]["errors"], rows["soak"]["right_afterwards"]) == (0, True)
+    figures = serving_figures(list(rows.values()))
+    assert (figures["overload_5xx"], figures["lost_in_reload"]) == (0, 0)
+
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    again = run(tiny_student, tiny_test, tmp_path, "generator", "half_load", "overload", "reload", "soak")
+    assert [row["kind"] for row in again] == list(rows)
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
+
+
+def test_an_unknown_phase_is_refused(tiny_student: Bundle, tiny_test: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(PotstillError, match="there is no phase 'nap'; choose from generator"):
+        run(tiny_student, tiny_test, tmp_path, "nap")
