@@ -171,8 +171,9 @@ def serving(
 
     Example: python -m benchmarks serving --student student
     """
+    from benchmarks.serving.figures import serving_figures, serving_table, serving_words
     from benchmarks.serving.plan import QUICK, Plan
-    from benchmarks.serving.scenario import PHASES, run_serving, serving_figures, serving_table
+    from benchmarks.serving.scenario import PHASES, run_serving
     from distill.data import load_splits
     from distill.environment import describe_environment
 
@@ -189,6 +190,7 @@ def serving(
     )
     figures = serving_figures(rows)
     print_cells(*serving_table(rows))
+    print(serving_words(rows))
     print(json.dumps(figures, indent=1))
     if quick:
         print("the quick form is a sample: its figures are not kept as a result", file=sys.stderr)

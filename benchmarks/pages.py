@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from benchmarks.report_figures import quality_against_time
 from benchmarks.results import FOLDER, demo_figures, read_result
 from benchmarks.runtime import runtime_figures, runtime_table
 from benchmarks.self_check import instrument_figures
+from benchmarks.serving.figures import serving_figures, serving_table, serving_words
 from benchmarks.speed import speed_figures
 from benchmarks.speed_tables import first_words
 from benchmarks.speed_tables import markdown_of as markdown_of_speed
@@ -89,11 +90,8 @@ def _quality_part(result: Result) -> str:
 
 
 def _runtime_part(result: Result) -> str:
-    columns, rows = runtime_table(result["rows"])
-    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, *rows)]
-    lines.insert(1, "|---" + "|--:" * (len(columns) - 1) + "|")
     said = "Ratios are ours against the row's, medians of interleaved rounds; above 1 ours is better."
-    return "\n".join([*lines, "", f"{said} Measured by `{result['command']}`."])
+    return f"{_table(*runtime_table(result['rows']))}\n\n{said} Measured by `{result['command']}`."
 
 
 def _points_of_summary(result: Result) -> list[dict[str, Any]]:
@@ -131,10 +129,21 @@ def _instrument_part(result: Result) -> str:
     )
 
 
+def _serving_part(result: Result) -> str:
+    return f"{_table(*serving_table(result['rows']))}\n\n{serving_words(result['rows'])} Measured by `{result['command']}`."
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, *rows)]
+    lines.insert(1, "|---" + "|--:" * (len(columns) - 1) + "|")
+    return "\n".join(lines)
+
+
 _PARTS: dict[str, Callable[[Result], str]] = {
     "demo": _demo_part,
     "quality": _quality_part,
     "runtime": _runtime_part,
+    "serving": _serving_part,
     "single-stream": _speed_part,
     "offline": _speed_part,
     "cold-start": _speed_part,
@@ -145,6 +154,7 @@ _FIGURES: dict[str, Callable[[Result], Mapping[str, float]]] = {
     "demo": lambda result: demo_figures(result["rows"]),
     "quality": lambda result: quality_figures(result["summary"], result["differences"]),
     "runtime": lambda result: runtime_figures(result["rows"]),
+    "serving": lambda result: serving_figures(result["rows"]),
     "single-stream": lambda result: speed_figures("single-stream", result["rows"]),
     "offline": lambda result: speed_figures("offline", result["rows"]),
     "cold-start": lambda result: fresh_figures("cold-start", result["rows"]),

@@ -1,4 +1,4 @@
-"""The `serving` scenario from end to end: what is served, the phases in their order, and the figures of the rows."""
+"""The `serving` scenario from end to end: what is served, and the phases in their order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,54 +96,6 @@ def saturating(pieces: Pieces) -> float:
     if piece is None:
         raise PotstillError("half and twice the load need the saturating one; run the phase `compare` first")
     return float(next(row["requests_per_second"] for row in piece["rows"] if row["name"] == OURS))
-
-
-def serving_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the figures that DESIGN names, from the rows there are."""
-    by_kind = {row["kind"]: row for row in rows if row["kind"] != "server"}
-    ratios = [row["requests_ratio"] for row in rows if row["kind"] == "server" and "skipped" not in row and row["name"] != OURS]
-    figures: dict[str, float] = {}
-    if ratios:
-        figures["requests_ratio_best_peer"] = min(ratios)
-    if "half_load" in by_kind and by_kind["half_load"]["latency"]["p99_ms"] is not None:
-        figures["p99_ms_half_load"] = by_kind["half_load"]["latency"]["p99_ms"]
-    if "overload" in by_kind:
-        figures["overload_5xx"] = by_kind["overload"]["server_errors"]
-        if by_kind["overload"]["rejected"]["p99_ms"] is not None:
-            figures["rejection_p99_ms"] = by_kind["overload"]["rejected"]["p99_ms"]
-    if "reload" in by_kind:
-        figures["lost_in_reload"] = sum(by_kind["reload"][name] for name in ("lost", "errors", "wrong"))
-    if "soak" in by_kind:
-        figures["soak_growth"] = by_kind["soak"]["memory_growth"]
-    return figures
-
-
-def serving_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the table of servers as cells: the columns, and a line a server."""
-    columns = ("server", "requests/s", "ours faster", "least - most", "p50 ms", "p99 ms", "macro-F1", "memory MB", "note")
-    cells: list[tuple[str, ...]] = []
-    for row in rows:
-        if row["kind"] != "server":
-            continue
-        if "skipped" in row:
-            cells.append((row["name"], *([""] * 7), f"skipped: {row['skipped']}"))
-            continue
-        least, most = row["requests_ratio_range"]
-        p99 = row["latency"]["p99_ms"]
-        cells.append(
-            (
-                row["name"],
-                f"{row['requests_per_second']:,.0f}",
-                f"{row['requests_ratio']:.2f}x",
-                f"{least:.2f} - {most:.2f}",
-                f"{row['latency']['p50_ms']:.1f}",
-                "" if p99 is None else f"{p99:.1f}",
-                f"{row['macro_f1']:.4f}",
-                f"{row['memory_bytes'] / 1e6:.0f}",
-                ", ".join(f"{name} {value}" for name, value in row["settings"].items()) or "defaults",
-            )
-        )
-    return columns, cells
 
 
 def weigh_generator(plan: Plan) -> dict[str, Any]:

@@ -11,10 +11,11 @@ import pytest
 
 from benchmarks.peers.servers import SERVERS
 from benchmarks.serving.comparing import labels_of
+from benchmarks.serving.figures import serving_figures, serving_table, serving_words
 from benchmarks.serving.load import Samples
 from benchmarks.serving.ours import growth, mixed_requests
 from benchmarks.serving.plan import Pieces
-from benchmarks.serving.scenario import rows_of, saturating, serving_figures, serving_table
+from benchmarks.serving.scenario import rows_of, saturating
 from distill.errors import PotstillError
 
 
@@ -62,6 +63,15 @@ def test_the_table_has_quality_beside_speed_and_says_why_a_peer_is_missing() -> 
     assert dict(zip(columns, cells[1], strict=True))["macro-F1"] == "0.8400"
     assert dict(zip(columns, cells[1], strict=True))["ours faster"] == "3.00x"
     assert cells[3][-1] == "skipped: it will not install"
+
+
+def test_words_speak_of_what_was_run() -> None:
+    soak = {"kind": "soak", "seconds": 1800.0, "errors": 0, "memory_growth": 0.0123}
+    half = {"kind": "half_load", "rate": 1200.0, "latency": {"p50_ms": 2.0, "p99_ms": None}}
+    assert serving_words([soak, half]) == (
+        "At half of that rate, open loop (1,200 requests a second): p50 2.0 ms, p99 not known (too few samples). "
+        "30 minutes of mixed load: 0 errors, memory +1.2%."
+    )
 
 
 def test_growth_compares_the_end_with_the_time_after_the_warm_up() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.serving.figures import serving_figures
 from benchmarks.serving.plan import QUICK
-from benchmarks.serving.scenario import PHASES, run_serving, serving_figures
+from benchmarks.serving.scenario import PHASES, run_serving
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.errors import PotstillError

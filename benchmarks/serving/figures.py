@@ -1,0 +1,97 @@
+"""What the rows of the `serving` scenario come to: figures, a table, and a few sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.serving.comparing import OURS
+
+
+def serving_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the figures that DESIGN names, from the rows there are."""
+    by_kind = {row["kind"]: row for row in rows if row["kind"] != "server"}
+    ratios = [row["requests_ratio"] for row in rows if row["kind"] == "server" and "skipped" not in row and row["name"] != OURS]
+    figures: dict[str, float] = {}
+    if ratios:
+        figures["requests_ratio_best_peer"] = min(ratios)
+    if "half_load" in by_kind and by_kind["half_load"]["latency"]["p99_ms"] is not None:
+        figures["p99_ms_half_load"] = by_kind["half_load"]["latency"]["p99_ms"]
+    if "overload" in by_kind:
+        figures["overload_5xx"] = by_kind["overload"]["server_errors"]
+        if by_kind["overload"]["rejected"]["p99_ms"] is not None:
+            figures["rejection_p99_ms"] = by_kind["overload"]["rejected"]["p99_ms"]
+    if "reload" in by_kind:
+        figures["lost_in_reload"] = sum(by_kind["reload"][name] for name in ("lost", "errors", "wrong"))
+    if "soak" in by_kind:
+        figures["soak_growth"] = by_kind["soak"]["memory_growth"]
+    return figures
+
+
+def serving_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the table of servers as cells: the columns, and a line a server."""
+    columns = ("server", "requests/s", "ours faster", "least - most", "p50 ms", "p99 ms", "macro-F1", "memory MB", "note")
+    cells: list[tuple[str, ...]] = []
+    for row in rows:
+        if row["kind"] != "server":
+            continue
+        if "skipped" in row:
+            cells.append((row["name"], *([""] * 7), f"skipped: {row['skipped']}"))
+            continue
+        least, most = row["requests_ratio_range"]
+        p99 = row["latency"]["p99_ms"]
+        cells.append(
+            (
+                row["name"],
+                f"{row['requests_per_second']:,.0f}",
+                f"{row['requests_ratio']:.2f}x",
+                f"{least:.2f} - {most:.2f}",
+                f"{row['latency']['p50_ms']:.1f}",
+                "" if p99 is None else f"{p99:.1f}",
+                f"{row['macro_f1']:.4f}",
+                f"{row['memory_bytes'] / 1e6:.0f}",
+                ", ".join(f"{name} {value}" for name, value in row["settings"].items()) or "defaults",
+            )
+        )
+    return columns, cells
+
+
+def serving_words(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the rows say besides the table; a phase that was not run is not spoken of."""
+    by_kind = {row["kind"]: row for row in rows if row["kind"] != "server"}
+    return " ".join(words(by_kind[kind]) for kind, words in _WORDS.items() if kind in by_kind)
+
+
+def _half_load(row: Mapping[str, Any]) -> str:
+    latency = row["latency"]
+    return (
+        f"At half of that rate, open loop ({row['rate']:,.0f} requests a second): p50 {_ms(latency['p50_ms'])}, "
+        f"p99 {_ms(latency['p99_ms'])}."
+    )
+
+
+def _overload(row: Mapping[str, Any]) -> str:
+    seen = row["statuses"]
+    return (
+        f"At twice that rate for {row['seconds']:.0f} s: {seen.get('200', 0):,} answered, {row['accepted_late']} of them past "
+        f"their {row['deadline_ms']} ms; {seen.get('429', 0):,} refused, p99 {_ms(row['rejected']['p99_ms'])}; "
+        f"{row['server_errors']} server errors, {row['lost']} lost; memory {row['memory_growth']:+.1%}."
+    )
+
+
+def _reload(row: Mapping[str, Any]) -> str:
+    return (
+        f"{row['reloads']} reloads and SIGTERM under {row['requests']:,} requests: {row['lost']} lost, {row['errors']} failed, "
+        f"{row['wrong']} wrong."
+    )
+
+
+def _soak(row: Mapping[str, Any]) -> str:
+    return f"{row['seconds'] / 60:.0f} minutes of mixed load: {row['errors']} errors, memory {row['memory_growth']:+.1%}."
+
+
+def _ms(value: float | None) -> str:
+    return "not known (too few samples)" if value is None else f"{value:.1f} ms"
+
+
+_WORDS = {"half_load": _half_load, "overload": _overload, "reload": _reload, "soak": _soak}
