@@ -209,6 +209,40 @@ def serving(
 
 
 @app.command
+def scale(
+    *,
+    student: Annotated[Path, Parameter(help="an exported student's bundle, with weights")],
+    teacher: Annotated[Path, Parameter(help="the 6-layer teacher's bundle")],
+    work: Annotated[Path, Parameter(help="folder for tables and steps; finished steps are not repeated")] = Path(".scale"),
+    only: Annotated[
+        tuple[str, ...], Parameter(consume_multiple=True, help="run only these steps; the file is written when all are there")
+    ] = (),
+    quick: Annotated[bool, Parameter(help="few rows, to see that it works; nothing is kept as a result")] = False,
+) -> None:
+    """Score a million rows on one machine, on Ray and through kills, and against the obvious scripts.
+
+    Example: python -m benchmarks scale --student student-0 --teacher teacher-0
+    """
+    from benchmarks.scale import QUICK, Plan, run_scale, scale_figures
+    from distill.environment import describe_environment
+
+    environment = describe_environment()
+    rows = run_scale(student, teacher, work=work, plan=QUICK if quick else Plan(), only=only, reporter=reporter_for_terminal())
+    if rows is None:
+        print(f"some steps are still to be run; those that are done stand in {work}", file=sys.stderr)
+        return
+    figures = scale_figures(rows)
+    print(json.dumps(figures, indent=1))
+    if quick:
+        print("the quick form is a sample: its figures are not kept as a result", file=sys.stderr)
+        return
+    command = "python -m benchmarks scale --student (its bundle) --teacher (its bundle)"
+    path = write_result("scale", command=command, environment=environment, rows=rows, figures=figures)
+    fill_pages()
+    print(path)
+
+
+@app.command
 def readme() -> None:
     """Make the tables and the pictures in the READMEs anew from the result files.
 

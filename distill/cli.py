@@ -402,7 +402,9 @@ def sign(
     print(f"signed: {sign_bundle(Bundle.open(bundle), private_key=key, password=password)}")
 
 
+# By name: their modules are loaded only when they are run.
 app.command("serve.command:serve", name="serve", help="Answer over HTTP.")
+app.command("serve.bulk.command:score", name="score")
 
 app.meta.suppress_keyboard_interrupt = False  # it has a life of its own beside the app's; `main` says what was kept
 

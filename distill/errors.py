@@ -50,6 +50,12 @@ class StorageError(PotstillError, OSError):
     exit_code = 3
 
 
+class ClusterError(PotstillError, ConnectionError):
+    """A cluster cannot be reached, went away, or its machines do not see the same files."""
+
+    exit_code = 3
+
+
 class GateError(PotstillError):
     """A stage ran, but its result is not acceptable; nothing was sealed."""
 

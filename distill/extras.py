@@ -34,6 +34,8 @@ EXTRA_OF_PACKAGE = {
     "uvicorn": "serve",
     "httptools": "serve",
     "opentelemetry": "telemetry",
+    "fsspec": "scale",
+    "ray": "scale",
     "model_signing": "sign",
     "OpenSSL": "sign",
     "optimum": "optimum",

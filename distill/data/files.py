@@ -103,10 +103,51 @@ def require_columns(source: Path | str, present: list[str], columns: Columns, *,
 
 
 def _read_csv(path: Path, columns: Columns, on_bad_row: BadRow) -> Iterator[Record]:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    with path.open("rb") as file:
+        header, records = csv_records(
+            path, text_lines(file), delimiter=delimiter, max_field_chars=columns.max_text_chars, on_bad_row=on_bad_row
+        )
+        require_columns(path, header, columns)
+        yield from records
+
+
+def csv_records(
+    path: Path | str, lines: Iterable[str], *, delimiter: str, max_field_chars: int, on_bad_row: BadRow
+) -> tuple[list[str], Iterator[Record]]:
+    """Read CSV lines: return the header and an iterator over the records below it.
+
+    Args:
+        path: Where they come from, for messages.
+        lines: With their line ends.
+        delimiter: Between two fields.
+        max_field_chars: Fields up to this long are taken.
+        on_bad_row: Called for a row with another number of fields than the header.
+
+    Raises:
+        DatasetError: There is no header, or a quote is left open.
+    """
     # The limit is the csv module's own global; it is only ever raised.
-    csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD_CHARS, columns.max_text_chars))
-    reader = csv.reader(_lines(path), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-    header: list[str] | None = None
+    csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD_CHARS, max_field_chars))
+    rows = _csv_rows(path, csv.reader(lines, delimiter=delimiter, strict=True))
+    _, header = next(rows, (0, None))
+    if header is None:
+        raise DatasetError(f"{path} is empty; wanted a header line and rows", path=path)
+    return header, _csv_records(path, header, rows, on_bad_row)
+
+
+def _csv_records(
+    path: Path | str, header: list[str], rows: Iterator[tuple[int, list[str]]], on_bad_row: BadRow
+) -> Iterator[Record]:
+    for line, values in rows:
+        if len(values) == len(header):
+            yield line, dict(zip(header, values, strict=True))
+        elif values:
+            on_bad_row(DatasetError(f"{path}:{line}: {len(values)} fields, wanted {len(header)}", path=path, line=line))
+
+
+def _csv_rows(path: Path | str, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line on which each row begins, and its fields."""
     line = 1
     while True:
         try:
@@ -116,39 +157,37 @@ def _read_csv(path: Path, columns: Columns, on_bad_row: BadRow) -> Iterator[Reco
                 f"{path}:{line}: not well-formed from here on ({exc}); is a quote left open?", path=path, line=line
             ) from exc
         if values is None:
-            break
-        if header is None:
-            header = values
-            require_columns(path, header, columns)
-        elif len(values) == len(header):
-            yield line, dict(zip(header, values, strict=True))
-        elif values:
-            on_bad_row(DatasetError(f"{path}:{line}: {len(values)} fields, wanted {len(header)}", path=path, line=line))
+            return
+        yield line, values
         line = reader.line_num + 1
-    if header is None:
-        raise DatasetError(f"{path} is empty; wanted a header line and rows", path=path)
 
 
 def _read_jsonl(path: Path, columns: Columns, on_bad_row: BadRow) -> Iterator[Record]:
-    for line, content in enumerate(_lines(path), start=1):
-        if not content.strip():
-            continue
-        try:
-            record = _json_object(path, line, content, columns)
-        except DatasetError as error:
-            on_bad_row(error)
-        else:
-            yield line, record
+    with path.open("rb") as file:
+        for line, content in enumerate(text_lines(file), start=1):
+            if not content.strip():
+                continue
+            try:
+                record = json_object(path, line, content)
+                require_columns(path, list(record), columns, line=line)
+            except DatasetError as error:
+                on_bad_row(error)
+            else:
+                yield line, record
 
 
-def _json_object(path: Path, line: int, content: str, columns: Columns) -> dict[str, Any]:
+def json_object(path: Path | str, line: int, content: str) -> dict[str, Any]:
+    """Return one line of a JSONL file.
+
+    Raises:
+        DatasetError: It is not a JSON object.
+    """
     try:
         record = json.loads(content)
     except (ValueError, RecursionError) as exc:  # a number of 5,000 digits is a bare ValueError
         raise DatasetError(f"{path}:{line}: not JSON: {exc}", path=path, line=line) from exc
     if not isinstance(record, dict):
         raise DatasetError(f"{path}:{line}: {type(record).__name__}, wanted an object", path=path, line=line)
-    require_columns(path, list(record), columns, line=line)
     return record
 
 
@@ -162,15 +201,15 @@ def _read_parquet(path: Path, columns: Columns, on_bad_row: BadRow) -> Iterator[
         with pq.ParquetFile(path) as file:
             require_columns(path, file.schema_arrow.names, columns)
             for batch in file.iter_batches(columns=wanted):
-                for values in zip(*map(_values_of, batch.columns), strict=True):
+                for values in zip(*map(values_of, batch.columns), strict=True):
                     line += 1
                     yield line, dict(zip(batch.schema.names, values, strict=True))
     except pa.ArrowException as exc:
         raise DatasetError(f"{path} is not a whole Parquet file: {exc}", path=path) from exc
 
 
-def _values_of(column: Any) -> list[Any]:
-    """Return the values of an Arrow column; a byte that is not UTF-8 becomes a lone surrogate, as in `_lines`."""
+def values_of(column: Any) -> list[Any]:
+    """Return the values of an Arrow column; a byte that is not UTF-8 becomes a lone surrogate, as in `text_lines`."""
     try:
         values: list[Any] = column.to_pylist()
     except UnicodeDecodeError:
@@ -179,17 +218,16 @@ def _values_of(column: Any) -> list[Any]:
     return values
 
 
-def _lines(path: Path) -> Iterator[str]:
+def text_lines(file: Iterable[bytes]) -> Iterator[str]:
     """Yield lines; a byte that is not UTF-8 becomes a lone surrogate, so that its row can be named and refused."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file):
-            yield line.decode("utf-8-sig" if number == 0 else "utf-8", errors="surrogateescape")
+    for number, line in enumerate(file):
+        yield line.decode("utf-8-sig" if number == 0 else "utf-8", errors="surrogateescape")
 
 
 def _usable_row(source: Path | str, line: int, record: dict[str, Any], columns: Columns) -> Row:
     text = record[columns.text]
     label = None if columns.label is None else _label_of(record[columns.label], columns.label_separator)
-    problem = _problem_with(text, columns.max_text_chars)
+    problem = problem_with(text, columns.max_text_chars)
     if problem is None and columns.label is not None:
         if label is None:
             problem = f"the label is {record[columns.label]!r}, wanted a name or a whole number"
@@ -203,7 +241,8 @@ def _usable_row(source: Path | str, line: int, record: dict[str, Any], columns: 
     return Row(text, label, line, logits)
 
 
-def _problem_with(text: object, max_text_chars: int) -> str | None:
+def problem_with(text: object, max_text_chars: int) -> str | None:
+    """Return why a text cannot be used, in words; None where it can."""
     if not isinstance(text, str):
         return f"the text is {type(text).__name__}, wanted a string"
     if not text.strip():

@@ -30,7 +30,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def in_optimum() -> Callable[..., Any]:
     """Return a function that runs a program in optimum's environment and reads the JSON it prints last."""
-    python = python_of("optimum")
+    return _running_in("optimum")
+
+
+@pytest.fixture(scope="session")
+def in_engines() -> Callable[..., Any]:
+    """Return a function that runs a program beside Spark and Dask and reads the JSON it prints last."""
+    return _running_in("engines")
+
+
+def _running_in(name: str) -> Callable[..., Any]:
+    python = python_of(name)
 
     def run(program: str, *arguments: object) -> Any:
         command = [str(python), "-W", "ignore", "-c", program, *map(str, arguments)]

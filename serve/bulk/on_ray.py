@@ -1,0 +1,190 @@
+"""The engine on a Ray cluster: Ray Data reads the files as a stream of parts and labels them in a pool of actors.
+
+Parts, bytes and names are those of one machine: the workers run the same functions. What a lost actor or node was working
+on is done again by another; what it had written is only written over with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.bundle import MANIFEST, Bundle
+from distill.cpus import available_cpus
+from distill.errors import ClusterError, PotstillError
+from distill.extras import requires
+from distill.storage import write_atomically
+from export.runtime import OnnxClassifier
+from serve.bulk.job import Finished, Job, make_part
+from serve.bulk.sources import raw_parts
+
+with requires("scoring on a Ray cluster"):
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+    from ray.exceptions import RayError
+
+# An actor computes on one processor; the rest of that is for the tasks that read.
+_ACTOR_CPUS, _READER_CPUS = 0.9, 0.05
+# Of every process on the cluster: an actor is one thread, so that as many actors as processors oversubscribe nothing.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+# Smaller than a part, so that each is a block of its own and goes to whichever actor is free.
+_BLOCK_BYTES = 1
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Runs a job on a cluster.
+
+    Attributes:
+        address: Of the cluster; "auto" for the one this machine is in, "local" for one that lives as long as the job.
+    """
+
+    address: str
+
+    def __call__(self, job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
+        """Make the parts that are not done and yield each when it is written.
+
+        Raises:
+            ClusterError: The cluster cannot be reached, went away, or its workers write where this process cannot see it.
+            PotstillError: What a worker ran into.
+        """
+        with _said_plainly(), _connected(self.address, workers=job.settings.workers):
+            for row in _dataset(job, done).iter_rows():
+                finished: Finished = row["finished"]
+                for name, (size, _) in finished.part.files.items():
+                    if not job.output.has(name, size):
+                        raise ClusterError(
+                            f"a worker wrote {name}, which is not in {job.output.url} as seen from here; "
+                            "give an output that all machines share, or a URL"
+                        )
+                yield finished
+
+
+def _dataset(job: Job, done: frozenset[str]) -> Any:
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = _BLOCK_BYTES
+    shipped = ray.put({name: (job.bundle.path / name).read_bytes() for name in _needed(job)})
+    present = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    most = job.settings.workers or present
+    numbers = ray.data.from_items(
+        [{"number": number} for number in range(len(job.sources))], override_num_blocks=len(job.sources)
+    )
+    parts = numbers.map_batches(
+        _read, batch_size=1, batch_format="numpy", fn_kwargs={"job": job, "done": done}, num_cpus=_READER_CPUS
+    )
+    return parts.map_batches(
+        _Worker,
+        batch_size=1,
+        batch_format="numpy",
+        fn_constructor_kwargs={"job": job, "shipped": [shipped]},
+        compute=ActorPoolStrategy(min_size=min(present, most), max_size=most),
+        num_cpus=_ACTOR_CPUS,
+    )
+
+
+def _needed(job: Job) -> list[str]:
+    """Return the files that a worker opens and checks: all that the manifest lists, and the manifest."""
+    return [*job.bundle.manifest.files, MANIFEST]
+
+
+def _read(batch: Mapping[str, np.ndarray], *, job: Job, done: frozenset[str]) -> Iterator[dict[str, np.ndarray]]:
+    for number in batch["number"]:
+        for raw in raw_parts(job.sources[number], int(number), job.schema, job.settings, done=done):
+            yield {"part": _boxed(raw)}
+
+
+class _Worker:
+    """An actor: one session on one thread."""
+
+    def __init__(self, *, job: Job, shipped: list[Any]) -> None:
+        bundle = unpacked(ray.get(shipped[0]))
+        self._job = replace(job, bundle=bundle)
+        self._classifier = OnnxClassifier.open(bundle, precision=job.precision, threads=1, verify=False)
+        self._name = f"{ray.get_runtime_context().get_node_id()[:8]}-{os.getpid()}"
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        [raw] = batch["part"]
+        return {"finished": _boxed(make_part(raw, job=self._job, classifier=self._classifier, worker=self._name))}
+
+
+def unpacked(files: Mapping[str, bytes]) -> Bundle:
+    """Return a bundle on this node made of its files, each checked against its sha256; the node's actors share the folder.
+
+    Raises:
+        BundleError: What arrived is not what was sent.
+    """
+    digest = hashlib.sha256(files[MANIFEST]).hexdigest()
+    folder = Path(tempfile.gettempdir()) / f"potstill-{os.getuid()}-{digest[:32]}"
+    if not (folder / MANIFEST).is_file():
+        for name, content in files.items():  # the manifest last; two actors write the same
+            write_atomically(folder / name, content)
+    return Bundle.open(folder)
+
+
+def _boxed(value: object) -> np.ndarray:
+    box = np.empty(1, dtype=object)
+    box[0] = value
+    return box
+
+
+@contextmanager
+def _connected(address: str, *, workers: int | None) -> Iterator[None]:
+    """Join a cluster for the length of the block, or start one; a connection that is there already is used and kept."""
+    if ray.is_initialized():
+        yield
+        return
+    _require_answer(address)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would report to its makers
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": _ONE_THREAD}}
+    folder = None
+    if address == "local":
+        folder = tempfile.mkdtemp(prefix="ray-")
+        options |= {"num_cpus": workers or available_cpus(), "include_dashboard": False, "_temp_dir": folder}
+    try:
+        ray.init(address=address, **options)
+        yield
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_answer(address: str) -> None:
+    """Refuse an address where nobody listens; Ray itself would try for a minute and then end the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as exc:
+        raise ClusterError(f"no cluster answers at {address}: {exc.strerror or exc}; check --ray") from exc
+
+
+@contextmanager
+def _said_plainly() -> Iterator[None]:
+    """Turn what Ray raises into what a worker raised, or into a `ClusterError`."""
+    try:
+        yield
+    except (RayError, ConnectionError, RuntimeError) as exc:
+        if isinstance(exc, PotstillError):
+            raise
+        cause: BaseException | None = exc
+        while cause is not None:
+            if isinstance(cause, PotstillError):
+                raise cause from None
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise ClusterError(
+            f"the cluster cannot go on: {str(exc).strip().splitlines()[-1]}; finished parts are kept, "
+            "run the same command again"
+        ) from exc

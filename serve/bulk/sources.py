@@ -1,0 +1,405 @@
+"""Rows of Parquet, CSV and JSONL files, local or behind an fsspec URL, cut into parts that are the same at every run.
+
+Where a part begins and ends depends on the rows alone, so that a part can be made again, anywhere, to the byte. Knows
+nothing of models or of what is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from distill.data.files import csv_records, json_object, text_lines, values_of
+from distill.errors import DatasetError
+from distill.extras import requires
+from serve.bulk.settings import ScoreSettings
+
+with requires("bulk scoring"):
+    import fsspec
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+CHUNK_ROWS = 2_048
+"""Rows read and answered at a time."""
+
+PART_BYTES = 32 * 2**20
+"""Text of a part, about: longer texts make parts of fewer rows, so that memory stays flat."""
+
+_EDGE_BYTES = 64 * 1024
+_BEGINNING_CHARS = 200
+_KINDS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be labelled: where it stands, why, and how it begins."""
+
+    line: int
+    reason: str
+    begins: str
+    place: int | None = None
+
+
+def beginning(text: object) -> str:
+    """Return how a bad row's text begins, fit to be written."""
+    if text is None:
+        return ""
+    return str(text)[:_BEGINNING_CHARS].encode(errors="backslashreplace").decode()
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input file.
+
+    Attributes:
+        url: Where it is.
+        name: What rows are known by: its path below what the user named.
+        kind: How it is read.
+        size_bytes: As it is stored.
+        fingerprint: Of its size, beginning and end.
+        num_rows: Where the file says so itself.
+    """
+
+    url: str
+    name: str
+    kind: str
+    size_bytes: int
+    fingerprint: str
+    num_rows: int | None = None
+
+
+class PartName(NamedTuple):
+    """Which part: number of the file, and of the part in it."""
+
+    source: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"part-{self.source:05d}-{self.number:06d}"
+
+
+@dataclass
+class RawPart:
+    """Rows as they were read.
+
+    Attributes:
+        name: Which part.
+        texts: The text column, whatever it holds.
+        lines: Row or line of each, from 1.
+        kept: The kept columns, as many rows.
+        malformed: Rows that could not even be read.
+    """
+
+    name: PartName
+    texts: list[Any] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    kept: list[pa.RecordBatch] = field(default_factory=list)
+    malformed: list[BadRow] = field(default_factory=list)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of any kind."""
+        return len(self.texts) + len(self.malformed)
+
+
+def find_sources(inputs: Sequence[str]) -> list[Source]:
+    """Return the files of what the user named: files, folders (all below them) or patterns, in a fixed order.
+
+    Raises:
+        DatasetError: One is not there, or of no known kind.
+    """
+    found = [source for each in inputs for source in _sources_of(each)]
+    if not found:
+        raise DatasetError(f"no input: {', '.join(inputs) or 'nothing was named'} holds no file ending in {', '.join(_KINDS)}")
+    return found
+
+
+def _sources_of(named: str) -> Iterator[Source]:
+    try:
+        fs, path = fsspec.core.url_to_fs(named)
+        if any(sign in path for sign in "*?["):
+            paths, root = sorted(fs.glob(path)), str(PurePosixPath(path.split("*")[0].split("?")[0].split("[")[0]).parent)
+        elif fs.isdir(path):
+            paths, root = sorted(name for name in fs.find(path) if _is_data(name, path)), path
+        else:
+            paths, root = [path], str(PurePosixPath(path).parent)
+        for each in paths:
+            yield _source_of(fs, each, root)
+    except (OSError, ImportError, ValueError) as exc:
+        if isinstance(exc, DatasetError):
+            raise
+        raise DatasetError(f"cannot read {named}: {getattr(exc, 'strerror', None) or exc}", path=named) from exc
+
+
+def _is_data(path: str, root: str) -> bool:
+    parts = PurePosixPath(path).relative_to(root).parts if path.startswith(root) else (path,)
+    return not any(part.startswith(("_", ".")) for part in parts) and _kind_of(path) is not None
+
+
+def _kind_of(path: str) -> str | None:
+    plain = path.lower()
+    for ending in _COMPRESSED:
+        plain = plain.removesuffix(ending)
+    kind = _KINDS.get(PurePosixPath(plain).suffix)
+    return None if kind == "parquet" and plain != path.lower() else kind
+
+
+def _source_of(fs: Any, path: str, root: str) -> Source:
+    kind = _kind_of(path)
+    if kind is None:
+        raise DatasetError(f"{path}: cannot tell its kind; wanted a name ending in {', '.join(_KINDS)}", path=path)
+    size = int(fs.info(path)["size"])
+    with fs.open(path, "rb") as file:
+        digest = hashlib.sha256(f"{size}".encode() + file.read(_EDGE_BYTES))
+        file.seek(max(0, size - _EDGE_BYTES))
+        digest.update(file.read(_EDGE_BYTES))
+    name = path.removeprefix(root).lstrip("/") or PurePosixPath(path).name
+    url = fs.unstrip_protocol(path)
+    rows = None
+    if kind == "parquet":
+        with _opened_parquet(url, name) as table:
+            rows = table.metadata.num_rows
+    return Source(url, name, kind, size, digest.hexdigest(), rows)
+
+
+def kept_schema(sources: Sequence[Source], settings: ScoreSettings) -> pa.Schema:
+    """Return names and types of the kept columns, and require the text column; what every file must agree with.
+
+    Parquet files are all looked at; of the others the first, whose first rows decide.
+
+    Raises:
+        DatasetError: A column is missing or not text, or two files disagree.
+    """
+    schema = _schema_of(sources[0], settings)
+    for source in sources[1:]:
+        found = _schema_of(source, settings) if source.kind == "parquet" else schema
+        if found != schema:
+            raise DatasetError(
+                f"{source.name} has columns {_spelled(found)}, {sources[0].name} before it {_spelled(schema)}; "
+                "files of one job must agree: score them apart",
+                path=source.name,
+            )
+    return schema
+
+
+def _spelled(schema: pa.Schema) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in zip(schema.names, schema.types, strict=True)) or "none"
+
+
+def _schema_of(source: Source, settings: ScoreSettings) -> pa.Schema:
+    if source.kind == "parquet":
+        with _opened_parquet(source.url, source.name) as table:
+            schema = table.schema_arrow
+        _require_names(source, schema.names, settings)
+        kind = schema.field(settings.text_column).type
+        if not _is_text(kind):
+            raise DatasetError(
+                f"{source.name}: column {settings.text_column!r} is {kind}, wanted text; name another with --text-column",
+                path=source.name,
+            )
+        return pa.schema([pa.field(name, schema.field(name).type) for name in settings.kept])
+    records = []
+    with _opened_lines(source) as lines:
+        for _, record in _records(source, lines, settings, []):
+            records.append(record)
+            if len(records) == CHUNK_ROWS:
+                break
+    if records and source.kind == "jsonl":
+        _require_names(source, list(dict.fromkeys(name for record in records for name in record)), settings)
+    return pa.schema([pa.field(name, _type_of(source, name, records)) for name in settings.kept])
+
+
+def _type_of(source: Source, name: str, records: Sequence[dict[str, Any]]) -> pa.DataType:
+    try:
+        kind = pa.array([record.get(name) for record in records]).type
+    except pa.ArrowException as exc:
+        raise DatasetError(f"{source.name}: column {name!r} holds values of several kinds: {exc}", path=source.name) from exc
+    return pa.string() if pa.types.is_null(kind) else kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view())
+
+
+def _require_names(source: Source, present: Sequence[str], settings: ScoreSettings) -> None:
+    for flag, names in (("--text-column", (settings.text_column,)), ("--key", settings.key), ("--columns", settings.columns)):
+        for name in names:
+            if present.count(name) != 1:
+                seen = ", ".join(map(repr, present)) or "none"
+                how = "has no column" if name not in present else "has more than one column"
+                raise DatasetError(f"{source.name} {how} {name!r}; it has {seen}: see {flag}", path=source.name)
+
+
+def raw_parts(
+    source: Source, number: int, schema: pa.Schema, settings: ScoreSettings, *, done: frozenset[str] = frozenset()
+) -> Iterator[RawPart]:
+    """Yield the parts of a file, in order, holding one in memory; those that are done are passed over.
+
+    Raises:
+        DatasetError: The file is cut, or no longer as it was.
+    """
+    part, size = RawPart(PartName(number, 0)), 0
+    for chunk in _chunks(source, schema, settings, settings.part_rows):
+        part.texts += chunk.texts
+        part.lines += chunk.lines
+        part.kept += chunk.kept
+        part.malformed += chunk.malformed
+        size += sum(len(text) for text in chunk.texts if isinstance(text, str))
+        if part.num_rows >= settings.part_rows or size >= PART_BYTES:
+            if str(part.name) not in done:
+                yield part
+            part, size = RawPart(PartName(number, part.name.number + 1)), 0
+    if part.num_rows and str(part.name) not in done:
+        yield part
+
+
+def _chunks(source: Source, schema: pa.Schema, settings: ScoreSettings, part_rows: int) -> Iterator[RawPart]:
+    rows = min(CHUNK_ROWS, part_rows)
+    if source.kind == "parquet":
+        yield from _parquet_chunks(source, schema, settings, rows)
+        return
+    chunk, records = RawPart(PartName(0, 0)), []
+    with _opened_lines(source) as lines:
+        for line, record in _records(source, lines, settings, chunk.malformed):
+            chunk.lines.append(line)
+            chunk.texts.append(record.get(settings.text_column))
+            records.append(record)
+            if chunk.num_rows >= rows:
+                yield _with_kept(chunk, records, schema)
+                chunk.malformed.clear()
+                chunk, records = RawPart(PartName(0, 0), malformed=chunk.malformed), []
+    if chunk.num_rows:
+        yield _with_kept(chunk, records, schema)
+
+
+def _with_kept(chunk: RawPart, records: list[dict[str, Any]], schema: pa.Schema) -> RawPart:
+    """Return the chunk with its kept columns; a row whose value is not of its column's type is a bad one."""
+    try:
+        kept = [_batch_of(records, schema)]
+        lines, texts, malformed = chunk.lines, chunk.texts, list(chunk.malformed)
+    except (pa.ArrowException, TypeError, OverflowError):
+        kept, lines, texts, malformed = [], [], [], list(chunk.malformed)
+        for line, text, record in zip(chunk.lines, chunk.texts, records, strict=True):
+            try:
+                kept.append(_batch_of([record], schema))
+            except (pa.ArrowException, TypeError, OverflowError) as exc:
+                malformed.append(BadRow(line, f"a kept column is not what it was in the first rows: {exc}", beginning(text)))
+            else:
+                lines.append(line)
+                texts.append(text)
+    return RawPart(chunk.name, texts, lines, kept, malformed)
+
+
+def _batch_of(records: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+    arrays = [pa.array([record.get(each.name) for record in records], each.type) for each in schema]
+    # A column that is always there, so that a batch without kept columns still has rows.
+    return pa.RecordBatch.from_arrays([*arrays, pa.nulls(len(records))], [*schema.names, ""])
+
+
+def _parquet_chunks(source: Source, schema: pa.Schema, settings: ScoreSettings, rows: int) -> Iterator[RawPart]:
+    wanted = list(dict.fromkeys((settings.text_column, *settings.kept)))
+    line = 1
+    try:
+        with _opened_parquet(source.url, source.name) as table:
+            for batch in _of_equal_size(table.iter_batches(batch_size=rows, columns=wanted, use_threads=False), rows):
+                texts = values_of(batch.column(settings.text_column))
+                arrays = [batch.column(name) for name in schema.names]
+                kept = pa.RecordBatch.from_arrays([*arrays, pa.nulls(len(texts))], [*schema.names, ""])
+                yield RawPart(PartName(0, 0), texts, list(range(line, line + len(texts))), [kept])
+                line += len(texts)
+    except (pa.ArrowException, OSError, KeyError) as exc:
+        if isinstance(exc, DatasetError):
+            raise
+        raise DatasetError(f"{source.name} is not a whole Parquet file any more: {exc}", path=source.name) from exc
+
+
+def _of_equal_size(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """Cut batches anew: row groups and versions of the reader cut them in ways of their own."""
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += len(batch)
+        while count >= rows:
+            table = pa.Table.from_batches(waiting)
+            yield table.slice(0, rows).combine_chunks().to_batches()[0]
+            waiting, count = table.slice(rows).to_batches(), count - rows
+    if count:
+        yield pa.Table.from_batches(waiting).combine_chunks().to_batches()[0]
+
+
+def _opened_parquet(url: str, name: str) -> Any:
+    path = url.removeprefix("file://")
+    try:
+        # A local file without Python in between, in small reads: a row group may hold all rows.
+        file = path if path != url else fsspec.open(url, "rb").open()
+        return pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False)
+    except (pa.ArrowException, OSError) as exc:
+        raise DatasetError(f"{name} is not a whole Parquet file: {exc}", path=name) from exc
+
+
+def _opened_lines(source: Source) -> Any:
+    return fsspec.open(source.url, "rb", compression="infer")
+
+
+def _records(
+    source: Source, file: Any, settings: ScoreSettings, malformed: list[BadRow]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line and record; rows that cannot be read go to `malformed`, unless the file ends in the middle of one."""
+    lines = _Lines(source, file)
+
+    def leave_out(error: DatasetError) -> None:
+        if not lines.whole:
+            raise DatasetError(
+                f"{source.name}:{error.line}: the file ends in the middle of a row; copy it again", path=source.name
+            )
+        reason = str(error).removeprefix(f"{source.name}:{error.line}: ")
+        malformed.append(BadRow(error.line or 0, reason, beginning(lines.last)))
+
+    if source.kind == "jsonl":
+        for line, content in enumerate(lines, start=1):
+            if content.strip():
+                try:
+                    record = json_object(source.name, line, content)
+                except DatasetError as error:
+                    leave_out(error)
+                else:
+                    yield line, record
+        return
+    header, records = csv_records(
+        source.name,
+        lines,
+        delimiter="\t" if source.kind == "tsv" else ",",
+        max_field_chars=settings.max_text_chars,
+        on_bad_row=leave_out,
+    )
+    _require_names(source, header, settings)
+    yield from records
+
+
+class _Lines:
+    """Lines of a file, and whether the last one had its end."""
+
+    def __init__(self, source: Source, file: Any) -> None:
+        self._source = source
+        self._lines = text_lines(file)
+        self.last = ""
+
+    @property
+    def whole(self) -> bool:
+        return self.last.endswith("\n")
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            self.last = next(self._lines)
+        except (EOFError, OSError) as exc:
+            raise DatasetError(f"cannot read {self._source.name} to its end: {exc}", path=self._source.name) from exc
+        return self.last

@@ -1,0 +1,45 @@
+"""The engine on one machine: this process reads, as many threads as there are processors label and write."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from distill.cpus import available_cpus
+from distill.errors import PotstillError
+from export.runtime import OnnxClassifier
+from serve.bulk.job import Finished, Job, make_part
+from serve.bulk.sources import RawPart, raw_parts
+
+
+def run_in_threads(job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
+    """Make the parts that are not done and yield each when it is written.
+
+    One graph on one thread a call, shared by all threads, each with a part of its own: products are never split.
+    """
+    classifier = OnnxClassifier.open(job.bundle, precision=job.precision, threads=1, verify=False)
+
+    def make(raw: RawPart) -> Finished:
+        return make_part(raw, job=job, classifier=classifier, worker=threading.current_thread().name)
+
+    workers = job.settings.workers or available_cpus()
+    pool = ThreadPoolExecutor(workers, "score")
+    working: set[Future[Finished]] = set()
+    try:
+        for number, source in enumerate(job.sources):
+            for raw in raw_parts(source, number, job.schema, job.settings, done=done):
+                working.add(pool.submit(make, raw))
+                # One part more than workers: read while they work, never far ahead.
+                while len(working) > workers:
+                    ended, working = wait(working, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in ended)
+        while working:
+            ended, working = wait(working, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in ended)
+    except PotstillError:  # what the others are working on is whole, and kept
+        wait(working)
+        yield from (future.result() for future in working if future.exception() is None)
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,117 @@
+"""The same job on a Ray cluster: the same bytes, whoever dies meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bulk_task import digest_of, write_table
+
+from distill.bundle import Bundle
+from distill.errors import BundleError, ClusterError, DatasetError
+from serve.bulk.job import Finished, Job, score
+from serve.bulk.settings import ScoreSettings
+
+pytest.importorskip("ray")
+from serve.bulk.on_ray import RayEngine, unpacked
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray leaves sockets and files to the collector
+
+ROOT = Path(__file__).parents[3]
+SETTINGS = ScoreSettings(key=("id",), part_rows=32, workers=2)
+
+
+@pytest.fixture
+def cluster() -> Iterator[object]:
+    """Start two nodes on this machine, with one processor each, and join them."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes.add_node(num_cpus=1)
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def test_two_nodes_write_what_one_machine_writes_and_a_lost_one_changes_nothing(
+    tmp_path: Path, tiny_student: Bundle, cluster: object
+) -> None:
+    for name in ("a", "b"):
+        write_table(tmp_path / f"{name}.parquet", 400, seed=ord(name))
+    inputs = [str(tmp_path / f"{name}.parquet") for name in ("a", "b")]
+    score(tiny_student, inputs, str(tmp_path / "threads"), settings=SETTINGS)
+    workers: set[str] = set()
+
+    def one_dies(job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
+        for number, finished in enumerate(RayEngine("auto")(job, done=done)):
+            workers.add(finished.worker)
+            if number == 3:  # an actor: Ray starts another
+                os.kill(int(finished.worker.partition("-")[2]), signal.SIGKILL)
+            if number == 8:  # a node, with all on it
+                cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)  # type: ignore[attr-defined]
+            yield finished
+
+    score(tiny_student, inputs, str(tmp_path / "ray"), settings=SETTINGS, engine=one_dies)
+    assert digest_of(tmp_path / "ray") == digest_of(tmp_path / "threads")
+    assert len(workers) >= 2
+
+
+def test_a_cut_file_is_said_by_its_name_and_a_wrong_address_is_no_cluster(tmp_path: Path, tiny_student: Bundle) -> None:
+    (tmp_path / "cut.jsonl").write_text('{"text": "lovely"}\n' * 2100 + '{"text": "du')
+    settings = ScoreSettings(part_rows=512, ray="local", workers=1)
+    with pytest.raises(DatasetError, match=r"cut\.jsonl:2101: the file ends in the middle of a row"):
+        score(tiny_student, [str(tmp_path / "cut.jsonl")], str(tmp_path / "out"), settings=settings)
+    assert len(json.loads((tmp_path / "out" / "_manifest.json").read_text())["parts"]) <= 4
+    write_table(tmp_path / "in.parquet", 10)
+    with pytest.raises(ClusterError, match="no cluster answers at"):
+        score(
+            tiny_student,
+            [str(tmp_path / "in.parquet")],
+            str(tmp_path / "other"),
+            settings=settings.model_copy(update={"ray": "127.0.0.1:1"}),
+        )
+
+
+def test_a_bundle_that_arrives_damaged_is_refused(
+    tmp_path: Path, tiny_student: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    files = {path.name: path.read_bytes() for path in tiny_student.path.iterdir()}
+    assert unpacked(files).manifest.to_bytes() == files["manifest.json"]
+    for folder in tmp_path.iterdir():
+        (folder / "model_int8.onnx").write_bytes(files["model_int8.onnx"][:-1] + b"x")
+    with pytest.raises(BundleError, match="the manifest says"):
+        unpacked(files)
+
+
+@pytest.mark.parametrize("kills", [4])
+def test_the_command_killed_at_random_moments_ends_as_if_it_never_was(tmp_path: Path, tiny_student: Bundle, kills: int) -> None:
+    for name in ("a", "b"):
+        write_table(tmp_path / f"{name}.parquet", 3000, seed=ord(name))
+    command = [sys.executable, "-m", "distill", "score", str(tiny_student.path), "--input", str(tmp_path / "*.parquet")]
+    command += ["--key", "id", "--part-rows", "16", "--workers", "2", "--output"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, cwd=ROOT, capture_output=True)
+    moments = random.Random(0)
+    for _ in range(kills):
+        with subprocess.Popen(
+            [*command, str(tmp_path / "out")], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        ) as run:
+            before = len(list((tmp_path / "out").glob("part-*")))
+            while run.poll() is None and len(list((tmp_path / "out").glob("part-*"))) <= before:
+                time.sleep(0.01)
+            time.sleep(moments.random() * 0.2)
+            run.kill()
+    subprocess.run([*command, str(tmp_path / "out")], check=True, cwd=ROOT, capture_output=True)
+    assert digest_of(tmp_path / "out") == digest_of(tmp_path / "whole")
+    assert json.loads((tmp_path / "out" / "_manifest.json").read_text())["totals"]["num_rows"] == 6000

@@ -1,0 +1,286 @@
+"""`potstill score` on one machine: what goes in, what comes out, and what a kill or a bad row does."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from bulk_task import digest_of, read_parts, write_table
+from tiny_task import Outcome
+
+from distill.bundle import Bundle
+from distill.classifier import predict
+from distill.errors import BundleError, DatasetError, SettingsError, StorageError
+from distill.labels import probabilities
+from export.runtime import OnnxClassifier
+from serve.bulk import sources
+from serve.bulk.job import Finished, Job, score
+from serve.bulk.settings import ScoreSettings
+from serve.bulk.threads import run_in_threads
+
+SMALL = ScoreSettings(key=("id",), part_rows=64, workers=2)
+
+
+def test_every_row_gets_the_answer_of_predict_and_keeps_its_key(tmp_path: Path, tiny_student: Bundle) -> None:
+    texts = write_table(tmp_path / "in.parquet", 300)
+    settings = SMALL.model_copy(update={"columns": ("stars",), "probabilities": True, "logits": True})
+    summary = score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "out"), settings=settings)
+    table = read_parts(tmp_path / "out")
+    assert table.column_names == ["id", "stars", "label", "score", "probabilities", "logits"]
+    assert table["id"].to_pylist() == list(range(300))
+    assert table["stars"].to_pylist() == [str(number % 5) for number in range(300)]
+    answers = predict(OnnxClassifier.open(tiny_student), texts)
+    assert table["label"].to_pylist() == [answer.label for answer in answers]
+    assert np.allclose(table["score"].to_numpy(), [answer.score for answer in answers], atol=1e-6)
+    logits = np.array(table["logits"].to_pylist(), dtype=np.float32)
+    shares = np.array(table["probabilities"].to_pylist(), dtype=np.float32)
+    assert np.array_equal(probabilities(logits, "single_label_classification"), shares)
+    assert summary["labels"] == {name: table["label"].to_pylist().count(name) for name in ("negative", "positive")}
+    assert summary["mean_score"] == pytest.approx(float(np.mean(table["score"].to_numpy())), abs=1e-6)
+    assert (summary["num_rows"], summary["num_bad"], summary["rows_scored"]) == (300, 0, 300)
+    assert [path.name for path in sorted((tmp_path / "out").glob("*.parquet"))] == [
+        f"part-00000-{number:06d}.parquet"
+        for number in range(5)  # 300 rows in parts of 64
+    ]
+
+
+def test_row_groups_workers_and_where_it_is_written_change_no_byte(tmp_path: Path, tiny_student: Bundle) -> None:
+    write_table(tmp_path / "a.parquet", 300, row_group_size=7)
+    score(tiny_student, [str(tmp_path / "a.parquet")], str(tmp_path / "one"), settings=SMALL.model_copy(update={"workers": 1}))
+    score(
+        tiny_student, [str(tmp_path / "a.parquet")], str(tmp_path / "three"), settings=SMALL.model_copy(update={"workers": 3})
+    )
+    assert digest_of(tmp_path / "one") == digest_of(tmp_path / "three")
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/bulk/in/a.parquet", (tmp_path / "a.parquet").read_bytes())
+    score(tiny_student, ["memory://bulk/in"], "memory://bulk/out", settings=SMALL)
+    for path in (tmp_path / "one").iterdir():
+        assert memory.cat_file(f"/bulk/out/{path.name}") == path.read_bytes()
+
+
+def test_csv_and_jsonl_give_the_answers_of_parquet(tmp_path: Path, tiny_student: Bundle) -> None:
+    texts = write_table(tmp_path / "in.parquet", 150)
+    rows = [{"id": number, "text": text, "stars": str(number % 5)} for number, text in enumerate(texts)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = ["id,text,stars", *(f'{row["id"]},"{row["text"]}",{row["stars"]}' for row in rows)]
+    with fsspec.open(str(tmp_path / "in.csv.gz"), "wt", compression="gzip") as file:
+        file.write("\n".join(lines) + "\n")
+    tables = {}
+    for name in ("in.parquet", "in.jsonl", "in.csv.gz"):
+        score(tiny_student, [str(tmp_path / name)], str(tmp_path / f"out-{name}"), settings=SMALL)
+        tables[name] = read_parts(tmp_path / f"out-{name}")
+    assert tables["in.jsonl"].equals(tables["in.parquet"])
+    assert tables["in.csv.gz"]["id"].to_pylist() == list(map(str, range(150)))  # CSV knows no numbers
+    assert tables["in.csv.gz"].select(["label", "score"]).equals(tables["in.parquet"].select(["label", "score"]))
+
+
+def test_without_a_key_a_row_is_known_by_its_file_and_line(tmp_path: Path, tiny_student: Bundle) -> None:
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    write_table(folder / "deep" / "b.parquet", 3)
+    (folder / "a.csv").write_text("text\nlovely\ndull\n")
+    (folder / "_ignored.csv").write_text("nothing")
+    score(tiny_student, [str(folder)], str(tmp_path / "out"), settings=ScoreSettings())
+    table = read_parts(tmp_path / "out")
+    named = list(zip(table["source"].to_pylist(), table["line"].to_pylist(), strict=True))
+    assert named == [("a.csv", 2), ("a.csv", 3), ("deep/b.parquet", 1), ("deep/b.parquet", 2), ("deep/b.parquet", 3)]
+
+
+def test_bad_rows_go_to_the_quarantine_with_the_reason_and_are_counted(tmp_path: Path, tiny_student: Bundle) -> None:
+    lines = ['{"id": 1, "text": "lovely"}', '{"id": 2, "text": null}', '{"id": 3, "text": 7}', "not json", '{"id": 4}']
+    lines += ['{"id": "five", "text": "dull"}', json.dumps({"id": 6, "text": "x" * 101}), '{"id": 7, "text": " "}']
+    lines += ['{"id": 8, "text": "\\ud800"}', '{"id": 9, "text": "great"}']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
+    settings = ScoreSettings(key=("id",), max_text_chars=100)
+    # The type of a kept column is that of the first rows: here a number, so the job is told of a mixed one.
+    with pytest.raises(DatasetError, match="column 'id' holds values of several kinds"):
+        score(tiny_student, [str(tmp_path / "in.jsonl")], str(tmp_path / "out"), settings=settings)
+    (tmp_path / "in.jsonl").write_text("\n".join(line for line in lines if "five" not in line) + "\n")
+    summary = score(tiny_student, [str(tmp_path / "in.jsonl")], str(tmp_path / "out"), settings=settings)
+    assert read_parts(tmp_path / "out")["id"].to_pylist() == [1, 9]
+    bad = pq.read_table(tmp_path / "out" / "_quarantine").to_pylist()
+    assert [(row["line"], row["id"]) for row in bad] == [(2, 2), (3, 3), (4, None), (5, 4), (6, 6), (7, 7), (8, 8)]
+    reasons = [row["reason"] for row in bad]
+    assert reasons[0] == "the text is NoneType, wanted a string"
+    assert reasons[1] == "the text is int, wanted a string"
+    assert reasons[2].startswith("not JSON")
+    assert reasons[4] == "the text has 101 characters, more than --max-text-chars 100"
+    assert reasons[5] == "the text is empty"
+    assert reasons[6] == "the text is not UTF-8"
+    assert (summary["num_rows"], summary["num_bad"]) == (2, 7)
+
+
+def test_a_value_of_another_kind_far_down_is_a_bad_row(tmp_path: Path, tiny_student: Bundle) -> None:
+    rows = [{"id": number, "text": "lovely"} for number in range(sources.CHUNK_ROWS)] + [{"id": "x", "text": "dull"}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = score(tiny_student, [str(tmp_path / "in.jsonl")], str(tmp_path / "out"), settings=ScoreSettings(key=("id",)))
+    assert (summary["num_rows"], summary["num_bad"]) == (sources.CHUNK_ROWS, 1)
+    [bad] = pq.read_table(tmp_path / "out" / "_quarantine").to_pylist()
+    assert bad["reason"].startswith("a kept column is not what it was")
+
+
+def test_bytes_that_are_not_utf8_in_a_parquet_file_are_a_bad_row(tmp_path: Path, tiny_student: Bundle) -> None:
+    texts = pa.array([b"lovely", b"caf\xe9", b"dull"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
+    summary = score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "out"))
+    assert (summary["num_rows"], summary["num_bad"]) == (2, 1)
+
+
+def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(
+    tmp_path: Path, tiny_student: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_table(tmp_path / "in.parquet", 500)
+    score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "whole"), settings=SMALL)
+    write, written = Path.replace, []
+
+    def write_some(self: Path, target: Path) -> Path:
+        if target.name.startswith("part-"):
+            if len(written) >= 4:
+                raise OSError(28, "No space left on device")
+            written.append(target)
+        return write(self, target)
+
+    monkeypatch.setattr(Path, "replace", write_some)
+    with pytest.raises(StorageError, match="No space left"):
+        score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "broken"), settings=SMALL)
+    monkeypatch.undo()
+    kept = set((tmp_path / "broken").glob("part-*"))
+    assert len(kept) == 4  # of 8
+    assert not json.loads((tmp_path / "broken" / "_manifest.json").read_text())["complete"]
+    (tmp_path / "broken" / ".part-00000-000003.parquet.0123abcd.tmp").write_bytes(b"half")
+    summary = score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "broken"), settings=SMALL)
+    assert summary["rows_scored"] == 500 - 4 * 64
+    assert digest_of(tmp_path / "broken") == digest_of(tmp_path / "whole")
+    again = score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "broken"), settings=SMALL)
+    assert (again["rows_scored"], again["num_rows"]) == (0, 500)
+
+
+def test_a_part_that_was_cut_is_made_again(tmp_path: Path, tiny_student: Bundle) -> None:
+    write_table(tmp_path / "in.parquet", 200)
+    score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "out"), settings=SMALL)
+    before, part = digest_of(tmp_path / "out"), tmp_path / "out" / "part-00000-000001.parquet"
+    part.write_bytes(part.read_bytes()[:100])
+    assert score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "out"), settings=SMALL)["rows_scored"] == 64
+    assert digest_of(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("change", ["input", "settings", "strangers", "manifest"])
+def test_a_folder_of_another_job_is_refused(tmp_path: Path, tiny_student: Bundle, change: str) -> None:
+    write_table(tmp_path / "in.parquet", 100)
+    out, settings = tmp_path / "out", SMALL
+    if change == "strangers":
+        out.mkdir()
+        (out / "thesis.txt").write_text("mine")
+    else:
+        score(tiny_student, [str(tmp_path / "in.parquet")], str(out), settings=settings)
+    if change == "input":
+        write_table(tmp_path / "in.parquet", 100, seed=1)
+    if change == "settings":
+        settings = SMALL.model_copy(update={"logits": True})
+    if change == "manifest":
+        (out / "_manifest.json").write_text((out / "_manifest.json").read_text().replace("100", "101", 1))
+    before = digest_of(out)
+    wanted, words = {
+        "input": (SettingsError, "its inputs is"),
+        "settings": (SettingsError, "its settings is"),
+        "strangers": (SettingsError, "is not empty and holds no job: thesis.txt"),
+        "manifest": (StorageError, "is damaged"),
+    }[change]
+    with pytest.raises(wanted, match=words):
+        score(tiny_student, [str(tmp_path / "in.parquet")], str(out), settings=settings)
+    assert digest_of(out) == before
+
+
+def test_a_bundle_that_changes_during_the_job_stops_it_and_keeps_what_is_done(
+    tmp_path: Path, tiny_student: Bundle, copied: Callable[[Bundle], Bundle]
+) -> None:
+    write_table(tmp_path / "in.parquet", 300)
+    bundle = copied(tiny_student)
+
+    def change_after_one(job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
+        for number, finished in enumerate(run_in_threads(job, done=done)):
+            if number == 1:
+                (bundle.path / "manifest.json").write_text("{}")
+            yield finished
+
+    with pytest.raises(BundleError, match="was changed during the job; the finished parts are kept"):
+        score(bundle, [str(tmp_path / "in.parquet")], str(tmp_path / "out"), settings=SMALL, engine=change_after_one)
+    assert json.loads((tmp_path / "out" / "_manifest.json").read_text())["parts"]
+
+
+def test_files_that_disagree_or_lack_a_column_are_refused_before_any_work(tmp_path: Path, tiny_student: Bundle) -> None:
+    write_table(tmp_path / "a.parquet", 10)
+    pq.write_table(pa.table({"id": ["one"], "text": ["dull"]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"id": [1], "text": [2]}), tmp_path / "c.parquet")
+    cases = [
+        (["a", "b"], SMALL, r"b\.parquet has columns id \(string\), a\.parquet before it id \(int64\)"),
+        (["a"], ScoreSettings(text_column="body"), r"has no column 'body'; it has 'id', 'text', 'stars': see --text-column"),
+        (["a"], ScoreSettings(key=("row",)), "has no column 'row'.*see --key"),
+        (["c"], ScoreSettings(), "column 'text' is int64, wanted text"),
+        (["missing"], ScoreSettings(), "cannot read"),
+    ]
+    for names, settings, words in cases:
+        with pytest.raises(DatasetError, match=words):
+            score(tiny_student, [str(tmp_path / f"{name}.parquet") for name in names], str(tmp_path / "out"), settings=settings)
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl", "csv.gz"])
+def test_a_file_cut_in_the_middle_is_an_error_and_finished_parts_stay(tmp_path: Path, tiny_student: Bundle, kind: str) -> None:
+    path, count = tmp_path / f"in.{kind}", 3 * sources.CHUNK_ROWS
+    if kind == "parquet":
+        write_table(path, 200)
+        content = path.read_bytes()
+    elif kind == "jsonl":
+        content = b'{"id": 1, "text": "a lovely film"}\n' * count
+    else:
+        content = b"id,text\n" + b'1,"a lovely film"\n' * count
+    if kind == "csv.gz":
+        content = gzip.compress(content)
+    path.write_bytes(content[:-8])
+    with pytest.raises(DatasetError, match=r"not a whole Parquet file|ends in the middle|not well-formed|to its end"):
+        score(tiny_student, [str(path)], str(tmp_path / "out"), settings=ScoreSettings(part_rows=sources.CHUNK_ROWS))
+    if kind in ("csv", "jsonl"):
+        manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
+        assert (len(read_parts(tmp_path / "out")), len(manifest["parts"])) == (2 * sources.CHUNK_ROWS, 2)
+
+
+def test_names_that_collide_are_refused_and_a_prefix_helps() -> None:
+    with pytest.raises(SettingsError, match="two columns would be named 'label'"):
+        ScoreSettings(columns=("label",))
+    assert ScoreSettings(columns=("label",), answer_prefix="our_").answers == {"label": "our_label", "score": "our_score"}
+
+
+def test_long_texts_make_smaller_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "PART_BYTES", 1000)
+    monkeypatch.setattr(sources, "CHUNK_ROWS", 4)
+    pq.write_table(pa.table({"text": ["x" * 200] * 12}), tmp_path / "in.parquet")
+    [source] = sources.find_sources([str(tmp_path / "in.parquet")])
+    settings = ScoreSettings()
+    parts = list(sources.raw_parts(source, 0, sources.kept_schema([source], settings), settings))
+    assert [part.num_rows for part in parts] == [8, 4]  # 4 rows are 800 characters, 8 are 1,600
+
+
+def test_the_command_prints_counts_rate_and_cost(
+    tmp_path: Path, tiny_student: Bundle, potstill: Callable[..., Outcome]
+) -> None:
+    write_table(tmp_path / "in.parquet", 100)
+    arguments = (
+        "score", tiny_student.path, "--input", tmp_path / "in.parquet", "--output", tmp_path / "out",
+        "--key", "id", "--price-per-hour", "0.36",
+    )  # fmt: skip
+    done = potstill(*arguments, "--json")
+    assert done.code == 0, done.err
+    said = json.loads(done.out)
+    assert sum(said["labels"].values()) == 100
+    # 0.36 an hour is 0.0001 a second
+    assert said["cost_per_million"] == pytest.approx(1e6 / said["rows_per_second"] * 0.0001)
+    assert "100 rows labelled, mean score" in potstill(*arguments).out
+    assert potstill(*arguments, "--logits").complaint.endswith("choose another folder, or remove that one")
