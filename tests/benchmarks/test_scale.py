@@ -1,0 +1,75 @@
+"""The scale scenario's arithmetic: figures, the capacity model and the noise, without running any of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks import scale
+
+ROWS: list[dict[str, Any]] = [
+    {"kind": "rate", "name": "runtime", "texts_per_second": 5000.0, "threads": 2},
+    {"kind": "rate", "name": "threads", "rows_per_second": 4500.0, "threads": 2, "peak_rss_bytes": 400_000_000},
+    {"kind": "rate", "name": "ray", "rows_per_second": 3600.0, "threads": 2},
+    {"kind": "rate", "name": "1 node", "rows_per_second": 2000.0},
+    {"kind": "rate", "name": "2 nodes", "rows_per_second": 3000.0},
+    {"kind": "rate", "name": "pipeline", "rows_per_second": 225.0},
+    {"kind": "rate", "name": "plain_ort", "rows_per_second": 1500.0},
+    {"kind": "kill", "victim": "worker", "lossless": True},
+    {"kind": "kill", "victim": "driver", "lossless": True},
+    {"kind": "kill", "victim": "node", "lossless": False},
+]
+
+
+def test_figures_follow_from_the_rows() -> None:
+    assert scale.scale_figures(ROWS) == {
+        "stream_share": 0.9,  # 4,500 of 5,000
+        "peak_rss_bytes": 400_000_000,
+        "ray_share": 0.8,  # 3,600 of 4,500
+        "ray_two_nodes_efficiency": 0.75,  # 3,000 of twice 2,000
+        "kills_lossless": 2,
+        "ratio_pipeline": 20.0,
+        "ratio_plain_ort": 3.0,
+    }
+
+
+def test_capacity_is_a_plain_product_and_says_that_it_is_simulated() -> None:
+    one, ten, *_ = rows = scale.capacity_rows(ROWS, scale.Plan(cores=16, price_per_hour=0.72))
+    assert [row["machines"] for row in rows] == [1, 10, 100, 1000]
+    assert all(row["simulated"] for row in rows)
+    assert one["rows_per_second"] == 16 * 2250  # a core did 4,500 / 2
+    assert ten["rows_per_second"] == pytest.approx(10 * 16 * 2250 * 0.8)  # with Ray's share
+    # 0.72 an hour is 0.0002 a second; a million rows take 1e6 / 36,000 s
+    assert one["cost_per_million"] == pytest.approx(0.0002 * 1e6 / 36_000)
+    assert ten["cost_per_million"] == pytest.approx(one["cost_per_million"] / 0.8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "noisy"),
+    [(0, 0.0, "b c"), (0, 0.99, "a b"), (1, 0.0, "b a c"), (1, 0.99, "a b c c"), (2, 0.5, "a b b c")],
+)
+def test_noise_drops_exchanges_or_repeats_one_word(kind: int, place: float, noisy: str) -> None:
+    assert scale._noisy("a b c", place, kind) == noisy
+
+
+def test_the_table_is_the_same_for_a_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "TextSources", lambda *_: ["one two three", "four five six"])
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        scale.write_corpus(tmp_path / name, 500, seed=seed)
+    first, same, other = (pq.read_table(tmp_path / name) for name in ("a", "b", "c"))
+    assert first.equals(same)
+    assert not first.equals(other)
+    assert first["id"].to_pylist() == list(range(500))
+    assert {frozenset(text.split()) <= {"one", "two", "three"} for text in first["text"].to_pylist()[::2]} == {True}
+
+
+def test_only_some_steps_make_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distill.progress import SilentReporter
+
+    monkeypatch.setattr(scale, "_shipped", lambda student, work: student)
+    (tmp_path / "runtime.json").write_text("[]")
+    given: dict[str, Any] = {"work": tmp_path, "plan": scale.QUICK, "reporter": SilentReporter(), "only": ("runtime",)}
+    assert scale.run_scale(tmp_path, tmp_path, **given) is None
