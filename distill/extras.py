@@ -33,6 +33,7 @@ EXTRA_OF_PACKAGE = {
     "prometheus_client": "serve",
     "uvicorn": "serve",
     "httptools": "serve",
+    "uvloop": "serve",
     "opentelemetry": "telemetry",
     "fsspec": "scale",
     "ray": "scale",

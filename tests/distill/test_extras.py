@@ -15,7 +15,12 @@ from distill.errors import MissingExtraError
 from distill.extras import EXTRA_OF_PACKAGE, requires
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
-DISTRIBUTION_OF_PACKAGE = {"sklearn": "scikit-learn", "optimum": "optimum-onnx", "OpenSSL": "pyopenssl"}
+DISTRIBUTION_OF_PACKAGE = {
+    "sklearn": "scikit-learn",
+    "optimum": "optimum-onnx",
+    "OpenSSL": "pyopenssl",
+    "opentelemetry": "opentelemetry-exporter-otlp-proto-http",  # which brings the rest
+}
 """Where the two names differ by more than a dash."""
 
 
@@ -24,7 +29,7 @@ def distribution_of(package: str) -> str:
 
 
 def name_in(requirement: str) -> str:
-    return requirement.partition("[")[0].rstrip("0123456789.*").rstrip("<>=!~ ")
+    return requirement.partition(";")[0].partition("[")[0].rstrip("0123456789.*").rstrip("<>=!~ ")
 
 
 def packages_by_extra() -> dict[str, set[str]]:
