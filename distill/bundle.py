@@ -56,14 +56,25 @@ class FileEntry(_Part):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
+class Link(_Part):
+    """One model on the way to this one: fine-tuned for another task, and carried on from there."""
+
+    weights_sha256: str
+    labels: tuple[str, ...]
+    train_fingerprint: str
+    seed: int
+
+
 class Lineage(_Part):
     """Where a bundle came from; digests and names, never paths or user names.
 
-    `teacher_sha256` is of the first teacher's weights (its digest or name, where it was not a bundle); where several
-    taught, `ensemble` names them all.
+    `chain` names the models that its weights passed through on other tasks, the first first. `teacher_sha256` is of the
+    first teacher's weights (its digest or name, where it was not a bundle); where several taught, `ensemble` names them all.
     """
 
     base_model: str
+    chain: tuple[Link, ...] = ()
+    adapted_fingerprint: str | None = None
     teacher_sha256: str | None = None
     ensemble: tuple[str, ...] = ()
     train_fingerprint: str
@@ -103,6 +114,7 @@ class Manifest(_Part):
     target: Literal["portable", "vnni"] | None = None
     files: dict[FileName, FileEntry] = Field(default_factory=dict)
     lineage: Lineage
+    calibration_temperature: float | None = Field(None, gt=0)
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     quality: dict[str, dict[str, Any]] = Field(default_factory=dict)
     history: tuple[dict[str, float], ...] = ()

@@ -20,7 +20,7 @@ from distill.errors import PotstillError, SettingsError, StorageError
 from distill.extras import requires
 from distill.inputs import gate_texts, measuring_texts, recorded_teacher
 from distill.progress import reporter_for_terminal
-from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, TeacherSettings, TextSettings, TrialSettings
+from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, TextSettings, TrialSettings
 from distill.terminal import (
     drop_stdout,
     fail,
@@ -32,6 +32,7 @@ from distill.terminal import (
     stdin_texts,
     words_of,
 )
+from distill.transfer_settings import CarrySettings, OriginSettings, SelectSettings
 from export.settings import BenchSettings, DemoSettings, ExportSettings
 
 if TYPE_CHECKING:
@@ -96,22 +97,39 @@ def teacher(
     *,
     out: Annotated[Path, Parameter(help="folder of the bundle to make")],
     model: Annotated[str, Parameter(help="a folder, a hub id, or builtin:minilm")] = BUILTIN_MINILM,
+    origin: Annotated[OriginSettings, Flat] = OriginSettings(),
     data: Data = DataSettings(),
-    settings: Annotated[TeacherSettings, Flat] = TeacherSettings(),
+    settings: Annotated[CarrySettings, Flat] = CarrySettings(),
     json: Json = False,
 ) -> None:
-    """Fine-tune a teacher on your data.
+    """Fine-tune a teacher on your data, from a pretrained encoder or from the bundle of another task.
 
     Example: potstill teacher --train reviews.csv --out teacher
     """
-    from distill.data import load_splits
-    from distill.training.fit import fit_teacher
+    from distill.transfer.command import make_teacher
 
-    reporter = reporter_for_terminal()
-    splits = load_splits(data)
-    say_all(reporter, splits.notes)
-    bundle = fit_teacher(model, train=splits.train, validation=splits.validation, out=out, settings=settings, reporter=reporter)
-    print_made(bundle, json=json)
+    print_made(make_teacher(model, origin, data, settings, out=out, reporter=reporter_for_terminal()), json=json)
+
+
+@app.command
+def select(
+    *,
+    candidates: Annotated[tuple[str, ...], Parameter(help="encoders to rank: folders, bundles, hub ids, builtin:minilm")] = (
+        BUILTIN_MINILM,
+    ),
+    data: Data = DataSettings(),
+    settings: Annotated[SelectSettings, Flat] = SelectSettings(),
+    json: Json = False,
+) -> None:
+    """Rank pretrained encoders for your data, without fine-tuning them.
+
+    Example: potstill select --train reviews.csv --candidates builtin:minilm teacher
+    """
+    from distill.transfer.command import rank
+    from distill.transfer.tables import print_selection
+
+    selection = rank(candidates, data, settings, reporter=reporter_for_terminal())
+    print_json(selection.to_dict()) if json else print_selection(selection)
 
 
 @app.command

@@ -175,11 +175,16 @@ class StudentSettings(Settings):
 
 
 class TransferSettings(Settings):
-    """What a text of each source counts; its loss is multiplied by it."""
+    """What a text of each source counts (its loss is multiplied by it), and which unlabelled texts are let in."""
 
     labelled_weight: float = Field(1.0, gt=0, description="what a labelled text counts in the loss")
     unlabeled_weight: float = Field(1.0, gt=0, description="what an unlabelled text counts in the loss")
     augmented_weight: float = Field(1.0, gt=0, description="what an augmented text counts in the loss")
+    unlabeled_confidence: float = Field(
+        0.0, ge=0, lt=1, description="leave out unlabelled texts whose label the teacher gives a smaller probability"
+    )
+    unlabeled_temperature: float = Field(1.0, gt=0, description="divides the logits before that probability is taken")
+    unlabeled_agreed: bool = Field(False, description="leave out unlabelled texts that the teachers do not all label alike")
 
 
 class AugmentSettings(Settings):

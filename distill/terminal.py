@@ -88,6 +88,11 @@ def print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, allow_nan=False))
 
 
+def print_line(text: str) -> None:
+    """Print one line on stdout."""
+    print(text)
+
+
 def print_cells(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; where there is no terminal it is as wide as it needs to be."""
     from rich import box

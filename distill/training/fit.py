@@ -2,56 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
 
-from distill.bundle import Bundle, Lineage, Manifest, Role, new_bundle_folder, seal_new_bundle
-from distill.card import write_card
-from distill.classifier import Classifier, agreement, mean_logits
-from distill.data import Dataset, fingerprint
+from distill.bundle import Bundle
+from distill.classifier import Classifier, mean_logits
+from distill.data import Dataset
 from distill.errors import SettingsError
 from distill.labels import Logits, ProblemType, probabilities
-from distill.metrics import evaluate
 from distill.progress import Reporter, SilentReporter
-from distill.settings import BUILTIN_MINILM, DistillSettings, TeacherSettings, TrainingSettings
+from distill.settings import BUILTIN_MINILM, DistillSettings, TeacherSettings
 from distill.storage import require_writable
 from distill.training.augmentation import augmented_texts
-from distill.training.checkpoints import Checkpoint
 from distill.training.devices import Compute, on_device, using_threads
 from distill.training.dropout import set_dropout
 from distill.training.gates import require_same_label_names, require_same_task, require_useful_teacher
 from distill.training.loop import Examples
-from distill.training.loop import train as run_training
-from distill.training.losses import Objective
 from distill.training.losses.build import distillation_objective, fine_tuning_objective
 from distill.training.mapped import scratch_folder
-from distill.training.models import (
-    TorchClassifier,
-    load_pretrained,
-    require_max_length,
-    write_model_files,
-)
-from distill.training.processes import open_accelerator
+from distill.training.models import TorchClassifier, load_pretrained, require_max_length
+from distill.training.sealing import accelerator_of, say_truncated, train_and_seal
 from distill.training.soft_targets import teacher_logits
 from distill.training.students import build_student, load_student
 from distill.training.teachers import AnyTeacher, Teacher, open_teacher
-from distill.training.tracking import logs_of
 from distill.training.transfer_set import TransferSet
+from distill.training.unlabelled import keep_sure
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = ".checkpoint.safetensors"
 TRANSFER = ".transfer"
 ONE_HOT_SAMPLE = 10_000
 
@@ -84,16 +68,16 @@ def fit_teacher(
     reporter = reporter or SilentReporter()
     require_writable(Path(out))
     require_same_label_names(train.labels, validation.labels)
-    accelerator = _accelerator_of(settings, out)
+    accelerator = accelerator_of(settings, out)
     reporter = reporter if accelerator.is_main_process else SilentReporter()
     teacher = load_pretrained(
         model, labels=train.labels, max_length=settings.max_length, seed=settings.seed, problem_type=train.problem_type
     )
     on_device(teacher.model, accelerator.device)
     set_dropout(teacher.model, settings.dropout)
-    _say_truncated(teacher, train, reporter)
+    say_truncated(teacher, train, reporter)
     examples = Examples(teacher.tokenizer.encode(train.texts), train.label_ids)
-    return _train_and_seal(
+    return train_and_seal(
         teacher,
         role="teacher",
         examples=examples,
@@ -147,7 +131,7 @@ def fit_student(
     settings = settings or DistillSettings()
     reporter = reporter or SilentReporter()
     require_writable(Path(out))
-    accelerator = _accelerator_of(settings, out)
+    accelerator = accelerator_of(settings, out)
     reporter = reporter if accelerator.is_main_process else SilentReporter()
     _require_other_folder(teacher, settings.student, Path(out))
     opened = open_teacher(teacher, device=settings.device)
@@ -166,9 +150,10 @@ def fit_student(
         # Before the teacher is asked, which takes minutes: settings that cannot be honoured are found in the first second.
         student = _new_student(base, settings, labelled=train.texts, unlabeled=transfer.unlabeled)
         objective = distillation_objective(settings, student=student, teacher=opened.torch_member(), label_ids=train.label_ids)
-        _say_truncated(student, train, reporter)
+        say_truncated(student, train, reporter)
         with accelerator.main_process_first():  # it fills the cache of the teacher's answers, the others read it
             on_validation = _proven_logits(opened, validation, reporter)
+            transfer = keep_sure(opened, transfer, settings, compute=accelerator.mixed_precision, reporter=reporter)
             copies = augmented_texts(
                 opened.torch_member() or base,
                 student,
@@ -188,7 +173,7 @@ def fit_student(
                 teacher_logits=_soft_targets(opened.asked, learnt, settings, accelerator.mixed_precision, reporter),
                 weights=learnt.weights(settings),
             )
-        return _train_and_seal(
+        return train_and_seal(
             student,
             role="student",
             examples=examples,
@@ -225,71 +210,6 @@ def control_settings(settings: DistillSettings, *, num_texts: int, num_labelled:
     )
 
 
-def _train_and_seal(
-    student: TorchClassifier,
-    *,
-    role: Role,
-    examples: Examples,
-    train: Dataset,
-    validation: Dataset,
-    objective: Objective,
-    settings: TrainingSettings,
-    accelerator: Accelerator,
-    out: Path,
-    unlabeled: Sequence[str],
-    teachers: tuple[str, ...],
-    validation_teacher_logits: Logits | None,
-    reporter: Reporter,
-) -> Bundle:
-    lineage = Lineage(
-        base_model=student.origin,
-        teacher_sha256=teachers[0] if teachers else None,
-        ensemble=teachers if len(teachers) > 1 else (),
-        train_fingerprint=train.fingerprint(),
-        validation_fingerprint=validation.fingerprint(),
-        unlabeled_fingerprint=fingerprint(unlabeled) if unlabeled else None,
-        seed=settings.seed,
-    )
-    computed = {"device": accelerator.device.type, "mixed_precision": accelerator.mixed_precision}
-    checkpoint = Checkpoint(out / CHECKPOINT, key=_run_key(student, lineage, settings, computed))
-    held_out = Examples(student.tokenizer.encode(validation.texts), validation.label_ids)
-    epochs = run_training(
-        student,
-        examples=examples,
-        validation=held_out,
-        objective=objective,
-        settings=settings,
-        checkpoint=checkpoint,
-        reporter=reporter,
-        title=role,
-        accelerator=accelerator,
-    )
-    manifest = Manifest(
-        role=role,
-        labels=student.labels,
-        problem_type=student.problem_type,
-        max_length=student.tokenizer.max_length,
-        pad_token_id=student.tokenizer.pad_id,
-        num_parameters=student.num_parameters(),
-        lineage=lineage,
-        settings={role: _portable(settings, student), "computed": computed},
-        quality={"pytorch": _validation_quality(student, held_out, validation_teacher_logits)},
-        history=tuple(epoch.figures() for epoch in epochs),
-        versions=_versions(),
-    )
-    if accelerator.is_main_process:
-        with new_bundle_folder(out) as staged:
-            write_model_files(student, staged)
-            write_card(seal_new_bundle(out, staged, manifest))
-        checkpoint.remove()
-    accelerator.wait_for_everyone()
-    return Bundle.open(out)
-
-
-def _accelerator_of(settings: TrainingSettings, out: Path | str) -> Accelerator:
-    return open_accelerator(settings.device, mixed_precision=settings.mixed_precision, track=settings.track, logs=logs_of(out))
-
-
 def _student_base(teacher: Teacher, settings: DistillSettings) -> TorchClassifier:
     """Return the model that the student is made of."""
     if settings.student is None:
@@ -313,12 +233,6 @@ def _new_student(
 def _own(name: str) -> str:
     """Return the name with this process' number among those that train together, as torch's launchers say it."""
     return f"{name}-{os.environ.get('RANK', '0')}"
-
-
-def _portable(settings: TrainingSettings, student: TorchClassifier) -> dict[str, Any]:
-    """The settings as JSON, with the name of a pretrained student instead of its path."""
-    said = settings.model_dump(mode="json")
-    return {**said, "student": student.origin} if said.get("student") else said
 
 
 def _require_other_folder(teacher: AnyTeacher | Sequence[AnyTeacher], student: str | None, out: Path) -> None:
@@ -360,31 +274,3 @@ def _warn_if_one_hot(logits: Logits, temperature: float, problem_type: ProblemTy
             "the labels; raise --temperature",
             temperature,
         )
-
-
-def _validation_quality(student: TorchClassifier, held_out: Examples, soft: Logits | None) -> dict[str, Any]:
-    logits = student.logits_of_rows(held_out.rows)
-    quality = asdict(
-        evaluate(labels=held_out.label_ids, logits=logits, label_names=student.labels, problem_type=student.problem_type)
-    )
-    agreed = {} if soft is None else {"agreement_with_teacher": agreement(logits, soft, student.problem_type)}
-    return {"split": "validation", **quality, **agreed}
-
-
-def _run_key(student: TorchClassifier, lineage: Lineage, settings: TrainingSettings, computed: dict[str, str]) -> str:
-    deciding = settings.model_dump(mode="json", exclude={"device", "mixed_precision", "track", "checkpoint_every_s"})
-    said = [student.digest(), lineage.model_dump(mode="json"), deciding, computed]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def _say_truncated(classifier: TorchClassifier, data: Dataset, reporter: Reporter) -> None:
-    cut = classifier.tokenizer.count_truncated(data.texts)
-    if cut:
-        limit = classifier.tokenizer.max_length
-        reporter.say(
-            f"{cut / len(data):.1%} of the training texts are longer than {limit} tokens and are cut; see --max-length"
-        )
-
-
-def _versions() -> dict[str, str]:
-    return {package: version(package) for package in ("potstill", "torch", "transformers", "tokenizers", "numpy")}

@@ -29,7 +29,7 @@ from distill.training.devices import using_threads
 from distill.training.losses import Objective, TrainingBatch
 from distill.training.mapped import lengths_of
 from distill.training.models import TorchClassifier
-from distill.training.optimization import adamw, rate_factor
+from distill.training.optimization import RateShares, adamw, rate_factor, whole_rate
 from distill.training.processes import mean_figures, open_accelerator, own_share, shared_logits, sum_gradients
 from distill.training.tracking import tracked
 
@@ -64,6 +64,7 @@ def train(
     reporter: Reporter,
     title: str,
     accelerator: Accelerator | None = None,
+    rates: RateShares = whole_rate,
 ) -> tuple[Epoch, ...]:
     """Train the model in place and leave it with its best weights.
 
@@ -77,6 +78,7 @@ def train(
         reporter: Told of each step.
         title: Heading of the progress bar.
         accelerator: The processes that share the work; None is this one, where the model is.
+        rates: What share of the learning rate each weight has in each epoch.
 
     Returns:
         The figures of each epoch.
@@ -91,7 +93,14 @@ def train(
         learner = Learner(
             student.model,
             objective,
-            adamw(student.model, objective, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay),
+            adamw(
+                student.model,
+                objective,
+                learning_rate=settings.learning_rate,
+                weight_decay=settings.weight_decay,
+                rates=rates,
+                epochs=settings.epochs,
+            ),
         )
         progress = checkpoint.restore(learner)
         if progress.step:
@@ -165,8 +174,10 @@ def _learn_epoch(run: _Run, learner: Learner, progress: Progress, advance: Advan
     run.student.model.train()
     for batch in run.batches(len(progress.epochs))[partial.steps :]:
         rate = run.learning_rate(progress.step)
+        for group in learner.optimizer.param_groups:
+            group["lr"] = rate * group["shares"][len(progress.epochs)]
         run.draw(progress.step)
-        figures = _step(run, learner, batch, learning_rate=rate)
+        figures = _step(run, learner, batch)
         loss = figures.pop("loss")
         if not math.isfinite(loss):
             raise _diverged(run)
@@ -180,10 +191,8 @@ def _learn_epoch(run: _Run, learner: Learner, progress: Progress, advance: Advan
         advance(1, **_shown(progress, loss=loss, terms=figures))
 
 
-def _step(run: _Run, learner: Learner, batch: Indices, *, learning_rate: float) -> dict[str, float]:
+def _step(run: _Run, learner: Learner, batch: Indices) -> dict[str, float]:
     """Change the weights by one batch, and return the loss and its terms, as means over the texts of the batch."""
-    for group in learner.optimizer.param_groups:
-        group["lr"] = learning_rate
     learner.optimizer.zero_grad(set_to_none=True)
     parameters = [*learner.model.parameters(), *learner.objective.parameters()]
     if run.accelerator.num_processes == 1:

@@ -44,6 +44,10 @@ class TransferSet:
         seen = SeenTexts(text for dataset in (labelled, *held_out) for text in dataset.texts)
         return cls(labelled, MappedTexts(folder / "unlabeled", seen.fresh(unlabeled)), (), folder)
 
+    def with_unlabeled(self, kept: Iterable[str]) -> TransferSet:
+        """Return the set with these of its unlabelled texts, which are read once and one at a time."""
+        return TransferSet(self.labelled, MappedTexts(self.folder / "kept", kept), self.augmented, self.folder)
+
     def with_augmented(self, copies: Iterable[str]) -> TransferSet:
         """Return the set with these augmented texts, which are read once and one at a time."""
         augmented = MappedTexts(self.folder / "augmented", copies)

@@ -74,6 +74,11 @@ class Objective(nn.Module):
         if (self._hidden or self._attention) and teacher is None:
             raise SettingsError("a term reads the teacher's layers, but there is no teacher to run")
 
+    @property
+    def parts(self) -> tuple[Weighted, ...]:
+        """The terms with what they count."""
+        return self._parts
+
     def forward(self, model: nn.Module, batch: TrainingBatch) -> StepLoss:
         """Run the student on a batch, the teacher too where a term reads its layers, and weigh the differences.
 

@@ -1,0 +1,221 @@
+"""A head trained on features, and the bundle-ready classifier it makes together with the encoder.
+
+Logistic regression by scikit-learn. What comes out is a plain `BertForSequenceClassification` of the layers that were
+needed, so that transformers, the exporter and the quantizer know it; nothing else computes the pooling. Knows no file.
+
+    mean pooling   one more layer with queries and keys of 0: its first token attends to all tokens alike, its value and
+                   output products hand the mean on, and its norm does what `features` does
+    regression     the pooler's product standardises and makes the features so small that its tanh is a straight line;
+                   the classifier's product makes them large again
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distill.errors import SettingsError
+from distill.labels import Logits
+from distill.metrics import macro_f1
+from distill.training.models import TorchClassifier
+from distill.training.students.layers import keep_layers
+from distill.training.students.rebuilding import rebuilt
+from distill.transfer.features import CLS_SHARE, Features
+from distill.transfer_settings import Pooling
+
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
+"""Inverse strengths of the regularisation that are tried."""
+
+LINEAR_SHARE = 1e-3
+"""Size of a standardised feature inside the pooler: tanh(x) = x to within x³/3, here 3e-10."""
+
+MAX_STEPS = 500
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """Logits = weight · feature + bias.
+
+    Attributes:
+        weight: Shape (labels, width).
+        bias: Shape (labels,).
+        mean: Of the training features, shape (width,).
+        deviation: The same; never 0.
+    """
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+
+    def logits(self, features: NDArray[np.float32]) -> Logits:
+        """Return logits, shape (texts, labels)."""
+        answers: Logits = (((features - self.mean) / self.deviation) @ self.weight.T + self.bias).astype(np.float32)
+        return answers
+
+
+@dataclass(frozen=True)
+class ChosenHead:
+    """The head that is best on the validation texts.
+
+    Attributes:
+        head: It.
+        layers: Layers that its features come after.
+        strength: Of its regularisation, inverse.
+        macro_f1: On the validation texts.
+        tried: Validation macro-F1 by number of layers, of the best strength.
+    """
+
+    head: LinearHead
+    layers: int
+    strength: float
+    macro_f1: float
+    tried: dict[int, float]
+
+
+def fit_head(
+    features: NDArray[np.float32], label_ids: NDArray[np.int64], *, num_labels: int, strength: float, balanced: bool = False
+) -> LinearHead:
+    """Fit logistic regression, one question a label where a text may have several.
+
+    Args:
+        features: Shape (texts, width).
+        label_ids: Class ids, shape (texts,), or zeros and ones, shape (texts, labels).
+        num_labels: Number of labels.
+        strength: Inverse strength of the regularisation (scikit-learn's C).
+        balanced: Every class counts the same, however rare.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    mean = features.mean(axis=0, dtype=np.float64)
+    deviation = np.maximum(features.std(axis=0, dtype=np.float64), 1e-6)
+    standard = (features - mean) / deviation
+
+    counts = "balanced" if balanced else None
+
+    def fitted(answers: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        model = LogisticRegression(C=strength, max_iter=MAX_STEPS, class_weight=counts).fit(standard, answers)
+        return model.coef_, model.intercept_, model.classes_
+
+    weight, bias = np.zeros((num_labels, features.shape[1])), np.full(num_labels, -20.0)
+    if label_ids.ndim == 2:
+        for label in range(num_labels):
+            if len(np.unique(label_ids[:, label])) == 2:
+                found = fitted(label_ids[:, label])
+                weight[label], bias[label] = found[0][0], found[1][0]
+            elif label_ids[0, label]:
+                bias[label] = 20.0
+        return LinearHead(weight, bias, mean, deviation)
+    coefficients, intercepts, classes = fitted(label_ids)
+    if len(classes) == 2:  # scikit-learn keeps the second class's row alone; half to each side gives the same probabilities
+        coefficients = np.vstack([-coefficients, coefficients]) / 2
+        intercepts = np.concatenate([-intercepts, intercepts]) / 2
+    weight[classes], bias[classes] = coefficients, intercepts
+    return LinearHead(weight, bias, mean, deviation)
+
+
+def choose_head(
+    *,
+    train: Features,
+    validation: Features,
+    train_labels: NDArray[np.int64],
+    validation_labels: NDArray[np.int64],
+    num_labels: int,
+    layers: int | None = None,
+    balanced: bool = False,
+) -> ChosenHead:
+    """Return the head, among the numbers of layers and strengths, with the best validation macro-F1.
+
+    Args:
+        train: Features to learn from.
+        validation: Features that choose.
+        train_labels: Of the first.
+        validation_labels: Of the second.
+        num_labels: Number of labels.
+        layers: Only after so many layers; None tries all.
+        balanced: Every class counts the same, however rare.
+    """
+    depths = [layers] if layers is not None else range(1, train.shape[1])
+    best: ChosenHead | None = None
+    tried: dict[int, float] = {}
+    for depth in depths:
+        for strength in STRENGTHS:
+            head = fit_head(train[:, depth], train_labels, num_labels=num_labels, strength=strength, balanced=balanced)
+            score = macro_f1(validation_labels, head.logits(validation[:, depth]))
+            tried[depth] = max(score, tried.get(depth, 0.0))
+            if best is None or score > best.macro_f1:
+                best = ChosenHead(head, depth, strength, score, tried)
+    if best is None:
+        raise SettingsError("the model has no layers, so there are no features; name another")
+    return best
+
+
+def classifier_of(encoder: TorchClassifier, head: LinearHead, *, layers: int, pooling: Pooling) -> TorchClassifier:
+    """Return a sequence classifier of the lowest layers whose logits are the head's on their pooled states.
+
+    Args:
+        encoder: Whose layers.
+        head: Trained on the states after `layers` layers.
+        layers: How many are kept.
+        pooling: `cls` or `mean`, as the head's features were pooled.
+
+    Raises:
+        SettingsError: No BERT classifier computes this pooling, or the model is not a BERT.
+    """
+    require_computable(encoder, pooling)
+    kept = keep_layers(encoder, range(layers))
+    config = copy.deepcopy(kept.model.config)
+    weights = dict(kept.model.state_dict())
+    if pooling == "mean":
+        weights |= _pooling_layer(config, number=layers)
+        config.num_hidden_layers = layers + 1
+    scale = torch.from_numpy(LINEAR_SHARE / head.deviation)
+    weights["bert.pooler.dense.weight"] = torch.diag(scale).float()
+    weights["bert.pooler.dense.bias"] = (-torch.from_numpy(head.mean) * scale).float()
+    weights["classifier.weight"] = torch.from_numpy(head.weight / LINEAR_SHARE).float()
+    weights["classifier.bias"] = torch.from_numpy(head.bias).float()
+    return rebuilt(kept, config=config, weights=weights)
+
+
+def require_computable(encoder: TorchClassifier, pooling: Pooling) -> None:
+    """Refuse features that no BERT classifier computes."""
+    if pooling not in ("cls", "mean"):
+        raise SettingsError(
+            f"no classifier of transformers computes {pooling}-pooled features, so no bundle can be made of them; use "
+            "--pooling mean or cls (`potstill select` compares all four)"
+        )
+    family = encoder.model.config.model_type
+    if family != "bert":
+        raise SettingsError(f"a head on features is written for BERT models, this is a {family}; use --transfer parameters")
+
+
+def _pooling_layer(config: object, *, number: int) -> dict[str, Tensor]:
+    """Weights of a BERT layer that gives every token norm(mean of all tokens + CLS_SHARE * its own state)."""
+    width, between = config.hidden_size, config.intermediate_size  # type: ignore[attr-defined]
+    before = f"bert.encoder.layer.{number}."
+    zero, one = torch.zeros(width), torch.ones(width)
+    square, whole = torch.zeros(width, width), torch.eye(width)
+    return {
+        f"{before}attention.self.query.weight": square,
+        f"{before}attention.self.query.bias": zero,
+        f"{before}attention.self.key.weight": square.clone(),
+        f"{before}attention.self.key.bias": zero.clone(),
+        f"{before}attention.self.value.weight": whole,
+        f"{before}attention.self.value.bias": zero.clone(),
+        # The residual brings the token's own state with weight 1: so the mean comes large, and the norm undoes both.
+        f"{before}attention.output.dense.weight": whole / CLS_SHARE,
+        f"{before}attention.output.dense.bias": zero.clone(),
+        f"{before}attention.output.LayerNorm.weight": one,
+        f"{before}attention.output.LayerNorm.bias": zero.clone(),
+        f"{before}intermediate.dense.weight": torch.zeros(between, width),
+        f"{before}intermediate.dense.bias": torch.zeros(between),
+        f"{before}output.dense.weight": torch.zeros(width, between),
+        f"{before}output.dense.bias": zero.clone(),
+        f"{before}output.LayerNorm.weight": one.clone(),
+        f"{before}output.LayerNorm.bias": zero.clone(),
+    }

@@ -1,0 +1,166 @@
+"""Which weights of a model learn, and how fast: freezing, unfreezing, slower lower layers, new top layers, LoRA.
+
+Works on the module alone; the loop asks `LayerRates` for the share of the rate that a weight has in an epoch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from distill.errors import SettingsError
+from distill.extras import requires
+from distill.transfer.features import encoder_of
+from distill.transfer_settings import CarrySettings
+
+_LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.")
+
+# Names of the query and value products, by the families that write them so.
+_LORA_TARGETS = (["query", "value"], ["q_lin", "v_lin"])
+
+
+@dataclass(frozen=True)
+class LayerRates:
+    """The share of the learning rate that each weight has in each epoch.
+
+    With decay d a weight that lies n layers below the head learns at d^n of the rate (Howard and Ruder, 2018, call it
+    discriminative fine-tuning); the embeddings lie below the lowest layer. With gradual unfreezing only weights less than e
+    layers below the head learn in epoch e, counted from 1.
+
+    Attributes:
+        num_layers: Layers of the encoder.
+        decay: From 0 to 1.
+        gradual: Unfreeze one layer an epoch.
+    """
+
+    num_layers: int
+    decay: float = 1.0
+    gradual: bool = False
+
+    def __call__(self, name: str, epoch: int) -> float:
+        """Return the share of a weight, by its name, in an epoch from 0."""
+        depth = depth_of(name, num_layers=self.num_layers)
+        return 0.0 if self.gradual and depth > epoch else self.decay**depth
+
+
+def depth_of(name: str, *, num_layers: int) -> int:
+    """Return how many layers below the head a weight lies: 0 is the head and pooler, 1 the top layer."""
+    match = _LAYER.search(name)
+    if match is not None:
+        return num_layers - int(match[1])
+    return num_layers + 1 if "embeddings" in name else 0
+
+
+def freeze(model: PreTrainedModel, *, below: int) -> None:
+    """Leave the embeddings and the `below` lowest layers as they are; 0 leaves none.
+
+    Raises:
+        SettingsError: There are fewer layers.
+    """
+    if not below:
+        return
+    num_layers = model.config.num_hidden_layers
+    if below > num_layers:
+        raise SettingsError(f"freeze_below is {below}, but the model has only {num_layers} layers")
+    for name, parameter in model.named_parameters():
+        if depth_of(name, num_layers=num_layers) > num_layers - below:
+            parameter.requires_grad_(False)
+
+
+def draw_anew(model: PreTrainedModel, *, top_layers: int, seed: int) -> None:
+    """Draw the weights of the top layers, and of the pooler, as at the model's own beginning (Zhang et al., 2021).
+
+    Raises:
+        SettingsError: There are fewer layers, or the family names them in a way that is not known.
+    """
+    if not top_layers:
+        return
+    num_layers = model.config.num_hidden_layers
+    if top_layers > num_layers:
+        raise SettingsError(f"reinit_layers is {top_layers}, but the model has only {num_layers} layers")
+
+    def concerned(name: str) -> bool:
+        match = _LAYER.search(f"{name}.")
+        return int(match[1]) >= num_layers - top_layers if match else ".pooler" in name
+
+    if not _draw(model, concerned, seed=seed):
+        raise SettingsError(f"cannot find the layers of a {model.config.model_type} model; BERT's family is known")
+
+
+def draw_head_anew(model: PreTrainedModel, *, seed: int) -> None:
+    """Draw the weights of the head, all that is not the encoder."""
+    prefix = f"{model.base_model_prefix}."
+    _draw(model, lambda name: bool(name) and not f"{name}.".startswith(prefix), seed=seed)
+
+
+def draw_all_anew(model: PreTrainedModel, *, seed: int) -> None:
+    """Draw every weight: what training from scratch begins with."""
+    _draw(model, lambda name: True, seed=seed)  # noqa: ARG005
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Low-rank directions beside the products of a model, to be merged into them when they have learnt."""
+
+    tuner: Any
+
+    def merge(self) -> None:
+        """Add the directions to the weights they stand beside; the model is then as plain as before."""
+        self.tuner.merge_and_unload()
+
+
+def add_lora(model: PreTrainedModel, settings: CarrySettings) -> Adapter | None:
+    """Freeze the encoder and put low-rank directions beside its query and value products; the head learns too.
+
+    Hu et al., 2022, "LoRA".
+
+    Raises:
+        MissingExtraError: peft is not installed.
+        SettingsError: The family names its products in a way that is not known.
+    """
+    if not settings.lora_rank:
+        return None
+    with requires("LoRA"):
+        from peft import LoraConfig, LoraModel
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    targets = next((found for found in _LORA_TARGETS if names.issuperset(found)), None)
+    if targets is None:
+        raise SettingsError(f"lora_rank: the query and value products of a {model.config.model_type} model are not known")
+    config = LoraConfig(
+        r=settings.lora_rank, lora_alpha=settings.lora_rank * settings.lora_scale, target_modules=targets, bias="none"
+    )
+    encoder = encoder_of(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        tuner = LoraModel(encoder, config, "default")
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_("lora_" in name or "pooler." in name)
+    return Adapter(tuner)
+
+
+def _draw(model: PreTrainedModel, concerned: Callable[[str], bool], *, seed: int) -> int:
+    """Draw the weights of the concerned modules; return how many modules that were."""
+    count = 0
+    deviation = float(getattr(model.config, "initializer_range", 0.02))
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for name, module in model.named_modules():
+            if not concerned(name) or not list(module.parameters(recurse=False)):
+                continue
+            count += 1
+            for kind, parameter in module.named_parameters(recurse=False):
+                if kind == "bias":
+                    parameter.zero_()
+                elif parameter.ndim < 2:
+                    parameter.fill_(1.0)
+                else:
+                    parameter.normal_(0.0, deviation)
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                module.weight[module.padding_idx].zero_()
+    return count

@@ -1,0 +1,161 @@
+"""From source task to target task: what is kept of a bundle, what the lineage says, what is forgotten."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distill.bundle import WEIGHTS, Bundle
+from distill.data import Dataset, Splits
+from distill.errors import DatasetError, SettingsError
+from distill.progress import SilentReporter
+from distill.training.models import load_bundle
+from distill.transfer.fit import Source, carried_on, few_shot, fit_carried
+from distill.transfer_settings import CarrySettings
+
+TEXTS = ["a lovely film", "dull boring plot"]
+
+
+class Said(SilentReporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Keep the line."""
+        self.lines.append(text)
+
+
+def on(bundle: Bundle, labels: tuple[str, ...]) -> np.ndarray:
+    loaded = carried_on(
+        bundle, labels=labels, settings=CarrySettings(max_length=32), problem_type="single_label_classification"
+    )
+    loaded.model.eval()
+    return loaded.predict_logits(TEXTS)
+
+
+def test_the_head_is_kept_by_label_names(tiny_teacher: Bundle) -> None:
+    before = load_bundle(tiny_teacher).predict_logits(TEXTS)
+    np.testing.assert_allclose(on(tiny_teacher, ("negative", "positive")), before, atol=1e-5)
+    np.testing.assert_allclose(on(tiny_teacher, ("positive", "negative")), before[:, ::-1], atol=1e-5)
+
+
+def test_other_labels_draw_a_new_head_even_of_the_same_number(tiny_teacher: Bundle) -> None:
+    before = load_bundle(tiny_teacher).predict_logits(TEXTS)
+    new = on(tiny_teacher, ("sport", "weather"))
+    assert np.abs(new - before).max() > 0.5
+    assert np.abs(new).max() < 0.5  # small, as drawn
+    assert on(tiny_teacher, ("a", "b", "c")).shape == (2, 3)
+
+
+def topics(part: Dataset) -> Dataset:
+    """The same texts, by whether they speak of music."""
+    ids = np.array([int("music" in text) for text in part.texts], dtype=np.int64)
+    return replace(part, label_ids=ids, labels=("other", "music"))
+
+
+def test_a_chain_of_three_stands_in_the_lineage(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
+    settings = CarrySettings(epochs=1, learning_rate=1e-3, max_length=32)
+    train, validation = topics(tiny_splits.train), topics(tiny_splits.validation)
+    second = fit_carried(train=train, validation=validation, out=tmp_path / "second", settings=settings, init=tiny_teacher)
+    third = fit_carried(
+        train=tiny_splits.train, validation=tiny_splits.validation, out=tmp_path / "third", settings=settings, init=second
+    )
+    chain = third.manifest.lineage.chain
+    assert [link.labels for link in chain] == [("negative", "positive"), ("other", "music")]
+    assert [link.weights_sha256 for link in chain] == [
+        bundle.manifest.files[WEIGHTS].sha256 for bundle in (tiny_teacher, second)
+    ]
+    assert third.manifest.lineage.base_model == tiny_teacher.manifest.lineage.base_model
+    assert Bundle.open(third.path).manifest.lineage == third.manifest.lineage
+
+
+def test_forgetting_is_measured_and_an_anchor_or_replay_lessens_it(
+    tiny_teacher: Bundle, tiny_splits: Splits, tiny_test: Dataset, tmp_path: Path
+) -> None:
+    # A target task that contradicts the source: the labels are turned round.
+    turned = [replace(part, label_ids=1 - part.label_ids) for part in (tiny_splits.train, tiny_splits.validation)]
+    source = Source(tiny_splits.train, tiny_test)
+
+    def after(name: str, **settings: object) -> float:
+        reporter = Said()
+        chosen = CarrySettings(epochs=4, learning_rate=1e-3, max_length=32, batch_size=16, **settings)  # type: ignore[arg-type]
+        bundle = fit_carried(
+            train=turned[0].take(range(100)),
+            validation=turned[1],
+            out=tmp_path / name,
+            settings=chosen,
+            init=tiny_teacher,
+            source=source,
+            reporter=reporter,
+        )
+        quality = bundle.manifest.quality
+        assert quality["source_before"]["macro_f1"] > 0.9
+        assert any(line.startswith("the source task: macro-F1") for line in reporter.lines)
+        return float(quality["source_after"]["macro_f1"])
+
+    pytest.importorskip("datasketch")
+    free = after("free")
+    assert free < 0.4
+    assert after("anchored", anchor=100.0) > free + 0.2
+    assert after("replayed", replay_share=3.0) > free + 0.2
+
+
+def test_source_settings_that_cannot_be_honoured(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
+    train, validation = topics(tiny_splits.train), topics(tiny_splits.validation)
+    with pytest.raises(SettingsError, match="would replace the bundle it goes on from"):
+        fit_carried(train=train, validation=validation, out=tiny_teacher.path, init=tiny_teacher)
+    with pytest.raises(SettingsError, match="and there are none; name them with --source"):
+        fit_carried(train=train, validation=validation, out=tmp_path, settings=CarrySettings(replay_share=0.5))
+    with pytest.raises(SettingsError, match=r"have the labels \['other', 'music'\], the bundle to go on from"):
+        fit_carried(train=train, validation=validation, out=tmp_path, init=tiny_teacher, source=Source(train, validation))
+
+
+def test_few_shot_takes_so_many_of_each_class(tiny_splits: Splits) -> None:
+    learnt, chosen = few_shot(tiny_splits.train, shots=8, seed=0)
+    assert learnt.counts == {"negative": 7, "positive": 7}
+    assert chosen.counts == {"negative": 1, "positive": 1}
+    assert not set(learnt.texts) & set(chosen.texts)
+    assert few_shot(tiny_splits.train, shots=8, seed=0)[0].texts == learnt.texts
+    assert few_shot(tiny_splits.train, shots=8, seed=1)[0].texts != learnt.texts
+    with pytest.raises(DatasetError, match="label 'negative' has 150 texts, 151 are wanted; lower --shots"):
+        few_shot(tiny_splits.train, shots=151, seed=0)
+
+
+def test_adapting_learns_to_guess_words(tiny_model: Path, tiny_splits: Splits, tmp_path: Path) -> None:
+    reporter = Said()
+    settings = CarrySettings(epochs=1, max_length=32, adapt_epochs=3, adapt_learning_rate=3e-3, batch_size=16)
+    bundle = fit_carried(
+        str(tiny_model),
+        train=tiny_splits.train.take(range(32)),
+        validation=tiny_splits.validation,
+        out=tmp_path,
+        settings=settings,
+        adapt_texts=tiny_splits.train.texts,
+        reporter=reporter,
+    )
+    line = next(line for line in reporter.lines if line.startswith("adapting:"))
+    first, last = (float(word) for word in line.split() if word[0].isdigit())
+    assert last < first - 0.1  # 29 words are 3.37 nats for one that knows nothing
+    assert bundle.manifest.lineage.adapted_fingerprint is not None
+
+
+def test_masking_leaves_special_tokens_and_padding_alone() -> None:
+    from distill.transfer.adapt import IGNORED, masked_ids
+
+    ids = torch.tensor([[2, 7, 8, 9, 3, 0, 0]] * 400)
+    real = (ids != 0).long()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        hidden, wanted = masked_ids(ids, real, mask_id=4, num_tokens=100, share=0.5)
+    chosen = wanted != IGNORED
+    assert not chosen[:, [0, 4, 5, 6]].any()
+    assert torch.equal(wanted[chosen], ids[chosen])
+    assert torch.equal(hidden[~chosen], ids[~chosen])
+    assert float(chosen[:, 1:4].float().mean()) == pytest.approx(0.5, abs=0.06)
+    assert float((hidden[chosen] == 4).float().mean()) == pytest.approx(0.8, abs=0.06)

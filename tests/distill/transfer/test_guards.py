@@ -1,0 +1,152 @@
+"""Each guard with a planted fault, and with the same data without it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distill.bundle import Bundle
+from distill.data import Dataset, Splits
+from distill.errors import SettingsError
+from distill.labels import probabilities
+from distill.metrics import expected_calibration_error, negative_log_likelihood
+from distill.proof import Estimate
+from distill.training.models import load_bundle
+from distill.transfer.calibration import divide_logits, fitted_temperature
+from distill.transfer.fit import fit_carried
+from distill.transfer.guards import (
+    leakage_words,
+    near_duplicates,
+    overfitting_words,
+    suspect_rows,
+    transfer_words,
+)
+from distill.transfer_settings import CarrySettings
+
+SOURCE = ("a quite lovely film with moving music", "dull plot and clumsy actors all the way", "it was the end of a story")
+
+
+def test_planted_leaks_are_found_exact_and_near() -> None:
+    pytest.importorskip("datasketch")
+    target = (
+        "something else altogether here",
+        "A quite lovely  film with moving music",
+        "dull plot and clumsy actors all the way!",
+    )
+    found = near_duplicates(SOURCE, target)
+    assert [(one.target_row, one.source_row) for one in found] == [(1, 0), (2, 1)]
+    assert found[0].similarity == 1
+    shingles = len("dull plot and clumsy actors all the way") - 4  # of five characters each; the ! adds one
+    assert found[1].similarity == pytest.approx(shingles / (shingles + 1))
+    assert near_duplicates(SOURCE, ("a lovely day at sea", "the plot was dull")) == []
+
+
+def test_leaks_are_said_in_words() -> None:
+    pytest.importorskip("datasketch")
+    sets = [
+        Dataset(texts, np.zeros(len(texts), dtype=np.int64), ("a", "b"), name)
+        for texts, name in ((SOURCE, "s"), (SOURCE[1:2], "t"))
+    ]
+    said = leakage_words(*sets, near_duplicates(SOURCE, SOURCE[1:2]))
+    assert said.startswith("leakage: 1 of 1 texts of t stand in s too (1 exactly), the first is 'dull plot")
+    assert leakage_words(*sets, []) == ""
+
+
+def test_learning_by_heart_is_said_and_chance_is_not() -> None:
+    labels = np.tile([0, 1], 200)
+    right = np.eye(2, dtype=np.float32)[labels]
+    flipped = right.copy()
+    flipped[:160] = flipped[:160, ::-1]  # 40 % wrong: macro-F1 0.6
+    said = overfitting_words(train_labels=labels, train_logits=right, validation_labels=labels, validation_logits=flipped)
+    assert said.startswith("over-fitting: macro-F1 is 1.000 on the training texts and 0.600 on the validation texts")
+    fewer = right.copy()
+    fewer[:32] = fewer[:32, ::-1]  # 8 % wrong: within the allowance of 0.1
+    assert not overfitting_words(train_labels=labels, train_logits=right, validation_labels=labels, validation_logits=fewer)
+    # The same 40 % on 5 texts: the standard error of 3 of 5 is 0.22, so that a gap of 0.4 may be chance.
+    assert not overfitting_words(
+        train_labels=labels,
+        train_logits=right,
+        validation_labels=labels[:5],
+        validation_logits=np.vstack([right[:3], right[3:5, ::-1]]),
+    )
+
+
+def test_negative_transfer_is_said_in_words() -> None:
+    assert transfer_words(Estimate(-0.05, -0.08, -0.02), source="nyt", num_seeds=3).startswith(
+        "Negative transfer: nyt made it worse than no transfer, -0.0500 macro-F1"
+    )
+    assert "did not help and may harm" in transfer_words(Estimate(-0.01, -0.03, 0.01), source="nyt", num_seeds=3)
+    assert "cannot be told" in transfer_words(Estimate(0.01, -0.01, 0.03), source="nyt", num_seeds=3)
+    helped = transfer_words(Estimate(0.05, 0.02, 0.08), source="nyt", num_seeds=1)
+    assert helped.startswith("Transfer from nyt helped: +0.0500")
+    assert helped.endswith("One seed: the interval leaves out the chance in training.")
+
+
+def test_planted_wrong_labels_are_suspected_first() -> None:
+    pytest.importorskip("cleanlab")
+    generator = np.random.default_rng(0)
+    true = np.tile([0, 1], 60)
+    # A good model: 3 nats on the true side, give or take.
+    logits = np.where(np.eye(2)[true] > 0, 1.5, -1.5).astype(np.float32) + generator.normal(0, 0.3, (120, 2)).astype(np.float32)
+    planted = [5, 40, 77]
+    labels = true.copy()
+    labels[planted] = 1 - labels[planted]
+    data = Dataset(tuple(f"text {row}" for row in range(120)), labels, ("bad", "good"), "made up")
+    found = suspect_rows(data, logits, limit=10)
+    # It lists as many as it reckons there are, and may reckon one too few; what it lists is planted.
+    assert {one.row for one in found} <= set(planted)
+    assert len(found) >= 2
+    first = found[0]
+    assert (first.label, first.likely) in {("bad", "good"), ("good", "bad")}
+    assert first.confidence < 0.2
+    assert suspect_rows(replace(data, label_ids=true), logits, limit=10) == []
+    several = replace(data, label_ids=np.eye(2, dtype=np.int64)[labels])
+    with pytest.raises(SettingsError, match="leave out --suspects"):
+        suspect_rows(several, logits, limit=1)
+
+
+def test_the_temperature_of_planted_overconfidence_is_found() -> None:
+    generator = np.random.default_rng(1)
+    share = generator.uniform(0.05, 0.95, 4000)  # true probabilities of class 1
+    labels = (generator.uniform(size=4000) < share).astype(np.int64)
+    honest = np.stack([np.log(1 - share), np.log(share)], axis=1).astype(np.float32)
+    assert fitted_temperature(labels, honest) == pytest.approx(1.0, abs=0.08)
+    assert fitted_temperature(labels, 3 * honest) == pytest.approx(3.0, abs=0.24)
+    assert fitted_temperature(labels, honest / 2) == pytest.approx(0.5, abs=0.04)
+
+
+def test_the_bundle_is_calibrated_and_says_by_what(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
+    # A third of the labels are wrong: a teacher that learnt the right ones is far too sure of itself on these.
+    validation = tiny_splits.validation
+    noisy = validation.label_ids.copy()
+    noisy[::3] = 1 - noisy[::3]
+    validation = replace(validation, label_ids=noisy)
+    settings = CarrySettings(epochs=1, learning_rate=1e-6, max_length=32, calibrate=True)
+    bundle = fit_carried(
+        train=tiny_splits.train, validation=validation, out=tmp_path / "out", settings=settings, init=tiny_teacher
+    )
+    temperature = bundle.manifest.calibration_temperature
+    assert temperature is not None
+    assert temperature > 1.5
+    before = load_bundle(tiny_teacher).predict_logits(validation.texts)
+    after = load_bundle(Bundle.open(bundle.path)).predict_logits(validation.texts)
+    np.testing.assert_allclose(after * temperature, before, atol=0.05)  # one epoch at almost no rate changed nothing else
+    assert negative_log_likelihood(noisy, after) < negative_log_likelihood(noisy, before)
+    errors = [
+        expected_calibration_error(noisy, probabilities(logits, "single_label_classification")) for logits in (before, after)
+    ]
+    assert errors[1] < errors[0]
+
+
+def test_calibrating_scales_the_head_alone(tiny_teacher: Bundle) -> None:
+    classifier = load_bundle(tiny_teacher)
+    before = classifier.predict_logits(["a lovely film", "dull"])
+    divide_logits(classifier.model, 2.0)
+    np.testing.assert_allclose(classifier.predict_logits(["a lovely film", "dull"]), before / 2, atol=1e-5)
+    old = load_bundle(tiny_teacher).model.state_dict()
+    changed = [name for name, tensor in classifier.model.state_dict().items() if not torch.equal(tensor, old[name])]
+    assert changed == ["classifier.weight", "classifier.bias"]

@@ -1,0 +1,155 @@
+"""Which weights learn and how fast, tried on a tiny BERT; the figures are worked out in the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from distill.data import Splits
+from distill.errors import SettingsError
+from distill.training.losses import TrainingBatch, mixed_objective
+from distill.training.models import TorchClassifier, load_bundle, load_pretrained
+from distill.training.optimization import adamw
+from distill.transfer.anchor import AnchoredObjective
+from distill.transfer.fit import fit_carried
+from distill.transfer.parameters import LayerRates, add_lora, draw_anew, freeze
+from distill.transfer_settings import CarrySettings
+
+
+def loaded(folder: Path) -> TorchClassifier:
+    return load_pretrained(str(folder), labels=("negative", "positive"), max_length=32, seed=0)
+
+
+def test_lower_layers_learn_slower_by_powers_of_the_decay() -> None:
+    rates = LayerRates(num_layers=4, decay=0.5)
+    assert rates("classifier.weight", 0) == 1
+    assert rates("bert.pooler.dense.weight", 0) == 1
+    assert rates("bert.encoder.layer.3.output.dense.weight", 0) == 0.5
+    assert rates("bert.encoder.layer.0.output.dense.weight", 0) == 0.5**4
+    assert rates("bert.embeddings.word_embeddings.weight", 0) == 0.5**5
+
+
+def test_one_layer_more_learns_in_each_epoch() -> None:
+    rates = LayerRates(num_layers=2, gradual=True)
+    names = ("classifier.weight", "bert.encoder.layer.1.x", "bert.encoder.layer.0.x", "bert.embeddings.x")
+    shares = [[rates(name, epoch) for name in names] for epoch in range(4)]
+    assert shares == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+
+
+def test_the_optimiser_groups_weights_by_their_shares() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    rates = {"0": (0.0, 0.5), "1": (1.0, 1.0)}
+    optimizer = adamw(module, learning_rate=1.0, weight_decay=0.1, rates=lambda name, epoch: rates[name[0]][epoch], epochs=2)
+    found = {(group["weight_decay"], group["shares"]): len(group["params"]) for group in optimizer.param_groups}
+    assert found == {(0.1, (0.0, 0.5)): 1, (0.1, (1.0, 1.0)): 1, (0.0, (0.0, 0.5)): 1, (0.0, (1.0, 1.0)): 1}
+
+
+def changed_layers(before: TorchClassifier, after: TorchClassifier) -> set[str]:
+    old = before.model.state_dict()
+    return {
+        name.removeprefix("bert.").removeprefix("encoder.").split(".")[0]
+        + (f".{name.split('.')[3]}" if ".layer." in name else "")
+        for name, tensor in after.model.state_dict().items()
+        if not torch.equal(tensor, old[name])
+    }
+
+
+def carried(tiny_model: Path, splits: Splits, out: Path, **settings: object) -> TorchClassifier:
+    chosen = CarrySettings(epochs=1, learning_rate=1e-3, max_length=32, **settings)  # type: ignore[arg-type]
+    train = splits.train.take(range(32))
+    bundle = fit_carried(str(tiny_model), train=train, validation=splits.validation, out=out, settings=chosen)
+    return load_bundle(bundle)
+
+
+def test_frozen_layers_stay(tiny_model: Path, tiny_splits: Splits, tmp_path: Path) -> None:
+    before = loaded(tiny_model)
+    everything = {"embeddings", "layer.0", "layer.1", "layer.2", "layer.3", "pooler", "classifier"}
+    assert changed_layers(before, carried(tiny_model, tiny_splits, tmp_path / "all")) == everything
+    top = carried(tiny_model, tiny_splits, tmp_path / "frozen", freeze_below=3)
+    assert changed_layers(before, top) == {"layer.3", "pooler", "classifier"}
+    head = carried(tiny_model, tiny_splits, tmp_path / "gradual", gradual_unfreezing=True)
+    assert changed_layers(before, head) == {"pooler", "classifier"}  # of the first epoch
+
+
+def test_only_the_top_layers_are_drawn_anew(tiny_model: Path) -> None:
+    before, after = loaded(tiny_model), loaded(tiny_model)
+    draw_anew(after.model, top_layers=2, seed=1)
+    assert changed_layers(before, after) == {"layer.2", "layer.3", "pooler"}
+    weight = after.model.bert.encoder.layer[3].intermediate.dense.weight
+    assert float(weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+    again = loaded(tiny_model)
+    draw_anew(again.model, top_layers=2, seed=1)
+    assert not changed_layers(after, again)
+    with pytest.raises(SettingsError, match="reinit_layers is 5, but the model has only 4 layers"):
+        draw_anew(after.model, top_layers=5, seed=1)
+    with pytest.raises(SettingsError, match="freeze_below is 5, but the model has only 4 layers"):
+        freeze(after.model, below=5)
+
+
+def test_lora_merges_into_plain_weights_that_answer_alike(tiny_model: Path) -> None:
+    pytest.importorskip("peft")
+    classifier = loaded(tiny_model)
+    classifier.model.eval()
+    names = set(classifier.model.state_dict())
+    adapter = add_lora(classifier.model, CarrySettings(lora_rank=2))
+    assert adapter is not None
+    learning = {name.split(".lora_")[0] for name, weight in classifier.model.named_parameters() if weight.requires_grad}
+    assert "bert.encoder.layer.0.attention.self.query" in learning
+    assert "classifier.weight" in learning
+    assert not any("output.dense" in name or "embeddings" in name for name in learning)
+    with torch.no_grad():  # as if they had learnt
+        for name, weight in classifier.model.named_parameters():
+            if "lora_" in name:
+                weight.normal_(0, 0.3)
+    texts = ["a lovely film", "dull plot"]
+    beside = classifier.predict_logits(texts)
+    adapter.merge()
+    assert set(classifier.model.state_dict()) == names
+    np.testing.assert_allclose(classifier.predict_logits(texts), beside, atol=1e-5)
+    assert np.abs(loaded(tiny_model).predict_logits(texts) - beside).max() > 1e-3
+
+
+def test_lora_ends_in_a_bundle(tiny_model: Path, tiny_splits: Splits, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    made = carried(tiny_model, tiny_splits, tmp_path / "lora", lora_rank=4)
+    assert changed_layers(loaded(tiny_model), made) == {"layer.0", "layer.1", "layer.2", "layer.3", "pooler", "classifier"}
+
+
+def test_settings_that_train_nothing_are_refused() -> None:
+    with pytest.raises(SettingsError, match="no layer is trained, so anchor cannot be honoured"):
+        CarrySettings(transfer="features", anchor=1.0)
+    with pytest.raises(SettingsError, match="so freeze_below cannot be honoured beside it"):
+        CarrySettings(lora_rank=2, freeze_below=1)
+
+
+def test_the_anchor_adds_the_squared_way_from_the_start() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Linear(2, 2, bias=False)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> object:
+            class Output:
+                logits = self.encoder(input_ids.float()) * attention_mask
+
+            return Output
+
+    model = Model()
+    with torch.no_grad():
+        model.encoder.weight.zero_()
+    objective = AnchoredObjective(mixed_objective(), model.encoder, weight=0.5)
+    assert not list(objective.parameters())
+    batch = TrainingBatch(inputs={"input_ids": torch.zeros(1, 2), "attention_mask": torch.ones(1, 2)}, labels=torch.tensor([0]))
+    assert objective(model, batch).total.item() == pytest.approx(np.log(2))  # logits 0, 0, and no way gone
+    with torch.no_grad():
+        model.encoder.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, 0.0]]))
+    loss = objective(model, batch)
+    assert loss.terms["anchor"] == 5.0  # 1² + 2²
+    loss.total.backward()
+    assert loss.total.item() == pytest.approx(np.log(2) + 2.5)
+    assert model.encoder.weight.grad is not None
+    assert model.encoder.weight.grad.tolist() == [[1.0, 2.0], [0.0, 0.0]]  # 0.5 * 2 * way

@@ -1,0 +1,115 @@
+"""Choosing a source model: the scores against second implementations, and the ranking of a good and a useless encoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distill.bundle import Bundle
+from distill.data import Dataset, Splits
+from distill.errors import DatasetError
+from distill.transfer.scores import h_score, linear_probe, log_maximum_evidence
+from distill.transfer.select import Ranked, recommendation, select
+from distill.transfer_settings import SelectSettings
+
+
+def made_up(signal: float, texts: int = 200, width: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    labels = np.tile([0, 1], texts // 2)
+    features = generator.normal(size=(texts, width))
+    features[:, 0] += signal * (2 * labels - 1)
+    return features.astype(np.float32), labels
+
+
+def test_log_evidence_is_the_best_of_a_search_over_both_precisions() -> None:
+    features, labels = made_up(1.0)
+    found = log_maximum_evidence(features, labels, num_labels=2)
+    exact = features.astype(np.float64)
+
+    def evidence(answer: np.ndarray, alpha: float, beta: float) -> float:
+        # Directly: the answers are normal with covariance I / beta + F F' / alpha.
+        covariance = np.eye(len(answer)) / beta + exact @ exact.T / alpha
+        return float(
+            -0.5
+            * (
+                answer @ np.linalg.solve(covariance, answer)
+                + np.linalg.slogdet(covariance)[1]
+                + len(answer) * np.log(2 * np.pi)
+            )
+            / len(answer)
+        )
+
+    grid = np.exp(np.linspace(-1, 4, 21))
+    searched = np.mean([max(evidence((labels == label).astype(float), a, b) for a in grid for b in grid) for label in (0, 1)])
+    assert found == pytest.approx(searched, abs=0.003)
+    assert found >= searched - 1e-9  # the fixed point is at least as good as any of the grid
+
+
+def test_h_score_by_hand_and_by_signal() -> None:
+    # One column, so that the score is the share of the variance between the labels: 1 of 1 + 1.
+    features = np.array([[-2.0], [0.0], [0.0], [2.0]] * 500, dtype=np.float32)
+    labels = np.array([0, 0, 1, 1] * 500)
+    assert h_score(features, labels, num_labels=2) == pytest.approx(0.5, abs=0.01)
+    scores = [h_score(*made_up(signal), num_labels=2) for signal in (0.0, 0.5, 2.0)]
+    assert scores == sorted(scores)
+    assert scores[0] < 0.1
+    assert scores[2] > 0.6
+
+
+def test_the_probe_answers_only_what_it_has_not_learnt() -> None:
+    # Noise of as many columns as texts can be learnt by heart; held-out answers must stay at chance.
+    features, labels = made_up(0.0, width=200)
+    assert linear_probe(features, labels, num_labels=2, folds=5, seed=0).macro_f1 < 0.65
+    probe = linear_probe(*made_up(2.0), num_labels=2, folds=5, seed=0)
+    assert probe.macro_f1 > 0.93
+    assert probe.interval[0] < probe.macro_f1 < probe.interval[1]
+    with pytest.raises(DatasetError, match="a label has 3 texts, and 5 folds want one each"):
+        linear_probe(features[:6], labels[:6], num_labels=2, folds=5, seed=0)
+
+
+def test_a_trained_encoder_is_ranked_above_an_untrained_one(
+    tiny_model: Path, tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    settings = SelectSettings(max_length=32, max_texts=200, curve=True)
+    names = (str(tiny_model), str(tiny_teacher.path))
+    selection = select(names, tiny_splits.train, settings, folder=tmp_path)
+    assert selection.recommended == str(tiny_teacher.path)
+    assert selection.num_texts == 200
+    best, other = selection.ranked
+    assert best.expected_macro_f1 > 0.95
+    assert best.expected_macro_f1 > other.expected_macro_f1
+    assert best.log_maximum_evidence > other.log_maximum_evidence
+    assert best.h_score > other.h_score
+    assert [count for count, _ in selection.curve] == [8, 16, 32, 64, 128]
+    again = select(names, tiny_splits.train, settings, folder=tmp_path)
+    assert [one.num_cached for one in again.ranked] == [200, 200]
+    assert [one.expected_macro_f1 for one in again.ranked] == [one.expected_macro_f1 for one in selection.ranked]
+
+
+def test_planted_wrong_labels_are_listed(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
+    pytest.importorskip("cleanlab")
+    train = tiny_splits.train
+    labels = train.label_ids.copy()
+    planted = (3, 50, 120)
+    labels[list(planted)] = 1 - labels[list(planted)]
+    wrong: Dataset = replace(train, label_ids=labels)
+    settings = SelectSettings(max_length=32, suspects=3)
+    selection = select((str(tiny_teacher.path),), wrong, settings, folder=tmp_path)
+    assert {one.text for one in selection.suspects} == {train.texts[row] for row in planted}
+
+
+def ranked(candidate: str, score: float, low: float, high: float) -> Ranked:
+    return Ranked(candidate, 3, score, (low, high), 0.0, 0.0, 1.0, 0)
+
+
+def test_the_recommendation_says_what_cannot_be_told() -> None:
+    first, near, far = ranked("a", 0.80, 0.76, 0.84), ranked("b", 0.78, 0.74, 0.82), ranked("c", 0.5, 0.45, 0.55)
+    assert recommendation([first, near, far], chance=0.33) == (
+        "Take a: expected macro-F1 0.800 (0.760 to 0.840) on frozen features; b may be as good: take the smaller, or "
+        "fine-tune both. Fine-tuning usually adds some hundredths."
+    )
+    assert "may be as good" not in recommendation([first, far], chance=0.33)
+    assert "not surely above always giving the commonest label (0.480)" in recommendation([far], chance=0.48)
