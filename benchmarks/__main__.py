@@ -20,6 +20,8 @@ from benchmarks.quality import run_quality, write_quality
 from benchmarks.quality_arms import ARMS, SEEDS
 from benchmarks.results import demo_figures, write_result
 from benchmarks.training import run_training, write_training
+from benchmarks.transfer import PARTS, run_transfer, write_transfer
+from benchmarks.transfer_figures import SEEDS as TRANSFER_SEEDS
 from distill.errors import PotstillError
 from distill.progress import reporter_for_terminal
 from distill.settings import DataSettings
@@ -238,6 +240,24 @@ def scale(
         return
     command = "python -m benchmarks scale --student (its bundle) --teacher (its bundle)"
     path = write_result("scale", command=command, environment=environment, rows=rows, figures=figures)
+    fill_pages()
+    print(path)
+
+
+@app.command
+def transfer(
+    *,
+    out: Annotated[Path, Parameter(help="work folder; finished cells in it are not made again")] = Path("transfer"),
+    parts: Annotated[tuple[str, ...], Parameter(consume_multiple=True, help="make only these parts")] = tuple(PARTS),
+    seeds: Annotated[tuple[int, ...], Parameter(consume_multiple=True, help="only with these seeds")] = TRANSFER_SEEDS,
+) -> None:
+    """Carry every domain over to every other, with few labels and with none, and rank candidates (an hour or two).
+
+    The result file is written each time; what it still lacks stands in it.
+
+    Example: python -m benchmarks transfer --parts few --seeds 0
+    """
+    path = write_transfer(run_transfer(out, parts=parts, seeds=seeds, reporter=reporter_for_terminal()))
     fill_pages()
     print(path)
 

@@ -17,6 +17,7 @@ from benchmarks.serving.figures import serving_figures, serving_table, serving_w
 from benchmarks.speed import speed_figures
 from benchmarks.speed_tables import first_words
 from benchmarks.speed_tables import markdown_of as markdown_of_speed
+from benchmarks.transfer_figures import markdown_of_transfer, transfer_figures
 from distill.errors import PotstillError
 from distill.storage import write_atomically
 from export.report import picture_of
@@ -63,7 +64,11 @@ def fill_pages(root: Path = ROOT, *, folder: Path = FOLDER) -> None:
 
 def pages_of(root: Path = ROOT) -> list[Path]:
     """Return the pages that may show results."""
-    return [path for path in (root / "README.md", *sorted(root.glob("*/README.md"))) if path.is_file()]
+    return [
+        path
+        for path in (root / "README.md", *sorted(root.glob("*/README.md")), root / "distill" / "transfer" / "README.md")
+        if path.is_file()
+    ]
 
 
 def _checked(name: str, folder: Path) -> Result:
@@ -149,6 +154,7 @@ _PARTS: dict[str, Callable[[Result], str]] = {
     "cold-start": _speed_part,
     "memory": _speed_part,
     "instrument": _instrument_part,
+    "transfer": markdown_of_transfer,
 }
 _FIGURES: dict[str, Callable[[Result], Mapping[str, float]]] = {
     "demo": lambda result: demo_figures(result["rows"]),
@@ -160,6 +166,7 @@ _FIGURES: dict[str, Callable[[Result], Mapping[str, float]]] = {
     "cold-start": lambda result: fresh_figures("cold-start", result["rows"]),
     "memory": lambda result: fresh_figures("memory", result["rows"]),
     "instrument": lambda result: instrument_figures(result["rows"]),
+    "transfer": lambda result: transfer_figures(result["rows"], result["matrix"]),
 }
 _PICTURES: dict[str, Callable[[Result], str]] = {
     "demo": lambda result: picture_of(result["rows"]),

@@ -1,0 +1,243 @@
+"""The figures of the `transfer` scenario, from its rows alone: the matrix, its intervals, what is still missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.proof import Bootstrap, Figure
+from distill.transfer.guards import transfer_words
+
+COMMAND: Final = "python -m benchmarks transfer"
+DOMAINS: Final = ("movies", "amazon", "tweets", "nyt")
+SEEDS: Final = (0, 1, 2)
+LABELS_A_CLASS: Final = 100
+TASKS: Final = ("movies", "amazon", "tweets", "nyt", "domains")
+CANDIDATES: Final = ("minilm", "lowest_3_layers", "random", "after_a_task")
+NEAR: Final = 0.01
+"""A recommended candidate counts as right within so much macro-F1 of the best."""
+
+KEPT: Final = 0.95
+
+Row = Mapping[str, Any]
+
+
+def matrix_of(rows: Sequence[Row], labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return a cell for each source and target: what 200 labels give with and without the source, with intervals.
+
+    Args:
+        rows: All rows.
+        labels: True test labels of each domain, a digit a text.
+
+    Returns:
+        One dictionary a cell whose runs are there; `gain` is over the same target's 200 labels alone, on the same seeds.
+    """
+    found = {(row["kind"], row["source"], row["target"], row["seed"]): row for row in rows if row["kind"] in ("few", "whole")}
+    cells = []
+    for source in DOMAINS:
+        for target in DOMAINS:
+            seeds = [
+                seed for seed in SEEDS if ("few", source, target, seed) in found and ("few", target, target, seed) in found
+            ]
+            if not seeds:
+                continue
+            bootstrap = Bootstrap(_digits(labels[target]), num_labels=2, num_seeds=len(seeds))
+
+            def score(kind: str, origin: str, wanted: Sequence[int] = seeds, target: str = target) -> Figure:
+                answers = [_digits(found[kind, origin, target, seed]["predicted"]) for seed in wanted]
+                return bootstrap.macro_f1(np.stack(answers))  # noqa: B023  (called at once)
+
+            with_source, alone = score("few", source), score("few", target)
+            cell: dict[str, Any] = {
+                "source": source,
+                "target": target,
+                "num_seeds": len(seeds),
+                "macro_f1": asdict(with_source.estimate()),
+            }
+            if all(("whole", source, target, seed) in found for seed in seeds):
+                cell["zero_shot"] = asdict(score("whole", source).estimate())
+            if source != target:
+                gain = (with_source - alone).estimate()
+                cell["gain"] = asdict(gain)
+                cell["wins"] = gain.value > 0
+                cell["words"] = transfer_words(gain, source=source, num_seeds=len(seeds))
+            cells.append(cell)
+    return cells
+
+
+def transfer_figures(rows: Sequence[Row], matrix: Sequence[Row]) -> dict[str, float]:
+    """Return the figures of which all that is needed is there.
+
+    Args:
+        rows: All rows.
+        matrix: As `matrix_of` returns it.
+    """
+    figures: dict[str, float] = {}
+    whole = {(row["source"], row["target"], row["seed"]): row for row in rows if row["kind"] == "whole"}
+    features = [row for row in rows if row["kind"] == "features" and ("movies", "movies", row["seed"]) in whole]
+    if features:
+        tuned = [whole["movies", "movies", row["seed"]]["macro_f1"] for row in features]
+        figures["features_gap"] = float(np.mean(tuned) - np.mean([row["macro_f1"] for row in features]))
+        shares = [row["cold_s"] / row["fine_tuning_s"] for row in features]
+        figures["features_time_share"] = float(np.median(shares))
+        figures["features_warm_s"] = float(np.median([row["warm_s"] for row in features]))
+    beside = [cell for cell in matrix if "gain" in cell]
+    if beside:
+        figures["small_label_wins"] = sum(cell["wins"] for cell in beside)
+        figures["small_label_cells"] = len(beside)
+    trials = choices_of(rows)
+    if trials:
+        figures["choices_within"] = float(np.mean([trial["within"] for trial in trials]))
+        figures["choices_rank_correlation"] = float(np.mean([trial["rank_correlation"] for trial in trials]))
+        figures["choices_trials"] = len(trials)
+    kept = unlabelled_of(rows)
+    if kept:
+        # What at least two of the three domains keep: the second best.
+        figures["unlabelled_retention"] = sorted((one["retention"] for one in kept), reverse=True)[:2][-1]
+        figures["unlabelled_domains_kept"] = sum(one["retention"] >= KEPT for one in kept)
+    return figures
+
+
+def choices_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return for each task whether the recommended candidate was right, the means over seeds of both scores."""
+    trials = []
+    for task in TASKS:
+        runs = [row["candidates"] for row in rows if row["kind"] == "choice" and row["task"] == task]
+        if not runs:
+            continue
+        names = [one["candidate"] for one in runs[0]]
+
+        def means(key: str, runs: Sequence[Any] = runs) -> NDArray[np.float64]:
+            return np.mean([[one[key] for one in run] for run in runs], axis=0)
+
+        real, promised = means("macro_f1"), means("expected_macro_f1")
+        trials.append(
+            {
+                "task": task,
+                "num_seeds": len(runs),
+                "recommended": names[int(promised.argmax())],
+                "best": names[int(real.argmax())],
+                "within": bool(real[promised.argmax()] >= real.max() - NEAR),
+                "rank_correlation": _rank_correlation(promised, real),
+                "rank_correlation_log_maximum_evidence": _rank_correlation(means("log_maximum_evidence"), real),
+                "rank_correlation_h_score": _rank_correlation(means("h_score"), real),
+                "candidates": {
+                    name: {"expected": float(expected), "macro_f1": float(score)}
+                    for name, expected, score in zip(names, promised, real, strict=True)
+                },
+            }
+        )
+    return trials
+
+
+def unlabelled_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return for each domain what a student without its labels keeps of the domain's own teacher, over the same seeds."""
+    found = []
+    for target in DOMAINS:
+        students = {row["seed"]: row["macro_f1"] for row in rows if row["kind"] == "unlabelled" and row["target"] == target}
+        own = {
+            row["seed"]: row["macro_f1"]
+            for row in rows
+            if row["kind"] == "whole" and row["source"] == row["target"] == target and row["seed"] in students
+        }
+        if not own:
+            continue
+        student, teacher = (float(np.mean([scores[seed] for seed in own])) for scores in (students, own))
+        found.append(
+            {
+                "target": target,
+                "num_seeds": len(own),
+                "macro_f1": student,
+                "own_teacher_macro_f1": teacher,
+                "retention": student / teacher,
+            }
+        )
+    return found
+
+
+def missing_of(rows: Sequence[Row]) -> list[str]:
+    """Return the names of the cells that are not there."""
+    there = {row["name"] for row in rows}
+    wanted = [
+        f"{kind}-{source}-{target}-{seed}"
+        for seed in SEEDS
+        for kind in ("whole", "few")
+        for source in DOMAINS
+        for target in DOMAINS
+    ]
+    wanted += [f"scratch-random-{target}-{SEEDS[0]}" for target in DOMAINS]
+    wanted += [f"features-{seed}" for seed in SEEDS]
+    wanted += [f"unlabelled-{target}-{seed}" for target in DOMAINS[1:] for seed in SEEDS]
+    wanted += [f"choice-{task}-{seed}" for task in TASKS for seed in SEEDS]
+    return [name for name in wanted if name not in there]
+
+
+def _rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Spearman's, of values without ties."""
+    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _digits(answers: str) -> NDArray[np.int64]:
+    return np.array(list(answers), dtype=np.int64)
+
+
+def markdown_of_transfer(result: Row) -> str:
+    """Return the matrix, what is reached without a label of the target, and the choices, as Markdown."""
+    cells = {(cell["source"], cell["target"]): cell for cell in result["matrix"]}
+    lines = ["| from, 200 labels of | " + " | ".join(DOMAINS) + " |", "|---" + "|--:" * len(DOMAINS) + "|"]
+    alone = [_with_interval(cells.get((target, target))) for target in DOMAINS]
+    lines.append("| the encoder alone | " + " | ".join(alone) + " |")
+    for source in DOMAINS:
+        row = ["" if source == target else _with_gain(cells.get((source, target))) for target in DOMAINS]
+        lines.append(f"| {source} | " + " | ".join(row) + " |")
+    scratch = [_mean_of(result["rows"], kind="scratch", target=target) for target in DOMAINS]
+    lines.append("| nothing: weights drawn anew | " + " | ".join(scratch) + " |")
+    lines += ["", "| no label of the target | " + " | ".join(DOMAINS) + " |", "|---" + "|--:" * len(DOMAINS) + "|"]
+    for source in DOMAINS:
+        row = [_mean_of(result["rows"], kind="whole", source=source, target=target) for target in DOMAINS]
+        lines.append(f"| teacher of {source} | " + " | ".join(row) + " |")
+    kept = {one["target"]: one for one in unlabelled_of(result["rows"])}
+    shown = [f"{kept[name]['macro_f1']:.3f} ({kept[name]['retention']:.1%})" if name in kept else "" for name in DOMAINS]
+    lines.append("| student of the other three's teachers (share of its own teacher's) | " + " | ".join(shown) + " |")
+    lines += ["", *_choices_in_lines(result["rows"])]
+    lost = [cell for cell in result["matrix"] if not cell.get("wins", True)]
+    lines += [line for cell in lost for line in (f"For {cell['target']}: {cell['words']}", "")]
+    missing = len(result["missing"])
+    said = f"Unfinished: {missing} cells are missing, see `missing` in the result file. " if missing else ""
+    return "\n".join(lines) + f"\n{said}Measured by `{result['command']}`."
+
+
+def _choices_in_lines(rows: Sequence[Row]) -> list[str]:
+    trials = choices_of(rows)
+    if not trials:
+        return []
+    lines = ["| task | recommended | best when fine-tuned | within 0.01 | rank correlation |", "|---|---|---|---|--:|"]
+    for trial in trials:
+        names = [trial[key].replace("_", " ") for key in ("recommended", "best")]
+        within = "yes" if trial["within"] else "no"
+        lines.append(f"| {trial['task']} | {names[0]} | {names[1]} | {within} | {trial['rank_correlation']:.2f} |")
+    return [*lines, ""]
+
+
+def _with_interval(cell: Row | None) -> str:
+    if cell is None:
+        return ""
+    found = cell["macro_f1"]
+    return f"{found['value']:.3f} ({found['low']:.3f}-{found['high']:.3f})"
+
+
+def _with_gain(cell: Row | None) -> str:
+    if cell is None:
+        return ""
+    gain = cell["gain"]
+    return f"{_with_interval(cell)}, {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
+
+
+def _mean_of(rows: Sequence[Row], **wanted: str) -> str:
+    scores = [row["macro_f1"] for row in rows if all(row.get(name) == value for name, value in wanted.items())]
+    return f"{np.mean(scores):.3f}" if scores else ""
