@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +36,8 @@ def serve(
     from serve.models import Source
     from serve.server import run
 
+    # Batches run side by side already; the tokenizer's own threads would only take the processor from each other.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     # It warns of every line that is not HTTP; anybody could fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
