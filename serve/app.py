@@ -66,6 +66,7 @@ class App:
         self.settings = settings
         self.metrics = metrics
         self.is_draining = False
+        self.is_closing = False
         self._access = access
         self._default = next(iter(models.values()))
         self._table = Table()
@@ -204,8 +205,8 @@ class App:
         origin = headers.get(b"origin")
         if origin is not None and origin.decode("latin-1") in self.settings.cors_origins:
             sent += [(b"access-control-allow-origin", origin), (b"vary", b"origin"), *_CORS]
-        # Said while new requests still come in, so that a client takes its next one to another server.
-        if self.is_draining or reply.status in (Reason.TOO_LARGE.value, Reason.TOO_SLOW.value):
+        # Said while requests still come in on open connections, so that a client takes its next one to another server.
+        if self.is_closing or reply.status in (Reason.TOO_LARGE.value, Reason.TOO_SLOW.value):
             sent.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": reply.status, "headers": sent})
         await send({"type": "http.response.body", "body": reply.body})

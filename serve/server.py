@@ -25,6 +25,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_HEAD_BYTES = 32 * 1024
 BACKLOG = 2048
+LAST_ANSWERS_S = 0.3
+"""After the last new connection: how long those that are open may still ask before idle ones are closed."""
 
 
 class Connection(HttpToolsProtocol):
@@ -145,6 +147,17 @@ class Server(uvicorn.Server):
             self.should_exit = True
         else:
             self._loop.call_soon_threadsafe(self._loop.call_later, self._settings.drain_s, self._stop)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Take no more connections; answer once more on those there are, and say that it is the last time; then close them."""
+        # Not told to close before this, clients keep their connections, so that none is in the queue of the listening
+        # socket, whose end resets them. One that is closed while idle may have a request on its way.
+        self._app.is_closing = True
+        for server in self.servers:
+            server.close()
+        if self.server_state.connections and not self.force_exit:
+            await asyncio.sleep(LAST_ANSWERS_S)
+        await super().shutdown(sockets)
 
     def _stop(self) -> None:
         self.should_exit = True
