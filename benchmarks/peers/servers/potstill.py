@@ -1,4 +1,4 @@
-"""What ships: `potstill serve` with its defaults, asked in text-embeddings-inference's protocol."""
+"""What ships: `potstill serve`, asked in text-embeddings-inference's protocol; its batch size is tried as the peers' are."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from benchmarks.peers.servers.protocol import ServerPeer, Start, best_label
 
 
 def _command(start: Start) -> list[str]:
-    return [str(start.python), "-m", "distill", "serve", str(start.folder), "--port", str(start.port)]
+    flags = [word for name, value in start.setting.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return [str(start.python), "-m", "distill", "serve", str(start.folder), "--port", str(start.port), *flags]
 
 
 PEER = ServerPeer(
     name="potstill",
-    source="serve/README.md (defaults)",
-    settings=({},),
+    source="serve/README.md",
+    settings=({}, {"max_batch_tokens": 256}, {"max_batch_tokens": 128}, {"threads": 1}),
     command=_command,
     path="/predict",
     body=lambda text: {"inputs": text, "truncate": True},
