@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.fresh import fresh_figures
 from benchmarks.quality_figures import markdown_of_summary, quality_figures
+from benchmarks.rate_search import rate_figures
 from benchmarks.report import write_report
 from benchmarks.report_figures import quality_against_time
 from benchmarks.results import FOLDER, demo_figures, read_result
@@ -153,6 +154,7 @@ _PARTS: dict[str, Callable[[Result], str]] = {
     "offline": _speed_part,
     "cold-start": _speed_part,
     "memory": _speed_part,
+    "server": _speed_part,
     "instrument": _instrument_part,
     "transfer": markdown_of_transfer,
 }
@@ -165,6 +167,7 @@ _FIGURES: dict[str, Callable[[Result], Mapping[str, float]]] = {
     "offline": lambda result: speed_figures("offline", result["rows"]),
     "cold-start": lambda result: fresh_figures("cold-start", result["rows"]),
     "memory": lambda result: fresh_figures("memory", result["rows"]),
+    "server": lambda result: rate_figures(result["rows"]),
     "instrument": lambda result: instrument_figures(result["rows"]),
     "transfer": lambda result: transfer_figures(result["rows"], result["matrix"]),
 }

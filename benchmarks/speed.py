@@ -19,7 +19,7 @@ from distill.errors import PotstillError
 from distill.progress import Reporter
 
 Scenario = Literal["single-stream", "offline"]
-ROUNDS = {"single-stream": 20, "offline": 7}
+ROUNDS = {"single-stream": 20, "offline": 8}
 WARM_TEXTS = 20
 
 

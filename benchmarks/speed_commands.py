@@ -25,6 +25,7 @@ from benchmarks.candidates import (
 from benchmarks.circumstances import circumstances
 from benchmarks.fresh import FreshScenario, fresh_figures, run_fresh
 from benchmarks.pages import fill_pages
+from benchmarks.rate_search import RateSettings, rate_figures, run_rate_search
 from benchmarks.results import FOLDER, write_result
 from benchmarks.self_check import SHORT, TRIALS, instrument_figures, run_self_check
 from benchmarks.sessions import QUICK, SpeedSettings
@@ -70,6 +71,7 @@ Rows = Annotated[RowSettings, Flat]
 Data = Annotated[DataSettings, Flat]
 Speed = Annotated[SpeedSettings, Flat]
 Run = Annotated[RunSettings, Flat]
+Rate = Annotated[RateSettings, Flat]
 
 
 def register(app: App) -> None:
@@ -79,6 +81,7 @@ def register(app: App) -> None:
     app.command(cold_start, name="cold-start")
     app.command(memory)
     app.command(instrument)
+    app.command(server)
 
 
 def single_stream(
@@ -119,6 +122,29 @@ def memory(
     Example: python -m benchmarks memory --bundles student --teacher teacher
     """
     run_scenario("memory", rows, data, speed, run)
+
+
+def server(
+    *, rows: Rows = RowSettings(), data: Data = DataSettings(), rate: Rate = RateSettings(), run: Run = RunSettings()
+) -> None:
+    """Find the highest rate of single texts that a server takes while 99 of 100 answers keep a bound, with its quality.
+
+    Bundles are served by `potstill serve`; --url names a server on this machine that takes {'inputs': text}.
+
+    Example: python -m benchmarks server --bundles student:int8 --bound-ms 10
+    """
+    environment = circumstances(seed=0)
+    candidates = bundle_candidates(rows.bundles)
+    if candidates:
+        candidates += url_candidates(rows.url, student=candidates[0].bundle)
+    if not candidates or rows.teacher or rows.peers or rows.floors or rows.external:
+        raise SettingsError("a server is a bundle with a graph (--bundles, at least one: it says the labels) or a --url")
+    task = task_of(rows, data, run.work)
+    if run.quick:
+        task = replace(task, test=limited(task.test, 200, seed=data.split_seed))
+        rate = RateSettings(**{**rate.model_dump(), "steps": 1, "probe_s": 0.5})
+    measured, sessions = run_rate_search(candidates, task.test, rate, reporter=reporter_for_terminal())
+    finish("server", measured, sessions, rate_figures(measured), environment, (rows, data, rate, run), task)
 
 
 def instrument(
@@ -179,11 +205,11 @@ def finish(
     sessions: Sequence[dict[str, Any]],
     figures: Mapping[str, float],
     environment: Mapping[str, Any],
-    flags: tuple[RowSettings, DataSettings, SpeedSettings, RunSettings],
+    flags: tuple[RowSettings, DataSettings, Settings, RunSettings],
     task: Task,
 ) -> None:
     """Print a scenario's table, what must be said first, and write its file."""
-    rows, data, speed, run = flags
+    rows, data, how, run = flags
     for line in first_words(measured):
         print(line)
     print_cells(*terminal_table(scenario, measured))
@@ -194,7 +220,7 @@ def finish(
         rows=measured,
         figures=figures,
         folder=run.work if run.quick else run.out,
-        settings=speed.model_dump(mode="json"),
+        settings=how.model_dump(mode="json"),
         sessions=sessions,
         test_fingerprint=task.test.fingerprint(),
         labels=task.test.labels,

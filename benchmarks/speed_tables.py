@@ -13,6 +13,7 @@ _SPEED = {
     "single-stream": ("p50 ms", "95 % interval ", "p90 ms", "p99 ms", "faster", "95 % interval  "),
     "offline": ("texts/s", "95 % interval ", "faster", "95 % interval  "),
     "cold-start": ("first answer s", "95 % interval "),
+    "server": ("requests/s",),
     "memory": ("ready MB", "after all texts MB", "peak MB"),
 }
 _MORE = ("ships MB", "note")
@@ -101,6 +102,7 @@ _CELLS: dict[str, Callable[[str, Row], str]] = {
     "p99 ms": _value("p99_ms", ".3f"),
     "texts/s": _value("texts_per_second", ",.0f"),
     "first answer s": _value("cold_start_s", ".2f"),
+    "requests/s": _value("requests_per_second", ",.0f"),
     "ready MB": _value("ready_rss_bytes", ",.0f", unit=1e6),
     "after all texts MB": _value("used_rss_bytes", ",.0f", unit=1e6),
     "peak MB": _value("peak_rss_bytes", ",.0f", unit=1e6),

@@ -1,0 +1,77 @@
+"""The server scenario: the search by hand on a made-up server, then a real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.candidates import bundle_candidates, floor_candidates, url_candidates
+from benchmarks.rate_search import Probe, RateSettings, highest_rate, rate_figures, run_rate_search
+from distill.bundle import Bundle
+from distill.data import Dataset
+from distill.progress import SilentReporter
+
+
+def server_that_takes(limit: float) -> tuple[list[float], object]:
+    asked: list[float] = []
+
+    def ask(rate: float) -> Probe:
+        asked.append(rate)
+        return Probe(rate, 1.0 if rate <= limit else 99.0, 0, rate <= limit)
+
+    return asked, ask
+
+
+def test_the_bracket_halves_on_the_scale_of_logarithms() -> None:
+    asked, ask = server_that_takes(450.0)
+    found, probes = highest_rate(ask, least=100.0, most=1600.0, steps=2)  # type: ignore[arg-type]
+    assert asked == pytest.approx([1600.0, 100.0, 400.0, 800.0])  # sqrt(100 * 1600), then sqrt(400 * 1600)
+    assert found == pytest.approx(400.0)
+    assert [probe.keeps for probe in probes] == [False, True, True, False]
+
+
+def test_more_steps_come_closer() -> None:
+    _, ask = server_that_takes(450.0)
+    found, _ = highest_rate(ask, least=100.0, most=1600.0, steps=10)  # type: ignore[arg-type]
+    assert found is not None
+    assert 450 * 16 ** (-1 / 2**10) <= found <= 450
+
+
+def test_a_server_that_keeps_the_bound_at_its_limit_is_not_searched() -> None:
+    asked, ask = server_that_takes(1e9)
+    assert highest_rate(ask, least=100.0, most=1600.0, steps=6)[0] == 1600.0  # type: ignore[arg-type]
+    assert asked == [1600.0]
+
+
+def test_a_server_that_never_keeps_it_has_no_rate() -> None:
+    _, ask = server_that_takes(0.0)
+    assert highest_rate(ask, least=100.0, most=1600.0, steps=6)[0] is None  # type: ignore[arg-type]
+
+
+def test_our_server_has_a_rate_and_the_quality_of_its_answers(tiny_student: Bundle, tiny_test: Dataset) -> None:
+    settings = RateSettings(bound_ms=200.0, probe_s=0.2, steps=1, connections=8)
+    candidates = [
+        *bundle_candidates([f"{tiny_student.path}:int8"]),
+        *floor_candidates(tiny_student.path)[:1],
+        *url_candidates(["far=http://example.com/"], student=tiny_student.path),
+    ]
+    rows, _ = run_rate_search(candidates, tiny_test, settings, reporter=SilentReporter())
+    ours, floor, far = rows
+    assert ours["unanswered"] == 0
+    assert ours["macro_f1"] > 0.5
+    assert ours["requests_per_second"] == min(ours["requests_per_second_searches"])
+    assert rate_figures(rows) == {"student_int8_requests_per_second": ours["requests_per_second"]}
+    assert "is no server" in floor["failed"]
+    assert "asks servers on 127.0.0.1" in far["failed"]
+
+
+def test_a_row_names_no_place(tiny_student: Bundle, tiny_test: Dataset, tmp_path: Path) -> None:
+    (row,), _ = run_rate_search(
+        url_candidates(["gone=http://127.0.0.1:9/"], student=tiny_student.path),
+        tiny_test,
+        RateSettings(steps=1),
+        reporter=SilentReporter(),
+    )
+    assert "it answered none of 200 requests as it should" in row["failed"]
+    assert str(tmp_path) not in str(row)
