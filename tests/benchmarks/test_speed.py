@@ -55,7 +55,8 @@ def test_a_row_has_the_quality_of_the_answers_that_were_timed(
     assert row["p50_ms"]["low"] <= row["p50_ms"]["value"] <= row["p50_ms"]["high"]
     assert row["p50_ms"]["value"] == pytest.approx(np.median(np.concatenate(row["latency_us"])) / 1000, abs=1e-3)
     assert row["p99_ms"] is None  # 200 samples; it wants 662
-    assert row["p50_ratio"]["value"] > 1  # a graph of two layers against PyTorch with four
+    # CI's check of speed: a ratio within one run, whatever the machine's mood; a graph of two layers against PyTorch with four.
+    assert row["p50_ratio"]["low"] > 1
     assert row["retention"]["value"] == pytest.approx(row["macro_f1"] / rows["teacher PyTorch"]["macro_f1"])
 
 
