@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.classifier import mean_logits
 from distill.errors import SettingsError
 from distill.labels import Logits, ProblemType, chosen_labels, probabilities
 from distill.progress import Reporter
@@ -73,8 +74,7 @@ def sure_of(
         agreed: Pass only texts that every teacher gives the same labels.
         temperature: Divides the logits before they become probabilities; above 1 for teachers that are too sure.
     """
-    mean = np.mean(answers, axis=0, dtype=np.float64).astype(np.float32)
-    shares = probabilities(mean / np.float32(temperature), problem_type)
+    shares = probabilities(mean_logits(answers) / np.float32(temperature), problem_type)
     several = problem_type == "multi_label_classification"
     confidence = np.maximum(shares, 1 - shares).min(axis=1) if several else shares.max(axis=1)
     passed: NDArray[np.bool_] = confidence >= min_confidence

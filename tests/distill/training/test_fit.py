@@ -22,7 +22,7 @@ from distill.errors import BundleError, SettingsError, StorageError, TeacherErro
 from distill.progress import SilentReporter
 from distill.settings import DistillSettings, TeacherSettings
 from distill.tokenization import TextTokenizer
-from distill.training import fit
+from distill.training import fit, sealing
 from distill.training.fit import fit_student, fit_teacher
 from distill.training.models import load_bundle
 from distill.training.soft_targets import SoftTargets, teacher_logits
@@ -422,13 +422,13 @@ def test_a_student_with_other_ids_learns_from_what_the_teacher_says_of_its_own(
 ) -> None:
     give_students_other_ids(monkeypatch)
     learnt: list[Any] = []
-    run = fit.run_training
+    run = sealing.run_training
 
     def noting(student: Any, *, examples: Any, **rest: Any) -> Any:
         learnt.append(examples)
         return run(student, examples=examples, **rest)
 
-    monkeypatch.setattr(fit, "run_training", noting)
+    monkeypatch.setattr(sealing, "run_training", noting)
     bundle = distil(tiny_teacher, few, tmp_path, losses=("logits=1",), mixed_precision="no", epochs=1)
     teacher = load_bundle(tiny_teacher)
     own, foreign = (teacher.logits_of_rows(owner.tokenizer().encode(few[0].texts)) for owner in (tiny_teacher, bundle))

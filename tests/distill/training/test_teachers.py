@@ -18,7 +18,7 @@ from distill.data import Dataset, Splits
 from distill.errors import SettingsError, TeacherError
 from distill.labels import Logits, ProblemType
 from distill.settings import DistillSettings
-from distill.training import fit
+from distill.training import sealing
 from distill.training.fit import fit_student
 from distill.training.loop import Examples
 from distill.training.models import load_bundle
@@ -65,13 +65,13 @@ def second_teacher(tiny_teacher: Bundle, copied: Callable[[Bundle], Bundle]) -> 
 def learnt(monkeypatch: pytest.MonkeyPatch) -> list[Examples]:
     """Return the list that each run's examples are added to."""
     seen: list[Examples] = []
-    train = fit.run_training
+    train = sealing.run_training
 
     def noting(student: Any, *, examples: Examples, **rest: Any) -> Any:
         seen.append(examples)
         return train(student, examples=examples, **rest)
 
-    monkeypatch.setattr(fit, "run_training", noting)
+    monkeypatch.setattr(sealing, "run_training", noting)
     return seen
 
 

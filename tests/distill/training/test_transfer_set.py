@@ -14,7 +14,7 @@ import pytest
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits
 from distill.settings import DistillSettings, TransferSettings
-from distill.training import fit
+from distill.training import sealing
 from distill.training.fit import fit_student
 from distill.training.loop import Examples
 from distill.training.losses import UNLABELLED
@@ -50,7 +50,7 @@ def test_the_loop_is_given_ids_labels_logits_and_weights_of_every_text(
     tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Examples] = []
-    train = fit.run_training
+    train = sealing.run_training
 
     def noting(student: Any, *, examples: Examples, **rest: Any) -> Any:
         seen.append(examples)
@@ -58,7 +58,7 @@ def test_the_loop_is_given_ids_labels_logits_and_weights_of_every_text(
         assert [row.tolist() for row in examples.rows[:17]] == rows
         return train(student, examples=examples, **rest)
 
-    monkeypatch.setattr(fit, "run_training", noting)
+    monkeypatch.setattr(sealing, "run_training", noting)
     few = tiny_splits.train.take(range(16))
     settings = DistillSettings(epochs=1, num_layers=1, augment=1, augmented_weight=0.5)
     out = tmp_path / "student"
