@@ -27,7 +27,9 @@ OFFSETS = ((6, 3), (6, -9), (-6, 3), (-6, -9), (0, 8), (0, -14), (12, 10), (12, 
 def family_of(row: Row) -> str:
     """Return which colour a row has."""
     if row["kind"] == "bundle":
-        return "teacher" if row["settings"].get("form") == "pytorch" else row["precision"]
+        if row["settings"].get("form") != "pytorch":
+            return str(row["precision"])
+        return "teacher" if row["name"] == row.get("reference") else "peer"  # a student in PyTorch is how others run it
     return "floor" if row["kind"] == "floor" else "peer"
 
 
