@@ -87,7 +87,7 @@ def _choose(peer: ServerPeer, task: Task, plan: Plan) -> dict[str, Any]:
     for setting in peer.settings[: plan.settings]:
         try:
             with started(peer, task.folder_of(peer), setting) as server:
-                requests = requests_for(peer, task.texts)
+                requests = requests_for(peer, task.texts_for(peer))
                 run(Load(server.port, requests, plan.connections, plan.warmup_s))
                 samples = run(Load(server.port, requests, plan.connections, plan.try_s))
         except PeerError as exc:
@@ -103,7 +103,7 @@ def _choose(peer: ServerPeer, task: Task, plan: Plan) -> dict[str, Any]:
 
 def _turn(peer: ServerPeer, task: Task, plan: Plan, setting: Setting, number: int) -> dict[str, Any]:
     with started(peer, task.folder_of(peer), setting) as server:
-        requests = requests_for(peer, task.texts)
+        requests = requests_for(peer, task.texts_for(peer))
         found: dict[str, Any] = {}
         if number == 0:  # every text once: quality, and the warm-up
             samples = run(Load(server.port, requests, plan.connections, 600, most=len(requests)))

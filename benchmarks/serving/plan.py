@@ -77,6 +77,7 @@ class Task:
         other: The same student with its fp32 graph alone, to reload to.
         stock: Folder with the stock int8 export of the same weights.
         texts: Test texts.
+        cut_texts: The same, those too long for the student cut to what it reads.
         label_ids: Their labels, shape (texts,).
         labels: Label names.
         predicted: What the bundle's own runtime says, a label a text.
@@ -88,6 +89,7 @@ class Task:
     other: Path
     stock: Path
     texts: tuple[str, ...]
+    cut_texts: tuple[str, ...]
     label_ids: NDArray[np.int64]
     labels: tuple[str, ...]
     predicted: tuple[str, ...]
@@ -97,6 +99,10 @@ class Task:
     def folder_of(self, peer: ServerPeer) -> Path:
         """Return what a server serves: the bundle for ours, the stock export for a peer."""
         return self.bundle if peer.environment is None else self.stock
+
+    def texts_for(self, peer: ServerPeer) -> tuple[str, ...]:
+        """Return the texts as a server can take them."""
+        return self.texts if peer.cuts_texts else self.cut_texts
 
 
 class Pieces:

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from benchmarks.peers.servers.stock_folder import GRAPH
 from benchmarks.peers.workers import ROOT
 from benchmarks.serving import ours
@@ -20,7 +22,7 @@ from benchmarks.serving.generator import Load
 from benchmarks.serving.load import post, run
 from benchmarks.serving.plan import Pieces, Plan, Task
 from benchmarks.serving.servers import free_port, wait_for_port
-from distill.bundle import BENCHMARK, WEIGHTS, Bundle
+from distill.bundle import BENCHMARK, TOKENIZER, WEIGHTS, Bundle
 from distill.classifier import top_labels
 from distill.data import Dataset
 from distill.errors import PotstillError
@@ -138,12 +140,26 @@ def prepared(student: Path, *, test: Dataset, folder: Path, needs_stock: bool) -
             other=other,
             stock=stock,
             texts=tuple(test.texts),
+            cut_texts=cut_to_fit(test.texts, shipped),
             label_ids=test.label_ids,
             labels=test.labels,
             predicted=_labels(shipped, test.texts),
             predicted_other=_labels(other, test.texts),
             setting={},
         )
+
+
+def cut_to_fit(texts: Sequence[str], bundle: Path) -> tuple[str, ...]:
+    """Return the texts, those with more tokens than a bundle reads ended where it stops reading."""
+    tokenizer, longest = Tokenizer.from_file(str(bundle / TOKENIZER)), Bundle.open(bundle).manifest.max_length
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    encoded = tokenizer.encode_batch(list(texts))
+    # One special token before, one behind: the last that is read of the text itself is number max_length - 2.
+    return tuple(
+        text if len(found.ids) <= longest else text[: found.offsets[longest - 2][1]]
+        for text, found in zip(texts, encoded, strict=True)
+    )
 
 
 def _labels(bundle: Path, texts: Sequence[str]) -> tuple[str, ...]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.serving.figures import serving_figures
 from benchmarks.serving.plan import QUICK
-from benchmarks.serving.scenario import PHASES, run_serving
+from benchmarks.serving.scenario import PHASES, cut_to_fit, run_serving
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.errors import PotstillError
 from distill.progress import SilentReporter
+from export.runtime import OnnxClassifier
 
 
 def run(student: Bundle, test: Dataset, work: Path, *phases: str) -> list[dict[str, object]]:
@@ -46,6 +48,15 @@ def test_every_phase_runs_and_is_kept(tiny_student: Bundle, tiny_test: Dataset, 
     again = run(tiny_student, tiny_test, tmp_path, "generator", "half_load", "overload", "reload", "soak")
     assert [row["kind"] for row in again] == list(rows)
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
+
+
+def test_a_long_text_is_cut_where_the_student_stops_reading(tiny_student: Bundle) -> None:
+    # 32 tokens are read, the first and the last of them special: 30 words
+    long, short = "great film " * 40, "great film " * 15
+    assert cut_to_fit([long, short], tiny_student.path) == (short.strip(), short)
+    classifier = OnnxClassifier.open(tiny_student)
+    whole, cut = classifier.predict_logits([long]), classifier.predict_logits([short])
+    np.testing.assert_allclose(whole, cut, atol=1e-6)
 
 
 def test_an_unknown_phase_is_refused(tiny_student: Bundle, tiny_test: Dataset, tmp_path: Path) -> None:

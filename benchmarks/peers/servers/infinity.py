@@ -1,8 +1,8 @@
 """infinity-emb: its `optimum` engine on the stock int8 export, `/classify`.
 
 It prefers a file whose name holds "quantize" on a CPU and by default optimizes the graph once more; both ways are tried.
-It has no way to cut a text that is too long for the student, its own warm-up texts among them: those fail. Lengths are only
-counted for its usage figures, so counting characters instead is its cheaper documented way.
+It has no way to cut a text that is too long for the student and answers nothing any more after one, its own warm-up texts
+included: the client cuts them. Lengths are only counted for its usage figures; by characters is its cheaper documented way.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ PEER = ServerPeer(
     body=lambda text: {"model": "student", "input": [text]},
     label=lambda body: best_label(json.loads(body)["data"][0]),
     ready_path="/health",
+    cuts_texts=False,
     environment="infinity",
     variables={"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"},
 )

@@ -45,6 +45,7 @@ class ServerPeer:
         body: From one text to the body of a request.
         label: From the body of an answer to the label.
         ready_path: A GET that answers 200 once it is ready.
+        cuts_texts: Whether it cuts a text that is too long; else the client does.
         environment: Name of its environment; None runs in the harness's own.
         variables: Environment variables.
     """
@@ -57,6 +58,7 @@ class ServerPeer:
     body: Callable[[str], Any]
     label: Callable[[bytes], str]
     ready_path: str
+    cuts_texts: bool = True
     environment: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
 
