@@ -13,6 +13,7 @@ from benchmarks.report import write_report
 from benchmarks.report_figures import quality_against_time
 from benchmarks.results import FOLDER, demo_figures, read_result
 from benchmarks.runtime import runtime_figures, runtime_table
+from benchmarks.scale import scale_figures, scale_markdown
 from benchmarks.self_check import instrument_figures
 from benchmarks.serving.figures import serving_figures, serving_table, serving_words
 from benchmarks.speed import speed_figures
@@ -157,6 +158,7 @@ _PARTS: dict[str, Callable[[Result], str]] = {
     "server": _speed_part,
     "instrument": _instrument_part,
     "transfer": markdown_of_transfer,
+    "scale": scale_markdown,
 }
 _FIGURES: dict[str, Callable[[Result], Mapping[str, float]]] = {
     "demo": lambda result: demo_figures(result["rows"]),
@@ -170,6 +172,7 @@ _FIGURES: dict[str, Callable[[Result], Mapping[str, float]]] = {
     "server": lambda result: rate_figures(result["rows"]),
     "instrument": lambda result: instrument_figures(result["rows"]),
     "transfer": lambda result: transfer_figures(result["rows"], result["matrix"]),
+    "scale": lambda result: scale_figures(result["rows"]),
 }
 _PICTURES: dict[str, Callable[[Result], str]] = {
     "demo": lambda result: picture_of(result["rows"]),

@@ -166,6 +166,25 @@ def capacity_rows(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[Row]:
     return found
 
 
+def scale_markdown(result: Mapping[str, Any]) -> str:
+    """Return what a page shows of a result: what was measured, then the computed capacity."""
+    measured = [row for row in result["rows"] if row["kind"] == "rate"]
+    lines = ["| measured | rows/s | rows | peak MB |", "|---|--:|--:|--:|"]
+    for row in measured:
+        rate = row.get("rows_per_second") or row["texts_per_second"]
+        peak = f"{row['peak_rss_bytes'] / 1e6:.0f}" if "peak_rss_bytes" in row else ""
+        lines.append(f"| {row['name'].replace('_', ' ')} | {rate:,.0f} | {row.get('num_rows', 20_000):,} | {peak} |")
+    lines += ["", "| computed, not measured | rows/s | hours for a billion | cost of a million |", "|---|--:|--:|--:|"]
+    for row in (row for row in result["rows"] if row["kind"] == "capacity"):
+        said = f"{row['name']} of {row['cores']} processors at {row['price_per_hour']:.2f} an hour"
+        lines.append(
+            f"| {said} | {row['rows_per_second']:,.0f} | {row['billion_rows_hours']:,.1f} | {row['cost_per_million']:.4f} |"
+        )
+    kills = [row for row in result["rows"] if row["kind"] == "kill"]
+    said = f"{sum(row['lossless'] for row in kills)} of {len(kills)} killed runs ended with the digest of an unbroken one."
+    return "\n".join([*lines, "", f"{said} Measured by `{result['command']}`."])
+
+
 def runtime_row(bundle: Path, table: Path, *, rounds: int = 5, texts: int = 20_000) -> Row:
     """Time the runtime alone on texts in memory; the best round is what streaming is compared with."""
     classifier = OnnxClassifier.open(bundle)

@@ -55,7 +55,7 @@ REQUIREMENTS = {
     "litserve": ("litserve==0.2.19",),
     "mlserver": ("mlserver==1.7.1", "uvicorn[standard]"),  # with httptools, which uvicorn takes where it is there
     # Not peers but engines that the recipes of bulk scoring run on; Spark needs Java 17 beside it.
-    "engines": ("pyspark==4.3.0", "dask[dataframe]==2026.8.0"),
+    "engines": ("pyspark==4.3.0", "dask[dataframe]==2026.8.0", "ray[serve]==2.60.0"),
 }
 # What must load after installing; a package can be there and not fit our torch.
 LOADS = {"torchdistill": "torchdistill.core.distillation"}

@@ -43,6 +43,10 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     rows = summary["num_rows"]
     lines = [f"{label}: {count:,} rows ({count / rows:.1%})" for label, count in summary["labels"].items()]
     lines.append(f"{rows:,} rows labelled" + (f", mean score {summary['mean_score']:.4f}" if rows else ""))
+    if summary["num_cut"]:
+        lines.append(
+            f"{summary['num_cut']:,} texts ({summary['num_cut'] / rows:.1%}) were longer than the bundle reads and were cut"
+        )
     if summary["num_bad"]:
         lines.append(f"{summary['num_bad']:,} rows could not be labelled; they stand in {QUARANTINE} with the reason")
     if summary["rows_per_second"] is not None:

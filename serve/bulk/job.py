@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distill.bundle import MANIFEST, Bundle
-from distill.classifier import Classifier
 from distill.cpus import instruction_set
 from distill.errors import BundleError
 from distill.extras import requires
 from distill.progress import Reporter, SilentReporter
 from distill.settings import Precision
+from export.runtime import OnnxClassifier
 from serve.bulk.output import Committed, Ledger, Output
+from serve.bulk.parts import PartName, RawPart
 from serve.bulk.scoring import score_part
 from serve.bulk.settings import ScoreSettings
-from serve.bulk.sources import PartName, RawPart, Source, find_sources, kept_schema
+from serve.bulk.sources import Source, find_sources, kept_schema
 
 with requires("bulk scoring"):
     import pyarrow as pa
@@ -81,11 +82,18 @@ class Finished:
     seconds: float
 
 
-def make_part(raw: RawPart, *, job: Job, classifier: Classifier, worker: str) -> Finished:
+def make_part(raw: RawPart, *, job: Job, classifier: OnnxClassifier, worker: str) -> Finished:
     """Label a part and write it: what every worker does, wherever it is."""
     started = time.monotonic()
     name = job.sources[raw.name.source].name
-    scored = score_part(raw, classifier=classifier, source_name=name, schema=job.schema, settings=job.settings)
+    scored = score_part(
+        raw,
+        classifier=classifier,
+        max_length=job.bundle.manifest.max_length,
+        source_name=name,
+        schema=job.schema,
+        settings=job.settings,
+    )
     return Finished(raw.name, job.output.write_part(scored), worker, time.monotonic() - started)
 
 
@@ -117,7 +125,7 @@ def score(
         reporter: Told of progress.
 
     Returns:
-        The totals (`num_rows`, `num_bad`, `labels`, `mean_score`), and of this run `rows_per_second`, `seconds`,
+        The totals (`num_rows`, `num_bad`, `num_cut`, `labels`, `mean_score`), and of this run `rows_per_second`, `seconds`,
         `rows_scored` and, where a price is given, `cost_per_million`.
 
     Raises:

@@ -26,7 +26,7 @@ from distill.extras import requires
 from distill.storage import write_atomically
 from export.runtime import OnnxClassifier
 from serve.bulk.job import Finished, Job, make_part
-from serve.bulk.sources import raw_parts
+from serve.bulk.parts import raw_parts
 
 with requires("scoring on a Ray cluster"):
     import ray

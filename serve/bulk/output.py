@@ -19,9 +19,9 @@ from typing import Any
 from distill.errors import SettingsError, StorageError
 from distill.extras import requires
 from distill.storage import write_atomically, writing_to
+from serve.bulk.parts import PartName
 from serve.bulk.scoring import ScoredPart
 from serve.bulk.settings import QUARANTINE
-from serve.bulk.sources import PartName
 
 with requires("bulk scoring"):
     import fsspec
@@ -42,6 +42,7 @@ class Committed:
     num_bad: int
     labels: dict[str, int]
     score_sum: float
+    num_cut: int
     files: dict[str, tuple[int, str]]
 
 
@@ -69,7 +70,7 @@ class Output:
             if content is not None:
                 self._write(name, content)
                 files[name] = len(content), hashlib.sha256(content).hexdigest()
-        return Committed(part.num_rows, part.num_bad, part.labels, part.score_sum, files)
+        return Committed(part.num_rows, part.num_bad, part.labels, part.score_sum, part.num_cut, files)
 
     def read_manifest(self) -> dict[str, Any] | None:
         """Return what the manifest says; None where there is none yet."""
@@ -182,6 +183,7 @@ class Ledger:
         return {
             "num_rows": rows,
             "num_bad": sum(part.num_bad for part in parts),
+            "num_cut": sum(part.num_cut for part in parts),
             "labels": dict(sorted(labels.items())),
             "mean_score": mean,
         }

@@ -17,8 +17,10 @@ from distill.classifier import Classifier, top_labels
 from distill.data.files import problem_with
 from distill.extras import requires
 from distill.labels import Logits, chosen_labels, probabilities
+from export.runtime import OnnxClassifier
+from serve.bulk.parts import PartName, RawPart
 from serve.bulk.settings import LINE_KEY, ScoreSettings
-from serve.bulk.sources import CHUNK_ROWS, BadRow, PartName, RawPart, beginning
+from serve.bulk.sources import CHUNK_ROWS, BadRow, beginning
 
 with requires("bulk scoring"):
     import pyarrow as pa
@@ -37,6 +39,7 @@ class ScoredPart:
         num_bad: Rows that were not.
         labels: How often each label was given.
         score_sum: Sum of the scores.
+        num_cut: Texts that were longer than the bundle's `max_length` and lost their end.
     """
 
     name: PartName
@@ -46,16 +49,18 @@ class ScoredPart:
     num_bad: int
     labels: dict[str, int]
     score_sum: float
+    num_cut: int
 
 
 def score_part(
-    raw: RawPart, *, classifier: Classifier, source_name: str, schema: pa.Schema, settings: ScoreSettings
+    raw: RawPart, *, classifier: OnnxClassifier, max_length: int, source_name: str, schema: pa.Schema, settings: ScoreSettings
 ) -> ScoredPart:
     """Label the rows of a part.
 
     Args:
         raw: The rows.
         classifier: Runs on one thread; several workers may share it.
+        max_length: Tokens it keeps of a text.
         source_name: What rows of this file are known by.
         schema: Of the kept columns.
         settings: What is written.
@@ -70,17 +75,23 @@ def score_part(
             bad.append(BadRow(raw.lines[place], problem.partition(";")[0], beginning(text), place))
     kept = pa.Table.from_batches(raw.kept) if raw.kept else None
     texts = [raw.texts[place] for place in good]
-    logits = _logits(classifier, texts)
+    logits, num_cut = _logits(classifier, texts, max_length)
     table, labels, score_sum = _answers(classifier, logits, settings)
     table = _with_columns(_kept_rows(kept, good, schema), [raw.lines[place] for place in good], source_name, table, settings)
     quarantine = _quarantine(sorted(bad, key=lambda row: row.line), kept, source_name, schema) if bad else None
-    return ScoredPart(raw.name, _bytes_of(table), quarantine, len(good), len(bad), labels, score_sum)
+    return ScoredPart(raw.name, _bytes_of(table), quarantine, len(good), len(bad), labels, score_sum, num_cut)
 
 
-def _logits(classifier: Classifier, texts: Sequence[str]) -> Logits:
-    starts = range(0, len(texts), CHUNK_ROWS)
-    answers = [classifier.predict_logits(texts[start : start + CHUNK_ROWS]) for start in starts]
-    return np.concatenate([np.empty((0, len(classifier.labels)), np.float32), *answers])
+def _logits(classifier: OnnxClassifier, texts: Sequence[str], max_length: int) -> tuple[Logits, int]:
+    """Return the logits, and how many texts were cut."""
+    answers, num_cut = [np.empty((0, len(classifier.labels)), np.float32)], 0
+    for start in range(0, len(texts), CHUNK_ROWS):
+        portion = texts[start : start + CHUNK_ROWS]
+        rows = classifier.encode(portion)
+        full = (text for text, row in zip(portion, rows, strict=True) if len(row) >= max_length)
+        num_cut += sum(map(classifier.is_cut, full))  # the others cannot have been
+        answers.append(classifier.predict_encoded(rows))
+    return np.concatenate(answers), num_cut
 
 
 def _answers(

@@ -10,7 +10,7 @@ from distill.cpus import available_cpus
 from distill.errors import PotstillError
 from export.runtime import OnnxClassifier
 from serve.bulk.job import Finished, Job, make_part
-from serve.bulk.sources import RawPart, raw_parts
+from serve.bulk.parts import RawPart, raw_parts
 
 
 def run_in_threads(job: Job, *, done: frozenset[str]) -> Iterator[Finished]:

@@ -73,3 +73,12 @@ def test_only_some_steps_make_no_result(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "runtime.json").write_text("[]")
     given: dict[str, Any] = {"work": tmp_path, "plan": scale.QUICK, "reporter": SilentReporter(), "only": ("runtime",)}
     assert scale.run_scale(tmp_path, tmp_path, **given) is None
+
+
+def test_the_page_says_what_is_computed() -> None:
+    rows = [*ROWS, *scale.capacity_rows(ROWS, scale.Plan(cores=16, price_per_hour=0.72))]
+    page = scale.scale_markdown({"rows": rows, "command": "it"})
+    assert "| threads | 4,500 | 20,000 | 400 |" in page
+    # 36,000 rows a second: a billion in 27,778 s
+    assert "| 1 machines of 16 processors at 0.72 an hour | 36,000 | 7.7 | 0.0056 |" in page
+    assert "2 of 3 killed runs ended with the digest of an unbroken one." in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,25 @@ from export.runtime import OnnxClassifier
 ROOT = Path(__file__).parents[2]
 
 BEFORE = "import os, sys, json; os.chdir(sys.argv[1])\nos.environ['PYSPARK_PYTHON'] = sys.executable\n"
+RAY_SERVE = """
+import json, os, sys, urllib.request
+os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S="60")
+import ray
+from ray import serve
+from serve.ray_serve import build
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+try:
+    serve.start(http_options={"port": int(sys.argv[2])})
+    serve.run(build({"bundle": sys.argv[1], "max_texts": "3"}))
+    body = json.dumps({"inputs": sys.argv[3]}).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{sys.argv[2]}/", body, {"content-type": "application/json"})
+    answer = json.load(urllib.request.urlopen(request))
+finally:
+    serve.shutdown()
+    ray.shutdown()
+print(json.dumps(answer))
+"""
+
 AFTER = "\nprint(json.dumps('done'))\n"
 
 
@@ -44,3 +64,16 @@ def test_the_recipe_gives_the_labels_of_predict(
     answers = predict(OnnxClassifier.open(tiny_student), texts)
     assert found["id"].to_pylist() == list(range(300))
     assert found["label"].to_pylist() == [answer.label for answer in answers]
+
+
+@pytest.mark.other_side
+def test_ray_serve_answers_as_the_server_does(tiny_student: Bundle, in_engines: Callable[..., Any]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    text = "a lovely moving film"
+    answer = in_engines(RAY_SERVE, tiny_student.path, port, text)
+    [wanted] = predict(OnnxClassifier.open(tiny_student), [text])
+    first = answer[0][0] if isinstance(answer[0], list) else answer[0]
+    assert first["label"] == wanted.label
+    assert first["score"] == pytest.approx(wanted.score, abs=1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -81,6 +82,25 @@ def test_a_cut_file_is_said_by_its_name_and_a_wrong_address_is_no_cluster(tmp_pa
             str(tmp_path / "other"),
             settings=settings.model_copy(update={"ray": "127.0.0.1:1"}),
         )
+
+
+def test_the_two_commands_of_the_page_take_a_folder_to_labels(tmp_path: Path, tiny_student: Bundle) -> None:
+    page = (ROOT / "serve" / "README.md").read_text()
+    [(install, command)] = re.findall(r"```console\n(pip install [^\n]*)\n(potstill score [^\n]*--ray local)\n```", page)
+    assert install == "pip install 'potstill[scale]'"
+    (tmp_path / "reviews").mkdir()
+    write_table(tmp_path / "reviews" / "a.parquet", 300)
+    (tmp_path / "student").symlink_to(tiny_student.path)
+    arguments = ["-m", "distill", *command.split()[1:], "--part-rows", "100", "--workers", "1", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1])["num_rows"] == 300
+    assert sorted(path.name for path in (tmp_path / "labels").glob("part-*")) == [
+        f"part-00000-{number:06d}.parquet" for number in range(3)
+    ]
 
 
 def test_a_bundle_that_arrives_damaged_is_refused(

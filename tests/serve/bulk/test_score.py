@@ -20,7 +20,7 @@ from distill.classifier import predict
 from distill.errors import BundleError, DatasetError, SettingsError, StorageError
 from distill.labels import probabilities
 from export.runtime import OnnxClassifier
-from serve.bulk import sources
+from serve.bulk import parts, sources
 from serve.bulk.job import Finished, Job, score
 from serve.bulk.settings import ScoreSettings
 from serve.bulk.threads import run_in_threads
@@ -131,6 +131,13 @@ def test_bytes_that_are_not_utf8_in_a_parquet_file_are_a_bad_row(tmp_path: Path,
     pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
     summary = score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "out"))
     assert (summary["num_rows"], summary["num_bad"]) == (2, 1)
+
+
+def test_texts_that_lose_their_end_are_counted(tmp_path: Path, tiny_student: Bundle) -> None:
+    room = tiny_student.manifest.max_length - 2  # for words, beside the two special tokens
+    texts = [" ".join(["film"] * words) for words in (1, room, room + 1, 2 * room)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
+    assert score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "out"))["num_cut"] == 2
 
 
 def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(
@@ -259,13 +266,13 @@ def test_names_that_collide_are_refused_and_a_prefix_helps() -> None:
 
 
 def test_long_texts_make_smaller_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "PART_BYTES", 1000)
-    monkeypatch.setattr(sources, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(parts, "PART_BYTES", 1000)
+    monkeypatch.setattr(parts, "CHUNK_ROWS", 4)
     pq.write_table(pa.table({"text": ["x" * 200] * 12}), tmp_path / "in.parquet")
     [source] = sources.find_sources([str(tmp_path / "in.parquet")])
     settings = ScoreSettings()
-    parts = list(sources.raw_parts(source, 0, sources.kept_schema([source], settings), settings))
-    assert [part.num_rows for part in parts] == [8, 4]  # 4 rows are 800 characters, 8 are 1,600
+    found = list(parts.raw_parts(source, 0, sources.kept_schema([source], settings), settings))
+    assert [part.num_rows for part in found] == [8, 4]  # 4 rows are 800 characters, 8 are 1,600
 
 
 def test_the_command_prints_counts_rate_and_cost(

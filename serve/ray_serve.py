@@ -1,0 +1,48 @@
+"""The same server behind Ray Serve: replicas on a cluster, each the ASGI application that `potstill serve` runs.
+
+Ray Serve takes connections, spreads requests and starts replicas; limits, protocols and batching stay those of the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distill.errors import SettingsError
+from distill.extras import requires
+from serve.app import App, create_app
+from serve.models import Source
+from serve.settings import ServeSettings
+
+_REPLICAS = ("num_replicas", "num_cpus")
+
+
+def build(arguments: Mapping[str, Any]) -> Any:
+    """Return a Ray Serve application: `serve run serve.ray_serve:build bundle=student num_replicas=4`.
+
+    Args:
+        arguments: `bundle`, the folder, which every node must see; `num_replicas` (1) and `num_cpus` of each (1); anything
+            else is a setting of the server.
+
+    Raises:
+        SettingsError: There is no bundle, or a setting is unknown or out of range.
+    """
+    with requires("serving on a Ray cluster"):
+        from ray import serve
+
+    if "bundle" not in arguments:
+        raise SettingsError("there is no bundle to serve; name one: serve run serve.ray_serve:build bundle=FOLDER")
+    bundle = Path(arguments["bundle"])
+    replicas, cpus = (int(arguments.get(name, 1)) for name in _REPLICAS)
+    given = {name: value for name, value in arguments.items() if name not in ("bundle", *_REPLICAS)}
+    # A replica computes on as many threads as the processors that Ray counts for it: nothing is oversubscribed.
+    settings = ServeSettings(**{"threads": max(1, cpus), **given})
+
+    def app() -> App:
+        return create_app([Source.of_bundle(bundle.resolve().name, bundle, settings.limits_with({}))], settings)
+
+    replica = serve.ingress(app)()
+    deployed = serve.deployment(replica, name="potstill")
+    options = {"num_replicas": replicas, "ray_actor_options": {"num_cpus": cpus}, "max_ongoing_requests": settings.max_queue}
+    return deployed.options(**options).bind()
