@@ -165,7 +165,7 @@ def serving(
     ] = ("infinity", "litserve", "mlserver"),
     phases: Annotated[
         tuple[str, ...], Parameter(consume_multiple=True, help="run only these; finished ones are kept in the work folder")
-    ] = ("generator", "compare", "half_load", "overload", "reload", "soak"),
+    ] = ("generator", "compare", "saturate", "half_load", "overload", "reload", "soak"),
     work: Annotated[Path, Parameter(help="folder for finished pieces and the peers' export")] = Path(".peers/serving"),
     quick: Annotated[bool, Parameter(help="seconds instead of an hour, to see that it works; no result is kept")] = False,
 ) -> None:

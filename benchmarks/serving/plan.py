@@ -45,7 +45,7 @@ class Plan:
     half_rounds: int = 4
     half_s: float = 15.0
     overload_s: float = 60.0
-    overload_connections: int = 512
+    overload_connections: int = 1024
     reloads: int = 10
     soak_s: float = 1800.0
     soak_rate: float = 25.0

@@ -29,7 +29,7 @@ from distill.errors import PotstillError
 from distill.progress import Reporter
 from export.runtime import OnnxClassifier
 
-PHASES = ("generator", "compare", "half_load", "overload", "reload", "soak")
+PHASES = ("generator", "compare", "saturate", "half_load", "overload", "reload", "soak")
 
 
 def run_serving(
@@ -67,6 +67,9 @@ def run_serving(
             rows = compare(task, plan, pieces, peers=peers, reporter=reporter)
             pieces.put("compare", {"rows": rows})
             task = replace(task, setting=chosen_setting(pieces))
+        if "saturate" in phases:
+            reporter.say("serving: what saturates our server")
+            pieces.get("saturate", lambda: ours.saturate(task, plan))
         for name in ("half_load", "overload"):
             if name in phases:
                 rate = saturating(pieces) * (0.5 if name == "half_load" else 2)
@@ -98,15 +101,15 @@ def chosen_setting(pieces: Pieces) -> dict[str, Any]:
 
 
 def saturating(pieces: Pieces) -> float:
-    """Return the requests a second that our server reached in the comparison.
+    """Return the most requests a second that our server reached.
 
     Raises:
-        PotstillError: It has not been run.
+        PotstillError: That has not been measured.
     """
-    piece = pieces.find("compare")
+    piece = pieces.find("saturate")
     if piece is None:
-        raise PotstillError("half and twice the load need the saturating one; run the phase `compare` first")
-    return float(next(row["requests_per_second"] for row in piece["rows"] if row["name"] == OURS))
+        raise PotstillError("half and twice the load need the saturating one; run the phase `saturate` first")
+    return float(piece["requests_per_second"])
 
 
 def weigh_generator(plan: Plan) -> dict[str, Any]:

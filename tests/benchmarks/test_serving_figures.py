@@ -69,7 +69,7 @@ def test_words_speak_of_what_was_run() -> None:
     soak = {"kind": "soak", "seconds": 1800.0, "errors": 0, "memory_growth": 0.0123}
     half = {"kind": "half_load", "rate": 1200.0, "latency": {"p50_ms": 2.0, "p99_ms": None}}
     assert serving_words([soak, half]) == (
-        "At half of that rate, open loop (1,200 requests a second): p50 2.0 ms, p99 not known (too few samples). "
+        "At half of what saturates it, open loop (1,200 requests a second): p50 2.0 ms, p99 not known (too few samples). "
         "30 minutes of mixed load: 0 errors, memory +1.2%."
     )
 
@@ -92,11 +92,12 @@ def test_a_finished_piece_is_not_measured_again(tmp_path: Path) -> None:
     assert made == [1]
     assert Pieces(tmp_path / "work").find("soak") == pieces.find("soak")
     assert [row["kind"] for row in rows_of(pieces)] == ["soak"]
-    with pytest.raises(PotstillError, match="run the phase `compare` first"):
+    with pytest.raises(PotstillError, match="run the phase `saturate` first"):
         saturating(pieces)
     pieces.put("compare", {"rows": ROWS[1:5]})
-    assert saturating(pieces) == 3000
-    assert [row["kind"] for row in rows_of(pieces)] == ["server"] * 4 + ["soak"]
+    pieces.put("saturate", {"kind": "saturate", "requests_per_second": 3100.0})
+    assert saturating(pieces) == 3100
+    assert [row["kind"] for row in rows_of(pieces)] == [*["server"] * 4, "saturate", "soak"]
 
 
 def samples(statuses: Sequence[int], bodies: Sequence[bytes]) -> Samples:

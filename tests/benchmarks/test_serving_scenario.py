@@ -25,7 +25,7 @@ def run(student: Bundle, test: Dataset, work: Path, *phases: str) -> list[dict[s
 
 @pytest.mark.slow
 def test_every_phase_runs_and_is_kept(tiny_student: Bundle, tiny_test: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(PotstillError, match="run the phase `compare` first"):
+    with pytest.raises(PotstillError, match="run the phase `saturate` first"):
         run(tiny_student, tiny_test, tmp_path, "half_load")
     rows = {row["kind"]: row for row in run(tiny_student, tiny_test, tmp_path, *PHASES)}
     assert list(rows) == ["generator", "server", *PHASES[2:]]
