@@ -73,8 +73,8 @@ def _half_load(row: Mapping[str, Any]) -> str:
 def _overload(row: Mapping[str, Any]) -> str:
     seen = row["statuses"]
     return (
-        f"At twice the saturating load for {row['seconds']:.0f} s: {seen.get('200', 0):,} answered, {row['accepted_late']} of them "
-        f"past their {row['deadline_ms']} ms; {seen.get('429', 0):,} refused, p99 {_ms(row['rejected']['p99_ms'])}; "
+        f"At twice the saturating load for {row['seconds']:.0f} s: {seen.get('200', 0):,} answered, {row['accepted_late']} of "
+        f"them past their {row['deadline_ms']} ms; {seen.get('429', 0):,} refused, p99 {_ms(row['rejected']['p99_ms'])}; "
         f"{row['server_errors']} server errors, {row['lost']} lost; memory {row['memory_growth']:+.1%}."
     )
 
