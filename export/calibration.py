@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import onnx
 import onnxruntime as ort
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from distill.errors import SettingsError
+from distill.scales import ChannelRange, calibration_texts
 from distill.tokenization import TextTokenizer
-
-MAX_CALIBRATION_TEXTS = 400
-
-
-@dataclass(frozen=True)
-class ChannelRange:
-    """Lowest and highest value of each channel (last axis) of one tensor, shape (channels,)."""
-
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
-
-    def joined(self, other: ChannelRange) -> ChannelRange:
-        """Return the range that holds both."""
-        return ChannelRange(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
 
 def channel_ranges(
@@ -40,7 +24,7 @@ def channel_ranges(
     Args:
         graph: The fp32 graph.
         tensors: Names of values inside it.
-        texts: Texts like those it will meet; at most 400 are used, evenly taken.
+        texts: Texts like those it will meet; at most 400 are used, and their first words.
         tokenizer: Texts to ids.
 
     Raises:
@@ -57,8 +41,8 @@ def channel_ranges(
     ranges: dict[str, ChannelRange] = {}
     if not tensors:  # asked for no output, onnxruntime gives them all
         return ranges
-    for index in np.linspace(0, len(texts) - 1, min(len(texts), MAX_CALIBRATION_TEXTS)).astype(int):
-        batch = tokenizer.pad(tokenizer.encode([texts[index]]))
+    for text in calibration_texts(texts):
+        batch = tokenizer.pad(tokenizer.encode([text]))
         for name, values in zip(tensors, session.run(list(tensors), batch._asdict()), strict=True):
             rows = values.reshape(-1, values.shape[-1])
             seen = ChannelRange(rows.min(axis=0), rows.max(axis=0))

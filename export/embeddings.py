@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.scales import quantize_blocks, quantize_rows
+from distill.scales import quantize_blocks, quantize_rows
 from export.settings import EmbeddingPrecision
 
 BLOCK_SIZES = (32, 16)

@@ -18,11 +18,10 @@ from distill.errors import QualityError
 from distill.labels import Logits, probabilities
 from distill.metrics import Quality, evaluate
 from distill.progress import Reporter
-from export.calibration import ChannelRange
+from distill.scales import INT8_LIMIT, SEVEN_BIT_LIMIT, ChannelRange, InputScales
 from export.invariance import BatchingClassifier, BatchReport, compare_alone_and_in_batches
 from export.parity import require_quality, wilson_interval
 from export.quantize import Quantization, find_products, quantize
-from export.scales import INT8_LIMIT, SEVEN_BIT_LIMIT, InputScales
 from export.settings import EmbeddingPrecision, ExportSettings
 
 Ranges = Mapping[str, ChannelRange | InputScales]

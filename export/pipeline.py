@@ -17,12 +17,13 @@ from distill.cpus import instruction_set
 from distill.data import Dataset
 from distill.errors import SettingsError
 from distill.extras import requires
+from distill.known_scales import KnownScales, read_scales, scales_text
 from distill.metrics import Quality, evaluate
 from distill.progress import Reporter, SilentReporter
+from distill.scales import MAX_CALIBRATION_TEXTS
 from distill.settings import Precision
 from distill.storage import require_writable, write_atomically
-from export.calibration import MAX_CALIBRATION_TEXTS, channel_ranges
-from export.known_scales import KnownScales, read_scales, scales_text
+from export.calibration import channel_ranges
 from export.ladder import Baseline, asked_form, first_that_passes
 from export.parity import compare, parity_texts
 from export.quantize import product_inputs, quantize, scales_of_graph
@@ -141,7 +142,7 @@ def _activation_scales(
     if not missing:
         return known
     ranges = channel_ranges(fp32, missing, texts=validation.texts, tokenizer=bundle.tokenizer())
-    source = f"minimum and maximum over {min(len(validation), MAX_CALIBRATION_TEXTS)} validation texts"
+    source = f"minimum and maximum over {min(len(validation), MAX_CALIBRATION_TEXTS)} validation texts and their first words"
     return known | {name: (scales, source) for name, scales in scales_of_graph(fp32, ranges).items()}
 
 

@@ -16,9 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.calibration import ChannelRange
+from distill.scales import INT8_LIMIT, ChannelRange, InputScales, input_scales, quantize_columns
 from export.embeddings import MICROSOFT, quantize_tables
-from export.scales import INT8_LIMIT, InputScales, input_scales, quantize_columns
 from export.settings import ActivationScales, EmbeddingPrecision
 
 MIN_WEIGHTS = 4096

@@ -16,13 +16,13 @@ from onnx import helper, numpy_helper
 from distill.bundle import CARD, WEIGHTS, Bundle
 from distill.data import Dataset, Splits
 from distill.errors import BundleError, GateError, ParityError, QualityError, SettingsError, StorageError
+from distill.known_scales import read_scales
 from distill.labels import probabilities
 from distill.progress import SilentReporter
 from distill.settings import Precision
 from export import pipeline
 from export.graph.fused import FUSED_OPSET
 from export.graph.portable import OPSET
-from export.known_scales import read_scales
 from export.parity import wilson_interval
 from export.pipeline import export_bundle, strip
 from export.quantize import product_inputs
@@ -311,7 +311,7 @@ def test_scales_that_the_bundle_brings_are_used_and_the_missing_ones_calibrated(
     brought = json.loads((bundle.path / SCALES).read_text())
     names = sorted(brought["inputs"])
     assert names == sorted(product_inputs(onnx.load(bundle.graph("fp32"))))
-    assert brought["inputs"][names[0]]["source"] == "minimum and maximum over 100 validation texts"
+    assert brought["inputs"][names[0]]["source"] == "minimum and maximum over 100 validation texts and their first words"
     learned = brought["inputs"][names[0]]
     learned["source"], learned["step"] = "learned", [step * 1.5 for step in learned["step"]]
     del brought["inputs"][names[1]]

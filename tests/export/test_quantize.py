@@ -11,11 +11,18 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.calibration import ChannelRange
+from distill.scales import (
+    INT8_LIMIT,
+    SEVEN_BIT_LIMIT,
+    ChannelRange,
+    input_scales,
+    quantize_blocks,
+    quantize_columns,
+    quantize_rows,
+)
 from export.embeddings import quantize_tables
 from export.optimized import optimized_ops
 from export.quantize import MIN_WEIGHTS, Quantization, product_inputs, quantize
-from export.scales import INT8_LIMIT, SEVEN_BIT_LIMIT, input_scales, quantize_blocks, quantize_columns, quantize_rows
 from export.settings import EmbeddingPrecision
 
 Array = NDArray[np.float32]

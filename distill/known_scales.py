@@ -10,7 +10,7 @@ import numpy as np
 
 from distill.bundle import QUANTIZATION, Bundle
 from distill.errors import BundleError
-from export.scales import InputScales
+from distill.scales import InputScales
 
 SCHEMA = 1
 

@@ -13,15 +13,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.calibration import ChannelRange
-
 INT8_LIMIT = 127
 SEVEN_BIT_LIMIT = 63
 """Two products of an unsigned byte and a weight within this fit 16 bits (2 * 255 * 63 = 32,130): nothing can saturate."""
 
+MAX_CALIBRATION_TEXTS = 400
+
 STEPS = 254
 MIGRATION = 0.8
 """SmoothQuant's alpha: how much of a channel's range goes from the activations into the weights."""
+
+
+@dataclass(frozen=True)
+class ChannelRange:
+    """Lowest and highest value of each channel (last axis) of one tensor, shape (channels,)."""
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+    def joined(self, other: ChannelRange) -> ChannelRange:
+        """Return the range that holds both."""
+        return ChannelRange(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,16 @@ class InputScales:
 
     step: NDArray[np.float32]
     zero_point: int
+
+
+def calibration_texts(texts: Sequence[str]) -> list[str]:
+    """Return at most 400 of the texts, evenly taken, and the first word of each as a text of its own.
+
+    Without the words a static student's answer to one word lay outside what its head had seen, and was cut off.
+    """
+    count = min(len(texts), MAX_CALIBRATION_TEXTS)
+    chosen = [texts[index] for index in np.linspace(0, len(texts) - 1, count).astype(int)]
+    return chosen + [text.split()[0] for text in chosen if text.strip()]
 
 
 def input_scales(values: ChannelRange, weights: Sequence[NDArray[np.float32]]) -> InputScales:

@@ -11,8 +11,8 @@ import pytest
 
 from distill.bundle import QUANTIZATION, Bundle
 from distill.errors import BundleError
-from export.known_scales import read_scales, scales_text
-from export.scales import InputScales
+from distill.known_scales import read_scales, scales_text
+from distill.scales import InputScales
 
 
 def with_scales(bundle: Bundle, content: str) -> Bundle:
