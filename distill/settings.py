@@ -257,6 +257,9 @@ class DistillSettings(TrainingSettings, LossSettings, StudentSettings, TransferS
     dropout: float | None = Field(0.0, ge=0, lt=1, description="dropout of the student while it learns")
     mixed_precision: MixedPrecision = Field("auto", description=f"student's and teacher's pass: {_MIXED_PRECISION}")
     max_length: int | None = Field(None, ge=4, description="tokens the student keeps per text; without it the teacher's")
+    quantization_aware_epochs: int = Field(
+        0, ge=0, description="further epochs, at a tenth of the rate, with the rounding that the int8 graph will do"
+    )
 
     @model_validator(mode="before")
     @classmethod

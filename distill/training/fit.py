@@ -27,6 +27,7 @@ from distill.training.loop import Examples
 from distill.training.losses.build import distillation_objective, fine_tuning_objective
 from distill.training.mapped import scratch_folder
 from distill.training.models import TorchClassifier, load_pretrained, require_max_length
+from distill.training.quantization_aware import rounded_products
 from distill.training.sealing import accelerator_of, say_truncated, train_and_seal
 from distill.training.soft_targets import teacher_logits
 from distill.training.students import build_student, load_student
@@ -149,6 +150,8 @@ def fit_student(
             )
         # Before the teacher is asked, which takes minutes: settings that cannot be honoured are found in the first second.
         student = _new_student(base, settings, labelled=train.texts, unlabeled=transfer.unlabeled)
+        if settings.quantization_aware_epochs:
+            rounded_products(student)
         objective = distillation_objective(settings, student=student, teacher=opened.torch_member(), label_ids=train.label_ids)
         say_truncated(student, train, reporter)
         with accelerator.main_process_first():  # it fills the cache of the teacher's answers, the others read it

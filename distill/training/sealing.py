@@ -15,14 +15,16 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from distill.bundle import Bundle, Lineage, Link, Manifest, Role, new_bundle_folder, seal_new_bundle
+from distill.bundle import QUANTIZATION, Bundle, Lineage, Link, Manifest, Role, new_bundle_folder, seal_new_bundle
 from distill.card import write_card
 from distill.classifier import agreement
 from distill.data import Dataset, fingerprint
+from distill.known_scales import KnownScales, scales_text
 from distill.labels import Logits
 from distill.metrics import evaluate
 from distill.progress import Reporter
-from distill.settings import TrainingSettings
+from distill.scales import InputScales
+from distill.settings import DistillSettings, TrainingSettings
 from distill.training.checkpoints import Checkpoint, Epoch
 from distill.training.loop import Examples
 from distill.training.loop import train as run_training
@@ -30,9 +32,11 @@ from distill.training.losses import Objective
 from distill.training.models import TorchClassifier, write_model_files
 from distill.training.optimization import RateShares, whole_rate
 from distill.training.processes import open_accelerator
+from distill.training.quantization_aware import learned_scales, phase_settings, rounding
 from distill.training.tracking import logs_of
 
 CHECKPOINT = ".checkpoint.safetensors"
+ROUNDING_CHECKPOINT = ".checkpoint-rounding.safetensors"
 
 
 @dataclass(frozen=True)
@@ -114,20 +118,29 @@ def train_and_seal(
         seed=settings.seed,
     )
     computed = {"device": accelerator.device.type, "mixed_precision": accelerator.mixed_precision}
-    checkpoint = Checkpoint(out / CHECKPOINT, key=_run_key(student, lineage, settings, computed, carried))
     held_out = Examples(student.tokenizer.encode(validation.texts), validation.label_ids)
-    epochs = run_training(
-        student,
-        examples=examples,
-        validation=held_out,
-        objective=objective,
-        settings=settings,
-        checkpoint=checkpoint,
-        reporter=reporter,
-        title=role,
-        accelerator=accelerator,
-        rates=carried.rates,
-    )
+    checkpoints: list[Checkpoint] = []
+
+    def learn(settings: TrainingSettings, *, kept_in: str, title: str) -> tuple[Epoch, ...]:
+        checkpoints.append(Checkpoint(out / kept_in, key=_run_key(student, lineage, settings, computed, carried)))
+        return run_training(
+            student,
+            examples=examples,
+            validation=held_out,
+            objective=objective,
+            settings=settings,
+            checkpoint=checkpoints[-1],
+            reporter=reporter,
+            title=title,
+            accelerator=accelerator,
+            rates=carried.rates,
+        )
+
+    epochs = learn(settings, kept_in=CHECKPOINT, title=role)
+    scales: dict[str, InputScales] = {}
+    if isinstance(settings, DistillSettings) and settings.quantization_aware_epochs:
+        with rounding(student, train.texts) as scales:
+            epochs += learn(phase_settings(settings), kept_in=ROUNDING_CHECKPOINT, title=f"{role} with rounding")
     found = carried.finish(student)
     bundle = seal(
         student,
@@ -140,9 +153,11 @@ def train_and_seal(
         found=found,
         soft=validation_teacher_logits,
         history=epochs,
+        scales=learned_scales(scales),
     )
     if bundle is not None:
-        checkpoint.remove()
+        for checkpoint in checkpoints:
+            checkpoint.remove()
     accelerator.wait_for_everyone()
     return bundle or Bundle.open(out)
 
@@ -159,6 +174,7 @@ def seal(
     found: Finished,
     soft: Logits | None = None,
     history: Sequence[Epoch] = (),
+    scales: KnownScales | None = None,
 ) -> Bundle | None:
     """Lay a trained classifier down as a bundle, with its quality on the validation texts.
 
@@ -173,6 +189,7 @@ def seal(
         found: What the end of the training found out.
         soft: The teacher's answers to the validation texts.
         history: Epochs.
+        scales: The scales of its int8 graph's inputs, where it learned with them.
     """
     manifest = Manifest(
         role=role,
@@ -192,6 +209,8 @@ def seal(
         return None
     with new_bundle_folder(out) as staged:
         write_model_files(student, staged)
+        if scales:
+            (staged / QUANTIZATION).write_text(scales_text(scales), encoding="utf-8")
         write_card(seal_new_bundle(out, staged, manifest))
     return Bundle.open(out)
 
