@@ -47,6 +47,10 @@ class OriginSettings(Settings):
         description="a bundle to go on from, in place of --model: its encoder, and its head if the labels fit",
     )
     source: str | None = Field(None, min_length=1, description=_SOURCE)
+    control: bool = Field(
+        False,
+        description="also train from --model, without --init, in OUT-alone, and say whether --init helped or harmed",
+    )
     adapt: tuple[str, ...] = Field(
         (), description="texts of the target domain, no labels needed, to adapt the encoder to first: FILE or builtin:NAME"
     )

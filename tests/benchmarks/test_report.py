@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.choices import choices_of, words_of
 from benchmarks.report import html_of, results_in, write_report
-from benchmarks.results import write_result
+from benchmarks.results import FOLDER, write_result
 from distill.errors import PotstillError
 
 TRUTH = [0, 1] * 100
@@ -137,6 +137,15 @@ def test_results_of_other_texts_make_no_page(tmp_path: Path) -> None:
 def test_without_a_result_there_is_no_page(tmp_path: Path) -> None:
     with pytest.raises(PotstillError, match="run `python -m benchmarks single-stream` to make it"):
         write_report(folder=tmp_path)
+
+
+@pytest.mark.skipif(not (FOLDER / "single-stream.json").exists(), reason="there is no result yet")
+def test_the_committed_page_shows_the_committed_results() -> None:
+    def words(page: str) -> str:
+        return re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)  # another matplotlib draws other bytes
+
+    committed = (FOLDER / "report.html").read_text(encoding="utf-8")
+    assert words(committed) == words(html_of(results_in(FOLDER))), "run `python -m benchmarks report`"
 
 
 @pytest.fixture(scope="module")
