@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bulk_task import digest_of, read_parts, write_table
-from tiny_task import Outcome
+from tiny_task import Outcome, tiny_texts
 
 from distill.bundle import Bundle
 from distill.classifier import predict
@@ -25,6 +28,7 @@ from serve.bulk.job import Finished, Job, score
 from serve.bulk.settings import ScoreSettings
 from serve.bulk.threads import run_in_threads
 
+ROOT = Path(__file__).parents[3]
 SMALL = ScoreSettings(key=("id",), part_rows=64, workers=2)
 
 
@@ -291,3 +295,23 @@ def test_the_command_prints_counts_rate_and_cost(
     assert said["cost_per_million"] == pytest.approx(1e6 / said["rows_per_second"] * 0.0001)
     assert "100 rows labelled, mean score" in potstill(*arguments).out
     assert potstill(*arguments, "--logits").complaint.endswith("choose another folder, or remove that one")
+
+
+def peak_bytes(arguments: list[str]) -> int:
+    """Run the command in a process of its own and return the most memory it held."""
+    program = "import sys; from distill.cli import main; main(sys.argv[1:]); print(open('/proc/self/status').read())"
+    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", done.stdout)[0]) * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_memory_does_not_grow_with_the_table(tmp_path: Path, tiny_student: Bundle) -> None:
+    texts, peaks = [text for text, _ in tiny_texts(1000)], []
+    for times in (30, 150):
+        table = pa.table({"id": range(1000 * times), "text": texts * times})
+        pq.write_table(table, tmp_path / f"{times}.parquet")  # in one row group, as writers do
+        files = ["--input", str(tmp_path / f"{times}.parquet"), "--output", str(tmp_path / f"out-{times}")]
+        peaks.append(peak_bytes(["score", str(tiny_student.path), *files, "--key", "id"]))
+    assert peaks[1] < 1_000_000_000
+    assert peaks[1] - peaks[0] < 60_000_000  # the larger table alone has 120,000 rows more, 13 MB of text and its copies
