@@ -108,7 +108,7 @@ def test_a_bundle_that_arrives_damaged_is_refused(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     files = {path.name: path.read_bytes() for path in tiny_student.path.iterdir()}
-    assert unpacked(files).manifest.to_bytes() == files["manifest.json"]
+    assert (unpacked(files).path / "manifest.json").read_bytes() == files["manifest.json"]
     for folder in tmp_path.iterdir():
         (folder / "model_int8.onnx").write_bytes(files["model_int8.onnx"][:-1] + b"x")
     with pytest.raises(BundleError, match="the manifest says"):
