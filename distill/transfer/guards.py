@@ -102,7 +102,7 @@ def overfitting_words(
         return ""
     return (
         f"over-fitting: macro-F1 is {trained:.3f} on the training texts and {validated:.3f} on the validation texts; the "
-        "model has learnt these texts by heart: fewer --epochs, --freeze-below, --layer-decay, --transfer features"
+        "model has learnt these texts by heart: more labels help, or fewer weights that learn (--freeze-below, --layer-decay)"
     )
 
 
