@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,8 @@ def train_and_seal(
     scales: dict[str, InputScales] = {}
     if isinstance(settings, DistillSettings) and settings.quantization_aware_epochs:
         with rounding(student, train.texts) as scales:
-            epochs += learn(phase_settings(settings), kept_in=ROUNDING_CHECKPOINT, title=f"{role} with rounding")
+            further = learn(phase_settings(settings), kept_in=ROUNDING_CHECKPOINT, title=f"{role} with rounding")
+        epochs += tuple(replace(epoch, epoch=len(epochs) + epoch.epoch) for epoch in further)
     found = carried.finish(student)
     bundle = seal(
         student,
