@@ -46,7 +46,7 @@ class ServeSettings(LimitSettings):
         None, ge=1, description="batches computed at once, one thread each; without it what this process may really use"
     )
     max_batch_tokens: int = Field(
-        512, ge=8, description="tokens, estimated from characters, of the texts joined into one batch"
+        128, ge=8, description="tokens, estimated from characters, of the texts joined into one batch"
     )
     max_body_bytes: int = Field(2 * 1024 * 1024, ge=1, description="bytes of one request's body; past them 413, while reading")
     body_timeout_s: float = Field(10.0, gt=0, description="seconds a request's head, and then its body, may take to arrive")

@@ -61,6 +61,7 @@ def half_load(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
         "latency_rounds": [percentiles(samples.latency_ms) for samples in rounds],
         "latency_quantiles_ms": quantiles(latencies),
         "errors": sum(len(samples.status) - samples.count(200) for samples in rounds),
+        "statuses_rounds": [samples.statuses() for samples in rounds],
         "generator": _generator_of(rounds),
     }
 

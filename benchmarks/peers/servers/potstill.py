@@ -15,7 +15,7 @@ def _command(start: Start) -> list[str]:
 PEER = ServerPeer(
     name="potstill",
     source="serve/README.md",
-    settings=({}, {"max_batch_tokens": 256}, {"max_batch_tokens": 128}, {"threads": 1}),
+    settings=({}, {"max_batch_tokens": 256}, {"max_batch_tokens": 512}, {"threads": 1}),
     command=_command,
     path="/predict",
     body=lambda text: {"inputs": text, "truncate": True},
