@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_task import tiny_texts, write_csv
@@ -43,7 +48,34 @@ def test_readme_names_every_command_of_the_walkthrough() -> None:
         "bench",
         "predict",
         "inspect",
+        "score",
+        "serve",
     ]
+
+
+def assert_serves(arguments: list[str], workplace: Path) -> None:
+    """Start the server, ask it as its README says, and end it as a service manager would."""
+    with subprocess.Popen([sys.executable, "-m", "distill", *arguments], cwd=workplace) as process:
+        try:
+            answer = asked("http://127.0.0.1:8080/", {"inputs": "a masterpiece of boredom"}, seconds=60)
+        finally:
+            process.terminate()
+        assert {found["label"] for found in answer[0]} == {"negative", "positive"}
+        assert process.wait(30) == 0
+
+
+def asked(address: str, body: dict[str, str], *, seconds: float) -> Any:
+    """Post, again and again until there is somebody."""
+    end = time.monotonic() + seconds
+    while True:
+        request = urllib.request.Request(address, json.dumps(body).encode(), {"content-type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as reply:
+                return json.loads(reply.read())
+        except (urllib.error.URLError, ConnectionError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
 
 
 @pytest.mark.slow
@@ -51,6 +83,9 @@ def test_readme_commands_run_as_they_stand(workplace: Path) -> None:
     for line in commands():
         program, *arguments = shlex.split(line)
         assert program == "potstill"
+        if arguments[0] == "serve":
+            assert_serves(arguments, workplace)
+            continue
         done = subprocess.run(
             [sys.executable, "-m", "distill", *arguments], cwd=workplace, capture_output=True, text=True, check=False
         )
