@@ -41,8 +41,12 @@ IS_WANTED = "potstill.is_wanted"
 PAGE = Path(__file__).parent / "page" / "index.html"
 _PLAIN = b"text/plain; version=0.0.4; charset=utf-8"
 _HTML = b"text/html; charset=utf-8"
-_NO_CODE_FROM_ELSEWHERE = (
-    (b"content-security-policy", b"default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'"),
+_NOTHING_FROM_ELSEWHERE = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
     (b"x-content-type-options", b"nosniff"),
 )
 
@@ -240,12 +244,10 @@ class App:
         return _json(self._document)
 
     def _docs(self, found: Found) -> Reply:
-        return Reply(200, openapi.page(self._document), _HTML, _NO_CODE_FROM_ELSEWHERE)
+        return Reply(200, openapi.page(self._document), _HTML, _NOTHING_FROM_ELSEWHERE)
 
     def _page(self, found: Found) -> Reply:
-        if not PAGE.is_file():
-            return self._docs(found)
-        return Reply(200, PAGE.read_bytes(), _HTML, _NO_CODE_FROM_ELSEWHERE)
+        return Reply(200, PAGE.read_bytes(), _HTML, _NOTHING_FROM_ELSEWHERE)
 
 
 def info(models: Mapping[str, Model], default: Model) -> dict[str, Any]:

@@ -23,7 +23,7 @@ REFUSALS = {
     "429": "busy; Retry-After says when to come again",
     "504": "not ready by the deadline",
 }
-
+_KINDS = {"metrics": "text/plain", "docs": "text/html", "page": "text/html"}
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
@@ -70,7 +70,7 @@ def page(described: dict[str, Any]) -> bytes:
 
 
 def _operation(route: Route, takes: Any, *, gives: Any, error: Any) -> dict[str, Any]:
-    kind = "text/plain" if route.gives is str else "application/json"
+    kind = _KINDS.get(route.does, "application/json")
     responses: dict[str, Any] = {"200": {"description": "the answer", "content": {kind: {"schema": gives}}}}
     for status, why in _refusals_of(route).items():
         responses[status] = {"description": why, "content": {"application/json": {"schema": error}}}

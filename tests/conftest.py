@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_task import BAD_WORDS, GOOD_WORDS, PLAIN_WORDS, Outcome, tiny_texts, write_csv
@@ -14,6 +15,11 @@ from tiny_task import BAD_WORDS, GOOD_WORDS, PLAIN_WORDS, Outcome, tiny_texts, w
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits, load_splits
 from distill.settings import DataSettings, DistillSettings, TeacherSettings
+
+CHROMIUM = Path("/usr/bin/chromium")
+# Without the last three its calls for updates are refused by a closed network, many at a time.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 # Before torch is loaded: its threads wait asleep. Spinning, as they do by default, they take each other's processor
 # wherever something else runs too, and training the tiny models takes thirty times as long.
@@ -194,3 +200,16 @@ def small_disk(make_disk: Callable[[int], Path]) -> Path:
 def make_read_only(tmp_path: Path) -> Callable[[], None]:
     """Return a function after which nobody, root included, can write to the test's disk."""
     return lambda: _mount("-o", "remount,ro", str(tmp_path / "disk"))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return the machine's Chromium. Not of the whole session: while it runs, the main thread can start no event loop."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM.exists():
+        pytest.skip("there is no Chromium here; `apt-get install chromium` brings it")
+    with playwright.sync_playwright() as driver:
+        profile = tmp_path_factory.mktemp("profile")
+        context = driver.chromium.launch_persistent_context(profile, executable_path=str(CHROMIUM), args=FLAGS, headless=True)
+        yield context
+        context.close()

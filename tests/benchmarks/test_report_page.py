@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,6 @@ from benchmarks.results import FOLDER, write_result
 from distill.errors import PotstillError
 
 TRUTH = [0, 1] * 100
-CHROMIUM = Path("/usr/bin/chromium")
-# Without the last three its calls for updates are refused by a closed network, many at a time.
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
 def answers(wrong: int, *, start: int = 0) -> str:
@@ -146,18 +141,6 @@ def test_the_committed_page_shows_the_committed_results() -> None:
 
     committed = (FOLDER / "report.html").read_text(encoding="utf-8")
     assert words(committed) == words(html_of(results_in(FOLDER))), "run `python -m benchmarks report`"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM.exists():
-        pytest.skip("there is no Chromium here; `apt-get install chromium` brings it")
-    with playwright.sync_playwright() as driver:
-        profile = tmp_path_factory.mktemp("profile")
-        context = driver.chromium.launch_persistent_context(profile, executable_path=str(CHROMIUM), args=FLAGS, headless=True)
-        yield context
-        context.close()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light")])
