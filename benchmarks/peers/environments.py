@@ -53,7 +53,8 @@ REQUIREMENTS = {
         "scipy==1.15.3",
     ),
     "litserve": ("litserve==0.2.19",),
-    "mlserver": ("mlserver==1.7.1", "uvicorn[standard]"),  # with httptools, which uvicorn takes where it is there
+    # httptools comes with uvicorn[standard]; later versions of uvloop end its workers.
+    "mlserver": ("mlserver==1.7.1", "uvicorn[standard]", "uvloop==0.21.0"),
     # Not peers but engines that the recipes of bulk scoring run on; Spark needs Java 17 beside it.
     "engines": ("pyspark==4.3.0", "dask[dataframe]==2026.8.0", "ray[serve]==2.60.0"),
 }
