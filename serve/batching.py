@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import cast
@@ -129,7 +130,8 @@ class Batcher:
         loop = asyncio.get_running_loop()
         costs = [_estimated_tokens(text, engine.max_length) for text in texts]
         job = Job(texts, engine, loop.create_future(), costs, is_wanted, answers=[None] * len(texts), missing=len(texts))
-        timer = loop.call_later(deadline_s, _give_up, job.future)
+        late = Refusal(Reason.LATE, "the answer was not ready by the deadline")
+        timer = loop.call_later(deadline_s, _end, job.future, late)
         with self._ready:
             self._waiting.append(job)
             self._waiting_texts += len(texts)
@@ -187,6 +189,7 @@ class Batcher:
             if job.is_over:
                 self._waiting.popleft()
                 self._waiting_texts -= len(job.texts) - job.taken
+                _leave(job)
                 continue
             if batch and job.engine is not batch[0].job.engine:
                 break
@@ -211,9 +214,15 @@ def _estimated_tokens(text: TextInput, max_length: int) -> int:
     return min(max_length, chars // CHARS_PER_TOKEN + 2)
 
 
-def _give_up(future: asyncio.Future[list[RowAnswer]]) -> None:
+def _leave(job: Job) -> None:
+    """End a request whose client went away: it would wait for its deadline, and an orderly end for it."""
+    with suppress(RuntimeError):  # the loop is closed: nobody waits
+        job.future.get_loop().call_soon_threadsafe(_end, job.future, Refusal(Reason.GONE, "the client went away"))
+
+
+def _end(future: asyncio.Future[list[RowAnswer]], refusal: Refusal) -> None:
     if not future.done():
-        future.set_exception(Refusal(Reason.LATE, "the answer was not ready by the deadline"))
+        future.set_exception(refusal)
 
 
 def _answered(batch: list[Portion]) -> list[list[RowAnswer] | Exception]:

@@ -125,7 +125,7 @@ def test_past_its_deadline_a_request_is_answered_and_dropped_from_the_queue() ->
     asyncio.run(main())
 
 
-def test_a_client_that_went_away_is_skipped() -> None:
+def test_a_client_that_went_away_is_skipped_and_its_request_ends() -> None:
     async def main() -> None:
         async with Held() as held:
             gone = held.ask(["gone"], is_wanted=False)
@@ -135,7 +135,9 @@ def test_a_client_that_went_away_is_skipped() -> None:
             held.go()
             await there
             assert held.classifier.batches == [["first"], ["there"]]
-            gone.cancel()
+            with pytest.raises(Refusal) as refused:  # long before its deadline
+                await asyncio.wait_for(gone, 5)
+            assert refused.value.reason is Reason.GONE
 
     asyncio.run(main())
 
