@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from types import FrameType
 from typing import Any
@@ -17,7 +18,7 @@ from serve.settings import ServeSettings
 
 with requires("serving"):
     import uvicorn
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Connection(HttpToolsProtocol):
         self.waits_since: float | None = None
         self.is_there = True
         self._head_bytes = 0
+        self._cycles: deque[RequestResponseCycle] = deque()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
@@ -44,9 +46,14 @@ class Connection(HttpToolsProtocol):
         self.waits_since = time.monotonic()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Remember that nobody is there."""
+        """Remember that nobody is there, and tell every request that is not answered yet."""
         self.is_there = False
         super().connection_lost(exc)
+        # uvicorn tells the last one only: pipelined ones before it would write to a closed connection, and log a traceback.
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def on_message_begin(self) -> None:
         """Begin to read a head."""
@@ -69,6 +76,10 @@ class Connection(HttpToolsProtocol):
         """Hand over to the application, which limits the time of the body."""
         self.waits_since = None
         super().on_headers_complete()
+        while self._cycles and self._cycles[0].response_complete:
+            self._cycles.popleft()
+        if self.cycle is not None:
+            self._cycles.append(self.cycle)
 
     def give_up_if_slow(self, now: float, limit_s: float) -> None:
         """Close a connection whose head has been arriving for too long."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 
@@ -177,6 +179,17 @@ def test_a_half_closed_connection_does_not_hang_the_server(server: Running) -> N
             while client.recv(1000):
                 pass
     assert server.post("/", {"inputs": "great"}).status == 200
+
+
+def test_pipelined_requests_of_a_client_that_left_log_nothing(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    body = b'{"inputs": "great"}'
+    infer = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    for _ in range(20):
+        with socket.create_connection(server.address) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
+            client.sendall(infer * 5)
+    assert server.post("/", {"inputs": "great"}).status == 200
+    assert not [record.message for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_a_pair_where_the_model_takes_none_is_its_own_requests_error(server: Running) -> None:
