@@ -41,7 +41,7 @@ def test_each_error_has_its_family_and_exit_code(kind: type[PotstillError], also
 
 def test_every_error_is_one_of_ours() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, BaseException)]
-    assert len(kinds) == 10
+    assert len(kinds) == 11
     assert all(issubclass(kind, PotstillError) for kind in kinds)
 
 
