@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +40,7 @@ IS_WANTED = "potstill.is_wanted"
 """Key of the scope under which the server says whether the client is still there."""
 
 PAGE = Path(__file__).parent / "page" / "index.html"
+_READ_AWAY_S = 1.0
 _PLAIN = b"text/plain; version=0.0.4; charset=utf-8"
 _HTML = b"text/html; charset=utf-8"
 _NOTHING_FROM_ELSEWHERE = (
@@ -178,11 +180,15 @@ class App:
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         limit = self.settings.max_body_bytes
         declared = headers.get(b"content-length", b"0")
-        if len(declared) > 15 or (declared.isdigit() and int(declared) > limit):
-            raise Refusal(Reason.TOO_LARGE, f"the body has more than {limit} bytes")
         try:
+            if len(declared) > 15 or (declared.isdigit() and int(declared) > limit):
+                raise Refusal(Reason.TOO_LARGE, f"the body has more than {limit} bytes")
             async with asyncio.timeout(self.settings.body_timeout_s):
                 return await _whole_body(receive, limit)
+        except Refusal as refusal:
+            if refusal.reason is Reason.TOO_LARGE and b"expect" not in headers:
+                await _read_away(receive)
+            raise
         except TimeoutError:
             raise Refusal(Reason.TOO_SLOW, "the body did not arrive in time") from None
 
@@ -271,6 +277,14 @@ _CORS = (
     (b"access-control-allow-methods", b"GET, POST"),
     (b"access-control-allow-headers", b"authorization, content-type, x-request-id, x-deadline-ms"),
 )
+
+
+async def _read_away(receive: Receive) -> None:
+    """Read on for a moment and keep nothing: closed while it still sends, a client would see a reset and not the answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_READ_AWAY_S):
+            while (await receive()).get("more_body"):
+                pass
 
 
 async def _whole_body(receive: Receive, limit: int) -> bytes:
