@@ -91,7 +91,9 @@ def run_training(folder: Path, *, seeds: Sequence[int] = SEEDS, reporter: Report
 def write_training(rows: Sequence[Mapping[str, Any]], **more: Any) -> Path:
     """Write the result file."""
     environment = describe_environment()
-    return write_result("training", command=COMMAND, environment=environment, rows=rows, figures=training_figures(rows), **more)
+    seeds = sorted({row["seed"] for row in rows})
+    command = COMMAND if seeds == list(SEEDS) else f"{COMMAND} --seeds {' '.join(map(str, seeds))}"
+    return write_result("training", command=command, environment=environment, rows=rows, figures=training_figures(rows), **more)
 
 
 def training_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -420,9 +420,14 @@ def sign(
     print(f"signed: {sign_bundle(Bundle.open(bundle), private_key=key, password=password)}")
 
 
-# By name: their modules are loaded only when they are run.
-app.command("serve.command:serve", name="serve", help="Answer over HTTP.")
-app.command("serve.bulk.command:score", name="score")
+# By name: their modules are loaded only when they are run, so the list of commands needs their first lines here.
+app.command("serve.command:serve", name="serve", help="Answer over HTTP.\n\nExample: potstill serve student")
+app.command(
+    "serve.bulk.command:score",
+    name="score",
+    help="Label a large table, on one machine or on a Ray cluster; killed and run again, it goes on to the same bytes.\n\n"
+    "Example: potstill score student --input reviews/ --output labels/ --key id",
+)
 
 app.meta.suppress_keyboard_interrupt = False  # it has a life of its own beside the app's; `main` says what was kept
 
