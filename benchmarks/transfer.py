@@ -6,84 +6,24 @@ Cell by cell: a finished cell is a row file in the work folder and is not made a
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-import numpy as np
+from typing import Any, Final
 
 from benchmarks.results import write_result
-from benchmarks.transfer_figures import (
-    CANDIDATES,
-    COMMAND,
-    DOMAINS,
-    SEEDS,
-    TASKS,
-    matrix_of,
-    missing_of,
-    transfer_figures,
-)
-from benchmarks.transfer_recipes import CHOICE, CHOICE_TEXTS, FEW, LABELLED_BESIDE, STUDENT
-from distill.bundle import Bundle
-from distill.classifier import top_labels
-from distill.data import Dataset, Splits, limited, load_splits
+from benchmarks.transfer_bench import Bench, measured, own_cache, scratch, source_of
+from benchmarks.transfer_choice import candidate_of, choice
+from benchmarks.transfer_curve import curve, floors
+from benchmarks.transfer_figures import COMMAND, DOMAINS, LABELS_A_CLASS, SEEDS, matrix_of, missing_of, transfer_figures
+from benchmarks.transfer_recipes import LABELLED_BESIDE, STUDENT, few_settings
+from distill.data import limited
 from distill.environment import describe_environment
 from distill.errors import SettingsError
-from distill.metrics import evaluate
 from distill.progress import Reporter
-from distill.settings import BUILTIN_MINILM, DataSettings, TeacherSettings
-from distill.storage import write_atomically
-from distill.transfer_settings import CarrySettings, SelectSettings
-
-if TYPE_CHECKING:
-    from distill.training.models import TorchClassifier
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where a run of the scenario works.
-
-    Attributes:
-        folder: Holds a bundle for each domain and seed, and a row file for each cell.
-        reporter: Told of each step.
-    """
-
-    folder: Path
-    reporter: Reporter
-
-    @cached_property
-    def splits(self) -> dict[str, Splits]:
-        """The texts of each domain; the test texts choose nothing."""
-        return {name: load_splits(DataSettings(train=(f"builtin:{name}",), test=f"builtin:{name}")) for name in DOMAINS}
-
-    def test(self, domain: str) -> Dataset:
-        """Return the 2,000 test texts of a domain."""
-        test = self.splits[domain].test
-        assert test is not None  # noqa: S101  (a built-in set has them)
-        return test
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return all finished rows."""
-        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((self.folder / "rows").glob("*.json"))]
-
-    def done(self, name: str) -> bool:
-        """Whether a cell is finished."""
-        return self._path(name).is_file()
-
-    def keep(self, name: str, row: dict[str, Any]) -> None:
-        """Write the row of a finished cell."""
-        write_atomically(self._path(name), json.dumps({"name": name, **row}, allow_nan=False))
-
-    def _path(self, name: str) -> Path:
-        return self.folder / "rows" / f"{name}.json"
+from distill.settings import BUILTIN_MINILM, TeacherSettings
+from distill.transfer_settings import CarrySettings
 
 
 def run_transfer(folder: Path, *, parts: Sequence[str], seeds: Sequence[int] = SEEDS, reporter: Reporter) -> Bench:
@@ -131,21 +71,6 @@ def write_transfer(bench: Bench, **more: Any) -> Path:
     )
 
 
-def _source(bench: Bench, domain: str, seed: int) -> Bundle:
-    """The domain's own teacher, fine-tuned on all its labels."""
-    from distill.training.fit import fit_teacher
-
-    out = bench.folder / f"source-{domain}-{seed}"
-    splits = bench.splits[domain]
-    if (out / "manifest.json").is_file():
-        found = Bundle.open(out)
-        if found.manifest.lineage.train_fingerprint == splits.train.fingerprint() and found.manifest.lineage.seed == seed:
-            return found
-    bench.reporter.say(f"teacher of {domain}, seed {seed}")
-    settings = TeacherSettings(seed=seed, mixed_precision="auto")
-    return fit_teacher(train=splits.train, validation=splits.validation, out=out, settings=settings, reporter=bench.reporter)
-
-
 def _teachers(bench: Bench, seed: int) -> None:
     """Each domain's teacher on the test texts of all four: its own score, and what it can do without a label elsewhere."""
     from distill.training.models import load_bundle
@@ -153,12 +78,12 @@ def _teachers(bench: Bench, seed: int) -> None:
     for domain in DOMAINS:
         if all(bench.done(f"whole-{domain}-{target}-{seed}") for target in DOMAINS):
             continue
-        bundle = _source(bench, domain, seed)
+        bundle = source_of(bench, domain, seed)
         teacher = load_bundle(bundle)
         seconds = sum(epoch["seconds"] for epoch in bundle.manifest.history)
         for target in DOMAINS:
             row = {"kind": "whole", "source": domain, "target": target, "seed": seed, "training_s": seconds}
-            bench.keep(f"whole-{domain}-{target}-{seed}", row | _measured(bench, teacher, target))
+            bench.keep(f"whole-{domain}-{target}-{seed}", row | measured(bench, teacher, target))
 
 
 def _few(bench: Bench, seed: int) -> None:
@@ -171,7 +96,7 @@ def _few(bench: Bench, seed: int) -> None:
                 _few_cell(bench, "few", source, target, seed, init=source)
     if seed == SEEDS[0]:
         for target in DOMAINS:
-            _few_cell(bench, "scratch", "random", target, seed, model=str(_candidate(bench, "random", seed)))
+            _few_cell(bench, "scratch", "random", target, seed, model=str(candidate_of(bench, "random", seed)))
 
 
 def _few_cell(
@@ -185,19 +110,19 @@ def _few_cell(
         return
     bench.reporter.say(f"{target} from {source}, seed {seed}")
     splits = bench.splits[target]
-    with _scratch(bench.folder) as out:
+    with scratch(bench.folder) as out:
         bundle = fit_carried(
             model,
             train=splits.train,
             validation=splits.validation,
             out=out / "bundle",
-            settings=FEW.model_copy(update={"seed": seed}),
-            init=None if init is None else _source(bench, init, seed),
+            settings=few_settings(LABELS_A_CLASS, seed=seed),
+            init=None if init is None else source_of(bench, init, seed),
             reporter=bench.reporter,
         )
         seconds = sum(epoch["seconds"] for epoch in bundle.manifest.history)
         row = {"kind": kind, "source": source, "target": target, "seed": seed, "training_s": seconds}
-        bench.keep(name, row | _measured(bench, load_bundle(bundle), target))
+        bench.keep(name, row | measured(bench, load_bundle(bundle), target))
 
 
 def _features(bench: Bench, seed: int) -> None:
@@ -210,9 +135,8 @@ def _features(bench: Bench, seed: int) -> None:
     if bench.done(name):
         return
     splits = bench.splits["movies"]
-    whole = _source(bench, "movies", seed)
     seconds = []
-    with _scratch(bench.folder) as out, _own_cache(out / "cache"):
+    with scratch(bench.folder) as out, own_cache(out / "cache"):
         for number in range(2):
             started = time.perf_counter()
             bundle = fit_carried(
@@ -232,81 +156,21 @@ def _features(bench: Bench, seed: int) -> None:
             "warm_s": seconds[1],
             "cache_bytes": cache,
             "layers": bundle.manifest.settings["teacher"]["feature_layer"],
-            "fine_tuning_s": sum(epoch["seconds"] for epoch in whole.manifest.history),
-            **_measured(bench, load_bundle(bundle), "movies"),
+            "fine_tuning_s": _fine_tuning_seconds(bench, seed, out / "tuned"),
+            "load_average_1m": os.getloadavg()[0],
+            **measured(bench, load_bundle(bundle), "movies"),
         }
     bench.keep(name, row)
 
 
-def _choice(bench: Bench, seed: int) -> None:
-    """Rank four candidates on five tasks without fine-tuning, then fine-tune each and compare the ranks."""
-    from distill.training.models import load_bundle
-    from distill.transfer.fit import fit_carried
-    from distill.transfer.select import select
+def _fine_tuning_seconds(bench: Bench, seed: int, out: Path) -> float:
+    """What all epochs of whole fine-tuning take, from one trained here and now: the teacher's own may be of a busier day."""
+    from distill.training.fit import fit_teacher
 
-    for task in TASKS:
-        name = f"choice-{task}-{seed}"
-        if bench.done(name):
-            continue
-        bench.reporter.say(f"choosing for {task}, seed {seed}")
-        train, validation, test = _task(bench, task, seed)
-        folders = {candidate: str(_candidate(bench, candidate, seed, task=task)) for candidate in CANDIDATES}
-        settings = SelectSettings(max_texts=len(train), seed=seed)
-        promised = {one.candidate: one for one in select(list(folders.values()), train, settings).ranked}
-        found = []
-        for candidate, folder in folders.items():
-            with _scratch(bench.folder) as out:
-                bundle = fit_carried(
-                    folder,
-                    train=train,
-                    validation=validation,
-                    out=out / "bundle",
-                    settings=CHOICE.model_copy(update={"seed": seed}),
-                    reporter=bench.reporter,
-                )
-                quality = _quality(load_bundle(bundle), test)
-            found.append({**asdict(promised[folder]), "candidate": candidate, "macro_f1": quality["macro_f1"]})
-        bench.keep(name, {"kind": "choice", "task": task, "seed": seed, "candidates": found, "num_texts": len(test)})
-
-
-def _task(bench: Bench, task: str, seed: int) -> tuple[Dataset, Dataset, Dataset]:
-    """Training, validation and test texts of a task: a domain's sentiment, or which domain a text is of."""
-    parts = (bench.splits[task].train, bench.splits[task].validation, bench.test(task)) if task in DOMAINS else _topics(bench)
-    counts = (CHOICE_TEXTS, CHOICE_TEXTS // 5, 2000)
-    train, validation, test = (limited(part, count, seed=seed) for part, count in zip(parts, counts, strict=True))
-    return train, validation, test
-
-
-def _topics(bench: Bench) -> tuple[Dataset, Dataset, Dataset]:
-    parts = []
-    for role in ("train", "validation", "test"):
-        sets = [bench.test(name) if role == "test" else getattr(bench.splits[name], role) for name in DOMAINS]
-        ids = np.concatenate([np.full(len(one), number, dtype=np.int64) for number, one in enumerate(sets)])
-        texts = tuple(text for one in sets for text in one.texts)
-        parts.append(Dataset(texts, ids, DOMAINS, f"domains ({role})"))
-    return parts[0], parts[1], parts[2]
-
-
-def _candidate(bench: Bench, candidate: str, seed: int, *, task: str = "") -> Path | str:
-    """Return an encoder as a folder: the packaged one whole, its three lowest layers, drawn anew, or after another task."""
-    from distill.training.models import load_pretrained, write_model_files
-    from distill.training.students.layers import keep_layers
-    from distill.transfer.parameters import draw_all_anew
-
-    if candidate == "minilm":
-        return BUILTIN_MINILM
-    if candidate == "after_a_task":
-        return _source(bench, "amazon" if task == "movies" else "movies", seed).path
-    folder = bench.folder / f"{candidate}-{seed}"
-    if not folder.is_dir():
-        classifier = load_pretrained(BUILTIN_MINILM, labels=("negative", "positive"), max_length=128, seed=seed)
-        if candidate == "lowest_3_layers":
-            classifier = keep_layers(classifier, range(3))
-        else:
-            draw_all_anew(classifier.model, seed=seed)
-        folder.mkdir(parents=True)
-        write_model_files(classifier, folder)
-    return folder
+    splits, settings = bench.splits["movies"], TeacherSettings(seed=seed, mixed_precision="auto")
+    once = settings.model_copy(update={"epochs": 1})
+    bundle = fit_teacher(train=splits.train, validation=splits.validation, out=out, settings=once, reporter=bench.reporter)
+    return settings.epochs * float(bundle.manifest.history[0]["seconds"])
 
 
 def _unlabelled(bench: Bench, seed: int) -> None:
@@ -320,9 +184,9 @@ def _unlabelled(bench: Bench, seed: int) -> None:
             continue
         bench.reporter.say(f"{target} without labels, seed {seed}")
         movies = bench.splits["movies"]
-        with _scratch(bench.folder) as out:
+        with scratch(bench.folder) as out:
             bundle = fit_student(
-                [_source(bench, domain, seed) for domain in DOMAINS if domain != target],
+                [source_of(bench, domain, seed) for domain in DOMAINS if domain != target],
                 train=limited(movies.train, LABELLED_BESIDE, seed=seed),
                 validation=movies.validation,
                 test=bench.test(target),
@@ -332,49 +196,7 @@ def _unlabelled(bench: Bench, seed: int) -> None:
                 reporter=bench.reporter,
             )
             row = {"kind": "unlabelled", "source": "the other three", "target": target, "seed": seed}
-            bench.keep(name, row | _measured(bench, load_bundle(bundle), target))
-
-
-def _measured(bench: Bench, classifier: TorchClassifier, target: str) -> dict[str, Any]:
-    return _quality(classifier, bench.test(target))
-
-
-def _quality(classifier: TorchClassifier, test: Dataset) -> dict[str, Any]:
-    """Every quality figure, with the answers themselves; computed in bf16 where the processor is quick at it."""
-    from distill.training.devices import chosen_mixed_precision
-    from distill.training.soft_targets import teacher_logits
-
-    compute = chosen_mixed_precision("auto", classifier.model.device)
-    logits = teacher_logits(classifier, test.texts, compute=compute).logits
-    return {
-        **asdict(evaluate(labels=test.label_ids, logits=logits, label_names=test.labels)),
-        "predicted": "".join(map(str, top_labels(logits))),
-    }
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """Yield a folder for the length of a block: a cell's bundle is not kept, its row is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix=".cell-", dir=folder))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _own_cache(path: Path) -> Iterator[None]:
-    """Use an empty cache inside the block; the built-in texts are already read."""
-    before = os.environ.get("POTSTILL_CACHE")
-    os.environ["POTSTILL_CACHE"] = str(path)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["POTSTILL_CACHE"]
-        else:
-            os.environ["POTSTILL_CACHE"] = before
+            bench.keep(name, row | measured(bench, load_bundle(bundle), target))
 
 
 PARTS: Final[dict[str, Callable[[Bench, int], None]]] = {
@@ -382,6 +204,8 @@ PARTS: Final[dict[str, Callable[[Bench, int], None]]] = {
     "features": _features,
     "few": _few,
     "unlabelled": _unlabelled,
-    "choice": _choice,
+    "choice": choice,
+    "floors": floors,
+    "curve": curve,
 }
 """The parts of the scenario, in the order in which they are made."""

@@ -16,6 +16,12 @@ COMMAND: Final = "python -m benchmarks transfer"
 DOMAINS: Final = ("movies", "amazon", "tweets", "nyt")
 SEEDS: Final = (0, 1, 2)
 LABELS_A_CLASS: Final = 100
+CURVE_PAIR: Final = ("movies", "amazon")
+"""Source and target of the learning curve."""
+
+CURVE_SHOTS: Final = (8, 25, LABELS_A_CLASS, 400)
+"""Labels a class of its points."""
+
 TASKS: Final = ("movies", "amazon", "tweets", "nyt", "domains")
 CANDIDATES: Final = ("minilm", "lowest_3_layers", "random", "after_a_task")
 NEAR: Final = 0.01
@@ -173,6 +179,13 @@ def missing_of(rows: Sequence[Row]) -> list[str]:
     wanted += [f"features-{seed}" for seed in SEEDS]
     wanted += [f"unlabelled-{target}-{seed}" for target in DOMAINS[1:] for seed in SEEDS]
     wanted += [f"choice-{task}-{seed}" for task in TASKS for seed in SEEDS]
+    wanted += [f"floor-{name}-{target}-all" for name in ("tfidf", "majority") for target in DOMAINS]
+    wanted += [f"floor-tfidf-{target}-{LABELS_A_CLASS}-{seed}" for target in DOMAINS for seed in SEEDS]
+    source, target = CURVE_PAIR
+    for shots in CURVE_SHOTS:
+        wanted += [f"floor-tfidf-{target}-{shots}-{seed}" for seed in SEEDS if shots != LABELS_A_CLASS]
+        for way in ("features",) if shots == LABELS_A_CLASS else ("parameters", "features"):
+            wanted += [f"curve-{way}-{origin}-{target}-{shots}-{seed}" for origin in (source, target) for seed in SEEDS]
     return [name for name in wanted if name not in there]
 
 

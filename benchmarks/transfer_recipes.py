@@ -1,17 +1,25 @@
-"""How the runs of the `transfer` scenario are trained. Values only."""
+"""How the runs of the `transfer` scenario are trained: settings only."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from benchmarks.transfer_figures import LABELS_A_CLASS
 from distill.settings import DistillSettings
 from distill.transfer_settings import CarrySettings
 
-FEW: Final = CarrySettings(
-    shots=LABELS_A_CLASS, epochs=5, batch_size=16, learning_rate=1e-4, patience=5, mixed_precision="auto"
-)
-"""How every cell with 200 labels is trained, whatever it begins with: 160 to learn from and 40 to choose the epoch."""
+
+def few_settings(shots: int, *, seed: int = 0) -> CarrySettings:
+    """How a cell with few labels is trained, whatever it begins with: a fifth of the labels choose the epoch.
+
+    Args:
+        shots: Labels a class; with under 100 there are more epochs, as an epoch has only a step or a few.
+        seed: Of the run.
+    """
+    epochs = min(20, max(5, 250 // shots))
+    return CarrySettings(
+        shots=shots, epochs=epochs, batch_size=16, learning_rate=1e-4, patience=epochs, mixed_precision="auto", seed=seed
+    )
+
 
 CHOICE_TEXTS: Final = 500
 CHOICE: Final = CarrySettings(epochs=2, batch_size=16, learning_rate=5e-5, mixed_precision="auto")

@@ -108,7 +108,10 @@ def test_the_page_names_what_is_missing() -> None:
     missing = missing_of(rows)
     assert "few-amazon-nyt-0" not in missing
     assert "few-amazon-nyt-1" in missing
-    assert len(missing) == 2 * 16 * 3 + 4 + 3 + 9 + 15 - 4
+    whole_and_few, scratch, features, unlabelled, choice = 2 * 16 * 3, 4, 3, 9, 15
+    floors, curve = 2 * 4 + 4 * 3, 3 * 3 + 7 * 2 * 3
+    assert len(missing) == whole_and_few + scratch + features + unlabelled + choice + floors + curve - 4
+    assert len(set(missing)) == len(missing)
     page = markdown_of_transfer({"rows": rows, "matrix": matrix_of(rows, LABELS), "missing": missing, "command": "a command"})
     assert "| the encoder alone |  |  |  | 0.800 (" in page
     assert "1.000 (1.000-1.000), +0.200 (" in page

@@ -1,0 +1,84 @@
+"""The parts `floors` and `curve` of the `transfer` scenario: what the simplest classifiers reach, what more labels bring."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.transfer_bench import Bench, measured, quality_of_logits, scratch, source_of
+from benchmarks.transfer_figures import CURVE_PAIR, CURVE_SHOTS, DOMAINS, LABELS_A_CLASS, SEEDS
+from benchmarks.transfer_recipes import few_settings
+from distill.baselines import MajorityClassifier, TfidfClassifier
+from distill.data import Dataset
+from distill.transfer_settings import CarrySettings
+
+
+def floors(bench: Bench, seed: int) -> None:
+    """Each domain by TF-IDF and regression, on the 200 labels of the seed and on all, and by its commonest label."""
+    for target in DOMAINS:
+        train = bench.splits[target].train
+        _floor(bench, "tfidf", target, seed, shots=LABELS_A_CLASS)
+        if seed != SEEDS[0]:  # these two are the same with every seed
+            continue
+        for name, made in (("tfidf", TfidfClassifier), ("majority", MajorityClassifier)):
+            cell = f"floor-{name}-{target}-all"
+            if not bench.done(cell):
+                test = bench.test(target)
+                row = {"kind": "floor", "source": name, "target": target, "seed": seed, "num_labels": len(train)}
+                bench.keep(cell, row | quality_of_logits(made(train).predict_logits(test.texts), test))
+
+
+def curve(bench: Bench, seed: int) -> None:
+    """One domain with more and more labels, from another's teacher and from the encoder alone, both ways, and by TF-IDF.
+
+    With `LABELS_A_CLASS` fine-tuning is the part `few`.
+    """
+    source, target = CURVE_PAIR
+    for shots in CURVE_SHOTS:
+        _floor(bench, "tfidf", target, seed, shots=shots)
+        for origin in (source, target):
+            features = CarrySettings(transfer="features", shots=shots, seed=seed, mixed_precision="auto")
+            _point(bench, origin, target, seed, features)
+            if shots != LABELS_A_CLASS:
+                _point(bench, origin, target, seed, few_settings(shots, seed=seed))
+
+
+def _floor(bench: Bench, name: str, target: str, seed: int, *, shots: int) -> None:
+    cell = f"floor-{name}-{target}-{shots}-{seed}"
+    if bench.done(cell):
+        return
+    test, train = bench.test(target), _shots_of(bench.splits[target].train, shots=shots, seed=seed)
+    row = {"kind": "floor", "source": name, "target": target, "seed": seed, "shots": shots, "num_labels": len(train)}
+    bench.keep(cell, row | quality_of_logits(TfidfClassifier(train).predict_logits(test.texts), test))
+
+
+def _shots_of(train: Dataset, *, shots: int, seed: int) -> Dataset:
+    """The same texts that a carried model is given: to learn from and to choose on."""
+    from distill.transfer.fit import few_shot
+
+    learnt, chosen = few_shot(train, shots=shots, seed=seed)
+    return Dataset(
+        (*learnt.texts, *chosen.texts), np.concatenate([learnt.label_ids, chosen.label_ids]), train.labels, train.source
+    )
+
+
+def _point(bench: Bench, origin: str, target: str, seed: int, settings: CarrySettings) -> None:
+    from distill.training.models import load_bundle
+    from distill.transfer.fit import fit_carried
+
+    way, shots = settings.transfer, settings.shots
+    cell = f"curve-{way}-{origin}-{target}-{shots}-{seed}"
+    if bench.done(cell):
+        return
+    bench.reporter.say(f"{target} from {origin} as {way}, {shots} labels a class, seed {seed}")
+    splits = bench.splits[target]
+    with scratch(bench.folder) as out:
+        bundle = fit_carried(
+            train=splits.train,
+            validation=splits.validation,
+            out=out / "bundle",
+            settings=settings,
+            init=None if origin == target else source_of(bench, origin, seed),
+            reporter=bench.reporter,
+        )
+        row = {"kind": "curve", "way": way, "source": origin, "target": target, "shots": shots, "seed": seed}
+        bench.keep(cell, row | measured(bench, load_bundle(bundle), target))
