@@ -62,19 +62,23 @@ _STATIC: Final = _taught(
     kind="static", num_layers=None, vocabulary_from="all", soft_weight=1.0, epochs=4, learning_rate=STATIC_LEARNING_RATE
 )
 
+_ONE_LAYER: Final = _taught(num_layers=1, layers=(0,), embedding_window=3, epochs=3, batch_size=128, learning_rate=7e-4)
+
 _WHOLE: Final[dict[str, Any]] = {"vocabulary_size": None, "vocabulary_from": "all", "vocabulary_characters": "all"}
 
 ARMS: Final[dict[str, Arm]] = {
     "3_layers": Arm("3 layers", _taught(num_layers=3, epochs=1)),
     "2_layers": Arm("2 layers", _taught()),
-    "1_layer": Arm(
-        "1 layer",
-        _taught(num_layers=1, layers=(0,), embedding_window=3, epochs=3, batch_size=128, learning_rate=7e-4),
-        assistant="2_layers",
+    "1_layer": Arm("1 layer", _ONE_LAYER, assistant="2_layers"),
+    "2_layers_slim": Arm(
+        "2 layers, feed-forward of 384", _taught(intermediate_size=384, learning_rate=4e-4), assistant="2_layers"
     ),
     "narrow": Arm("2 layers of 192", _taught(hidden_size=192, intermediate_size=768, learning_rate=6e-4), assistant="2_layers"),
     "static": Arm("static", _STATIC),
     "2_layers_whole_vocabulary": Arm("2 layers, whole vocabulary", _taught(**_WHOLE), shipped=False),
     "3_layers_whole_vocabulary": Arm("3 layers, whole vocabulary", _taught(num_layers=3, epochs=1, **_WHOLE), shipped=False),
+    "1_layer_whole_vocabulary": Arm(
+        "1 layer, whole vocabulary", _ONE_LAYER.model_copy(update=_WHOLE), assistant="2_layers_whole_vocabulary", shipped=False
+    ),
     "2_layers_control": Arm("2 layers, no distillation", _taught(), control=True, shipped=False),
 }

@@ -29,7 +29,11 @@ RETENTIONS: Final = {
     "retention_static": "static",
 }
 DIFFERENCES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
-    "vocabulary_cost": (("2_layers_whole_vocabulary", "2_layers"), ("3_layers_whole_vocabulary", "3_layers")),
+    "vocabulary_cost": (
+        ("1_layer_whole_vocabulary", "1_layer"),
+        ("2_layers_whole_vocabulary", "2_layers"),
+        ("3_layers_whole_vocabulary", "3_layers"),
+    ),
     GAIN: (("2_layers", "2_layers_control"),),
 }
 """Figure -> pairs of arms whose macro-F1 is subtracted, the second from the first; the figure is the mean over the pairs."""
