@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from distill.scales import quantize_blocks, quantize_rows
 from export.settings import EmbeddingPrecision
 
 BLOCK_SIZES = (32, 16)
-"""The first that divides the width: with 32 numbers to a scale a weight takes 5 bits."""
+"""The first that divides the width: with 32 numbers to a scale of 16 bits a weight takes 4.5 bits."""
 
 MICROSOFT = "com.microsoft"
 
@@ -18,8 +21,8 @@ def quantize_tables(graph: onnx.ModelProto, precision: EmbeddingPrecision = "int
     """Replace each fp32 table that is only looked up, in place.
 
     int8: Gather(table, ids) becomes Cast(Gather(int8 table, ids)) * Gather(scales, ids), which is faster than the op made
-    for it. int4: one `GatherBlockQuantized`; a table whose width no block size divides stays int8. A table that is sliced,
-    as positions are, is small: it is stored in int8 and becomes fp32 again when the graph is loaded.
+    for it. int4: one `GatherBlockQuantized`, its scales stored in fp16; a table whose width no block size divides stays int8. A
+    table that is sliced, as positions are, is small: it is stored in int8 and becomes fp32 again when the graph is loaded.
     """
     if precision == "fp32":
         return graph
@@ -42,7 +45,7 @@ def _quantize_table(
     if precision == "int4" and block_size is not None:
         nibbles, scales = quantize_blocks(table, block_size=block_size)
         graph.initializer.append(numpy_helper.from_array(nibbles, f"{name}_int4"))
-        graph.initializer.append(numpy_helper.from_array(scales, f"{name}_scales"))
+        _widen_at_load(graph, scales, f"{name}_scales", f"{name}_scales_cast")
         for lookup in lookups:
             _replace(graph, lookup, [_int4_lookup(name, lookup.input[1], lookup.output[0], block_size)])
         return
@@ -63,7 +66,7 @@ def _int8_lookup(table: str, ids: str, output: str) -> list[onnx.NodeProto]:
 
 
 def _int4_lookup(table: str, ids: str, output: str, block_size: int) -> onnx.NodeProto:
-    inputs = [f"{table}_int4", ids, f"{table}_scales"]
+    inputs = [f"{table}_int4", ids, f"{table}_scales_cast"]
     return helper.make_node(
         "GatherBlockQuantized",
         inputs,
@@ -81,10 +84,15 @@ def _quantize_at_rest(graph: onnx.GraphProto, tensor: TensorProto) -> None:
     values, scales = quantize_rows(numpy_helper.to_array(tensor))
     name = tensor.name
     graph.initializer.remove(tensor)
-    graph.initializer.append(numpy_helper.from_array(values, f"{name}_int8"))
     graph.initializer.append(numpy_helper.from_array(scales, f"{name}_scales"))
     graph.node.insert(0, helper.make_node("Mul", [f"{name}_cast", f"{name}_scales"], [name]))
-    graph.node.insert(0, helper.make_node("Cast", [f"{name}_int8"], [f"{name}_cast"], to=TensorProto.FLOAT))
+    _widen_at_load(graph, values, f"{name}_int8", f"{name}_cast")
+
+
+def _widen_at_load(graph: onnx.GraphProto, values: NDArray[Any], stored: str, name: str) -> None:
+    """Store values in the narrow type they have; a `Cast` gives them in fp32, which ONNX Runtime does once, at load."""
+    graph.initializer.append(numpy_helper.from_array(values, stored))
+    graph.node.insert(0, helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
 
 
 def _replace(graph: onnx.GraphProto, node: onnx.NodeProto, replacement: list[onnx.NodeProto]) -> None:

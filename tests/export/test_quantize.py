@@ -482,9 +482,23 @@ def test_a_lookup_answers_to_half_a_step_in_four_bits_too(precision: EmbeddingPr
     assert np.median(error) > 0
 
 
-def test_a_table_of_four_bits_takes_five_bits_a_number() -> None:
+def test_four_bit_values_are_rounded_to_the_scale_that_is_stored() -> None:
+    # Half precision has steps of 2/1024 between 2 and 4: 2.001 is stored as 2.001953125, and 7 of those are 14.013671875.
+    values, scales = quantize_blocks(np.array([[-16.008, 15.0]], dtype=np.float32), block_size=2)
+    assert scales.dtype == np.float16
+    assert scales.tolist() == [[2.001953125]]
+    assert values.tolist() == [[0 | 15 << 4]]  # 15 is 7.49 stored steps
+
+
+def test_numbers_too_small_or_too_large_for_a_scale_of_sixteen_bits_stay_finite() -> None:
+    values, scales = quantize_blocks(np.array([[1e-9, 0], [-1e6, 1e6]], dtype=np.float32), block_size=2)
+    assert scales.tolist() == [[1], [65504]]
+    assert values.tolist() == [[8 | 8 << 4], [0 | 15 << 4]]
+
+
+def test_a_table_of_four_bits_takes_four_and_a_half_bits_a_number() -> None:
     held = tensors(quantize_tables(lookup(random_matrix(100, 64)), "int4"))
-    assert sum(values.nbytes for values in held.values()) == 100 * 64 * 5 / 8
+    assert sum(values.nbytes for values in held.values()) == 100 * 64 * 4.5 / 8
 
 
 def test_a_width_that_no_block_divides_stays_int8() -> None:
