@@ -23,10 +23,11 @@ class Choice:
 
     Attributes:
         budget_ms: Milliseconds.
-        name: The row with the highest macro-F1 that keeps the budget; None where none does.
+        name: The row with the highest macro-F1 that keeps the budget, of equal ones the fastest; None where none does.
         macro_f1: Its macro-F1.
         sure: Share of resamples of the test texts in which it is the best of those that keep the budget.
         not_told_apart: Others that keep it whose macro-F1 differs by less than its 95 % interval, best first.
+        fastest: The fastest of those, where it is faster than the chosen one, with its median and what it ships.
         just_over: Rows whose median may lie on either side of the budget: its interval holds the budget.
     """
 
@@ -36,6 +37,7 @@ class Choice:
     sure: float | None
     not_told_apart: tuple[str, ...]
     just_over: tuple[str, ...]
+    fastest: str | None = None
 
 
 def choices_of(rows: Sequence[Row], truth: Sequence[int], *, by: By, seed: int = 0) -> list[Choice]:
@@ -63,7 +65,8 @@ def _choice(budget_ms: float, rows: Sequence[Row], scores: Mapping[str, Figure],
     edge = tuple(row["name"] for row in rows if row["p50_ms"]["low"] <= budget_ms < row["p50_ms"]["high"])
     if not keep:
         return Choice(budget_ms, None, None, None, (), edge)
-    order = sorted(keep, key=lambda name: -scores[name].value)
+    by_name = {row["name"]: row for row in rows}
+    order = sorted(keep, key=lambda name: (-scores[name].value, by_name[name]["p50_ms"]["value"]))
     best = order[0]
     drawn = np.array([scores[name].samples for name in order])
     near = []
@@ -71,7 +74,21 @@ def _choice(budget_ms: float, rows: Sequence[Row], scores: Mapping[str, Figure],
         difference = (scores[best] - scores[name]).estimate()
         if difference.low <= 0:
             near.append(name)
-    return Choice(budget_ms, best, scores[best].value, float((drawn.argmax(axis=0) == 0).mean()), tuple(near), edge)
+    fastest = min((best, *near), key=lambda name: by_name[name]["p50_ms"]["value"])
+    return Choice(
+        budget_ms,
+        best,
+        scores[best].value,
+        float((drawn.argmax(axis=0) == 0).mean()),
+        tuple(near),
+        edge,
+        None if fastest == best else _shown(by_name[fastest]),
+    )
+
+
+def _shown(row: Row) -> str:
+    size = "" if row["size_bytes"] is None else f", {row['size_bytes'] / 1e6:.1f} MB"
+    return f"{row['name']} (median {row['p50_ms']['value']:.2f} ms{size})"
 
 
 def _keeps(row: Row, budget_ms: float, by: By) -> bool:
@@ -88,4 +105,5 @@ def words_of(choice: Choice) -> str:
     if not choice.not_told_apart:
         return f"{choice.name}: {sure}; every other within the budget is worse beyond its interval"
     several = ", ".join(choice.not_told_apart)
-    return f"{choice.name}: {sure}; not told apart from {several}"
+    faster = f", of which {choice.fastest} is the fastest" if choice.fastest else ", of which none is faster"
+    return f"{choice.name}: {sure}; not told apart from {several}{faster}"

@@ -209,13 +209,13 @@ def finish(
     task: Task,
 ) -> None:
     """Print a scenario's table, what must be said first, and write its file."""
-    rows, data, how, run = flags
+    _, _, how, run = flags
     for line in first_words(measured):
         print(line)
     print_cells(*terminal_table(scenario, measured))
     path = write_result(
         scenario,
-        command=_command(scenario, rows, data, run),
+        command=command_of(scenario, flags),
         environment=environment,
         rows=measured,
         figures=figures,
@@ -295,8 +295,9 @@ def words_of_data(task: Task) -> str:
     return f"{len(task.test):,} test texts of {middle} words in the median and {most} at most, {len(task.test.labels)} labels"
 
 
-def _command(scenario: str, rows: RowSettings, data: DataSettings, run: RunSettings) -> str:
+def command_of(scenario: str, flags: tuple[RowSettings, DataSettings, Settings, RunSettings]) -> str:
     """Return the command with folder names instead of paths: results name no place on this machine."""
+    rows, data, how, run = flags
     words = ["python -m benchmarks", scenario]
     if rows.bundles:
         words += ["--bundles", *(Path(each).name for each in rows.bundles)]
@@ -313,7 +314,12 @@ def _command(scenario: str, rows: RowSettings, data: DataSettings, run: RunSetti
         given = getattr(data, name)
         if given:
             words += [f"--{name}", *(Path(each).name for each in ((given,) if isinstance(given, str) else given))]
-    return " ".join([*words, "--quick"] if run.quick else words)
+    if run.quick:
+        return " ".join([*words, "--quick"])  # which sets the rest
+    for name, field in type(how).model_fields.items():
+        if (value := getattr(how, name)) != field.default:
+            words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return " ".join(words)
 
 
 def _base() -> str:

@@ -87,6 +87,17 @@ def test_the_best_within_a_budget_is_chosen_by_quality_and_what_ties_is_named() 
     assert choices[0.25].sure == 1.0
     assert "every other within the budget is worse" in words_of(choices[0.25])
 
+    assert words_of(choices[2.0]).endswith(
+        "not told apart from two int8, of which two int8 (median 0.98 ms, 3.9 MB) is the fastest"
+    )
+
+
+def test_of_two_that_answer_alike_the_faster_is_chosen() -> None:
+    rows = [row("two fp32", 0.9, 14, form="fp32"), row("two int8", 0.5, 14), row("one int8", 0.2, 60)]
+    choice = choices_of(rows, TRUTH, by="p50_ms")[2]
+    assert (choice.budget_ms, choice.name, choice.not_told_apart) == (1.0, "two int8", ("two fp32",))
+    assert words_of(choice).endswith("not told apart from two fp32, of which none is faster")
+
 
 def test_neither_the_teacher_nor_a_peer_is_chosen() -> None:
     assert {choice.name for choice in choices_of(ROWS, TRUTH, by="p50_ms")} <= {"three int8", "one int8", "static int8"}

@@ -15,12 +15,14 @@ import pytest
 from benchmarks.candidates import Candidate, Task, bundle_candidates, command_candidates, teacher_candidate, url_candidates
 from benchmarks.sessions import SpeedSettings
 from benchmarks.speed import run_speed, speed_figures
+from benchmarks.speed_commands import RowSettings, RunSettings, command_of
 from benchmarks.speed_tables import first_words, markdown_of, terminal_table
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits
 from distill.errors import PotstillError, SettingsError
 from distill.metrics import macro_f1
 from distill.progress import SilentReporter
+from distill.settings import DataSettings
 from export.runtime import OnnxClassifier
 
 SETTINGS = SpeedSettings(rounds=8, settle_s=0.5, timeout_s=20.0)
@@ -151,3 +153,10 @@ def test_a_row_can_be_written_as_json_and_holds_no_path(tiny_student: Bundle, ta
 def test_a_form_that_is_not_there_is_refused(given: str, tiny_student: Bundle) -> None:
     with pytest.raises((SettingsError, PotstillError)):
         bundle_candidates([given.replace("PATH", str(tiny_student.path))])
+
+
+def test_a_result_names_its_command_with_what_was_set_and_no_place_on_this_machine() -> None:
+    rows = RowSettings(bundles=("/some/where/two_layers:int8",), teacher=Path("/some/where/teacher"), peers=("stock",))
+    flags = (rows, DataSettings(), SpeedSettings(settle_s=4, texts=700), RunSettings(work=Path("/else/where")))
+    wanted = "python -m benchmarks offline --bundles two_layers:int8 --teacher teacher --peers stock --texts 700 --settle-s 4"
+    assert command_of("offline", flags) == wanted
