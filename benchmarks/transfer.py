@@ -16,8 +16,18 @@ from benchmarks.results import write_result
 from benchmarks.transfer_bench import Bench, measured, own_cache, scratch, source_of
 from benchmarks.transfer_choice import candidate_of, choice
 from benchmarks.transfer_curve import curve, floors
-from benchmarks.transfer_figures import COMMAND, DOMAINS, LABELS_A_CLASS, SEEDS, matrix_of, missing_of, transfer_figures
+from benchmarks.transfer_figures import (
+    COMMAND,
+    CROSS_TASKS,
+    DOMAINS,
+    LABELS_A_CLASS,
+    SEEDS,
+    matrix_of,
+    missing_of,
+    transfer_figures,
+)
 from benchmarks.transfer_recipes import LABELLED_BESIDE, STUDENT, few_settings
+from benchmarks.transfer_tasks import task_texts, tasks
 from distill.data import limited
 from distill.environment import describe_environment
 from distill.errors import SettingsError
@@ -57,6 +67,7 @@ def write_transfer(bench: Bench, **more: Any) -> Path:
     """
     rows = bench.rows()
     labels = {domain: "".join(map(str, bench.test(domain).label_ids)) for domain in DOMAINS}
+    of_tasks = {task: "".join(map(str, task_texts(bench, task)[2].label_ids)) for task in CROSS_TASKS}
     matrix = matrix_of(rows, labels)
     return write_result(
         "transfer",
@@ -66,7 +77,7 @@ def write_transfer(bench: Bench, **more: Any) -> Path:
         figures=transfer_figures(rows, matrix),
         matrix=matrix,
         missing=missing_of(rows),
-        test_labels=labels,
+        test_labels=labels | of_tasks,
         **more,
     )
 
@@ -207,5 +218,6 @@ PARTS: Final[dict[str, Callable[[Bench, int], None]]] = {
     "choice": choice,
     "floors": floors,
     "curve": curve,
+    "tasks": tasks,
 }
 """The parts of the scenario, in the order in which they are made."""

@@ -49,13 +49,16 @@ def choice(bench: Bench, seed: int) -> None:
 
 def _task(bench: Bench, task: str, seed: int) -> tuple[Dataset, Dataset, Dataset]:
     """Training, validation and test texts of a task: a domain's sentiment, or which domain a text is of."""
-    parts = (bench.splits[task].train, bench.splits[task].validation, bench.test(task)) if task in DOMAINS else _topics(bench)
+    parts = (
+        (bench.splits[task].train, bench.splits[task].validation, bench.test(task)) if task in DOMAINS else domains_task(bench)
+    )
     counts = (CHOICE_TEXTS, CHOICE_TEXTS // 5, 2000)
     train, validation, test = (limited(part, count, seed=seed) for part, count in zip(parts, counts, strict=True))
     return train, validation, test
 
 
-def _topics(bench: Bench) -> tuple[Dataset, Dataset, Dataset]:
+def domains_task(bench: Bench) -> tuple[Dataset, Dataset, Dataset]:
+    """Return training, validation and test texts of all four domains, labelled with the domain they are of."""
     parts = []
     for role in ("train", "validation", "test"):
         sets = [bench.test(name) if role == "test" else getattr(bench.splits[name], role) for name in DOMAINS]

@@ -42,23 +42,23 @@ def curve(bench: Bench, seed: int) -> None:
                 _point(bench, origin, target, seed, few_settings(shots, seed=seed))
 
 
-def _floor(bench: Bench, name: str, target: str, seed: int, *, shots: int) -> None:
-    cell = f"floor-{name}-{target}-{shots}-{seed}"
-    if bench.done(cell):
-        return
-    test, train = bench.test(target), _shots_of(bench.splits[target].train, shots=shots, seed=seed)
-    row = {"kind": "floor", "source": name, "target": target, "seed": seed, "shots": shots, "num_labels": len(train)}
-    bench.keep(cell, row | quality_of_logits(TfidfClassifier(train).predict_logits(test.texts), test))
-
-
-def _shots_of(train: Dataset, *, shots: int, seed: int) -> Dataset:
-    """The same texts that a carried model is given: to learn from and to choose on."""
+def all_shots(train: Dataset, *, shots: int, seed: int) -> Dataset:
+    """Return the texts that a carried model is given, those to learn from and those to choose on."""
     from distill.transfer.fit import few_shot
 
     learnt, chosen = few_shot(train, shots=shots, seed=seed)
     return Dataset(
         (*learnt.texts, *chosen.texts), np.concatenate([learnt.label_ids, chosen.label_ids]), train.labels, train.source
     )
+
+
+def _floor(bench: Bench, name: str, target: str, seed: int, *, shots: int) -> None:
+    cell = f"floor-{name}-{target}-{shots}-{seed}"
+    if bench.done(cell):
+        return
+    test, train = bench.test(target), all_shots(bench.splits[target].train, shots=shots, seed=seed)
+    row = {"kind": "floor", "source": name, "target": target, "seed": seed, "shots": shots, "num_labels": len(train)}
+    bench.keep(cell, row | quality_of_logits(TfidfClassifier(train).predict_logits(test.texts), test))
 
 
 def _point(bench: Bench, origin: str, target: str, seed: int, settings: CarrySettings) -> None:

@@ -22,6 +22,12 @@ CURVE_PAIR: Final = ("movies", "amazon")
 CURVE_SHOTS: Final = (8, 25, LABELS_A_CLASS, 400)
 """Labels a class of its points."""
 
+CROSS_TASKS: Final = {
+    "tweets-three-way": ("majority", "zero_shot_movies", "zero_shot_tweets", "tfidf", "random", "minilm", "movies", "tweets"),
+    "domains": ("majority", "tfidf", "random", "minilm", "movies"),
+}
+"""Tasks with other labels than the sources', and what each is reached from."""
+
 TASKS: Final = ("movies", "amazon", "tweets", "nyt", "domains")
 CANDIDATES: Final = ("minilm", "lowest_3_layers", "random", "after_a_task")
 NEAR: Final = 0.01
@@ -181,6 +187,7 @@ def missing_of(rows: Sequence[Row]) -> list[str]:
     wanted += [f"choice-{task}-{seed}" for task in TASKS for seed in SEEDS]
     wanted += [f"floor-{name}-{target}-all" for name in ("tfidf", "majority") for target in DOMAINS]
     wanted += [f"floor-tfidf-{target}-{LABELS_A_CLASS}-{seed}" for target in DOMAINS for seed in SEEDS]
+    wanted += [f"task-{task}-{origin}-{seed}" for task, origins in CROSS_TASKS.items() for origin in origins for seed in SEEDS]
     source, target = CURVE_PAIR
     for shots in CURVE_SHOTS:
         wanted += [f"floor-tfidf-{target}-{shots}-{seed}" for seed in SEEDS if shots != LABELS_A_CLASS]

@@ -3,7 +3,8 @@
 They stand inside the *source* distribution of vaderSentiment 3.3.2 (MIT; Hutto and Gilbert, ICWSM 2014), which
 pip brings once; two checksums are compared and the archive is kept in the cache folder. The sentences are never
 part of potstill. Each carries the mean of twenty people's ratings in [-4, 4]; the label is its sign, and a
-rating of exactly 0 has none.
+rating of exactly 0 has none. Of each there is also a task of three labels, such as tweets-three-way: neutral is nearer
+to 0 than 0.5.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from distill.data.dataset import Dataset, merge_duplicates, split_off
+from distill.data.dataset import Dataset, fold, merge_duplicates, split_off
 from distill.errors import DatasetError
 from distill.storage import cache_dir, require_writable, write_atomically
 
 LABELS = ("negative", "positive")
+THREE_LABELS = ("negative", "neutral", "positive")
+THREE_WAY = "-three-way"
+NEUTRAL_BELOW = 0.5
 NUM_TEST_TEXTS = 2_000
 DATA_SEED = 0
 
@@ -46,32 +51,52 @@ logger = logging.getLogger(__name__)
 def load_builtin(name: str) -> tuple[Dataset, Dataset]:
     """Return (training texts, 2,000 test texts) of a built-in set; the cut is the same for every run.
 
+    With three labels the test texts are those of the set with two (or a few less, where doubles contradict each other), so
+    that a model that was trained on the one has never learnt from the test texts of the other.
+
     Raises:
         DatasetError: The name is unknown, or the texts are not in the cache and cannot be brought.
     """
-    if name not in _FILES:
-        raise DatasetError(f"builtin:{name} is not known; there are {', '.join(f'builtin:{known}' for known in NAMES)}")
-    whole = merge_duplicates(_read_ratings(name))
-    return split_off(whole, count=NUM_TEST_TEXTS, seed=DATA_SEED, name="test")
+    base = name.removesuffix(THREE_WAY)
+    if base not in _FILES:
+        known = ", ".join(f"builtin:{known}" for known in NAMES)
+        raise DatasetError(f"builtin:{name} is not known; there are {known}, each also as NAME{THREE_WAY}")
+    ratings = _read_ratings(base)
+    train, test = split_off(merge_duplicates(_by_sign(base, ratings)), count=NUM_TEST_TEXTS, seed=DATA_SEED, name="test")
+    return (train, test) if base == name else _cut_by(test, merge_duplicates(_three_way(name, ratings)))
 
 
-def _read_ratings(name: str) -> Dataset:
+def _by_sign(name: str, ratings: Sequence[tuple[float, str]]) -> Dataset:
+    source, rated = f"builtin:{name}", [(rating, text) for rating, text in ratings if rating]
+    neutral = len(ratings) - len(rated)
+    notes = (f"{source}: left out {neutral} texts whose mean rating is exactly 0",) if neutral else ()
+    label_ids = np.array([rating > 0 for rating, _ in rated], dtype=np.int64)
+    return Dataset(tuple(text for _, text in rated), label_ids, LABELS, source, notes)
+
+
+def _three_way(name: str, ratings: Sequence[tuple[float, str]]) -> Dataset:
+    bounds = (-NEUTRAL_BELOW, NEUTRAL_BELOW)
+    # A rating of -0.5 is negative, one of 0.5 positive: neutral lies strictly between.
+    label_ids = np.array([int(rating > bounds[0]) + int(rating >= bounds[1]) for rating, _ in ratings], dtype=np.int64)
+    return Dataset(tuple(text for _, text in ratings), label_ids, THREE_LABELS, f"builtin:{name}")
+
+
+def _cut_by(test: Dataset, whole: Dataset) -> tuple[Dataset, Dataset]:
+    """The texts of `whole` that are not test texts, and those that are."""
+    held_out = {fold(text) for text in test.texts}
+    is_test = np.array([fold(text) in held_out for text in whole.texts])
+    return whole.take(np.flatnonzero(~is_test)), whole.take(np.flatnonzero(is_test))
+
+
+def _read_ratings(name: str) -> list[tuple[float, str]]:
     source = f"builtin:{name}"
     with tarfile.open(fileobj=io.BytesIO(_archive())) as archive:
         member = archive.extractfile(f"hutto_ICWSM_2014/{_FILES[name]}")
         if member is None:
             raise DatasetError(f"{source}: the archive has no {_FILES[name]}", path=source)
         content = member.read().decode()
-    texts, label_ids, neutral = [], [], 0
-    for line in content.splitlines():
-        _, rating, text = line.split("\t")
-        if float(rating) == 0:
-            neutral += 1
-            continue
-        texts.append(text.strip())
-        label_ids.append(int(float(rating) > 0))
-    notes = (f"{source}: left out {neutral} texts whose mean rating is exactly 0",) if neutral else ()
-    return Dataset(tuple(texts), np.array(label_ids, dtype=np.int64), LABELS, source, notes)
+    cells = (line.split("\t") for line in content.splitlines())
+    return [(float(rating), text.strip()) for _, rating, text in cells]
 
 
 def _archive() -> bytes:

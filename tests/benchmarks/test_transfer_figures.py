@@ -109,8 +109,8 @@ def test_the_page_names_what_is_missing() -> None:
     assert "few-amazon-nyt-0" not in missing
     assert "few-amazon-nyt-1" in missing
     whole_and_few, scratch, features, unlabelled, choice = 2 * 16 * 3, 4, 3, 9, 15
-    floors, curve = 2 * 4 + 4 * 3, 3 * 3 + 7 * 2 * 3
-    assert len(missing) == whole_and_few + scratch + features + unlabelled + choice + floors + curve - 4
+    floors, curve, tasks = 2 * 4 + 4 * 3, 3 * 3 + 7 * 2 * 3, (8 + 5) * 3
+    assert len(missing) == whole_and_few + scratch + features + unlabelled + choice + floors + curve + tasks - 4
     assert len(set(missing)) == len(missing)
     page = markdown_of_transfer({"rows": rows, "matrix": matrix_of(rows, LABELS), "missing": missing, "command": "a command"})
     assert "| the encoder alone |  |  |  | 0.800 (" in page

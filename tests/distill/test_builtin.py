@@ -142,6 +142,27 @@ def test_what_was_left_out_is_said(use_filled_cache: None) -> None:
     assert len(train.notes) == 3  # and the merged, and the contradicted
 
 
+@each_set
+def test_with_three_labels_neutral_is_nearer_to_zero_than_half(name: str, filled_cache: Path, use_filled_cache: None) -> None:
+    expected = defaultdict(set)
+    for rating, text in ratings_of(name, filled_cache):
+        expected[folded(text)].add("neutral" if abs(rating) < 0.5 else "positive" if rating > 0 else "negative")
+    train, test = load_builtin(f"{name}-three-way")
+    assert train.labels == test.labels == ("negative", "neutral", "positive")
+    found = {
+        folded(text): {part.labels[label]}
+        for part in (train, test)
+        for text, label in zip(part.texts, part.label_ids, strict=True)
+    }
+    assert len(found) == len(train) + len(test)
+    assert found == {text: labels for text, labels in expected.items() if len(labels) == 1}
+    # A two-way teacher has learnt from none of the three-way test texts, and the other way round.
+    two_way = load_builtin(name)
+    assert not {folded(text) for text in two_way[0].texts} & {folded(text) for text in test.texts}
+    assert not {folded(text) for text in two_way[1].texts} & {folded(text) for text in train.texts}
+    assert 1_950 < len(test) <= 2_000
+
+
 def test_no_seed_of_the_user_moves_a_test_text(use_filled_cache: None) -> None:
     splits = [load_splits(DataSettings(train=("builtin:amazon",), test="builtin:amazon", split_seed=seed)) for seed in (0, 1)]
     first, second = (each.test.fingerprint() if each.test else None for each in splits)

@@ -1,0 +1,26 @@
+"""The transfer scenario's other tasks: what is trained there is `potstill teacher`'s; here is what the harness adds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.transfer_curve import all_shots
+from benchmarks.transfer_tasks import spread
+from distill.data import Dataset
+
+
+def test_a_two_way_teachers_answers_stand_under_the_names_of_three_labels() -> None:
+    logits = np.array([[0.25, 1.5], [2.0, -1.0]], dtype=np.float32)
+    found = spread(logits, ("positive", "negative"), ("negative", "neutral", "positive"))
+    assert found[:, [0, 2]].tolist() == [[1.5, 0.25], [-1.0, 2.0]]
+    assert found.argmax(axis=1).tolist() == [0, 2]  # and never neutral
+    assert found[:, 1].max() < -1000
+
+
+def test_a_floor_learns_from_all_the_labels_that_a_carried_model_is_given() -> None:
+    texts = tuple(f"text {number}" for number in range(40))
+    train = Dataset(texts, np.arange(40) % 2, ("even", "odd"), "numbers")
+    few = all_shots(train, shots=10, seed=0)
+    assert few.counts == {"even": 10, "odd": 10}
+    assert len(set(few.texts)) == 20
+    assert all(int(text.removeprefix("text ")) % 2 == label for text, label in zip(few.texts, few.label_ids, strict=True))
