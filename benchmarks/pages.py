@@ -19,7 +19,8 @@ from benchmarks.serving.figures import serving_figures, serving_table, serving_w
 from benchmarks.speed import speed_figures
 from benchmarks.speed_tables import first_words
 from benchmarks.speed_tables import markdown_of as markdown_of_speed
-from benchmarks.transfer_figures import markdown_of_transfer, transfer_figures
+from benchmarks.transfer_figures import transfer_figures
+from benchmarks.transfer_page import learning_curve, markdown_of_transfer
 from distill.errors import PotstillError
 from distill.storage import write_atomically
 from export.report import picture_of
@@ -178,4 +179,5 @@ _PICTURES: dict[str, Callable[[Result], str]] = {
     "demo": lambda result: picture_of(result["rows"]),
     "quality": lambda result: picture_of(_points_of_summary(result)),
     "single-stream": lambda result: quality_against_time(result["rows"]),
+    "transfer": learning_curve,
 }

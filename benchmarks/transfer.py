@@ -16,6 +16,7 @@ from benchmarks.results import write_result
 from benchmarks.transfer_bench import Bench, measured, own_cache, scratch, source_of
 from benchmarks.transfer_choice import candidate_of, choice
 from benchmarks.transfer_curve import curve, floors
+from benchmarks.transfer_evaluation import curve_of, tasks_of
 from benchmarks.transfer_figures import (
     COMMAND,
     CROSS_TASKS,
@@ -76,6 +77,8 @@ def write_transfer(bench: Bench, **more: Any) -> Path:
         rows=rows,
         figures=transfer_figures(rows, matrix),
         matrix=matrix,
+        curve=curve_of(rows, labels),
+        tasks=tasks_of(rows, of_tasks),
         missing=missing_of(rows),
         test_labels=labels | of_tasks,
         **more,

@@ -57,10 +57,10 @@ def matrix_of(rows: Sequence[Row], labels: Mapping[str, str]) -> list[dict[str, 
             ]
             if not seeds:
                 continue
-            bootstrap = Bootstrap(_digits(labels[target]), num_labels=2, num_seeds=len(seeds))
+            bootstrap = Bootstrap(digits(labels[target]), num_labels=2, num_seeds=len(seeds))
 
             def score(kind: str, origin: str, wanted: Sequence[int] = seeds, target: str = target) -> Figure:
-                answers = [_digits(found[kind, origin, target, seed]["predicted"]) for seed in wanted]
+                answers = [digits(found[kind, origin, target, seed]["predicted"]) for seed in wanted]
                 return bootstrap.macro_f1(np.stack(answers))  # noqa: B023  (called at once)
 
             with_source, alone = score("few", source), score("few", target)
@@ -202,62 +202,6 @@ def _rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
-def _digits(answers: str) -> NDArray[np.int64]:
+def digits(answers: str) -> NDArray[np.int64]:
+    """Return class ids that were written a digit a text, shape (texts,)."""
     return np.array(list(answers), dtype=np.int64)
-
-
-def markdown_of_transfer(result: Row) -> str:
-    """Return the matrix, what is reached without a label of the target, and the choices, as Markdown."""
-    cells = {(cell["source"], cell["target"]): cell for cell in result["matrix"]}
-    lines = ["| from, 200 labels of | " + " | ".join(DOMAINS) + " |", "|---" + "|--:" * len(DOMAINS) + "|"]
-    alone = [_with_interval(cells.get((target, target))) for target in DOMAINS]
-    lines.append("| the encoder alone | " + " | ".join(alone) + " |")
-    for source in DOMAINS:
-        row = ["" if source == target else _with_gain(cells.get((source, target))) for target in DOMAINS]
-        lines.append(f"| {source} | " + " | ".join(row) + " |")
-    scratch = [_mean_of(result["rows"], kind="scratch", target=target) for target in DOMAINS]
-    lines.append("| nothing: weights drawn anew | " + " | ".join(scratch) + " |")
-    lines += ["", "| no label of the target | " + " | ".join(DOMAINS) + " |", "|---" + "|--:" * len(DOMAINS) + "|"]
-    for source in DOMAINS:
-        row = [_mean_of(result["rows"], kind="whole", source=source, target=target) for target in DOMAINS]
-        lines.append(f"| teacher of {source} | " + " | ".join(row) + " |")
-    kept = {one["target"]: one for one in unlabelled_of(result["rows"])}
-    shown = [f"{kept[name]['macro_f1']:.3f} ({kept[name]['retention']:.1%})" if name in kept else "" for name in DOMAINS]
-    lines.append("| student of the other three's teachers (share of its own teacher's) | " + " | ".join(shown) + " |")
-    lines += ["", *_choices_in_lines(result["rows"])]
-    lost = [cell for cell in result["matrix"] if not cell.get("wins", True)]
-    lines += [line for cell in lost for line in (f"For {cell['target']}: {cell['words']}", "")]
-    missing = len(result["missing"])
-    said = f"Unfinished: {missing} cells are missing, see `missing` in the result file. " if missing else ""
-    return "\n".join(lines) + f"\n{said}Measured by `{result['command']}`."
-
-
-def _choices_in_lines(rows: Sequence[Row]) -> list[str]:
-    trials = choices_of(rows)
-    if not trials:
-        return []
-    lines = ["| task | recommended | best when fine-tuned | within 0.01 | rank correlation |", "|---|---|---|---|--:|"]
-    for trial in trials:
-        names = [trial[key].replace("_", " ") for key in ("recommended", "best")]
-        within = "yes" if trial["within"] else "no"
-        lines.append(f"| {trial['task']} | {names[0]} | {names[1]} | {within} | {trial['rank_correlation']:.2f} |")
-    return [*lines, ""]
-
-
-def _with_interval(cell: Row | None) -> str:
-    if cell is None:
-        return ""
-    found = cell["macro_f1"]
-    return f"{found['value']:.3f} ({found['low']:.3f}-{found['high']:.3f})"
-
-
-def _with_gain(cell: Row | None) -> str:
-    if cell is None:
-        return ""
-    gain = cell["gain"]
-    return f"{_with_interval(cell)}, {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
-
-
-def _mean_of(rows: Sequence[Row], **wanted: str) -> str:
-    scores = [row["macro_f1"] for row in rows if all(row.get(name) == value for name, value in wanted.items())]
-    return f"{np.mean(scores):.3f}" if scores else ""

@@ -10,12 +10,12 @@ from benchmarks.transfer_figures import (
     DOMAINS,
     SEEDS,
     choices_of,
-    markdown_of_transfer,
     matrix_of,
     missing_of,
     transfer_figures,
     unlabelled_of,
 )
+from benchmarks.transfer_page import markdown_of_transfer
 
 TRUE = "01" * 20
 LABELS = dict.fromkeys(DOMAINS, TRUE)

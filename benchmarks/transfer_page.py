@@ -1,0 +1,196 @@
+"""The `transfer` scenario on a page: its tables as Markdown, and the picture of the learning curve."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from benchmarks.transfer_evaluation import gap_closed_of
+from benchmarks.transfer_figures import CURVE_PAIR, DOMAINS, choices_of, unlabelled_of
+
+Row = Mapping[str, Any]
+
+GREY = "#6b7280"  # reads on white and on black
+COLOURS = {"parameters": "#0d9488", "features": "#3b82f6", "tfidf": "#7b8494"}
+
+
+def markdown_of_transfer(result: Row) -> str:
+    """Return the matrix, what is reached without a label of the target, and the choices, as Markdown."""
+    cells = {(cell["source"], cell["target"]): cell for cell in result["matrix"]}
+    lines = ["| from, 200 labels of | " + " | ".join(DOMAINS) + " |", "|---" + "|--:" * len(DOMAINS) + "|"]
+    alone = [_with_interval(cells.get((target, target))) for target in DOMAINS]
+    lines.append("| the encoder alone | " + " | ".join(alone) + " |")
+    for source in DOMAINS:
+        row = ["" if source == target else _with_gain(cells.get((source, target))) for target in DOMAINS]
+        lines.append(f"| {source} | " + " | ".join(row) + " |")
+    scratch = [_mean_of(result["rows"], kind="scratch", target=target) for target in DOMAINS]
+    lines.append("| nothing: weights drawn anew | " + " | ".join(scratch) + " |")
+    lines += ["", "| no label of the target | " + " | ".join(DOMAINS) + " |", "|---" + "|--:" * len(DOMAINS) + "|"]
+    for source in DOMAINS:
+        row = [_mean_of(result["rows"], kind="whole", source=source, target=target) for target in DOMAINS]
+        lines.append(f"| teacher of {source} | " + " | ".join(row) + " |")
+    kept = {one["target"]: one for one in unlabelled_of(result["rows"])}
+    shown = [f"{kept[name]['macro_f1']:.3f} ({kept[name]['retention']:.1%})" if name in kept else "" for name in DOMAINS]
+    lines.append("| student of the other three's teachers (share of its own teacher's) | " + " | ".join(shown) + " |")
+    lines += ["", *_gap_in_lines(result["rows"]), *_curve_in_lines(result.get("curve", []))]
+    lines += [*_tasks_in_lines(result.get("tasks", [])), *_choices_in_lines(result["rows"])]
+    lost = [cell for cell in result["matrix"] if not cell.get("wins", True)]
+    lines += [line for cell in lost for line in (f"For {cell['target']}: {cell['words']}", "")]
+    missing = len(result["missing"])
+    said = f"Unfinished: {missing} cells are missing, see `missing` in the result file. " if missing else ""
+    return "\n".join(lines) + f"\n{said}Measured by `{result['command']}`."
+
+
+def _gap_in_lines(rows: Sequence[Row]) -> list[str]:
+    found = gap_closed_of(rows)
+    if not found:
+        return []
+    said = ["mean of their teachers", "best of their teachers", "gap closed from the mean", "from the best"]
+    lines = [f"| without its labels | {' | '.join(said)} |", "|---" + "|--:" * len(said) + "|"]
+    for one in found:
+        shares = [one[f"gap_closed_{name}"] for name in ("of_mean", "of_best")]
+        closed = ["no gap" if share is None else f"{share:.0%}" for share in shares]
+        lines.append(f"| {one['target']} | {one['teachers_mean']:.3f} | {one['teachers_best']:.3f} | {' | '.join(closed)} |")
+    return [*lines, ""]
+
+
+def _curve_in_lines(points: Sequence[Row]) -> list[str]:
+    if not points:
+        return []
+    found = {(point["way"], point["source"], point["num_labels"]): point for point in points}
+    counts = sorted({point["num_labels"] for point in points})
+    lines = [f"| {CURVE_PAIR[1]} with so many labels | {' | '.join(map(str, counts))} |", "|---" + "|--:" * len(counts) + "|"]
+    for way, source in dict.fromkeys((point["way"], point["source"]) for point in points):
+        cells = [_with_interval(found.get((way, source, count))) for count in counts]
+        lines.append(f"| {way_in_words(way, source)} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _tasks_in_lines(found: Sequence[Row]) -> list[str]:
+    lines = []
+    for task in dict.fromkeys(one["task"] for one in found):
+        ours = [one for one in found if one["task"] == task]
+        lines += [f"| {task.replace('-', ' ')}, 100 labels a class | macro-F1 | against the encoder alone |", "|---|--:|--:|"]
+        for one in ours:
+            gain = one.get("gain")
+            said = f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" if gain else ""
+            lines.append(f"| {origin_in_words(one['origin'])} | {_with_interval(one)} | {said} |")
+        best = max(ours, key=lambda one: one["macro_f1"]["value"])
+        lines += ["", *confusion_in_lines(best["confusion"], best["labels"], title=origin_in_words(best["origin"])), ""]
+    return lines
+
+
+def confusion_in_lines(counts: Sequence[Sequence[int]], labels: Sequence[str], *, title: str) -> list[str]:
+    """Return a confusion matrix as a table: of the texts of each true label, the share that was given each label.
+
+    Args:
+        counts: Shape (true label, given label).
+        labels: Their names.
+        title: Whose answers they are.
+    """
+    lines = [f"| {title}: given | {' | '.join(labels)} | texts |", "|---" + "|--:" * (len(labels) + 1) + "|"]
+    for name, row in zip(labels, counts, strict=True):
+        shares = [f"{count / max(1, sum(row)):.1%}" for count in row]
+        lines.append(f"| true {name} | {' | '.join(shares)} | {sum(row):,} |")
+    return lines
+
+
+def way_in_words(way: str, source: str) -> str:
+    """Return what a line of the learning curve is."""
+    if way == "tfidf":
+        return "TF-IDF"
+    begun = "the encoder alone" if source == CURVE_PAIR[1] else f"the teacher of {source}"
+    return f"{begun}, {'fine-tuned' if way == 'parameters' else 'as features'}"
+
+
+def origin_in_words(origin: str) -> str:
+    """Return what a row of another task comes from."""
+    known = {
+        "minilm": "the encoder alone",
+        "random": "nothing: weights drawn anew",
+        "tfidf": "TF-IDF",
+        "majority": "always the commonest label",
+    }
+    if origin.startswith("zero_shot_"):
+        return f"the two-way teacher of {origin.removeprefix('zero_shot_')} as it is, no label"
+    return known.get(origin, f"the two-way teacher of {origin}, fine-tuned")
+
+
+def _choices_in_lines(rows: Sequence[Row]) -> list[str]:
+    trials = choices_of(rows)
+    if not trials:
+        return []
+    lines = ["| task | recommended | best when fine-tuned | within 0.01 | rank correlation |", "|---|---|---|---|--:|"]
+    for trial in trials:
+        names = [trial[key].replace("_", " ") for key in ("recommended", "best")]
+        within = "yes" if trial["within"] else "no"
+        lines.append(f"| {trial['task']} | {names[0]} | {names[1]} | {within} | {trial['rank_correlation']:.2f} |")
+    return [*lines, ""]
+
+
+def _with_interval(cell: Row | None) -> str:
+    if cell is None:
+        return ""
+    found = cell["macro_f1"]
+    return f"{found['value']:.3f} ({found['low']:.3f}-{found['high']:.3f})"
+
+
+def _with_gain(cell: Row | None) -> str:
+    if cell is None:
+        return ""
+    gain = cell["gain"]
+    return f"{_with_interval(cell)}, {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
+
+
+def _mean_of(rows: Sequence[Row], **wanted: str) -> str:
+    scores = [row["macro_f1"] for row in rows if all(row.get(name) == value for name, value in wanted.items())]
+    return f"{np.mean(scores):.3f}" if scores else ""
+
+
+def learning_curve(result: Row) -> str:
+    """Return an SVG of macro-F1 against the number of labels; a dashed line comes from the encoder alone."""
+    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    points = result.get("curve", [])
+    for way, source in dict.fromkeys((point["way"], point["source"]) for point in points):
+        line = [point for point in points if (point["way"], point["source"]) == (way, source)]
+        across = [point["num_labels"] for point in line]
+        found = [point["macro_f1"] for point in line]
+        axes.fill_between(
+            across, [one["low"] for one in found], [one["high"] for one in found], color=COLOURS[way], alpha=0.08, linewidth=0
+        )
+        axes.plot(
+            across,
+            [one["value"] for one in found],
+            color=COLOURS[way],
+            marker="o",
+            markersize=4,
+            linestyle="-" if source == CURVE_PAIR[0] else "--",
+            label=way_in_words(way, source),
+        )
+    axes.set_xscale("log")
+    axes.set_xticks(sorted({point["num_labels"] for point in points}))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.minorticks_off()
+    axes.set_xlabel(f"labels of {CURVE_PAIR[1]} (log scale)")
+    axes.set_ylabel("macro-F1 with 95 % interval")
+    axes.grid(visible=True, alpha=0.25)
+    if points:
+        axes.legend(fontsize=8, frameon=False, labelcolor=GREY)
+    for part in (axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()):
+        part.set_color(GREY)
+    axes.tick_params(colors=GREY, which="both")
+    for spine in axes.spines.values():
+        spine.set_color("#9ca3af")
+    target = io.StringIO()
+    # Ids from a fixed salt and no date or link: the same points give the same bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "potstill"}):
+        figure.savefig(target, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = target.getvalue()
+    return svg[svg.index("<svg") :]

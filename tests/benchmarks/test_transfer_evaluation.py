@@ -1,0 +1,109 @@
+"""The learning curve, other tasks, confusions and the gap closed, from rows made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.transfer_evaluation import confusion_matrix, curve_of, gap_closed_of, tasks_of
+from benchmarks.transfer_page import confusion_in_lines, learning_curve, markdown_of_transfer
+
+TRUE = "01" * 20
+BAD = "10" * 4 + TRUE[8:]  # 8 of 40 wrong, as many of each label: macro-F1 0.8
+THREE = "012" * 10
+NEVER_ONE = "002" * 10  # label 0: 10 of 20 given are right, F1 2/3; label 1: 0; label 2: 1
+LABELS = {"amazon": TRUE, "tweets-three-way": THREE}
+
+
+def point(kind: str, source: str, predicted: str, **more: Any) -> dict[str, Any]:
+    return {"kind": kind, "source": source, "target": "amazon", "seed": 0, "predicted": predicted, **more}
+
+
+def task(origin: str, seed: int, predicted: str) -> dict[str, Any]:
+    row = {"kind": "task", "task": "tweets-three-way", "origin": origin, "seed": seed, "predicted": predicted}
+    return {**row, "labels": ["negative", "neutral", "positive"]}
+
+
+CURVE = [
+    point("curve", "movies", BAD, way="parameters", shots=8),
+    point("few", "movies", TRUE),
+    point("few", "nyt", BAD),  # not the curve's source
+    point("curve", "amazon", BAD, way="features", shots=100),
+    point("floor", "tfidf", BAD, shots=8),
+    point("floor", "tfidf", TRUE),  # on all labels, so no point of the curve
+]
+TASKS = [task("minilm", 0, NEVER_ONE), task("movies", 0, THREE), task("movies", 1, NEVER_ONE)]
+
+
+def test_the_curve_takes_its_middle_point_from_the_matrix() -> None:
+    found = {(one["way"], one["source"], one["num_labels"]): one["macro_f1"]["value"] for one in curve_of(CURVE, LABELS)}
+    assert found == pytest.approx(
+        {
+            ("parameters", "movies", 16): 0.8,
+            ("parameters", "movies", 200): 1.0,
+            ("features", "amazon", 200): 0.8,
+            ("tfidf", "tfidf", 16): 0.8,
+        }
+    )
+
+
+def test_another_task_is_compared_on_the_seeds_that_both_have() -> None:
+    found = {one["origin"]: one for one in tasks_of(TASKS, LABELS)}
+    alone = (2 / 3 + 0 + 1) / 3
+    assert found["minilm"]["macro_f1"]["value"] == pytest.approx(alone)
+    assert "gain" not in found["minilm"]
+    assert found["movies"]["macro_f1"]["value"] == pytest.approx((1 + alone) / 2)
+    assert found["movies"]["gain"]["value"] == pytest.approx(1 - alone)  # seed 1 has no counterpart
+    assert found["movies"]["confusion"] == [[20, 0, 0], [10, 10, 0], [0, 0, 20]]
+
+
+def test_a_confusion_matrix_counts_true_by_given() -> None:
+    counts = confusion_matrix(np.array([0, 0, 1, 2]), np.array([[0, 1, 1, 0], [0, 1, 1, 2]]), num_labels=3)
+    assert counts.tolist() == [[2, 2, 0], [0, 2, 0], [1, 0, 1]]
+    lines = confusion_in_lines(counts.tolist(), ["a", "b", "c"], title="ours")
+    assert lines[0] == "| ours: given | a | b | c | texts |"
+    assert lines[2:] == [
+        "| true a | 50.0% | 50.0% | 0.0% | 4 |",
+        "| true b | 0.0% | 100.0% | 0.0% | 2 |",
+        "| true c | 50.0% | 0.0% | 50.0% | 2 |",
+    ]
+
+
+def unlabelled(score: float, teachers: dict[str, float], own: float) -> list[dict[str, Any]]:
+    rows = [
+        {"kind": "whole", "source": source, "target": "nyt", "seed": 0, "macro_f1": found} for source, found in teachers.items()
+    ]
+    rows.append({"kind": "whole", "source": "nyt", "target": "nyt", "seed": 0, "macro_f1": own})
+    return [*rows, {"kind": "unlabelled", "target": "nyt", "seed": 0, "macro_f1": score}]
+
+
+def test_the_gap_begins_at_the_other_teachers_and_ends_at_the_domains_own() -> None:
+    (found,) = gap_closed_of(unlabelled(0.76, {"movies": 0.60, "amazon": 0.66, "tweets": 0.72}, own=0.80))
+    assert found["gap_closed_of_mean"] == pytest.approx((0.76 - 0.66) / (0.80 - 0.66))
+    assert found["gap_closed_of_best"] == pytest.approx(0.5)
+
+
+def test_where_a_foreign_teacher_is_as_good_as_the_own_there_is_no_gap() -> None:
+    rows = unlabelled(0.76, {"movies": 0.60, "amazon": 0.66, "tweets": 0.81}, own=0.80)
+    assert gap_closed_of(rows)[0]["gap_closed_of_best"] is None
+    assert gap_closed_of(rows[1:]) == []  # one of the three teachers was not measured
+
+
+def test_the_page_and_the_picture_show_them() -> None:
+    rows = [*CURVE, *TASKS, *unlabelled(0.76, {"movies": 0.60, "amazon": 0.66, "tweets": 0.81}, own=0.80)]
+    shown = [{**row, "macro_f1": row.get("macro_f1", 0.5)} for row in rows]
+    result = {"rows": shown, "matrix": [], "missing": [], "command": "a command"}
+    result |= {"curve": curve_of(rows, LABELS), "tasks": tasks_of(rows, LABELS)}
+    page = markdown_of_transfer(result)
+    assert "| amazon with so many labels | 16 | 200 |" in page
+    assert "| the teacher of movies, fine-tuned | 0.800 (" in page
+    assert "| nyt | 0.690 | 0.810 | 64% | no gap |" in page  # (0.76 - 0.69) / (0.80 - 0.69)
+    assert "| tweets three way, 100 labels a class | macro-F1 | against the encoder alone |" in page
+    assert "| true neutral | 50.0% | 50.0% | 0.0% | 20 |" in page
+    picture = learning_curve(result)
+    assert picture == learning_curve(result)
+    assert picture.startswith("<svg")
+    assert "the teacher of movies, fine-tuned" in picture
+    assert "TF-IDF" in picture
