@@ -225,7 +225,8 @@ def scale(
 
     Example: python -m benchmarks scale --student student-0 --teacher teacher-0
     """
-    from benchmarks.scale import QUICK, Plan, run_scale, scale_figures
+    from benchmarks.scale import QUICK, Plan, run_scale
+    from benchmarks.scale_figures import scale_figures
     from distill.environment import describe_environment
 
     environment = describe_environment()

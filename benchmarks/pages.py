@@ -13,7 +13,7 @@ from benchmarks.report import write_report
 from benchmarks.report_figures import quality_against_time
 from benchmarks.results import FOLDER, demo_figures, read_result
 from benchmarks.runtime import runtime_figures, runtime_table
-from benchmarks.scale import scale_figures, scale_markdown
+from benchmarks.scale_figures import scale_figures, scale_markdown
 from benchmarks.self_check import instrument_figures
 from benchmarks.serving.figures import serving_figures, serving_table, serving_words
 from benchmarks.speed import speed_figures

@@ -14,8 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.scale_figures import capacity_rows
 from distill.bundle import Bundle
+from distill.classifier import predict
 from distill.cpus import available_cpus
 from distill.data import TextSources
 from distill.progress import Reporter
@@ -34,7 +36,6 @@ from export.runtime import OnnxClassifier
 
 ROOT = Path(__file__).parents[1]
 DOMAINS = ("builtin:movies", "builtin:amazon", "builtin:tweets", "builtin:nyt")
-NODES = (1, 10, 100, 1000)
 
 Row = dict[str, Any]
 
@@ -57,7 +58,7 @@ class Plan:
     rows: int = 1_000_000
     pipeline_rows: int = 4_000
     plain_rows: int = 40_000
-    node_rows: int = 120_000
+    node_rows: int = 200_000
     kill_rows: int = 24_000
     kills: int = 20
     cores: int = 16
@@ -68,9 +69,13 @@ QUICK = Plan(rows=6_000, pipeline_rows=64, plain_rows=640, node_rows=4_000, kill
 
 
 def write_corpus(path: Path, count: int, *, seed: int = 0) -> None:
-    """Write a table of `count` rows: the four domains' texts again and again, each time with other seeded noise."""
+    """Write a table of `count` rows: the four domains' texts again and again, each time with other seeded noise.
+
+    Shuffled once: the sets differ in length, and steps that take the first rows must take the mixture of all.
+    """
     texts = list(TextSources(DOMAINS, TextSettings()))
     draw = np.random.default_rng(seed)
+    draw.shuffle(texts)
     with pq.ParquetWriter(path, pa.schema([("id", pa.int64()), ("text", pa.string())])) as writer:
         for start in range(0, count, 50_000):
             ids = np.arange(start, min(start + 50_000, count))
@@ -99,10 +104,11 @@ def run_scale(
     work.mkdir(parents=True, exist_ok=True)
     shipped = _shipped(student, work)
     steps: dict[str, Callable[[], list[Row]]] = {
+        "tables": lambda: _written_tables(work, plan),
         "runtime": lambda: [runtime_row(shipped, _table(work, plan.rows))],
         "threads": lambda: [job_row("threads", shipped, _table(work, plan.rows), work)],
         "ray": lambda: [job_row("ray", shipped, _table(work, plan.rows), work, "--ray", "local")],
-        "same_bytes": lambda: [_same_bytes(work)],
+        "same_answers": lambda: [_same_bytes(work), labels_row(shipped, _table(work, plan.rows), work / "out-threads")],
         "nodes": lambda: _node_rows(shipped, _table(work, plan.node_rows), work),
         "kills": lambda: _kill_rows(shipped, _table(work, plan.kill_rows), work, plan.kills),
         "pipeline": lambda: [script_row("pipeline", _table(work, plan.pipeline_rows), teacher)],
@@ -119,70 +125,7 @@ def run_scale(
         rows += json.loads(kept.read_text())
     if any(not (work / f"{name}.json").is_file() for name in steps):
         return None
-    return [*rows, *capacity_rows(rows, plan)]
-
-
-def scale_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the figures that the design names, from the rows."""
-    by_name = {row["name"]: row for row in rows if row["kind"] != "kill"}
-    threads, ray = by_name["threads"], by_name["ray"]
-    one, two = by_name["1 node"], by_name["2 nodes"]
-    return {
-        "stream_share": threads["rows_per_second"] / by_name["runtime"]["texts_per_second"],
-        "peak_rss_bytes": threads["peak_rss_bytes"],
-        "ray_share": ray["rows_per_second"] / threads["rows_per_second"],
-        "ray_two_nodes_efficiency": two["rows_per_second"] / (2 * one["rows_per_second"]),
-        "kills_lossless": sum(row["lossless"] for row in rows if row["kind"] == "kill"),
-        "ratio_pipeline": threads["rows_per_second"] / by_name["pipeline"]["rows_per_second"],
-        "ratio_plain_ort": threads["rows_per_second"] / by_name["plain_ort"]["rows_per_second"],
-    }
-
-
-def capacity_rows(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[Row]:
-    """Return what 1 to 1,000 machines would do: simulated, by the measured rate of a core and Ray's measured share.
-
-    The model: rate = machines x cores x rate of a core x share. It knows of no limit of storage or network, and takes the
-    processors to be like this one.
-    """
-    by_name = {row["name"]: row for row in rows if row["kind"] != "kill"}
-    core = by_name["threads"]["rows_per_second"] / by_name["threads"]["threads"]
-    share = by_name["ray"]["rows_per_second"] / by_name["threads"]["rows_per_second"]
-    found = []
-    for nodes in NODES:
-        rate = nodes * plan.cores * core * (1.0 if nodes == 1 else min(1.0, share))
-        found.append(
-            {
-                "kind": "capacity",
-                "name": f"{nodes} machines",
-                "simulated": True,
-                "machines": nodes,
-                "cores": plan.cores,
-                "price_per_hour": plan.price_per_hour,
-                "rows_per_second": rate,
-                "billion_rows_hours": 1e9 / rate / 3600,
-                "cost_per_million": nodes * plan.price_per_hour / 3600 / rate * 1e6,
-            }
-        )
-    return found
-
-
-def scale_markdown(result: Mapping[str, Any]) -> str:
-    """Return what a page shows of a result: what was measured, then the computed capacity."""
-    measured = [row for row in result["rows"] if row["kind"] == "rate"]
-    lines = ["| measured | rows/s | rows | peak MB |", "|---|--:|--:|--:|"]
-    for row in measured:
-        rate = row.get("rows_per_second") or row["texts_per_second"]
-        peak = f"{row['peak_rss_bytes'] / 1e6:.0f}" if "peak_rss_bytes" in row else ""
-        lines.append(f"| {row['name'].replace('_', ' ')} | {rate:,.0f} | {row.get('num_rows', 20_000):,} | {peak} |")
-    lines += ["", "| computed, not measured | rows/s | hours for a billion | cost of a million |", "|---|--:|--:|--:|"]
-    for row in (row for row in result["rows"] if row["kind"] == "capacity"):
-        said = f"{row['name']} of {row['cores']} processors at {row['price_per_hour']:.2f} an hour"
-        lines.append(
-            f"| {said} | {row['rows_per_second']:,.0f} | {row['billion_rows_hours']:,.1f} | {row['cost_per_million']:.4f} |"
-        )
-    kills = [row for row in result["rows"] if row["kind"] == "kill"]
-    said = f"{sum(row['lossless'] for row in kills)} of {len(kills)} killed runs ended with the digest of an unbroken one."
-    return "\n".join([*lines, "", f"{said} Measured by `{result['command']}`."])
+    return [*rows, *capacity_rows(rows, cores=plan.cores, price_per_hour=plan.price_per_hour)]
 
 
 def runtime_row(bundle: Path, table: Path, *, rounds: int = 5, texts: int = 20_000) -> Row:
@@ -257,6 +200,23 @@ def digest_of(folder: Path) -> str:
 def _same_bytes(work: Path) -> Row:
     digests = [json.loads((work / f"{name}.json").read_text())[0]["digest"] for name in ("threads", "ray")]
     return {"kind": "check", "name": "ray writes the bytes of one machine", "holds": digests[0] == digests[1]}
+
+
+def labels_row(bundle: Path, table: Path, out: Path, *, texts: int = 20_000) -> Row:
+    """Compare the labels in an output's first rows with those that `predict` gives the same texts."""
+    given = pq.read_table(out, columns=["id", "label"]).slice(0, texts)
+    asked = pq.read_table(table).slice(0, len(given))
+    answers = predict(OnnxClassifier.open(bundle), asked.column("text").to_pylist())
+    holds = given.column("id").equals(asked.column("id")) and given.column("label").to_pylist() == [
+        answer.label for answer in answers
+    ]
+    return {"kind": "check", "name": "the labels are those of predict", "num_rows": len(given), "holds": holds}
+
+
+def _written_tables(work: Path, plan: Plan) -> list[Row]:
+    for rows in (plan.rows, plan.node_rows, plan.kill_rows, plan.pipeline_rows, plan.plain_rows):
+        _table(work, rows)
+    return []
 
 
 def _command(bundle: Path, table: Path, out: Path) -> list[str]:
@@ -360,13 +320,14 @@ def _kill_rows(bundle: Path, table: Path, work: Path, kills: int) -> list[Row]:
             command = [*_command(bundle, table, out), "--part-rows", "512", "--ray", cluster.address]
             total = -(-pq.read_metadata(table).num_rows // 512)
             after = draw.randrange(1, total - 4)
-            runs, node = _run_and_kill(command, victim, out, after=after, cluster=cluster, node=node)
-            lossless = digest_of(out) == wanted
+            runs, killed, node = _run_and_kill(command, victim, out, after=after, cluster=cluster, node=node)
+            lossless = killed and digest_of(out) == wanted
             rows.append({"kind": "kill", "victim": victim, "after_parts": after, "runs": runs, "lossless": lossless})
     return rows
 
 
-def _run_and_kill(command: list[str], victim: str, out: Path, *, after: int, cluster: Any, node: Any) -> tuple[int, Any]:
+def _run_and_kill(command: list[str], victim: str, out: Path, *, after: int, cluster: Any, node: Any) -> tuple[int, bool, Any]:
+    """Return how many runs it took, whether the victim was there to be killed, and the node beside the head."""
     killed = False
     for runs in range(1, 6):
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -380,19 +341,17 @@ def _run_and_kill(command: list[str], victim: str, out: Path, *, after: int, clu
                         node = cluster.add_node(num_cpus=1)
                 time.sleep(0.02)
         if process.returncode == 0:
-            return runs, node
-    return runs, node
+            return runs, killed, node
+    return runs, killed, node
 
 
 def _kill_a_worker() -> bool:
-    """Kill an actor; return whether there was one yet."""
+    """Kill an actor of a cluster that this process started; return whether there was one yet."""
     import psutil
 
-    actors = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if any("MapWorker" in part or "_Worker" in part for part in process.info["cmdline"] or ())
-    ]
-    if actors:
-        actors[0].kill()
-    return bool(actors)
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any("MapWorker" in part for part in process.cmdline()):
+                process.kill()
+                return True
+    return False
