@@ -15,6 +15,7 @@ import cyclopts
 from cyclopts import App, Parameter
 
 from benchmarks import report_commands, speed_commands
+from benchmarks.children import stop_by_leaving
 from benchmarks.pages import fill_pages
 from benchmarks.quality import run_quality, write_quality
 from benchmarks.quality_arms import ARMS, SEEDS
@@ -274,6 +275,7 @@ def readme() -> None:
 
 def main() -> None:
     """Run the harness; exit codes are those of the `potstill` command."""
+    stop_by_leaving()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         app(exit_on_error=False, print_error=False)

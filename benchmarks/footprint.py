@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.children import run_child
 from distill.bundle import Bundle
 from distill.labels import Logits
 from export.runtime import OnnxClassifier
@@ -66,7 +66,7 @@ def install_bytes() -> int:
         venv.create(environment)
         command = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install", "--quiet"]
         command += ["-c", str(ROOT / "constraints.txt"), f"{ROOT}[serve]"]
-        subprocess.run(command, check=True, capture_output=True)
+        run_child(command).check_returncode()
         return sum(file.stat().st_size for file in (environment / "lib").rglob("*") if file.is_file() and not file.is_symlink())
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.children import child, run_child
 from benchmarks.scale_figures import capacity_rows
 from distill.bundle import Bundle
 from distill.classifier import predict
@@ -146,7 +147,7 @@ def job_row(name: str, bundle: Path, table: Path, work: Path, *more: str) -> Row
     """Run the command on a table in a process of its own, from nothing, and return what it said and took."""
     out = work / f"out-{name}"
     shutil.rmtree(out, ignore_errors=True)
-    with subprocess.Popen(
+    with child(
         [*_command(bundle, table, out), *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
         started, peak = time.perf_counter(), 0
@@ -172,14 +173,8 @@ def job_row(name: str, bundle: Path, table: Path, work: Path, *more: str) -> Row
 def script_row(kind: str, table: Path, bundle: Path, *graph: Path) -> Row:
     """Time one of the obvious scripts on a table."""
     command = [sys.executable, "-m", "benchmarks.scale_scripts", kind, str(table), str(bundle), str(available_cpus())]
-    done = subprocess.run(
-        [*command, *map(str, graph)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
+    done = run_child([*command, *map(str, graph)], cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    done.check_returncode()
     said = json.loads(done.stdout.splitlines()[-1])
     return {
         "kind": "rate",
@@ -330,7 +325,7 @@ def _run_and_kill(command: list[str], victim: str, out: Path, *, after: int, clu
     """Return how many runs it took, whether the victim was there to be killed, and the node beside the head."""
     killed = False
     for runs in range(1, 6):
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with child(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             while process.poll() is None:
                 if not killed and len(list(out.glob("part-*"))) >= after:
                     killed = victim != "worker" or _kill_a_worker()

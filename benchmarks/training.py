@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.children import run_child
 from benchmarks.quality_arms import ARMS, SEEDS, TASK, TEACHER, UNLABELED
 from benchmarks.results import write_result
 from benchmarks.texts import measured_on, task_texts
@@ -207,15 +208,12 @@ def _score_of(teacher: Bundle, data: DataSettings) -> float:
 def _child(module: str, given: Mapping[str, Any], **variables: str) -> dict[str, Any]:
     """Run a module with settings on stdin; this process sleeps meanwhile."""
     try:
-        done = subprocess.run(
+        done = run_child(
             [sys.executable, "-m", module],
-            input=json.dumps(given),
-            capture_output=True,
-            text=True,
-            timeout=RUN_TIMEOUT_S,
+            given=json.dumps(given),
+            timeout_s=RUN_TIMEOUT_S,
             cwd=Path(__file__).parent.parent,
             env={**os.environ, **variables},
-            check=False,
         )
     except subprocess.TimeoutExpired as exc:
         raise PotstillError(f"{module} took more than {RUN_TIMEOUT_S} s and was ended; run `{COMMAND}` again") from exc

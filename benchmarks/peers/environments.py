@@ -6,13 +6,13 @@ Each sees the packages of the running interpreter behind its own, so that torch 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import sysconfig
 import venv
 from importlib import metadata
 from pathlib import Path
 
+from benchmarks.children import run_child
 from benchmarks.peers.workers import ROOT, PeerError
 
 FOLDER = ROOT / ".peers"
@@ -87,7 +87,7 @@ def python_of(name: str, *, folder: Path = FOLDER) -> Path:
     constraints = environment / "constraints.txt"
     constraints.write_text(_OURS_STAYS.format(version=metadata.version("torch").partition("+")[0]))
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "-c", str(constraints)]
-    done = subprocess.run([*command, *REQUIREMENTS[name]], capture_output=True, text=True, check=False)
+    done = run_child([*command, *REQUIREMENTS[name]])
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
         raise PeerError(f"{name} will not install: {' '.join(lines)[:300]}")
@@ -99,7 +99,7 @@ def python_of(name: str, *, folder: Path = FOLDER) -> Path:
 def _require_loads(name: str, python: Path) -> None:
     if name not in LOADS:
         return
-    done = subprocess.run([str(python), "-c", f"import {LOADS[name]}"], capture_output=True, text=True, check=False)
+    done = run_child([str(python), "-c", f"import {LOADS[name]}"])
     if done.returncode:
         raise PeerError(f"{name} installs, but does not load beside this torch: {done.stderr.strip().splitlines()[-1]}")
 
@@ -123,7 +123,7 @@ def node_folder(*, folder: Path = FOLDER) -> Path:
     skip = {"ONNXRUNTIME_NODE_INSTALL": "skip", "ONNXRUNTIME_NODE_INSTALL_CUDA": "skip"}
     command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(place), TRANSFORMERS_JS]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **skip})
+        done = run_child(command, env={**os.environ, **skip})
     except FileNotFoundError as exc:
         raise PeerError("transformers.js needs npm, which is not there; install Node.js") from exc
     if done.returncode:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
 
+from benchmarks.children import child, run_child
 from benchmarks.peers.protocol import PREPARE, Job, Logits, prepared_seconds
 from distill.errors import PotstillError
 
@@ -149,19 +149,15 @@ def started(name: str, job: Job, *, python: Path | None = None, timeout_s: float
     """
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints,
-        subprocess.Popen(
+        child(
             _command(name, job, python),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=complaints,
-            start_new_session=True,  # a group of its own, so that what it starts ends with it
             **_surroundings(job),
         ) as process,
     ):
-        try:
-            yield Worker(name, process, complaints, timeout_s=timeout_s)
-        finally:
-            _end(process)
+        yield Worker(name, process, complaints, timeout_s=timeout_s)
 
 
 def prepare(name: str, job: Job, *, python: Path | None = None, timeout_s: float = PREPARING_S) -> float:
@@ -175,7 +171,7 @@ def prepare(name: str, job: Job, *, python: Path | None = None, timeout_s: float
         return done
     command = [*_command(name, job, python), PREPARE]
     try:
-        ran = subprocess.run(command, capture_output=True, check=False, timeout=timeout_s, **_surroundings(job))
+        ran = run_child(command, timeout_s=timeout_s, **_surroundings(job))
     except subprocess.TimeoutExpired as exc:
         raise PeerError(f"{name} was not ready after {timeout_s:g} s") from exc
     if ran.returncode:
@@ -192,12 +188,6 @@ def _surroundings(job: Job) -> dict[str, Any]:
     threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")}
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "PYTHONWARNINGS": "ignore"}
     return {"text": True, "cwd": ROOT, "env": {**os.environ, **threads, **quiet}}
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _last_word(complaints: str) -> str:

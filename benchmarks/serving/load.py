@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.children import child
 from benchmarks.serving.generator import LOST, REFUSED, TIMED_OUT, Load
 from distill.errors import PotstillError
 from export.measure import MIN_SAMPLES_P90, MIN_SAMPLES_P99
@@ -102,7 +103,7 @@ def running(load: Load) -> Iterator[RunningLoad]:
     """Start a load and yield it once the first requests are under way; it is killed if the block is left early."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(
+        child(
             [sys.executable, "-m", "benchmarks.serving.generator", str(Path(folder) / "samples.npz")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -110,15 +111,12 @@ def running(load: Load) -> Iterator[RunningLoad]:
             cwd=ROOT,
         ) as process,
     ):
-        try:
-            given = cast(IO[str], process.stdin)
-            given.write(load.to_json() + "\n")
-            given.close()
-            if cast(IO[str], process.stdout).readline() != "started\n":
-                raise PotstillError(f"the load generator stopped with code {process.wait()} before it started")
-            yield RunningLoad(process, Path(folder) / "samples.npz")
-        finally:
-            process.kill()
+        given = cast(IO[str], process.stdin)
+        given.write(load.to_json() + "\n")
+        given.close()
+        if cast(IO[str], process.stdout).readline() != "started\n":
+            raise PotstillError(f"the load generator stopped with code {process.wait()} before it started")
+        yield RunningLoad(process, Path(folder) / "samples.npz")
 
 
 @dataclass(frozen=True)

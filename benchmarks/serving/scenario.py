@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from benchmarks.children import child, run_child
 from benchmarks.peers.servers.stock_folder import GRAPH
 from benchmarks.peers.workers import ROOT
 from benchmarks.serving import ours
@@ -115,12 +115,9 @@ def saturating(pieces: Pieces) -> float:
 def weigh_generator(plan: Plan) -> dict[str, Any]:
     """Return the row of the generator against a server that answers at once."""
     port = free_port()
-    with subprocess.Popen([sys.executable, "-m", "benchmarks.serving.trivial", str(port)], cwd=ROOT) as server:
-        try:
-            wait_for_port(port)
-            samples = run(Load(port, (post("/predict", b'{"inputs": "a film"}'),), plan.connections, plan.turn_s))
-        finally:
-            server.kill()
+    with child([sys.executable, "-m", "benchmarks.serving.trivial", str(port)], cwd=ROOT):
+        wait_for_port(port)
+        samples = run(Load(port, (post("/predict", b'{"inputs": "a film"}'),), plan.connections, plan.turn_s))
     return {"kind": "generator", "requests_per_second": samples.requests_per_second, **samples.generator()}
 
 
@@ -130,7 +127,7 @@ def prepared(student: Path, *, test: Dataset, folder: Path, needs_stock: bool) -
     stock = folder / "stock"
     if needs_stock and not (stock / GRAPH).exists():
         command = [sys.executable, "-m", "benchmarks.peers.servers.stock_folder", str(student.resolve()), str(stock.resolve())]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = run_child(command, cwd=ROOT)
         if done.returncode:
             raise PotstillError(f"the peers' stock export failed: {done.stderr.strip()[-300:]}")
     with tempfile.TemporaryDirectory() as place:

@@ -17,12 +17,14 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import IO
 
+from benchmarks.children import child
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.servers.protocol import ServerPeer, Setting, Start
 from benchmarks.peers.workers import ROOT, PeerError
 from distill.cpus import available_cpus
 
 READY_TIMEOUT_S = 120.0
+GRACE_S = 5.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -93,21 +95,18 @@ def started(
     with tempfile.TemporaryDirectory() as work, tempfile.TemporaryFile() as said:
         port = free_port()
         start = Start(python, folder.absolute(), port, Path(work), setting, threads or available_cpus())
-        process = subprocess.Popen(
+        with child(
             [*peer.command(start), *arguments],
+            grace_s=GRACE_S,
             cwd=work,
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore", **peer.variables},
-            start_new_session=True,
-        )
-        server = RunningServer(port, process)
-        try:
+        ) as process:
+            server = RunningServer(port, process)
             _wait_until_ready(server, peer, said)
             yield server
-        finally:
-            _end_group(process)
 
 
 def free_port() -> int:
@@ -152,16 +151,6 @@ def _last_words(said: IO[bytes]) -> str:
     said.seek(0)
     lines = [line.strip() for line in said.read().decode(errors="replace").splitlines() if line.strip()]
     return lines[-1][:300] if lines else "no word"
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    for number, patience_s in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(patience_s)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
-    process.wait()
 
 
 def _stat_of(pid: int) -> list[str]:
