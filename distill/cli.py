@@ -1,42 +1,35 @@
 """The `potstill` command: the composition root.
 
 The one file that may reach into every package: for their settings, from which the flags are made, and inside the
-subcommands for everything else. It calls the same functions as the API, prints, and turns errors into exit codes.
-Importing it loads neither torch nor ONNX Runtime.
+subcommands for everything else. It holds flags, help and exit codes; what a subcommand does stands in the `command` module
+of its stage. Importing it loads neither torch nor ONNX Runtime.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
 
-from distill.errors import PotstillError, SettingsError, StorageError
+from distill.errors import PotstillError, StorageError
 from distill.extras import requires
-from distill.inputs import gate_texts, measuring_texts, recorded_teacher
 from distill.progress import reporter_for_terminal
 from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, TextSettings, TrialSettings
 from distill.terminal import (
     drop_stdout,
     fail,
-    print_cells,
     print_json,
     print_made,
-    say_all,
     settings_file,
-    stdin_texts,
     words_of,
 )
 from distill.transfer_settings import CarrySettings, OriginSettings, SelectSettings
 from export.settings import BenchSettings, DemoSettings, ExportSettings
-
-if TYPE_CHECKING:
-    from export.candidates import Candidate
 
 INTERRUPTED = 130
 USAGE = 2
@@ -79,17 +72,9 @@ def demo(
 
     Example: potstill demo --out demo --profile quick
     """
-    from export.demo import run_demo
-    from export.tables import DEMO_COLUMNS, verdict_of
+    from export.command import run_and_show_demo
 
-    report = run_demo(out, settings, reporter=reporter_for_terminal())
-    if json:
-        print_json(report)
-        return
-    _print_rows(report["rows"], DEMO_COLUMNS)
-    print(f"\n{verdict_of(report['rows'])}\n")
-    print(f"report  {out / 'report.html'}")
-    print(f"student {out / 'student'}\ntry     potstill predict {out / 'student'} 'a masterpiece of boredom'")
+    run_and_show_demo(out, settings, json=json)
 
 
 @app.command
@@ -153,35 +138,9 @@ def distill(
 
     Example: potstill distill teacher --train reviews.csv --out student --num-layers 2
     """
-    from contextlib import ExitStack
+    from distill.training.command import teach
 
-    from distill.bundle import Bundle
-    from distill.data import TextSources, load_splits
-    from distill.proof_report import PROOF_COLUMNS, proof_cells
-    from distill.training.fit import fit_student
-    from distill.training.trials import run_trials
-
-    reporter = reporter_for_terminal()
-    opened: list[Any] = [Bundle.open(teacher) for teacher in teachers]
-    splits = load_splits(data, labels=opened[0].labels if opened else ())
-    say_all(reporter, splits.notes)
-    further = TextSources(unlabeled, data)
-    chosen: dict[str, Any] = {"train": splits.train, "validation": splits.validation, "unlabeled": further, "test": splits.test}
-    trying = trials.control or trials.seeds > 1
-    measured = (data.test,) if trying and data.test else ()  # only there the teacher is compared on them
-    with ExitStack() as stack:
-        if data.teacher_logits_column is not None:
-            opened.append(stack.enter_context(recorded_teacher(data, (*unlabeled, *measured), splits.train, out)))
-        if not trying:
-            print_made(fit_student(opened, **chosen, out=out, settings=settings, reporter=reporter), json=json)
-            return
-        bundle, report = run_trials(opened, **chosen, out=out, settings=settings, trials=trials, reporter=reporter)
-    if json:
-        print_json({"bundle": str(bundle.path), **report.to_dict()})
-        return
-    print(f"measured on {report.num_texts} {report.split} texts")
-    print_cells(PROOF_COLUMNS, proof_cells(report))
-    print(f"{report.words}\nsealed {bundle.path}: the student of seed {report.chosen_seed}, best on the validation texts")
+    teach(teachers, data, settings, trials, unlabeled=unlabeled, out=out, json=json)
 
 
 @app.command
@@ -205,25 +164,9 @@ def export(
 
     Example: potstill export student --validation held_out.csv
     """
-    from distill.bundle import Bundle
-    from export.layouts import write_layout
+    from export.command import write_graphs
 
-    if (layout is None) != (layout_out is None):
-        raise SettingsError("--layout and --layout-out belong together: which layout, and the folder to write it in")
-    made = Bundle.open(bundle)
-    reporter = reporter_for_terminal()
-    if layout is None or data.train or data.validation:
-        from export.pipeline import export_bundle
-
-        made = export_bundle(made, validation=gate_texts(data, made.labels, reporter), settings=settings, reporter=reporter)
-    if layout and layout_out:
-        for path in write_layout(made, layout, layout_out):
-            reporter.say(f"export: wrote {path}")
-    if strip:
-        from export.pipeline import strip as strip_bundle
-
-        made = strip_bundle(made)
-    print_made(made, json=json)
+    write_graphs(bundle, data, settings, layout=layout, layout_out=layout_out, strip=strip, json=json)
 
 
 @app.command(name="eval")
@@ -242,24 +185,9 @@ def evaluate(
 
     Example: potstill eval student --teacher teacher --test test.csv
     """
-    from distill.bundle import Bundle
-    from export.candidates import best_form, bundle_candidate
-    from export.rows import measure_quality, rows_of
-    from export.tables import EVAL_COLUMNS, PER_CLASS_COLUMNS, per_class_cells
+    from export.command import compare_quality
 
-    candidates, reference = _with_teacher(teacher)
-    names = [path.resolve().name for path in bundles]
-    for path, name in zip(bundles, names, strict=True):
-        opened = Bundle.open(path)
-        told_apart = name if names.count(name) == 1 else str(path)
-        candidates.append(bundle_candidate(opened, name=told_apart, form=form or best_form(opened)))
-    test = measuring_texts(data, _labels_of(candidates))
-    rows = rows_of(candidates, measure_quality(candidates, test, teacher=reference, reporter=reporter_for_terminal()))
-    if json:
-        print_json({"schema": 1, "rows": rows})
-        return
-    _print_rows(rows, EVAL_COLUMNS)
-    print_cells(PER_CLASS_COLUMNS, per_class_cells(rows))
+    compare_quality(bundles, data, teacher=teacher, form=form, json=json)
 
 
 @app.command
@@ -279,29 +207,9 @@ def bench(
 
     Example: potstill bench student --teacher teacher --test test.csv
     """
-    from distill.bundle import Bundle
-    from export.bench import bench_bundle
-    from export.candidates import best_form, bundle_candidate
-    from export.tables import COLUMNS
+    from export.command import measure_bundle
 
-    opened = Bundle.open(bundle)
-    candidates, reference = _with_teacher(teacher)
-    student = bundle_candidate(opened, name="student", form=form or best_form(opened))
-    candidates.append(student)
-    report = bench_bundle(
-        opened,
-        candidates,
-        measuring_texts(data, _labels_of(candidates)),
-        teacher=reference,
-        settings=settings,
-        reporter=reporter_for_terminal(),
-    )
-    if json:
-        print_json(report)
-        return
-    _print_rows(report["rows"], COLUMNS)
-    if any(row["noisy"] for row in report["rows"]):
-        print("the machine was busy or unsteady: the rounds differ by more than 25 %; run it again on a quiet machine")
+    measure_bundle(bundle, data, settings, teacher=teacher, form=form, json=json)
 
 
 @app.command
@@ -322,22 +230,9 @@ def predict(
 
     Example: potstill predict student "a masterpiece of boredom"
     """
-    from dataclasses import asdict
+    from export.command import label_texts
 
-    from distill.classifier import predict_stream
-    from distill.data import read_texts
-    from export.runtime import OnnxClassifier
-
-    if texts and input:
-        raise SettingsError("texts were given as arguments and by --input; choose one")
-    classifier = OnnxClassifier.open(bundle, precision=precision, threads=threads)
-    source = texts or (read_texts(input, rows) if input else stdin_texts(rows))
-    answers = predict_stream(classifier, source)
-    if json:
-        print_json({"predictions": [{"text": text, **asdict(answer)} for text, answer in answers]})
-        return
-    for text, answer in answers:
-        print(f"{'|'.join(answer.labels)}\t{answer.score:.4f}\t{' '.join(text.split())}")
+    label_texts(bundle, texts, rows, file=input, precision=precision, threads=threads, json=json)
 
 
 @app.command
@@ -354,17 +249,9 @@ def cascade(
 
     Example: potstill cascade student teacher --validation validation.csv
     """
-    from distill.bundle import Bundle
-    from export.cascade import set_cascade
-    from export.tables import CASCADE_COLUMNS, cascade_cells
+    from export.command import find_threshold
 
-    opened = Bundle.open(student)
-    texts = gate_texts(data, opened.labels, reporter_for_terminal())
-    rows = set_cascade(opened, Bundle.open(fallback), validation=texts, wanted_agreement=agreement)
-    if json:
-        print_json({"rows": rows})
-        return
-    print_cells(CASCADE_COLUMNS, cascade_cells(rows))
+    find_threshold(student, fallback, data, agreement=agreement, json=json)
 
 
 @app.command
@@ -380,26 +267,9 @@ def inspect(
 
     Example: potstill inspect student
     """
-    from distill.bundle import Bundle
-    from distill.card import card_text
-    from export.sbom import ml_bom
-    from export.signing import verify_signature
+    from export.command import describe
 
-    opened = Bundle.open(bundle)
-    if verify_key:
-        verify_signature(opened, public_key=verify_key)
-    if sbom:
-        print_json(ml_bom(opened))
-        return
-    if json:
-        print_json(opened.manifest.model_dump(mode="json", by_alias=True))
-        return
-    print(card_text(opened))
-    for name, entry in opened.manifest.files.items():
-        print(f"{entry.size_bytes:>12,}  {entry.sha256[:16]}…  {name}")
-    print(f"\n{bundle} is whole: {len(opened.manifest.files)} files match their sha256")
-    if verify_key:
-        print(f"its signature holds for {verify_key}")
+    describe(bundle, verify_key=verify_key, sbom=sbom, json=json)
 
 
 @app.command
@@ -462,26 +332,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(fail(f"the system refused: {exc}", StorageError.exit_code))
     except KeyboardInterrupt:
         sys.exit(fail("interrupted; finished steps are kept, run the same command to go on", INTERRUPTED))
-
-
-def _with_teacher(path: Path | None) -> tuple[list[Candidate], Candidate | None]:
-    from distill.bundle import Bundle
-    from export.candidates import bundle_candidate
-
-    if path is None:
-        return [], None
-    reference = bundle_candidate(Bundle.open(path), name="teacher", form="pytorch")
-    return [reference], reference
-
-
-def _labels_of(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    from distill.bundle import Bundle
-
-    path = candidates[-1].bundle_path
-    return Bundle.open(path, verify=False).labels if path else ()
-
-
-def _print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    from export.tables import cells_of
-
-    print_cells(columns, [cells_of(row, columns) for row in rows])

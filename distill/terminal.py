@@ -89,7 +89,7 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print one line on stdout."""
+    """Print a line, or a few, on stdout."""
     print(text)
 
 
