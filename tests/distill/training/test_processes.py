@@ -1,4 +1,4 @@
-"""Two processes that share each batch end where one does."""
+"""Two processes that share each batch end where one does; killed in between, a run goes on with more of them, or fewer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,8 @@ from distill.training.processes import mean_figures, open_accelerator
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked off one process that has torch loaded")
 
 # What `torchrun` and `accelerate launch` do, without loading torch anew in each process: set these variables, and start.
-PROGRAM = """
-import os, sys
+PROGRAM = '''
+import json, os, signal, sys
 from pathlib import Path
 
 import sklearn.metrics
@@ -31,12 +32,30 @@ from transformers import BertForSequenceClassification
 
 from distill.cli import main
 import distill.training.fit
+from distill.training import loop
 
 MODEL, TEACHER, TRAIN, FOLDER = *sys.argv[1:4], Path(sys.argv[4])
 torch.set_num_threads(1)
 
 
-def command(*arguments, processes):
+def watched(until_step):
+    """Write down which texts each step learns from; when as many steps are taken and saved, kill this process."""
+    gradients, save = loop._gradients, loop._Run.save
+
+    def noted(run, texts, **share):
+        with (FOLDER / "learnt").open("a") as file:  # short lines, so that those of two processes do not mix
+            file.write(json.dumps([run.checkpoint._path.parent.name, texts.tolist()]) + "\\n")
+        return gradients(run, texts, **share)
+
+    def saved(run, learner, progress):
+        save(run, learner, progress)
+        if progress.step == until_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    loop._gradients, loop._Run.save = noted, saved
+
+
+def command(*arguments, processes, until_step=None):
     children = []
     for rank in range(processes):
         child = os.fork()
@@ -44,6 +63,7 @@ def command(*arguments, processes):
             if processes > 1:
                 os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
                 os.environ.update(LOCAL_WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1", MASTER_PORT=os.environ["PORT"])
+            watched(until_step)
             code = 1
             try:
                 main([*map(str, arguments), "--train", TRAIN, "--max-length", "32", "--device", "cpu", *COMMON, "--json"])
@@ -52,7 +72,8 @@ def command(*arguments, processes):
                 sys.stdout.flush()
                 os._exit(code)
         children.append(child)
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * processes
+    wanted = 0 if until_step is None else -signal.SIGKILL
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [wanted] * processes
 
 
 # 108 texts to train with: in batches of 11 the shares are 6 and 5, in the last one 5 and 4; in batches of 107, 1 and 0.
@@ -62,7 +83,13 @@ for processes in (2, 1):
     command(
         "distill", TEACHER, "--num-layers", 1, "--batch-size", 11, "--out", FOLDER / f"student-{processes}", processes=processes
     )
-"""
+
+# 10 steps an epoch: both are killed after the third of the second epoch.
+for before, after in ((1, 2), (2, 1)):
+    student = "distill", TEACHER, "--num-layers", 1, "--batch-size", 11, "--out", FOLDER / f"student-{before}-then-{after}"
+    command(*student, "--checkpoint-every-s", 0, processes=before, until_step=13)
+    command(*student, processes=after)
+'''
 
 
 def free_port() -> int:
@@ -89,9 +116,9 @@ def folder(tiny_model: Path, tiny_teacher: Bundle, tmp_path_factory: pytest.Temp
     return folder
 
 
-@pytest.mark.parametrize("role", ["teacher", "student"])
-def test_two_processes_end_where_one_does(role: str, folder: Path) -> None:
-    one, two = (Bundle.open(folder / f"{role}-{processes}") for processes in (1, 2))
+@pytest.mark.parametrize("run", ["teacher-2", "student-2", "student-1-then-2", "student-2-then-1"])
+def test_however_many_processes_end_where_one_does(run: str, folder: Path) -> None:
+    one, two = (Bundle.open(folder / name) for name in (f"{run.partition('-')[0]}-1", run))
     weights = [safetensors.torch.load_file(bundle.weights()) for bundle in (one, two)]
     for name, tensor in weights[0].items():
         if name.endswith("key.bias"):  # it moves all scores of a row alike, which softmax undoes: its gradient is noise
@@ -103,6 +130,13 @@ def test_two_processes_end_where_one_does(role: str, folder: Path) -> None:
         assert ours["macro_f1"] == theirs["macro_f1"]
 
 
+@pytest.mark.parametrize("run", ["student-1", "student-1-then-2", "student-2-then-1"])
+def test_every_text_is_learnt_once_an_epoch_whoever_goes_on(run: str, folder: Path) -> None:
+    steps = [json.loads(line) for line in (folder / "learnt").read_text().splitlines()]
+    learnt = Counter(text for name, texts in steps if name == run for text in texts)
+    assert learnt == dict.fromkeys(range(108), 2)  # two epochs
+
+
 def test_the_weights_moved_by_more_than_the_tolerance(folder: Path, tiny_model: Path) -> None:
     before = safetensors.torch.load_file(tiny_model / "model.safetensors")
     after = safetensors.torch.load_file(Bundle.open(folder / "teacher-1").weights())
@@ -112,7 +146,7 @@ def test_the_weights_moved_by_more_than_the_tolerance(folder: Path, tiny_model: 
 
 def test_one_process_speaks_for_all(folder: Path) -> None:
     said = [json.loads(line) for line in (folder / "said").read_text().splitlines()]
-    assert [bundle["role"] for bundle in said] == ["teacher", "student", "teacher", "student"]
+    assert [bundle["role"] for bundle in said] == ["teacher", "student", "teacher", "student", "student", "student"]
 
 
 def test_a_run_that_nothing_launched_is_one_process() -> None:
