@@ -20,6 +20,7 @@ from distill.cpus import available_cpus
 from distill.errors import DatasetError, PotstillError, SettingsError
 from serve import openapi
 from serve.access import Access
+from serve.batching import late
 from serve.engine import RowAnswer
 from serve.errors import Reason, Refusal
 from serve.metrics import Metrics
@@ -125,7 +126,7 @@ class App:
 
     async def _infer(self, found: Found, scope: Scope, headers: Headers, receive: Receive, request_id: str) -> Reply:
         dialect, model = found.route.dialect, self._model(found)
-        deadline_s = _deadline_s(headers, model.limits.deadline_ms)
+        began, deadline_s = time.monotonic(), _deadline_s(headers, model.limits.deadline_ms)
         # Before the body is read: a server that has too much to do must say so cheaply.
         model.batcher.refuse_if_full(1, deadline_s=deadline_s)
         query = dialect.read(await self._body(headers, receive), headers)
@@ -133,8 +134,11 @@ class App:
             requests_log.info("%s %s", request_id, query.texts)
         model.require_acceptable(query.texts)
         engine = model.engine
+        left_s = deadline_s - (time.monotonic() - began)  # the body's time counts, too
+        if left_s <= 0:
+            raise late()
         try:
-            answers = await model.answer(engine, query.texts, deadline_s=deadline_s, is_wanted=scope.get(IS_WANTED, _always))
+            answers = await model.answer(engine, query.texts, deadline_s=left_s, is_wanted=scope.get(IS_WANTED, _always))
         except (DatasetError, SettingsError):
             raise Refusal(Reason.INVALID, "a text cannot be encoded, or this model takes no pairs of texts") from None
         cut = self._count_cut(model, query, answers)

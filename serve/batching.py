@@ -130,8 +130,8 @@ class Batcher:
         loop = asyncio.get_running_loop()
         costs = [_estimated_tokens(text, engine.max_length) for text in texts]
         job = Job(texts, engine, loop.create_future(), costs, is_wanted, answers=[None] * len(texts), missing=len(texts))
-        late = Refusal(Reason.LATE, "the answer was not ready by the deadline")
-        timer = loop.call_later(deadline_s, _end, job.future, late)
+        due = time.monotonic() + deadline_s
+        timer = loop.call_later(deadline_s, _end, job.future, late())
         with self._ready:
             self._waiting.append(job)
             self._waiting_texts += len(texts)
@@ -139,9 +139,12 @@ class Batcher:
             self._will_wake = True
             loop.call_soon(self._wake)
         try:
-            return await job.future
+            answers = await job.future
         finally:
             timer.cancel()
+        if time.monotonic() > due:  # a loop that was busy hands an answer out before the timer has its say
+            raise late()
+        return answers
 
     def close(self) -> None:
         """Let the threads end when the queue is empty, and wait for them."""
@@ -207,6 +210,11 @@ class Batcher:
         if self._waiting:
             self._ready.notify()
         return batch
+
+
+def late() -> Refusal:
+    """Return the refusal of a request whose deadline has passed."""
+    return Refusal(Reason.LATE, "the answer was not ready by the deadline")
 
 
 def _estimated_tokens(text: TextInput, max_length: int) -> int:

@@ -37,11 +37,12 @@ class Connection(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self.waits_since: float | None = None
         self.is_there = True
+        self._has_asked = False
         self._head_bytes = 0
         self._cycles: deque[RequestResponseCycle] = deque()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a head."""
+        """Begin to wait for a first request."""
         super().connection_made(transport)
         self.waits_since = time.monotonic()
 
@@ -58,6 +59,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin to read a head."""
         super().on_message_begin()
+        self._has_asked = True
         self.waits_since = time.monotonic()
         self._head_bytes = 0
         self.scope[IS_WANTED] = self._is_wanted  # type: ignore[literal-required]
@@ -81,10 +83,16 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not None:
             self._cycles.append(self.cycle)
 
-    def give_up_if_slow(self, now: float, limit_s: float) -> None:
-        """Close a connection whose head has been arriving for too long."""
-        if self.waits_since is not None and now - self.waits_since > limit_s and not self.transport.is_closing():
+    def give_up_if_slow(self, now: float, *, head_s: float, idle_s: float) -> None:
+        """Close a connection whose head has been arriving for too long, or that has never asked anything for longer still."""
+        if self.waits_since is None or self.transport.is_closing():
+            return
+        waited_s = now - self.waits_since
+        # Nothing is said to who has not asked: it would be taken for the answer to a request that is on its way just then.
+        if self._has_asked and waited_s > head_s:
             self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.close()
+        elif not self._has_asked and waited_s > idle_s:
             self.transport.close()
 
     def _count_head(self, size: int) -> None:
@@ -144,7 +152,7 @@ class Server(uvicorn.Server):
             now = time.monotonic()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Connection):
-                    connection.give_up_if_slow(now, self._settings.body_timeout_s)
+                    connection.give_up_if_slow(now, head_s=self._settings.body_timeout_s, idle_s=self._settings.keep_alive_s)
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -139,13 +139,27 @@ def test_long_texts_are_refused_where_the_server_says_so(serve_bundle: Callable[
 def test_slow_heads_and_slow_bodies_are_ended(serve_bundle: Callable[..., Running]) -> None:
     server = serve_bundle(body_timeout_s=0.5)
     head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 100\r\n"
-    for start in (b"", head, head + b"\r\n" + b'{"inputs":'):
+    for start in (head, head + b"\r\n" + b'{"inputs":'):
         with socket.create_connection(server.address) as client:
             client.settimeout(10)
             client.sendall(start)
             started = time.monotonic()
             assert client.recv(100).startswith(b"HTTP/1.1 408")
             assert time.monotonic() - started < 5
+
+
+def test_a_connection_that_has_not_asked_yet_is_kept_as_long_as_an_idle_one_and_told_nothing(
+    serve_bundle: Callable[..., Running],
+) -> None:
+    patient = serve_bundle(body_timeout_s=0.5, keep_alive_s=60)
+    with socket.create_connection(patient.address) as client:
+        client.settimeout(10)
+        time.sleep(2.5)  # a 408 sent meanwhile would be read as the answer to what is asked now
+        client.sendall(b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+    with socket.create_connection(serve_bundle(body_timeout_s=0.5, keep_alive_s=1).address) as client:
+        client.settimeout(10)
+        assert client.recv(100) == b""
 
 
 def test_an_endless_head_is_400(server: Running) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from typing import cast
 
@@ -121,6 +122,21 @@ def test_past_its_deadline_a_request_is_answered_and_dropped_from_the_queue() ->
             assert lengths_of(await held.ask(["next"])) == [4]
             assert ["late"] not in held.classifier.batches
             assert held.batcher.waiting_texts == 0
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_a_busy_loop_hands_out_past_the_deadline_is_not_given() -> None:
+    async def main() -> None:
+        async with Held() as held:
+            task = held.ask(["late"], deadline_s=0.3)
+            await asyncio.sleep(0)
+            held.go()
+            time.sleep(0.6)  # the answer is there in time, the loop gets to it after the deadline
+            with pytest.raises(Refusal) as refused:
+                await task
+            assert held.classifier.batches == [["first"], ["late"]]
+            assert refused.value.reason is Reason.LATE
 
     asyncio.run(main())
 
