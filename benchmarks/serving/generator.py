@@ -170,11 +170,25 @@ class Generator:
         self.ended_s.append(0.0)
         self.status.append(LOST)
         self.answer.append(0)
-        # A connection the server closed while it was idle is replaced, once, as any client does.
-        if self._send(connection, request) or (self._connect(connection) and self._send(connection, request)):
+        # A connection the server closed while it was idle is replaced, once, as any client does: it looks before it asks.
+        asked = self._is_quiet(connection) and self._send(connection, request)
+        if asked or (self._connect(connection) and self._send(connection, request)):
             connection.sample = number
             return True
         self._end(connection, number, REFUSED)
+        return False
+
+    @staticmethod
+    def _is_quiet(connection: _Connection) -> bool:
+        """Whether an idle connection is open and has nothing to read."""
+        if connection.sock is None:
+            return False
+        try:
+            connection.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
         return False
 
     def _connect(self, connection: _Connection) -> bool:
@@ -219,7 +233,7 @@ class Generator:
             return
         except OSError:
             data = b""
-        if not data:
+        if not data or connection.sample < 0:  # closed, or words that nobody asked for
             self._drop(connection)
             if connection.sample >= 0:
                 self._end(connection, connection.sample, LOST)

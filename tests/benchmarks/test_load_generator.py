@@ -143,3 +143,21 @@ def test_the_generator_takes_little_itself() -> None:
             server.kill()
     assert samples.statuses() == {"200": len(samples.due_s)}
     assert samples.generator()["us_per_request"] < 150  # 10 to 40 on an idle machine
+
+
+def test_what_a_server_says_before_it_is_asked_is_no_answer() -> None:
+    taken = 0
+
+    def handle(connection: socket.socket) -> None:
+        nonlocal taken
+        taken += 1
+        if taken == 1:
+            connection.sendall(answer("408 Request Timeout", b"", more=b"Connection: close\r\n"))
+            return
+        while connection.recv(65536):
+            connection.sendall(answer("200 OK", b""))
+
+    with answering(handle) as port:
+        samples = run(Load(port, REQUESTS, 1, seconds=0.6, rate=10.0))
+    assert samples.statuses() == {"200": len(samples.due_s)}
+    assert taken == 2
