@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -25,7 +25,7 @@ from distill.environment import describe_environment
 from distill.errors import BundleError, SettingsError
 from distill.metrics import evaluate
 from distill.progress import Reporter
-from distill.settings import DataSettings, DistillSettings, Precision, TeacherSettings
+from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, Precision, TeacherSettings
 from distill.storage import write_atomically
 from export.candidates import bundle_candidate
 from export.pipeline import export_bundle
@@ -35,9 +35,36 @@ from export.settings import BenchSettings
 
 
 @dataclass(frozen=True)
+class Study:
+    """What is trained, on what, and how it is measured; as it stands, that of the committed result.
+
+    Attributes:
+        data: The task, with test texts.
+        unlabeled: Sources of further texts without labels.
+        arms: The students, by name.
+        seeds: Seeds of teachers and students.
+        model: What the teachers are fine-tuned from.
+        teacher: Their settings, all but the seed.
+        speed: How the speed of what ships is measured.
+    """
+
+    data: DataSettings = DataSettings(train=(TASK,), test=TASK)
+    unlabeled: tuple[str, ...] = UNLABELED
+    arms: Mapping[str, Arm] = field(default_factory=lambda: ARMS)
+    seeds: tuple[int, ...] = SEEDS
+    model: str = BUILTIN_MINILM
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    speed: BenchSettings = field(default_factory=BenchSettings)
+
+
+COMMITTED: Final = Study()
+
+
+@dataclass(frozen=True)
 class Bench:
     """Where a run of the scenario works, and on which texts."""
 
+    study: Study
     folder: Path
     splits: Splits
     unlabeled: tuple[str, ...]
@@ -47,7 +74,7 @@ class Bench:
     def test(self) -> Dataset:
         """The texts that measure; they choose nothing."""
         if self.splits.test is None:
-            raise SettingsError(f"{TASK} came without test texts")
+            raise SettingsError(f"{', '.join(self.study.data.train)} came without test texts")
         return self.splits.test
 
     def bundle_path(self, name: str, seed: int) -> Path:
@@ -60,36 +87,42 @@ class Bench:
 
 
 def run_quality(
-    folder: Path, *, arms: Sequence[str] = tuple(ARMS), seeds: Sequence[int] = SEEDS, reporter: Reporter
+    folder: Path,
+    *,
+    arms: Sequence[str] = tuple(ARMS),
+    seeds: Sequence[int] = SEEDS,
+    study: Study = COMMITTED,
+    reporter: Reporter,
 ) -> list[dict[str, Any]]:
     """Train, export and measure what is missing of the arms and seeds; return all rows there are.
 
     Args:
         folder: Work folder; holds a bundle and row files for each arm and seed, and `teacher-SEED`.
-        arms: Names from `ARMS`; an arm's assistant is made first.
-        seeds: Seeds of the runs. Every teacher of `SEEDS` is made whatever is named: together they give the soft targets.
+        arms: Names of the study's arms; an arm's assistant is made first.
+        seeds: Seeds of the runs. Every teacher of the study is made whatever is named: together they give the soft targets.
+        study: What is trained.
         reporter: Told of each step.
 
     Raises:
         SettingsError: An arm that is not known.
     """
-    unknown = [name for name in arms if name not in ARMS]
+    unknown = [name for name in arms if name not in study.arms]
     if unknown:
-        raise SettingsError(f"no arm is called {unknown[0]!r}; there are {', '.join(ARMS)}")
-    bench = _bench_in(folder, reporter)
-    teachers = {seed: _reference_teacher(bench, seed) for seed in SEEDS}
+        raise SettingsError(f"no arm is called {unknown[0]!r}; there are {', '.join(study.arms)}")
+    bench = _bench_in(folder, study, reporter)
+    teachers = {seed: _reference_teacher(bench, seed) for seed in study.seeds}
     for seed in seeds:
         for name in arms:
             student = _made(bench, name, seed, teachers)
-            if ARMS[name].shipped and not bench.row_path(name, seed, "int8").is_file():
+            if study.arms[name].shipped and not bench.row_path(name, seed, "int8").is_file():
                 exported = _exported(bench, student)
                 _write_row(bench, name, seed, exported, teacher=teachers[seed], precision="int8")
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "rows").glob("*.json"))]
 
 
-def _bench_in(folder: Path, reporter: Reporter) -> Bench:
-    splits, unlabeled = task_texts(DataSettings(train=(TASK,), test=TASK), UNLABELED)
-    return Bench(folder, splits, unlabeled, reporter)
+def _bench_in(folder: Path, study: Study, reporter: Reporter) -> Bench:
+    splits, unlabeled = task_texts(study.data, study.unlabeled)
+    return Bench(study, folder, splits, unlabeled, reporter)
 
 
 def _exported(bench: Bench, student: Bundle) -> Bundle:
@@ -102,8 +135,9 @@ def _reference_teacher(bench: Bench, seed: int) -> Bundle:
     from distill.training.fit import fit_teacher
 
     path = bench.bundle_path(TEACHER, seed)
-    settings = TeacherSettings(seed=seed)
+    settings = bench.study.teacher.model_copy(update={"seed": seed})
     bundle = _found(bench, TEACHER, seed) or fit_teacher(
+        bench.study.model,
         train=bench.splits.train,
         validation=bench.splits.validation,
         out=path,
@@ -120,7 +154,7 @@ def _reference_teacher(bench: Bench, seed: int) -> Bundle:
 def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) -> Bundle:
     from distill.training.fit import fit_student
 
-    arm = ARMS[name]
+    arm = bench.study.arms[name]
     settings = arm.settings.model_copy(update={"seed": seed})
     if arm.assistant:
         settings = settings.model_copy(update={"student": str(_made(bench, arm.assistant, seed, teachers).path)})
@@ -132,7 +166,7 @@ def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) ->
     for precision in get_args(Precision):  # what an earlier student of that name said
         bench.row_path(name, seed, precision).unlink(missing_ok=True)
     bench.reporter.say(f"{arm.shown_as}, seed {seed}")
-    others = [teachers[other] for other in SEEDS if other != seed]
+    others = [teachers[other] for other in bench.study.seeds if other != seed]
     bundle = fit_student(
         [teachers[seed], *others],  # the first lends its layers
         train=bench.splits.train,
@@ -207,33 +241,36 @@ def _write_row(bench: Bench, name: str, seed: int, bundle: Bundle, *, teacher: B
     write_atomically(bench.row_path(name, seed, precision), json.dumps(row, allow_nan=False))
 
 
-def missing_runs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return which runs the result file still needs, as arm-seed-precision."""
+def missing_runs(rows: Sequence[Mapping[str, Any]], study: Study = COMMITTED) -> list[str]:
+    """Return which runs of a study its result file still needs, as arm-seed-precision."""
     there = {(row["name"], row["seed"], row["precision"]) for row in rows}
-    wanted = [(TEACHER, seed, "fp32") for seed in SEEDS]
-    wanted += [(name, seed, "fp32") for name in ARMS for seed in SEEDS]
-    wanted += [(name, seed, "int8") for name, arm in ARMS.items() if arm.shipped for seed in SEEDS]
+    wanted = [(TEACHER, seed, "fp32") for seed in study.seeds]
+    wanted += [(name, seed, "fp32") for name in study.arms for seed in study.seeds]
+    wanted += [(name, seed, "int8") for name, arm in study.arms.items() if arm.shipped for seed in study.seeds]
     return ["-".join(map(str, run)) for run in wanted if run not in there]
 
 
-def write_quality(folder: Path, rows: Sequence[Mapping[str, Any]], *, reporter: Reporter, **more: Any) -> Path:
+def write_quality(
+    folder: Path, rows: Sequence[Mapping[str, Any]], /, *, study: Study = COMMITTED, reporter: Reporter, **more: Any
+) -> Path:
     """Measure the speed of what ships, and write the result file; runs that are missing are named in it.
 
     Args:
         folder: The work folder.
         rows: As `run_quality` returns them.
+        study: What was trained.
         reporter: Told of progress.
         more: For `write_result`: another folder than the committed one.
 
     Raises:
         PotstillError: A teacher's run is missing, or a run was made on other test texts.
     """
-    bench = _bench_in(folder, reporter)
+    bench = _bench_in(folder, study, reporter)
     environment = describe_environment()
     speed = _speed_of_shipped(bench)
-    summary = summary_of(rows, bench.test, speed=speed)
-    missing = missing_runs(rows)
-    compared = {name: asdict(found) for name, found in differences_of(rows, bench.test).items()}
+    summary = summary_of(rows, bench.test, speed=speed, seeds=study.seeds)
+    missing = missing_runs(rows, study)
+    compared = {name: asdict(found) for name, found in differences_of(rows, bench.test, seeds=study.seeds).items()}
     return write_result(
         "quality",
         command=COMMAND,
@@ -243,7 +280,7 @@ def write_quality(folder: Path, rows: Sequence[Mapping[str, Any]], *, reporter: 
         summary=summary,
         differences=compared,
         missing=missing,
-        verdict=verdict_of_quality(compared, missing, num_seeds=len(SEEDS)),
+        verdict=verdict_of_quality(compared, missing, num_seeds=len(study.seeds)),
         test_labels="".join(map(str, bench.test.label_ids)),
         **more,
     )
@@ -251,16 +288,15 @@ def write_quality(folder: Path, rows: Sequence[Mapping[str, Any]], *, reporter: 
 
 def _speed_of_shipped(bench: Bench) -> list[dict[str, Any]]:
     """Speed of the first seed's int8 students and of its teacher in PyTorch, taking turns in one run."""
-    seed = SEEDS[0]
+    seed = bench.study.seeds[0]
     teacher = bundle_candidate(Bundle.open(bench.bundle_path(TEACHER, seed)), name=TEACHER, form="pytorch")
     students = [
         bundle_candidate(Bundle.open(bench.bundle_path(name, seed)), name=name, form="int8")
-        for name, arm in ARMS.items()
+        for name, arm in bench.study.arms.items()
         if arm.shipped and bench.row_path(name, seed, "int8").is_file()
     ]
     candidates = [teacher, *students]
-    settings = BenchSettings()
-    speeds = measure_speed(candidates, bench.test, teacher=teacher, settings=settings, reporter=bench.reporter)
+    speeds = measure_speed(candidates, bench.test, teacher=teacher, settings=bench.study.speed, reporter=bench.reporter)
     return [
         {
             "name": candidate.name,
