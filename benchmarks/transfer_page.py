@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from benchmarks.transfer_evaluation import gap_closed_of
-from benchmarks.transfer_figures import CURVE_PAIR, DOMAINS, choices_of, unlabelled_of
+from benchmarks.transfer_figures import CURVE_PAIR, DOMAINS, LABELS_A_CLASS, choices_of, unlabelled_of
 
 Row = Mapping[str, Any]
 
@@ -30,7 +30,9 @@ def markdown_of_transfer(result: Row) -> str:
         row = ["" if source == target else _with_gain(cells.get((source, target))) for target in DOMAINS]
         lines.append(f"| {source} | " + " | ".join(row) + " |")
     scratch = [_mean_of(result["rows"], kind="scratch", target=target) for target in DOMAINS]
-    lines.append("| nothing: weights drawn anew | " + " | ".join(scratch) + " |")
+    lines.append("| nothing: weights drawn anew (one seed) | " + " | ".join(scratch) + " |")
+    few = [_mean_of(result["rows"], kind="floor", source="tfidf", target=target, shots=LABELS_A_CLASS) for target in DOMAINS]
+    lines.append("| TF-IDF | " + " | ".join(few) + " |")
     lines += ["", "| no label of the target | " + " | ".join(DOMAINS) + " |", "|---" + "|--:" * len(DOMAINS) + "|"]
     for source in DOMAINS:
         row = [_mean_of(result["rows"], kind="whole", source=source, target=target) for target in DOMAINS]
@@ -38,6 +40,8 @@ def markdown_of_transfer(result: Row) -> str:
     kept = {one["target"]: one for one in unlabelled_of(result["rows"])}
     shown = [f"{kept[name]['macro_f1']:.3f} ({kept[name]['retention']:.1%})" if name in kept else "" for name in DOMAINS]
     lines.append("| student of the other three's teachers (share of its own teacher's) | " + " | ".join(shown) + " |")
+    majority = [_mean_of(result["rows"], kind="floor", source="majority", target=target) for target in DOMAINS]
+    lines.append("| always its commonest label | " + " | ".join(majority) + " |")
     lines += ["", *_gap_in_lines(result["rows"]), *_curve_in_lines(result.get("curve", []))]
     lines += [*_tasks_in_lines(result.get("tasks", [])), *_choices_in_lines(result["rows"])]
     lost = [cell for cell in result["matrix"] if not cell.get("wins", True)]
@@ -148,7 +152,7 @@ def _with_gain(cell: Row | None) -> str:
     return f"{_with_interval(cell)}, {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
 
 
-def _mean_of(rows: Sequence[Row], **wanted: str) -> str:
+def _mean_of(rows: Sequence[Row], **wanted: str | int) -> str:
     scores = [row["macro_f1"] for row in rows if all(row.get(name) == value for name, value in wanted.items())]
     return f"{np.mean(scores):.3f}" if scores else ""
 

@@ -93,11 +93,17 @@ def test_where_a_foreign_teacher_is_as_good_as_the_own_there_is_no_gap() -> None
 
 def test_the_page_and_the_picture_show_them() -> None:
     rows = [*CURVE, *TASKS, *unlabelled(0.76, {"movies": 0.60, "amazon": 0.66, "tweets": 0.81}, own=0.80)]
-    shown = [{**row, "macro_f1": row.get("macro_f1", 0.5)} for row in rows]
+    shown: list[dict[str, Any]] = [{**row, "macro_f1": row.get("macro_f1", 0.5)} for row in rows]
+    shown += [
+        {**point("floor", "tfidf", BAD, shots=100), "macro_f1": 0.7},
+        {**point("floor", "majority", BAD), "macro_f1": 0.3},
+    ]
     result = {"rows": shown, "matrix": [], "missing": [], "command": "a command"}
     result |= {"curve": curve_of(rows, LABELS), "tasks": tasks_of(rows, LABELS)}
     page = markdown_of_transfer(result)
     assert "| amazon with so many labels | 16 | 200 |" in page
+    assert "| TF-IDF |  | 0.700 |  |  |" in page  # with 200 labels, not with 16 or all
+    assert "| always its commonest label |  | 0.300 |  |  |" in page
     assert "| the teacher of movies, fine-tuned | 0.800 (" in page
     assert "| nyt | 0.690 | 0.810 | 64% | no gap |" in page  # (0.76 - 0.69) / (0.80 - 0.69)
     assert "| tweets three way, 100 labels a class | macro-F1 | against the encoder alone |" in page
