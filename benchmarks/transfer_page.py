@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from benchmarks.transfer_evaluation import gap_closed_of
 from benchmarks.transfer_figures import CURVE_PAIR, DOMAINS, LABELS_A_CLASS, choices_of, unlabelled_of
+from export.report import GREY, svg_of
 
 Row = Mapping[str, Any]
 
-GREY = "#6b7280"  # reads on white and on black
 COLOURS = {"parameters": "#0d9488", "features": "#3b82f6", "tfidf": "#7b8494"}
 
 
@@ -187,14 +185,4 @@ def learning_curve(result: Row) -> str:
     axes.grid(visible=True, alpha=0.25)
     if points:
         axes.legend(fontsize=8, frameon=False, labelcolor=GREY)
-    for part in (axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()):
-        part.set_color(GREY)
-    axes.tick_params(colors=GREY, which="both")
-    for spine in axes.spines.values():
-        spine.set_color("#9ca3af")
-    target = io.StringIO()
-    # Ids from a fixed salt and no date or link: the same points give the same bytes.
-    with matplotlib.rc_context({"svg.hashsalt": "potstill"}):
-        figure.savefig(target, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    svg = target.getvalue()
-    return svg[svg.index("<svg") :]
+    return svg_of(figure)

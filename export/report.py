@@ -19,6 +19,8 @@ from export.tables import COLUMNS, PER_CLASS_COLUMNS, cells_of, per_class_cells,
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
 
+GREY = "#6b7280"  # reads on white and on black
+
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _COLOURS = {"pytorch": "#b45309", "onnxruntime": "#0f766e", "scikit-learn": "#64748b", "none": "#64748b"}
 
@@ -74,7 +76,7 @@ def picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
             xytext=(9, -13) if _hides_behind_a_better(row, shown) else (9, 6),
             textcoords="offset points",
             fontsize=8.5,
-            color="#6b7280",
+            color=GREY,
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -82,13 +84,19 @@ def picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
     axes.set_xlabel("median time of one text, tokenization inside, one thread (ms, log scale)")
     axes.set_ylabel("macro-F1 with 95 % interval")
     axes.grid(visible=True, alpha=0.25)
+    return svg_of(figure)
+
+
+def svg_of(figure: Figure) -> str:
+    """Return a figure of one plot as SVG whose labels read on white and on black; the same figure gives the same bytes."""
+    (axes,) = figure.axes
     for part in (axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()):
-        part.set_color("#6b7280")  # grey reads on white and on black
-    axes.tick_params(colors="#6b7280", which="both")
+        part.set_color(GREY)
+    axes.tick_params(colors=GREY, which="both")
     for spine in axes.spines.values():
         spine.set_color("#9ca3af")
     target = io.StringIO()
-    # Ids from a fixed salt and no date or link: the same rows give the same bytes, and the page names no other place.
+    # Ids from a fixed salt and no date or link: the page names no other place.
     with matplotlib.rc_context({"svg.hashsalt": "potstill"}):
         figure.savefig(target, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = target.getvalue()
