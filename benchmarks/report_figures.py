@@ -6,16 +6,16 @@ read on white and on black.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
+
+from export.report import as_svg
 
 Row = Mapping[str, Any]
 
@@ -125,12 +125,7 @@ def _finished(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, flo
     for spine in axes.spines.values():
         spine.set_color(GREY)
     _place_labels(figure, axes, labels)
-    target = io.StringIO()
-    # Ids from a fixed salt and no date or link: the same rows give the same bytes, and the page names no other place.
-    with matplotlib.rc_context({"svg.hashsalt": "potstill"}):
-        figure.savefig(target, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    svg = target.getvalue()
-    return svg[svg.index("<svg") :]
+    return as_svg(figure, transparent=True)
 
 
 def _place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, float]]) -> None:

@@ -88,17 +88,24 @@ def picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def svg_of(figure: Figure) -> str:
-    """Return a figure of one plot as SVG whose labels read on white and on black; the same figure gives the same bytes."""
+    """Return a figure of one plot as SVG whose labels read on white and on black."""
     (axes,) = figure.axes
     for part in (axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()):
         part.set_color(GREY)
     axes.tick_params(colors=GREY, which="both")
     for spine in axes.spines.values():
         spine.set_color("#9ca3af")
+    return as_svg(figure)
+
+
+def as_svg(figure: Figure, *, transparent: bool = False) -> str:
+    """Return a figure as SVG; the same figure gives the same bytes."""
     target = io.StringIO()
     # Ids from a fixed salt and no date or link: the page names no other place.
     with matplotlib.rc_context({"svg.hashsalt": "potstill"}):
-        figure.savefig(target, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        figure.savefig(
+            target, format="svg", transparent=transparent, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
     svg = target.getvalue()
     return svg[svg.index("<svg") :]
 
