@@ -84,8 +84,12 @@ class LineReporter:
         self._interval_s = interval_s
 
     def say(self, text: str) -> None:
-        """Print one line."""
-        print(text, file=sys.stderr, flush=True)
+        """Print one line.
+
+        In one write with its end: an interruption between the two would glue what is said next to this line.
+        """
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Advance]:

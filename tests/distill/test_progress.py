@@ -34,6 +34,20 @@ def test_lines_come_at_the_interval_and_at_the_end(capsys: pytest.CaptureFixture
     ]
 
 
+def test_a_line_and_its_end_are_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between the two would print what the command says of it on the same line."""
+
+    class Writes(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    written: list[str] = []
+    monkeypatch.setattr(sys, "stderr", Writes())
+    LineReporter().say("half-way")
+    assert written == ["half-way\n"]
+
+
 def test_pieces_may_come_together_and_with_figures(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     with LineReporter(clock=clock, interval_s=10).task("label", 100) as advance:
