@@ -44,7 +44,7 @@ def curve(bench: Bench, seed: int) -> None:
 
 def all_shots(train: Dataset, *, shots: int, seed: int) -> Dataset:
     """Return the texts that a carried model is given, those to learn from and those to choose on."""
-    from distill.transfer.fit import few_shot
+    from distill.data.few_shot import few_shot
 
     learnt, chosen = few_shot(train, shots=shots, seed=seed)
     return Dataset(

@@ -173,6 +173,7 @@ def seal(
     computed: dict[str, str],
     out: Path | None,
     found: Finished,
+    answers: Logits | None = None,
     soft: Logits | None = None,
     history: Sequence[Epoch] = (),
     scales: KnownScales | None = None,
@@ -188,6 +189,7 @@ def seal(
         computed: Device and numbers.
         out: The folder; None writes nothing, as in all processes of a run but one.
         found: What the end of the training found out.
+        answers: The student's own logits of the validation texts, where they are known; None asks it.
         soft: The teacher's answers to the validation texts.
         history: Epochs.
         scales: The scales of its int8 graph's inputs, where it learned with them.
@@ -202,7 +204,7 @@ def seal(
         lineage=lineage,
         calibration_temperature=found.calibration_temperature,
         settings={role: _portable(settings, student), "computed": computed},
-        quality={"pytorch": _validation_quality(student, held_out, soft), **found.quality},
+        quality={"pytorch": _validation_quality(student, held_out, answers, soft), **found.quality},
         history=tuple(epoch.figures() for epoch in history),
         versions=_versions(),
     )
@@ -237,8 +239,10 @@ def _portable(settings: TrainingSettings, student: TorchClassifier) -> dict[str,
     return {**said, "student": student.origin} if said.get("student") else said
 
 
-def _validation_quality(student: TorchClassifier, held_out: Examples, soft: Logits | None) -> dict[str, Any]:
-    logits = student.logits_of_rows(held_out.rows)
+def _validation_quality(
+    student: TorchClassifier, held_out: Examples, answers: Logits | None, soft: Logits | None
+) -> dict[str, Any]:
+    logits = student.logits_of_rows(held_out.rows) if answers is None else answers
     quality = asdict(
         evaluate(labels=held_out.label_ids, logits=logits, label_names=student.labels, problem_type=student.problem_type)
     )

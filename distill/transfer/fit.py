@@ -16,8 +16,9 @@ import numpy as np
 
 from distill.bundle import WEIGHTS, Bundle, Lineage, Link
 from distill.data import Dataset, Splits, fingerprint
+from distill.data.few_shot import few_shot
 from distill.data.strata import stratified_rows
-from distill.errors import DatasetError, SettingsError
+from distill.errors import SettingsError
 from distill.labels import Logits
 from distill.metrics import evaluate, macro_f1
 from distill.progress import Reporter, SilentReporter
@@ -31,6 +32,7 @@ from distill.training.losses import Objective
 from distill.training.losses.build import fine_tuning_objective
 from distill.training.models import TorchClassifier, load_bundle, load_pretrained
 from distill.training.sealing import Carried, Finished, accelerator_of, say_truncated, seal, train_and_seal
+from distill.training.soft_targets import teacher_logits
 from distill.transfer.adapt import adapt
 from distill.transfer.anchor import AnchoredObjective
 from distill.transfer.calibration import divide_logits, fitted_temperature
@@ -124,39 +126,6 @@ def fit_carried(
     return run.features() if settings.transfer == "features" else run.parameters()
 
 
-def few_shot(dataset: Dataset, *, shots: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Return texts to learn from and to choose on, `shots` of each class in all, a fifth of them for the second.
-
-    Args:
-        dataset: Labelled texts to draw from; where a text may have several labels, `shots` times the labels are drawn.
-        shots: Texts of each class, 2 or more.
-        seed: Decides which.
-
-    Raises:
-        DatasetError: A class has fewer.
-    """
-    held_out = max(1, shots // 5)
-    num_labels = len(dataset.labels)
-    if dataset.label_ids.ndim == 2:
-        count = shots * num_labels
-        if count > len(dataset):
-            raise DatasetError(f"{dataset.source}: {count} texts are wanted, there are {len(dataset)}; lower --shots")
-        drawn = dataset.take(stratified_rows(dataset.label_ids, num_labels=num_labels, count=count, seed=seed))
-        cut = set(stratified_rows(drawn.label_ids, num_labels=num_labels, count=held_out * num_labels, seed=seed))
-        return drawn.take([row for row in range(count) if row not in cut]), drawn.take(sorted(cut))
-    generator = np.random.default_rng(seed)
-    learnt: list[int] = []
-    chosen: list[int] = []
-    for label, name in enumerate(dataset.labels):
-        rows = np.flatnonzero(dataset.label_ids == label)
-        if len(rows) < shots:
-            raise DatasetError(f"{dataset.source}: label {name!r} has {len(rows)} texts, {shots} are wanted; lower --shots")
-        picked = generator.permutation(rows)[:shots].tolist()
-        chosen += picked[:held_out]
-        learnt += picked[held_out:]
-    return dataset.take(sorted(learnt)), dataset.take(sorted(chosen))
-
-
 def carried_on(init: Bundle, *, labels: tuple[str, ...], settings: CarrySettings, problem_type: Any) -> TorchClassifier:
     """Load a bundle for another task: its encoder, and its head where the label names are the same, in any order."""
     loaded = load_pretrained(
@@ -222,7 +191,11 @@ class _Run:
         def finish(trained: TorchClassifier) -> Finished:
             if adapter is not None:
                 adapter.merge()
-            return self._finished(trained)
+            return self._finished(
+                trained,
+                on_validation=trained.predict_logits(self.validation.texts),
+                on_seen=trained.predict_logits(self.train.texts[self.seen]),
+            )
 
         return train_and_seal(
             self.classifier,
@@ -279,6 +252,9 @@ class _Run:
         self.reporter.say(f"features: validation macro-F1 after so many layers: {by_depth}; {chosen.layers} are kept")
         student = classifier_of(self.classifier, chosen.head, layers=chosen.layers, pooling=settings.pooling)
         student.model.eval()
+        # What the head says of the features in the cache is what the student says, to the numbers the encoder computed in.
+        on_train, on_validation = (chosen.head.logits(part.after(chosen.layers)) for part in pooled)
+        found = self._finished(student, on_validation=on_validation, on_seen=on_train[self.seen])
         lineage = Lineage(
             base_model=student.origin,
             chain=self.chain,
@@ -295,7 +271,8 @@ class _Run:
             settings=settings.model_copy(update={"feature_layer": chosen.layers}),
             computed={"device": student.model.device.type, "mixed_precision": self.compute},
             out=self.out,
-            found=self._finished(student),
+            found=found,
+            answers=teacher_logits(student, self.validation.texts, reporter=self.reporter).logits,
         )
         return bundle or Bundle.open(self.out)
 
@@ -317,18 +294,21 @@ class _Run:
             notes=self.train.notes,
         )
 
-    def _finished(self, trained: TorchClassifier) -> Finished:
+    @property
+    def seen(self) -> slice:
+        """Training rows that stand for all when over-fitting is looked for."""
+        return slice(None, None, 1 + len(self.train) // GAP_TEXTS)
+
+    def _finished(self, trained: TorchClassifier, *, on_validation: Logits, on_seen: Logits) -> Finished:
         """Calibrate, and say what was over-fitted and what was forgotten."""
         temperature = None
-        on_validation = trained.predict_logits(self.validation.texts)
         if self.settings.calibrate:
             temperature = fitted_temperature(self.validation.label_ids, on_validation)
             divide_logits(trained.model, temperature)
             self.reporter.say(f"calibration: the logits are divided by {temperature:.3f}")
-        seen = self.train.take(range(0, len(self.train), 1 + len(self.train) // GAP_TEXTS))
         words = overfitting_words(
-            train_labels=seen.label_ids,
-            train_logits=trained.predict_logits(seen.texts),
+            train_labels=self.train.label_ids[self.seen],
+            train_logits=on_seen,
             validation_labels=self.validation.label_ids,
             validation_logits=on_validation,
         )

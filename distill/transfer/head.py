@@ -12,6 +12,7 @@ needed, so that transformers, the exporter and the quantizer know it; nothing el
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,42 +82,89 @@ class ChosenHead:
 def fit_head(
     features: NDArray[np.float32], label_ids: NDArray[np.int64], *, num_labels: int, strength: float, balanced: bool = False
 ) -> LinearHead:
-    """Fit logistic regression, one question a label where a text may have several.
+    """Fit logistic regression of one strength; see `fit_heads`."""
+    (head,) = fit_heads(features, label_ids, num_labels=num_labels, strengths=(strength,), balanced=balanced)
+    return head
+
+
+def fit_heads(
+    features: NDArray[np.float32],
+    label_ids: NDArray[np.int64],
+    *,
+    num_labels: int,
+    strengths: Sequence[float],
+    balanced: bool = False,
+) -> list[LinearHead]:
+    """Fit logistic regression, one question a label where a text may have several; each strength starts where the last ended.
 
     Args:
         features: Shape (texts, width).
         label_ids: Class ids, shape (texts,), or zeros and ones, shape (texts, labels).
         num_labels: Number of labels.
-        strength: Inverse strength of the regularisation (scikit-learn's C).
+        strengths: Inverse strengths of the regularisation (scikit-learn's C), the strongest first.
         balanced: Every class counts the same, however rare.
     """
-    from sklearn.linear_model import LogisticRegression
-
     mean = features.mean(axis=0, dtype=np.float64)
     deviation = np.maximum(features.std(axis=0, dtype=np.float64), 1e-6)
-    standard = (features - mean) / deviation
-
+    # In single precision, as the features are: half the time, and the same weights to the regression's own tolerance.
+    standard = ((features - mean) / deviation).astype(np.float32)
     counts = "balanced" if balanced else None
+    fitted = _questions if label_ids.ndim == 2 else _one_question
+    return [
+        LinearHead(weight, bias, mean, deviation)
+        for weight, bias in fitted(standard, label_ids, num_labels=num_labels, strengths=strengths, counts=counts)
+    ]
 
-    def fitted(answers: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-        model = LogisticRegression(C=strength, max_iter=MAX_STEPS, class_weight=counts).fit(standard, answers)
-        return model.coef_, model.intercept_, model.classes_
 
-    weight, bias = np.zeros((num_labels, features.shape[1])), np.full(num_labels, -20.0)
-    if label_ids.ndim == 2:
-        for label in range(num_labels):
-            if len(np.unique(label_ids[:, label])) == 2:
-                found = fitted(label_ids[:, label])
-                weight[label], bias[label] = found[0][0], found[1][0]
-            elif label_ids[0, label]:
-                bias[label] = 20.0
-        return LinearHead(weight, bias, mean, deviation)
-    coefficients, intercepts, classes = fitted(label_ids)
-    if len(classes) == 2:  # scikit-learn keeps the second class's row alone; half to each side gives the same probabilities
-        coefficients = np.vstack([-coefficients, coefficients]) / 2
-        intercepts = np.concatenate([-intercepts, intercepts]) / 2
-    weight[classes], bias[classes] = coefficients, intercepts
-    return LinearHead(weight, bias, mean, deviation)
+Products = list[tuple[NDArray[np.float64], NDArray[np.float64]]]
+"""Weight and bias by strength, shapes (labels, width) and (labels,)."""
+
+
+def _one_question(
+    standard: NDArray[np.float32],
+    label_ids: NDArray[np.int64],
+    *,
+    num_labels: int,
+    strengths: Sequence[float],
+    counts: str | None,
+) -> Products:
+    """Fit one regression over all classes; a class without a text is never the answer."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(max_iter=MAX_STEPS, class_weight=counts, warm_start=True)
+    found: Products = []
+    for strength in strengths:
+        model.set_params(C=strength).fit(standard, label_ids)
+        coefficients, intercepts = model.coef_, model.intercept_
+        if len(model.classes_) == 2:  # scikit-learn keeps the second class's row alone; half to each side is the same
+            coefficients = np.vstack([-coefficients, coefficients]) / 2
+            intercepts = np.concatenate([-intercepts, intercepts]) / 2
+        weight, bias = np.zeros((num_labels, standard.shape[1])), np.full(num_labels, -20.0)
+        weight[model.classes_], bias[model.classes_] = coefficients, intercepts
+        found.append((weight, bias))
+    return found
+
+
+def _questions(
+    standard: NDArray[np.float32],
+    label_ids: NDArray[np.int64],
+    *,
+    num_labels: int,
+    strengths: Sequence[float],
+    counts: str | None,
+) -> Products:
+    """Fit a yes or no a label; a label that all texts or none have is always, or never, an answer."""
+    found: Products = [(np.zeros((num_labels, standard.shape[1])), np.full(num_labels, -20.0)) for _ in strengths]
+    for label in range(num_labels):
+        answers = label_ids[:, label]
+        if len(np.unique(answers)) < 2:
+            for _, bias in found:
+                bias[label] = 20.0 if answers[0] else -20.0
+            continue
+        yes = _one_question(standard, answers, num_labels=2, strengths=strengths, counts=counts)
+        for (weight, bias), (coefficients, intercepts) in zip(found, yes, strict=True):
+            weight[label], bias[label] = 2 * coefficients[1], 2 * intercepts[1]
+    return found
 
 
 def choose_head(
@@ -144,8 +192,8 @@ def choose_head(
     best: ChosenHead | None = None
     tried: dict[int, float] = {}
     for depth in depths:
-        for strength in STRENGTHS:
-            head = fit_head(train[:, depth], train_labels, num_labels=num_labels, strength=strength, balanced=balanced)
+        heads = fit_heads(train[:, depth], train_labels, num_labels=num_labels, strengths=STRENGTHS, balanced=balanced)
+        for strength, head in zip(STRENGTHS, heads, strict=True):
             score = macro_f1(validation_labels, head.logits(validation[:, depth]))
             tried[depth] = max(score, tried.get(depth, 0.0))
             if best is None or score > best.macro_f1:

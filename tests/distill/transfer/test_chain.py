@@ -11,10 +11,10 @@ import torch
 
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import Dataset, Splits
-from distill.errors import DatasetError, SettingsError
+from distill.errors import SettingsError
 from distill.progress import SilentReporter
 from distill.training.models import load_bundle
-from distill.transfer.fit import Source, carried_on, few_shot, fit_carried
+from distill.transfer.fit import Source, carried_on, fit_carried
 from distill.transfer_settings import CarrySettings
 
 TEXTS = ["a lovely film", "dull boring plot"]
@@ -114,17 +114,6 @@ def test_source_settings_that_cannot_be_honoured(tiny_teacher: Bundle, tiny_spli
         fit_carried(train=train, validation=validation, out=tmp_path, settings=CarrySettings(replay_share=0.5))
     with pytest.raises(SettingsError, match=r"have the labels \['other', 'music'\], the bundle to go on from"):
         fit_carried(train=train, validation=validation, out=tmp_path, init=tiny_teacher, source=Source(train, validation))
-
-
-def test_few_shot_takes_so_many_of_each_class(tiny_splits: Splits) -> None:
-    learnt, chosen = few_shot(tiny_splits.train, shots=8, seed=0)
-    assert learnt.counts == {"negative": 7, "positive": 7}
-    assert chosen.counts == {"negative": 1, "positive": 1}
-    assert not set(learnt.texts) & set(chosen.texts)
-    assert few_shot(tiny_splits.train, shots=8, seed=0)[0].texts == learnt.texts
-    assert few_shot(tiny_splits.train, shots=8, seed=1)[0].texts != learnt.texts
-    with pytest.raises(DatasetError, match="label 'negative' has 150 texts, 151 are wanted; lower --shots"):
-        few_shot(tiny_splits.train, shots=151, seed=0)
 
 
 def test_adapting_learns_to_guess_words(tiny_model: Path, tiny_splits: Splits, tmp_path: Path) -> None:

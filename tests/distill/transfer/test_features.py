@@ -16,7 +16,7 @@ from distill.progress import SilentReporter
 from distill.training.models import TorchClassifier, load_bundle, load_pretrained
 from distill.transfer.features import pooled_features, pooled_states
 from distill.transfer.fit import fit_carried
-from distill.transfer.head import classifier_of, fit_head
+from distill.transfer.head import classifier_of, fit_head, fit_heads
 from distill.transfer_settings import CarrySettings, FeatureSettings
 
 LABELS = ("negative", "positive")
@@ -97,6 +97,17 @@ def test_two_classes_have_the_probabilities_of_scikit_learn() -> None:
     np.testing.assert_allclose(1 / (1 + np.exp(logits[:, 0] - logits[:, 1])), wanted, atol=1e-4)
 
 
+def test_each_strength_ends_where_it_would_end_alone() -> None:
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(90, 4)).astype(np.float32)
+    labels = (features @ generator.normal(size=(4, 3)) + generator.normal(size=(90, 3))).argmax(axis=1)
+    together = fit_heads(features, labels, num_labels=3, strengths=(0.01, 0.1, 1.0))
+    for strength, head in zip((0.01, 0.1, 1.0), together, strict=True):
+        alone = fit_head(features, labels, num_labels=3, strength=strength)
+        np.testing.assert_allclose(head.logits(features), alone.logits(features), atol=5e-3)
+    assert abs(together[0].weight).max() < abs(together[2].weight).max() / 2
+
+
 def test_balanced_classes_let_a_rare_one_count() -> None:
     generator = np.random.default_rng(0)
     labels = np.array([0] * 190 + [1] * 10)
@@ -122,6 +133,33 @@ def test_features_end_in_a_bundle_that_transformers_loads(tiny_model: Path, tiny
     with torch.inference_mode():
         theirs = model(input_ids=torch.from_numpy(rows[0])[None]).logits.numpy()
     np.testing.assert_allclose(theirs, ours.predict_logits(TEXTS[:1]), atol=1e-3)
+
+
+def test_a_second_run_runs_no_layer_and_ends_in_the_same_bundle(
+    tiny_model: Path, tiny_splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "cache"))
+    run: list[str] = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda module, _: run.append(type(module).__name__))
+    try:
+        counts, bundles = [], []
+        for number in range(2):
+            bundles.append(
+                fit_carried(
+                    str(tiny_model),
+                    train=tiny_splits.train,
+                    validation=tiny_splits.validation,
+                    out=tmp_path / str(number),
+                    settings=CarrySettings(transfer="features", max_length=32),
+                )
+            )
+            counts.append(run.count("BertLayer"))
+    finally:
+        hook.remove()
+    assert counts[0] > 0
+    assert counts[1] == counts[0]
+    assert bundles[0].manifest.files == bundles[1].manifest.files
+    assert bundles[0].manifest.quality == bundles[1].manifest.quality
 
 
 def test_features_export_like_any_teacher(tiny_model: Path, tiny_splits: Splits, tmp_path: Path) -> None:
