@@ -29,12 +29,14 @@ class Session:
         load_before: Load average of a minute when it began.
         others_processors: Processors that programs other than the harness took on average; None where unknown.
         stolen_share: Share of the processors' time that the host gave to others; None where unknown.
+        cpu: The one processor that all rows were bound to; None where they were not.
     """
 
     seconds: float
     load_before: float | None
     others_processors: float | None
     stolen_share: float | None
+    cpu: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a result file keeps it."""
@@ -44,7 +46,8 @@ class Session:
 class Watch:
     """Looks at the processors' clocks when a session begins and when it ends; works not at all in between."""
 
-    def __init__(self, *, stat: Path = Path("/proc/stat")) -> None:
+    def __init__(self, *, cpu: int | None = None, stat: Path = Path("/proc/stat")) -> None:
+        self._cpu = cpu
         self._stat = stat
         self._load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         self._started = time.perf_counter()
@@ -56,10 +59,10 @@ class Watch:
         seconds = time.perf_counter() - self._started
         after = self._clocks()
         if self._before is None or after is None:
-            return Session(seconds, self._load, None, None)
+            return Session(seconds, self._load, None, None, self._cpu)
         busy, stolen, total = (b - a for a, b in zip(self._before, after, strict=True))
         others = max(0.0, busy - (_our_seconds() - self._ours)) / seconds
-        return Session(seconds, self._load, others, stolen / total if total else 0.0)
+        return Session(seconds, self._load, others, stolen / total if total else 0.0, self._cpu)
 
     def _clocks(self) -> tuple[float, float, float] | None:
         """Return busy, stolen and all seconds of all processors since boot."""
@@ -81,6 +84,15 @@ def circumstances(*, seed: int) -> dict[str, Any]:
         "governor": _first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "seed": seed,
     }
+
+
+def cpu_for(threads: int) -> int | None:
+    """Return the processor that rows of one thread are bound to: the last one, as systems use the first for their own work.
+
+    On two processors that differ, in cache or in what else they do, two processes of one program differ, too. Returns None
+    for rows of several threads, and where the system binds no processes.
+    """
+    return max(os.sched_getaffinity(0)) if threads == 1 and hasattr(os, "sched_setaffinity") else None
 
 
 def _our_seconds() -> float:

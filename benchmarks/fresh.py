@@ -14,16 +14,16 @@ import numpy as np
 
 from benchmarks.candidates import Candidate, Task
 from benchmarks.circumstances import Watch
-from benchmarks.instrument import MIN_ROUNDS, marks_of, median_estimate, spread
+from benchmarks.instrument import marks_of, median_estimate, spread
 from benchmarks.peers.protocol import Logits
 from benchmarks.rows import failed_row, identity_part, quality_part, slug_of
-from benchmarks.sessions import SpeedSettings, dropping, make_ready, opened, order_of
+from benchmarks.sessions import STARTS, SpeedSettings, dropping, in_turn, make_ready, opened
 from distill.cpus import available_cpus
 from distill.errors import PotstillError
 from distill.progress import Reporter
 
 FreshScenario = Literal["cold-start", "memory"]
-ROUNDS = {"cold-start": MIN_ROUNDS, "memory": 1}
+ROUNDS = {"cold-start": 8, "memory": 1}
 MANY = 1_000_000_000
 
 
@@ -62,11 +62,11 @@ def run_fresh(
     texts = list(task.test.texts[: settings.texts or len(task.test)])
     rounds = ROUNDS["memory"] if scenario == "memory" else settings.rounds or ROUNDS["cold-start"]
     failed = make_ready(candidates, task, reporter=reporter)
-    watch, draw = Watch(), np.random.default_rng(settings.seed)
+    watch = Watch()
     found = {candidate.name: Fresh() for candidate in candidates}
     with reporter.task(scenario, rounds * len(candidates)) as advance:
         for number in range(rounds):
-            for name in order_of([each.name for each in candidates], number, settings.order, draw):
+            for name in in_turn([each.name for each in candidates], number, settings, what=STARTS):
                 if name not in failed:
                     with dropping(name, failed, reporter):
                         candidate = next(each for each in candidates if each.name == name)

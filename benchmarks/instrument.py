@@ -1,7 +1,7 @@
 """What may be said of samples: medians with bootstrap intervals, paired ratios, percentiles where there are enough.
 
-Pure functions of numbers; measures nothing. The unit of resampling is the round: within one, samples share the machine's
-mood.
+Pure functions of numbers; measures nothing. The unit of resampling is the process: two of one bundle differ, by where their
+memory happens to lie, in more than the rounds of either tell.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from distill.errors import SettingsError
 from export.measure import MIN_SAMPLES_P90, MIN_SAMPLES_P99, NOISY_SPREAD
 
 RESAMPLES = 2000
-MIN_ROUNDS = 8
+MIN_PROCESSES = 3
 BUSY_PROCESSORS = 0.1
 """What other programs may take, in processors, before a row is marked."""
 
@@ -38,54 +38,73 @@ class Estimate:
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
-def median_estimate(rounds: Rounds, *, seed: int) -> Estimate:
-    """Return the median of all samples; the interval comes from drawing whole rounds with replacement.
+def median_estimate(processes: Sequence[Sequence[float]], *, seed: int) -> Estimate:
+    """Return the median of all samples; the interval comes from drawing whole processes with replacement.
+
+    Args:
+        processes: Samples of each process of a row, all above 0.
+        seed: Seed of the draws.
 
     Raises:
-        SettingsError: There are fewer than eight rounds.
+        SettingsError: There are fewer than three processes.
     """
-    _require_rounds(len(rounds))
-    samples = _same_length(rounds)
-    drawn = _draws(len(rounds), seed)
-    if samples is None:
-        medians = [np.median(np.concatenate([np.asarray(rounds[index]) for index in draw])) for draw in drawn]
-    else:
-        medians = [np.median(samples[draw]) for draw in drawn]
-    every = np.concatenate([np.asarray(each, dtype=float) for each in rounds])
-    low, high = np.percentile(medians, _expanded(len(rounds)))
-    return Estimate(float(np.median(every)), float(low), float(high))
+    _require_processes(len(processes))
+    samples = [np.log(np.asarray(each, dtype=float)) for each in processes]
+    medians = [np.median(np.concatenate([samples[index] for index in draw])) for draw in _draws(len(samples), seed)]
+    every = np.concatenate([np.asarray(each, dtype=float) for each in processes])
+    return _estimate(float(np.log(np.median(every))), medians, len(samples), seen_as=np.exp)
 
 
-def ratio_estimate(reference: Rounds, other: Rounds, *, seed: int) -> Estimate:
+def ratio_estimate(reference: Rounds, other: Rounds, *, process_of: Sequence[int], seed: int) -> Estimate:
     """Return how many times faster `other` is than `reference`, both having answered the same texts in each round.
-
-    Of each round the median over its texts of the ratio of the two times; of those the mean, on the scale of logarithms.
 
     Args:
         reference: Times by round, text by text.
         other: Times of the same texts.
+        process_of: By round, which process of either answered.
         seed: Seed of the draws.
 
     Raises:
-        SettingsError: They do not pair, or there are fewer than eight rounds.
+        SettingsError: They do not pair, or there are fewer than three processes.
+    """
+    logs = np.log(ratios_of(reference, other, process_of=process_of))
+    return mean_estimate(logs, seed=seed, seen_as=np.exp)
+
+
+def ratios_of(reference: Rounds, other: Rounds, *, process_of: Sequence[int]) -> Array:
+    """Return by process how many times faster `other` was, shape (processes,).
+
+    Of each round the median over its texts of the ratio of the two times; of a process's rounds the mean, on the scale of
+    logarithms.
+
+    Raises:
+        SettingsError: They do not pair.
     """
     if [len(each) for each in reference] != [len(each) for each in other]:
         raise SettingsError("the two have not answered the same texts in the same rounds; their times do not pair")
     logs = np.array([np.median(np.log(np.asarray(a) / np.asarray(b))) for a, b in zip(reference, other, strict=True)])
-    return mean_estimate(logs, seed=seed, seen_as=np.exp)
+    numbers = np.asarray(process_of)
+    return np.exp([logs[numbers == number].mean() for number in dict.fromkeys(process_of)])
 
 
 def mean_estimate(values: Sequence[float] | Array, *, seed: int, seen_as: Callable[[Any], Any] = np.asarray) -> Estimate:
-    """Return the mean of one value a round, with its interval, `seen_as` another scale.
+    """Return the mean of one value a process, with its interval, `seen_as` another scale.
 
     Raises:
-        SettingsError: There are fewer than eight rounds.
+        SettingsError: There are fewer than three processes.
     """
-    _require_rounds(len(values))
+    _require_processes(len(values))
     given = np.asarray(values, dtype=float)
     means = given[_draws(len(given), seed)].mean(axis=1)
-    low, high = np.percentile(means, _expanded(len(given)))
-    return Estimate(float(seen_as(given.mean())), float(seen_as(low)), float(seen_as(high)))
+    return _estimate(float(given.mean()), means, len(given), seen_as=seen_as)
+
+
+def samples_by_process(rounds: Rounds, process_of: Sequence[int]) -> list[list[float]]:
+    """Return the samples of all rounds of each process."""
+    found: dict[int, list[float]] = {}
+    for number, samples in zip(process_of, rounds, strict=True):
+        found.setdefault(number, []).extend(samples)
+    return list(found.values())
 
 
 def percentile(rounds: Rounds, percent: int) -> float | None:
@@ -116,26 +135,27 @@ def marks_of(*, spread: float, steady: bool, others_processors: float | None, sa
     return marks
 
 
-def _expanded(rounds: int) -> tuple[float, float]:
-    """Return the percentiles that make an interval of 95 % from few rounds.
+def _estimate(value: float, drawn: Sequence[float] | Array, processes: int, *, seen_as: Callable[[Any], Any]) -> Estimate:
+    """Return a figure with the interval of Student's t around it, its standard error that of the draws.
 
-    A bootstrap of n draws varies (n - 1) / n as much as the data, and knows nothing of Student's t: the percentiles are
-    widened for both (Hesterberg, 2015, "What Teachers Should Know About the Bootstrap", section 4.2).
+    Of so few processes the percentiles of a bootstrap end at the smallest and largest of them. Its standard error is right
+    but for the share (n - 1) / n of the variance that n draws have (Hesterberg, 2015, "What Teachers Should Know About the
+    Bootstrap", sections 4.2 and 4.3).
     """
     from scipy import stats
 
-    tail = float(stats.norm.cdf(np.sqrt(rounds / (rounds - 1)) * stats.t.ppf(0.025, rounds - 1)))
-    return 100 * tail, 100 * (1 - tail)
+    error = float(np.std(drawn)) * np.sqrt(processes / (processes - 1))
+    half = float(stats.t.ppf(0.975, processes - 1)) * error
+    return Estimate(float(seen_as(value)), float(seen_as(value - half)), float(seen_as(value + half)))
 
 
-def _draws(rounds: int, seed: int) -> NDArray[np.int64]:
-    return np.random.default_rng(seed).integers(0, rounds, (RESAMPLES, rounds))
+def _draws(processes: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(0, processes, (RESAMPLES, processes))
 
 
-def _same_length(rounds: Rounds) -> Array | None:
-    return np.array(rounds, dtype=float) if len({len(each) for each in rounds}) == 1 else None
-
-
-def _require_rounds(rounds: int) -> None:
-    if rounds < MIN_ROUNDS:
-        raise SettingsError(f"an interval needs at least {MIN_ROUNDS} rounds, got {rounds}; give --rounds {MIN_ROUNDS} or more")
+def _require_processes(processes: int) -> None:
+    if processes < MIN_PROCESSES:
+        raise SettingsError(
+            f"an interval needs at least {MIN_PROCESSES} processes of a row, got {processes}; give --processes {MIN_PROCESSES} "
+            "or more"
+        )

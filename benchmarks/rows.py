@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.candidates import Candidate
-from benchmarks.instrument import Estimate, marks_of, median_estimate, percentile, ratio_estimate, spread
+from benchmarks.instrument import Estimate, marks_of, median_estimate, percentile, ratio_estimate, samples_by_process, spread
 from benchmarks.sessions import Turns
 from distill.classifier import agreement
 from distill.data import Dataset
@@ -29,7 +29,7 @@ class Reference:
     """What ratios, retention and agreement refer to: the teacher, else the first row."""
 
     name: str
-    ms: Sequence[Sequence[float]]
+    turns: Turns
     logits: Logits
 
 
@@ -93,14 +93,15 @@ def latency_part(turns: Turns, *, reference: Reference | None, others_processors
     """Return the latency of single texts: median with interval, tails where samples allow, ratio to the reference."""
     part = {
         **_marks(turns, others_processors),
-        "p50_ms": _json(median_estimate(turns.ms, seed=seed)),
+        "p50_ms": _json(median_estimate(samples_by_process(turns.ms, turns.process_of), seed=seed)),
         "p90_ms": percentile(turns.ms, 90),
         "p99_ms": percentile(turns.ms, 99),
         "p50_ratio": None,
+        "process_of_round": turns.process_of,
         "latency_us": _microseconds(turns.ms),
     }
     if reference is not None:
-        part |= {"reference": reference.name, "p50_ratio": _json(ratio_estimate(reference.ms, turns.ms, seed=seed))}
+        part |= {"reference": reference.name, "p50_ratio": _ratio(reference, turns, seed)}
     return part
 
 
@@ -111,12 +112,13 @@ def rate_part(
     rates = [[1000 * texts / ms for ms in each] for each in turns.ms]
     part = {
         **_marks(turns, others_processors, least=False),
-        "texts_per_second": _json(median_estimate(rates, seed=seed)),
+        "texts_per_second": _json(median_estimate(samples_by_process(rates, turns.process_of), seed=seed)),
         "rate_ratio": None,
+        "process_of_round": turns.process_of,
         "texts_per_second_rounds": [round(each[0], 2) for each in rates],
     }
     if reference is not None:
-        part |= {"reference": reference.name, "rate_ratio": _json(ratio_estimate(reference.ms, turns.ms, seed=seed))}
+        part |= {"reference": reference.name, "rate_ratio": _ratio(reference, turns, seed)}
     return part
 
 
@@ -133,14 +135,18 @@ def slug_of(name: str) -> str:
 def _marks(turns: Turns, others_processors: float | None, *, least: bool = True) -> dict[str, Any]:
     samples = sum(len(each) for each in turns.ms)
     found = spread(turns.ms)
-    steady = turns.settled.steady
+    steady = all(each.steady for each in turns.settled)
     counted = samples if least else 10**9  # a rate has no percentiles
     return {
         "marks": marks_of(spread=found, steady=steady, others_processors=others_processors, samples=counted),
         "spread": found,
-        "warmup": vars(turns.settled),
+        "warmup": [vars(each) for each in turns.settled],
         "samples": samples,
     }
+
+
+def _ratio(reference: Reference, turns: Turns, seed: int) -> dict[str, float]:
+    return _json(ratio_estimate(reference.turns.ms, turns.ms, process_of=turns.process_of, seed=seed))
 
 
 def _spelled(logits: Logits, test: Dataset) -> Any:

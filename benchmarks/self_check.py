@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.candidates import Candidate, Task
-from benchmarks.instrument import ratio_estimate
-from benchmarks.sessions import SpeedSettings, measure_together
+from benchmarks.instrument import ratio_estimate, ratios_of
+from benchmarks.sessions import PROCESSES, SpeedSettings, Turns, measure_together
 from benchmarks.speed import single_turn, warm_texts
 from distill.errors import PotstillError
 from distill.progress import Reporter, SilentReporter
@@ -25,7 +25,8 @@ from distill.storage import write_atomically
 TRIALS = 100
 SLOWDOWN = 0.05
 CALL_MS = 1.0
-SHORT = SpeedSettings(rounds=30, texts=240, settle_s=3.0, window_s=0.1)
+SHORT = SpeedSettings(rounds=24, processes=PROCESSES, texts=240, settle_s=3.0, window_s=0.05)
+REFERENCE = "reference"
 ARMS = {"same": 0.0, "slowed": SLOWDOWN}
 
 
@@ -35,25 +36,20 @@ def run_self_check(candidate: Candidate, task: Task, *, trials: int, kept: Path,
     Args:
         candidate: What is put against itself.
         task: Texts that it answers.
-        trials: Trials of each arm; the two arms take turns.
+        trials: Comparisons; in each, both arms take turns with what they are compared with.
         kept: A file of finished trials; they are not run again.
         reporter: Told of progress.
     """
-    done: dict[str, list[dict[str, Any]]] = {name: [] for name in ARMS}
-    if kept.exists():
-        done = json.loads(kept.read_text(encoding="utf-8"))
-    with reporter.task("trials", len(ARMS) * trials) as advance:
-        advance(sum(min(len(found), trials) for found in done.values()))
-        for number in range(trials):
-            for name, slowdown in ARMS.items():
-                if number < len(done[name]):
-                    continue
-                done[name].append(trial(candidate, task, slowdown=slowdown, seed=number))
-                write_atomically(kept, json.dumps(done))
-                advance(1)
+    done: list[dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else []
+    with reporter.task("trials", trials) as advance:
+        advance(min(len(done), trials))
+        for number in range(len(done), trials):
+            done.append(trial(candidate, task, seed=number))
+            write_atomically(kept, json.dumps(done))
+            advance(1)
     rows = [
-        {"name": name, "slowdown": ARMS[name], "bundle": candidate.name, "trials": found[:trials]}
-        for name, found in done.items()
+        {"name": name, "slowdown": slowdown, "bundle": candidate.name, "trials": [found[name] for found in done[:trials]]}
+        for name, slowdown in ARMS.items()
     ]
     return [*rows, {"name": "call", "call_ms": CALL_MS, **call_overhead(candidate, task)}]
 
@@ -71,13 +67,13 @@ def instrument_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def trial(candidate: Candidate, task: Task, *, slowdown: float, seed: int) -> dict[str, float]:
-    """Return the ratio of a candidate to a second process of it, held back or not, with its interval."""
-    first, second = replace(candidate, name="first"), replace(candidate, name="second", slowdown=slowdown)
-    settings = SHORT.model_copy(update={"seed": seed})
+def trial(candidate: Candidate, task: Task, *, seed: int, settings: SpeedSettings = SHORT) -> dict[str, dict[str, Any]]:
+    """Return by arm the ratio of a candidate to itself, with its interval and the ratio of each pair of processes."""
+    settings = settings.model_copy(update={"seed": seed})
     texts = task.test.texts[: settings.texts]
+    arms = [replace(candidate, name=name, slowdown=slowdown) for name, slowdown in ARMS.items()]
     measured = measure_together(
-        [first, second],
+        [replace(candidate, name=REFERENCE), *arms],
         task,
         settings,
         threads=1,
@@ -87,7 +83,13 @@ def trial(candidate: Candidate, task: Task, *, slowdown: float, seed: int) -> di
     )
     if measured.failed:
         raise PotstillError(f"{candidate.name} failed: {next(iter(measured.failed.values()))}")
-    return ratio_estimate(measured.turns["first"].ms, measured.turns["second"].ms, seed=seed).to_json()
+    reference = measured.turns[REFERENCE]
+    return {name: _compared(reference, measured.turns[name], seed) for name in ARMS}
+
+
+def _compared(reference: Turns, other: Turns, seed: int) -> dict[str, Any]:
+    estimate = ratio_estimate(reference.ms, other.ms, process_of=other.process_of, seed=seed)
+    return {**estimate.to_json(), "by_process": ratios_of(reference.ms, other.ms, process_of=other.process_of).tolist()}
 
 
 def call_overhead(candidate: Candidate, task: Task) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Measuring rows: candidates start together, take turns in every round, and end; a row that fails says why.
 
-A scenario says what a turn is. The order of turns is drawn anew in each round. Rows are kept one by one, so an interrupted
-run goes on with those that are missing; the reference is measured again with them, and ratios refer to it.
+A scenario says what a turn is. The order of turns is drawn anew for every two rounds, there and back. A row is several
+processes, one after the other: what two of them differ by is part of how sure a figure is. On one thread all have the same
+processor. Rows are kept one by one, so an interrupted run goes on with those that are missing; the reference is measured
+again with them, and ratios refer to it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,20 +20,28 @@ import numpy as np
 from pydantic import Field
 
 from benchmarks.candidates import CONVERTERS, PREPARED, WITHOUT_ADAPTER, Candidate, Task
-from benchmarks.circumstances import Session, Watch
+from benchmarks.circumstances import Session, Watch, cpu_for
+from benchmarks.instrument import MIN_PROCESSES
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.protocol import Logits
 from benchmarks.peers.weights import write_portable
 from benchmarks.peers.workers import PeerError, Settled, Worker, prepare, started
+from distill.errors import SettingsError
 from distill.progress import Reporter
 from distill.settings import Settings
 from distill.storage import write_atomically
+
+PROCESSES = 4
+STARTS, TURNS = 0, 1
 
 
 class SpeedSettings(Settings):
     """How much is measured, and how."""
 
     rounds: int = Field(0, ge=0, description="rounds; in each, every row takes its turn; 0 is what the scenario has")
+    processes: int = Field(
+        PROCESSES, ge=MIN_PROCESSES, description="processes of a row, one after the other; each has its share of the rounds"
+    )
     texts: int = Field(0, ge=0, description="test texts that are answered and timed; 0 takes all")
     threads: int = Field(0, ge=0, description="threads of a row; 0 is one in single-stream and all processors in offline")
     settle_s: float = Field(8.0, gt=0, description="seconds of warm-up at most; it ends when the times are steady")
@@ -51,15 +62,17 @@ class Turns:
     """What one candidate did in a session.
 
     Attributes:
-        about: What its process said of itself.
-        settled: How its warm-up went.
+        about: What its processes said of themselves.
+        settled: How the warm-up of each process went.
         ms: Times by round, in milliseconds.
+        process_of: By round, the number of the process that answered.
         logits: Answers by the index of the text.
     """
 
     about: dict[str, Any]
-    settled: Settled
+    settled: list[Settled] = field(default_factory=list)
     ms: list[list[float]] = field(default_factory=list)
+    process_of: list[int] = field(default_factory=list)
     logits: dict[int, Any] = field(default_factory=dict)
 
     def all_logits(self) -> Logits:
@@ -101,27 +114,43 @@ def measure_together(
         warm: Texts of the warm-up.
         reporter: Told of progress.
     """
-    watch = Watch()
-    draw = np.random.default_rng(settings.seed)
+    cpu = cpu_for(threads)
+    watch = Watch(cpu=cpu)
+    by_name = {candidate.name: candidate for candidate in candidates}
     turns: dict[str, Turns] = {}
     failed: dict[str, str] = {}
-    with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        for candidate in candidates:
-            with dropping(candidate.name, failed, reporter):
-                worker = stack.enter_context(opened(candidate, task, threads=threads, timeout_s=settings.timeout_s))
-                turns[candidate.name] = Turns(
-                    worker.about, worker.settle(warm, most_s=settings.settle_s, window_s=settings.window_s)
-                )
-                workers[candidate.name] = worker
-        with reporter.task("rounds", settings.rounds * len(workers)) as advance:
-            for number in range(settings.rounds):
-                for name in order_of(list(workers), number, settings.order, draw):
+    with reporter.task("rounds", settings.rounds * len(candidates)) as advance:
+        for process, rounds in enumerate(shares(settings.rounds, settings.processes)):
+            with ExitStack() as stack:
+                workers: dict[str, Worker] = {}
+                for name in in_turn(list(by_name), process, settings, what=STARTS):
                     if name not in failed:
                         with dropping(name, failed, reporter):
-                            turn(workers[name], turns[name], number)
-                    advance(1)
+                            start = opened(by_name[name], task, threads=threads, timeout_s=settings.timeout_s, cpu=cpu)
+                            worker = stack.enter_context(start)
+                            found = turns.setdefault(name, Turns(worker.about))
+                            found.settled.append(worker.settle(warm, most_s=settings.settle_s, window_s=settings.window_s))
+                            workers[name] = worker
+                for number in rounds:
+                    for name in in_turn(list(by_name), number, settings, what=TURNS):
+                        if name not in failed:
+                            with dropping(name, failed, reporter):
+                                turn(workers[name], turns[name], number)
+                                turns[name].process_of.append(process)
+                        advance(1)
     return Measured({name: found for name, found in turns.items() if name not in failed}, failed, watch.session())
+
+
+def shares(rounds: int, processes: int) -> list[range]:
+    """Return which rounds each process of a row has, as evenly as may be.
+
+    Raises:
+        SettingsError: There are fewer rounds than processes.
+    """
+    if rounds < processes:
+        raise SettingsError(f"{processes} processes need at least as many rounds, got {rounds}; give --rounds {processes}")
+    edges = [rounds * number // processes for number in range(processes + 1)]
+    return [range(first, last) for first, last in pairwise(edges)]
 
 
 def make_ready(candidates: Sequence[Candidate], task: Task, *, reporter: Reporter) -> dict[str, str]:
@@ -144,14 +173,15 @@ def make_ready(candidates: Sequence[Candidate], task: Task, *, reporter: Reporte
 
 
 @contextmanager
-def opened(candidate: Candidate, task: Task, *, threads: int, timeout_s: float) -> Iterator[Worker]:
-    """Yield a candidate's process, ready to answer.
+def opened(candidate: Candidate, task: Task, *, threads: int, timeout_s: float, cpu: int | None = None) -> Iterator[Worker]:
+    """Yield a candidate's process, ready to answer, bound to a processor or not.
 
     Raises:
         PeerError: It cannot be installed, died, or took too long.
     """
     python = python_of(candidate.environment) if candidate.environment else None
-    with started(candidate.module, task.job(candidate, threads=threads), python=python, timeout_s=timeout_s) as worker:
+    job = task.job(candidate, threads=threads)
+    with started(candidate.module, job, python=python, timeout_s=timeout_s, cpu=cpu) as worker:
         yield worker
 
 
@@ -213,8 +243,15 @@ def dropping(name: str, failed: dict[str, str], reporter: Reporter) -> Iterator[
         reporter.say(f"{name} is left out: {failed[name]}")
 
 
-def order_of(names: list[str], number: int, order: str, draw: np.random.Generator) -> list[str]:
-    """Return the order of a round: there and back in turn, or drawn anew."""
-    if order == "alternating":
-        return names if number % 2 == 0 else names[::-1]
-    return [names[index] for index in draw.permutation(len(names))]
+def in_turn(names: Sequence[str], number: int, settings: SpeedSettings, *, what: int) -> list[str]:
+    """Return the order of a round: one for even numbers and back for the odd ones, so that none is early more often.
+
+    Args:
+        names: Who takes a turn.
+        number: Of the round.
+        settings: Whether the order is that of the names or drawn anew for every two rounds, and with which seed.
+        what: Which draws: of starts, or of rounds.
+    """
+    if settings.order == "random":
+        names = [names[index] for index in np.random.default_rng([settings.seed, what, number // 2]).permutation(len(names))]
+    return list(names) if number % 2 == 0 else list(names)[::-1]

@@ -141,7 +141,7 @@ def _rows_of(
     if first.name in failed:
         raise PotstillError(f"{first.name} is what the others are compared with, and it failed: {failed[first.name]}")
     found = measured.turns[first.name]
-    reference = Reference(first.name, found.ms, found.all_logits())
+    reference = Reference(first.name, found, found.all_logits())
     rows = []
     for candidate in candidates:
         if candidate.name in failed:

@@ -135,7 +135,9 @@ def _object_of(name: str, line: str) -> dict[str, Any]:
 
 
 @contextmanager
-def started(name: str, job: Job, *, python: Path | None = None, timeout_s: float = TIMEOUT_S) -> Iterator[Worker]:
+def started(
+    name: str, job: Job, *, python: Path | None = None, timeout_s: float = TIMEOUT_S, cpu: int | None = None
+) -> Iterator[Worker]:
     """Start `benchmarks.peers.<name>` and yield it once it is ready; it ends with the block.
 
     Args:
@@ -143,6 +145,7 @@ def started(name: str, job: Job, *, python: Path | None = None, timeout_s: float
         job: What it gets ready with.
         python: Its interpreter; None is this one.
         timeout_s: Seconds that it may take to get ready, and for each answer.
+        cpu: The processor that it and what it starts are bound to; None is all.
 
     Raises:
         PeerError: It died, took too long, or answered something else than JSON.
@@ -157,6 +160,8 @@ def started(name: str, job: Job, *, python: Path | None = None, timeout_s: float
             **_surroundings(job),
         ) as process,
     ):
+        if cpu is not None:
+            os.sched_setaffinity(process.pid, {cpu})  # threads inherit it: Python itself has not begun by now
         yield Worker(name, process, complaints, timeout_s=timeout_s)
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.circumstances import cpu_for
 from benchmarks.footprint import multiply_adds
 from benchmarks.peers.protocol import Job, in_length_order
 from benchmarks.peers.workers import PeerError, started
@@ -116,6 +121,18 @@ def test_a_worker_answers_over_its_pipe(tiny_student: Bundle, tiny_test: Dataset
     assert many.seconds > 0
     np.testing.assert_allclose(alone.logits, expected, atol=1e-6)
     np.testing.assert_allclose(many.logits, expected, atol=1e-6)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a processor")
+def test_a_worker_and_what_it_starts_stay_on_their_processor(tiny_student: Bundle, tmp_path: Path) -> None:
+    program = "import os, sys\nfor _ in sys.stdin: print(*sorted(os.sched_getaffinity(0)), flush=True)"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
+    cpu = max(os.sched_getaffinity(0))
+    assert cpu_for(1) == cpu
+    assert cpu_for(2) is None
+    job = replace(job_for(tiny_student, tmp_path), labels=("elsewhere", f"{cpu}"), options={"command": command})
+    with started("external", job, cpu=cpu) as worker:
+        assert worker.single(["a text"], warmup=0).logits.argmax() == 1
 
 
 def test_a_worker_that_dies_says_why(tiny_unexported: Bundle, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.candidates import Task, bundle_candidates
 from benchmarks.peers.protocol import Job, Peer, _slowed
-from benchmarks.self_check import call_overhead, instrument_figures
+from benchmarks.self_check import call_overhead, instrument_figures, trial
+from benchmarks.sessions import SpeedSettings
 from distill.bundle import Bundle
 from distill.data import Dataset
 
@@ -25,6 +26,21 @@ def test_figures_by_hand() -> None:
         "half_width_median": pytest.approx(0.015),  # of 0.02, 0.01, 0.045, 0.005
         "call_overhead_share": pytest.approx(0.002),
     }
+
+
+def test_a_trial_compares_a_bundle_with_itself_and_with_itself_held_back(
+    tiny_student: Bundle, tiny_test: Dataset, tmp_path: Path
+) -> None:
+    (candidate,) = bundle_candidates([f"{tiny_student.path}:int8"])
+    task = Task(test=tiny_test, train=None, validation=None, teacher=None, work=tmp_path)
+    settings = SpeedSettings(rounds=3, processes=3, texts=60, settle_s=0.2, window_s=0.02)
+    found = trial(candidate, task, seed=0, settings=settings)
+    assert list(found) == ["same", "slowed"]
+    for arm in found.values():
+        assert arm["low"] <= arm["value"] <= arm["high"]
+        assert arm["value"] == pytest.approx(np.exp(np.mean(np.log(arm["by_process"]))))
+        assert len(arm["by_process"]) == 3
+    assert 0.6 < found["slowed"]["value"] / found["same"]["value"] < 1.2  # 0.95, beside whatever else the tests run
 
 
 def test_held_back_by_a_half_a_call_takes_half_as_long_again() -> None:
