@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from distill.proof import Bootstrap, Figure
+from distill.proof import Bootstrap, Estimate, Figure
 
 BUDGETS_MS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 SURE = 0.95
@@ -23,21 +23,28 @@ class Choice:
 
     Attributes:
         budget_ms: Milliseconds.
-        name: The row with the highest macro-F1 that keeps the budget, of equal ones the fastest; None where none does.
-        macro_f1: Its macro-F1.
+        row: The row with the highest macro-F1 that keeps the budget, of equal ones the fastest; None where none does.
+        keeping: How many bundles keep it.
         sure: Share of resamples of the test texts in which it is the best of those that keep the budget.
         not_told_apart: Others that keep it whose macro-F1 differs by less than its 95 % interval, best first.
-        fastest: The fastest of those, where it is faster than the chosen one, with its median and what it ships.
         just_over: Rows whose median may lie on either side of the budget: its interval holds the budget.
+        fastest: The fastest of those not told apart, where it is faster than the chosen one.
+        fastest_less: By how much the fastest one's macro-F1 is below the chosen one's.
     """
 
     budget_ms: float
-    name: str | None
-    macro_f1: float | None
+    row: Row | None
+    keeping: int
     sure: float | None
     not_told_apart: tuple[str, ...]
     just_over: tuple[str, ...]
-    fastest: str | None = None
+    fastest: Row | None = None
+    fastest_less: Estimate | None = None
+
+    @property
+    def name(self) -> str | None:
+        """Return what is chosen."""
+        return None if self.row is None else str(self.row["name"])
 
 
 def choices_of(rows: Sequence[Row], truth: Sequence[int], *, by: By, seed: int = 0) -> list[Choice]:
@@ -64,31 +71,28 @@ def _choice(budget_ms: float, rows: Sequence[Row], scores: Mapping[str, Figure],
     keep = [row["name"] for row in rows if _keeps(row, budget_ms, by)]
     edge = tuple(row["name"] for row in rows if row["p50_ms"]["low"] <= budget_ms < row["p50_ms"]["high"])
     if not keep:
-        return Choice(budget_ms, None, None, None, (), edge)
+        return Choice(budget_ms, None, 0, None, (), edge)
     by_name = {row["name"]: row for row in rows}
-    order = sorted(keep, key=lambda name: (-scores[name].value, by_name[name]["p50_ms"]["value"]))
+    order = sorted(keep, key=lambda name: (-scores[name].value, _median_ms(by_name[name])))
     best = order[0]
     drawn = np.array([scores[name].samples for name in order])
-    near = []
-    for name in order[1:]:
-        difference = (scores[best] - scores[name]).estimate()
-        if difference.low <= 0:
-            near.append(name)
-    fastest = min((best, *near), key=lambda name: by_name[name]["p50_ms"]["value"])
+    less = {name: (scores[best] - scores[name]).estimate() for name in order[1:]}
+    near = [name for name, difference in less.items() if difference.low <= 0]
+    fastest = min((best, *near), key=lambda name: _median_ms(by_name[name]))
     return Choice(
         budget_ms,
-        best,
-        scores[best].value,
+        by_name[best],
+        len(keep),
         float((drawn.argmax(axis=0) == 0).mean()),
         tuple(near),
         edge,
-        None if fastest == best else _shown(by_name[fastest]),
+        None if fastest == best else by_name[fastest],
+        less.get(fastest),
     )
 
 
-def _shown(row: Row) -> str:
-    size = "" if row["size_bytes"] is None else f", {row['size_bytes'] / 1e6:.1f} MB"
-    return f"{row['name']} (median {row['p50_ms']['value']:.2f} ms{size})"
+def _median_ms(row: Row) -> float:
+    return float(row["p50_ms"]["value"])
 
 
 def _keeps(row: Row, budget_ms: float, by: By) -> bool:
@@ -98,12 +102,63 @@ def _keeps(row: Row, budget_ms: float, by: By) -> bool:
 
 
 def words_of(choice: Choice) -> str:
-    """Return a choice in words, with how sure it is."""
-    if choice.name is None:
+    """Return a choice in a line, with how sure it is."""
+    if choice.row is None:
         return "none of the bundles keeps it"
-    sure = f"macro-F1 {choice.macro_f1:.3f}; best in {choice.sure:.0%} of resamples of the test texts"
+    said = f"{choice.name}: macro-F1 {choice.row['macro_f1']:.3f}, best in {_of_hundred(choice)}"
     if not choice.not_told_apart:
-        return f"{choice.name}: {sure}; every other within the budget is worse beyond its interval"
-    several = ", ".join(choice.not_told_apart)
-    faster = f", of which {choice.fastest} is the fastest" if choice.fastest else ", of which none is faster"
-    return f"{choice.name}: {sure}; not told apart from {several}{faster}"
+        return f"{said}; every other within the budget is worse beyond its interval"
+    others = len(choice.not_told_apart)
+    said = f"{said}; {others} other{'s' if others > 1 else ''} cannot be told from it"
+    return f"{said}, the fastest {_shown(choice.fastest)}" if choice.fastest else f"{said}, none is faster"
+
+
+def answer_of(choice: Choice) -> list[tuple[str, str]]:
+    """Return what somebody with a budget wants to know of a choice: questions and answers; nothing where none keeps it."""
+    row = choice.row
+    if row is None:
+        return []
+    median = row["p50_ms"]
+    tail = f"99 of 100 texts took at most {row['p99_ms']:.2f} ms; the" if row["p99_ms"] is not None else "The"
+    low, high = row["macro_f1_interval"]
+    kept = row["retention"]
+    of_reference = (
+        f", {kept['value']:.1%} of {row['reference']}'s ({kept['low']:.1%} to {kept['high']:.1%})" if kept is not None else ""
+    )
+    times = row["p50_ratio"]
+    faster = f" and is {times['value']:.1f} ({times['low']:.1f} to {times['high']:.1f}) times as fast" if times else ""
+    ships = "" if row["size_bytes"] is None else f" It ships {row['size_bytes'] / 1e6:.1f} MB{faster}."
+    return [
+        (
+            "Does it keep the budget?",
+            f"{tail} median was {median['value']:.2f} ms (95 % interval {median['low']:.2f} to {median['high']:.2f}), "
+            "on one thread of this machine, tokenization inside.",
+        ),
+        ("How good is it?", f"Macro-F1 {row['macro_f1']:.3f} ({low:.3f} to {high:.3f}){of_reference}.{ships}"),
+        ("How sure is it that it is the best choice?", _sureness(choice)),
+    ]
+
+
+def _sureness(choice: Choice) -> str:
+    said = f"Of the {choice.keeping} bundles that keep the budget it was the best in {_of_hundred(choice)} of the test texts."
+    if choice.keeping == 1:
+        return "It is the only bundle that keeps the budget."
+    if not choice.not_told_apart:
+        return f"{said} Every other one is worse, beyond its 95 % interval."
+    said = f"{said} These texts cannot tell it from {', '.join(choice.not_told_apart)}."
+    if choice.fastest is None or choice.fastest_less is None:
+        return f"{said} None of them is faster."
+    less = choice.fastest_less
+    return (
+        f"{said} The fastest of those is {_shown(choice.fastest)}: take it if time or size counts more, for it may give "
+        f"{100 * max(0.0, less.high):.1f} points of macro-F1 away, or win {100 * max(0.0, -less.low):.1f} (95 % interval)."
+    )
+
+
+def _of_hundred(choice: Choice) -> str:
+    return f"{round(100 * (choice.sure or 0))} of 100 resamples"
+
+
+def _shown(row: Row) -> str:
+    size = "" if row["size_bytes"] is None else f", {row['size_bytes'] / 1e6:.1f} MB"
+    return f"{row['name']} (median {_median_ms(row):.2f} ms{size})"

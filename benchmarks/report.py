@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from benchmarks.choices import choices_of, words_of
+from benchmarks.choices import answer_of, choices_of, words_of
 from benchmarks.report_figures import quality_against_size, quality_against_time, spread_of_times
 from benchmarks.results import FOLDER, read_result
 from benchmarks.speed_tables import ABSENT, first_words
@@ -108,13 +108,15 @@ def html_of(results: Mapping[str, Mapping[str, Any]]) -> str:
     rows = single["rows"]
     medians = choices_of(rows, single["truth"], by="p50_ms")
     tails = choices_of(rows, single["truth"], by="p99_ms")
-    one_ms = [words_of(choice) for each in (tails, medians) for choice in each if choice.budget_ms == ONE_MS]
+    tail, median = (next(choice for choice in each if choice.budget_ms == ONE_MS) for each in (tails, medians))
     shown = [column for column in COLUMNS if column.scenario in results]
     return template.render(
         single=single,
         results=results,
-        first_words={name: first_words(result["rows"]) for name, result in results.items()},
-        one_ms=one_ms,
+        first_words={name: _first_words(result["rows"]) for name, result in results.items()},
+        tail=tail,
+        answer=answer_of(tail),
+        median_words=words_of(median),
         choices=[(median.budget_ms, words_of(median), words_of(tail)) for median, tail in zip(medians, tails, strict=True)],
         just_over=[(each.budget_ms, ", ".join(each.just_over)) for each in medians if each.just_over],
         against_time=quality_against_time(rows),
@@ -126,6 +128,13 @@ def html_of(results: Mapping[str, Mapping[str, Any]]) -> str:
         sources=[(row["name"], row["source"], row["settings"]) for row in rows if "failed" not in row],
         reference=next((row["reference"] for row in rows if row.get("reference")), "the first row"),
     )
+
+
+def _first_words(rows: Sequence[Row]) -> list[str]:
+    """Return what must be said first; why rows were left out stands further down."""
+    gone = ", ".join(row["name"] for row in rows if "failed" in row)
+    said = first_words([row for row in rows if "failed" not in row])
+    return [*said, f"Left out: {gone}; the reason stands below."] if gone else said
 
 
 def _cells(name: str, columns: Sequence[Column], results: Mapping[str, Mapping[str, Any]]) -> list[Cell]:

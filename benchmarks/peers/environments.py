@@ -101,7 +101,8 @@ def _require_loads(name: str, python: Path) -> None:
         return
     done = run_child([str(python), "-c", f"import {LOADS[name]}"])
     if done.returncode:
-        raise PeerError(f"{name} installs, but does not load beside this torch: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip().splitlines()[-1]
+        raise PeerError(f"{name} installs, but does not load beside the torch that all rows share: {said}")
 
 
 def _packages_of_this_interpreter() -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.choices import choices_of, words_of
+from benchmarks.choices import answer_of, choices_of, words_of
 from benchmarks.report import html_of, results_in, write_report
 from benchmarks.results import FOLDER, write_result
 from distill.errors import PotstillError
@@ -88,15 +88,47 @@ def test_the_best_within_a_budget_is_chosen_by_quality_and_what_ties_is_named() 
     assert "every other within the budget is worse" in words_of(choices[0.25])
 
     assert words_of(choices[2.0]).endswith(
-        "not told apart from two int8, of which two int8 (median 0.98 ms, 3.9 MB) is the fastest"
+        "of 100 resamples; 1 other cannot be told from it, the fastest two int8 (median 0.98 ms, 3.9 MB)"
     )
+
+
+def test_the_answer_says_what_it_costs_and_how_sure_it_is() -> None:
+    choice = choices_of(ROWS, TRUTH, by="p99_ms")[3]
+    said = dict(answer_of(choice))
+    # 2 ms: 99 of 100 texts of "two" (1.96) keep it, of "three" (2.4) do not; "one" and "static" do, and are far worse
+    assert choice.name == "two int8"
+    assert said["Does it keep the budget?"].startswith("99 of 100 texts took at most 1.96 ms; the median was 0.98 ms")
+    assert "Macro-F1 0.930 (0.900 to 0.960)" in said["How good is it?"]
+    assert "It ships 3.9 MB and is 15.3 (14.3 to 16.3) times as fast" in said["How good is it?"]
+    sure = said["How sure is it that it is the best choice?"]
+    assert sure.startswith("Of the 3 bundles that keep the budget it was the best in 100 of 100 resamples")
+    assert sure.endswith("Every other one is worse, beyond its 95 % interval.")
+
+
+def test_a_faster_one_that_these_texts_cannot_tell_apart_is_named_with_what_it_may_cost() -> None:
+    # the errors of the second are those of the first and two more of 200: between nothing and some two points and a half
+    choice = choices_of([row("three int8", 1.2, 12), row("two int8", 0.98, 14)], TRUTH, by="p50_ms")[3]
+    sure = dict(answer_of(choice))["How sure is it that it is the best choice?"]
+    assert "cannot tell it from two int8. The fastest of those is two int8 (median 0.98 ms, 3.9 MB)" in sure
+    points = re.search(r"may give (\d\.\d) points of macro-F1 away, or win (\d\.\d)", sure)
+    assert points
+    assert 1.5 <= float(points.group(1)) <= 3.5
+    assert points.group(2) == "0.0"  # in no resample does it make fewer errors
+
+
+def test_the_only_one_is_not_the_best_of_several() -> None:
+    choice = choices_of([row("two int8", 0.98, 14)], TRUTH, by="p50_ms")[3]
+    assert (
+        dict(answer_of(choice))["How sure is it that it is the best choice?"] == "It is the only bundle that keeps the budget."
+    )
+    assert answer_of(choices_of([row("two int8", 0.98, 14)], TRUTH, by="p50_ms")[0]) == []
 
 
 def test_of_two_that_answer_alike_the_faster_is_chosen() -> None:
     rows = [row("two fp32", 0.9, 14, form="fp32"), row("two int8", 0.5, 14), row("one int8", 0.2, 60)]
     choice = choices_of(rows, TRUTH, by="p50_ms")[2]
     assert (choice.budget_ms, choice.name, choice.not_told_apart) == (1.0, "two int8", ("two fp32",))
-    assert words_of(choice).endswith("not told apart from two fp32, of which none is faster")
+    assert words_of(choice).endswith("1 other cannot be told from it, none is faster")
 
 
 def test_neither_the_teacher_nor_a_peer_is_chosen() -> None:
@@ -112,7 +144,7 @@ def test_a_row_without_a_99th_percentile_keeps_no_budget_by_it() -> None:
 def test_the_page_says_first_what_must_be_said_first(tmp_path: Path) -> None:
     write(tmp_path)
     page = html_of(results_in(tmp_path))
-    assert page.index("Read with care, unsteady: static int8") < page.index("For 1 ms") < page.index("<svg")
+    assert page.index("Read with care, unsteady: static int8") < page.index("For a budget of 1 ms") < page.index("<svg")
     assert "it will not install" in page
     assert "A &lt;fast&gt; processor" in page
     assert "&lt;peer&gt;" in page
