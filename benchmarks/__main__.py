@@ -157,6 +157,44 @@ def runtime(
 
 
 @app.command
+def int8(
+    *,
+    bundle: Annotated[Path, Parameter(help="a bundle with weights, such as the teacher's")],
+    texts: Annotated[int, Parameter(help="training texts to compare on, beside all validation texts")] = 1000,
+) -> None:
+    """Compare the ways of making an int8 graph with fp32, and a text alone with the same text in a batch; times nothing.
+
+    Example: python -m benchmarks int8 --bundle teacher-0
+    """
+    from benchmarks.int8_ways import int8_figures, int8_table, rows_of_movies
+    from distill.environment import describe_environment
+
+    rows = rows_of_movies(bundle, texts=texts, reporter=reporter_for_terminal())
+    print_cells(*int8_table(rows))
+    command = f"python -m benchmarks int8 --bundle {bundle.resolve().name}" + (f" --texts {texts}" if texts != 1000 else "")
+    print(write_result("int8", command=command, environment=describe_environment(), rows=rows, figures=int8_figures(rows)))
+    fill_pages()
+
+
+@app.command
+def ops() -> None:
+    """Time single ops of ONNX Runtime on one core: the ways of doing each part of an encoder, in turns.
+
+    Example: python -m benchmarks ops
+    """
+    from benchmarks.ops import every_row, ops_figures, ops_table
+    from distill.environment import describe_environment
+
+    environment = describe_environment()
+    rows = every_row()
+    print_cells(*ops_table(rows))
+    print(
+        write_result("ops", command="python -m benchmarks ops", environment=environment, rows=rows, figures=ops_figures(rows))
+    )
+    fill_pages()
+
+
+@app.command
 def serving(
     *,
     student: Annotated[Path, Parameter(help="an exported student, with weights for the peers' own export")],

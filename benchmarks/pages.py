@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fresh import fresh_figures
+from benchmarks.int8_ways import int8_figures, int8_table
+from benchmarks.ops import HEADS, HIDDEN, INNER, ops_figures, ops_table
 from benchmarks.quality_figures import markdown_of_summary, quality_figures
 from benchmarks.rate_search import rate_figures
 from benchmarks.report import write_report
@@ -102,6 +104,24 @@ def _runtime_part(result: Result) -> str:
     return f"{_table(*runtime_table(result['rows']))}\n\n{said} Measured by `{result['command']}`."
 
 
+def _int8_part(result: Result) -> str:
+    row = result["rows"][0]
+    return (
+        f"{_table(*int8_table(result['rows']))}\n\n{row['num_texts']:,} training and validation texts of the movie task, int8 "
+        f"against fp32, one text at a time; {row['num_texts_in_batches']:,} of them again in batches of 32. "
+        f"Measured by `{result['command']}`."
+    )
+
+
+def _ops_part(result: Result) -> str:
+    environment = result["environment"]
+    return (
+        f"{_table(*ops_table(result['rows']))}\n\nHidden {HIDDEN}, {HEADS} heads, feed-forward {INNER:,}; ONNX Runtime "
+        f"{environment['versions']['onnxruntime']} on {environment['cpu']} ({environment['int8_instruction_set']}). "
+        f"Measured by `{result['command']}`."
+    )
+
+
 def _points_of_summary(result: Result) -> list[dict[str, Any]]:
     """The summary as rows of a picture: means over seeds, their intervals, the speed of what ships."""
     return [
@@ -151,6 +171,8 @@ _PARTS: dict[str, Callable[[Result], str]] = {
     "demo": _demo_part,
     "quality": _quality_part,
     "runtime": _runtime_part,
+    "int8": _int8_part,
+    "ops": _ops_part,
     "serving": _serving_part,
     "single-stream": _speed_part,
     "offline": _speed_part,
@@ -165,6 +187,8 @@ _FIGURES: dict[str, Callable[[Result], Mapping[str, float]]] = {
     "demo": lambda result: demo_figures(result["rows"]),
     "quality": lambda result: quality_figures(result["summary"], result["differences"]),
     "runtime": lambda result: runtime_figures(result["rows"]),
+    "int8": lambda result: int8_figures(result["rows"]),
+    "ops": lambda result: ops_figures(result["rows"]),
     "serving": lambda result: serving_figures(result["rows"]),
     "single-stream": lambda result: speed_figures("single-stream", result["rows"]),
     "offline": lambda result: speed_figures("offline", result["rows"]),

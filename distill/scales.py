@@ -59,7 +59,7 @@ def calibration_texts(texts: Sequence[str]) -> list[str]:
     return chosen + [text.split()[0] for text in chosen if text.strip()]
 
 
-def input_scales(values: ChannelRange, weights: Sequence[NDArray[np.float32]]) -> InputScales:
+def input_scales(values: ChannelRange, weights: Sequence[NDArray[np.float32]], *, migration: float = MIGRATION) -> InputScales:
     """Return the scales that share the error fairly between an input's channels and the weights they meet.
 
     One zero point for all channels: behind a GELU all of them reach from about -0.17 upwards, elsewhere they lie around 0,
@@ -68,6 +68,7 @@ def input_scales(values: ChannelRange, weights: Sequence[NDArray[np.float32]]) -
     Args:
         values: What the input's channels took, shape (inputs,).
         weights: The products that read this input, each of shape (inputs, outputs).
+        migration: SmoothQuant's alpha, from 0 to 1.
     """
     low, high = np.minimum(values.low, 0), np.maximum(values.high, 0)
     reach = np.maximum(-low, high)
@@ -75,7 +76,7 @@ def input_scales(values: ChannelRange, weights: Sequence[NDArray[np.float32]]) -
     # GELU their precision: at a hundredth of the largest range the answers were useless.
     reach = np.maximum(reach, max(float(reach.max()), 1e-6) * 1e-5)
     largest_weight = np.maximum(np.max([np.abs(matrix).max(axis=1) for matrix in weights], axis=0), 1e-6)
-    factor = reach**MIGRATION / largest_weight ** (1 - MIGRATION)
+    factor = reach**migration / largest_weight ** (1 - migration)
     lowest, highest = float((low / factor).min()), float((high / factor).max())
     if lowest == highest:  # nothing moved at all
         highest = float((reach / factor).max())

@@ -203,6 +203,12 @@ def test_steps_share_the_range_between_activations_and_weights() -> None:
     assert scales.zero_point == 127  # the middle of 254 steps
 
 
+def test_with_all_of_a_range_in_the_weights_every_channel_takes_all_steps() -> None:
+    # alpha 1: the factors are the ranges themselves, 1 and 100
+    scales = input_scales(ranges_of([-1, -100], [1, 100])["x"], [np.ones((2, 3), dtype=np.float32)], migration=1.0)
+    assert scales.step == pytest.approx(np.array([1 / 127, 100 / 127]), rel=1e-3)
+
+
 def test_a_channel_that_meets_large_weights_gets_smaller_steps() -> None:
     # Equal ranges of 1. Divided by 1 / weight ** 0.2, for weights 32 and 1, they are 2 and 1: steps of 1/127 and 2/127.
     scales = input_scales(ranges_of([-1, -1], [1, 1])["x"], [np.array([[32, -1], [1, 0.5]], dtype=np.float32)])
