@@ -19,7 +19,7 @@ from cyclopts import App, Parameter
 from distill.errors import PotstillError, StorageError
 from distill.extras import requires
 from distill.progress import reporter_for_terminal
-from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, TextSettings, TrialSettings
+from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, LongTexts, TextSettings, TrialSettings
 from distill.terminal import (
     drop_stdout,
     fail,
@@ -223,6 +223,9 @@ def predict(
         Literal["fp32", "int8"] | None, Parameter(help="which graph; without it int8 where there is one")
     ] = None,
     threads: Annotated[int | None, Parameter(help="threads; without it what this process may really use")] = None,
+    long_texts: Annotated[
+        LongTexts, Parameter(help="a text past max_length is cut, or read in overlapping windows, whose logits are averaged")
+    ] = "truncate",
     rows: Annotated[TextSettings, Flat] = TextSettings(),
     json: Json = False,
 ) -> None:
@@ -232,7 +235,7 @@ def predict(
     """
     from export.command import label_texts
 
-    label_texts(bundle, texts, rows, file=input, precision=precision, threads=threads, json=json)
+    label_texts(bundle, texts, rows, file=input, precision=precision, threads=threads, long_texts=long_texts, json=json)
 
 
 @app.command

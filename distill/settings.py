@@ -20,6 +20,7 @@ STATIC_LEARNING_RATE = 1e-3
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "int8"]
+LongTexts = Literal["truncate", "windows"]
 MixedPrecision = Literal["auto", "no", "bf16"]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
 LayerRule = Literal["spread", "lower", "upper"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,6 +113,24 @@ class TextTokenizer:
         """Return how many of these texts lose tokens to `max_length`."""
         encodings = self._tokenizer.encode_batch(list(texts))
         return sum(bool(encoding.overflowing) for encoding in encodings)
+
+    def windows(self, text: str) -> list[NDArray[np.int64]]:
+        """Return the ids of all of a text: as many rows of at most `max_length` as it takes, special tokens in each.
+
+        A window begins with the last tokens of the one before, a quarter of its length, so that what stands at a cut is
+        read whole in one of the two and the last window is never a stray word.
+        """
+        _require_text(text, 0)
+        encoding = self._overlapping.encode(text)
+        return [np.array(each.ids, dtype=np.int64) for each in (encoding, *encoding.overflowing)]
+
+    @cached_property
+    def _overlapping(self) -> Tokenizer:
+        # Of its own: the overlap must not be written into the tokenizer.json of a bundle.
+        tokenizer = Tokenizer.from_str(self.to_json())
+        room = self.max_length - tokenizer.num_special_tokens_to_add(is_pair=False)
+        tokenizer.enable_truncation(self.max_length, stride=room // 4)
+        return tokenizer
 
     def pad(self, rows: Sequence[NDArray[np.int64]]) -> Batch:
         """Pad rows of ids to the longest of them."""

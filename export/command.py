@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from distill.errors import SettingsError
 from distill.inputs import gate_texts, measuring_texts
 from distill.progress import reporter_for_terminal
-from distill.settings import DataSettings, Precision, TextSettings
+from distill.settings import DataSettings, LongTexts, Precision, TextSettings
 from distill.terminal import print_cells, print_json, print_line, print_made, stdin_texts
 from export.settings import BenchSettings, DemoSettings, ExportSettings
 
@@ -135,9 +135,10 @@ def label_texts(
     file: str | None,
     precision: Precision | None,
     threads: int | None,
+    long_texts: LongTexts,
     json: bool,
 ) -> None:
-    """Print label, score and text of each text: of those given, else of a file, else of stdin.
+    """Print label, score and text of each text: of those given, else of a file, else of stdin; on stderr how many were long.
 
     Raises:
         SettingsError: There are texts and a file.
@@ -146,18 +147,22 @@ def label_texts(
 
     from distill.classifier import predict_stream
     from distill.data import read_texts
+    from distill.long_texts import LongTextClassifier
     from export.runtime import OnnxClassifier
 
     if texts and file:
         raise SettingsError("texts were given as arguments and by --input; choose one")
-    classifier = OnnxClassifier.open(bundle, precision=precision, threads=threads)
+    classifier = LongTextClassifier(OnnxClassifier.open(bundle, precision=precision, threads=threads), long_texts=long_texts)
     source = texts or (read_texts(file, rows) if file else stdin_texts(rows))
     answers = predict_stream(classifier, source)
     if json:
-        print_json({"predictions": [{"text": text, **asdict(answer)} for text, answer in answers]})
+        found = [{"text": text, **asdict(answer)} for text, answer in answers]
+        print_json({"predictions": found, "num_cut": classifier.num_long})
         return
     for text, answer in answers:
         print_line(f"{'|'.join(answer.labels)}\t{answer.score:.4f}\t{' '.join(text.split())}")
+    if classifier.words():
+        reporter_for_terminal().say(classifier.words())
 
 
 def find_threshold(student: Path, fallback: Path, data: DataSettings, *, agreement: float, json: bool) -> None:

@@ -120,6 +120,11 @@ class OnnxClassifier:
         """How logits become probabilities."""
         return self._problem_type
 
+    @property
+    def max_length(self) -> int:
+        """Tokens that are read of a text."""
+        return self._tokenizer.max_length
+
     def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
         """Return logits, shape (len(texts), len(labels)), float32; row i belongs to texts[i].
 
@@ -132,6 +137,10 @@ class OnnxClassifier:
     def encode(self, texts: Sequence[TextInput]) -> list[NDArray[np.int64]]:
         """Return the token ids of each text, at most `max_length` long; raises what `predict_logits` does."""
         return self._tokenizer.encode(texts)
+
+    def encode_windows(self, text: str) -> list[NDArray[np.int64]]:
+        """Return the token ids of all of a text, in overlapping windows of at most `max_length`."""
+        return self._tokenizer.windows(text)
 
     def is_cut(self, text: TextInput) -> bool:
         """Tell whether this text loses tokens to `max_length`."""

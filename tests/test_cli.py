@@ -290,6 +290,19 @@ class TestPredict:
         assert prediction["score"] == prediction["probabilities"]["positive"]
         assert sum(prediction["probabilities"].values()) == pytest.approx(1)
 
+    @pytest.mark.parametrize(
+        ("how", "said"), [("truncate", "were cut (see --long-texts)"), ("windows", "were read in windows")]
+    )
+    def test_says_how_many_texts_are_longer_than_it_reads(
+        self, how: str, said: str, potstill: Run, tiny_student: Bundle
+    ) -> None:
+        limit = tiny_student.manifest.max_length
+        texts = "lovely film", "lovely " * limit
+        done = potstill("predict", tiny_student.path, *texts, "--long-texts", how)
+        assert done.err == f"1 of 2 texts (50.0%) were longer than {limit} tokens and {said}\n"
+        assert len(done.out.splitlines()) == 2
+        assert json.loads(potstill("predict", tiny_student.path, *texts, "--json").out)["num_cut"] == 1
+
     def test_a_bundle_without_graphs_says_how_to_make_one(self, potstill: Run, tiny_unexported: Bundle) -> None:
         done = potstill("predict", tiny_unexported.path, "a lovely film")
         assert done.code == 3

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from distill.long_texts import long_words
 from distill.progress import reporter_for_terminal
+from distill.settings import LongTexts
 from distill.terminal import print_json
 from serve.bulk.settings import QUARANTINE, ScoreSettings
 
@@ -34,19 +36,17 @@ def score(
     if json:
         print_json({"output": output, **summary})
         return
-    for line in summary_lines(summary):
+    for line in summary_lines(summary, long_texts=settings.long_texts):
         print(line)
 
 
-def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+def summary_lines(summary: Mapping[str, Any], *, long_texts: LongTexts = "truncate") -> list[str]:
     """Return what a job came to, in lines."""
     rows = summary["num_rows"]
     lines = [f"{label}: {count:,} rows ({count / rows:.1%})" for label, count in summary["labels"].items()]
     lines.append(f"{rows:,} rows labelled" + (f", mean score {summary['mean_score']:.4f}" if rows else ""))
     if summary["num_cut"]:
-        lines.append(
-            f"{summary['num_cut']:,} texts ({summary['num_cut'] / rows:.1%}) were longer than the bundle reads and were cut"
-        )
+        lines.append(long_words(summary["num_cut"], rows, long_texts=long_texts))
     if summary["num_bad"]:
         lines.append(f"{summary['num_bad']:,} rows could not be labelled; they stand in {QUARANTINE} with the reason")
     if summary["rows_per_second"] is not None:

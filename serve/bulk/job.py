@@ -89,7 +89,6 @@ def make_part(raw: RawPart, *, job: Job, classifier: OnnxClassifier, worker: str
     scored = score_part(
         raw,
         classifier=classifier,
-        max_length=job.bundle.manifest.max_length,
         source_name=name,
         schema=job.schema,
         settings=job.settings,

@@ -17,6 +17,8 @@ from distill.classifier import Classifier, top_labels
 from distill.data.files import problem_with
 from distill.extras import requires
 from distill.labels import Logits, chosen_labels, probabilities
+from distill.long_texts import answer_long
+from distill.settings import LongTexts
 from export.runtime import OnnxClassifier
 from serve.bulk.parts import PartName, RawPart
 from serve.bulk.settings import LINE_KEY, ScoreSettings
@@ -39,7 +41,7 @@ class ScoredPart:
         num_bad: Rows that were not.
         labels: How often each label was given.
         score_sum: Sum of the scores.
-        num_cut: Texts that were longer than the bundle's `max_length` and lost their end.
+        num_cut: Texts that were longer than the bundle's `max_length`, and lost their end or were read in windows.
     """
 
     name: PartName
@@ -53,14 +55,13 @@ class ScoredPart:
 
 
 def score_part(
-    raw: RawPart, *, classifier: OnnxClassifier, max_length: int, source_name: str, schema: pa.Schema, settings: ScoreSettings
+    raw: RawPart, *, classifier: OnnxClassifier, source_name: str, schema: pa.Schema, settings: ScoreSettings
 ) -> ScoredPart:
     """Label the rows of a part.
 
     Args:
         raw: The rows.
         classifier: Runs on one thread; several workers may share it.
-        max_length: Tokens it keeps of a text.
         source_name: What rows of this file are known by.
         schema: Of the kept columns.
         settings: What is written.
@@ -75,22 +76,20 @@ def score_part(
             bad.append(BadRow(raw.lines[place], problem.partition(";")[0], beginning(text), place))
     kept = pa.Table.from_batches(raw.kept) if raw.kept else None
     texts = [raw.texts[place] for place in good]
-    logits, num_cut = _logits(classifier, texts, max_length)
+    logits, num_cut = _logits(classifier, texts, settings.long_texts)
     table, labels, score_sum = _answers(classifier, logits, settings)
     table = _with_columns(_kept_rows(kept, good, schema), [raw.lines[place] for place in good], source_name, table, settings)
     quarantine = _quarantine(sorted(bad, key=lambda row: row.line), kept, source_name, schema) if bad else None
     return ScoredPart(raw.name, _bytes_of(table), quarantine, len(good), len(bad), labels, score_sum, num_cut)
 
 
-def _logits(classifier: OnnxClassifier, texts: Sequence[str], max_length: int) -> tuple[Logits, int]:
-    """Return the logits, and how many texts were cut."""
+def _logits(classifier: OnnxClassifier, texts: Sequence[str], long_texts: LongTexts) -> tuple[Logits, int]:
+    """Return the logits, and how many texts were too long to be read at once."""
     answers, num_cut = [np.empty((0, len(classifier.labels)), np.float32)], 0
     for start in range(0, len(texts), CHUNK_ROWS):
-        portion = texts[start : start + CHUNK_ROWS]
-        rows = classifier.encode(portion)
-        full = (text for text, row in zip(portion, rows, strict=True) if len(row) >= max_length)
-        num_cut += sum(map(classifier.is_cut, full))  # the others cannot have been
-        answers.append(classifier.predict_encoded(rows))
+        logits, num_long = answer_long(classifier, texts[start : start + CHUNK_ROWS], long_texts=long_texts)
+        answers.append(logits)
+        num_cut += num_long
     return np.concatenate(answers), num_cut
 
 

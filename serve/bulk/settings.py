@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from distill.settings import Precision, Settings
+from distill.settings import LongTexts, Precision, Settings
 
 QUARANTINE = "_quarantine"
 """Folder of the bad rows below the output."""
@@ -26,6 +26,10 @@ class ScoreSettings(Settings):
         False, description="also write the logits, a list: `--teacher-logits-column logits` then teaches by it"
     )
     answer_prefix: str = Field("", description="put before the names of the columns that are added (label, score, ...)")
+    long_texts: LongTexts = Field(
+        "truncate",
+        description="a text past max_length is cut, or read whole in overlapping windows, whose logits are averaged",
+    )
     max_text_chars: int = Field(100_000, ge=1, description="a longer text goes to the quarantine")
     part_rows: int = Field(8_192, ge=1, description="rows of a part, at most; a kill costs the parts being worked on")
     precision: Precision | None = Field(None, description="which graph; without it int8 where there is one")

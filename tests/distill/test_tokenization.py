@@ -43,6 +43,24 @@ def test_texts_become_ids_between_start_and_end() -> None:
     ]
 
 
+def test_windows_overlap_by_a_quarter_of_their_words_and_hold_all_of_them() -> None:
+    words = ["a", "fine", "film", "a", "a", "film", "fine"]  # 4 to a window beside start and end, 1 of them again
+    ids = [WORDS[word] for word in words]
+    rows = tokenizer(max_length=6).windows(" ".join(words))
+    assert [row.tolist() for row in rows] == [[START, *ids[:4], END], [START, *ids[3:], END]]
+    assert rows[0].dtype == np.int64
+    assert [row.tolist() for row in tokenizer(max_length=6).windows("a film")] == [[START, A, FILM, END]]
+    assert [len(row) for row in tokenizer(max_length=4).windows("a fine film")] == [4, 3]  # no room for an overlap
+
+
+def test_windows_leave_the_tokenizer_as_it_was() -> None:
+    ours = tokenizer(max_length=6)
+    before = ours.to_json()
+    ours.windows("a fine film a fine film")
+    assert ours.to_json() == before
+    assert ours.encode(["a fine film a fine"])[0].tolist() == [START, A, FINE, FILM, A, END]
+
+
 def test_max_length_counts_start_and_end() -> None:
     assert ids_of(["a fine film"], max_length=5) == [[START, A, FINE, FILM, END]]
     assert ids_of(["a fine film"], max_length=4) == [[START, A, FINE, END]]

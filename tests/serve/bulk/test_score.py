@@ -144,6 +144,21 @@ def test_texts_that_lose_their_end_are_counted(tmp_path: Path, tiny_student: Bun
     assert score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "out"))["num_cut"] == 2
 
 
+def test_a_long_text_read_in_windows_has_the_mean_of_their_logits(tmp_path: Path, tiny_student: Bundle) -> None:
+    room = tiny_student.manifest.max_length - 2
+    step = room - room // 4
+    words = ["lovely"] * room + ["dull"] * step  # two windows
+    windows = [" ".join(words[:room]), " ".join(words[step:])]
+    texts = [" ".join(words), *windows, "lovely"] * 20  # long ones between short ones, in batches of many
+    pq.write_table(pa.table({"id": range(80), "text": texts}), tmp_path / "in.parquet")
+    settings = ScoreSettings(key=("id",), logits=True, long_texts="windows")
+    assert score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "out"), settings=settings)["num_cut"] == 20
+    logits = np.array(read_parts(tmp_path / "out")["logits"].to_pylist(), dtype=np.float32)
+    alone = [OnnxClassifier.open(tiny_student).predict_logits([text])[0] for text in (*windows, "lovely")]
+    assert np.abs(alone[0] - alone[1]).max() > 0.01  # else any mixture of the two would pass
+    np.testing.assert_allclose(logits, np.tile([(alone[0] + alone[1]) / 2, *alone], (20, 1)), atol=1e-6)
+
+
 def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(
     tmp_path: Path, tiny_student: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

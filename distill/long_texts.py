@@ -1,0 +1,114 @@
+"""Texts longer than a bundle reads: cut at `max_length`, or read whole in windows that overlap.
+
+The logits of a long text are the mean over its windows. A mean stays on the scale of one text's logits, so that calibration
+temperature and thresholds go on meaning what they did, and it does not grow with length, as the largest would: of many windows
+one is loud by chance. Windows are texts of their own to the graph; with fixed scales no answer depends on its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.classifier import Classifier, TextInput
+from distill.errors import SettingsError
+from distill.labels import Logits, ProblemType
+from distill.settings import LongTexts
+
+
+class Reader(Classifier, Protocol):
+    """A classifier whose two halves, texts to ids and ids to logits, can be called apart, as those of the ONNX runtime."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that are read of a text."""
+        ...
+
+    def encode(self, texts: Sequence[TextInput]) -> list[NDArray[np.int64]]:
+        """Return the token ids of each text, at most `max_length` long."""
+        ...
+
+    def encode_windows(self, text: str) -> list[NDArray[np.int64]]:
+        """Return the token ids of all of a text, in overlapping windows of at most `max_length`."""
+        ...
+
+    def is_cut(self, text: TextInput) -> bool:
+        """Tell whether this text loses tokens to `max_length`."""
+        ...
+
+    def predict_encoded(self, rows: Sequence[NDArray[np.int64]]) -> Logits:
+        """Return the logits of rows of ids, shape (len(rows), len(labels))."""
+        ...
+
+
+def answer_long(classifier: Reader, texts: Sequence[TextInput], *, long_texts: LongTexts) -> tuple[Logits, int]:
+    """Return the logits, shape (texts, labels), and how many of the texts are longer than `max_length`.
+
+    Args:
+        classifier: Who answers; the answers to shorter texts are its own to the bit.
+        texts: Any number.
+        long_texts: "truncate" reads the beginning of a long one, "windows" all of it.
+
+    Raises:
+        SettingsError: A long pair is to be read in windows: which half goes on would have to be guessed.
+        DatasetError: A text is not a string, or cannot be encoded.
+    """
+    rows = classifier.encode(texts)
+    full = (place for place, row in enumerate(rows) if len(row) >= classifier.max_length)  # the others cannot be longer
+    long = [place for place in full if classifier.is_cut(texts[place])]
+    if long_texts == "truncate" or not long:
+        return classifier.predict_encoded(rows), len(long)
+    if any(not isinstance(texts[place], str) for place in long):
+        raise SettingsError("a pair cannot be read in windows; join its texts into one, or use --long-texts truncate")
+    windows = [[row] for row in rows]
+    for place in long:
+        windows[place] = classifier.encode_windows(cast(str, texts[place]))
+    logits = classifier.predict_encoded([row for each in windows for row in each])
+    counts = np.array([len(each) for each in windows])
+    sums = np.add.reduceat(logits.astype(np.float64), np.cumsum(counts) - counts, axis=0)
+    means: Logits = (sums / counts[:, None]).astype(np.float32)
+    return means, len(long)
+
+
+class LongTextClassifier:
+    """A `Classifier` that reads long texts as it is told, and counts them; for one thread."""
+
+    def __init__(self, classifier: Reader, *, long_texts: LongTexts) -> None:
+        """Read long texts so; see `answer_long`."""
+        self._classifier = classifier
+        self._long_texts: LongTexts = long_texts
+        self.num_texts = 0
+        self.num_long = 0
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names, in the order of the logits."""
+        return self._classifier.labels
+
+    @property
+    def problem_type(self) -> ProblemType:
+        """How logits become probabilities."""
+        return self._classifier.problem_type
+
+    def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
+        """Return logits, shape (len(texts), len(labels)), float32; row i belongs to texts[i]."""
+        logits, num_long = answer_long(self._classifier, texts, long_texts=self._long_texts)
+        self.num_texts += len(texts)
+        self.num_long += num_long
+        return logits
+
+    def words(self) -> str:
+        """Return what share of the texts was long and what became of it; nothing where none was."""
+        if not self.num_long:
+            return ""
+        return long_words(self.num_long, self.num_texts, max_length=self._classifier.max_length, long_texts=self._long_texts)
+
+
+def long_words(num_long: int, num_texts: int, *, max_length: int | None = None, long_texts: LongTexts) -> str:
+    """Return in words what share of the texts was longer than the limit, and what became of it."""
+    limit = "the bundle reads" if max_length is None else f"{max_length} tokens"
+    how = "were cut (see --long-texts)" if long_texts == "truncate" else "were read in windows"
+    return f"{num_long:,} of {num_texts:,} texts ({num_long / num_texts:.1%}) were longer than {limit} and {how}"
