@@ -139,8 +139,11 @@ def score(
     precision = settings.precision or opened.best_precision()
     job = Job(opened, precision, sources, kept_schema(sources, settings), Output(output), settings)
     ledger = Ledger(job.output, job.identity())
-    digest = bundle_digest(opened)
     before, started = ledger.num_rows, time.monotonic()
+    if ledger.complete:
+        reporter.say(f"score: all {before:,} rows were done already")
+        return _summary(ledger, rows=0, seconds=time.monotonic() - started, settings=settings)
+    digest = bundle_digest(opened)
     watch = _Watch(reporter, job, before)
     with watch.bar() as advance:
         try:

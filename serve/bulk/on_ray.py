@@ -7,6 +7,7 @@ on is done again by another; what it had written is only written over with the s
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import socket
@@ -58,7 +59,7 @@ class RayEngine:
             ClusterError: The cluster cannot be reached, went away, or its workers write where this process cannot see it.
             PotstillError: What a worker ran into.
         """
-        with _said_plainly(), _connected(self.address, workers=job.settings.workers):
+        with _said_plainly(), _quiet(), _connected(self.address, workers=job.settings.workers):
             for row in _dataset(job, done).iter_rows():
                 finished: Finished = row["finished"]
                 for name, (size, _) in finished.part.files.items():
@@ -146,6 +147,7 @@ def _connected(address: str, *, workers: int | None) -> Iterator[None]:
         return
     _require_answer(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would report to its makers
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # on stderr, beside our own lines
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": _ONE_THREAD}}
     folder = None
     if address == "local":
@@ -158,6 +160,20 @@ def _connected(address: str, *, workers: int | None) -> Iterator[None]:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what Ray Data says of its plans and its memory out of the terminal; it stands in its log files."""
+    console = [each for each in logging.getLogger("ray.data").handlers if isinstance(each, logging.StreamHandler)]
+    levels = [each.level for each in console]
+    for each in console:
+        each.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for each, level in zip(console, levels, strict=True):
+            each.setLevel(level)
 
 
 def _require_answer(address: str) -> None:

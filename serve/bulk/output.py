@@ -125,7 +125,7 @@ class Ledger:
     """Which parts are done, and the manifest that says so."""
 
     def __init__(self, output: Output, job: Mapping[str, Any]) -> None:
-        """Take up the job where an earlier run left it.
+        """Take up the job where an earlier run left it; `complete` says that it left nothing to do.
 
         Raises:
             SettingsError: The folder holds another job's parts, or files of somebody else.
@@ -134,6 +134,7 @@ class Ledger:
         self._output = output
         self._job = dict(job)
         self._done: dict[str, Committed] = {}
+        self.complete = False
         self._next_write = 0.0
         manifest = output.read_manifest()
         if manifest is None:
@@ -144,6 +145,7 @@ class Ledger:
         else:
             self._require_same(manifest)
             self._done = {name: Committed(**entry) for name, entry in manifest["parts"].items() if self._is_there(entry)}
+            self.complete = manifest["complete"] and len(self._done) == len(manifest["parts"])
         output.sweep()
 
     @property

@@ -98,6 +98,8 @@ def test_the_two_commands_of_the_page_take_a_folder_to_labels(tmp_path: Path, ti
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1])["num_rows"] == 300
+    others = [line for line in done.stderr.splitlines() if not line.startswith("rows: ")]
+    assert all("RAY_BACKEND_LOG_LEVEL" in line for line in others), done.stderr  # that it is quiet is all Ray says
     assert sorted(path.name for path in (tmp_path / "labels").glob("part-*")) == [
         f"part-00000-{number:06d}.parquet" for number in range(3)
     ]

@@ -188,6 +188,20 @@ def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(
     assert (again["rows_scored"], again["num_rows"]) == (0, 500)
 
 
+def test_a_finished_job_starts_no_engine_and_reads_no_input(tmp_path: Path, tiny_student: Bundle) -> None:
+    write_table(tmp_path / "in.parquet", 200)
+    named = (tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "out"))
+    first = score(*named, settings=SMALL)
+    before = digest_of(tmp_path / "out")
+
+    def refusing(job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
+        raise AssertionError(f"started, although all {len(done)} parts of {job.output.url} are there")
+
+    again = score(*named, settings=SMALL, engine=refusing)
+    assert again == {**first, "rows_scored": 0, "seconds": again["seconds"], "rows_per_second": None}
+    assert digest_of(tmp_path / "out") == before
+
+
 def test_a_part_that_was_cut_is_made_again(tmp_path: Path, tiny_student: Bundle) -> None:
     write_table(tmp_path / "in.parquet", 200)
     score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "out"), settings=SMALL)
