@@ -110,8 +110,9 @@ def print_cells(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def fail(message: str, code: int) -> int:
-    """Print an error on stderr and return its exit code."""
-    print(f"potstill: {message}", file=sys.stderr)
+    """Print an error on stderr and return its exit code; of several processes all but the first say which they are."""
+    who = "" if is_first_process() else f"process {os.environ['RANK']}: "
+    print(f"potstill: {who}{message}", file=sys.stderr)
     return code
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from accelerate import Accelerator
 
 from distill.bundle import Bundle
 from distill.classifier import Classifier, mean_logits
@@ -20,7 +21,7 @@ from distill.progress import Reporter, SilentReporter
 from distill.settings import BUILTIN_MINILM, DistillSettings, TeacherSettings
 from distill.storage import require_writable
 from distill.training.augmentation import augmented_texts
-from distill.training.devices import Compute, on_device, using_threads
+from distill.training.devices import on_device, using_threads
 from distill.training.dropout import set_dropout
 from distill.training.gates import require_same_label_names, require_same_task, require_useful_teacher
 from distill.training.loop import Examples
@@ -29,9 +30,9 @@ from distill.training.mapped import scratch_folder
 from distill.training.models import TorchClassifier, load_pretrained, require_max_length
 from distill.training.quantization_aware import rounded_products
 from distill.training.sealing import accelerator_of, say_truncated, train_and_seal
-from distill.training.soft_targets import teacher_logits
 from distill.training.students import build_student, load_student
 from distill.training.teachers import AnyTeacher, Teacher, open_teacher
+from distill.training.together import logits_together
 from distill.training.transfer_set import TransferSet
 from distill.training.unlabelled import keep_sure
 
@@ -154,28 +155,27 @@ def fit_student(
             rounded_products(student)
         objective = distillation_objective(settings, student=student, teacher=opened.torch_member(), label_ids=train.label_ids)
         say_truncated(student, train, reporter)
-        with accelerator.main_process_first():  # it fills the cache of the teacher's answers, the others read it
-            on_validation = _proven_logits(opened, validation, reporter)
-            transfer = keep_sure(opened, transfer, settings, compute=accelerator.mixed_precision, reporter=reporter)
-            copies = augmented_texts(
-                opened.torch_member() or base,
-                student,
-                labelled=train.texts,
-                unlabeled=transfer.unlabeled,
-                held_out=held_out,
-                settings=settings,
-            )
-            learnt = transfer.with_augmented(copies)
-            if control:
-                settings = control_settings(settings, num_texts=len(learnt), num_labelled=len(train))
-                objective = fine_tuning_objective(settings, student=student, label_ids=train.label_ids)
-                learnt = learnt.labels_alone()
-            examples = Examples(
-                rows=learnt.rows(student.tokenizer),
-                label_ids=learnt.label_ids(),
-                teacher_logits=_soft_targets(opened.asked, learnt, settings, accelerator.mixed_precision, reporter),
-                weights=learnt.weights(settings),
-            )
+        on_validation = _proven_logits(opened, validation, accelerator, reporter)
+        transfer = keep_sure(opened, transfer, settings, accelerator=accelerator, reporter=reporter)
+        copies = augmented_texts(
+            opened.torch_member() or base,
+            student,
+            labelled=train.texts,
+            unlabeled=transfer.unlabeled,
+            held_out=held_out,
+            settings=settings,
+        )
+        learnt = transfer.with_augmented(copies)
+        if control:
+            settings = control_settings(settings, num_texts=len(learnt), num_labelled=len(train))
+            objective = fine_tuning_objective(settings, student=student, label_ids=train.label_ids)
+            learnt = learnt.labels_alone()
+        examples = Examples(
+            rows=learnt.rows(student.tokenizer),
+            label_ids=learnt.label_ids(),
+            teacher_logits=_soft_targets(opened.asked, learnt, settings, accelerator, reporter),
+            weights=learnt.weights(settings),
+        )
         return train_and_seal(
             student,
             role="student",
@@ -246,21 +246,30 @@ def _require_other_folder(teacher: AnyTeacher | Sequence[AnyTeacher], student: s
             raise SettingsError(f"the student would replace its teacher in {out}; name another folder with --out")
 
 
-def _proven_logits(teacher: Teacher, validation: Dataset, reporter: Reporter) -> Logits:
+def _proven_logits(teacher: Teacher, validation: Dataset, accelerator: Accelerator, reporter: Reporter) -> Logits:
     """Return the teacher's logits of the validation texts, on which each member must have shown that it can teach."""
-    answers = [teacher_logits(member, validation.texts, reporter=reporter).logits for member in teacher.members]
+    answers = [
+        logits_together(member, validation.texts, accelerator=accelerator, reporter=reporter).logits
+        for member in teacher.members
+    ]
     for logits in answers:
         require_useful_teacher(logits=logits, label_ids=validation.label_ids, labels=teacher.asked.labels)
     return mean_logits(answers)
 
 
 def _soft_targets(
-    teacher: Classifier, transfer: TransferSet, settings: DistillSettings, compute: Compute, reporter: Reporter
+    teacher: Classifier, transfer: TransferSet, settings: DistillSettings, accelerator: Accelerator, reporter: Reporter
 ) -> Logits | None:
     if not settings.asks_teacher:
         return None
-    into = transfer.folder / "teacher_logits"
-    soft = teacher_logits(teacher, transfer.texts, compute=compute, into=into, reporter=reporter)
+    soft = logits_together(
+        teacher,
+        transfer.texts,
+        accelerator=accelerator,
+        compute=accelerator.mixed_precision,
+        into=transfer.folder / "teacher_logits",
+        reporter=reporter,
+    )
     reporter.say(f"teacher logits: {soft.num_cached} of {len(transfer)} texts were in the cache")
     _warn_if_one_hot(soft.logits[:: 1 + len(transfer) // ONE_HOT_SAMPLE], settings.temperature, teacher.problem_type)
     return soft.logits

@@ -202,7 +202,7 @@ def _step(run: _Run, learner: Learner, batch: Indices) -> dict[str, float]:
         share = len(own) / len(batch)
         figures = _gradients(run, own, share=share) if len(own) else {}
         sum_gradients(parameters, run.accelerator)
-        figures = mean_figures(figures, share=share)
+        figures = mean_figures(figures, run.accelerator, share=share)
     nn.utils.clip_grad_norm_(parameters, run.settings.max_grad_norm)
     learner.optimizer.step()
     return figures

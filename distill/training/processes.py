@@ -2,27 +2,38 @@
 
 Started by `accelerate launch` or `torchrun`; a run that neither started is one process. Every process holds all of the
 model and takes the same steps: gradients are summed over the shares of each batch, so that as many processes as you
-like end where one would, up to rounding.
+like end where one would, up to rounding. One that fails says why and ends; the others end when they next wait for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import nn
 
 from distill.batching import Indices
+from distill.errors import ClusterError
 from distill.labels import Logits
 from distill.settings import Device, MixedPrecision, Tracker
+from distill.storage import writing_to
 from distill.training.devices import chosen_device, chosen_mixed_precision
 from distill.training.models import TorchClassifier
 from distill.training.tracking import require_trackers
+
+PATIENCE = timedelta(days=1)
+"""How long a process waits for another. One that is gone is noticed at once; one that asks a teacher may take hours."""
+
+T = TypeVar("T")
 
 
 def open_accelerator(
@@ -53,7 +64,58 @@ def open_accelerator(
         mixed_precision=chosen_mixed_precision(mixed_precision, chosen),
         log_with=list(track) or None,
         project_dir=logs,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
+
+
+@contextmanager
+def _talking(accelerator: Accelerator) -> Iterator[None]:
+    """Turn what the library says of a process that is gone into an error of ours."""
+    try:
+        yield
+    except RuntimeError as exc:
+        if accelerator.num_processes == 1:
+            raise
+        raise ClusterError(
+            "another process of this run has ended; what is finished is kept, start them all again to go on"
+        ) from exc
+
+
+def gathered(value: T, accelerator: Accelerator) -> list[T]:
+    """Return the value of each process, in their order, in all of them.
+
+    Raises:
+        ClusterError: A process has ended.
+    """
+    with _talking(accelerator):
+        values: list[T] = gather_object([value])
+    return values
+
+
+def require_same_folder(folder: Path, accelerator: Accelerator) -> None:
+    """Refuse a folder that is not one and the same for all processes, such as one on each machine's own disk.
+
+    Raises:
+        ClusterError: A process does not see what the first one writes there.
+        StorageError: The folder cannot be written.
+    """
+    if accelerator.num_processes == 1:
+        return
+    name = ""
+    if accelerator.is_main_process:
+        name = f".potstill-{secrets.token_hex(8)}.tmp"
+        with writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(b"")
+    probe = folder / gathered(name, accelerator)[0]
+    seen = gathered(probe.exists(), accelerator)
+    if accelerator.is_main_process:
+        probe.unlink()
+    if not all(seen):
+        raise ClusterError(
+            f"process {seen.index(False)} does not see what process 0 writes to {folder}; all need the same folder: "
+            "name one that the machines share with --out, and with POTSTILL_CACHE for the teacher's answers"
+        )
 
 
 def own_share(batch: Indices, accelerator: Accelerator) -> Indices:
@@ -64,21 +126,23 @@ def own_share(batch: Indices, accelerator: Accelerator) -> Indices:
 def sum_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
     """Replace each gradient by its sum over the processes; one that no process has stays None."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    given: list[list[bool]] = gather_object([[parameter.grad is not None for parameter in trained]])
+    given = gathered([parameter.grad is not None for parameter in trained], accelerator)
     for parameter, anywhere in zip(trained, np.any(given, axis=0), strict=True):
         if anywhere:
             own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = accelerator.reduce(own, reduction="sum")
+            with _talking(accelerator):
+                parameter.grad = accelerator.reduce(own, reduction="sum")
 
 
-def mean_figures(figures: Mapping[str, float], *, share: float) -> dict[str, float]:
+def mean_figures(figures: Mapping[str, float], accelerator: Accelerator, *, share: float) -> dict[str, float]:
     """Return the mean of each figure over the processes, the same in all of them.
 
     Args:
         figures: This process's means over its texts; it may lack some that others have.
+        accelerator: The processes.
         share: Its texts as a share of the batch.
     """
-    given: list[tuple[float, dict[str, float]]] = gather_object([(share, dict(figures))])
+    given = gathered((share, dict(figures)), accelerator)
     names = dict.fromkeys(name for _, own in given for name in own)
     totals = {name: sum(weight * own[name] for weight, own in given if name in own) for name in names}
     return {name: total / sum(weight for weight, own in given if name in own) for name, total in totals.items()}
@@ -89,5 +153,4 @@ def shared_logits(classifier: TorchClassifier, rows: Sequence[np.ndarray], accel
     if accelerator.num_processes == 1:
         return classifier.logits_of_rows(rows)
     own = own_share(np.arange(len(rows)), accelerator)
-    shares: list[Logits] = gather_object([classifier.logits_of_rows([rows[index] for index in own])])
-    return np.concatenate(shares)
+    return np.concatenate(gathered(classifier.logits_of_rows([rows[index] for index in own]), accelerator))

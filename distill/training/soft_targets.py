@@ -2,8 +2,9 @@
 
 A cache keyed by row number goes stale when rows move; this one is keyed by the text itself, in a file per teacher
 (weights, config, tokenizer, max_length, and what it computes with). Logits only. What was computed before a kill is
-kept, piece by piece. Cold, warm or half warm, a PyTorch teacher's logits are the same to the last bit: the shape of the
-batch in which a text is computed depends on that text alone.
+kept, piece by piece; several processes may ask at once, each for the texts that fall to it by their content. Cold, warm
+or half warm, a PyTorch teacher's logits are the same to the last bit: the shape of the batch in which a text is computed
+depends on that text alone.
 """
 
 from __future__ import annotations
@@ -82,11 +83,10 @@ def teacher_logits(
         TeacherError: A teacher's answers are not finite numbers of the right shape.
         StorageError: The cache or `into` cannot be written.
     """
-    members = teacher.members if isinstance(teacher, Ensemble) else (teacher,)
-    askers = [_Asker(member, compute, folder or cache_dir() / "soft_targets") for member in members]
+    askers = _askers(teacher, compute, folder)
     logits = _room(len(texts), len(teacher.labels), into)
     num_cached = 0
-    with (reporter or SilentReporter()).task("teacher logits", len(members) * len(texts)) as advance:
+    with (reporter or SilentReporter()).task("teacher logits", len(askers) * len(texts)) as advance:
         for start in range(0, len(texts), CHUNK_TEXTS):
             chunk = texts[start : start + CHUNK_TEXTS]
             answers = [asker.answer(chunk, advance) for asker in askers]
@@ -95,6 +95,73 @@ def teacher_logits(
     for asker in askers:
         asker.finish()
     return SoftTargets(logits, num_cached)
+
+
+def answer_share(
+    teacher: Classifier,
+    texts: Sequence[str],
+    *,
+    share: int,
+    of: int,
+    compute: Compute = "no",
+    folder: Path | None = None,
+    reporter: Reporter | None = None,
+) -> int:
+    """Bring the logits of a share of the texts into the cache, and return how many of these were there before.
+
+    A text falls to one share by its content alone: no two shares hold the same text, and none depends on what the cache
+    holds when it is looked at, so that the processes of a run need not talk.
+
+    Args:
+        teacher: Who is asked. One whose answers cannot be kept is not.
+        texts: All texts.
+        share: Which share, from 0.
+        of: Number of shares.
+        compute: As for `teacher_logits`, as are the rest and what is raised.
+        folder: Where the cache files stand.
+        reporter: Told of progress: a text of the share stands for one of every share.
+    """
+    askers = [asker for asker in _askers(teacher, compute, folder) if asker.keeps]
+    num_cached, left = 0, len(askers) * len(texts)
+    with (reporter or SilentReporter()).task("teacher logits", left) as advance:
+
+        def advance_all(count: int) -> None:
+            nonlocal left
+            step = min(of * count, left)  # the shares are not quite of one size
+            left -= step
+            advance(step)
+
+        for own in _share_of(texts, share=share, of=of) if askers else ():
+            answers = [asker.answer(own, advance_all) for asker in askers]
+            num_cached += min(answer.num_cached for answer in answers)
+        advance(left)
+    for asker in askers:
+        asker.finish()
+    return num_cached
+
+
+def _share_of(texts: Sequence[str], *, share: int, of: int) -> Iterator[list[str]]:
+    """Yield the texts of a share, `CHUNK_TEXTS` at a time."""
+    own: list[str] = []
+    for start in range(0, len(texts), CHUNK_TEXTS):
+        chunk = texts[start : start + CHUNK_TEXTS]
+        falls = keys_of(chunk)[:, 1] % np.uint64(of) == share
+        own += [text for text, ours in zip(chunk, falls, strict=True) if ours]
+        while len(own) >= CHUNK_TEXTS:
+            yield own[:CHUNK_TEXTS]
+            own = own[CHUNK_TEXTS:]
+    if own:
+        yield own
+
+
+def _askers(teacher: Classifier, compute: Compute, folder: Path | None) -> list[_Asker]:
+    members = teacher.members if isinstance(teacher, Ensemble) else (teacher,)
+    return [_Asker(member, compute, folder or soft_targets_dir()) for member in members]
+
+
+def soft_targets_dir() -> Path:
+    """Return the folder of the user's cache files."""
+    return cache_dir() / "soft_targets"
 
 
 def _room(num_texts: int, num_labels: int, into: Path | None) -> Logits:
@@ -112,6 +179,11 @@ class _Asker:
         self._compute = compute
         name = _file_name(teacher, compute) if isinstance(teacher, Digested) else None
         self._file = LogitFile(folder / name, len(teacher.labels)) if name else None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there is a file: whether the answers have a name that they can be kept under."""
+        return self._file is not None
 
     def answer(self, texts: Sequence[str], advance: Callable[[int], object]) -> SoftTargets:
         keys = keys_of(texts)

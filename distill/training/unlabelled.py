@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from distill.classifier import mean_logits
@@ -16,14 +17,13 @@ from distill.errors import SettingsError
 from distill.labels import Logits, ProblemType, chosen_labels, probabilities
 from distill.progress import Reporter
 from distill.settings import DistillSettings
-from distill.training.devices import Compute
-from distill.training.soft_targets import teacher_logits
 from distill.training.teachers import Teacher
+from distill.training.together import logits_together
 from distill.training.transfer_set import TransferSet
 
 
 def keep_sure(
-    teacher: Teacher, transfer: TransferSet, settings: DistillSettings, *, compute: Compute, reporter: Reporter
+    teacher: Teacher, transfer: TransferSet, settings: DistillSettings, *, accelerator: Accelerator, reporter: Reporter
 ) -> TransferSet:
     """Return the transfer set without the unlabelled texts that its teachers are unsure of, as the settings say.
 
@@ -31,7 +31,7 @@ def keep_sure(
         teacher: One or several.
         transfer: Texts before any copies are made.
         settings: Least confidence, and whether all must agree.
-        compute: Numbers the teachers compute in.
+        accelerator: The processes that ask the teachers, and the numbers these compute in.
         reporter: Told how many texts are left.
 
     Raises:
@@ -41,8 +41,14 @@ def keep_sure(
         return transfer
     if settings.unlabeled_agreed and len(teacher.members) == 1:
         raise SettingsError("unlabeled_agreed asks several teachers, and there is one; name more, or leave it out")
+    answers = [
+        logits_together(
+            one, transfer.unlabeled, accelerator=accelerator, compute=accelerator.mixed_precision, reporter=reporter
+        ).logits
+        for one in teacher.members
+    ]
     passed = sure_of(
-        [teacher_logits(one, transfer.unlabeled, compute=compute, reporter=reporter).logits for one in teacher.members],
+        answers,
         problem_type=teacher.asked.problem_type,
         min_confidence=settings.unlabeled_confidence,
         agreed=settings.unlabeled_agreed,

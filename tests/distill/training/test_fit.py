@@ -22,7 +22,7 @@ from distill.errors import BundleError, SettingsError, StorageError, TeacherErro
 from distill.progress import SilentReporter
 from distill.settings import DistillSettings, TeacherSettings
 from distill.tokenization import TextTokenizer
-from distill.training import fit, sealing
+from distill.training import fit, sealing, together
 from distill.training.fit import fit_student, fit_teacher
 from distill.training.models import load_bundle
 from distill.training.soft_targets import SoftTargets, teacher_logits
@@ -71,13 +71,13 @@ def with_weights(bundle: Bundle, change: Callable[[dict[str, torch.Tensor]], Non
 def asked_texts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """Note which texts the teacher is asked for."""
     asked: list[tuple[str, ...]] = []
-    answer = fit.teacher_logits
+    answer = together.teacher_logits
 
     def noting(teacher: Any, texts: Sequence[str], **rest: Any) -> SoftTargets:
         asked.append(tuple(texts))
         return answer(teacher, texts, **rest)
 
-    monkeypatch.setattr(fit, "teacher_logits", noting)
+    monkeypatch.setattr(together, "teacher_logits", noting)
     return asked
 
 
@@ -235,13 +235,13 @@ def test_augmented_texts_are_asked_of_the_teacher_once_and_never_equal_a_held_ou
     tiny_teacher: Bundle, few: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Sequence[str]] = []
-    answer = fit.teacher_logits
+    answer = together.teacher_logits
 
     def listened(teacher: Any, texts: Sequence[str], **rest: Any) -> SoftTargets:
         asked.append(tuple(texts))
         return answer(teacher, texts, **rest)
 
-    monkeypatch.setattr(fit, "teacher_logits", listened)
+    monkeypatch.setattr(together, "teacher_logits", listened)
     short = ("warm cold", "dull end")  # their spans of one word are the test's texts
     test = few[1].take([0, 1, 2, 3])
     test = replace(test, texts=("Warm", "cold", "dull", "END"))

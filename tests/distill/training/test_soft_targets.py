@@ -18,11 +18,12 @@ from tiny_task import tiny_texts
 from distill.bundle import Bundle
 from distill.classifier import Ensemble
 from distill.errors import DatasetError, StorageError
+from distill.labels import ProblemType
 from distill.training import soft_targets
 from distill.training.devices import Compute
 from distill.training.logit_file import LogitFile
 from distill.training.models import TorchClassifier, load_bundle
-from distill.training.soft_targets import teacher_logits
+from distill.training.soft_targets import answer_share, teacher_logits
 
 Make = Callable[..., TorchClassifier]
 TEXTS = ("a lovely film", "dull", "the plot was funny and the end was warm", "it was cold with awful music", "a great actor")
@@ -258,6 +259,38 @@ def test_an_ensembles_members_are_kept_apart(make_classifier: Make, tmp_path: Pa
     assert teacher_logits(second, TEXTS, folder=tmp_path).num_cached == 5
     assert teacher_logits(Ensemble((second, first)), TEXTS, folder=tmp_path).num_cached == 5
     assert asked == []
+
+
+@pytest.mark.parametrize("chunk", [1, 16_384])
+def test_shares_are_each_text_once_whoever_asks_first(
+    make_classifier: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(soft_targets, "CHUNK_TEXTS", chunk)
+    teacher = make_classifier()
+    texts = [*(text for text, _ in tiny_texts(40, seed=4)), *TEXTS, *TEXTS]
+    teacher_logits(teacher, TEXTS, folder=tmp_path)
+    asked = rows_asked(teacher)
+    found = [answer_share(teacher, texts, share=share, of=3, folder=tmp_path) for share in (2, 0, 1)]
+    assert sum(asked) == 40
+    assert sum(found) == 10
+    assert len(cache_file(tmp_path).read_bytes()) == 45 * RECORD_BYTES
+    shared = teacher_logits(teacher, texts, folder=tmp_path)
+    assert shared.num_cached == 50
+    np.testing.assert_array_equal(shared.logits, teacher_logits(teacher, texts, folder=tmp_path / "alone").logits)
+
+
+def test_a_teacher_whose_answers_cannot_be_kept_is_asked_for_no_share(make_classifier: Make, tmp_path: Path) -> None:
+    class Nameless:
+        labels = ("negative", "positive")
+        problem_type: ProblemType = "single_label_classification"
+
+        def predict_logits(self, texts: Sequence[Any]) -> np.ndarray:
+            raise AssertionError(f"asked for {len(texts)} texts, whose answers nobody would find")
+
+    assert answer_share(Nameless(), TEXTS, share=0, of=2, folder=tmp_path) == 0
+    both = Ensemble((make_classifier(), Nameless()))
+    assert answer_share(both, TEXTS, share=0, of=1, folder=tmp_path) == 0
+    assert teacher_logits(both.members[0], TEXTS, folder=tmp_path).num_cached == len(TEXTS)
 
 
 def test_without_a_folder_the_users_cache_is_used(
