@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from distill.errors import SettingsError
 from distill.progress import Reporter
-from distill.settings import DataSettings
+from distill.settings import DataSettings, Device
 from distill.terminal import say_all
 
 if TYPE_CHECKING:
@@ -56,20 +56,27 @@ def measuring_texts(data: DataSettings, labels: Sequence[str]) -> Dataset:
 
 
 @contextmanager
-def recorded_teacher(data: DataSettings, further: Sequence[str], train: Dataset, out: Path) -> Iterator[RecordedLogits]:
-    """Yield the teacher that stands as a column of logits in the data.
+def recorded_teacher(
+    data: DataSettings, further: Sequence[str], train: Dataset, *, out: Path, device: Device
+) -> Iterator[RecordedLogits]:
+    """Yield the teacher that stands as a column of logits in the data; of several processes the first reads it for all.
 
     Args:
         data: What the user named.
         further: Other files that hold the column: unlabelled texts, and test texts where the teacher is compared on them.
         train: Says the labels.
         out: Where the answers are kept meanwhile.
+        device: Where the processes compute that share them.
     """
     from distill.data import read_teacher_logits
-    from distill.training.mapped import scratch_folder
+    from distill.training.processes import open_accelerator, wait_for_all
     from distill.training.recorded import RecordedLogits
+    from distill.training.together import shared_files
 
     sources = [*data.train, *((data.validation,) if data.validation else ()), *further]
-    with scratch_folder(out / ".recorded") as folder:
-        answers = read_teacher_logits(sources, data)
-        yield RecordedLogits(answers, labels=train.labels, problem_type=train.problem_type, folder=folder)
+    accelerator = open_accelerator(device)
+    with shared_files(out / ".recorded", accelerator) as files:
+        answers = read_teacher_logits(sources, data) if accelerator.is_main_process else ()
+        recorded = RecordedLogits(answers, labels=train.labels, problem_type=train.problem_type, folder=files.folder)
+        wait_for_all(accelerator)
+        yield recorded

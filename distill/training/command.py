@@ -10,7 +10,7 @@ from typing import Any
 from distill.bundle import Bundle
 from distill.data import TextSources, load_splits
 from distill.inputs import recorded_teacher
-from distill.progress import reporter_for_terminal
+from distill.progress import is_first_process, reporter_for_terminal
 from distill.proof_report import PROOF_COLUMNS, proof_cells
 from distill.settings import DataSettings, DistillSettings, TrialSettings
 from distill.terminal import print_cells, print_json, print_line, print_made, say_all
@@ -39,11 +39,14 @@ def teach(
     measured = (data.test,) if trying and data.test else ()  # only there the teacher is compared on them
     with ExitStack() as stack:
         if data.teacher_logits_column is not None:
-            opened.append(stack.enter_context(recorded_teacher(data, (*unlabeled, *measured), splits.train, out)))
+            recorded = recorded_teacher(data, (*unlabeled, *measured), splits.train, out=out, device=settings.device)
+            opened.append(stack.enter_context(recorded))
         if not trying:
             print_made(fit_student(opened, **chosen, out=out, settings=settings, reporter=reporter), json=json)
             return
         bundle, report = run_trials(opened, **chosen, out=out, settings=settings, trials=trials, reporter=reporter)
+    if not is_first_process():
+        return
     if json:
         print_json({"bundle": str(bundle.path), **report.to_dict()})
         return

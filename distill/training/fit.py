@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from accelerate import Accelerator
 
 from distill.bundle import Bundle
 from distill.classifier import Classifier, mean_logits
@@ -21,24 +19,22 @@ from distill.progress import Reporter, SilentReporter
 from distill.settings import BUILTIN_MINILM, DistillSettings, TeacherSettings
 from distill.storage import require_writable
 from distill.training.augmentation import augmented_texts
-from distill.training.devices import on_device, using_threads
+from distill.training.devices import Compute, on_device, using_threads
 from distill.training.dropout import set_dropout
 from distill.training.gates import require_same_label_names, require_same_task, require_useful_teacher
 from distill.training.loop import Examples
 from distill.training.losses.build import distillation_objective, fine_tuning_objective
-from distill.training.mapped import scratch_folder
 from distill.training.models import TorchClassifier, load_pretrained, require_max_length
 from distill.training.quantization_aware import rounded_products
 from distill.training.sealing import accelerator_of, say_truncated, train_and_seal
 from distill.training.students import build_student, load_student
 from distill.training.teachers import AnyTeacher, Teacher, open_teacher
-from distill.training.together import logits_together
+from distill.training.together import TRANSFER, SharedFiles, logits_together, shared_files
 from distill.training.transfer_set import TransferSet
 from distill.training.unlabelled import keep_sure
 
 logger = logging.getLogger(__name__)
 
-TRANSFER = ".transfer"
 ONE_HOT_SAMPLE = 10_000
 
 
@@ -78,22 +74,22 @@ def fit_teacher(
     on_device(teacher.model, accelerator.device)
     set_dropout(teacher.model, settings.dropout)
     say_truncated(teacher, train, reporter)
-    examples = Examples(teacher.tokenizer.encode(train.texts), train.label_ids)
-    return train_and_seal(
-        teacher,
-        role="teacher",
-        examples=examples,
-        train=train,
-        validation=validation,
-        objective=fine_tuning_objective(settings, student=teacher, label_ids=train.label_ids),
-        settings=settings,
-        accelerator=accelerator,
-        out=Path(out),
-        unlabeled=(),
-        teachers=(),
-        validation_teacher_logits=None,
-        reporter=reporter,
-    )
+    with shared_files(Path(out) / TRANSFER, accelerator) as files:
+        return train_and_seal(
+            teacher,
+            role="teacher",
+            examples=Examples(files.rows("rows", train.texts, teacher.tokenizer), train.label_ids),
+            train=train,
+            validation=validation,
+            objective=fine_tuning_objective(settings, student=teacher, label_ids=train.label_ids),
+            settings=settings,
+            accelerator=accelerator,
+            out=Path(out),
+            unlabeled=(),
+            teachers=(),
+            validation_teacher_logits=None,
+            reporter=reporter,
+        )
 
 
 def fit_student(
@@ -142,8 +138,8 @@ def fit_student(
         require_same_task(opened.asked.problem_type, data.problem_type)
     held_out = (validation,) if test is None else (validation, test)
     base = _student_base(opened, settings)
-    with using_threads(), scratch_folder(Path(out) / _own(TRANSFER)) as folder:
-        transfer = TransferSet.gather(train, unlabeled, held_out=held_out, folder=folder)
+    with using_threads(), shared_files(Path(out) / TRANSFER, accelerator) as files:
+        transfer = TransferSet.gather(train, unlabeled, held_out=held_out, files=files)
         if not settings.asks_teacher and (len(transfer.unlabeled) or settings.augment):
             raise SettingsError(
                 "with soft_weight 0 nothing is learnt from the teacher, so unlabelled and augmented texts cannot be used; "
@@ -155,8 +151,8 @@ def fit_student(
             rounded_products(student)
         objective = distillation_objective(settings, student=student, teacher=opened.torch_member(), label_ids=train.label_ids)
         say_truncated(student, train, reporter)
-        on_validation = _proven_logits(opened, validation, accelerator, reporter)
-        transfer = keep_sure(opened, transfer, settings, accelerator=accelerator, reporter=reporter)
+        on_validation = _proven_logits(opened, validation, files, reporter)
+        transfer = keep_sure(opened, transfer, settings, compute=accelerator.mixed_precision, reporter=reporter)
         copies = augmented_texts(
             opened.torch_member() or base,
             student,
@@ -173,7 +169,7 @@ def fit_student(
         examples = Examples(
             rows=learnt.rows(student.tokenizer),
             label_ids=learnt.label_ids(),
-            teacher_logits=_soft_targets(opened.asked, learnt, settings, accelerator, reporter),
+            teacher_logits=_soft_targets(opened.asked, learnt, settings, accelerator.mixed_precision, reporter),
             weights=learnt.weights(settings),
         )
         return train_and_seal(
@@ -233,11 +229,6 @@ def _new_student(
     return student
 
 
-def _own(name: str) -> str:
-    """Return the name with this process' number among those that train together, as torch's launchers say it."""
-    return f"{name}-{os.environ.get('RANK', '0')}"
-
-
 def _require_other_folder(teacher: AnyTeacher | Sequence[AnyTeacher], student: str | None, out: Path) -> None:
     if student is not None and out.resolve() == Path(student).resolve():
         raise SettingsError(f"the student would replace the model it is made of in {out}; name another folder with --out")
@@ -246,11 +237,11 @@ def _require_other_folder(teacher: AnyTeacher | Sequence[AnyTeacher], student: s
             raise SettingsError(f"the student would replace its teacher in {out}; name another folder with --out")
 
 
-def _proven_logits(teacher: Teacher, validation: Dataset, accelerator: Accelerator, reporter: Reporter) -> Logits:
+def _proven_logits(teacher: Teacher, validation: Dataset, files: SharedFiles, reporter: Reporter) -> Logits:
     """Return the teacher's logits of the validation texts, on which each member must have shown that it can teach."""
     answers = [
-        logits_together(member, validation.texts, accelerator=accelerator, reporter=reporter).logits
-        for member in teacher.members
+        logits_together(member, validation.texts, files=files, name=f"validation-{number}", reporter=reporter).logits
+        for number, member in enumerate(teacher.members)
     ]
     for logits in answers:
         require_useful_teacher(logits=logits, label_ids=validation.label_ids, labels=teacher.asked.labels)
@@ -258,17 +249,12 @@ def _proven_logits(teacher: Teacher, validation: Dataset, accelerator: Accelerat
 
 
 def _soft_targets(
-    teacher: Classifier, transfer: TransferSet, settings: DistillSettings, accelerator: Accelerator, reporter: Reporter
+    teacher: Classifier, transfer: TransferSet, settings: DistillSettings, compute: Compute, reporter: Reporter
 ) -> Logits | None:
     if not settings.asks_teacher:
         return None
     soft = logits_together(
-        teacher,
-        transfer.texts,
-        accelerator=accelerator,
-        compute=accelerator.mixed_precision,
-        into=transfer.folder / "teacher_logits",
-        reporter=reporter,
+        teacher, transfer.texts, files=transfer.files, name="teacher_logits", compute=compute, reporter=reporter
     )
     reporter.say(f"teacher logits: {soft.num_cached} of {len(transfer)} texts were in the cache")
     _warn_if_one_hot(soft.logits[:: 1 + len(transfer) // ONE_HOT_SAMPLE], settings.temperature, teacher.problem_type)

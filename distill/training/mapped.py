@@ -1,7 +1,7 @@
 """Sequences of texts and of token ids that stand in files: read through a map, they cost no memory of this process.
 
 Written once, front to back; the pieces' ends stand in a second file. What is not whole is made again, so nothing is
-checked.
+checked. Any number of processes may map what one has written: its pages are in memory once.
 """
 
 from __future__ import annotations
@@ -36,10 +36,15 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 class MappedTexts(Sequence[str]):
     """Texts in a file."""
 
-    def __init__(self, path: Path, texts: Iterable[str]) -> None:
-        """Write the texts to a new file, one at a time."""
-        _write(path, (text.encode(errors="surrogatepass") for text in texts), item_bytes=1)
+    def __init__(self, path: Path) -> None:
+        """Map what was written."""
         self._content, self._ends = _map(path, np.dtype(np.uint8))
+
+    @classmethod
+    def write(cls, path: Path, texts: Iterable[str]) -> MappedTexts:
+        """Write the texts to a new file, one at a time, and map it."""
+        _write(path, (text.encode(errors="surrogatepass") for text in texts), item_bytes=1)
+        return cls(path)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -57,10 +62,15 @@ class MappedTexts(Sequence[str]):
 class MappedRows(Sequence[NDArray[np.int64]]):
     """Rows of token ids in a file."""
 
-    def __init__(self, path: Path, rows: Iterable[NDArray[np.int64]]) -> None:
-        """Write the rows to a new file, one at a time."""
-        _write(path, (row.astype(_TOKEN).tobytes() for row in rows), item_bytes=_TOKEN.itemsize)
+    def __init__(self, path: Path) -> None:
+        """Map what was written."""
         self._content, self._ends = _map(path, _TOKEN)
+
+    @classmethod
+    def write(cls, path: Path, rows: Iterable[NDArray[np.int64]]) -> MappedRows:
+        """Write the rows to a new file, one at a time, and map it."""
+        _write(path, (row.astype(_TOKEN).tobytes() for row in rows), item_bytes=_TOKEN.itemsize)
+        return cls(path)
 
     def __len__(self) -> int:
         return len(self._ends) - 1

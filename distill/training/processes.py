@@ -92,6 +92,16 @@ def gathered(value: T, accelerator: Accelerator) -> list[T]:
     return values
 
 
+def wait_for_all(accelerator: Accelerator) -> None:
+    """Wait until every process has come here.
+
+    Raises:
+        ClusterError: A process has ended.
+    """
+    with _talking(accelerator):
+        accelerator.wait_for_everyone()
+
+
 def require_same_folder(folder: Path, accelerator: Accelerator) -> None:
     """Refuse a folder that is not one and the same for all processes, such as one on each machine's own disk.
 

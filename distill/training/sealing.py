@@ -31,7 +31,7 @@ from distill.training.loop import train as run_training
 from distill.training.losses import Objective
 from distill.training.models import TorchClassifier, write_model_files
 from distill.training.optimization import RateShares, whole_rate
-from distill.training.processes import open_accelerator
+from distill.training.processes import open_accelerator, wait_for_all
 from distill.training.quantization_aware import learned_scales, phase_settings, rounding
 from distill.training.tracking import logs_of
 
@@ -159,7 +159,7 @@ def train_and_seal(
     if bundle is not None:
         for checkpoint in checkpoints:
             checkpoint.remove()
-    accelerator.wait_for_everyone()
+    wait_for_all(accelerator)
     return bundle or Bundle.open(out)
 
 

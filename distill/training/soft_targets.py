@@ -94,6 +94,8 @@ def teacher_logits(
             num_cached += min(answer.num_cached for answer in answers)
     for asker in askers:
         asker.finish()
+    if isinstance(logits.base, np.memmap):
+        logits.base.flush()  # another machine may read the file
     return SoftTargets(logits, num_cached)
 
 

@@ -25,10 +25,10 @@ from distill.proof_report import ARMS, ArmName, ProofReport, Run, prove
 from distill.settings import DistillSettings, TrialSettings
 from distill.storage import require_writable, write_atomically
 from distill.training.fit import fit_student
-from distill.training.mapped import MappedTexts, scratch_folder
 from distill.training.models import load_bundle
-from distill.training.soft_targets import teacher_logits
-from distill.training.teachers import AnyTeacher, Teacher, open_teacher
+from distill.training.processes import open_accelerator
+from distill.training.teachers import AnyTeacher, open_teacher
+from distill.training.together import logits_together, shared_files
 
 RUNS = "runs"
 FINISHED = "finished.json"
@@ -77,8 +77,8 @@ def run_trials(
     measured = validation if test is None else test
     finished = _Finished(out / RUNS)
     arms: dict[ArmName, list[Run]] = {}
-    with scratch_folder(out / RUNS / FURTHER) as folder:
-        further = MappedTexts(folder / "texts", unlabeled)  # read once, learnt from in every run
+    with shared_files(out / RUNS / FURTHER, open_accelerator(settings.device)) as files:
+        further = files.texts("texts", unlabeled)  # read once, learnt from in every run
         said = [opened.names, train.fingerprint(), validation.fingerprint(), test and test.fingerprint(), fingerprint(further)]
         for arm in ARMS if trials.control else ARMS[:1]:
             for seed in range(settings.seed, settings.seed + trials.seeds):
@@ -103,17 +103,17 @@ def run_trials(
                 else:
                     reporter.say(f"{arm}, seed {seed}: already done")
                 arms.setdefault(arm, []).append(_asked(bundle, seed, measured, folder=f"{RUNS}/{name}"))
-    best = max(arms["student"], key=lambda run: run.validation_macro_f1)  # the first of equals
-    report = prove(
-        measured,
-        split="validation" if test is None else "test",
-        teacher=_teacher_answers(opened, measured, reporter),
-        arms=arms,
-        chosen_seed=best.seed,
-    )
-    kept = _kept(Bundle.open(out / best.folder), out)
-    write_atomically(out / REPORT, json.dumps(report.to_dict(), indent=2) + "\n")
-    return kept, report
+        best = max(arms["student"], key=lambda run: run.validation_macro_f1)  # the first of equals
+        report = prove(
+            measured,
+            split="validation" if test is None else "test",
+            teacher=logits_together(opened.asked, measured.texts, files=files, name="measured", reporter=reporter).logits,
+            arms=arms,
+            chosen_seed=best.seed,
+        )
+        files.made(lambda: _keep(Bundle.open(out / best.folder), out))
+        files.made(lambda: write_atomically(out / REPORT, json.dumps(report.to_dict(), indent=2) + "\n"))
+    return Bundle.open(out), report
 
 
 class _Finished:
@@ -153,11 +153,7 @@ def _asked(bundle: Bundle, seed: int, data: Dataset, *, folder: str) -> Run:
     )
 
 
-def _teacher_answers(teacher: Teacher, data: Dataset, reporter: Reporter) -> Any:
-    return teacher_logits(teacher.asked, data.texts, reporter=reporter).logits
-
-
-def _kept(chosen: Bundle, out: Path) -> Bundle:
+def _keep(chosen: Bundle, out: Path) -> None:
     """Copy the chosen bundle to `out`, unless it already stands there, perhaps with graphs that were exported since."""
     try:
         there = Bundle.open(out)
@@ -165,8 +161,8 @@ def _kept(chosen: Bundle, out: Path) -> Bundle:
         there = None
     weights = chosen.manifest.files[WEIGHTS]
     if there is not None and there.manifest.files.get(WEIGHTS) == weights and there.manifest.lineage == chosen.manifest.lineage:
-        return there
+        return
     with new_bundle_folder(out) as staged:
         for name in chosen.manifest.files:
             shutil.copy2(chosen.file(name), staged / name)
-        return seal_new_bundle(out, staged, chosen.manifest)
+        seal_new_bundle(out, staged, chosen.manifest)

@@ -6,10 +6,9 @@ soft targets are taken from later, so that nothing is computed twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from distill.classifier import mean_logits
@@ -17,13 +16,14 @@ from distill.errors import SettingsError
 from distill.labels import Logits, ProblemType, chosen_labels, probabilities
 from distill.progress import Reporter
 from distill.settings import DistillSettings
+from distill.training.devices import Compute
 from distill.training.teachers import Teacher
 from distill.training.together import logits_together
 from distill.training.transfer_set import TransferSet
 
 
 def keep_sure(
-    teacher: Teacher, transfer: TransferSet, settings: DistillSettings, *, accelerator: Accelerator, reporter: Reporter
+    teacher: Teacher, transfer: TransferSet, settings: DistillSettings, *, compute: Compute, reporter: Reporter
 ) -> TransferSet:
     """Return the transfer set without the unlabelled texts that its teachers are unsure of, as the settings say.
 
@@ -31,7 +31,7 @@ def keep_sure(
         teacher: One or several.
         transfer: Texts before any copies are made.
         settings: Least confidence, and whether all must agree.
-        accelerator: The processes that ask the teachers, and the numbers these compute in.
+        compute: Numbers the teachers compute in.
         reporter: Told how many texts are left.
 
     Raises:
@@ -43,13 +43,23 @@ def keep_sure(
         raise SettingsError("unlabeled_agreed asks several teachers, and there is one; name more, or leave it out")
     answers = [
         logits_together(
-            one, transfer.unlabeled, accelerator=accelerator, compute=accelerator.mixed_precision, reporter=reporter
+            one, transfer.unlabeled, files=transfer.files, name=f"unlabeled-{number}", compute=compute, reporter=reporter
         ).logits
-        for one in teacher.members
+        for number, one in enumerate(teacher.members)
     ]
+    return transfer.with_unlabeled(_passing(transfer.unlabeled, answers, teacher.asked.problem_type, settings, reporter))
+
+
+def _passing(
+    texts: Sequence[str],
+    answers: Sequence[Logits],
+    problem_type: ProblemType,
+    settings: DistillSettings,
+    reporter: Reporter,
+) -> Iterator[str]:
     passed = sure_of(
         answers,
-        problem_type=teacher.asked.problem_type,
+        problem_type=problem_type,
         min_confidence=settings.unlabeled_confidence,
         agreed=settings.unlabeled_agreed,
         temperature=settings.unlabeled_temperature,
@@ -59,7 +69,7 @@ def keep_sure(
             f"the teachers are sure of none of the {len(passed)} unlabelled texts; lower --unlabeled-confidence"
         )
     reporter.say(f"unlabelled texts: {int(passed.sum())} of {len(passed)} are kept, the teachers are sure of them")
-    return transfer.with_unlabeled(text for text, kept in zip(transfer.unlabeled, passed, strict=True) if kept)
+    yield from (text for text, kept in zip(texts, passed, strict=True) if kept)
 
 
 def sure_of(

@@ -33,6 +33,7 @@ from distill.training.losses.build import fine_tuning_objective
 from distill.training.models import TorchClassifier, load_bundle, load_pretrained
 from distill.training.sealing import Carried, Finished, accelerator_of, say_truncated, seal, train_and_seal
 from distill.training.soft_targets import teacher_logits
+from distill.training.together import TRANSFER, shared_files
 from distill.transfer.adapt import adapt
 from distill.transfer.anchor import AnchoredObjective
 from distill.transfer.calibration import divide_logits, fitted_temperature
@@ -197,31 +198,33 @@ class _Run:
                 on_seen=trained.predict_logits(self.train.texts[self.seen]),
             )
 
-        return train_and_seal(
-            self.classifier,
-            role="teacher",
-            examples=Examples(self.classifier.tokenizer.encode(learnt.texts), learnt.label_ids),
-            train=learnt,
-            validation=self.validation,
-            objective=objective,
-            settings=settings,
-            accelerator=accelerator_of(settings, self.out),
-            out=self.out,
-            unlabeled=(),
-            teachers=(),
-            validation_teacher_logits=None,
-            reporter=self.reporter,
-            carried=Carried(
-                chain=self.chain,
-                adapted_fingerprint=self.adapted,
-                rates=LayerRates(
-                    num_layers=getattr(model.config, "num_hidden_layers", 0),
-                    decay=settings.layer_decay,
-                    gradual=settings.gradual_unfreezing,
+        accelerator = accelerator_of(settings, self.out)
+        with shared_files(self.out / TRANSFER, accelerator) as files:
+            return train_and_seal(
+                self.classifier,
+                role="teacher",
+                examples=Examples(files.rows("rows", learnt.texts, self.classifier.tokenizer), learnt.label_ids),
+                train=learnt,
+                validation=self.validation,
+                objective=objective,
+                settings=settings,
+                accelerator=accelerator,
+                out=self.out,
+                unlabeled=(),
+                teachers=(),
+                validation_teacher_logits=None,
+                reporter=self.reporter,
+                carried=Carried(
+                    chain=self.chain,
+                    adapted_fingerprint=self.adapted,
+                    rates=LayerRates(
+                        num_layers=getattr(model.config, "num_hidden_layers", 0),
+                        decay=settings.layer_decay,
+                        gradual=settings.gradual_unfreezing,
+                    ),
+                    finish=finish,
                 ),
-                finish=finish,
-            ),
-        )
+            )
 
     def features(self) -> Bundle:
         """Train a head on pooled states and seal it with the layers it needs."""

@@ -15,7 +15,7 @@ ROWS = [[1, 2, 3], [], [70_000], [5, 6]]
 
 
 def test_texts_come_back_as_they_went(tmp_path: Path) -> None:
-    texts = MappedTexts(tmp_path / "texts", iter(TEXTS))
+    texts = MappedTexts.write(tmp_path / "texts", iter(TEXTS))
     assert len(texts) == 5
     assert list(texts) == TEXTS
     assert texts[-1] == "end"
@@ -25,7 +25,7 @@ def test_texts_come_back_as_they_went(tmp_path: Path) -> None:
 
 
 def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
-    rows = MappedRows(tmp_path / "rows", (np.array(row, dtype=np.int64) for row in ROWS))
+    rows = MappedRows.write(tmp_path / "rows", (np.array(row, dtype=np.int64) for row in ROWS))
     assert [row.tolist() for row in rows] == ROWS
     assert all(row.dtype == np.int64 for row in rows)
     assert [row.tolist() for row in rows[-2:]] == ROWS[-2:]
@@ -33,8 +33,16 @@ def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [MappedTexts, MappedRows])
-def test_no_pieces_are_an_empty_sequence(kind: type, tmp_path: Path) -> None:
-    assert list(kind(tmp_path / "none", [])) == []
+def test_no_pieces_are_an_empty_sequence(kind: type[MappedTexts | MappedRows], tmp_path: Path) -> None:
+    assert list(kind.write(tmp_path / "none", [])) == []
+    assert list(kind(tmp_path / "none")) == []
+
+
+def test_another_process_maps_what_one_has_written(tmp_path: Path) -> None:
+    MappedTexts.write(tmp_path / "texts", TEXTS)
+    MappedRows.write(tmp_path / "rows", (np.array(row, dtype=np.int64) for row in ROWS))
+    assert list(MappedTexts(tmp_path / "texts")) == TEXTS
+    assert [row.tolist() for row in MappedRows(tmp_path / "rows")] == ROWS
 
 
 def test_joined_texts_are_one_after_the_other() -> None:
@@ -63,4 +71,4 @@ def test_a_scratch_folder_is_empty_and_goes(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said(small_disk: Path) -> None:
     with pytest.raises(StorageError, match="cannot write"):
-        MappedTexts(small_disk / "texts", ("x" * 1000 for _ in range(1000)))
+        MappedTexts.write(small_disk / "texts", ("x" * 1000 for _ in range(1000)))

@@ -53,10 +53,10 @@ def watched(until_step):
     loop._gradients, loop._Run.save = noted, saved
 
 
-def command(*arguments, processes, until_step=None):
+def command(*arguments, processes, until_step=None, train=TRAIN):
     def work(rank):
         watched(until_step)
-        main([*map(str, arguments), "--train", TRAIN, "--max-length", "32", "--device", "cpu", *COMMON, "--json"])
+        main([*map(str, arguments), "--train", str(train), "--max-length", "32", "--device", "cpu", *COMMON, "--json"])
 
     wanted = 0 if until_step is None else -signal.SIGKILL
     assert exit_codes(work, processes=processes) == [wanted] * processes
@@ -75,6 +75,11 @@ for before, after in ((1, 2), (2, 1)) if PART == "resumed" else ():
     student = "distill", TEACHER, "--num-layers", 1, "--batch-size", 11, "--out", FOLDER / f"student-{before}-then-{after}"
     command(*student, "--checkpoint-every-s", 0, processes=before, until_step=13)
     command(*student, processes=after)
+
+if PART == "resumed":
+    teacher = "--teacher-logits-column", "scores", "--student", MODEL
+    student = "distill", TEACHER, *teacher, "--num-layers", 1, "--batch-size", 11, "--control", "--out", FOLDER / "compared"
+    command(*student, processes=2, train=FOLDER / "scored.jsonl")
 '''
 
 
@@ -92,8 +97,12 @@ def folder(tiny_model: Path, tiny_teacher: Bundle, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="module")
 def resumed(folder: Path, tiny_model: Path, tiny_teacher: Bundle) -> Path:
     """Return the same folder, where students stand that were killed and went on with another number of processes."""
+    sides = {"negative": (1, -1), "positive": (-1, 1)}
+    rows = [{"text": text, "label": label, "scores": sides[label]} for text, label in tiny_texts(120, seed=2)]
+    (folder / "scored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = run_program(PROGRAM, tiny_model, tiny_teacher.path, folder / "train.csv", folder, "resumed")
     assert done.returncode == 0, done.stderr
+    (folder / "said-later").write_text(done.stdout)
     return folder
 
 
@@ -139,6 +148,15 @@ def test_the_weights_moved_by_more_than_the_tolerance(folder: Path, tiny_model: 
 def test_one_process_speaks_for_all(folder: Path) -> None:
     said = [json.loads(line) for line in (folder / "said").read_text().splitlines()]
     assert [bundle["role"] for bundle in said] == ["teacher", "student", "teacher", "student"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_student_and_its_control_and_one_says_how_they_compare(resumed: Path) -> None:
+    *_, compared = [json.loads(line) for line in (resumed / "said-later").read_text().splitlines()]
+    report = json.loads((resumed / "compared" / "report.json").read_text())
+    assert compared == {"bundle": str(resumed / "compared"), **report}
+    assert Bundle.open(resumed / "compared").manifest.lineage.ensemble[1] == "RecordedLogits"
+    assert sorted(file.name for file in resumed.glob("compared/.*")) == []  # nothing of theirs is left
 
 
 def test_a_run_that_nothing_launched_is_one_process() -> None:

@@ -1,4 +1,7 @@
-"""Two processes ask one teacher: each for its share, nothing twice, nothing lost when one of them is killed or fails."""
+"""Two processes ask one teacher: each for its share, nothing twice, nothing lost when one of them is killed or fails.
+
+And they share files: what the first has written is what both read.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from distill.bundle import Bundle
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked off one process that has torch loaded")
 
 PROGRAM = '''
-import json, os, signal, sys
+import hashlib, json, os, signal, sys
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +32,23 @@ from distill.errors import PotstillError
 from distill.progress import SilentReporter
 from distill.training.models import load_bundle
 from distill.training.processes import open_accelerator
-from distill.training.together import logits_together
+from distill.training.together import logits_together, shared_files
 
 TEACHER, FOLDER = map(Path, sys.argv[1:])
 TEXTS = [text for text, _ in tiny_texts(3_000, seed=5)]
 TEXTS += TEXTS[:100]  # repeats are asked once too
+
+
+def only_for_the_first(rank):
+    assert rank == 0
+    yield from TEXTS
+
+
+def shared(files, tokenizer, rank):
+    texts = files.texts("texts", only_for_the_first(rank))
+    rows = files.rows("rows", texts, tokenizer)
+    numbers = files.array("numbers", lambda: np.arange(7) * len(list(only_for_the_first(rank))))
+    return hashlib.sha256(repr([list(texts), [row.tolist() for row in rows], numbers.tolist()]).encode()).hexdigest()
 
 
 def asked(name, *, processes, cache, at_batch=lambda rank, batch: None):
@@ -52,12 +67,15 @@ def asked(name, *, processes, cache, at_batch=lambda rank, batch: None):
 
         teacher.steady_logits = noting
         try:
-            soft = logits_together(teacher, TEXTS, accelerator=open_accelerator("cpu"), reporter=SilentReporter())
+            with shared_files(FOLDER / "transfer", open_accelerator("cpu")) as files:
+                soft = logits_together(teacher, TEXTS, files=files, name="logits", reporter=SilentReporter())
+                digest = shared(files, teacher.tokenizer, rank)
         except PotstillError as exc:
             (FOLDER / f"{name}-{rank}.json").write_text(json.dumps(f"{type(exc).__name__}: {exc}"))
             sys.exit(exc.exit_code)
         np.save(FOLDER / f"{name}-{rank}.npy", soft.logits)
-        (FOLDER / f"{name}-{rank}.json").write_text(json.dumps({"asked": sum(rows), "num_cached": soft.num_cached}))
+        said = {"asked": sum(rows), "num_cached": soft.num_cached, "digest": digest}
+        (FOLDER / f"{name}-{rank}.json").write_text(json.dumps(said))
 
     (FOLDER / f"{name}.json").write_text(json.dumps(exit_codes(work, processes=processes)))
 
@@ -97,7 +115,7 @@ def records(folder: Path, cache: str) -> np.ndarray:
 
 
 def test_each_process_asks_for_its_share_and_both_get_all_to_the_last_bit(folder: Path) -> None:
-    assert said(folder, "alone-0") == {"asked": NUM_TEXTS, "num_cached": 0}
+    assert said(folder, "alone-0")["asked"] == NUM_TEXTS
     shares = [said(folder, f"two-{rank}") for rank in range(2)]
     assert sum(share["asked"] for share in shares) == NUM_TEXTS
     assert all(1_300 < share["asked"] < 1_700 and share["num_cached"] == 0 for share in shares)  # 1,500, seven deviations
@@ -120,6 +138,12 @@ def test_what_a_killed_process_and_its_peer_had_finished_is_not_asked_again(fold
     num_cached = again[0]["num_cached"]
     assert num_cached > NUM_TEXTS / 2  # the share of the one that lived, and what the other had written
     assert num_cached - NUM_REPEATED <= NUM_TEXTS - sum(share["asked"] for share in again) <= num_cached
+
+
+def test_what_the_first_process_writes_is_what_all_read(folder: Path) -> None:
+    digests = [said(folder, name)["digest"] for name in ("alone-0", "two-0", "two-1")]
+    assert digests == digests[:1] * 3
+    assert not (folder / "transfer").exists()
 
 
 def test_an_error_of_one_ends_the_other_too(folder: Path) -> None:

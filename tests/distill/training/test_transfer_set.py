@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from launched import run_program
 
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits
@@ -18,6 +17,7 @@ from distill.training import sealing
 from distill.training.fit import fit_student
 from distill.training.loop import Examples
 from distill.training.losses import UNLABELLED
+from distill.training.together import SharedFiles
 from distill.training.transfer_set import TransferSet
 
 
@@ -29,7 +29,7 @@ def dataset(*texts: str) -> Dataset:
 def transfer(tmp_path: Path) -> TransferSet:
     """Return two labelled, two unlabelled and one augmented text."""
     offered = iter(["new", "ONE", "held  out", "new", "newer"])
-    gathered = TransferSet.gather(dataset("one", "two"), offered, held_out=[dataset("Held out")], folder=tmp_path)
+    gathered = TransferSet.gather(dataset("one", "two"), offered, held_out=[dataset("Held out")], files=SharedFiles(tmp_path))
     return gathered.with_augmented(iter(["new newer"]))
 
 
@@ -76,60 +76,80 @@ def test_the_loop_is_given_ids_labels_logits_and_weights_of_every_text(
 
 PROGRAM = """
 import sys, threading
-sys.path[:0] = {path!r}
+from pathlib import Path
+
+from launched import exit_codes
 from test_transfer_set import *
 from tiny_task import tiny_texts
+
+TEACHER, OUT, COUNT, PROCESSES = *sys.argv[1:3], *map(int, sys.argv[3:])
+
 
 def anonymous_bytes():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
 
+
 def texts(count):
     for number in range(count):
-        yield f"film {{number}} and the end was a scene with music"
+        yield f"film {number} and the end was a scene with music"
 
-def watch():
-    global peak
-    while not done.wait(0.02):
-        peak = max(peak, anonymous_bytes())
 
-labelled = dataset(*(text for text, _ in tiny_texts(40, seed=9)))
-labelled = Dataset(labelled.texts, labelled.label_ids, ("negative", "positive"), "x")
-peak, done = 0, threading.Event()
-watcher = threading.Thread(target=watch)
-watcher.start()
-settings = DistillSettings(epochs=1, num_layers=1, batch_size=512, mixed_precision="no", seed=int(sys.argv[1]))
-try:
-    fit_student(
-        Bundle.open({teacher!r}),
-        train=labelled,
-        validation=labelled,
-        unlabeled=texts(int(sys.argv[1])),
-        out={out!r},
-        settings=settings,
+def work(rank):
+    peak, done = 0, threading.Event()
+
+    def watch():
+        nonlocal peak
+        while not done.wait(0.02):
+            peak = max(peak, anonymous_bytes())
+
+    labelled = dataset(*(text for text, _ in tiny_texts(40, seed=9)))
+    labelled = Dataset(labelled.texts, labelled.label_ids, ("negative", "positive"), "x")
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    settings = DistillSettings(
+        epochs=1, num_layers=1, batch_size=512, mixed_precision="no", seed=COUNT + PROCESSES, device="cpu"
     )
-finally:
-    done.set()
-    watcher.join()
-print(peak)
+    try:
+        fit_student(
+            Bundle.open(Path(TEACHER)),
+            train=labelled,
+            validation=labelled,
+            unlabeled=texts(COUNT),
+            out=OUT,
+            settings=settings,
+        )
+    finally:
+        done.set()
+        watcher.join()
+    print(peak, flush=True)
+
+
+sys.exit(sum(exit_codes(work, processes=PROCESSES)))
 """
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process' memory where Linux tells it")
-def test_a_million_unlabelled_texts_would_not_grow_the_run(tiny_teacher: Bundle, tmp_path: Path) -> None:
-    program = PROGRAM.format(path=sys.path, teacher=str(tiny_teacher.path), out=str(tmp_path / "student"))
-
+def test_a_million_unlabelled_texts_would_not_grow_the_run(
+    tiny_teacher: Bundle, tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Freed blocks go back to the system at once: what the allocator keeps differs by tens of MB from run to run.
     returning = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    for name, value in {**returning, "POTSTILL_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
 
     def peak_bytes(count: int) -> int:
-        command = [sys.executable, "-c", program, str(count)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **returning})
-        return int(done.stdout)
+        """Return the memory of the process that took most."""
+        done = run_program(PROGRAM, tiny_teacher.path, tmp_path / "student", count, processes)
+        assert done.returncode == 0, done.stderr
+        peaks = [int(line) for line in done.stdout.split()]
+        assert len(peaks) == processes
+        return max(peaks)
 
     few, many = 20_000, 80_000  # both more than a chunk
     grown = (peak_bytes(many) - peak_bytes(few)) / (many - few)
-    # Labels, digests, the cache's index and an epoch's order are some 60 bytes; a text in a list would be 100 more, its
-    # ids another 200.
+    # Digests, the cache's index and an epoch's order are some 60 bytes; a text in a list would be 100 more, its ids another
+    # 200.
     assert grown * 1e6 < 120e6
