@@ -126,6 +126,9 @@ def distill(
     *,
     out: Annotated[Path, Parameter(help="folder of the bundle to make")],
     unlabeled: Annotated[tuple[str, ...], Parameter(help="files of further texts without labels, or builtin:NAME")] = (),
+    scored: Annotated[
+        tuple[Path, ...], Parameter(help="what `potstill score TEACHER --logits` wrote: it is not asked for those texts again")
+    ] = (),
     data: Data = DataSettings(),
     settings: Annotated[DistillSettings, Flat] = DistillSettings(),
     trials: Annotated[TrialSettings, Flat] = TrialSettings(),
@@ -140,7 +143,7 @@ def distill(
     """
     from distill.training.command import teach
 
-    teach(teachers, data, settings, trials, unlabeled=unlabeled, out=out, json=json)
+    teach(teachers, data, settings, trials, unlabeled=unlabeled, scored=scored, out=out, json=json)
 
 
 @app.command

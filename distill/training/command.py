@@ -25,6 +25,7 @@ def teach(
     trials: TrialSettings,
     *,
     unlabeled: tuple[str, ...],
+    scored: tuple[Path, ...],
     out: Path,
     json: bool,
 ) -> None:
@@ -35,6 +36,7 @@ def teach(
     say_all(reporter, splits.notes)
     further = TextSources(unlabeled, data)
     chosen: dict[str, Any] = {"train": splits.train, "validation": splits.validation, "unlabeled": further, "test": splits.test}
+    chosen["scored"] = scored
     trying = trials.control or trials.seeds > 1
     measured = (data.test,) if trying and data.test else ()  # only there the teacher is compared on them
     with ExitStack() as stack:

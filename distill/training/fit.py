@@ -26,7 +26,8 @@ from distill.training.loop import Examples
 from distill.training.losses.build import distillation_objective, fine_tuning_objective
 from distill.training.models import TorchClassifier, load_pretrained, require_max_length
 from distill.training.quantization_aware import rounded_products
-from distill.training.sealing import accelerator_of, say_truncated, train_and_seal
+from distill.training.scored import with_scored
+from distill.training.sealing import Carried, accelerator_of, say_truncated, train_and_seal
 from distill.training.students import build_student, load_student
 from distill.training.teachers import AnyTeacher, Teacher, open_teacher
 from distill.training.together import TRANSFER, SharedFiles, logits_together, shared_files
@@ -99,6 +100,7 @@ def fit_student(
     validation: Dataset,
     out: Path | str,
     unlabeled: Iterable[str] = (),
+    scored: Sequence[Path | str] = (),
     test: Dataset | None = None,
     settings: DistillSettings | None = None,
     control: bool = False,
@@ -114,6 +116,8 @@ def fit_student(
         out: The bundle's folder; an interrupted run goes on from its last checkpoint there.
         unlabeled: Further texts to learn from, by the teacher's word alone; read once, one at a time, into a file. Any
             that also stand in `validation` or `test` are left out.
+        scored: Folders that `potstill score --logits` has filled with a teacher's answers, which is then not asked for these
+            texts; one a teacher.
         test: Texts that will measure the student: nothing is learnt from them, and no augmented text equals one.
         settings: Layers, temperature, weights, rate. With `soft_weight` 0 and no `losses` the teacher only lends its
             layers: that is the control without distillation.
@@ -132,13 +136,15 @@ def fit_student(
     accelerator = accelerator_of(settings, out)
     reporter = reporter if accelerator.is_main_process else SilentReporter()
     _require_other_folder(teacher, settings.student, Path(out))
-    opened = open_teacher(teacher, device=settings.device)
+    several = tuple(teacher) if isinstance(teacher, Sequence) else (teacher,)
+    opened = open_teacher(several, device=settings.device)
     for data in (train, validation):
         require_same_label_names(opened.asked.labels, data.labels)
         require_same_task(opened.asked.problem_type, data.problem_type)
     held_out = (validation,) if test is None else (validation, test)
     base = _student_base(opened, settings)
     with using_threads(), shared_files(Path(out) / TRANSFER, accelerator) as files:
+        opened = with_scored(opened, several, tuple(map(Path, scored)), made=files.made, reporter=reporter)
         transfer = TransferSet.gather(train, unlabeled, held_out=held_out, files=files)
         if not settings.asks_teacher and (len(transfer.unlabeled) or settings.augment):
             raise SettingsError(
@@ -186,6 +192,7 @@ def fit_student(
             teachers=opened.names,
             validation_teacher_logits=on_validation,
             reporter=reporter,
+            carried=Carried(said=opened.said),
         )
 
 

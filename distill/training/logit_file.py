@@ -28,7 +28,7 @@ class LogitFile:
 
     def __init__(self, path: Path, num_labels: int) -> None:
         """Name a file, which need not be there yet."""
-        self._path = path
+        self.path = path
         self._record = np.dtype([("key", "<u8", (2,)), ("logits", "<f4", (num_labels,)), ("checksum", "<u8")])
         self._records: NDArray[np.void] = np.empty(0, dtype=self._record)
         self._sorted = np.empty(0, dtype=np.uint64)
@@ -53,24 +53,27 @@ class LogitFile:
         records = np.empty(len(keys), dtype=self._record)
         records["key"], records["logits"] = keys, logits
         records["checksum"] = _checksums(records)
-        with writing_to(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+        with writing_to(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             # The lock ends with its process, killed or not.
-            with FileLock(f"{self._path}.lock"), self._path.open("ab") as file:
+            with FileLock(f"{self.path}.lock"), self.path.open("ab") as file:
                 # A record that an earlier kill cut short would shift all that follow: start at a whole one.
                 if torn := file.tell() % self._record.itemsize:
                     file.truncate(file.tell() - torn)
                 file.write(records.tobytes())
 
+    def count(self) -> int:
+        """Return how many records there are, spoilt ones included."""
+        return self.path.stat().st_size // self._record.itemsize if self.path.is_file() else 0
+
     def sync(self) -> None:
         """Bring what was written onto the disk, where a power cut leaves it alone."""
-        if self._path.is_file():
-            with writing_to(self._path), self._path.open("ab") as file:
+        if self.path.is_file():
+            with writing_to(self.path), self.path.open("ab") as file:
                 os.fsync(file.fileno())
 
     def _take_in_new_records(self) -> None:
-        size = self._path.stat().st_size if self._path.is_file() else 0
-        known, count = len(self._records), size // self._record.itemsize
+        known, count = len(self._records), self.count()
         if count == known:
             return
         if count < known:  # somebody has replaced the file
@@ -78,7 +81,7 @@ class LogitFile:
             known = 0
         if not count:
             return
-        self._records = np.memmap(self._path, dtype=self._record, mode="r", shape=(count,))
+        self._records = np.memmap(self.path, dtype=self._record, mode="r", shape=(count,))
         # A block at a time: the map's pages are not this process' memory, but copies of them would be.
         for start in range(known, count, _BLOCK_RECORDS):
             block = self._records[start : min(start + _BLOCK_RECORDS, count)]

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from distill.batching import Indices
-from distill.classifier import Classifier, Ensemble, mean_logits
+from distill.classifier import Classifier, Ensemble, TextInput, mean_logits
 from distill.errors import TeacherError
-from distill.labels import Logits
+from distill.labels import Logits, ProblemType
 from distill.progress import Reporter, SilentReporter
 from distill.storage import cache_dir, writing_to
 from distill.training.devices import Compute
@@ -57,6 +57,35 @@ class SoftTargets:
 
     logits: Logits
     num_cached: int
+
+
+@dataclass(frozen=True)
+class PartlyAnswered:
+    """A teacher some of whose answers were given elsewhere.
+
+    Attributes:
+        teacher: Asked for the rest.
+        answers: What was given, by text.
+        said: A name for it.
+    """
+
+    teacher: Classifier
+    answers: LogitFile
+    said: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names, in the order of the logits."""
+        return self.teacher.labels
+
+    @property
+    def problem_type(self) -> ProblemType:
+        """How logits become probabilities."""
+        return self.teacher.problem_type
+
+    def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
+        """Ask the teacher itself, shape (len(texts), len(labels))."""
+        return self.teacher.predict_logits(texts)
 
 
 def teacher_logits(
@@ -177,6 +206,8 @@ class _Asker:
     """One teacher and the file of what it has answered."""
 
     def __init__(self, teacher: Classifier, compute: Compute, folder: Path) -> None:
+        self._known = teacher.answers if isinstance(teacher, PartlyAnswered) else None
+        teacher = teacher.teacher if isinstance(teacher, PartlyAnswered) else teacher
         self._teacher = teacher
         self._compute = compute
         name = _file_name(teacher, compute) if isinstance(teacher, Digested) else None
@@ -193,7 +224,10 @@ class _Asker:
         logits = np.zeros((len(texts), len(self._teacher.labels)), dtype=np.float32)
         if self._file is not None:
             found, logits = self._file.find(keys)
-            advance(int(found.sum()))
+        if self._known is not None:
+            known, given = self._known.find(keys)
+            found, logits = found | known, np.where(known[:, None], given, logits)
+        advance(int(found.sum()))
         missing = np.flatnonzero(~found)
         if not len(missing):
             return SoftTargets(logits, len(texts))

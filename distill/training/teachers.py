@@ -14,6 +14,7 @@ from distill.errors import SettingsError
 from distill.settings import Device
 from distill.training.devices import chosen_device, on_device
 from distill.training.models import TorchClassifier, load_bundle
+from distill.training.soft_targets import PartlyAnswered
 from distill.training.static import StaticClassifier
 
 AnyTeacher = Bundle | Classifier
@@ -37,6 +38,11 @@ class Teacher:
         """The one that gives the answers: the only member, or the mean of all."""
         return self.members[0] if len(self.members) == 1 else Ensemble(self.members)
 
+    @property
+    def said(self) -> str:
+        """What decides the answers beside the members: what was given elsewhere, by name; nothing where nothing was."""
+        return " ".join(member.said for member in self.members if isinstance(member, PartlyAnswered))
+
     def lender(self) -> TorchClassifier:
         """Return whose layers a student is made of: the first PyTorch member that has some.
 
@@ -56,7 +62,8 @@ class Teacher:
         return next(self._torch_members(), None)
 
     def _torch_members(self) -> Iterator[TorchClassifier]:
-        return (member for member in self.members if isinstance(member, TorchClassifier))
+        models = (member.teacher if isinstance(member, PartlyAnswered) else member for member in self.members)
+        return (model for model in models if isinstance(model, TorchClassifier))
 
 
 def open_teacher(teacher: AnyTeacher | Sequence[AnyTeacher], *, device: Device) -> Teacher:

@@ -27,6 +27,7 @@ from distill.storage import require_writable, write_atomically
 from distill.training.fit import fit_student
 from distill.training.models import load_bundle
 from distill.training.processes import open_accelerator
+from distill.training.scored import ScoredTable
 from distill.training.teachers import AnyTeacher, open_teacher
 from distill.training.together import logits_together, shared_files
 
@@ -43,6 +44,7 @@ def run_trials(
     validation: Dataset,
     out: Path | str,
     unlabeled: Iterable[str] = (),
+    scored: Sequence[Path | str] = (),
     test: Dataset | None = None,
     settings: DistillSettings | None = None,
     trials: TrialSettings,
@@ -58,6 +60,7 @@ def run_trials(
         validation: Texts that choose epochs, and the seed whose student is kept in `out`.
         out: Folder of the kept student, the report and, below `runs`, every bundle.
         unlabeled: Further texts for the student; the control gets as many steps on the labelled ones instead.
+        scored: As for `fit_student`.
         test: Texts the arms are compared on; without them the validation texts, which is said in the report.
         settings: Settings of the student; the seeds start at its own.
         trials: How many seeds, and whether there is a control.
@@ -80,6 +83,7 @@ def run_trials(
     with shared_files(out / RUNS / FURTHER, open_accelerator(settings.device)) as files:
         further = files.texts("texts", unlabeled)  # read once, learnt from in every run
         said = [opened.names, train.fingerprint(), validation.fingerprint(), test and test.fingerprint(), fingerprint(further)]
+        said += [ScoredTable.open(Path(folder)).digest for folder in scored]
         for arm in ARMS if trials.control else ARMS[:1]:
             for seed in range(settings.seed, settings.seed + trials.seeds):
                 own = settings.model_copy(update={"seed": seed})
@@ -93,6 +97,7 @@ def run_trials(
                         train=train,
                         validation=validation,
                         unlabeled=further,
+                        scored=scored,
                         test=test,
                         out=out / RUNS / name,
                         settings=own,

@@ -22,9 +22,7 @@ class ScoreSettings(Settings):
     key: tuple[str, ...] = Field((), description="columns that name a row; without it source and line are written")
     columns: tuple[str, ...] = Field((), description="further columns to pass through")
     probabilities: bool = Field(False, description="also write the probability of every label, a list in the bundle's order")
-    logits: bool = Field(
-        False, description="also write the logits, a list: `--teacher-logits-column logits` then teaches by it"
-    )
+    logits: bool = Field(False, description="also write the logits, a list: `potstill distill --scored` then teaches by them")
     answer_prefix: str = Field("", description="put before the names of the columns that are added (label, score, ...)")
     long_texts: LongTexts = Field(
         "truncate",
