@@ -80,5 +80,6 @@ ARMS: Final[dict[str, Arm]] = {
     "1_layer_whole_vocabulary": Arm(
         "1 layer, whole vocabulary", _ONE_LAYER.model_copy(update=_WHOLE), assistant="2_layers_whole_vocabulary", shipped=False
     ),
+    "static_whole_vocabulary": Arm("static, whole vocabulary", _STATIC.model_copy(update=_WHOLE), shipped=False),
     "2_layers_control": Arm("2 layers, no distillation", _taught(), control=True, shipped=False),
 }

@@ -33,6 +33,7 @@ DIFFERENCES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("1_layer_whole_vocabulary", "1_layer"),
         ("2_layers_whole_vocabulary", "2_layers"),
         ("3_layers_whole_vocabulary", "3_layers"),
+        ("static_whole_vocabulary", "static"),
     ),
     GAIN: (("2_layers", "2_layers_control"),),
 }
