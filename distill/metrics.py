@@ -107,6 +107,19 @@ def evaluate(
     )
 
 
+def confusion_matrix(labels: NDArray[np.int64], given: NDArray[np.int64], *, num_labels: int) -> NDArray[np.int64]:
+    """Return how many texts of each true label were given each label, shape (true label, given label).
+
+    Args:
+        labels: True class ids, shape (texts,).
+        given: Class ids that were given; same shape.
+        num_labels: Number of labels.
+    """
+    counts = np.zeros((num_labels, num_labels), dtype=np.int64)
+    np.add.at(counts, (labels, given), 1)
+    return counts
+
+
 def expected_calibration_error(labels: NDArray[np.int64], shares: Logits) -> float:
     """Return how far confidence and accuracy are apart, weighted by answers, over 15 equal bins of confidence.
 

@@ -81,7 +81,7 @@ def compare_quality(
     from distill.bundle import Bundle
     from export.candidates import best_form, bundle_candidate
     from export.rows import measure_quality, rows_of
-    from export.tables import EVAL_COLUMNS, PER_CLASS_COLUMNS, per_class_cells
+    from export.tables import EVAL_COLUMNS, PER_CLASS_COLUMNS, confusion_table, per_class_cells
 
     candidates, reference = _with_teacher(teacher)
     names = [path.resolve().name for path in bundles]
@@ -96,6 +96,9 @@ def compare_quality(
         return
     _print_rows(rows, EVAL_COLUMNS)
     print_cells(PER_CLASS_COLUMNS, per_class_cells(rows))
+    columns, cells = confusion_table(rows)
+    if cells:
+        print_cells(columns, cells)
 
 
 def measure_bundle(

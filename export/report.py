@@ -10,11 +10,13 @@ from typing import Any
 
 import jinja2
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
 from distill.storage import write_atomically
-from export.tables import COLUMNS, PER_CLASS_COLUMNS, cells_of, per_class_cells, verdict_of
+from export.tables import COLUMNS, MOST_LABELS, PER_CLASS_COLUMNS, cells_of, confusion_table, per_class_cells, verdict_of
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
@@ -35,6 +37,7 @@ def html_of(report: Mapping[str, Any]) -> str:
     """Return a page that needs no other file and no network."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    confusion_columns, confusion_rows = confusion_table(report["rows"])
     return template.render(
         report=report,
         verdict=verdict_of(report["rows"]),
@@ -44,6 +47,9 @@ def html_of(report: Mapping[str, Any]) -> str:
         noisy=[row["name"] for row in report["rows"] if row.get("noisy")],
         per_class_columns=PER_CLASS_COLUMNS,
         per_class_rows=per_class_cells(report["rows"]),
+        confusion_columns=confusion_columns,
+        confusion_rows=confusion_rows,
+        confusion_picture=confusion_picture_of(report["rows"]),
     )
 
 
@@ -84,6 +90,31 @@ def picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
     axes.set_xlabel("median time of one text, tokenization inside, one thread (ms, log scale)")
     axes.set_ylabel("macro-F1 with 95 % interval")
     axes.grid(visible=True, alpha=0.25)
+    return svg_of(figure)
+
+
+def confusion_picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return an SVG of what the int8 student gives to the texts of each true label, the share as the strength of a colour.
+
+    Empty where no such row has a confusion matrix, or where it has more labels than can be read.
+    """
+    found = [row for row in rows if row["name"] == "student" and row["precision"] == "int8" and row.get("confusion")]
+    if not found or len(found[0]["confusion"]) > MOST_LABELS:
+        return ""
+    counts, labels = np.array(found[0]["confusion"]), list(found[0]["per_class"])
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    side = 1.6 + 0.9 * len(labels)
+    figure = Figure(figsize=(side + 1.0, side), layout="constrained")
+    axes = figure.add_subplot()
+    for (true, given), share in np.ndenumerate(shares):
+        axes.add_patch(Rectangle((given - 0.5, true - 0.5), 1, 1, color=_COLOURS["onnxruntime"], alpha=share, linewidth=0))
+        colour = "#ffffff" if share > 0.5 else GREY
+        axes.text(given, true, f"{counts[true, given]}\n{share:.1%}", ha="center", va="center", fontsize=8.5, color=colour)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5), aspect="equal")
+    axes.set_xlabel("given label")
+    axes.set_ylabel("true label")
     return svg_of(figure)
 
 

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill.classifier import Classifier, agreement, require_same_labels
 from distill.data import Dataset
 from distill.errors import SettingsError
 from distill.labels import Logits
-from distill.metrics import Quality, evaluate, retention
+from distill.metrics import Quality, confusion_matrix, evaluate, retention
 from distill.progress import Advance, Reporter, SilentReporter
 from export.candidates import Candidate
 from export.measure import Latency, measure_latency, measure_process, measure_throughput, ratio_of_medians, summary_of
@@ -23,9 +24,17 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class CandidateQuality:
-    """Quality of one candidate on the test texts; agreement and retention against the teacher, None without one."""
+    """Quality of one candidate on the test texts.
+
+    Attributes:
+        quality: Its own.
+        confusion: Texts of each true label that were given each label; None where a text may have several.
+        agreement: With the teacher; None without one.
+        retention: Of the teacher's macro-F1; None without one.
+    """
 
     quality: Quality
+    confusion: NDArray[np.int64] | None
     agreement: float | None
     retention: float | None
 
@@ -74,14 +83,13 @@ def measure_quality(
         name: evaluate(labels=test.label_ids, logits=found, label_names=test.labels, problem_type=task)
         for name, found in logits.items()
     }
-    if teacher is None:
-        return {name: CandidateQuality(quality, None, None) for name, quality in qualities.items()}
-    best = qualities[teacher.key].macro_f1
+    best = None if teacher is None else qualities[teacher.key].macro_f1
     return {
         name: CandidateQuality(
             quality,
-            agreement(logits[name], logits[teacher.key], task),
-            retention(student_macro_f1=quality.macro_f1, teacher_macro_f1=best),
+            confusion=_confusion(test, logits[name]),
+            agreement=None if teacher is None else agreement(logits[name], logits[teacher.key], task),
+            retention=None if best is None else retention(student_macro_f1=quality.macro_f1, teacher_macro_f1=best),
         )
         for name, quality in qualities.items()
     }
@@ -142,6 +150,7 @@ def _row(candidate: Candidate, found: CandidateQuality, speed: Speed | None) -> 
         "brier_score": quality.brier_score,
         "negative_log_likelihood": quality.negative_log_likelihood,
         "per_class": {name: asdict(figures) for name, figures in quality.per_class.items()},
+        "confusion": None if found.confusion is None else found.confusion.tolist(),
         "num_texts": quality.num_texts,
         "size_bytes": candidate.size_bytes,
         "num_parameters": candidate.num_parameters,
@@ -169,6 +178,12 @@ def _opened(candidates: Sequence[Candidate], threads: int | None) -> dict[str, C
     for name, classifier in opened.items():
         require_same_labels(first, classifier, names=(first_name, name))
     return opened
+
+
+def _confusion(test: Dataset, logits: Logits) -> NDArray[np.int64] | None:
+    if test.label_ids.ndim == 2:
+        return None
+    return confusion_matrix(test.label_ids, logits.argmax(axis=1), num_labels=len(test.labels))
 
 
 def _one_at_a_time(classifier: Classifier, test: Dataset, advance: Advance) -> Logits:

@@ -33,6 +33,10 @@ COLUMNS = tuple(name for name in _CELLS if name not in {"accuracy", "calibration
 DEMO_COLUMNS = ("classifier", "runs on", "macro-F1", "kept", "p50 ms", "faster", "texts/s", "ships MB")
 EVAL_COLUMNS = ("classifier", "runs on", "macro-F1", "95 % interval", "accuracy", "kept", "agrees", "calibration error")
 CASCADE_COLUMNS = ("answers", "macro-F1", "as the fallback", "by the student")
+CONFUSED_COLUMNS = ("classifier", "true label", "given", "texts", "of its texts")
+MOST_LABELS = 12
+"""Labels up to which a confusion matrix is shown whole; of more, the commonest mistakes."""
+
 PER_CLASS_COLUMNS = ("classifier", "label", "precision", "recall", "F1", "texts")
 
 
@@ -45,7 +49,7 @@ def per_class_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Return a row of cells per classifier and label, in the order of `PER_CLASS_COLUMNS`."""
     return [
         [
-            f"{row['name'].replace('_', ' ')} {row['precision']}",
+            _named(row),
             label,
             *(f"{figures[name]:.4f}" for name in ("precision", "recall", "f1")),
             str(figures["support"]),
@@ -53,6 +57,26 @@ def per_class_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         for row in rows
         for label, figures in row["per_class"].items()
     ]
+
+
+def confusion_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return heads and cells of what each classifier gave to the texts of each true label.
+
+    With more labels than can stand side by side: the commonest mistakes of each classifier, as many as would have been rows.
+
+    Args:
+        rows: Rows whose texts have one label each; others have no confusion and are left out.
+    """
+    rows = [row for row in rows if row.get("confusion")]
+    labels = list(rows[0]["per_class"]) if rows else []
+    if len(labels) > MOST_LABELS:
+        return list(CONFUSED_COLUMNS), [cells for row in rows for cells in _commonest_mistakes(row, labels)]
+    cells = [
+        [_named(row), label, *(_share(count, sum(counts)) for count in counts)]
+        for row in rows
+        for label, counts in zip(labels, row["confusion"], strict=True)
+    ]
+    return ["classifier", "true label", *(f"given {label}" for label in labels)], cells
 
 
 def cascade_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -86,6 +110,27 @@ def verdict_of(rows: Sequence[Mapping[str, Any]]) -> str:
     half_width = (control["macro_f1_interval"][1] - control["macro_f1_interval"][0]) / 2
     judged = "within what one seed can tell" if abs(gain) < half_width else "more than the interval of one test set"
     return f"{sentence} Against the same student trained without the teacher's answers it differs by {gain:+.4f}: {judged}."
+
+
+def _commonest_mistakes(row: Mapping[str, Any], labels: Sequence[str]) -> list[list[str]]:
+    mistakes = sorted(
+        (-count, true, given)
+        for true, counts in enumerate(row["confusion"])
+        for given, count in enumerate(counts)
+        if count and given != true
+    )
+    return [
+        [_named(row), labels[true], labels[given], str(-count), f"{-count / sum(row['confusion'][true]):.1%}"]
+        for count, true, given in mistakes[:MOST_LABELS]
+    ]
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return f"{row['name'].replace('_', ' ')} {row['precision']}"
+
+
+def _share(count: int, whole: int) -> str:
+    return f"{count} ({count / max(1, whole):.1%})"
 
 
 def _time(row: Mapping[str, Any], name: str, pattern: str) -> str:

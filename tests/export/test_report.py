@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from export.report import html_of, picture_of, write_report
+from export.report import confusion_picture_of, html_of, picture_of, write_report
 
 
 def row(name: str, precision: str, runtime: str, macro_f1: float, p50_ms: float | None, **more: Any) -> dict[str, Any]:
@@ -110,3 +110,26 @@ def test_the_picture_names_no_other_place() -> None:
         "http://www.w3.org/2000/svg",
         "http://www.w3.org/1999/xlink",
     }
+
+
+def test_the_page_shows_which_label_is_taken_for_which(report: dict[str, Any]) -> None:
+    assert "Which label for which" not in html_of(report)  # a report of an earlier release has no such figures
+    labels = {name: {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 40} for name in ("negative", "positive")}
+    student = ROWS[1] | {"per_class": labels, "confusion": [[30, 10], [4, 36]]}
+    page = html_of(report | {"rows": [ROWS[0], student]})
+    assert "<td>student int8</td><td>negative</td><td>30 (75.0%)</td><td>10 (25.0%)</td>" in page
+    assert "texts of each true label" in page
+    picture = ElementTree.fromstring(confusion_picture_of([ROWS[0], student]))
+    strengths = [
+        float(found.group(1))
+        for element in picture.iter("{http://www.w3.org/2000/svg}path")
+        if (found := re.search(r"fill: #0f766e; opacity: ([\d.]+)", element.get("style") or ""))
+    ]
+    assert strengths == pytest.approx([0.75, 0.25, 0.1, 0.9])
+
+
+def test_more_labels_than_can_be_read_have_no_picture() -> None:
+    many = {str(number): {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0} for number in range(13)}
+    row = ROWS[1] | {"per_class": many, "confusion": [[0] * 13] * 13}
+    assert confusion_picture_of([row]) == ""
+    assert confusion_picture_of([ROWS[0]]) == ""

@@ -48,6 +48,8 @@ def test_quality_is_against_labels_and_agreement_against_the_teacher() -> None:
     assert found["teacher fp32"].quality.macro_f1 == pytest.approx((2 / 3 + 4 / 5) / 2)
     assert found["student int8"].quality.macro_f1 == pytest.approx(0.5)
     assert found["student int8"].agreement == 0.75
+    rows = rows_of([teacher, student], found)
+    assert [row["confusion"] for row in rows] == [[[1, 1], [0, 2]], [[1, 1], [1, 1]]]
     assert found["student int8"].retention == pytest.approx(0.5 / ((2 / 3 + 4 / 5) / 2))
     assert found["teacher fp32"].agreement == found["teacher fp32"].retention == 1
 

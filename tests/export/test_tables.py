@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from export.tables import COLUMNS, DEMO_COLUMNS, EVAL_COLUMNS, cells_of, markdown_of, per_class_cells, verdict_of
+from export.tables import (
+    COLUMNS,
+    DEMO_COLUMNS,
+    EVAL_COLUMNS,
+    cells_of,
+    confusion_table,
+    markdown_of,
+    per_class_cells,
+    verdict_of,
+)
 
 QUALITY: dict[str, Any] = {
     "name": "student_no_distillation",
@@ -64,6 +73,28 @@ def test_what_was_not_measured_is_a_dash(columns: tuple[str, ...]) -> None:
 
 def test_each_label_of_each_classifier_has_a_row() -> None:
     assert per_class_cells([QUALITY]) == [["student no distillation fp32", "bad", "0.5000", "0.2500", "0.3333", "8"]]
+
+
+def confused(counts: list[list[int]]) -> dict[str, Any]:
+    return QUALITY | {"per_class": {f"label {number}": {} for number in range(len(counts))}, "confusion": counts}
+
+
+def test_a_confusion_matrix_counts_true_by_given_with_shares_of_the_true_label() -> None:
+    columns, cells = confusion_table([confused([[3, 1], [0, 4]]), QUALITY])
+    assert columns == ["classifier", "true label", "given label 0", "given label 1"]
+    assert cells == [
+        ["student no distillation fp32", "label 0", "3 (75.0%)", "1 (25.0%)"],
+        ["student no distillation fp32", "label 1", "0 (0.0%)", "4 (100.0%)"],
+    ]
+    assert confusion_table([QUALITY])[1] == []  # several labels a text, or a row of an earlier release
+
+
+def test_of_many_labels_the_commonest_mistakes_are_shown() -> None:
+    counts = [[10 if true == given else 0 for given in range(13)] for true in range(13)]
+    counts[7][2], counts[0][12] = 6, 2
+    columns, cells = confusion_table([confused(counts)])
+    assert columns == ["classifier", "true label", "given", "texts", "of its texts"]
+    assert [row[1:] for row in cells] == [["label 7", "label 2", "6", "37.5%"], ["label 0", "label 12", "2", "16.7%"]]
 
 
 def test_markdown_puts_words_left_and_figures_right() -> None:
