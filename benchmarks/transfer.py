@@ -16,7 +16,7 @@ from benchmarks.results import write_result
 from benchmarks.transfer_bench import Bench, measured, own_cache, scratch, source_of
 from benchmarks.transfer_choice import candidate_of, choice
 from benchmarks.transfer_curve import curve, floors
-from benchmarks.transfer_evaluation import curve_of, tasks_of
+from benchmarks.transfer_evaluation import curve_of, language_of, tasks_of
 from benchmarks.transfer_figures import (
     COMMAND,
     CROSS_TASKS,
@@ -27,6 +27,7 @@ from benchmarks.transfer_figures import (
     missing_of,
     transfer_figures,
 )
+from benchmarks.transfer_language import language, language_texts
 from benchmarks.transfer_recipes import LABELLED_BESIDE, STUDENT, few_settings
 from benchmarks.transfer_tasks import task_texts, tasks
 from distill.data import limited
@@ -69,6 +70,7 @@ def write_transfer(bench: Bench, **more: Any) -> Path:
     rows = bench.rows()
     labels = {domain: "".join(map(str, bench.test(domain).label_ids)) for domain in DOMAINS}
     of_tasks = {task: "".join(map(str, task_texts(bench, task)[2].label_ids)) for task in CROSS_TASKS}
+    of_language = "".join(map(str, language_texts().test.label_ids))
     matrix = matrix_of(rows, labels)
     return write_result(
         "transfer",
@@ -79,8 +81,9 @@ def write_transfer(bench: Bench, **more: Any) -> Path:
         matrix=matrix,
         curve=curve_of(rows, labels),
         tasks=tasks_of(rows, of_tasks),
+        language=language_of(rows, of_language),
         missing=missing_of(rows),
-        test_labels=labels | of_tasks,
+        test_labels=labels | of_tasks | {"chinese": of_language},
         **more,
     )
 
@@ -222,5 +225,6 @@ PARTS: Final[dict[str, Callable[[Bench, int], None]]] = {
     "floors": floors,
     "curve": curve,
     "tasks": tasks,
+    "language": language,
 }
 """The parts of the scenario, in the order in which they are made."""

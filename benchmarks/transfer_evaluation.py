@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.transfer_figures import CROSS_TASKS, CURVE_PAIR, CURVE_SHOTS, DOMAINS, LABELS_A_CLASS, digits, unlabelled_of
+from benchmarks.transfer_figures import (
+    CROSS_TASKS,
+    CURVE_PAIR,
+    CURVE_SHOTS,
+    DOMAINS,
+    FROM_SCRATCH,
+    LABELS_A_CLASS,
+    LANGUAGE_ORIGINS,
+    digits,
+    unlabelled_of,
+)
+from distill.metrics import confusion_matrix
 from distill.proof import Bootstrap, Figure
 
 Row = Mapping[str, Any]
@@ -61,49 +72,49 @@ def tasks_of(rows: Sequence[Row], labels: Mapping[str, str]) -> list[dict[str, A
         if task not in labels:
             continue
         truth = digits(labels[task])
-        by_origin = {
-            origin: {
-                row["seed"]: row for row in rows if row["kind"] == "task" and (row["task"], row["origin"]) == (task, origin)
-            }
-            for origin in origins
-        }
-        for origin, runs in by_origin.items():
-            if not runs:
-                continue
-            names = next(iter(runs.values()))["labels"]
-            given = np.stack([digits(row["predicted"]) for row in runs.values()])
-            one: dict[str, Any] = {
-                "task": task,
-                "origin": origin,
-                "num_seeds": len(runs),
-                "macro_f1": asdict(_scored(list(runs.values()), truth, num_labels=len(names)).estimate()),
-                "labels": names,
-                "confusion": confusion_matrix(truth, given, num_labels=len(names)).tolist(),
-            }
-            alone = by_origin["minilm"]
-            both = [seed for seed in runs if seed in alone]
-            if both and origin != "minilm":
-                bootstrap = Bootstrap(truth, num_labels=len(names), num_seeds=len(both))
-                pair = [np.stack([digits(each[seed]["predicted"]) for seed in both]) for each in (runs, alone)]
-                one["gain"] = asdict((bootstrap.macro_f1(pair[0]) - bootstrap.macro_f1(pair[1])).estimate())
-            found.append(one)
+        by_origin = _by_origin([row for row in rows if row["kind"] == "task" and row["task"] == task], origins)
+        found += [{"task": task, **one} for one in _compared(by_origin, truth, against="minilm")]
     return found
 
 
-def confusion_matrix(truth: NDArray[np.int64], given: NDArray[np.int64], *, num_labels: int) -> NDArray[np.int64]:
-    """Return how many texts of each true label were given each label, the runs together.
+def language_of(rows: Sequence[Row], labels: str) -> list[dict[str, Any]]:
+    """Return for each way into another language the macro-F1, the gain over training from scratch, and the confusions.
 
     Args:
-        truth: True class ids, shape (texts,).
-        given: Answers, shape (runs, texts).
-        num_labels: Number of labels.
-
-    Returns:
-        Counts, shape (true label, given label).
+        rows: All rows.
+        labels: True labels of the test texts, a digit a text.
     """
-    counts = np.zeros((num_labels, num_labels), dtype=np.int64)
-    np.add.at(counts, (np.broadcast_to(truth, given.shape), given), 1)
-    return counts
+    by_origin = _by_origin([row for row in rows if row["kind"] == "language"], LANGUAGE_ORIGINS)
+    return _compared(by_origin, digits(labels), against=FROM_SCRATCH)
+
+
+def _by_origin(rows: Sequence[Row], origins: Sequence[str]) -> dict[str, dict[int, Row]]:
+    """The runs of each origin, by seed."""
+    return {origin: {row["seed"]: row for row in rows if row["origin"] == origin} for origin in origins}
+
+
+def _compared(by_origin: Mapping[str, Mapping[int, Row]], truth: NDArray[np.int64], *, against: str) -> list[dict[str, Any]]:
+    """What each origin reaches and, on the seeds that both have, by how much more than the one called `against`."""
+    found = []
+    for origin, runs in by_origin.items():
+        if not runs:
+            continue
+        names = next(iter(runs.values()))["labels"]
+        given = np.stack([digits(row["predicted"]) for row in runs.values()])
+        one: dict[str, Any] = {
+            "origin": origin,
+            "num_seeds": len(runs),
+            "macro_f1": asdict(_scored(list(runs.values()), truth, num_labels=len(names)).estimate()),
+            "labels": names,
+            "confusion": np.sum([confusion_matrix(truth, run, num_labels=len(names)) for run in given], axis=0).tolist(),
+        }
+        both = [seed for seed in runs if seed in by_origin[against]]
+        if both and origin != against:
+            bootstrap = Bootstrap(truth, num_labels=len(names), num_seeds=len(both))
+            pair = [np.stack([digits(each[seed]["predicted"]) for seed in both]) for each in (runs, by_origin[against])]
+            one["gain"] = asdict((bootstrap.macro_f1(pair[0]) - bootstrap.macro_f1(pair[1])).estimate())
+        found.append(one)
+    return found
 
 
 def gap_closed_of(rows: Sequence[Row]) -> list[dict[str, Any]]:

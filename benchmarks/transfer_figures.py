@@ -28,6 +28,14 @@ CROSS_TASKS: Final = {
 }
 """Tasks with other labels than the sources', and what each is reached from."""
 
+FROM_SCRATCH: Final = "random"
+LANGUAGE_ORIGINS: Final = (
+    *("majority", "zero_shot", "tfidf"),
+    *(FROM_SCRATCH, "random_frozen", "movies_frozen", "movies_whole", "movies_adapted"),
+)
+"""Ways into Chinese where every model at hand is English; with `_frozen` the layers stay, with `_whole` they then learn
+too, with `_adapted` they stay while masked words are guessed before the labels are learnt."""
+
 TASKS: Final = ("movies", "amazon", "tweets", "nyt", "domains")
 CANDIDATES: Final = ("minilm", "lowest_3_layers", "random", "after_a_task")
 NEAR: Final = 0.01
@@ -188,6 +196,7 @@ def missing_of(rows: Sequence[Row]) -> list[str]:
     wanted += [f"floor-{name}-{target}-all" for name in ("tfidf", "majority") for target in DOMAINS]
     wanted += [f"floor-tfidf-{target}-{LABELS_A_CLASS}-{seed}" for target in DOMAINS for seed in SEEDS]
     wanted += [f"task-{task}-{origin}-{seed}" for task, origins in CROSS_TASKS.items() for origin in origins for seed in SEEDS]
+    wanted += [f"language-{origin}-{seed}" for origin in LANGUAGE_ORIGINS for seed in SEEDS]
     source, target = CURVE_PAIR
     for shots in CURVE_SHOTS:
         wanted += [f"floor-tfidf-{target}-{shots}-{seed}" for seed in SEEDS if shots != LABELS_A_CLASS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,21 @@ from matplotlib.ticker import FuncFormatter
 
 from benchmarks.transfer_evaluation import gap_closed_of
 from benchmarks.transfer_figures import CURVE_PAIR, DOMAINS, LABELS_A_CLASS, choices_of, unlabelled_of
+from benchmarks.transfer_recipes import ADAPTED_TEXTS
 from export.report import GREY, svg_of
 
 Row = Mapping[str, Any]
+
+LANGUAGE_IN_WORDS = {
+    "majority": "always the commonest label",
+    "zero_shot": "the teacher of movies as it is, no label",
+    "tfidf": "TF-IDF of one to three characters",
+    "random": "from scratch: layers drawn anew, all learn",
+    "random_frozen": "layers drawn anew, frozen: the vocabulary learns",
+    "movies_frozen": "the teacher of movies, frozen: the vocabulary learns",
+    "movies_whole": "the same, then all layers learn too",
+    "movies_adapted": f"the teacher of movies, frozen: masked words of {ADAPTED_TEXTS:,} reviews first",
+}
 
 COLOURS = {"parameters": "#0d9488", "features": "#3b82f6", "tfidf": "#7b8494"}
 
@@ -40,8 +52,8 @@ def markdown_of_transfer(result: Row) -> str:
     lines.append("| student of the other three's teachers (share of its own teacher's) | " + " | ".join(shown) + " |")
     majority = [_mean_of(result["rows"], kind="floor", source="majority", target=target) for target in DOMAINS]
     lines.append("| always its commonest label | " + " | ".join(majority) + " |")
-    lines += ["", *_gap_in_lines(result["rows"]), *_curve_in_lines(result.get("curve", []))]
-    lines += [*_tasks_in_lines(result.get("tasks", [])), *_choices_in_lines(result["rows"])]
+    lines += ["", *_gap_in_lines(result["rows"]), *_features_in_lines(result), *_curve_in_lines(result.get("curve", []))]
+    lines += [*_tasks_in_lines(result.get("tasks", [])), *_language_in_lines(result), *_choices_in_lines(result["rows"])]
     lost = [cell for cell in result["matrix"] if not cell.get("wins", True)]
     lines += [line for cell in lost for line in (f"For {cell['target']}: {cell['words']}", "")]
     missing = len(result["missing"])
@@ -62,6 +74,26 @@ def _gap_in_lines(rows: Sequence[Row]) -> list[str]:
     return [*lines, ""]
 
 
+def _features_in_lines(result: Row) -> list[str]:
+    """Movies from frozen features beside whole fine-tuning: quality, time, and the time of a second run from the cache."""
+    runs = [row for row in result["rows"] if row["kind"] == "features"]
+    figures = result.get("figures", {})
+    if not runs or "features_gap" not in figures:
+        return []
+    seconds = {name: float(np.median([row[name] for row in runs])) for name in ("cold_s", "fine_tuning_s", "warm_s")}
+    tuned = _mean_of(result["rows"], kind="whole", source="movies", target="movies")
+    return [
+        "| movies with all labels | macro-F1 | seconds | share of the time |",
+        "|---|--:|--:|--:|",
+        f"| fine-tuned whole | {tuned} | {seconds['fine_tuning_s']:.0f} |  |",
+        f"| a head on frozen features | {_mean_of(runs)}, {-figures['features_gap']:+.3f} | {seconds['cold_s']:.1f} "
+        f"| {figures['features_time_share']:.1%} |",
+        f"| the same again, features from the cache | the same | {seconds['warm_s']:.1f} "
+        f"| {seconds['warm_s'] / seconds['fine_tuning_s']:.1%} |",
+        "",
+    ]
+
+
 def _curve_in_lines(points: Sequence[Row]) -> list[str]:
     if not points:
         return []
@@ -79,13 +111,28 @@ def _tasks_in_lines(found: Sequence[Row]) -> list[str]:
     for task in dict.fromkeys(one["task"] for one in found):
         ours = [one for one in found if one["task"] == task]
         lines += [f"| {task.replace('-', ' ')}, 100 labels a class | macro-F1 | against the encoder alone |", "|---|--:|--:|"]
-        for one in ours:
-            gain = one.get("gain")
-            said = f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" if gain else ""
-            lines.append(f"| {origin_in_words(one['origin'])} | {_with_interval(one)} | {said} |")
-        best = max(ours, key=lambda one: one["macro_f1"]["value"])
-        lines += ["", *confusion_in_lines(best["confusion"], best["labels"], title=origin_in_words(best["origin"])), ""]
+        lines += _compared_in_lines(ours, origin_in_words)
     return lines
+
+
+def _language_in_lines(result: Row) -> list[str]:
+    found = result.get("language", [])
+    if not found:
+        return []
+    count = next(row["num_labels"] for row in result["rows"] if row["kind"] == "language")
+    lines = [f"| Chinese reviews, {count:,} labels | macro-F1 | against training from scratch |", "|---|--:|--:|"]
+    return [*lines, *_compared_in_lines(found, lambda origin: LANGUAGE_IN_WORDS[origin])]
+
+
+def _compared_in_lines(found: Sequence[Row], in_words: Callable[[str], str]) -> list[str]:
+    """A line for each origin, and the confusions of the best one."""
+    lines = []
+    for one in found:
+        gain = one.get("gain")
+        said = f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" if gain else ""
+        lines.append(f"| {in_words(one['origin'])} | {_with_interval(one)} | {said} |")
+    best = max(found, key=lambda one: one["macro_f1"]["value"])
+    return [*lines, "", *confusion_in_lines(best["confusion"], best["labels"], title=in_words(best["origin"])), ""]
 
 
 def confusion_in_lines(counts: Sequence[Sequence[int]], labels: Sequence[str], *, title: str) -> list[str]:

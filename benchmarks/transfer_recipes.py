@@ -30,3 +30,26 @@ STUDENT: Final = DistillSettings(
 )
 LABELLED_BESIDE: Final = 1000
 """Labelled movie sentences that the student of an unlabelled domain also learns from."""
+
+LANGUAGE_TEXTS: Final = 2000
+"""Chinese reviews that the target language is learnt from, with their labels."""
+
+LANGUAGE_VOCABULARY: Final = 8000
+OVER_FROZEN_LAYERS: Final = CarrySettings(
+    new_vocabulary=LANGUAGE_VOCABULARY,
+    freeze_body=True,
+    epochs=3,
+    learning_rate=1e-3,
+    max_length=48,
+    patience=3,
+    mixed_precision="auto",
+)
+ADAPTED_TEXTS: Final = 8000
+ADAPTED_FIRST: Final = OVER_FROZEN_LAYERS.model_copy(update={"adapt_learning_rate": 2e-3})
+WITH_ALL_LAYERS: Final = CarrySettings(epochs=1, learning_rate=1e-4, max_length=48, mixed_precision="auto")
+"""How the layers then learn too, in the vocabulary that the bundle has by now."""
+
+LANGUAGE_FROM_SCRATCH: Final = OVER_FROZEN_LAYERS.model_copy(
+    update={"freeze_body": False, "learning_rate": 1e-4, "epochs": 4, "patience": 4}
+)
+"""The same vocabulary with every weight drawn anew, and as many epochs as the two above together."""

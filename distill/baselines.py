@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from distill.data import Dataset
 from distill.errors import SettingsError
 from distill.extras import requires
 from distill.labels import Logits, ProblemType, require_single_label
+
+Unit = Literal["words", "characters"]
 
 
 class MajorityClassifier:
@@ -32,21 +35,23 @@ class MajorityClassifier:
 
 
 class TfidfClassifier:
-    """Words and pairs of words, weighted by TF-IDF, into a logistic regression."""
+    """Words and pairs of words, or strings of up to three characters, weighted by TF-IDF, into a logistic regression."""
 
     problem_type: ProblemType = "single_label_classification"
 
-    def __init__(self, train: Dataset, *, seed: int = 0) -> None:
-        """Fit on the training texts."""
+    def __init__(self, train: Dataset, *, unit: Unit = "words", seed: int = 0) -> None:
+        """Fit on the training texts; characters are for languages that put no spaces between words."""
         require_single_label(train.problem_type, "the TF-IDF floor")
         with requires("the TF-IDF floor"):
             from sklearn.feature_extraction.text import TfidfVectorizer
             from sklearn.linear_model import LogisticRegression
             from sklearn.pipeline import make_pipeline
         self.labels = train.labels
-        self._pipeline = make_pipeline(
-            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=1000, random_state=seed)
-        )
+        if unit == "words":
+            vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        else:
+            vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True)
+        self._pipeline = make_pipeline(vectorizer, LogisticRegression(max_iter=1000, random_state=seed))
         self._pipeline.fit(train.texts, train.label_ids)
         regression = self._pipeline[-1]
         self._known = regression.classes_

@@ -32,6 +32,13 @@ _SOURCE = (
     "labelled texts of the task that --init was trained on: their score before and after is reported, leaked texts are looked "
     "for (extra: transfer), and --replay-share learns from them"
 )
+_NEW_VOCABULARY = (
+    "for a language that the model does not know: train a tokenizer of so many tokens on the training and --adapt texts, and "
+    "draw their vectors anew"
+)
+_FREEZE_BODY = (
+    "leave all layers as they are, also while adapting: the embeddings and the head learn, as a --new-vocabulary needs first"
+)
 _ANCHOR = (
     "L2-SP against forgetting: this times the squared distance of the encoder from where it began is added to the loss; "
     "try 0.01 to 1"
@@ -70,6 +77,8 @@ class CarrySettings(TeacherSettings, FeatureSettings):
     feature_layer: int | None = Field(None, ge=1, description=_FEATURE_LAYER)
     shots: int | None = Field(None, ge=2, description=_SHOTS)
     freeze_below: int = Field(0, ge=0, description="leave the embeddings and so many of the lowest layers as they are")
+    new_vocabulary: int | None = Field(None, ge=100, description=_NEW_VOCABULARY)
+    freeze_body: bool = Field(False, description=_FREEZE_BODY)
     gradual_unfreezing: bool = Field(
         False, description="train the head alone in the first epoch, and one layer more, from the top, in each further one"
     )
@@ -95,12 +104,21 @@ class CarrySettings(TeacherSettings, FeatureSettings):
 
     @model_validator(mode="after")
     def _features_train_no_layer(self) -> Self:
-        of_parameters = ("freeze_below", "gradual_unfreezing", "reinit_layers", "lora_rank", "anchor", "replay_share")
+        of_parameters = (
+            *("new_vocabulary", "freeze_body", "freeze_below", "gradual_unfreezing"),
+            *("reinit_layers", "lora_rank", "anchor", "replay_share"),
+        )
         asked = [name for name in of_parameters if getattr(self, name)] + ["layer_decay"] * (self.layer_decay != 1)
         if self.transfer == "features" and asked:
             raise ValueError(f"with transfer features no layer is trained, so {' and '.join(asked)} cannot be honoured")
-        if self.lora_rank and (frozen := [name for name in ("freeze_below", "gradual_unfreezing") if getattr(self, name)]):
-            raise ValueError(f"lora_rank leaves every layer as it is, so {' and '.join(frozen)} cannot be honoured beside it")
+        return self
+
+    @model_validator(mode="after")
+    def _a_layer_is_left_as_it_is_once(self) -> Self:
+        of_layers = ("freeze_below", "gradual_unfreezing")
+        for name, against in (("lora_rank", of_layers), ("freeze_body", (*of_layers, "reinit_layers", "lora_rank"))):
+            if getattr(self, name) and (asked := [other for other in against if getattr(self, other)]):
+                raise ValueError(f"{name} leaves every layer as it is, so {' and '.join(asked)} cannot be honoured beside it")
         return self
 
 

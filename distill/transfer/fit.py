@@ -40,7 +40,8 @@ from distill.transfer.calibration import divide_logits, fitted_temperature
 from distill.transfer.features import encoder_of, pooled_features
 from distill.transfer.guards import leakage_words, near_duplicates, overfitting_words
 from distill.transfer.head import choose_head, classifier_of, require_computable
-from distill.transfer.parameters import LayerRates, add_lora, draw_anew, draw_head_anew, freeze
+from distill.transfer.language import with_new_vocabulary
+from distill.transfer.parameters import LayerRates, add_lora, draw_anew, draw_head_anew, freeze, freeze_body
 from distill.transfer_settings import CarrySettings
 
 GAP_TEXTS = 500
@@ -108,8 +109,13 @@ def fit_carried(
     classifier = _loaded(model, init, train, settings)
     on_device(classifier.model, chosen_device(settings.device))
     compute = chosen_mixed_precision(settings.mixed_precision, classifier.model.device)
-    say_truncated(classifier, train, reporter)
     adapted = tuple(adapt_texts)
+    if settings.new_vocabulary is not None:
+        classifier = with_new_vocabulary(classifier, (*train.texts, *adapted), size=settings.new_vocabulary, seed=settings.seed)
+        reporter.say(f"new vocabulary: {classifier.tokenizer.vocabulary_size} tokens; their vectors begin at random")
+    if settings.freeze_body:
+        freeze_body(classifier.model)
+    say_truncated(classifier, train, reporter)
     if adapted:
         adapt(classifier, adapted, settings, compute=compute, reporter=reporter)
     run = _Run(

@@ -73,6 +73,19 @@ def freeze(model: PreTrainedModel, *, below: int) -> None:
             parameter.requires_grad_(False)
 
 
+def freeze_body(model: PreTrainedModel) -> None:
+    """Leave every layer as it is; embeddings, pooler and head learn.
+
+    Raises:
+        SettingsError: The family names its layers in a way that is not known.
+    """
+    layers = [parameter for name, parameter in model.named_parameters() if _LAYER.search(name)]
+    if not layers:
+        raise SettingsError(f"cannot find the layers of a {model.config.model_type} model; BERT's family is known")
+    for parameter in layers:
+        parameter.requires_grad_(False)
+
+
 def draw_anew(model: PreTrainedModel, *, top_layers: int, seed: int) -> None:
     """Draw the weights of the top layers, and of the pooler, as at the model's own beginning (Zhang et al., 2021).
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.transfer_evaluation import confusion_matrix, curve_of, gap_closed_of, tasks_of
+from benchmarks.transfer_evaluation import curve_of, gap_closed_of, language_of, tasks_of
 from benchmarks.transfer_page import confusion_in_lines, learning_curve, markdown_of_transfer
+from distill.metrics import confusion_matrix
 
 TRUE = "01" * 20
 BAD = "10" * 4 + TRUE[8:]  # 8 of 40 wrong, as many of each label: macro-F1 0.8
@@ -59,8 +60,25 @@ def test_another_task_is_compared_on_the_seeds_that_both_have() -> None:
     assert found["movies"]["confusion"] == [[20, 0, 0], [10, 10, 0], [0, 0, 20]]
 
 
+def in_chinese(origin: str, seed: int, predicted: str) -> dict[str, Any]:
+    row = {"kind": "language", "origin": origin, "seed": seed, "predicted": predicted, "num_labels": 3000}
+    return {**row, "labels": ["negative", "positive"]}
+
+
+LANGUAGE = [in_chinese("random", 0, BAD), in_chinese("movies_frozen", 0, TRUE), in_chinese("tfidf", 1, TRUE)]
+
+
+def test_another_language_is_compared_with_training_from_scratch() -> None:
+    found = {one["origin"]: one for one in language_of(LANGUAGE, TRUE)}
+    assert found["random"]["macro_f1"]["value"] == pytest.approx(0.8)
+    assert found["movies_frozen"]["gain"]["value"] == pytest.approx(0.2)
+    assert "gain" not in found["tfidf"]  # of another seed
+    assert found["random"]["confusion"] == [[16, 4], [4, 16]]
+
+
 def test_a_confusion_matrix_counts_true_by_given() -> None:
-    counts = confusion_matrix(np.array([0, 0, 1, 2]), np.array([[0, 1, 1, 0], [0, 1, 1, 2]]), num_labels=3)
+    truth, first, second = (np.array(ids) for ids in ([0, 0, 1, 2], [0, 1, 1, 0], [0, 1, 1, 2]))
+    counts = confusion_matrix(truth, first, num_labels=3) + confusion_matrix(truth, second, num_labels=3)
     assert counts.tolist() == [[2, 2, 0], [0, 2, 0], [1, 0, 1]]
     lines = confusion_in_lines(counts.tolist(), ["a", "b", "c"], title="ours")
     assert lines[0] == "| ours: given | a | b | c | texts |"
@@ -100,6 +118,7 @@ def test_the_page_and_the_picture_show_them() -> None:
     ]
     result = {"rows": shown, "matrix": [], "missing": [], "command": "a command"}
     result |= {"curve": curve_of(rows, LABELS), "tasks": tasks_of(rows, LABELS)}
+    result |= {"language": language_of(LANGUAGE, TRUE), "rows": [*shown, *LANGUAGE]}
     page = markdown_of_transfer(result)
     assert "| amazon with so many labels | 16 | 200 |" in page
     assert "| TF-IDF |  | 0.700 |  |  |" in page  # with 200 labels, not with 16 or all
@@ -108,6 +127,8 @@ def test_the_page_and_the_picture_show_them() -> None:
     assert "| nyt | 0.690 | 0.810 | 64% | no gap |" in page  # (0.76 - 0.69) / (0.80 - 0.69)
     assert "| tweets three way, 100 labels a class | macro-F1 | against the encoder alone |" in page
     assert "| true neutral | 50.0% | 50.0% | 0.0% | 20 |" in page
+    assert "| Chinese reviews, 3,000 labels | macro-F1 | against training from scratch |" in page
+    assert "| the teacher of movies, frozen: the vocabulary learns | 1.000 (" in page
     picture = learning_curve(result)
     assert picture == learning_curve(result)
     assert picture.startswith("<svg")

