@@ -7,6 +7,9 @@ from typing import Any
 
 from benchmarks.serving.comparing import OURS
 
+BUSY_SHARE = 0.9
+"""Of a processor; a generator in an open loop that takes more is late itself."""
+
 
 def serving_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the figures that DESIGN names, from the rows there are."""
@@ -15,6 +18,7 @@ def serving_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     figures: dict[str, float] = {}
     if ratios:
         figures["requests_ratio_best_peer"] = min(ratios)
+    by_kind = {kind: row for kind, row in by_kind.items() if _kept_up(row)}
     if "half_load" in by_kind and by_kind["half_load"]["latency"]["p99_ms"] is not None:
         figures["p99_ms_half_load"] = by_kind["half_load"]["latency"]["p99_ms"]
     if "overload" in by_kind:
@@ -66,7 +70,7 @@ def _half_load(row: Mapping[str, Any]) -> str:
     latency = row["latency"]
     return (
         f"At half of what saturates it, open loop ({row['rate']:,.0f} requests a second): p50 {_ms(latency['p50_ms'])}, "
-        f"p99 {_ms(latency['p99_ms'])}."
+        f"p99 {_ms(latency['p99_ms'])}{_of_generator(row)}."
     )
 
 
@@ -75,7 +79,7 @@ def _overload(row: Mapping[str, Any]) -> str:
     return (
         f"At twice the saturating load for {row['seconds']:.0f} s: {seen.get('200', 0):,} answered, {row['accepted_late']} of "
         f"them past their {row['deadline_ms']} ms; {seen.get('429', 0):,} refused, p99 {_ms(row['rejected']['p99_ms'])}; "
-        f"{row['server_errors']} server errors, {row['lost']} lost; memory {row['memory_growth']:+.1%}."
+        f"{row['server_errors']} server errors, {row['lost']} lost; memory {row['memory_growth']:+.1%}{_of_generator(row)}."
     )
 
 
@@ -88,6 +92,18 @@ def _reload(row: Mapping[str, Any]) -> str:
 
 def _soak(row: Mapping[str, Any]) -> str:
     return f"{row['seconds'] / 60:.0f} minutes of mixed load: {row['errors']} errors, memory {row['memory_growth']:+.1%}."
+
+
+def _kept_up(row: Mapping[str, Any]) -> bool:
+    """Whether the generator had processor time left; a load that it could not make says nothing of a server."""
+    return float(row.get("generator", {}).get("processor_share", 0)) < BUSY_SHARE
+
+
+def _of_generator(row: Mapping[str, Any]) -> str:
+    late = row.get("generator", {}).get("late_p99_ms")
+    if not _kept_up(row):
+        return " (not valid: the load generator did not keep up)"
+    return "" if late is None else f" (p99 of the generator's own lateness, which counts: {late:.1f} ms)"
 
 
 def _ms(value: float | None) -> str:

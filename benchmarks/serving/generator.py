@@ -2,8 +2,9 @@
 
 Closed loop: each connection asks again as soon as it has its answer. Open loop: requests are due at times drawn
 beforehand (Poisson), and latency counts from when a request was due, also where server or generator were too busy to
-start it, so that a slow moment cannot hide what it delayed ("coordinated omission"). Knows no protocol but HTTP/1.1: it
-is given whole requests. One thread around one epoll, because it shares the processors with what it measures.
+start it, so that a slow moment cannot hide what it delayed ("coordinated omission"). What the generator itself was late
+is kept beside it. Connections are opened before the clock starts. Knows no protocol but HTTP/1.1: it is given whole
+requests. One thread around one epoll, because it shares the processors with what it measures.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+SETTLE_S = 0.5
+"""Between opening connections and the first request: a load of a thousand clients is not a thousand that come at once."""
 
 LOST, TIMED_OUT, REFUSED = 0, -1, -2
 """In place of an HTTP status: sent but never answered; not answered in time; never sent, for nobody listens."""
@@ -106,6 +110,7 @@ class Generator:
     def __init__(self, load: Load) -> None:
         self.due_s: list[float] = []
         self.sent_s: list[float] = []
+        self.free_s: list[float] = []
         self.ended_s: list[float] = []
         self.status: list[int] = []
         self.answer: list[int] = []
@@ -118,11 +123,13 @@ class Generator:
         self._starts: deque[float] | None = None
         self._stop_s = 0.0
         self._swept_s = 0.0
+        self._free_since_s = 0.0
 
     def run(self) -> tuple[float, float]:
         """Ask until the load is done; return seconds gone and seconds of processor time used."""
         for connection in self._idle:
             self._connect(connection)
+        time.sleep(SETTLE_S)
         gc.disable()
         used, began = time.process_time(), time.perf_counter()
         self._stop_s = self._swept_s = began
@@ -166,6 +173,7 @@ class Generator:
         number = len(self.due_s)
         request = self._load.requests[number % len(self._load.requests)]
         self.due_s.append(due_s)
+        self.free_s.append(max(due_s, self._free_since_s))
         self.sent_s.append(time.perf_counter())
         self.ended_s.append(0.0)
         self.status.append(LOST)
@@ -251,6 +259,8 @@ class Generator:
         self.ended_s[number] = time.perf_counter()
         self.status[number] = status
         connection.sample = -1
+        if not self._idle:
+            self._free_since_s = self.ended_s[number]
         self._idle.append(connection)
 
     def _give_up_late_ones(self, now: float) -> None:
@@ -276,6 +286,7 @@ def main(out: Path) -> None:
         out,
         due_s=np.array(generator.due_s),
         sent_s=np.array(generator.sent_s),
+        free_s=np.array(generator.free_s),
         ended_s=np.array(generator.ended_s),
         status=np.array(generator.status, dtype=np.int32),
         answer=np.array(generator.answer, dtype=np.int64),

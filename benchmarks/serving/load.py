@@ -30,6 +30,7 @@ class Samples:
     Attributes:
         due_s: When each should have started; in a closed loop, when it did.
         sent_s: When it was sent.
+        free_s: When it could have been: it was due, and a connection was free.
         ended_s: When its answer was whole.
         status: HTTP status, or `LOST`, `TIMED_OUT`, `REFUSED`.
         answer: Number of its body in `bodies`.
@@ -40,6 +41,7 @@ class Samples:
 
     due_s: NDArray[np.float64]
     sent_s: NDArray[np.float64]
+    free_s: NDArray[np.float64]
     ended_s: NDArray[np.float64]
     status: NDArray[np.int32]
     answer: NDArray[np.int64]
@@ -77,8 +79,13 @@ class Samples:
         return percentiles(self.latency_ms[self.status == status])
 
     def generator(self) -> dict[str, float]:
-        """Return what the generator took itself: microseconds a request, and its share of one processor."""
-        return {"us_per_request": self.cpu_s / max(1, len(self.due_s)) * 1e6, "processor_share": self.cpu_s / self.wall_s}
+        """Return what the generator took itself: microseconds a request, its share of one processor, and how late it was."""
+        late_ms = (self.sent_s - self.free_s) * 1000
+        return {
+            "us_per_request": self.cpu_s / max(1, len(self.due_s)) * 1e6,
+            "processor_share": self.cpu_s / self.wall_s,
+            "late_p99_ms": float(np.percentile(late_ms, 99)) if len(late_ms) else 0.0,
+        }
 
 
 def percentiles(values_ms: NDArray[np.float64]) -> dict[str, float | int | None]:

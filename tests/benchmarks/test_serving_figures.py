@@ -57,6 +57,16 @@ def test_what_was_not_measured_has_no_figure() -> None:
     }
 
 
+def test_a_load_that_the_generator_could_not_make_has_no_figure_and_says_so() -> None:
+    half = {"kind": "half_load", "rate": 1200.0, "latency": {"p50_ms": 2.0, "p99_ms": 5.0}}
+    kept_up = {**half, "generator": {"processor_share": 0.2, "late_p99_ms": 0.43}}
+    busy = {**half, "generator": {"processor_share": 0.95, "late_p99_ms": 80.0}}
+    assert serving_figures([kept_up]) == {"p99_ms_half_load": 5.0}
+    assert serving_words([kept_up]).endswith("p99 5.0 ms (p99 of the generator's own lateness, which counts: 0.4 ms).")
+    assert serving_figures([busy]) == {}
+    assert serving_words([busy]).endswith("p99 5.0 ms (not valid: the load generator did not keep up).")
+
+
 def test_the_table_has_quality_beside_speed_and_says_why_a_peer_is_missing() -> None:
     columns, cells = serving_table(ROWS)
     assert [row[0] for row in cells] == ["potstill", "litserve", "mlserver", "infinity"]
@@ -105,6 +115,7 @@ def samples(statuses: Sequence[int], bodies: Sequence[bytes]) -> Samples:
     return Samples(
         due_s=np.zeros(count),
         sent_s=np.zeros(count),
+        free_s=np.zeros(count),
         ended_s=np.ones(count),
         status=np.array(statuses, dtype=np.int32),
         answer=np.arange(count),
