@@ -111,6 +111,32 @@ class App:
             requests_log.info("%s %s %s %.1fms %s", request_id, method, scope["path"], seconds * 1000, reply.status)
         await self._send(reply, request_id, headers, send)
 
+    def refused_at_the_door(self, method: str, path: str, headers: Headers) -> tuple[Reply, str] | None:
+        """Return the refusal of a request that the queue has no room for, and the request's id; None for any other.
+
+        For a server that has read a head and done nothing else: in an overload most requests end here, and what they cost
+        is taken from those that are answered.
+        """
+        found = self._table.find(path).get(method)
+        if found is None or found.route.does != "infer" or self.is_closing or b"origin" in headers:
+            return None
+        dialect = found.route.dialect
+        try:
+            self._access.require_caller(headers.get(b"authorization"))
+            model = self._model(found)
+            model.batcher.let_in(deadline_s=_deadline_s(headers, model.limits.deadline_ms))
+        except Refusal as refusal:
+            if refusal.reason is not Reason.OVERLOADED:
+                return None
+            reply = _with_advice(dialect.refuse(refusal), refusal)
+        else:
+            return None
+        request_id = self._request_id(headers)
+        self.metrics.count_request(dialect.name, reply.status, 0.0)
+        if self.settings.log_requests:
+            requests_log.info("%s %s %s %.1fms %s", request_id, method, path, 0.0, reply.status)
+        return reply, request_id
+
     async def _answer(self, found: Found, scope: Scope, headers: Headers, receive: Receive, request_id: str) -> Reply:
         route = found.route
         if route.door == "caller":
@@ -128,7 +154,7 @@ class App:
         dialect, model = found.route.dialect, self._model(found)
         began, deadline_s = time.monotonic(), _deadline_s(headers, model.limits.deadline_ms)
         # Before the body is read: a server that has too much to do must say so cheaply.
-        model.batcher.refuse_if_full(1, deadline_s=deadline_s)
+        model.batcher.refuse_if_full(1, tokens=0, deadline_s=deadline_s)
         query = dialect.read(await self._body(headers, receive), headers)
         if self.settings.log_texts:
             requests_log.info("%s %s", request_id, query.texts)
@@ -210,12 +236,7 @@ class App:
         return f"{self._id_prefix}-{next(self._ids):x}"
 
     async def _send(self, reply: Reply, request_id: str, headers: Headers, send: Send) -> None:
-        sent = [
-            (b"content-type", reply.content_type),
-            (b"content-length", b"%d" % len(reply.body)),
-            (b"x-request-id", request_id.encode("ascii", "replace")),
-            *reply.headers,
-        ]
+        sent = headers_of(reply, request_id)
         origin = headers.get(b"origin")
         if origin is not None and origin.decode("latin-1") in self.settings.cors_origins:
             sent += [(b"access-control-allow-origin", origin), (b"vary", b"origin"), *_CORS]
@@ -281,6 +302,16 @@ _CORS = (
     (b"access-control-allow-methods", b"GET, POST"),
     (b"access-control-allow-headers", b"authorization, content-type, x-request-id, x-deadline-ms"),
 )
+
+
+def headers_of(reply: Reply, request_id: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers that every answer has, and its own."""
+    return [
+        (b"content-type", reply.content_type),
+        (b"content-length", b"%d" % len(reply.body)),
+        (b"x-request-id", request_id.encode("ascii", "replace")),
+        *reply.headers,
+    ]
 
 
 async def _read_away(receive: Receive) -> None:

@@ -24,7 +24,10 @@ CHARS_PER_TOKEN = 4
 """Of plain English; only to join texts, the runtime counts exactly."""
 
 PORTION_TOKENS = 128
-"""What a request may put into one batch before the next one has its turn."""
+"""What a request may put into one batch before the next one has its turn, and what a batch may hold however little waits."""
+
+WAIT_SHARE = 0.25
+"""Of its deadline a request may be expected to wait; the rest is for what is under way, the event loop, and wrong estimates."""
 
 
 @dataclass(eq=False)
@@ -39,6 +42,11 @@ class Job:
     taken: int = 0
     answers: list[RowAnswer | None] = field(default_factory=list)
     missing: int = 0
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Estimated tokens of the texts that are in no batch yet."""
+        return sum(self.cost[self.taken :])
 
     @property
     def is_over(self) -> bool:
@@ -58,6 +66,11 @@ class Portion:
     def texts(self) -> Sequence[TextInput]:
         """Return them."""
         return self.job.texts[self.start : self.stop]
+
+    @property
+    def tokens(self) -> int:
+        """Return how many they are, estimated."""
+        return sum(self.job.cost[self.start : self.stop])
 
 
 class Batcher:
@@ -84,10 +97,13 @@ class Batcher:
         self._on_batch = on_batch
         self._waiting: deque[Job] = deque()
         self._waiting_texts = 0
+        self._waiting_tokens = 0
+        self._let_in = 0
         self._ready = threading.Condition(threading.Lock())
         self._closed = False
         self._will_wake = False
-        self._seconds_per_text = 0.0
+        self._seconds_per_token = 0.0
+        self._tokens_per_text = 0.0
         self._threads = [threading.Thread(target=self._work, name=f"potstill-{n}", daemon=True) for n in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -97,20 +113,38 @@ class Batcher:
         """Texts in the queue."""
         return self._waiting_texts
 
-    def expected_wait_s(self, texts: int = 0) -> float:
-        """Return how long a request of so many texts that came now would wait, by what the last batches took."""
-        return (self._waiting_texts + texts) * self._seconds_per_text / len(self._threads)
+    def expected_wait_s(self, tokens: float = 0) -> float:
+        """Return how long a request of so many tokens that came now would wait, by what the last batches took."""
+        return (self._waiting_tokens + tokens) * self._seconds_per_token / len(self._threads)
 
-    def refuse_if_full(self, texts: int, *, deadline_s: float) -> None:
+    def refuse_if_full(self, texts: int, *, tokens: float, deadline_s: float) -> None:
         """Refuse what could not be answered in time.
 
         Raises:
-            Refusal: The queue is full, or its expected wait is past the deadline.
+            Refusal: The queue is full, or its expected wait takes too much of the deadline.
         """
-        wait = self.expected_wait_s(texts)
+        wait = self.expected_wait_s(tokens)
         # A large request into an empty queue is taken whatever its size: nothing it waits for would make it smaller.
-        if self._waiting_texts and (self._waiting_texts + texts > self._max_queue or wait > 0.5 * deadline_s):
+        if self._waiting_texts and (self._waiting_texts + texts > self._max_queue or wait > WAIT_SHARE * deadline_s):
             raise Refusal(Reason.OVERLOADED, "the server is busy; try again later", retry_after_s=max(1, round(wait)))
+
+    def let_in(self, *, deadline_s: float) -> None:
+        """Refuse a request of which only the head is known, where one text more could not be answered in time.
+
+        Those let in are counted until the event loop's next turn, in which they queue up: of a burst that is read at once
+        each would else find the room that there is for one.
+
+        Raises:
+            Refusal: As `refuse_if_full`.
+        """
+        coming = self._let_in + 1
+        self.refuse_if_full(coming, tokens=coming * self._tokens_per_text, deadline_s=deadline_s)
+        if not self._let_in:
+            asyncio.get_running_loop().call_soon(self._forget_let_in)
+        self._let_in = coming
+
+    def _forget_let_in(self) -> None:
+        self._let_in = 0
 
     async def submit(
         self, texts: Sequence[TextInput], engine: Engine, *, deadline_s: float, is_wanted: Callable[[], bool] = lambda: True
@@ -126,15 +160,17 @@ class Batcher:
         Raises:
             Refusal: The queue is full, or the deadline passed.
         """
-        self.refuse_if_full(len(texts), deadline_s=deadline_s)
         loop = asyncio.get_running_loop()
         costs = [_estimated_tokens(text, engine.max_length) for text in texts]
+        tokens = sum(costs)
+        self.refuse_if_full(len(texts), tokens=tokens, deadline_s=deadline_s)
         job = Job(texts, engine, loop.create_future(), costs, is_wanted, answers=[None] * len(texts), missing=len(texts))
         due = time.monotonic() + deadline_s
         timer = loop.call_later(deadline_s, _end, job.future, late())
         with self._ready:
             self._waiting.append(job)
             self._waiting_texts += len(texts)
+            self._waiting_tokens += tokens
         if not self._will_wake:
             self._will_wake = True
             loop.call_soon(self._wake)
@@ -164,9 +200,10 @@ class Batcher:
         while batch := self._next_batch():
             started = time.perf_counter()
             answers = _answered(batch)
-            texts = sum(portion.stop - portion.start for portion in batch)
+            texts, tokens = _texts_in(batch), sum(portion.tokens for portion in batch)
             seconds = time.perf_counter() - started
-            self._seconds_per_text += 0.1 * (seconds / texts - self._seconds_per_text)
+            self._seconds_per_token = _followed(self._seconds_per_token, seconds / tokens)
+            self._tokens_per_text = _followed(self._tokens_per_text, tokens / texts)
             if self._on_batch is not None:
                 self._on_batch(texts, seconds)
             try:
@@ -185,13 +222,16 @@ class Batcher:
 
     def _take(self) -> list[Portion]:
         batch: list[Portion] = []
-        room = self._max_batch_tokens
+        # Its share of what waits: one thread would else take it all, and the others stand idle until the next comes.
+        share = max(PORTION_TOKENS, -(-self._waiting_tokens // len(self._threads)))
+        room = min(self._max_batch_tokens, share)
         unfinished: list[Job] = []
         while self._waiting and room > 0:
             job = self._waiting[0]
             if job.is_over:
                 self._waiting.popleft()
                 self._waiting_texts -= len(job.texts) - job.taken
+                self._waiting_tokens -= job.waiting_tokens
                 _leave(job)
                 continue
             if batch and job.engine is not batch[0].job.engine:
@@ -205,7 +245,8 @@ class Batcher:
             batch.append(Portion(job, start, job.taken))
             if job.taken < len(job.texts):
                 unfinished.append(job)
-        self._waiting_texts -= sum(portion.stop - portion.start for portion in batch)
+        self._waiting_texts -= _texts_in(batch)
+        self._waiting_tokens -= sum(portion.tokens for portion in batch)
         self._waiting.extend(unfinished)
         if self._waiting:
             self._ready.notify()
@@ -215,6 +256,15 @@ class Batcher:
 def late() -> Refusal:
     """Return the refusal of a request whose deadline has passed."""
     return Refusal(Reason.LATE, "the answer was not ready by the deadline")
+
+
+def _texts_in(batch: Sequence[Portion]) -> int:
+    return sum(portion.stop - portion.start for portion in batch)
+
+
+def _followed(before: float, seen: float) -> float:
+    """Return a mean of the last ten or so, the first one alone."""
+    return before + 0.1 * (seen - before) if before else seen
 
 
 def _estimated_tokens(text: TextInput, max_length: int) -> int:

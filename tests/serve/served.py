@@ -5,9 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+
+from distill.classifier import TextInput
+from distill.labels import Logits, ProblemType
 from serve.app import App
 from serve.server import Server
 
@@ -55,3 +60,23 @@ class Running:
         self.server.should_exit = True
         self.thread.join(timeout=20)
         self.app.close()
+
+
+class Lengths:
+    """A classifier whose logit is the text's length; it waits where it is told to, and remembers its batches."""
+
+    labels = ("length",)
+    problem_type: ProblemType = "regression"
+
+    def __init__(self) -> None:
+        self.may_go = threading.Event()
+        self.has_begun = threading.Event()
+        self.batches: list[list[str]] = []
+
+    def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
+        self.has_begun.set()
+        assert self.may_go.wait(20)
+        self.batches.append([cast(str, text) for text in texts])
+        if "bad" in texts:
+            raise ValueError("bad")
+        return np.array([[len(text)] for text in texts], np.float32)

@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Sequence
-from typing import cast
 
-import numpy as np
 import pytest
+from served import Lengths
 
-from distill.classifier import TextInput
-from distill.labels import Logits, ProblemType
-from serve.batching import Batcher
+from serve.batching import WAIT_SHARE, Batcher
 from serve.engine import Engine
 from serve.errors import Reason, Refusal
-
-
-class Lengths:
-    """A classifier whose logit is the text's length; it waits where it is told to, and remembers its batches."""
-
-    labels = ("length",)
-    problem_type: ProblemType = "regression"
-
-    def __init__(self) -> None:
-        self.may_go = threading.Event()
-        self.has_begun = threading.Event()
-        self.batches: list[list[str]] = []
-
-    def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
-        self.has_begun.set()
-        assert self.may_go.wait(20)
-        self.batches.append([cast(str, text) for text in texts])
-        if "bad" in texts:
-            raise ValueError("bad")
-        return np.array([[len(text)] for text in texts], np.float32)
 
 
 def lengths_of(answers: Sequence[object]) -> list[float]:
@@ -108,6 +84,47 @@ def test_a_full_queue_refuses_and_recovers() -> None:
             held.go()
             await asyncio.gather(*waiting)
             assert lengths_of(await held.ask(["dd"])) == [2]
+
+    asyncio.run(main())
+
+
+def test_a_burst_that_is_read_at_once_does_not_find_the_room_of_one() -> None:
+    async def main() -> None:
+        async with Held(max_queue=3) as held:
+            held.ask(["a"])
+            await asyncio.sleep(0)
+            for _ in range(2):  # two of those let in here never ask; the next turn has forgotten them
+                held.batcher.let_in(deadline_s=20)
+                held.batcher.let_in(deadline_s=20)
+                with pytest.raises(Refusal) as refused:
+                    held.batcher.let_in(deadline_s=20)
+                assert refused.value.reason is Reason.OVERLOADED
+                await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+def test_the_expected_wait_counts_tokens_and_a_request_that_would_wait_too_long_is_refused() -> None:
+    async def main() -> None:
+        async with Held(max_batch_tokens=8) as held:  # "first": 5 characters, 1 + 2 tokens
+            await asyncio.sleep(0.3)
+            held.go()
+            await held.first
+            seconds_per_token = held.batcher.expected_wait_s(1)
+            assert 0.1 <= seconds_per_token < 1  # three tokens took 0.3 s and a little
+            held.classifier.may_go.clear()
+            held.ask(["x" * 24])  # 8 tokens: a batch, which is held
+            await asyncio.sleep(0.1)
+            held.ask(["x" * 32])  # 10 tokens: these wait
+            await asyncio.sleep(0)
+            assert held.batcher.expected_wait_s() == pytest.approx(10 * seconds_per_token)
+            patience = (10 + 4) * seconds_per_token / WAIT_SHARE  # what a request of four tokens needs
+            with pytest.raises(Refusal) as refused:
+                await held.ask(["x" * 8], deadline_s=0.99 * patience)
+            assert refused.value.reason is Reason.OVERLOADED
+            last = held.ask(["x" * 8], deadline_s=1.01 * patience)
+            held.go()
+            assert lengths_of(await last) == [8]
 
     asyncio.run(main())
 
