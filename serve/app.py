@@ -36,9 +36,13 @@ requests_log = logging.getLogger("serve.requests")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Answer = Callable[[int, Sequence[tuple[bytes, bytes]], bytes], bool]
 
 IS_WANTED = "potstill.is_wanted"
 """Key of the scope under which the server says whether the client is still there."""
+
+ANSWER = "potstill.answer"
+"""Key of the scope under which the server takes an answer at once; it returns False where it cannot."""
 
 PAGE = Path(__file__).parent / "page" / "index.html"
 _READ_AWAY_S = 1.0
@@ -109,18 +113,16 @@ class App:
         self.metrics.count_request(dialect.name if found and found.route.does == "infer" else "other", reply.status, seconds)
         if self.settings.log_requests:
             requests_log.info("%s %s %s %.1fms %s", request_id, method, scope["path"], seconds * 1000, reply.status)
-        await self._send(reply, request_id, headers, send)
+        await self._send(reply, request_id, headers, scope.get(ANSWER), send)
 
     def refused_at_the_door(self, method: str, path: str, headers: Headers) -> tuple[Reply, str] | None:
         """Return the refusal of a request that the queue has no room for, and the request's id; None for any other.
 
-        For a server that has read a head and done nothing else: in an overload most requests end here, and what they cost
-        is taken from those that are answered.
+        For a server that has read a head and done nothing else: what refusals cost in an overload is taken from answers.
         """
         found = self._table.find(path).get(method)
         if found is None or found.route.does != "infer" or self.is_closing or b"origin" in headers:
             return None
-        dialect = found.route.dialect
         try:
             self._access.require_caller(headers.get(b"authorization"))
             model = self._model(found)
@@ -128,11 +130,11 @@ class App:
         except Refusal as refusal:
             if refusal.reason is not Reason.OVERLOADED:
                 return None
-            reply = _with_advice(dialect.refuse(refusal), refusal)
+            reply = _with_advice(found.route.dialect.refuse(refusal), refusal)
         else:
             return None
         request_id = self._request_id(headers)
-        self.metrics.count_request(dialect.name, reply.status, 0.0)
+        self.metrics.count_request(found.route.dialect.name, reply.status, 0.0)
         if self.settings.log_requests:
             requests_log.info("%s %s %s %.1fms %s", request_id, method, path, 0.0, reply.status)
         return reply, request_id
@@ -235,7 +237,7 @@ class App:
             return given
         return f"{self._id_prefix}-{next(self._ids):x}"
 
-    async def _send(self, reply: Reply, request_id: str, headers: Headers, send: Send) -> None:
+    async def _send(self, reply: Reply, request_id: str, headers: Headers, answer: Answer | None, send: Send) -> None:
         sent = headers_of(reply, request_id)
         origin = headers.get(b"origin")
         if origin is not None and origin.decode("latin-1") in self.settings.cors_origins:
@@ -243,6 +245,8 @@ class App:
         # Said while requests still come in on open connections, so that a client takes its next one to another server.
         if self.is_closing or reply.status in (Reason.TOO_LARGE.value, Reason.TOO_SLOW.value):
             sent.append((b"connection", b"close"))
+        if answer is not None and answer(reply.status, sent, reply.body):
+            return
         await send({"type": "http.response.start", "status": reply.status, "headers": sent})
         await send({"type": "http.response.body", "body": reply.body})
 
