@@ -53,7 +53,7 @@ class SpeedSettings(Settings):
 
 
 CONVERTING_S = 900.0
-QUICK = {"rounds": 8, "texts": 80, "settle_s": 1.0}
+QUICK = {"rounds": 8, "processes": MIN_PROCESSES, "texts": 80, "settle_s": 1.0}
 """What --quick sets: enough to see that it works, too little to keep."""
 
 

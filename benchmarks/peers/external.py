@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO, cast
 
 import numpy as np
@@ -43,8 +44,9 @@ class Command:
 
     def _give(self, text: str) -> None:
         given = cast(IO[str], self.process.stdin)
-        given.write(" ".join(text.split()) + "\n")  # a text is a line: its own line ends become spaces
-        given.flush()
+        with suppress(BrokenPipeError):  # it has ended; reading its answer says with which code
+            given.write(" ".join(text.split()) + "\n")  # a text is a line: its own line ends become spaces
+            given.flush()
 
     def _take(self) -> Logits:
         line = cast(IO[str], self.process.stdout).readline()

@@ -25,7 +25,7 @@ from distill.progress import SilentReporter
 from distill.settings import DataSettings
 from export.runtime import OnnxClassifier
 
-SETTINGS = SpeedSettings(rounds=8, settle_s=0.5, timeout_s=20.0)
+SETTINGS = SpeedSettings(rounds=8, processes=3, settle_s=0.3, timeout_s=20.0)
 
 
 def always(answer: str) -> str:
