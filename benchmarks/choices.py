@@ -11,7 +11,8 @@ import numpy as np
 from distill.proof import Bootstrap, Estimate, Figure
 
 BUDGETS_MS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
-SURE = 0.95
+FAIRLY_SURE = 0.8
+"""Share of resamples from which on a choice among several that cannot be told apart is called so."""
 
 Row = Mapping[str, Any]
 By = Literal["p50_ms", "p99_ms"]
@@ -140,9 +141,12 @@ def answer_of(choice: Choice) -> list[tuple[str, str]]:
 
 
 def _sureness(choice: Choice) -> str:
-    said = f"Of the {choice.keeping} bundles that keep the budget it was the best in {_of_hundred(choice)} of the test texts."
     if choice.keeping == 1:
         return "It is the only bundle that keeps the budget."
+    said = (
+        f"{_word(choice)}: of the {choice.keeping} bundles that keep the budget it was the best in {_of_hundred(choice)} "
+        "of the test texts."
+    )
     if not choice.not_told_apart:
         return f"{said} Every other one is worse, beyond its 95 % interval."
     said = f"{said} These texts cannot tell it from {', '.join(choice.not_told_apart)}."
@@ -153,6 +157,12 @@ def _sureness(choice: Choice) -> str:
         f"{said} The fastest of those is {_shown(choice.fastest)}: take it if time or size counts more, for it may give "
         f"{100 * max(0.0, less.high):.1f} points of macro-F1 away, or win {100 * max(0.0, -less.low):.1f} (95 % interval)."
     )
+
+
+def _word(choice: Choice) -> str:
+    if not choice.not_told_apart:
+        return "Sure"
+    return "Fairly sure" if (choice.sure or 0.0) >= FAIRLY_SURE else "Not sure"
 
 
 def _of_hundred(choice: Choice) -> str:

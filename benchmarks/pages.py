@@ -140,7 +140,7 @@ def _points_of_summary(result: Result) -> list[dict[str, Any]]:
 def _speed_part(result: Result) -> str:
     scenario, environment = result["scenario"], result["environment"]
     said = [
-        *first_words(result["rows"]),
+        *first_words([row for row in result["rows"] if "failed" not in row]),  # the table says why these were left out
         f"{result['reads']}, {environment['cpus_available']} processors ({environment['cpu']},",
     ]
     circumstances = f"{environment['int8_instruction_set']}). Measured by `{result['command']}`."
