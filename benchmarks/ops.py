@@ -91,7 +91,7 @@ def ops_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def ops_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the table as cells: a line per part and length, its ways from the fastest to the slowest."""
     columns = ("part", "tokens", "microseconds of one core, the fastest first")
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for part, tokens in dict.fromkeys((row["part"], row["tokens"]) for row in rows):
         several = sorted((row for row in rows if (row["part"], row["tokens"]) == (part, tokens)), key=lambda row: row["us"])
         cells.append((part, str(tokens), ", ".join(f"{row['name']} {row['us']:,.0f}" for row in several)))
@@ -204,8 +204,8 @@ def _activations(tokens: int) -> list[Way]:
 def _bytes(tokens: int) -> list[Way]:
     part = "activations to bytes"
     given = _floats(x=(tokens, HIDDEN))
-    scalar = {"scale": np.array(0.1, np.float32), "zero": np.array(128, np.uint8)}
-    channels = {"scale": np.full(HIDDEN, 0.1, np.float32), "zero": np.full(HIDDEN, 128, np.uint8)}
+    scalar: Arrays = {"scale": np.array(0.1, np.float32), "zero": np.array(128, np.uint8)}
+    channels: Arrays = {"scale": np.full(HIDDEN, 0.1, np.float32), "zero": np.full(HIDDEN, 128, np.uint8)}
     names = ["x", "scale", "zero"]
 
     def scaled(out: str) -> list[NodeProto]:

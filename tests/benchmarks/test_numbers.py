@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.instrument import BUSY_PROCESSORS
+from benchmarks.int8_ways import WAYS
 from benchmarks.pages import _FIGURES, ROOT, pages_of
 from benchmarks.peers.protocol import STEADY
 from benchmarks.results import FOLDER, read_result, read_result_file
 from benchmarks.serving.ours import DEADLINE_MS
+from distill.scales import MIGRATION
 from export.measure import MIN_SAMPLES_P90, MIN_SAMPLES_P99, NOISY_SPREAD
 
 UNIT = r"(?:\s?%|x\b|\s?(?:ms|MB|GB|kB|µs|times)\b|\ss\b)"
@@ -26,14 +28,17 @@ MEASURED = re.compile(rf"(?<![\w.])\d[\d,]*(?:\.\d+)?{UNIT}|(?<![\w.])\d+\.\d+(?
 
 # A number in a sentence that says what the code does is that of the code: sentence -> the number as the code has it.
 SETTINGS = {
+    f"with alpha {MIGRATION}": f"{MIGRATION}",
+    f"with alpha {WAYS[4].migration} it is the same as with {MIGRATION}": f"{MIGRATION}",
+    f"with alpha {WAYS[4].migration}": f"{WAYS[4].migration}",
     "95 % interval": "95 %",
     "95 % bootstrap interval": "95 %",
     f"with {DEADLINE_MS} ms to live": f"{DEADLINE_MS} ms",
     f"within {STEADY:.0%}".replace("%", " %"): f"{STEADY:.0%}".replace("%", " %"),
     f"more than {NOISY_SPREAD:.0%}".replace("%", " %"): f"{NOISY_SPREAD:.0%}".replace("%", " %"),
 }
-# Sections that tell of trials of single ops and of ways to quantize, which no scenario repeats. None may be added.
-UNTRACED = {"export": ("How the int8 graph is made", "Which ops, and why")}
+# A section that tells of trials of single ops. None may be added.
+UNTRACED = {"export": ("Which ops, and why",)}
 VERSIONS = re.compile(r"(?:Python|CycloneDX|ONNX Runtime|ORT|opset|Apache-|BSD-)\s?\d+(?:\.\d+)*")
 
 
