@@ -37,8 +37,6 @@ SETTINGS = {
     f"within {STEADY:.0%}".replace("%", " %"): f"{STEADY:.0%}".replace("%", " %"),
     f"more than {NOISY_SPREAD:.0%}".replace("%", " %"): f"{NOISY_SPREAD:.0%}".replace("%", " %"),
 }
-# A section that tells of trials of single ops. None may be added.
-UNTRACED = {"export": ("Which ops, and why",)}
 VERSIONS = re.compile(r"(?:Python|CycloneDX|ONNX Runtime|ORT|opset|Apache-|BSD-)\s?\d+(?:\.\d+)*")
 
 
@@ -76,8 +74,6 @@ def figures() -> list[float]:
 @pytest.mark.parametrize("path", pages_of(), ids=lambda path: path.parent.name)
 def test_every_measured_number_in_a_readme_is_a_figure_of_a_result(path: Path) -> None:
     page = path.read_text(encoding="utf-8")
-    for section in UNTRACED.get(path.parent.name, ()):
-        page = re.sub(rf"\n## {section}\n.*?(?=\n## )", "\n", page, flags=re.DOTALL)
     strange = [shown for shown in measured_in(body_of(page)) if not is_a_figure(shown)]
     assert not strange, f"{path.relative_to(ROOT)}: {strange} stand in no result file; put them between markers, or run them"
 
