@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.peers.protocol import Job, Peer, serve
+from collections.abc import Sequence
+
+from benchmarks.peers.protocol import Job, Logits, Peer, in_length_order, serve
 from distill.bundle import Bundle
 from export.candidates import bundle_candidate
 
@@ -12,9 +14,14 @@ def open_peer(job: Job) -> Peer:
     form = job.options["form"]
     candidate = bundle_candidate(Bundle.open(job.bundle), name=form, form=form)
     classifier = candidate.open(job.threads)
+
+    def many(texts: Sequence[str]) -> Logits:
+        # The graphs cut many texts into batches themselves; eager PyTorch would pad them all to the longest.
+        return in_length_order(texts, classifier.predict_logits) if form == "pytorch" else classifier.predict_logits(texts)
+
     return Peer(
         one=lambda text: classifier.predict_logits([text])[0],
-        many=classifier.predict_logits,
+        many=many,
         settings={"threads": job.threads, "form": form},
         source="export/candidates.py",
         size_bytes=candidate.size_bytes,
