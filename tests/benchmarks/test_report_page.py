@@ -145,6 +145,8 @@ def test_a_row_without_a_99th_percentile_keeps_no_budget_by_it() -> None:
 def test_the_page_says_first_what_must_be_said_first(tmp_path: Path) -> None:
     write(tmp_path)
     page = html_of(results_in(tmp_path))
+    assert "deploy <b>one int8</b>" in page
+    assert "model_int8.onnx of the bundle of that name" in page
     assert page.index("Read with care, unsteady: static int8") < page.index("For a budget of 1 ms") < page.index("<svg")
     assert "it will not install" in page
     assert "A &lt;fast&gt; processor" in page
