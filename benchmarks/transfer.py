@@ -28,9 +28,9 @@ from benchmarks.transfer_figures import (
     transfer_figures,
 )
 from benchmarks.transfer_language import language, language_texts
-from benchmarks.transfer_recipes import LABELLED_BESIDE, STUDENT, few_settings
+from benchmarks.transfer_recipes import few_settings
 from benchmarks.transfer_tasks import task_texts, tasks
-from distill.data import limited
+from benchmarks.transfer_unlabelled import stand_in, unlabelled
 from distill.environment import describe_environment
 from distill.errors import SettingsError
 from distill.progress import Reporter
@@ -190,37 +190,12 @@ def _fine_tuning_seconds(bench: Bench, seed: int, out: Path) -> float:
     return settings.epochs * float(bundle.manifest.history[0]["seconds"])
 
 
-def _unlabelled(bench: Bench, seed: int) -> None:
-    """A student for a domain of which no label is known: the teachers of the other three label its texts."""
-    from distill.training.fit import fit_student
-    from distill.training.models import load_bundle
-
-    for target in DOMAINS[1:]:
-        name = f"unlabelled-{target}-{seed}"
-        if bench.done(name):
-            continue
-        bench.reporter.say(f"{target} without labels, seed {seed}")
-        movies = bench.splits["movies"]
-        with scratch(bench.folder) as out:
-            bundle = fit_student(
-                [source_of(bench, domain, seed) for domain in DOMAINS if domain != target],
-                train=limited(movies.train, LABELLED_BESIDE, seed=seed),
-                validation=movies.validation,
-                test=bench.test(target),
-                unlabeled=(*bench.splits[target].train.texts, *bench.splits[target].validation.texts),
-                out=out / "bundle",
-                settings=STUDENT.model_copy(update={"seed": seed}),
-                reporter=bench.reporter,
-            )
-            row = {"kind": "unlabelled", "source": "the other three", "target": target, "seed": seed}
-            bench.keep(name, row | measured(bench, load_bundle(bundle), target))
-
-
 PARTS: Final[dict[str, Callable[[Bench, int], None]]] = {
     "teachers": _teachers,
     "features": _features,
     "few": _few,
-    "unlabelled": _unlabelled,
+    "stand_in": stand_in,
+    "unlabelled": unlabelled,
     "choice": choice,
     "floors": floors,
     "curve": curve,

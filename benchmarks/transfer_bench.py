@@ -57,9 +57,13 @@ class Bench:
         """Return all finished rows."""
         return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((self.folder / "rows").glob("*.json"))]
 
-    def done(self, name: str) -> bool:
-        """Whether a cell is finished."""
-        return self._path(name).is_file()
+    def done(self, name: str, **wanted: Any) -> bool:
+        """Whether a cell is finished, and its row says what is wanted of it; one of an earlier recipe is made again."""
+        path = self._path(name)
+        if not path.is_file():
+            return False
+        row = json.loads(path.read_text(encoding="utf-8")) if wanted else {}
+        return all(row.get(key) == value for key, value in wanted.items())
 
     def keep(self, name: str, row: dict[str, Any]) -> None:
         """Write the row of a finished cell."""

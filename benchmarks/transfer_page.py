@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from benchmarks.transfer_evaluation import gap_closed_of
-from benchmarks.transfer_figures import CURVE_PAIR, DOMAINS, LABELS_A_CLASS, choices_of, unlabelled_of
+from benchmarks.transfer_figures import CURVE_PAIR, DOMAINS, LABELS_A_CLASS, STAND_IN, choices_of, unlabelled_of
 from benchmarks.transfer_recipes import ADAPTED_TEXTS
 from export.report import GREY, svg_of
 
@@ -52,7 +52,8 @@ def markdown_of_transfer(result: Row) -> str:
     lines.append("| student of the other three's teachers (share of its own teacher's) | " + " | ".join(shown) + " |")
     majority = [_mean_of(result["rows"], kind="floor", source="majority", target=target) for target in DOMAINS]
     lines.append("| always its commonest label | " + " | ".join(majority) + " |")
-    lines += ["", *_gap_in_lines(result["rows"]), *_features_in_lines(result), *_curve_in_lines(result.get("curve", []))]
+    lines += ["", *_gap_in_lines(result["rows"]), *stand_in_in_lines(result["rows"])]
+    lines += [*_features_in_lines(result), *_curve_in_lines(result.get("curve", []))]
     lines += [*_tasks_in_lines(result.get("tasks", [])), *_language_in_lines(result), *_choices_in_lines(result["rows"])]
     lost = [cell for cell in result["matrix"] if not cell.get("wins", True)]
     lines += [line for cell in lost for line in (f"For {cell['target']}: {cell['words']}", "")]
@@ -92,6 +93,20 @@ def _features_in_lines(result: Row) -> list[str]:
         f"| {seconds['warm_s'] / seconds['fine_tuning_s']:.1%} |",
         "",
     ]
+
+
+def stand_in_in_lines(rows: Sequence[Row]) -> list[str]:
+    """Return what each recipe of a student without labels reaches on the stand-in, the best in bold."""
+    found = [row for row in rows if row["kind"] == "stand_in"]
+    if not found:
+        return []
+    best = max(row["macro_f1"] for row in found)
+    lines = [f"| {STAND_IN} as if without labels, one seed | on {found[0]['num_texts']:,} texts of it |", "|---|--:|"]
+    for row in found:
+        low, high = row["macro_f1_interval"]
+        score = f"{row['macro_f1']:.3f} ({low:.3f}-{high:.3f})"
+        lines.append(f"| {row['recipe'].replace('_', ' ')} | {f'**{score}**' if row['macro_f1'] == best else score} |")
+    return [*lines, ""]
 
 
 def _curve_in_lines(points: Sequence[Row]) -> list[str]:

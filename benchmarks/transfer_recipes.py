@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from distill.settings import DistillSettings
@@ -25,11 +26,32 @@ CHOICE_TEXTS: Final = 500
 CHOICE: Final = CarrySettings(epochs=2, batch_size=16, learning_rate=5e-5, mixed_precision="auto")
 """How a candidate is really fine-tuned, to see whether its rank was right."""
 
-STUDENT: Final = DistillSettings(
+
+@dataclass(frozen=True)
+class UnlabelledRecipe:
+    """How a student of a domain without labels learns, beside the texts that the other domains' teachers label.
+
+    Attributes:
+        settings: Of the student.
+        every_source: Labelled texts of every other domain are learnt too; otherwise of the first of them.
+    """
+
+    settings: DistillSettings
+    every_source: bool
+
+
+_STUDENT = DistillSettings(
     num_layers=3, max_length=64, soft_weight=1.0, augment=2, augment_from="unlabeled", epochs=2, learning_rate=1e-4
 )
-LABELLED_BESIDE: Final = 1000
-"""Labelled movie sentences that the student of an unlabelled domain also learns from."""
+UNLABELLED: Final = {
+    "texts_of_one_source": UnlabelledRecipe(_STUDENT, every_source=False),
+    "texts_and_labels_of_every_source": UnlabelledRecipe(
+        _STUDENT.model_copy(update={"soft_weight": 0.9, "epochs": 3}), every_source=True
+    ),
+}
+LABELLED_OF_ONE: Final = 1000
+LABELLED_A_SOURCE: Final = 2500
+"""Labelled texts of a source that are learnt too, at most."""
 
 LANGUAGE_TEXTS: Final = 2000
 """Chinese reviews that the target language is learnt from, with their labels."""

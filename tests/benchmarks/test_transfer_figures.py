@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.transfer_bench import Bench
 from benchmarks.transfer_figures import (
     DOMAINS,
     SEEDS,
+    STAND_IN,
+    UNLABELLED_RECIPES,
     choices_of,
+    chosen_recipe,
     matrix_of,
     missing_of,
     transfer_figures,
     unlabelled_of,
 )
-from benchmarks.transfer_page import markdown_of_transfer
+from benchmarks.transfer_page import markdown_of_transfer, stand_in_in_lines
+from benchmarks.transfer_recipes import UNLABELLED
+from distill.progress import SilentReporter
 
 TRUE = "01" * 20
 LABELS = dict.fromkeys(DOMAINS, TRUE)
@@ -121,7 +128,7 @@ def test_the_page_names_what_is_missing() -> None:
     missing = missing_of(rows)
     assert "few-amazon-nyt-0" not in missing
     assert "few-amazon-nyt-1" in missing
-    whole_and_few, scratch, features, unlabelled, choice = 2 * 16 * 3, 4, 3, 9, 15
+    whole_and_few, scratch, features, unlabelled, choice = 2 * 16 * 3, 4, 3, 9 + len(UNLABELLED_RECIPES), 15
     floors, curve, tasks, language = 2 * 4 + 4 * 3, 3 * 3 + 7 * 2 * 3, (8 + 5) * 3, 8 * 3
     assert len(missing) == whole_and_few + scratch + features + unlabelled + choice + floors + curve + tasks + language - 4
     assert len(set(missing)) == len(missing)
@@ -130,3 +137,43 @@ def test_the_page_names_what_is_missing() -> None:
     assert "1.000 (1.000-1.000), +0.200 (" in page
     assert f"Unfinished: {len(missing)} cells are missing" in page
     assert "For nyt: Whether transfer from movies helped cannot be told: +0.0000" in page
+
+
+def stand_in(recipe: str, score: float) -> dict[str, Any]:
+    interval = [score - 0.01, score + 0.01]
+    row = {"name": f"stand-in-{recipe}-0", "kind": "stand_in", "recipe": recipe, "target": STAND_IN, "macro_f1": score}
+    return {**row, "macro_f1_interval": interval, "num_texts": 6066}
+
+
+def test_the_best_recipe_on_the_stand_in_is_chosen_and_students_of_another_are_made_again() -> None:
+    first, second = UNLABELLED_RECIPES
+    students = [
+        {"name": f"unlabelled-{target}-0", "kind": "unlabelled", "recipe": recipe}
+        for target, recipe in (("amazon", first), ("nyt", second))
+    ]
+    half = [stand_in(first, 0.71), *students]
+    assert chosen_recipe(half) is None
+    assert not {"unlabelled-amazon-0", "unlabelled-nyt-0"} & set(missing_of(half))  # nothing is chosen yet
+    whole = [stand_in(second, 0.73), *half]
+    assert chosen_recipe(whole) == second
+    assert {"unlabelled-amazon-0", "unlabelled-nyt-0"} & set(missing_of(whole)) == {"unlabelled-amazon-0"}
+
+
+def test_each_recipe_has_its_settings_and_a_cell_of_an_earlier_one_is_not_done(tmp_path: Path) -> None:
+    assert set(UNLABELLED) == set(UNLABELLED_RECIPES)
+    bench = Bench(tmp_path, SilentReporter())
+    assert not bench.done("a")
+    bench.keep("a", {"recipe": "one"})
+    assert bench.done("a")
+    assert bench.done("a", recipe="one")
+    assert not bench.done("a", recipe="another")
+
+
+def test_the_page_shows_what_was_tried_on_the_stand_in_and_the_best_in_bold() -> None:
+    assert stand_in_in_lines([stand_in("one_way", 0.71), stand_in("another", 0.73)]) == [
+        "| movies as if without labels, one seed | on 6,066 texts of it |",
+        "|---|--:|",
+        "| one way | 0.710 (0.700-0.720) |",
+        "| another | **0.730 (0.720-0.740)** |",
+        "",
+    ]
