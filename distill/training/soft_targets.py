@@ -165,7 +165,8 @@ def answer_share(
         for own in _share_of(texts, share=share, of=of) if askers else ():
             answers = [asker.answer(own, advance_all) for asker in askers]
             num_cached += min(answer.num_cached for answer in answers)
-        advance(left)
+        if left:
+            advance(left)
     for asker in askers:
         asker.finish()
     return num_cached
