@@ -109,3 +109,17 @@ def test_what_waited_is_answered_when_the_engine_goes_on(full: Callable[..., Run
     while (answered := server.post("/predict", {"inputs": "a film"})).status == 429 and time.monotonic() < until:
         time.sleep(0.01)
     assert json.loads(answered.body) == [{"label": "length", "score": 6.0}]
+
+
+def test_an_answer_in_one_write_has_no_body_for_head_and_says_when_it_is_the_last(server: Running) -> None:
+    with connected(server) as client:
+        client.sendall(b"HEAD /health/live HTTP/1.1\r\nhost: a\r\n\r\n" + b"GET /health/live HTTP/1.0\r\n\r\n")
+        seen = b"".join(iter(lambda: client.recv(65536), b""))
+    head, _, rest = seen.partition(b"\r\n\r\n")
+    last, _, body = rest.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert b"\r\ncontent-length: 14\r\n" in head + b"\r\n"
+    assert last.startswith(b"HTTP/1.1 200")
+    assert b"\r\nconnection: close" in last
+    assert b"\r\nconnection: close" not in head
+    assert body == b'{"live": true}'
