@@ -156,6 +156,6 @@ def _draws(processes: int, seed: int) -> NDArray[np.int64]:
 def _require_processes(processes: int) -> None:
     if processes < MIN_PROCESSES:
         raise SettingsError(
-            f"an interval needs at least {MIN_PROCESSES} processes of a row, got {processes}; give --processes {MIN_PROCESSES} "
-            "or more"
+            f"an interval needs at least {MIN_PROCESSES} processes of a row, got {processes}; give --processes "
+            f"{MIN_PROCESSES} or more, in cold-start, where a round is a process, --rounds {MIN_PROCESSES}"
         )
