@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from distill.errors import SettingsError
@@ -110,10 +111,10 @@ def fit_heads(
     standard = ((features - mean) / deviation).astype(np.float32)
     counts = "balanced" if balanced else None
     fitted = _questions if label_ids.ndim == 2 else _one_question
-    return [
-        LinearHead(weight, bias, mean, deviation)
-        for weight, bias in fitted(standard, label_ids, num_labels=num_labels, strengths=strengths, counts=counts)
-    ]
+    # Its products are of a matrix by a vector, hundreds in a row: threads would wait for each other more than they help.
+    with threadpool_limits(limits=1):
+        products = fitted(standard, label_ids, num_labels=num_labels, strengths=strengths, counts=counts)
+    return [LinearHead(weight, bias, mean, deviation) for weight, bias in products]
 
 
 Products = list[tuple[NDArray[np.float64], NDArray[np.float64]]]
