@@ -16,6 +16,7 @@ EXTRA_OF_PACKAGE = {
     "transformers": "train",
     "safetensors": "train",
     "sklearn": "train",
+    "threadpoolctl": "train",
     "pyarrow": "train",
     "datasets": "train",
     "accelerate": "train",
