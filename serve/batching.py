@@ -26,7 +26,7 @@ CHARS_PER_TOKEN = 4
 PORTION_TOKENS = 128
 """What a request may put into one batch before the next one has its turn, and what a batch may hold however little waits."""
 
-WAIT_SHARE = 0.25
+WAIT_SHARE = 1 / 6
 """Of its deadline a request may be expected to wait; the rest is for what is under way, the event loop, and wrong estimates."""
 
 
