@@ -94,6 +94,8 @@ class Connection(HttpToolsProtocol):
             self._cycles.popleft()
         if self.cycle is not None:
             self._cycles.append(self.cycle)
+            # uvicorn 0.34 leaves a client's wish to close to its own sending of the answer.
+            self.cycle.keep_alive = self.cycle.keep_alive and self.parser.should_keep_alive()
             if self._refuse is not None:
                 self.scope[ANSWER] = partial(self._answer, self.cycle)  # type: ignore[literal-required]
 
