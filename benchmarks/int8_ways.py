@@ -71,12 +71,12 @@ def run_int8_ways(
 
     fp32 = write_fused_graph(load_bundle(bundle))
     ranges = channel_ranges(fp32, product_inputs(fp32), texts=calibration, tokenizer=bundle.tokenizer())
-    exact = _classifier_of(fp32, bundle).predict_logits(texts)
+    exact = OnnxClassifier.of_graph(fp32.SerializeToString(), bundle).predict_logits(texts)
     rows = []
     for way in ways:
         reporter.say(f"int8: {way.name}")
         graph = quantize(fp32, _scales(fp32, ranges, way), way.how)
-        classifier = _classifier_of(graph, bundle)
+        classifier = OnnxClassifier.of_graph(graph.SerializeToString(), bundle)
         alone = np.concatenate([classifier.predict_logits([text]) for text in texts])
         batches = compare_alone_and_in_batches(classifier, texts)
         rows.append(
@@ -133,15 +133,6 @@ def rows_of_movies(path: Path, *, texts: int, reporter: Reporter) -> list[dict[s
     movies = load_splits(DataSettings(train=("builtin:movies",), test="builtin:movies"), labels=bundle.labels)
     chosen = [*movies.train.texts[:texts], *movies.validation.texts]
     return run_int8_ways(bundle, texts=chosen, calibration=movies.validation.texts, reporter=reporter)
-
-
-def _classifier_of(graph: onnx.ModelProto, bundle: Bundle) -> OnnxClassifier:
-    return OnnxClassifier(
-        graph.SerializeToString(),
-        tokenizer=bundle.tokenizer(),
-        labels=bundle.labels,
-        problem_type=bundle.manifest.problem_type,
-    )
 
 
 def _scales(graph: onnx.ModelProto, ranges: Mapping[str, ChannelRange], way: Way) -> dict[str, InputScales]:

@@ -108,7 +108,7 @@ def _proven_graphs(
     torch_classifier = load_bundle(bundle)
     reporter.say("export: writing the fp32 graph")
     fp32 = _with_metadata(_written(torch_classifier, settings, reporter), bundle)
-    classifier = _classifier_of(fp32, bundle)
+    classifier = OnnxClassifier.of_graph(fp32.SerializeToString(), bundle)
     parity = compare(torch_classifier, classifier, parity_texts(validation.texts))
     parity.require(settings.parity_tolerance)
     reporter.say(
@@ -162,7 +162,7 @@ def _proven_int8(
         embeddings=tables,
         settings=settings,
         baseline=baseline,
-        open_graph=lambda graph: _classifier_of(graph, bundle),
+        open_graph=lambda graph: OnnxClassifier.of_graph(graph.SerializeToString(), bundle),
         reporter=reporter,
     )
     reporter.say(
@@ -192,15 +192,6 @@ def _written(classifier: TorchClassifier, settings: ExportSettings, reporter: Re
         return write_portable_graph(classifier)
     require_ops(graph, expected_ops(graph))
     return graph
-
-
-def _classifier_of(graph: onnx.ModelProto, bundle: Bundle) -> OnnxClassifier:
-    return OnnxClassifier(
-        graph.SerializeToString(),
-        tokenizer=bundle.tokenizer(),
-        labels=bundle.labels,
-        problem_type=bundle.manifest.problem_type,
-    )
 
 
 def _quality_of(classifier: OnnxClassifier, validation: Dataset) -> tuple[Quality, Any]:

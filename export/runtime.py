@@ -102,11 +102,16 @@ class OnnxClassifier:
         precision = precision or opened.best_precision()
         if precision == "int8":
             _require_int8_is_safe_here(opened)
+        return cls.of_graph(opened.graph(precision), opened, threads=threads)
+
+    @classmethod
+    def of_graph(cls, graph: Path | bytes, bundle: Bundle, *, threads: int | None = None) -> OnnxClassifier:
+        """Run a graph, a file or its bytes, with the tokenizer and the labels of a bundle; see `open` for `threads`."""
         return cls(
-            opened.graph(precision),
-            tokenizer=opened.tokenizer(),
-            labels=opened.labels,
-            problem_type=opened.manifest.problem_type,
+            graph,
+            tokenizer=bundle.tokenizer(),
+            labels=bundle.labels,
+            problem_type=bundle.manifest.problem_type,
             threads=threads,
         )
 
