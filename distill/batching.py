@@ -5,6 +5,7 @@ Shared by training, the PyTorch classifier and the ONNX runtime. numpy only.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +18,7 @@ from distill.tokenization import Batch, TextTokenizer
 
 Indices = NDArray[np.int64]
 
+FEW_TEXTS = 64
 _WIDTH_STEP = 8
 
 
@@ -48,6 +50,39 @@ def length_sorted_batches(lengths: Sequence[int], *, max_tokens: int, max_texts:
             longest = lengths[index]
         batches[-1].append(int(index))
     return [np.array(batch, dtype=np.int64) for batch in batches]
+
+
+def cheapest_batches(lengths: Sequence[int], *, max_tokens: int, max_texts: int, overhead_tokens: int) -> list[Indices]:
+    """Group a few texts so that what is computed in all is least, the longest first.
+
+    Of few texts the lengths differ much, and in one batch each is padded to the longest; in many batches each pays for
+    the call. The best cuts of the texts sorted by length are found by dynamic programming, in texts x `max_texts` steps.
+
+    Args:
+        lengths: Tokens of each text.
+        max_tokens: Padded tokens a batch may hold; a longer text stands alone.
+        max_texts: Texts a batch may hold.
+        overhead_tokens: What a batch costs beside its padded tokens, in tokens.
+
+    Returns:
+        Positions of the texts, each in exactly one batch.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    cost, began = [0] + [sys.maxsize] * len(order), [0] * (len(order) + 1)
+    for start, first in enumerate(order):
+        longest = lengths[first]
+        room = max(1, min(max_texts, max_tokens // max(1, longest)))
+        before = cost[start] + overhead_tokens
+        for stop in range(start + 1, min(start + room, len(order)) + 1):
+            through = before + (stop - start) * longest
+            if through < cost[stop]:
+                cost[stop], began[stop] = through, start
+    batches: list[Indices] = []
+    stop = len(order)
+    while stop:
+        batches.append(np.array(order[began[stop] : stop], dtype=np.int64))
+        stop = began[stop]
+    return batches[::-1]
 
 
 @dataclass(frozen=True)
@@ -127,6 +162,7 @@ def logits_in_order(
     num_labels: int,
     max_tokens: int,
     max_texts: int,
+    overhead_tokens: int | None = None,
     on_batch: Callable[[int], object] | None = None,
     run_all: OrderedMap = map,
 ) -> Logits:
@@ -139,6 +175,7 @@ def logits_in_order(
         num_labels: Columns of the result, for no texts at all.
         max_tokens: Padded tokens per batch.
         max_texts: Texts per batch.
+        overhead_tokens: What a batch costs beside its tokens, where it is known; few texts are then grouped by it.
         on_batch: Told how many texts each finished batch held.
         run_all: Runs the batches: one after another, or an executor's `map` for several at once.
 
@@ -146,7 +183,12 @@ def logits_in_order(
         Shape (len(rows), num_labels), float32; row i belongs to rows[i].
     """
     logits = np.empty((len(rows), num_labels), dtype=np.float32)
-    batches = length_sorted_batches([len(row) for row in rows], max_tokens=max_tokens, max_texts=max_texts)
+    lengths = [len(row) for row in rows]
+    # Of many texts neighbours are of like length wherever they are cut.
+    if overhead_tokens is not None and len(rows) <= FEW_TEXTS:
+        batches = cheapest_batches(lengths, max_tokens=max_tokens, max_texts=max_texts, overhead_tokens=overhead_tokens)
+    else:
+        batches = length_sorted_batches(lengths, max_tokens=max_tokens, max_texts=max_texts)
     answers = run_all(lambda batch: run(tokenizer.pad([rows[index] for index in batch])), batches)
     for batch, answer in zip(batches, answers, strict=True):
         logits[batch] = answer

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from distill.batching import filled_up, length_sorted_batches, logits_in_order, steady_batches, training_batches
+from distill.batching import (
+    cheapest_batches,
+    filled_up,
+    length_sorted_batches,
+    logits_in_order,
+    steady_batches,
+    training_batches,
+)
 from distill.labels import Logits
 from distill.tokenization import Batch, TextTokenizer
 
@@ -38,6 +48,48 @@ def test_batches_by_hand() -> None:
     # Sorted 9 5 5 2 1; the 9 stands alone in a budget of 8, two fives would be 10, a five alone leaves no room for a pair.
     batches = length_sorted_batches([5, 1, 9, 2, 5], max_tokens=8, max_texts=64)
     assert [batch.tolist() for batch in batches] == [[2], [0], [4], [3, 1]]
+
+
+def ways_to_cut(count: int) -> Iterator[tuple[int, ...]]:
+    """Yield every way to cut `count` texts in a row into batches, as their sizes."""
+    if count == 0:
+        yield ()
+    for first in range(1, count + 1):
+        for rest in ways_to_cut(count - first):
+            yield (first, *rest)
+
+
+@given(
+    lengths=st.lists(st.integers(0, 40), max_size=8),
+    max_tokens=st.integers(1, 100),
+    max_texts=st.integers(1, 8),
+    overhead_tokens=st.integers(0, 60),
+)
+def test_no_way_to_cut_the_sorted_texts_is_cheaper(
+    lengths: list[int], max_tokens: int, max_texts: int, overhead_tokens: int
+) -> None:
+    batches = cheapest_batches(lengths, max_tokens=max_tokens, max_texts=max_texts, overhead_tokens=overhead_tokens)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    in_order = [lengths[index] for batch in batches for index in batch]
+    assert in_order == sorted(lengths, reverse=True)
+
+    def cost(sizes: Sequence[int]) -> float:
+        total, place = 0.0, 0
+        for size in sizes:
+            padded = size * in_order[place]
+            if size > max_texts or (padded > max_tokens and size > 1):
+                return math.inf
+            total += overhead_tokens + padded
+            place += size
+        return total
+
+    assert cost([len(batch) for batch in batches]) == min(map(cost, ways_to_cut(len(lengths))))
+
+
+def test_cheapest_batches_by_hand() -> None:
+    # Longest first 50 20 18 4, each batch 30 besides: all in one 230, the 50 alone 80 + 90 = 170, the 4 alone, too, 184.
+    batches = cheapest_batches([20, 50, 4, 18], max_tokens=384, max_texts=32, overhead_tokens=30)
+    assert [batch.tolist() for batch in batches] == [[1], [0, 3, 2]]
 
 
 @given(lengths=LENGTHS, batch_size=st.integers(1, 8), seed=st.integers(0, 99))
@@ -85,8 +137,12 @@ def padder() -> TextTokenizer:
     return TextTokenizer(Tokenizer(models.WordLevel({"x": 0}, unk_token="x")), max_length=512, pad_id=0)
 
 
-@given(rows=st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=12), max_size=30), max_tokens=st.integers(1, 40))
-def test_answers_keep_the_order_of_the_texts(rows: list[list[int]], max_tokens: int) -> None:
+@given(
+    rows=st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=12), max_size=30),
+    max_tokens=st.integers(1, 40),
+    overhead_tokens=st.none() | st.integers(0, 20),
+)
+def test_answers_keep_the_order_of_the_texts(rows: list[list[int]], max_tokens: int, overhead_tokens: int | None) -> None:
     told: list[int] = []
 
     def run(batch: Batch) -> Logits:
@@ -100,6 +156,7 @@ def test_answers_keep_the_order_of_the_texts(rows: list[list[int]], max_tokens: 
         num_labels=2,
         max_tokens=max_tokens,
         max_texts=4,
+        overhead_tokens=overhead_tokens,
         on_batch=told.append,
     )
     assert logits.shape == (len(rows), 2)
