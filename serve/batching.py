@@ -24,7 +24,7 @@ CHARS_PER_TOKEN = 4
 """Of plain English; only to join texts, the runtime counts exactly."""
 
 PORTION_TOKENS = 128
-"""What a request may put into one batch before the next one has its turn, and what a batch may hold however little waits."""
+"""What a request may put into one batch before the next one has its turn."""
 
 WAIT_SHARE = 1 / 6
 """Of its deadline a request may be expected to wait; the rest is for what is under way, the event loop, and wrong estimates."""
@@ -101,6 +101,7 @@ class Batcher:
         self._let_in = 0
         self._ready = threading.Condition(threading.Lock())
         self._closed = False
+        self._idle_threads = 0
         self._will_wake = False
         self._seconds_per_token = 0.0
         self._tokens_per_text = 0.0
@@ -112,6 +113,11 @@ class Batcher:
     def waiting_texts(self) -> int:
         """Texts in the queue."""
         return self._waiting_texts
+
+    @property
+    def idle_threads(self) -> int:
+        """Threads that compute nothing."""
+        return self._idle_threads
 
     def expected_wait_s(self, tokens: float = 0) -> float:
         """Return how long a request of so many tokens that came now would wait, by what the last batches took."""
@@ -214,17 +220,18 @@ class Batcher:
     def _next_batch(self) -> list[Portion]:
         """Wait for work and return a batch of one engine's texts; empty when closed."""
         with self._ready:
+            self._idle_threads += 1
             while True:
                 batch = self._take()
                 if batch or (self._closed and not self._waiting):
+                    self._idle_threads -= 1
                     return batch
                 self._ready.wait()
 
     def _take(self) -> list[Portion]:
         batch: list[Portion] = []
-        # Its share of what waits: one thread would else take it all, and the others stand idle until the next comes.
-        share = max(PORTION_TOKENS, -(-self._waiting_tokens // len(self._threads)))
-        room = min(self._max_batch_tokens, share)
+        # Its share among those that compute nothing: one would else take it all, and the others wait for the next to come.
+        room = min(self._max_batch_tokens, -(-self._waiting_tokens // self._idle_threads))
         unfinished: list[Job] = []
         while self._waiting and room > 0:
             job = self._waiting[0]

@@ -31,6 +31,7 @@ class Metrics:
             "potstill_batch_seconds", "Tokenizing and computing a batch", ["model"], buckets=SECONDS, registry=registry
         )
         self._queue = Gauge("potstill_queue_texts", "Texts that wait", ["model"], registry=registry)
+        self._idle = Gauge("potstill_idle_threads", "Threads that compute nothing", ["model"], registry=registry)
         self._cut = Counter("potstill_truncated_texts", "Texts cut to max_length", ["model"], registry=registry)
         self._cache = Counter("potstill_cache", "Texts looked up in the cache", ["model", "result"], registry=registry)
         self._cache_rate = Gauge(
@@ -67,9 +68,10 @@ class Metrics:
 
         return on_batch
 
-    def watch_queue(self, model: str, length: Callable[[], int]) -> None:
-        """Read a queue's length whenever somebody asks."""
-        self._queue.labels(model).set_function(length)
+    def watch_queue(self, model: str, *, waiting_texts: Callable[[], int], idle_threads: Callable[[], int]) -> None:
+        """Read a queue's length, and how many threads have nothing to do, whenever somebody asks."""
+        self._queue.labels(model).set_function(waiting_texts)
+        self._idle.labels(model).set_function(idle_threads)
 
     def count_cut(self, model: str, texts: int) -> None:
         """Count texts that were cut."""

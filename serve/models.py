@@ -98,7 +98,11 @@ class Model:
             max_batch_tokens=settings.max_batch_tokens,
             on_batch=metrics.batches(self.name),
         )
-        metrics.watch_queue(self.name, lambda: self.batcher.waiting_texts)
+        metrics.watch_queue(
+            self.name,
+            waiting_texts=lambda: self.batcher.waiting_texts,
+            idle_threads=lambda: self.batcher.idle_threads,
+        )
 
     @property
     def engine(self) -> Engine:

@@ -27,12 +27,13 @@ DEADLINE_MS = 150
 
 PATIENCE_S = 30.0
 _PEER = SERVERS[OURS]
+(_AS_IT_COMES,) = _PEER.settings
 
 
 def saturate(task: Task, plan: Plan) -> dict[str, Any]:
     """Return the row of closed loops of ever more connections: the most requests a second that the server reaches."""
     tried = []
-    with started(_PEER, task.bundle, task.setting) as server:
+    with started(_PEER, task.bundle, _AS_IT_COMES) as server:
         requests = requests_for(_PEER, task.texts)
         run(Load(server.port, requests, plan.connections, plan.warmup_s))
         for times in (1, 2, 4, 8):
@@ -45,7 +46,7 @@ def saturate(task: Task, plan: Plan) -> dict[str, Any]:
 def half_load(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
     """Return the row of an open loop at `rate` requests a second, half of what saturates the server."""
     rounds: list[Samples] = []
-    with started(_PEER, task.bundle, task.setting) as server:
+    with started(_PEER, task.bundle, _AS_IT_COMES) as server:
         requests = requests_for(_PEER, task.texts)
         run(Load(server.port, requests, plan.connections, plan.warmup_s))
         rounds = [
@@ -70,7 +71,7 @@ def overload(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
     """Return the row of an open loop at `rate` requests a second, twice what saturates the server."""
     headers = {"x-deadline-ms": str(DEADLINE_MS)}
     requests = tuple(post(_PEER.path, _PEER.request_body(text), headers=headers) for text in task.texts)
-    with started(_PEER, task.bundle, task.setting) as server:
+    with started(_PEER, task.bundle, _AS_IT_COMES) as server:
         # As heavy as what follows: memory counts from a server that has seen its worst.
         run(Load(server.port, requests, plan.overload_connections, plan.warmup_s, rate=rate, seed=1))
         with watched(server, every_s=plan.overload_s / 120) as memory:
@@ -106,7 +107,7 @@ def reloads(task: Task, plan: Plan) -> dict[str, Any]:
     with TemporaryDirectory() as place:
         live = Path(place) / "live"
         live.symlink_to(task.bundle.resolve())
-        with started(_PEER, live, task.setting) as server:
+        with started(_PEER, live, _AS_IT_COMES) as server:
             run(Load(server.port, requests, plan.connections, plan.warmup_s))
             seconds: list[float] = []
             with running(Load(server.port, requests, plan.connections, 600)) as under_way:
@@ -138,7 +139,7 @@ def reloads(task: Task, plan: Plan) -> dict[str, Any]:
 def soak(task: Task, plan: Plan) -> dict[str, Any]:
     """Return the row of a long open loop of all protocols, one to several texts a request."""
     requests = mixed_requests(task.texts, name=task.bundle.name)
-    with started(_PEER, task.bundle, task.setting) as server:
+    with started(_PEER, task.bundle, _AS_IT_COMES) as server:
         run(Load(server.port, requests, plan.connections, plan.warmup_s))
         with watched(server, every_s=max(0.05, plan.soak_s / 360)) as memory:
             samples = run(Load(server.port, requests, plan.connections, plan.soak_s, rate=plan.soak_rate))

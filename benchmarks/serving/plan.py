@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers.servers.protocol import ServerPeer, Setting
+from benchmarks.peers.servers.protocol import ServerPeer
 from distill.storage import write_atomically
 
 
@@ -82,7 +82,6 @@ class Task:
         labels: Label names.
         predicted: What the bundle's own runtime says, a label a text.
         predicted_other: What that of `other` says.
-        setting: What our server is started with, where it is alone; the comparison says which is best.
     """
 
     bundle: Path
@@ -94,7 +93,6 @@ class Task:
     labels: tuple[str, ...]
     predicted: tuple[str, ...]
     predicted_other: tuple[str, ...]
-    setting: Setting
 
     def folder_of(self, peer: ServerPeer) -> Path:
         """Return what a server serves: the bundle for ours, the stock export for a peer."""

@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from benchmarks.children import child, run_child
 from benchmarks.peers.servers.stock_folder import GRAPH
 from benchmarks.peers.workers import ROOT
 from benchmarks.serving import ours
-from benchmarks.serving.comparing import OURS, compare
+from benchmarks.serving.comparing import compare
 from benchmarks.serving.generator import Load
 from benchmarks.serving.load import post, run
 from benchmarks.serving.plan import Pieces, Plan, Task
@@ -58,15 +57,13 @@ def run_serving(
         raise PotstillError(f"there is no phase {sorted(unknown)[0]!r}; choose from {', '.join(PHASES)}")
     folder = work / Bundle.open(student).manifest.files[WEIGHTS].sha256[:16]
     pieces = Pieces(folder / f"{plan.turn_s:g}s")
-    with prepared(student, test=test, folder=folder, needs_stock="compare" in phases and bool(peers)) as whole:
-        task = replace(whole, setting=chosen_setting(pieces))
+    with prepared(student, test=test, folder=folder, needs_stock="compare" in phases and bool(peers)) as task:
         if "generator" in phases:
             reporter.say("serving: what the load generator takes itself")
             pieces.get("generator", lambda: weigh_generator(plan))
         if "compare" in phases:
             rows = compare(task, plan, pieces, peers=peers, reporter=reporter)
             pieces.put("compare", {"rows": rows})
-            task = replace(task, setting=chosen_setting(pieces))
         if "saturate" in phases:
             reporter.say("serving: what saturates our server")
             pieces.get("saturate", lambda: ours.saturate(task, plan))
@@ -92,12 +89,6 @@ def rows_of(pieces: Pieces) -> list[dict[str, Any]]:
         if piece is not None:
             rows += piece["rows"] if name == "compare" else [piece]
     return rows
-
-
-def chosen_setting(pieces: Pieces) -> dict[str, Any]:
-    """Return the setting of our server that was the fastest of those tried; the defaults before any was."""
-    piece = pieces.find(f"settings-{OURS}")
-    return {} if piece is None else dict(piece["setting"])
 
 
 def saturating(pieces: Pieces) -> float:
@@ -145,7 +136,6 @@ def prepared(student: Path, *, test: Dataset, folder: Path, needs_stock: bool) -
             labels=test.labels,
             predicted=_labels(shipped, test.texts),
             predicted_other=_labels(other, test.texts),
-            setting={},
         )
 
 

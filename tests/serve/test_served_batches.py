@@ -19,12 +19,12 @@ def lengths_of(answers: Sequence[object]) -> list[float]:
 
 
 class Held:
-    """A batcher with one thread that is held by a first request, so that what follows waits."""
+    """A batcher, of one thread unless told, that is held by a first request."""
 
-    def __init__(self, *, max_queue: int = 1000, max_batch_tokens: int = 100) -> None:
+    def __init__(self, *, threads: int = 1, max_queue: int = 1000, max_batch_tokens: int = 100) -> None:
         self.classifier = Lengths()
         self.engine = Engine(self.classifier, max_length=64)
-        self.batcher = Batcher(threads=1, max_queue=max_queue, max_batch_tokens=max_batch_tokens)
+        self.batcher = Batcher(threads=threads, max_queue=max_queue, max_batch_tokens=max_batch_tokens)
 
     async def __aenter__(self) -> Held:
         self.first = self.ask(["first"])
@@ -52,6 +52,42 @@ def test_what_waits_is_answered_together_and_in_order() -> None:
             held.go()
             assert [lengths_of(await task) for task in tasks] == [[3], [1], [2]]
             assert held.classifier.batches == [["first"], ["xxx", "x", "xx"]]
+
+    asyncio.run(main())
+
+
+def test_threads_that_compute_nothing_share_what_waits() -> None:
+    async def main() -> None:
+        classifier = Lengths()
+        engine, batcher = Engine(classifier, max_length=64), Batcher(threads=2, max_queue=100, max_batch_tokens=100)
+        while batcher.idle_threads < 2:
+            await asyncio.sleep(0.001)
+
+        def ask(text: str) -> asyncio.Task[list[object]]:
+            return asyncio.get_running_loop().create_task(batcher.submit([text], engine, deadline_s=20))  # type: ignore[arg-type]
+
+        together = [ask(text) for text in ("a1", "a2", "b1", "b2")]
+        while batcher.idle_threads:
+            await asyncio.sleep(0.001)
+        classifier.may_go.set()
+        await asyncio.gather(*together)
+        assert sorted(classifier.batches) == [["a1", "a2"], ["b1", "b2"]]
+        await asyncio.to_thread(batcher.close)
+
+    asyncio.run(main())
+
+
+def test_a_thread_takes_all_that_waits_while_the_others_compute() -> None:
+    async def main() -> None:
+        async with Held(threads=2) as held:
+            other = held.ask(["other"])
+            while held.batcher.idle_threads:
+                await asyncio.sleep(0.001)
+            waiting = [held.ask([text]) for text in ("a", "b", "c")]
+            await asyncio.sleep(0)
+            held.go()
+            await asyncio.gather(other, *waiting)
+            assert ["a", "b", "c"] in held.classifier.batches
 
     asyncio.run(main())
 

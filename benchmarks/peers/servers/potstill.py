@@ -1,4 +1,4 @@
-"""What ships: `potstill serve`, asked in text-embeddings-inference's protocol; its batch size is tried as the peers' are."""
+"""What ships: `potstill serve` as it comes, without a flag, asked in text-embeddings-inference's protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _command(start: Start) -> list[str]:
 PEER = ServerPeer(
     name="potstill",
     source="serve/README.md",
-    settings=({}, {"max_batch_tokens": 256}, {"max_batch_tokens": 512}, {"threads": 1}),
+    settings=({},),
     command=_command,
     path="/predict",
     body=lambda text: {"inputs": text, "truncate": True},
