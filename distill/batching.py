@@ -19,6 +19,8 @@ from distill.tokenization import Batch, TextTokenizer
 Indices = NDArray[np.int64]
 
 FEW_TEXTS = 64
+"""Up to so many texts the best cuts are looked for; of more, neighbours are of like length wherever they are cut."""
+
 _WIDTH_STEP = 8
 
 
@@ -184,7 +186,6 @@ def logits_in_order(
     """
     logits = np.empty((len(rows), num_labels), dtype=np.float32)
     lengths = [len(row) for row in rows]
-    # Of many texts neighbours are of like length wherever they are cut.
     if overhead_tokens is not None and len(rows) <= FEW_TEXTS:
         batches = cheapest_batches(lengths, max_tokens=max_tokens, max_texts=max_texts, overhead_tokens=overhead_tokens)
     else:

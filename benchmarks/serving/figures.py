@@ -70,8 +70,14 @@ def _half_load(row: Mapping[str, Any]) -> str:
     latency = row["latency"]
     return (
         f"At half of what saturates it, open loop ({row['rate']:,.0f} requests a second): p50 {_ms(latency['p50_ms'])}, "
-        f"p99 {_ms(latency['p99_ms'])}{_of_generator(row)}."
+        f"p99 {_ms(latency['p99_ms'])}{_of_rounds(row)}{_of_generator(row)}."
     )
+
+
+def _of_rounds(row: Mapping[str, Any]) -> str:
+    """Return how far the rounds were apart, where each had samples enough: what a machine's bad moments do to a tail."""
+    p99s = [latency["p99_ms"] for latency in row.get("latency_rounds", ())]
+    return f", {min(p99s):.1f} to {max(p99s):.1f} by round" if p99s and None not in p99s else ""
 
 
 def _overload(row: Mapping[str, Any]) -> str:

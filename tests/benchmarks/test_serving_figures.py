@@ -67,6 +67,13 @@ def test_a_load_that_the_generator_could_not_make_has_no_figure_and_says_so() ->
     assert serving_words([busy]).endswith("p99 5.0 ms (not valid: the load generator did not keep up).")
 
 
+def test_a_tail_is_shown_with_its_rounds() -> None:
+    half = {"kind": "half_load", "rate": 1200.0, "latency": {"p50_ms": 2.0, "p99_ms": 5.0}}
+    rounds = [{"p99_ms": 7.2}, {"p99_ms": 4.1}, {"p99_ms": 5.0}]
+    assert serving_words([{**half, "latency_rounds": rounds}]).endswith("p99 5.0 ms, 4.1 to 7.2 by round.")
+    assert serving_words([{**half, "latency_rounds": [*rounds, {"p99_ms": None}]}]).endswith("p99 5.0 ms.")
+
+
 def test_the_table_has_quality_beside_speed_and_says_why_a_peer_is_missing() -> None:
     columns, cells = serving_table(ROWS)
     assert [row[0] for row in cells] == ["potstill", "litserve", "mlserver", "infinity"]
