@@ -20,6 +20,7 @@ from benchmarks.pages import fill_pages
 from benchmarks.quality import run_quality, write_quality
 from benchmarks.quality_arms import ARMS, SEEDS
 from benchmarks.results import demo_figures, write_result
+from benchmarks.texts import measured_on
 from benchmarks.training import run_training, write_training
 from benchmarks.transfer import PARTS, run_transfer, write_transfer
 from benchmarks.transfer_figures import SEEDS as TRANSFER_SEEDS
@@ -135,7 +136,7 @@ def runtime(
     rows = run_runtime(
         students,
         teacher,
-        test=movies.test,
+        test=measured_on(movies),
         calibration=movies.validation,
         plan=QUICK if quick else Plan(),
         peers=peers,
@@ -222,7 +223,7 @@ def serving(
     movies = load_splits(DataSettings(train=("builtin:movies",), test="builtin:movies"))
     rows = run_serving(
         student,
-        test=movies.test,
+        test=measured_on(movies),
         plan=QUICK if quick else Plan(),
         peers=peers,
         phases=phases,

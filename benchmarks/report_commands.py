@@ -39,8 +39,8 @@ def list_rows() -> None:
         rows.append([f"--peers {name}", needs, "installed" if there else "installs when asked for"])
     rows += [["--external NAME=CMD", "a command: texts in, labels out, line by line", "-"]]
     rows += [["--url NAME=URL", 'an address that answers {"inputs": text} with labels and scores', "-"]]
-    for row, what, there in rows:
-        print(f"{row:<32} {what}{'' if there == '-' else f' ({there})'}")
+    for row, what, state in rows:
+        print(f"{row:<32} {what}{'' if state == '-' else f' ({state})'}")
 
 
 def report(

@@ -148,7 +148,6 @@ def _rows_of(
             rows.append(failed_row(candidate, failed[candidate.name]))
             continue
         turns = measured.turns[candidate.name]
-        common = {"reference": reference, "others_processors": measured.session.others_processors, "seed": settings.seed}
         try:
             quality = quality_part(
                 turns.all_logits(),
@@ -161,7 +160,11 @@ def _rows_of(
         except (PotstillError, ValueError) as exc:
             rows.append(failed_row(candidate, str(exc)))
             continue
-        speed = latency_part(turns, **common) if scenario == "single-stream" else rate_part(turns, texts=texts, **common)
+        others, seed = measured.session.others_processors, settings.seed
+        if scenario == "single-stream":
+            speed = latency_part(turns, reference=reference, others_processors=others, seed=seed)
+        else:
+            speed = rate_part(turns, texts=texts, reference=reference, others_processors=others, seed=seed)
         prepared_s = prepared_seconds(task.job(candidate, threads=1)) if candidate.kind == "peer" else None
         about = identity_part(candidate, turns.about, prepared_s=prepared_s, session=0)
         rows.append({**about, **quality, **speed, "in_session": measured.session.to_json()})

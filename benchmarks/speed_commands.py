@@ -189,7 +189,7 @@ def run_scenario(
     task = task_of(rows, data, run.work)
     speed = quickened(speed, run)
     task = replace(task, test=limited(task.test, speed.texts or None, seed=data.split_seed))
-    if scenario in ("cold-start", "memory"):
+    if scenario == "cold-start" or scenario == "memory":
         measured, sessions = run_fresh(scenario, candidates, task, speed, reporter=reporter)
         figures = fresh_figures(scenario, measured)
     else:

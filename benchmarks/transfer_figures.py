@@ -135,7 +135,8 @@ def choices_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
         names = [one["candidate"] for one in runs[0]]
 
         def means(key: str, runs: Sequence[Any] = runs) -> NDArray[np.float64]:
-            return np.mean([[one[key] for one in run] for run in runs], axis=0)
+            scores: NDArray[np.float64] = np.mean([[one[key] for one in run] for run in runs], axis=0)
+            return scores
 
         real, promised = means("macro_f1"), means("expected_macro_f1")
         trials.append(

@@ -36,11 +36,15 @@ class Command:
 
     def many(self, texts: Sequence[str]) -> Logits:
         """Return the answers to many texts; they are written while the answers are read, as a pipe would have it."""
-        writer = threading.Thread(target=lambda: [self._give(text) for text in texts], daemon=True)
+        writer = threading.Thread(target=self._give_all, args=(texts,), daemon=True)
         writer.start()
         answers = [self._take() for _ in texts]
         writer.join()
         return np.array(answers)
+
+    def _give_all(self, texts: Sequence[str]) -> None:
+        for text in texts:
+            self._give(text)
 
     def _give(self, text: str) -> None:
         given = cast(IO[str], self.process.stdin)

@@ -5,13 +5,15 @@ As optimum's documentation has it, the texts in the order given; runs in an envi
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime as ort
 from optimum.onnxruntime import ORTModelForSequenceClassification, ORTQuantizer
 from optimum.onnxruntime.configuration import AutoQuantizationConfig
 from transformers import AutoTokenizer, pipeline
 
-from benchmarks.peers.protocol import BATCH, Job, Peer, serve
+from benchmarks.peers.protocol import BATCH, Job, Logits, Peer, serve
 
 SOURCE = "https://huggingface.co/docs/optimum-onnx/onnxruntime/usage_guides/quantization and .../pipelines"
 
@@ -31,7 +33,7 @@ def open_peer(job: Job) -> Peer:
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None, function_to_apply="none")
     order = list(model.config.label2id)
 
-    def rows(answers: list[list[dict[str, object]]]) -> np.ndarray:
+    def rows(answers: Any) -> Logits:
         scores = [{answer["label"]: answer["score"] for answer in answers_of_text} for answers_of_text in answers]
         return np.array([[row[label] for label in order] for row in scores])
 

@@ -199,7 +199,8 @@ def settle(
     medians: list[float] = []
     calls = 0
     while True:
-        window, times = clock(), []
+        window = clock()
+        times: list[float] = []
         while not times or clock() - window < window_s:
             for text in texts:
                 started = clock()

@@ -42,7 +42,7 @@ def prepare(job: Job) -> None:
         return {**batch, "labels": torch.tensor([label for _, label in rows])}
 
     pairs = list(zip(texts["train"], texts["train_labels"], strict=True))
-    loader = DataLoader(pairs, batch_size=BATCH_SIZE, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
+    loader: DataLoader[Any] = DataLoader(pairs, batch_size=BATCH_SIZE, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
     steps = EPOCHS * len(loader)
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE)
     distiller = GeneralDistiller(

@@ -39,7 +39,13 @@ class DistillationTrainer(Trainer):
         self.temperature = temperature
         self.soft_weight = soft_weight
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: object = None,  # noqa: ARG002  # the Trainer hands it over
+    ) -> Any:
         """Return the loss of one batch; `inputs` holds the ids of both tokenizers."""
         inputs = dict(inputs)
         for_teacher = {
@@ -71,10 +77,10 @@ class EpochClock(TrainerCallback):
         """Start the clock."""
         self.started = time.perf_counter()
 
-    def on_evaluate(self, *_: Any, metrics: dict[str, float], **__: Any) -> None:
+    def on_evaluate(self, *_: Any, **given: Any) -> None:
         """Note an epoch's end and its score."""
         self.ends.append(time.perf_counter() - self.started)
-        self.scores.append(metrics["eval_macro_f1"])
+        self.scores.append(given["metrics"]["eval_macro_f1"])
 
 
 def run(settings: dict[str, Any]) -> dict[str, Any]:

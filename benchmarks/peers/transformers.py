@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from transformers import AutoTokenizer, pipeline
@@ -23,7 +25,7 @@ def open_peer(job: Job) -> Peer:
     )
 
     def rows(texts: list[str]) -> Logits:
-        answers = classify(texts, truncation=True, batch_size=len(texts))
+        answers: Any = classify(texts, truncation=True, batch_size=len(texts))
         found = [{answer["label"]: answer["score"] for answer in answers_of_text} for answers_of_text in answers]
         return np.array([[row[label] for label in job.labels] for row in found])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def compare(task: Task, plan: Plan, pieces: Pieces, *, peers: Sequence[str], rep
     for name in (OURS, *peers):
         reporter.say(f"serving: settings of {name}")
         try:
-            chosen[name] = pieces.get(f"settings-{name}", lambda name=name: _choose(SERVERS[name], task, plan))
+            chosen[name] = pieces.get(f"settings-{name}", partial(_choose, SERVERS[name], task, plan))
         except PeerError as exc:
             if name == OURS:
                 raise
@@ -50,12 +51,8 @@ def compare(task: Task, plan: Plan, pieces: Pieces, *, peers: Sequence[str], rep
         for number in range(plan.rounds):
             # There and back, so that a machine that grows slower does so for all.
             for name in list(chosen) if number % 2 == 0 else reversed(chosen):
-                setting = chosen[name]["setting"]
-                turn = pieces.get(
-                    f"turn-{number}-{name}",
-                    lambda name=name, setting=setting, number=number: _turn(SERVERS[name], task, plan, setting, number),
-                )
-                turns[name].append(turn)
+                measure = partial(_turn, SERVERS[name], task, plan, chosen[name]["setting"], number)
+                turns[name].append(pieces.get(f"turn-{number}-{name}", measure))
                 advance(1)
     rows = [_row(SERVERS[name], chosen[name], turns[name], turns[OURS], task) for name in chosen]
     return rows + [{"kind": "server", "name": name, "skipped": reason} for name, reason in skipped.items()]

@@ -81,7 +81,7 @@ def take_response(buffer: bytes) -> tuple[int, bytes, bool, int] | None:
         return None if len(buffer) < stop else (status, buffer[start:stop], close, stop)
     if not _CHUNKED.search(head):
         return status, b"", close, start
-    parts = []
+    parts: list[bytes] = []
     while True:
         line = buffer.find(b"\r\n", start)
         size = -1 if line < 0 else int(buffer[start:line].split(b";")[0], 16)

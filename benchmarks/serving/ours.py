@@ -46,13 +46,14 @@ def saturate(task: Task, plan: Plan) -> dict[str, Any]:
 def half_load(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
     """Return the row of an open loop at `rate` requests a second, half of what saturates the server."""
     rounds: list[Samples] = []
+    server_cpu_s: list[float] = []
     with started(_PEER, task.bundle, _AS_IT_COMES) as server:
         requests = requests_for(_PEER, task.texts)
         run(Load(server.port, requests, plan.connections, plan.warmup_s))
-        rounds = [
-            run(Load(server.port, requests, plan.overload_connections, plan.half_s, rate=rate, seed=number))
-            for number in range(plan.half_rounds)
-        ]
+        for number in range(plan.half_rounds):
+            before_s = server.cpu_s()
+            rounds.append(run(Load(server.port, requests, plan.overload_connections, plan.half_s, rate=rate, seed=number)))
+            server_cpu_s.append(server.cpu_s() - before_s)
     latencies = np.concatenate([samples.latency_ms for samples in rounds])
     return {
         "kind": "half_load",
@@ -60,6 +61,10 @@ def half_load(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
         "seconds": plan.half_s * plan.half_rounds,
         "latency": percentiles(latencies),
         "latency_rounds": [percentiles(samples.latency_ms) for samples in rounds],
+        # Whether a bad round was one of a slow machine, or of one that stood still.
+        "server_cpu_us_per_request_rounds": [
+            cpu_s / max(1, samples.count(200)) * 1e6 for cpu_s, samples in zip(server_cpu_s, rounds, strict=True)
+        ],
         "latency_quantiles_ms": quantiles(latencies),
         "errors": sum(len(samples.status) - samples.count(200) for samples in rounds),
         "statuses_rounds": [samples.statuses() for samples in rounds],

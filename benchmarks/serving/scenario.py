@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def run_serving(
             if name in phases:
                 rate = saturating(pieces) * (0.5 if name == "half_load" else 2)
                 reporter.say(f"serving: {name}, {rate:.0f} requests a second")
-                pieces.get(name, lambda name=name, rate=rate: getattr(ours, name)(task, plan, rate))
+                pieces.get(name, partial(getattr(ours, name), task, plan, rate))
         if "reload" in phases:
             reporter.say(f"serving: {plan.reloads} reloads and SIGTERM under load")
             pieces.get("reload", lambda: ours.reloads(task, plan))
