@@ -72,12 +72,9 @@ def _write(frame: pd.DataFrame, labels: list[str], table: Path) -> int:
 
 def main(kind: str, table: str, bundle: str, threads: str, graph: str = "") -> None:
     """Run one script and print rows and seconds; loading is not in the time."""
-    if kind == "plain_ort":
-        run = plain_ort_script(Path(table), Path(bundle), int(threads), Path(graph))
-    elif kind == "pipeline":
-        run = pipeline_script(Path(table), Path(bundle), int(threads))
-    else:
-        sys.exit(f"there is no script {kind!r}; choose from pipeline, plain_ort")
+    scripts: dict[str, Callable[..., Callable[[], int]]] = {"pipeline": pipeline_script, "plain_ort": plain_ort_script}
+    more = (Path(graph),) if graph else ()
+    run = scripts[kind](Path(table), Path(bundle), int(threads), *more)
     started = time.perf_counter()
     rows = run()
     print(json.dumps({"num_rows": rows, "seconds": time.perf_counter() - started}))

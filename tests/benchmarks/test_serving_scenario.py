@@ -35,6 +35,8 @@ def test_every_phase_runs_and_is_kept(tiny_student: Bundle, tiny_test: Dataset, 
     assert served["labels_other_than_predicted"] == 0
     assert 0.9 < float(str(served["macro_f1"])) <= 1
     assert rows["half_load"]["errors"] == 0
+    (cpu_us,) = rows["half_load"]["server_cpu_us_per_request_rounds"]
+    assert 10 < cpu_us < 1e5
     assert (rows["overload"]["server_errors"], rows["overload"]["lost"], rows["overload"]["wrong"]) == (0, 0, 0)
     assert rows["overload"]["right_afterwards"]
     reload = rows["reload"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -117,3 +119,14 @@ def test_metrics_count_requests_and_texts(server: Running) -> None:
     assert 'potstill_requests_total{protocol="huggingface",status="200"} 1.0' in text
     assert 'potstill_requests_total{protocol="tei",status="422"} 1.0' in text
     assert 'potstill_texts_total{model="tiny"} 3.0' in text
+    assert 'potstill_queue_texts{model="tiny"} 0.0' in text
+
+
+def test_metrics_say_how_many_threads_have_nothing_to_do(serve_bundle: Callable[..., Running]) -> None:
+    server = serve_bundle(threads=3)
+    server.post("/", {"inputs": TEXTS})
+    # A thread is idle when it waits again, a moment after its answer is out.
+    until = time.monotonic() + 20
+    while 'potstill_idle_threads{model="tiny"} 3.0' not in server.ask("GET", "/metrics").body.decode():
+        assert time.monotonic() < until
+        time.sleep(0.01)

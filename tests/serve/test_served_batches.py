@@ -67,8 +67,9 @@ def test_threads_that_compute_nothing_share_what_waits() -> None:
             return asyncio.get_running_loop().create_task(batcher.submit([text], engine, deadline_s=20))  # type: ignore[arg-type]
 
         together = [ask(text) for text in ("a1", "a2", "b1", "b2")]
-        while batcher.idle_threads:
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(10):
+            while batcher.idle_threads:  # each has begun with its share
+                await asyncio.sleep(0.001)
         classifier.may_go.set()
         await asyncio.gather(*together)
         assert sorted(classifier.batches) == [["a1", "a2"], ["b1", "b2"]]
@@ -81,7 +82,8 @@ def test_a_thread_takes_all_that_waits_while_the_others_compute() -> None:
     async def main() -> None:
         async with Held(threads=2) as held:
             other = held.ask(["other"])
-            while held.batcher.idle_threads:
+            await asyncio.sleep(0)
+            while held.batcher.waiting_texts:  # until the second thread, which may only just start, has taken it
                 await asyncio.sleep(0.001)
             waiting = [held.ask([text]) for text in ("a", "b", "c")]
             await asyncio.sleep(0)

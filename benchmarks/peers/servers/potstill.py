@@ -8,8 +8,7 @@ from benchmarks.peers.servers.protocol import ServerPeer, Start, best_label
 
 
 def _command(start: Start) -> list[str]:
-    flags = [word for name, value in start.setting.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return [str(start.python), "-m", "distill", "serve", str(start.folder), "--port", str(start.port), *flags]
+    return [str(start.python), "-m", "distill", "serve", str(start.folder), "--port", str(start.port)]
 
 
 PEER = ServerPeer(
