@@ -24,10 +24,10 @@ from benchmarks.texts import measured_on
 from benchmarks.training import run_training, write_training
 from benchmarks.transfer import PARTS, run_transfer, write_transfer
 from benchmarks.transfer_figures import SEEDS as TRANSFER_SEEDS
+from distill.cli.bars import reporter_for_terminal
+from distill.cli.terminal import fail, print_cells, words_of
 from distill.errors import PotstillError
-from distill.progress import reporter_for_terminal
 from distill.settings import DataSettings
-from distill.terminal import fail, print_cells, words_of
 from export.settings import DemoSettings
 
 app = App(
@@ -129,7 +129,7 @@ def runtime(
     """
     from benchmarks.runtime import QUICK, Plan, run_runtime, runtime_figures, runtime_table
     from distill.data import load_splits
-    from distill.environment import describe_environment
+    from distill.machine import describe_environment
 
     environment = describe_environment()
     movies = load_splits(DataSettings(train=("builtin:movies",), test="builtin:movies"))
@@ -168,7 +168,7 @@ def int8(
     Example: python -m benchmarks int8 --bundle teacher-0
     """
     from benchmarks.int8_ways import int8_figures, int8_table, rows_of_movies
-    from distill.environment import describe_environment
+    from distill.machine import describe_environment
 
     rows = rows_of_movies(bundle, texts=texts, reporter=reporter_for_terminal())
     print_cells(*int8_table(rows))
@@ -184,7 +184,7 @@ def ops() -> None:
     Example: python -m benchmarks ops
     """
     from benchmarks.ops import every_row, ops_figures, ops_table
-    from distill.environment import describe_environment
+    from distill.machine import describe_environment
 
     environment = describe_environment()
     rows = every_row()
@@ -217,7 +217,7 @@ def serving(
     from benchmarks.serving.plan import QUICK, Plan
     from benchmarks.serving.scenario import PHASES, run_serving
     from distill.data import load_splits
-    from distill.environment import describe_environment
+    from distill.machine import describe_environment
 
     environment = describe_environment()
     movies = load_splits(DataSettings(train=("builtin:movies",), test="builtin:movies"))
@@ -267,7 +267,7 @@ def scale(
     """
     from benchmarks.scale import QUICK, Plan, run_scale
     from benchmarks.scale_figures import scale_figures
-    from distill.environment import describe_environment
+    from distill.machine import describe_environment
 
     environment = describe_environment()
     rows = run_scale(student, teacher, work=work, plan=QUICK if quick else Plan(), only=only, reporter=reporter_for_terminal())

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from distill.proof import Bootstrap, Estimate, Figure
+from distill.evaluation.intervals import Bootstrap, Estimate, Figure
 
 BUDGETS_MS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 FAIRLY_SURE = 0.8

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.choices import predicted_of
 from benchmarks.results import read_result_file
 from distill.errors import PotstillError
-from distill.proof import Bootstrap
+from distill.evaluation.intervals import Bootstrap
 
 Row = Mapping[str, Any]
 

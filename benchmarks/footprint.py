@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.children import run_child
 from distill.bundle import Bundle
 from distill.labels import Logits
-from export.runtime import OnnxClassifier
+from export.runtime.sessions import OnnxClassifier
 
 ROOT = Path(__file__).parents[1]
 

@@ -18,8 +18,8 @@ from benchmarks.instrument import marks_of, median_estimate, spread
 from benchmarks.peers.protocol import Logits
 from benchmarks.rows import failed_row, identity_part, quality_part, slug_of
 from benchmarks.sessions import STARTS, SpeedSettings, dropping, in_turn, make_ready, opened
-from distill.cpus import available_cpus
 from distill.errors import PotstillError
+from distill.machine import available_cpus
 from distill.progress import Reporter
 
 FreshScenario = Literal["cold-start", "memory"]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import SettingsError
-from export.measure import MIN_SAMPLES_P90, MIN_SAMPLES_P99, NOISY_SPREAD
+from export.measure.latency import MIN_SAMPLES_P90, MIN_SAMPLES_P99, NOISY_SPREAD
 
 RESAMPLES = 2000
 MIN_PROCESSES = 3

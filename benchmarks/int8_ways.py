@@ -18,10 +18,10 @@ from distill.bundle import Bundle
 from distill.labels import Logits, probabilities
 from distill.progress import Reporter
 from distill.scales import MIGRATION, SEVEN_BIT_LIMIT, STEPS, ChannelRange, InputScales, input_scales
-from export.calibration import channel_ranges
-from export.invariance import compare_alone_and_in_batches
-from export.quantize import Quantization, find_products, product_inputs, quantize
-from export.runtime import OnnxClassifier
+from export.int8.calibration import channel_ranges
+from export.int8.invariance import compare_alone_and_in_batches
+from export.int8.quantize import Quantization, find_products, product_inputs, quantize
+from export.runtime.sessions import OnnxClassifier
 
 EXACT = 4
 """Decimals of a mean change of probability that a table shows."""
@@ -66,7 +66,7 @@ def run_int8_ways(
         reporter: Told of progress.
         ways: Which.
     """
-    from distill.training.models import load_bundle
+    from distill.models.loading import load_bundle
     from export.graph.fused import write_fused_graph
 
     fp32 = write_fused_graph(load_bundle(bundle))

@@ -25,8 +25,8 @@ from benchmarks.transfer_figures import transfer_figures
 from benchmarks.transfer_page import learning_curve, markdown_of_transfer
 from distill.errors import PotstillError
 from distill.storage import write_atomically
-from export.report import picture_of
-from export.tables import markdown_of, verdict_of
+from export.measure.report import picture_of
+from export.measure.tables import markdown_of, verdict_of
 
 ROOT = Path(__file__).parent.parent
 COLUMNS = ("classifier", "runs on", "macro-F1", "95 % interval", "kept", "p50 ms", "faster", "texts/s", "ships MB")

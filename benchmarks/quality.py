@@ -21,16 +21,16 @@ from benchmarks.texts import task_texts
 from distill.bundle import WEIGHTS, Bundle
 from distill.classifier import agreement, top_labels
 from distill.data import Dataset, Splits
-from distill.environment import describe_environment
 from distill.errors import BundleError, SettingsError
-from distill.metrics import evaluate
+from distill.evaluation.metrics import evaluate
+from distill.machine import describe_environment
 from distill.progress import Reporter
 from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, Precision, TeacherSettings
 from distill.storage import write_atomically
-from export.candidates import bundle_candidate
+from export.measure.candidates import bundle_candidate
+from export.measure.rows import measure_speed, speed_figures
 from export.pipeline import export_bundle
-from export.rows import measure_speed, speed_figures
-from export.runtime import OnnxClassifier
+from export.runtime.sessions import OnnxClassifier
 from export.settings import BenchSettings
 
 
@@ -132,7 +132,7 @@ def _exported(bench: Bench, student: Bundle) -> Bundle:
 
 
 def _reference_teacher(bench: Bench, seed: int) -> Bundle:
-    from distill.training.fit import fit_teacher
+    from distill.training.fine_tuning import fit_teacher
 
     path = bench.bundle_path(TEACHER, seed)
     settings = bench.study.teacher.model_copy(update={"seed": seed})
@@ -152,7 +152,7 @@ def _reference_teacher(bench: Bench, seed: int) -> Bundle:
 
 
 def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) -> Bundle:
-    from distill.training.fit import fit_student
+    from distill.training.distillation import fit_student
 
     arm = bench.study.arms[name]
     settings = arm.settings.model_copy(update={"seed": seed})
@@ -209,8 +209,8 @@ def _write_row(bench: Bench, name: str, seed: int, bundle: Bundle, *, teacher: B
 
     In fp32 its PyTorch model is asked, in int8 its graph, one text at a time.
     """
-    from distill.training.models import load_bundle
-    from distill.training.soft_targets import teacher_logits
+    from distill.models.loading import load_bundle
+    from distill.teachers.answers import teacher_logits
 
     test, model = bench.test, load_bundle(bundle)
     if precision == "fp32":

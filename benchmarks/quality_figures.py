@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from benchmarks.quality_arms import ARMS, SEEDS, TEACHER
 from distill.data import Dataset
 from distill.errors import PotstillError
-from distill.proof import Bootstrap, Estimate, mean_of, verdict_in_words
+from distill.evaluation.intervals import Bootstrap, Estimate, mean_of
+from distill.evaluation.proof import verdict_in_words
 from distill.settings import Precision
-from export.tables import ABSENT
+from export.measure.tables import ABSENT
 
 COMMAND: Final = "python -m benchmarks quality"
 GAIN: Final = "gain_over_control_2_layers"

@@ -30,7 +30,7 @@ from distill.data import Dataset
 from distill.errors import PotstillError, SettingsError
 from distill.progress import Reporter
 from distill.settings import Settings
-from export.measure import MIN_SAMPLES_P99
+from export.measure.latency import MIN_SAMPLES_P99
 
 SEARCHES = 2
 LOOPBACK = {"127.0.0.1", "localhost"}

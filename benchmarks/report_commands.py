@@ -14,7 +14,7 @@ from benchmarks.peers.environments import FOLDER as ENVIRONMENTS
 from benchmarks.peers.environments import REQUIREMENTS
 from benchmarks.report import write_report
 from benchmarks.results import FOLDER
-from distill.terminal import print_cells
+from distill.cli.terminal import print_cells
 
 REGRESSION = 1
 

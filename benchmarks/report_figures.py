@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
-from export.report import as_svg
+from export.measure.report import as_svg
 
 Row = Mapping[str, Any]
 

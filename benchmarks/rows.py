@@ -17,9 +17,9 @@ from benchmarks.sessions import Turns
 from distill.classifier import agreement
 from distill.data import Dataset
 from distill.errors import PotstillError
+from distill.evaluation.intervals import Bootstrap
+from distill.evaluation.metrics import evaluate
 from distill.labels import Logits, chosen_labels
-from distill.metrics import evaluate
-from distill.proof import Bootstrap
 
 DIGITS = 10
 

@@ -23,11 +23,11 @@ from benchmarks.peers.weights import write_portable
 from benchmarks.peers.workers import PeerError, Worker, started
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import Dataset
+from distill.evaluation.metrics import evaluate
 from distill.labels import probabilities
-from distill.metrics import evaluate
 from distill.progress import Reporter
-from export.measure import NOISY_SPREAD, Latency, measure_process
-from export.runtime import OnnxClassifier
+from export.measure.latency import NOISY_SPREAD, Latency, measure_process
+from export.runtime.sessions import OnnxClassifier
 
 OURS, TEACHER = "potstill", "teacher"
 PEERS = ("stock", "optimum", "openvino", "ctranslate2")

@@ -28,12 +28,12 @@ from benchmarks.children import child, run_child
 from benchmarks.scale_figures import capacity_rows
 from distill.bundle import Bundle
 from distill.classifier import predict
-from distill.cpus import available_cpus
 from distill.data import TextSources
+from distill.machine import available_cpus
 from distill.progress import Reporter
 from distill.settings import TextSettings
 from distill.storage import write_atomically
-from export.runtime import OnnxClassifier
+from export.runtime.sessions import OnnxClassifier
 
 ROOT = Path(__file__).parents[1]
 DOMAINS = ("builtin:movies", "builtin:amazon", "builtin:tweets", "builtin:nyt")

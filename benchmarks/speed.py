@@ -14,8 +14,8 @@ from benchmarks.peers.protocol import prepared_seconds
 from benchmarks.peers.workers import Worker
 from benchmarks.rows import Reference, failed_row, identity_part, latency_part, quality_part, rate_part, slug_of
 from benchmarks.sessions import KeptRows, Measured, SpeedSettings, Turn, Turns, dealt, grouped, make_ready, measure_together
-from distill.cpus import available_cpus
 from distill.errors import PotstillError
+from distill.machine import available_cpus
 from distill.progress import Reporter
 
 Scenario = Literal["single-stream", "offline"]

@@ -31,13 +31,13 @@ from benchmarks.self_check import SHORT, TRIALS, instrument_figures, run_self_ch
 from benchmarks.sessions import QUICK, SpeedSettings
 from benchmarks.speed import Scenario, run_speed, speed_figures
 from benchmarks.speed_tables import first_words, terminal_table
+from distill.cli.bars import reporter_for_terminal
+from distill.cli.reading import measuring_texts
+from distill.cli.terminal import print_cells
 from distill.data import limited, load_splits
 from distill.errors import SettingsError
-from distill.inputs import measuring_texts
 from distill.labels import require_single_label
-from distill.progress import reporter_for_terminal
 from distill.settings import DataSettings, Settings
-from distill.terminal import print_cells
 
 MOVIES = DataSettings(train=("builtin:movies",), test="builtin:movies")
 
@@ -323,6 +323,6 @@ def command_of(scenario: str, flags: tuple[RowSettings, DataSettings, Settings, 
 
 
 def _base() -> str:
-    from distill.training.models import minilm_folder
+    from distill.models.loading import minilm_folder
 
     return minilm_folder()

@@ -25,11 +25,10 @@ from benchmarks.quality_arms import ARMS, SEEDS, TASK, TEACHER, UNLABELED
 from benchmarks.results import write_result
 from benchmarks.texts import measured_on, task_texts
 from distill.bundle import Bundle
-from distill.cpus import available_cpus
 from distill.data import load_splits
-from distill.environment import describe_environment
 from distill.errors import PotstillError
-from distill.metrics import macro_f1
+from distill.evaluation.metrics import macro_f1
+from distill.machine import available_cpus, describe_environment
 from distill.progress import Reporter, SilentReporter
 from distill.settings import DataSettings, DistillSettings
 from distill.storage import cache_dir, write_atomically
@@ -188,8 +187,9 @@ def _write_untrained_student(
     teacher: Bundle, settings: DistillSettings, data: DataSettings, unlabeled: Sequence[str], out: Path
 ) -> None:
     """Lay down the student as potstill starts from it, with its tokenizer."""
-    from distill.training.models import load_bundle, write_model_files
-    from distill.training.students import build_student
+    from distill.models.loading import load_bundle
+    from distill.models.torch_classifier import write_model_files
+    from distill.students.build import build_student
 
     lender = load_bundle(teacher)
     splits, others = task_texts(data, unlabeled)
@@ -199,7 +199,7 @@ def _write_untrained_student(
 
 
 def _score_of(teacher: Bundle, data: DataSettings) -> float:
-    from distill.training.models import load_bundle
+    from distill.models.loading import load_bundle
 
     test = measured_on(load_splits(data))
     return macro_f1(test.label_ids, load_bundle(teacher).predict_logits(test.texts))
@@ -226,7 +226,7 @@ def _child(module: str, given: Mapping[str, Any], **variables: str) -> dict[str,
 
 def _main() -> None:
     """Distil once, as `potstill distill` does, and print when each epoch had ended."""
-    from distill.training.fit import fit_student
+    from distill.training.distillation import fit_student
 
     given = json.load(sys.stdin)
     splits, unlabeled = task_texts(DataSettings(**given["data"]), given["unlabeled"])

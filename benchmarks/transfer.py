@@ -31,8 +31,8 @@ from benchmarks.transfer_language import language, language_texts
 from benchmarks.transfer_recipes import few_settings
 from benchmarks.transfer_tasks import task_texts, tasks
 from benchmarks.transfer_unlabelled import stand_in, unlabelled
-from distill.environment import describe_environment
 from distill.errors import SettingsError
+from distill.machine import describe_environment
 from distill.progress import Reporter
 from distill.settings import BUILTIN_MINILM, TeacherSettings
 from distill.transfer_settings import CarrySettings
@@ -90,7 +90,7 @@ def write_transfer(bench: Bench, **more: Any) -> Path:
 
 def _teachers(bench: Bench, seed: int) -> None:
     """Each domain's teacher on the test texts of all four: its own score, and what it can do without a label elsewhere."""
-    from distill.training.models import load_bundle
+    from distill.models.loading import load_bundle
 
     for domain in DOMAINS:
         if all(bench.done(f"whole-{domain}-{target}-{seed}") for target in DOMAINS):
@@ -119,8 +119,8 @@ def _few(bench: Bench, seed: int) -> None:
 def _few_cell(
     bench: Bench, kind: str, source: str, target: str, seed: int, *, model: str = BUILTIN_MINILM, init: str | None = None
 ) -> None:
-    from distill.training.models import load_bundle
-    from distill.transfer.fit import fit_carried
+    from distill.models.loading import load_bundle
+    from distill.training.fine_tuning import fit_carried
 
     name = f"{kind}-{source}-{target}-{seed}"
     if bench.done(name):
@@ -144,9 +144,9 @@ def _few_cell(
 
 def _features(bench: Bench, seed: int) -> None:
     """Movies by a head on frozen features, with an empty cache and again with a full one, against whole fine-tuning."""
-    from distill.training.models import load_bundle, load_pretrained  # noqa: F401  (loaded before the clock starts)
+    from distill.models.loading import load_bundle
+    from distill.training.fine_tuning import fit_carried
     from distill.transfer.features import FOLDER
-    from distill.transfer.fit import fit_carried
 
     name = f"features-{seed}"
     if bench.done(name):
@@ -182,7 +182,7 @@ def _features(bench: Bench, seed: int) -> None:
 
 def _fine_tuning_seconds(bench: Bench, seed: int, out: Path) -> float:
     """What all epochs of whole fine-tuning take, from one trained here and now: the teacher's own may be of a busier day."""
-    from distill.training.fit import fit_teacher
+    from distill.training.fine_tuning import fit_teacher
 
     splits, settings = bench.splits["movies"], TeacherSettings(seed=seed, mixed_precision="auto")
     once = settings.model_copy(update={"epochs": 1})

@@ -20,14 +20,14 @@ from benchmarks.transfer_figures import DOMAINS
 from distill.bundle import Bundle
 from distill.classifier import top_labels
 from distill.data import Dataset, Splits, load_splits
+from distill.evaluation.metrics import evaluate
 from distill.labels import Logits
-from distill.metrics import evaluate
 from distill.progress import Reporter
 from distill.settings import DataSettings, TeacherSettings
 from distill.storage import write_atomically
 
 if TYPE_CHECKING:
-    from distill.training.models import TorchClassifier
+    from distill.models.torch_classifier import TorchClassifier
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Bench:
 
 def source_of(bench: Bench, domain: str, seed: int) -> Bundle:
     """Return the domain's own teacher, fine-tuned on all its labels; one that stands in the folder is used again."""
-    from distill.training.fit import fit_teacher
+    from distill.training.fine_tuning import fit_teacher
 
     out = bench.folder / f"source-{domain}-{seed}"
     splits = bench.splits[domain]
@@ -95,8 +95,8 @@ def measured(bench: Bench, classifier: TorchClassifier, target: str) -> dict[str
 
 def quality_of(classifier: TorchClassifier, test: Dataset) -> dict[str, Any]:
     """Return every quality figure, with the answers themselves; computed in bf16 where the processor is quick at it."""
-    from distill.training.devices import chosen_mixed_precision
-    from distill.training.soft_targets import teacher_logits
+    from distill.models.devices import chosen_mixed_precision
+    from distill.teachers.answers import teacher_logits
 
     compute = chosen_mixed_precision("auto", classifier.model.device)
     return quality_of_logits(teacher_logits(classifier, test.texts, compute=compute).logits, test)

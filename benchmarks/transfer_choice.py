@@ -17,8 +17,8 @@ from distill.transfer_settings import SelectSettings
 
 def choice(bench: Bench, seed: int) -> None:
     """Rank four candidates on five tasks without fine-tuning, then fine-tune each and compare the ranks."""
-    from distill.training.models import load_bundle
-    from distill.transfer.fit import fit_carried
+    from distill.models.loading import load_bundle
+    from distill.training.fine_tuning import fit_carried
     from distill.transfer.select import select
 
     for task in TASKS:
@@ -70,8 +70,9 @@ def domains_task(bench: Bench) -> tuple[Dataset, Dataset, Dataset]:
 
 def candidate_of(bench: Bench, candidate: str, seed: int, *, task: str = "") -> Path | str:
     """Return an encoder as a folder: the packaged one whole, its three lowest layers, drawn anew, or after another task."""
-    from distill.training.models import load_pretrained, write_model_files
-    from distill.training.students.layers import keep_layers
+    from distill.models.loading import load_pretrained
+    from distill.models.torch_classifier import write_model_files
+    from distill.students.build import keep_layers
     from distill.transfer.parameters import draw_all_anew
 
     if candidate == "minilm":

@@ -7,8 +7,8 @@ import numpy as np
 from benchmarks.transfer_bench import Bench, measured, quality_of_logits, scratch, source_of
 from benchmarks.transfer_figures import CURVE_PAIR, CURVE_SHOTS, DOMAINS, LABELS_A_CLASS, SEEDS
 from benchmarks.transfer_recipes import few_settings
-from distill.baselines import MajorityClassifier, TfidfClassifier
 from distill.data import Dataset
+from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
 from distill.transfer_settings import CarrySettings
 
 
@@ -44,7 +44,7 @@ def curve(bench: Bench, seed: int) -> None:
 
 def all_shots(train: Dataset, *, shots: int, seed: int) -> Dataset:
     """Return the texts that a carried model is given, those to learn from and those to choose on."""
-    from distill.data.few_shot import few_shot
+    from distill.data.dataset import few_shot
 
     learnt, chosen = few_shot(train, shots=shots, seed=seed)
     return Dataset(
@@ -62,8 +62,8 @@ def _floor(bench: Bench, name: str, target: str, seed: int, *, shots: int) -> No
 
 
 def _point(bench: Bench, origin: str, target: str, seed: int, settings: CarrySettings) -> None:
-    from distill.training.models import load_bundle
-    from distill.transfer.fit import fit_carried
+    from distill.models.loading import load_bundle
+    from distill.training.fine_tuning import fit_carried
 
     way, shots = settings.transfer, settings.shots
     cell = f"curve-{way}-{origin}-{target}-{shots}-{seed}"

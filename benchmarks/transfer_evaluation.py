@@ -23,8 +23,8 @@ from benchmarks.transfer_figures import (
     digits,
     unlabelled_of,
 )
-from distill.metrics import confusion_matrix
-from distill.proof import Bootstrap, Figure
+from distill.evaluation.intervals import Bootstrap, Figure
+from distill.evaluation.metrics import confusion_matrix
 
 Row = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.proof import Bootstrap, Figure
+from distill.evaluation.intervals import Bootstrap, Figure
 from distill.transfer.guards import transfer_words
 
 COMMAND: Final = "python -m benchmarks transfer"

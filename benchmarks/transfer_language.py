@@ -21,9 +21,9 @@ from benchmarks.transfer_recipes import (
     OVER_FROZEN_LAYERS,
     WITH_ALL_LAYERS,
 )
-from distill.baselines import MajorityClassifier, TfidfClassifier
 from distill.bundle import Bundle
 from distill.data import Dataset, limited, load_splits
+from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
 from distill.labels import Logits
 from distill.settings import DataSettings
 from distill.transfer_settings import CarrySettings
@@ -85,8 +85,8 @@ def _unlearnt(bench: Bench, origin: str, seed: int, splits: MeasuredSplits) -> L
         return MajorityClassifier(splits.train).predict_logits(splits.test.texts)
     if origin == "tfidf":
         return TfidfClassifier(splits.train, unit="characters", seed=seed).predict_logits(splits.test.texts)
-    from distill.training.models import load_bundle
-    from distill.training.soft_targets import teacher_logits
+    from distill.models.loading import load_bundle
+    from distill.teachers.answers import teacher_logits
 
     return teacher_logits(load_bundle(source_of(bench, SOURCE, seed)), splits.test.texts).logits
 
@@ -105,8 +105,8 @@ def _learnt(
         out: The bundle's folder.
         begun: What `fit_carried` begins with: `model` or `init`, and `adapt_texts`.
     """
-    from distill.training.models import load_bundle
-    from distill.transfer.fit import fit_carried
+    from distill.models.loading import load_bundle
+    from distill.training.fine_tuning import fit_carried
 
     bench.reporter.say(f"chinese from {origin.replace('_', ' ')}, seed {seed}")
     bundle = fit_carried(

@@ -15,8 +15,8 @@ from benchmarks.transfer_choice import candidate_of, domains_task
 from benchmarks.transfer_curve import all_shots
 from benchmarks.transfer_figures import CROSS_TASKS, LABELS_A_CLASS
 from benchmarks.transfer_recipes import few_settings
-from distill.baselines import MajorityClassifier, TfidfClassifier
 from distill.data import Dataset, limited, load_splits
+from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
 from distill.labels import Logits
 from distill.settings import BUILTIN_MINILM, DataSettings
 
@@ -62,9 +62,9 @@ def spread(logits: Logits, labels: tuple[str, ...], wanted: tuple[str, ...]) -> 
 
 
 def _made(bench: Bench, origin: str, seed: int, train: Dataset, validation: Dataset, test: Dataset) -> dict[str, Any]:
-    from distill.training.models import load_bundle
-    from distill.training.soft_targets import teacher_logits
-    from distill.transfer.fit import fit_carried
+    from distill.models.loading import load_bundle
+    from distill.teachers.answers import teacher_logits
+    from distill.training.fine_tuning import fit_carried
 
     if origin in ("tfidf", "majority"):
         few = all_shots(train, shots=LABELS_A_CLASS, seed=seed)

@@ -23,7 +23,7 @@ STAND_IN_TEXTS = 2500
 
 def stand_in(bench: Bench, seed: int) -> None:
     """Each recipe on the stand-in, judged on training and validation texts of it that the student has not learnt from."""
-    from distill.training.models import load_bundle
+    from distill.models.loading import load_bundle
 
     if seed != SEEDS[0]:
         return
@@ -47,7 +47,7 @@ def stand_in(bench: Bench, seed: int) -> None:
 
 def unlabelled(bench: Bench, seed: int) -> None:
     """The recipe that was best on the stand-in, on the other three domains."""
-    from distill.training.models import load_bundle
+    from distill.models.loading import load_bundle
 
     stand_in(bench, SEEDS[0])
     recipe = chosen_recipe(bench.rows())
@@ -77,7 +77,7 @@ def together(parts: Sequence[Dataset]) -> Dataset:
 def _student(
     bench: Bench, target: str, seed: int, recipe: str, *, unlabeled: Sequence[str], held_out: Dataset, out: Path
 ) -> Bundle:
-    from distill.training.fit import fit_student
+    from distill.training.distillation import fit_student
 
     others = [domain for domain in DOMAINS if domain != target]
     chosen = UNLABELLED[recipe]

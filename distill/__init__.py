@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from distill.settings import DistillSettings as DistillSettings
     from distill.settings import TeacherSettings as TeacherSettings
     from distill.settings import TrialSettings as TrialSettings
-    from distill.training.fit import fit_student as fit_student
-    from distill.training.fit import fit_teacher as fit_teacher
+    from distill.training.distillation import fit_student as fit_student
+    from distill.training.fine_tuning import fit_teacher as fit_teacher
     from distill.training.trials import run_trials as run_trials
 
 _HOMES = {
@@ -33,8 +33,8 @@ _HOMES = {
     "PotstillError": "distill.errors",
     "TeacherSettings": "distill.settings",
     "TrialSettings": "distill.settings",
-    "fit_student": "distill.training.fit",
-    "fit_teacher": "distill.training.fit",
+    "fit_student": "distill.training.distillation",
+    "fit_teacher": "distill.training.distillation",
     "load_splits": "distill.data",
     "predict": "distill.classifier",
     "run_trials": "distill.training.trials",
@@ -64,7 +64,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    from distill.extras import requires
+    from distill.errors import requires
 
     with requires(f"distill.{name}"):
         return getattr(importlib.import_module(_HOMES[name]), name)

@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.data.dataset import merge_duplicates, split_off
-from distill.errors import DatasetError, SettingsError
-from distill.extras import requires
+from distill.errors import DatasetError, SettingsError, requires
 from distill.labels import Logits, probabilities
 from distill.settings import BUILTIN_MINILM, DistillSettings, TeacherSettings
 
@@ -33,7 +32,7 @@ with requires("the scikit-learn estimator"):
     from sklearn.utils.validation import check_is_fitted
 
 if TYPE_CHECKING:
-    from distill.training.models import TorchClassifier
+    from distill.models.torch_classifier import TorchClassifier
 
 SOURCE = "X"  # what messages call texts that come from no file
 
@@ -109,8 +108,9 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DatasetError: The texts or labels cannot be used.
             TeacherError: The teacher is not worth learning from.
         """
-        from distill.training.fit import fit_student, fit_teacher
-        from distill.training.models import load_bundle
+        from distill.models.loading import load_bundle
+        from distill.training.distillation import fit_student
+        from distill.training.fine_tuning import fit_teacher
 
         settings = DistillSettings(**{name: getattr(self, name) for name in DistillSettings.model_fields})
         teacher = Bundle.open(self.teacher) if isinstance(self.teacher, str | Path) else self.teacher
@@ -190,7 +190,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Take the state and load the model again."""
         super().__setstate__(state)
         if "bundle_" in state:
-            from distill.training.models import load_bundle
+            from distill.models.loading import load_bundle
 
             self._student = load_bundle(Bundle.open(self.bundle_.path))
 

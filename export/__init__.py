@@ -1,6 +1,6 @@
 """ONNX graphs of a bundle: writing, quantizing, gating, running and measuring them.
 
-`export.runtime` answers without torch; the rest of the package needs the `export` extra.
+`export.runtime.sessions` answers without torch; the rest of the package needs the `export` extra.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from export.pipeline import export_bundle as export_bundle
-    from export.runtime import OnnxClassifier as OnnxClassifier
+    from export.runtime.sessions import OnnxClassifier as OnnxClassifier
     from export.settings import ExportSettings as ExportSettings
 
 _HOMES = {
-    "OnnxClassifier": "export.runtime",
+    "OnnxClassifier": "export.runtime.sessions",
     "export_bundle": "export.pipeline",
     "ExportSettings": "export.settings",
 }
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    from distill.extras import requires
+    from distill.errors import requires
 
     with requires(f"export.{name}"):
         return getattr(importlib.import_module(_HOMES[name]), name)

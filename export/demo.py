@@ -15,15 +15,14 @@ from typing import Any, Final
 
 from distill.bundle import WEIGHTS, Bundle, Lineage, Role
 from distill.data import Splits, fingerprint, load_splits, read_texts, texts_not_in
-from distill.environment import describe_environment
-from distill.errors import BundleError, SettingsError
-from distill.extras import requires
+from distill.errors import BundleError, SettingsError, requires
+from distill.machine import describe_environment
 from distill.progress import Reporter, SilentReporter
 from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, Settings, TeacherSettings
 from distill.storage import require_writable, write_atomically
-from export.candidates import Candidate, bundle_candidate, floor_candidates
+from export.measure.candidates import Candidate, bundle_candidate, floor_candidates
+from export.measure.rows import SCHEMA, measure_quality, measure_speed, rows_of
 from export.pipeline import export_bundle
-from export.rows import SCHEMA, measure_quality, measure_speed, rows_of
 from export.settings import BenchSettings, DemoSettings, ExportSettings
 
 TASK: Final = "movies"
@@ -94,7 +93,7 @@ def run_demo(out: Path, settings: DemoSettings | None = None, *, reporter: Repor
     reporter = reporter or SilentReporter()
     require_writable(out)
     with requires("the demo"):
-        from export.report import write_report
+        from export.measure.report import write_report
     profile = profile_of(settings)
     reporter.say(f"1 of 6  data: builtin:{TASK}")
     splits = load_splits(profile.data)
@@ -133,7 +132,8 @@ def _bundles(
     out: Path, splits: Splits, unlabeled: tuple[str, ...], profile: Profile, reporter: Reporter
 ) -> tuple[Bundle, Bundle, Bundle]:
     with requires("the demo"):
-        from distill.training.fit import fit_student, fit_teacher
+        from distill.training.distillation import fit_student
+        from distill.training.fine_tuning import fit_teacher
 
     def student_at(folder: str, chosen: DistillSettings, further: tuple[str, ...]) -> Bundle:
         wanted = _lineage(profile.model, splits, chosen.seed, teacher=teacher, unlabeled=further)

@@ -13,26 +13,24 @@ import onnx
 
 from distill.bundle import GRAPH_OF_PRECISION, QUANTIZATION, TOKENIZER, WEIGHTS, Bundle
 from distill.card import write_card
-from distill.cpus import instruction_set
 from distill.data import Dataset
-from distill.errors import SettingsError
-from distill.extras import requires
-from distill.known_scales import KnownScales, read_scales, scales_text
-from distill.metrics import Quality, evaluate
+from distill.errors import SettingsError, requires
+from distill.evaluation.metrics import Quality, evaluate
+from distill.machine import instruction_set
 from distill.progress import Reporter, SilentReporter
-from distill.scales import MAX_CALIBRATION_TEXTS
+from distill.scales import MAX_CALIBRATION_TEXTS, KnownScales, read_scales, scales_text
 from distill.settings import Precision
 from distill.storage import require_writable, write_atomically
-from export.calibration import channel_ranges
-from export.ladder import Baseline, asked_form, first_that_passes
-from export.parity import compare, parity_texts
-from export.quantize import product_inputs, quantize, scales_of_graph
-from export.runtime import OnnxClassifier
+from export.int8.calibration import channel_ranges
+from export.int8.ladder import Baseline, asked_form, first_that_passes
+from export.int8.parity import compare, parity_texts
+from export.int8.quantize import product_inputs, quantize, scales_of_graph
+from export.int8.size import embeddings_that_fit
+from export.runtime.sessions import OnnxClassifier
 from export.settings import ExportSettings
-from export.size import embeddings_that_fit
 
 if TYPE_CHECKING:
-    from distill.training.models import TorchClassifier
+    from distill.models.torch_classifier import TorchClassifier
 
 
 def export_bundle(
@@ -104,7 +102,7 @@ def _proven_graphs(
     bundle: Bundle, validation: Dataset, settings: ExportSettings, reporter: Reporter
 ) -> tuple[dict[Precision, onnx.ModelProto], dict[Precision, dict[str, Any]], KnownScales]:
     with requires("export"):
-        from distill.training.models import load_bundle
+        from distill.models.loading import load_bundle
     torch_classifier = load_bundle(bundle)
     reporter.say("export: writing the fp32 graph")
     fp32 = _with_metadata(_written(torch_classifier, settings, reporter), bundle)
@@ -175,9 +173,9 @@ def _proven_int8(
 def _written(classifier: TorchClassifier, settings: ExportSettings, reporter: Reporter) -> onnx.ModelProto:
     """Return the graph of the writer asked for, or of the first that can."""
     from export.graph.fused import expected_ops, write_fused_graph
+    from export.graph.optimized import require_ops
     from export.graph.optimum import write_optimum_graph
     from export.graph.portable import write_portable_graph
-    from export.optimized import require_ops
 
     if settings.exporter == "optimum":
         return write_optimum_graph(classifier)

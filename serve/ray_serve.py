@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.errors import SettingsError
-from distill.extras import requires
-from serve.app import App, create_app
-from serve.models import Source
+from distill.errors import SettingsError, requires
+from serve.answering.models import Source
+from serve.http.app import App, create_app
 from serve.settings import ServeSettings
 
 _REPLICAS = ("num_replicas", "num_cpus")

@@ -100,7 +100,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_teacher(tiny_model: Path, tiny_splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Return a fine-tuned teacher's bundle; do not change it."""
-    from distill.training.fit import fit_teacher
+    from distill.training.fine_tuning import fit_teacher
 
     settings = TeacherSettings(epochs=6, learning_rate=2e-3, max_length=32, batch_size=16)
     out = tmp_path_factory.mktemp("bundles") / "teacher"
@@ -110,7 +110,7 @@ def tiny_teacher(tiny_model: Path, tiny_splits: Splits, tmp_path_factory: pytest
 @pytest.fixture(scope="session")
 def tiny_unexported(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Return a 2-layer student's bundle without graphs; do not change it."""
-    from distill.training.fit import fit_student
+    from distill.training.distillation import fit_student
 
     settings = DistillSettings(epochs=4, learning_rate=2e-3, batch_size=16, num_layers=2)
     out = tmp_path_factory.mktemp("bundles") / "unexported"
@@ -153,7 +153,7 @@ def copied(tmp_path: Path) -> Callable[[Bundle], Bundle]:
 @pytest.fixture
 def potstill(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Return a function that runs the command in this process: starting one that trains takes seconds."""
-    from distill.cli import main
+    from distill.cli.main import main
 
     def run(*arguments: object) -> Outcome:
         capsys.readouterr()

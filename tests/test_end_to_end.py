@@ -11,7 +11,7 @@ import pytest
 from tiny_task import Outcome, tiny_texts, write_csv
 
 from distill.bundle import Bundle
-from export.runtime import OnnxClassifier
+from export.runtime.sessions import OnnxClassifier
 
 Run = Callable[..., Outcome]
 BATCH_SIZE = 32

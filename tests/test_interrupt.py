@@ -23,9 +23,9 @@ Run = Callable[..., Outcome]
 ROOT = Path(__file__).parents[1]
 # The command, saying after every step how far it is instead of every ten seconds.
 SCRIPT = (
-    "import distill.progress\n"
-    "distill.progress.LineReporter.__init__.__kwdefaults__['interval_s'] = 0.0\n"
-    "from distill.cli import main\n"
+    "import distill.cli.bars\n"
+    "distill.cli.bars.LineReporter.__init__.__kwdefaults__['interval_s'] = 0.0\n"
+    "from distill.cli.main import main\n"
     "main()"
 )
 EPOCHS = 12

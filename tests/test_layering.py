@@ -14,8 +14,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("distill", "export", "serve", "benchmarks")
-COMPOSITION_ROOT = "distill.cli"
-TORCH_ROOMS = ("distill.training", "distill.transfer", "export.graph")
+COMPOSITION_ROOT = "distill.cli.main"
+TORCH_ROOMS = (
+    *(f"distill.{room}" for room in ("models", "teachers", "students", "losses", "training", "transfer")),
+    "export.graph",
+)
 TORCH = ("torch", "transformers", "accelerate")
 
 
@@ -111,7 +114,7 @@ class Holder:
         ("torch.nn", False, False),
         ("numpy", True, False),
     ]
-    assert {"distill", "distill.cli", "export.runtime"} <= MODULES.keys()
+    assert {"distill", "distill.cli.main", "export.runtime.sessions"} <= MODULES.keys()
     assert len(ALL) > 200
 
 
@@ -151,7 +154,10 @@ def test_serve_sees_the_runtime_and_the_torch_free_core() -> None:
             each
             for each in ALL
             if is_under(each.importer, "serve")
-            and (is_under(each.target, *TORCH_ROOMS) or (is_under(each.target, "export") and each.target != "export.runtime"))
+            and (
+                is_under(each.target, *TORCH_ROOMS)
+                or (is_under(each.target, "export") and each.target != "export.runtime.sessions")
+            )
         ]
     )
 
@@ -199,9 +205,9 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
     "module",
     [
         "distill",
-        "distill.cli",
-        "export.runtime",
-        "serve.app",
+        "distill.cli.main",
+        "export.runtime.sessions",
+        "serve.http.app",
     ],
 )
 def test_a_fresh_interpreter_that_imports_it_has_no_torch(module: str) -> None:
@@ -214,7 +220,7 @@ def test_importing_the_core_writes_and_configures_nothing(tmp_path: Path) -> Non
     program = """
 import logging, os
 before = dict(os.environ)
-import distill.bundle, distill.cli, distill.data, distill.metrics, export.runtime
+import distill.bundle, distill.cli.main, distill.data, distill.evaluation.metrics, export.runtime.sessions
 assert dict(os.environ) == before
 assert not logging.getLogger().handlers
 assert os.listdir() == []

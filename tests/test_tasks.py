@@ -18,7 +18,7 @@ from distill.bundle import Bundle
 from distill.classifier import predict
 from distill.data import load_splits, read_labelled
 from distill.settings import DataSettings
-from export.runtime import OnnxClassifier
+from export.runtime.sessions import OnnxClassifier
 
 Run = Callable[..., Outcome]
 DOMAINS = ("amazon", "movies", "nyt", "tweets")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.peers.protocol import Job, Logits, Peer, in_length_order, serve
 from distill.bundle import Bundle
-from export.candidates import bundle_candidate
+from export.measure.candidates import bundle_candidate
 
 
 def open_peer(job: Job) -> Peer:
@@ -23,7 +23,7 @@ def open_peer(job: Job) -> Peer:
         one=lambda text: classifier.predict_logits([text])[0],
         many=many,
         settings={"threads": job.threads, "form": form},
-        source="export/candidates.py",
+        source="export/measure/candidates.py",
         size_bytes=candidate.size_bytes,
     )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.peers.protocol import Job, Peer, serve
-from distill.baselines import MajorityClassifier, TfidfClassifier
 from distill.data import Dataset
+from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
 
 
 def open_peer(job: Job) -> Peer:
@@ -19,7 +19,7 @@ def open_peer(job: Job) -> Peer:
         one=lambda text: classifier.predict_logits([text])[0],
         many=classifier.predict_logits,
         settings={"floor": kind},
-        source="distill/baselines.py",
+        source="distill/evaluation/floors.py",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.peers.protocol import Job, Peer, serve
 from distill.bundle import Bundle
-from export.runtime import OnnxClassifier
+from export.runtime.sessions import OnnxClassifier
 
 
 def open_peer(job: Job) -> Peer:
@@ -15,7 +15,7 @@ def open_peer(job: Job) -> Peer:
         one=lambda text: classifier.predict_logits([text])[0],
         many=classifier.predict_logits,
         settings={"threads": job.threads},
-        source="export/runtime.py",
+        source="export/runtime/sessions.py",
         size_bytes=bundle.size_bytes("int8"),
     )
 

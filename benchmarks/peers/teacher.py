@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.peers.protocol import BATCH, Job, Peer, in_length_order, serve
 from distill.bundle import Bundle
-from distill.training.reference import EagerClassifier
+from distill.models.loading import EagerClassifier
 
 
 def open_peer(job: Job) -> Peer:
@@ -15,7 +15,7 @@ def open_peer(job: Job) -> Peer:
         one=lambda text: classifier.predict_logits([text])[0],
         many=lambda texts: in_length_order(texts, classifier.predict_logits),
         settings={"threads": job.threads, "batch": BATCH, "order": "by length"},
-        source="distill/training/reference.py",
+        source="distill/models/loading.py",
         size_bytes=bundle.size_bytes(None),
     )
 

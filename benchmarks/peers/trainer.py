@@ -24,7 +24,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.texts import measured_on, task_texts
-from distill.metrics import macro_f1
+from distill.evaluation.metrics import macro_f1
 from distill.settings import DataSettings
 
 UNLABELLED = -100

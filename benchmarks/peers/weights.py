@@ -17,7 +17,7 @@ def portable_graph(job: Job) -> Path:
 def write_portable(bundle_path: Path, folder: Path) -> Path:
     """Export a bundle's PyTorch model with standard ops only, unless an earlier run did."""
     from distill.bundle import Bundle
-    from distill.training.models import load_bundle
+    from distill.models.loading import load_bundle
     from export.graph.portable import write_portable_graph
 
     path = folder / PORTABLE

@@ -20,7 +20,7 @@ from benchmarks.serving.load import Samples, percentiles, post, run
 from benchmarks.serving.plan import Pieces, Plan, Task
 from benchmarks.serving.servers import started
 from distill.errors import PotstillError
-from distill.metrics import evaluate
+from distill.evaluation.metrics import evaluate
 from distill.progress import Reporter
 
 OURS = "potstill"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.children import child
 from benchmarks.serving.generator import LOST, REFUSED, TIMED_OUT, Load
 from distill.errors import PotstillError
-from export.measure import MIN_SAMPLES_P90, MIN_SAMPLES_P99
+from export.measure.latency import MIN_SAMPLES_P90, MIN_SAMPLES_P99
 
 ROOT = Path(__file__).parents[2]
 

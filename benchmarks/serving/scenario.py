@@ -27,7 +27,7 @@ from distill.classifier import top_labels
 from distill.data import Dataset
 from distill.errors import PotstillError
 from distill.progress import Reporter
-from export.runtime import OnnxClassifier
+from export.runtime.sessions import OnnxClassifier
 
 PHASES = ("generator", "compare", "saturate", "half_load", "overload", "reload", "soak")
 

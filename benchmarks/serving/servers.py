@@ -21,7 +21,7 @@ from benchmarks.children import child
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.servers.protocol import ServerPeer, Setting, Start
 from benchmarks.peers.workers import ROOT, PeerError
-from distill.cpus import available_cpus
+from distill.machine import available_cpus
 
 READY_TIMEOUT_S = 120.0
 GRACE_S = 5.0

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.data.strata import stratified_rows
 from distill.errors import DatasetError
 from distill.labels import ProblemType, indicator
 
@@ -192,3 +192,157 @@ def require_usable(dataset: Dataset) -> None:
 
 def _stratified(dataset: Dataset, count: int, seed: int) -> list[int]:
     return stratified_rows(dataset.label_ids, num_labels=len(dataset.labels), count=count, seed=seed)
+
+
+_CHUNK_TEXTS = 8192
+
+
+class SeenTexts:
+    """A set of texts, equal where their folds are; it remembers digests, not texts."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        """Start with these texts seen."""
+        self._sorted = np.empty(0, dtype=np.uint64)
+        for _ in self.fresh(texts):
+            pass
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def __contains__(self, text: str) -> bool:
+        return bool(self._known(_digests([text]))[0])
+
+    def fresh(self, texts: Iterable[str]) -> Iterator[str]:
+        """Yield those texts that are seen for the first time, in order, and count them as seen."""
+        source = iter(texts)
+        while chunk := list(islice(source, _CHUNK_TEXTS)):
+            digests = _digests(chunk)
+            _, first = np.unique(digests, return_index=True)
+            new = np.sort(first[~self._known(digests[first])])
+            self._sorted = np.sort(np.concatenate([self._sorted, digests[new]]), kind="stable")
+            for index in new:
+                yield chunk[index]
+
+    def _known(self, digests: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        if not len(self._sorted):
+            return np.zeros(len(digests), dtype=bool)
+        nearest = np.minimum(np.searchsorted(self._sorted, digests), len(self._sorted) - 1)
+        known: NDArray[np.bool_] = self._sorted[nearest] == digests
+        return known
+
+
+def texts_not_in(texts: Iterable[str], others: Iterable[Dataset]) -> tuple[str, ...]:
+    """Return each of these texts once, without those that stand in `others`."""
+    return tuple(SeenTexts(text for other in others for text in other.texts).fresh(texts))
+
+
+def _digests(texts: list[str]) -> NDArray[np.uint64]:
+    # surrogatepass: the tokenizer refuses a lone surrogate, and says which text has it
+    folded = (fold(text).encode(errors="surrogatepass") for text in texts)
+    return np.frombuffer(b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in folded), dtype="<u8")
+
+
+def stratified_rows(label_ids: NDArray[np.int64], *, num_labels: int, count: int, seed: int) -> list[int]:
+    """Choose `count` rows, each label in proportion; return them in order.
+
+    Args:
+        label_ids: Class ids, shape (texts,), or zeros and ones, shape (texts, labels).
+        num_labels: Number of labels.
+        count: Rows to choose, at most as many as there are.
+        seed: Decides which.
+    """
+    generator = np.random.default_rng(seed)
+    if label_ids.ndim == 2:
+        return _iteratively(label_ids.astype(bool), count, generator)
+    shares = _proportional(np.bincount(label_ids, minlength=num_labels), count)
+    chosen: list[int] = []
+    for label_id, share in enumerate(shares):
+        rows = np.flatnonzero(label_ids == label_id)
+        chosen += generator.permutation(rows)[:share].tolist()
+    return sorted(chosen)
+
+
+def _proportional(counts: NDArray[np.int64], total: int) -> list[int]:
+    """Share `total` among labels by largest remainder; each label keeps and gives at least one where it can."""
+    exact = counts * total / counts.sum()
+    shares = np.floor(exact).astype(int)
+    for index in np.argsort(shares - exact, kind="stable")[: total - int(shares.sum())]:
+        shares[index] += 1
+    for index in np.flatnonzero((shares == 0) & (counts > 1)):
+        largest = int(np.argmax(shares))
+        if shares[largest] > 1:
+            shares[largest] -= 1
+            shares[index] += 1
+    for index in np.flatnonzero((shares >= counts) & (counts > 1)):
+        spare = np.flatnonzero(counts - shares > 1)
+        if len(spare):
+            shares[index] -= 1
+            shares[spare[0]] += 1
+    return [int(share) for share in shares]
+
+
+def _iteratively(has: NDArray[np.bool_], count: int, generator: np.random.Generator) -> list[int]:
+    """Iterative stratification (Sechidis, Tsoumakas and Vlahavas, 2011) into two parts, the first of exactly `count` rows.
+
+    The rarest label is dealt out first, each of its rows to the part that lacks it most; rows without a label come last.
+    """
+    has = np.hstack([has, ~has.any(axis=1, keepdims=True)])
+    rows, counts = len(has), has.sum(axis=0)
+    # A label seen twice or more stands in both parts.
+    wanted = np.where(counts > 1, np.clip(counts * count / rows, 1, counts - 1), counts * count / rows)
+    lacks = np.stack([wanted, counts - wanted])
+    room = [count, rows - count]
+    order = generator.permutation(rows)
+    open_rows = np.ones(rows, dtype=bool)
+    chosen: list[int] = []
+    while open_rows.any():
+        left = has[open_rows].sum(axis=0)
+        label = int(np.argmin(np.where(left > 0, left, rows + 1)))
+        for row in order[(open_rows & has[:, label])[order]]:
+            part = _part_for(lacks[:, label].tolist(), room)
+            if part == 0:
+                chosen.append(int(row))
+            lacks[part, has[row]] -= 1
+            room[part] -= 1
+            open_rows[row] = False
+    return sorted(chosen)
+
+
+def _part_for(lacks: list[float], room: list[int]) -> int:
+    """Return the part (0 or 1) that lacks a label more, the emptier one of equals; a full part takes nothing."""
+    if 0 in room:
+        return room.index(max(room))
+    return 0 if (lacks[0], room[0]) > (lacks[1], room[1]) else 1
+
+
+def few_shot(dataset: Dataset, *, shots: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Return texts to learn from and to choose on, `shots` of each class in all, a fifth of them for the second.
+
+    Args:
+        dataset: Labelled texts to draw from; where a text may have several labels, `shots` times the labels are drawn.
+        shots: Texts of each class, 2 or more.
+        seed: Decides which.
+
+    Raises:
+        DatasetError: A class has fewer.
+    """
+    held_out = max(1, shots // 5)
+    num_labels = len(dataset.labels)
+    if dataset.label_ids.ndim == 2:
+        count = shots * num_labels
+        if count > len(dataset):
+            raise DatasetError(f"{dataset.source}: {count} texts are wanted, there are {len(dataset)}; lower --shots")
+        drawn = dataset.take(stratified_rows(dataset.label_ids, num_labels=num_labels, count=count, seed=seed))
+        cut = set(stratified_rows(drawn.label_ids, num_labels=num_labels, count=held_out * num_labels, seed=seed))
+        return drawn.take([row for row in range(count) if row not in cut]), drawn.take(sorted(cut))
+    generator = np.random.default_rng(seed)
+    learnt: list[int] = []
+    chosen: list[int] = []
+    for label, name in enumerate(dataset.labels):
+        rows = np.flatnonzero(dataset.label_ids == label)
+        if len(rows) < shots:
+            raise DatasetError(f"{dataset.source}: label {name!r} has {len(rows)} texts, {shots} are wanted; lower --shots")
+        picked = generator.permutation(rows)[:shots].tolist()
+        chosen += picked[:held_out]
+        learnt += picked[held_out:]
+    return dataset.take(sorted(learnt)), dataset.take(sorted(chosen))

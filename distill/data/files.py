@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.errors import DatasetError
-from distill.extras import requires
+from distill.errors import DatasetError, requires
 
 
 @dataclass(frozen=True)

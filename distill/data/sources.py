@@ -22,8 +22,7 @@ from distill.data.dataset import (
     without_texts_of,
 )
 from distill.data.files import BadRow, Columns, Record, Row, read_rows, require_columns, stop_at_bad_row, usable_rows
-from distill.errors import DatasetError, SettingsError
-from distill.extras import requires
+from distill.errors import DatasetError, SettingsError, requires
 from distill.labels import are_numbers, label_ids_by_value, label_names_of
 from distill.settings import DataSettings, TextSettings
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.data import Dataset, fold
+from distill.models.torch_classifier import TorchClassifier
 from distill.settings import AugmentSettings, DistillSettings
-from distill.training.models import TorchClassifier
 
 NUM_NEIGHBOURS = 10
 _BLOCK_ROWS = 512

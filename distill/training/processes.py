@@ -7,6 +7,7 @@ like end where one would, up to rounding. One that fails says why and ends; the 
 
 from __future__ import annotations
 
+import importlib.util
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,13 +23,12 @@ from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import nn
 
 from distill.batching import Indices
-from distill.errors import ClusterError
+from distill.errors import ClusterError, MissingExtraError
 from distill.labels import Logits
-from distill.settings import Device, MixedPrecision, Tracker
+from distill.models.devices import chosen_device, chosen_mixed_precision
+from distill.models.torch_classifier import TorchClassifier
+from distill.settings import Device, MixedPrecision, Tracker, TrainingSettings
 from distill.storage import writing_to
-from distill.training.devices import chosen_device, chosen_mixed_precision
-from distill.training.models import TorchClassifier
-from distill.training.tracking import require_trackers
 
 PATIENCE = timedelta(days=1)
 """How long a process waits for another. One that is gone is noticed at once; one that asks a teacher may take hours."""
@@ -164,3 +164,41 @@ def shared_logits(classifier: TorchClassifier, rows: Sequence[np.ndarray], accel
         return classifier.logits_of_rows(rows)
     own = own_share(np.arange(len(rows)), accelerator)
     return np.concatenate(gathered(classifier.logits_of_rows([rows[index] for index in own]), accelerator))
+
+
+PROJECT = "potstill"
+
+
+def logs_of(out: Path | str) -> Path:
+    """Return the folder for logs of the run that makes this bundle: beside it, as a bundle keeps to its files."""
+    return Path(out).with_name(f"{Path(out).name}-logs")
+
+
+def require_trackers(track: Sequence[Tracker]) -> None:
+    """Refuse a tracker whose package is missing: accelerate would leave it out and say nothing.
+
+    Raises:
+        MissingExtraError: Names the extra, which is called as the tracker is.
+    """
+    for name in track:
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(extra=name, package=name, needed_for=f"--track {name}")
+
+
+@contextmanager
+def tracked(accelerator: Accelerator, *, title: str, settings: TrainingSettings) -> Iterator[None]:
+    """Open the trackers the accelerator was made with and close them after the block.
+
+    Inside, `accelerator.log` reaches them, from the first process alone.
+    """
+    if not accelerator.log_with:
+        yield
+        return
+    plain = {name: value for name, value in settings.model_dump(mode="json").items() if isinstance(value, int | float | str)}
+    accelerator.init_trackers(f"{PROJECT}-{title}", config=plain)
+    try:
+        yield
+    finally:
+        # not `end_training`, which also ends the group of processes: they have a bundle to seal together
+        for tracker in accelerator.trackers:
+            tracker.finish()

@@ -19,21 +19,18 @@ from distill.bundle import QUANTIZATION, Bundle, Lineage, Link, Manifest, Role, 
 from distill.card import write_card
 from distill.classifier import agreement
 from distill.data import Dataset, fingerprint
-from distill.known_scales import KnownScales, scales_text
+from distill.evaluation.metrics import evaluate
 from distill.labels import Logits
-from distill.metrics import evaluate
+from distill.losses.objective import Objective
+from distill.models.torch_classifier import TorchClassifier, write_model_files
 from distill.progress import Reporter
-from distill.scales import InputScales
+from distill.scales import InputScales, KnownScales, scales_text
 from distill.settings import DistillSettings, TrainingSettings
 from distill.training.checkpoints import Checkpoint, Epoch
-from distill.training.loop import Examples
+from distill.training.loop import Examples, RateShares, whole_rate
 from distill.training.loop import train as run_training
-from distill.training.losses import Objective
-from distill.training.models import TorchClassifier, write_model_files
-from distill.training.optimization import RateShares, whole_rate
-from distill.training.processes import open_accelerator, wait_for_all
-from distill.training.quantization_aware import learned_scales, phase_settings, rounding
-from distill.training.tracking import logs_of
+from distill.training.processes import logs_of, open_accelerator, wait_for_all
+from distill.training.rounding import learned_scales, phase_settings, rounding
 
 CHECKPOINT = ".checkpoint.safetensors"
 ROUNDING_CHECKPOINT = ".checkpoint-rounding.safetensors"

@@ -5,7 +5,7 @@
     out/runs/control-seed-0/
     out/runs/finished.json      what each finished run was made from, so that it is not repeated
 
-Trains through `fit_student` and compares through `distill.proof_report`; decides nothing else.
+Trains through `fit_student` and compares through `distill.evaluation.proof`; decides nothing else.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import Any
 from distill.bundle import WEIGHTS, Bundle, new_bundle_folder, seal_new_bundle
 from distill.data import Dataset, fingerprint
 from distill.errors import BundleError
+from distill.evaluation.proof import ARMS, ArmName, ProofReport, Run, prove
+from distill.models.loading import load_bundle
 from distill.progress import Reporter, SilentReporter
-from distill.proof_report import ARMS, ArmName, ProofReport, Run, prove
 from distill.settings import DistillSettings, TrialSettings
 from distill.storage import require_writable, write_atomically
-from distill.training.fit import fit_student
-from distill.training.models import load_bundle
+from distill.teachers.recorded import ScoredTable
+from distill.teachers.teacher import AnyTeacher, open_teacher
+from distill.training.distillation import fit_student
 from distill.training.processes import open_accelerator
-from distill.training.scored import ScoredTable
-from distill.training.teachers import AnyTeacher, open_teacher
-from distill.training.together import logits_together, shared_files
+from distill.training.shared_files import logits_together, shared_files
 
 RUNS = "runs"
 FINISHED = "finished.json"

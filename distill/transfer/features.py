@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from distill.errors import SettingsError
 from distill.labels import Logits
+from distill.models.devices import Compute
+from distill.models.torch_classifier import TorchClassifier
 from distill.progress import Reporter
 from distill.storage import cache_dir
+from distill.teachers.answers import teacher_logits
 from distill.tokenization import Batch
-from distill.training.devices import Compute
-from distill.training.models import TorchClassifier
-from distill.training.soft_targets import teacher_logits
 from distill.transfer_settings import FeatureSettings, Pooling
 
 Features = NDArray[np.float32]

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.data import Dataset, fold
-from distill.errors import SettingsError
-from distill.extras import requires
+from distill.errors import SettingsError, requires
+from distill.evaluation.intervals import Estimate
+from distill.evaluation.metrics import macro_f1
 from distill.labels import Logits, probabilities
-from distill.metrics import macro_f1
-from distill.proof import Estimate
 
 SHINGLE = 5
 """Characters of a shingle: long enough that two sentences share few by chance."""

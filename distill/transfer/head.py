@@ -22,11 +22,11 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from distill.errors import SettingsError
+from distill.evaluation.metrics import macro_f1
 from distill.labels import Logits
-from distill.metrics import macro_f1
-from distill.training.models import TorchClassifier
-from distill.training.students.layers import keep_layers
-from distill.training.students.rebuilding import rebuilt
+from distill.models.loading import rebuilt
+from distill.models.torch_classifier import TorchClassifier
+from distill.students.build import keep_layers
 from distill.transfer.features import CLS_SHARE, Features
 from distill.transfer_settings import Pooling
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from distill.errors import SettingsError
-from distill.extras import requires
+from distill.errors import SettingsError, requires
+from distill.losses.objective import Objective, StepLoss, TrainingBatch
 from distill.transfer.features import encoder_of
 from distill.transfer_settings import CarrySettings
 
@@ -177,3 +177,53 @@ def _draw(model: PreTrainedModel, concerned: Callable[[str], bool], *, seed: int
             if isinstance(module, nn.Embedding) and module.padding_idx is not None:
                 module.weight[module.padding_idx].zero_()
     return count
+
+
+class AnchoredObjective(Objective):
+    """An objective plus weight * the squared distance of the encoder's trained weights from their first values.
+
+    The head is left out: it is new, or belongs to another task.
+    """
+
+    def __init__(self, objective: Objective, encoder: nn.Module, *, weight: float) -> None:
+        super().__init__(objective.parts)
+        self._weight = weight
+        trained = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+        # In lists, which a module does not look into: the weights are the model's, and where they began need not be saved.
+        self._now = list(trained.values())
+        self._began = [parameter.detach().clone() for parameter in trained.values()]
+
+    def distance(self) -> Tensor:
+        """Return the squared distance, a scalar with a gradient."""
+        pairs = zip(self._now, self._began, strict=True)
+        squares = [(parameter - began).square().sum() for parameter, began in pairs]
+        total = squares[0]
+        for square in squares[1:]:
+            total = total + square
+        return total
+
+    def forward(self, model: nn.Module, batch: TrainingBatch) -> StepLoss:
+        """Return the objective's loss with the pull added; the terms name it `anchor`, before it is weighted."""
+        loss = super().forward(model, batch)
+        distance = self.distance()
+        return StepLoss(loss.total + self._weight * distance, {**loss.terms, "anchor": float(distance.detach())})
+
+
+def divide_logits(model: PreTrainedModel, temperature: float) -> None:
+    """Divide what the model answers by a temperature, in the weights of its last product.
+
+    Raises:
+        SettingsError: There is no such product.
+    """
+    prefix = f"{model.base_model_prefix}."
+    products = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(prefix) and module.out_features == model.config.num_labels
+    ]
+    if not products:
+        raise SettingsError(f"{type(model).__name__} has no product that gives the logits, so it cannot be calibrated")
+    with torch.no_grad():
+        products[-1].weight.div_(temperature)
+        if products[-1].bias is not None:
+            products[-1].bias.div_(temperature)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from distill.errors import SettingsError
-from distill.training.models import TorchClassifier
+from distill.models.torch_classifier import TorchClassifier
 
 Weights = NDArray[np.float32]
 Activation = Literal["Gelu", "FastGelu", "Relu", "Tanh"]

@@ -15,8 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from distill.models.torch_classifier import TorchClassifier
 from distill.tokenization import INPUT_NAMES
-from distill.training.models import TorchClassifier
 from export.graph.encoder import Activation, Dense, Encoder, Layer, Norm, read_encoder
 from export.graph.portable import OUTPUT_NAME
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from distill.errors import SettingsError
-from distill.extras import requires
+from distill.errors import SettingsError, requires
+from distill.models.torch_classifier import TorchClassifier, write_model_files
 from distill.tokenization import INPUT_NAMES
-from distill.training.models import TorchClassifier, write_model_files
 
 ZEROED_INPUT = "token_type_ids"
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from distill.models.static_network import FoldedStatic, StaticClassifier
+from distill.models.torch_classifier import TorchClassifier
 from distill.tokenization import INPUT_NAMES
-from distill.training.models import TorchClassifier
-from distill.training.static import FoldedStatic, StaticClassifier
 
 # The lowest opset with Gelu as one op: before 20 the exporter spells it as five, each a pass over the widest activations.
 OPSET = 20

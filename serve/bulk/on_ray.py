@@ -21,13 +21,12 @@ from typing import Any
 import numpy as np
 
 from distill.bundle import MANIFEST, Bundle
-from distill.cpus import available_cpus
-from distill.errors import ClusterError, PotstillError
-from distill.extras import requires
+from distill.errors import ClusterError, PotstillError, requires
+from distill.machine import available_cpus
 from distill.storage import write_atomically
-from export.runtime import OnnxClassifier
-from serve.bulk.job import Finished, Job, make_part
+from export.runtime.sessions import OnnxClassifier
 from serve.bulk.parts import raw_parts
+from serve.bulk.work import Finished, Job, make_part
 
 with requires("scoring on a Ray cluster"):
     import ray

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.errors import SettingsError, StorageError
-from distill.extras import requires
+from distill.errors import SettingsError, StorageError, requires
 from distill.storage import write_atomically, writing_to
 from serve.bulk.parts import PartName
 from serve.bulk.scoring import ScoredPart

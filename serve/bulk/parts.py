@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from distill.data.files import values_of
-from distill.errors import DatasetError
-from distill.extras import requires
+from distill.errors import DatasetError, requires
 from serve.bulk.settings import ScoreSettings
 from serve.bulk.sources import CHUNK_ROWS, BadRow, Source, beginning, opened_lines, opened_parquet, records_of
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from distill.classifier import Classifier, top_labels
 from distill.data.files import problem_with
-from distill.extras import requires
+from distill.errors import requires
 from distill.labels import Logits, chosen_labels, probabilities
-from distill.long_texts import answer_long
 from distill.settings import LongTexts
-from export.runtime import OnnxClassifier
+from export.runtime.long_texts import answer_long
+from export.runtime.sessions import OnnxClassifier
 from serve.bulk.parts import PartName, RawPart
 from serve.bulk.settings import LINE_KEY, ScoreSettings
 from serve.bulk.sources import CHUNK_ROWS, BadRow, beginning

@@ -12,8 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from distill.data.files import csv_records, json_object, text_lines
-from distill.errors import DatasetError
-from distill.extras import requires
+from distill.errors import DatasetError, requires
 from serve.bulk.settings import ScoreSettings
 
 with requires("bulk scoring"):

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from distill.cpus import available_cpus
 from distill.errors import PotstillError
-from export.runtime import OnnxClassifier
-from serve.bulk.job import Finished, Job, make_part
+from distill.machine import available_cpus
+from export.runtime.sessions import OnnxClassifier
 from serve.bulk.parts import RawPart, raw_parts
+from serve.bulk.work import Finished, Job, make_part
 
 
 def run_in_threads(job: Job, *, done: frozenset[str]) -> Iterator[Finished]:

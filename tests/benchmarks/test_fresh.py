@@ -14,9 +14,9 @@ from benchmarks.fresh import fresh_figures, run_fresh
 from benchmarks.sessions import SpeedSettings
 from distill.bundle import Bundle
 from distill.data import Dataset
-from distill.metrics import macro_f1
+from distill.evaluation.metrics import macro_f1
 from distill.progress import SilentReporter
-from export.runtime import OnnxClassifier
+from export.runtime.sessions import OnnxClassifier
 
 HEAVY_BYTES = 100_000_000
 

@@ -21,7 +21,7 @@ from benchmarks.peers.protocol import STEADY
 from benchmarks.results import FOLDER, read_result, read_result_file
 from benchmarks.serving.ours import DEADLINE_MS
 from distill.scales import MIGRATION
-from export.measure import MIN_SAMPLES_P90, MIN_SAMPLES_P99, NOISY_SPREAD
+from export.measure.latency import MIN_SAMPLES_P90, MIN_SAMPLES_P99, NOISY_SPREAD
 
 UNIT = r"(?:\s?%|x\b|\s?(?:ms|MB|GB|kB|µs|times)\b|\ss\b)"
 MEASURED = re.compile(rf"(?<![\w.])\d[\d,]*(?:\.\d+)?{UNIT}|(?<![\w.])\d+\.\d+(?![\w.])")

@@ -16,10 +16,10 @@ from benchmarks.results import read_result
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import load_splits
 from distill.errors import BundleError, SettingsError
-from distill.metrics import macro_f1
+from distill.evaluation.metrics import macro_f1
 from distill.progress import SilentReporter
 from distill.settings import DataSettings, DistillSettings, TeacherSettings
-from export.runtime import OnnxClassifier
+from export.runtime.sessions import OnnxClassifier
 from export.settings import BenchSettings
 
 RECIPE = DistillSettings(epochs=2, learning_rate=2e-3, batch_size=16, num_layers=2, max_length=32)

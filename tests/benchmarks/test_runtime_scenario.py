@@ -19,7 +19,7 @@ from benchmarks.peers.workers import PeerError, started
 from benchmarks.runtime import runtime_figures, runtime_table
 from distill.bundle import Bundle
 from distill.data import Dataset
-from export.runtime import OnnxClassifier
+from export.runtime.sessions import OnnxClassifier
 
 
 def candidate(name: str, **more: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.errors import PotstillError
 from distill.progress import SilentReporter
-from export.runtime import OnnxClassifier
+from export.runtime.sessions import OnnxClassifier
 
 
 def run(student: Bundle, test: Dataset, work: Path, *phases: str) -> list[dict[str, object]]:

@@ -20,10 +20,10 @@ from benchmarks.speed_tables import first_words, markdown_of, terminal_table
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits
 from distill.errors import PotstillError, SettingsError
-from distill.metrics import macro_f1
+from distill.evaluation.metrics import macro_f1
 from distill.progress import SilentReporter
 from distill.settings import DataSettings
-from export.runtime import OnnxClassifier
+from export.runtime.sessions import OnnxClassifier
 
 SETTINGS = SpeedSettings(rounds=8, processes=3, settle_s=0.3, timeout_s=20.0)
 

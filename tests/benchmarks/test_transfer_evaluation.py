@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.transfer_evaluation import curve_of, gap_closed_of, language_of, tasks_of
 from benchmarks.transfer_page import confusion_in_lines, learning_curve, markdown_of_transfer
-from distill.metrics import confusion_matrix
+from distill.evaluation.metrics import confusion_matrix
 
 TRUE = "01" * 20
 BAD = "10" * 4 + TRUE[8:]  # 8 of 40 wrong, as many of each label: macro-F1 0.8

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill import environment
-from distill.environment import describe_environment
+from distill import machine as environment
+from distill.machine import describe_environment
 
 
 def test_the_circumstances_are_those_of_this_machine() -> None:

@@ -27,8 +27,8 @@ from distill import DistilledClassifier
 from distill.bundle import Bundle
 from distill.classifier import predict
 from distill.errors import DatasetError, SettingsError, TeacherError
+from distill.models.loading import load_bundle
 from distill.settings import DistillSettings, TeacherSettings
-from distill.training.models import load_bundle
 
 TEXTS, LABELS = zip(*tiny_texts(200, seed=4), strict=True)
 FRESH, TRUTH = zip(*tiny_texts(60, seed=5), strict=True)

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 import distill
-from distill.errors import MissingExtraError
-from distill.extras import EXTRA_OF_PACKAGE, requires
+from distill.errors import EXTRA_OF_PACKAGE, MissingExtraError, requires
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 DISTRIBUTION_OF_PACKAGE = {

@@ -12,12 +12,12 @@ import pytest
 from tiny_task import Outcome
 
 from distill.bundle import Bundle
-from distill.cascade import Cascade, threshold_of
 from distill.classifier import top_labels
 from distill.data import Splits
 from distill.errors import BundleError
-from export.cascade import set_cascade
-from export.runtime import OnnxClassifier
+from export.runtime.cascade import Cascade, threshold_of
+from export.runtime.sessions import OnnxClassifier
+from export.threshold import set_cascade
 
 
 def test_the_threshold_is_kept_and_holds_on_its_texts(

@@ -16,7 +16,7 @@ from distill.progress import SilentReporter
 from distill.settings import DataSettings, DistillSettings, TeacherSettings
 from export import demo
 from export.demo import Profile, profile_of, run_demo
-from export.measure import ProcessFigures
+from export.measure.latency import ProcessFigures
 from export.settings import BenchSettings, DemoSettings, ExportSettings
 
 ROW_KEYS = {
@@ -81,7 +81,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Any
     patch = pytest.MonkeyPatch()
     patch.setattr(demo, "profile_of", tiny_profile)
     # Twelve processes a run; tests/export/test_measure.py and tests/test_end_to_end.py start real ones.
-    patch.setattr("export.rows.measure_process", lambda *arguments: ProcessFigures(cold_start_s=0.5, peak_rss_bytes=10**8))
+    patch.setattr(
+        "export.measure.rows.measure_process", lambda *arguments: ProcessFigures(cold_start_s=0.5, peak_rss_bytes=10**8)
+    )
     patch.chdir(tiny_model.parent)
     yield folder
     patch.undo()

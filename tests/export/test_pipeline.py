@@ -16,17 +16,17 @@ from onnx import helper, numpy_helper
 from distill.bundle import CARD, WEIGHTS, Bundle
 from distill.data import Dataset, Splits
 from distill.errors import BundleError, GateError, ParityError, QualityError, SettingsError, StorageError
-from distill.known_scales import read_scales
+from distill.evaluation.intervals import wilson_interval
 from distill.labels import probabilities
 from distill.progress import SilentReporter
+from distill.scales import read_scales
 from distill.settings import Precision
 from export import pipeline
 from export.graph.fused import FUSED_OPSET
 from export.graph.portable import OPSET
-from export.parity import wilson_interval
+from export.int8.quantize import product_inputs
 from export.pipeline import export_bundle, strip
-from export.quantize import product_inputs
-from export.runtime import OnnxClassifier
+from export.runtime.sessions import OnnxClassifier
 from export.settings import ExportSettings
 
 Copied = Callable[[Bundle], Bundle]
@@ -50,7 +50,7 @@ def written_before(tiny_student: Bundle, monkeypatch: pytest.MonkeyPatch) -> onn
 @pytest.fixture
 def damaging_quantizer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the quantizer lose a class: the first one has 100 more in its logit."""
-    from export.quantize import quantize
+    from export.int8.quantize import quantize
 
     def losing(graph: onnx.ModelProto, *more: Any) -> onnx.ModelProto:
         damaged = quantize(graph, *more)
@@ -60,7 +60,7 @@ def damaging_quantizer(monkeypatch: pytest.MonkeyPatch) -> None:
         damaged.graph.node.append(helper.make_node("Add", ["undamaged", "damage"], ["logits"]))
         return damaged
 
-    monkeypatch.setattr("export.ladder.quantize", losing)
+    monkeypatch.setattr("export.int8.ladder.quantize", losing)
 
 
 def test_graphs_are_sealed_with_how_they_were_made(tiny_student: Bundle, tiny_unexported: Bundle) -> None:

@@ -16,7 +16,7 @@ from tiny_task import tiny_texts
 
 from distill.bundle import Bundle
 from distill.classifier import predict
-from export.runtime import OnnxClassifier
+from export.runtime.sessions import OnnxClassifier
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.labels import probabilities
 from export.layouts import write_layout
-from export.runtime import OnnxClassifier
+from export.runtime.sessions import OnnxClassifier
 
 ROOT = Path(__file__).parents[2]
 other_side = pytest.mark.other_side
@@ -34,7 +34,7 @@ print(json.dumps({"logits": logits.tolist(), "labels": [model.config.id2label[i]
 
 EXPORTED_BY_OPTIMUM = """
 import sys
-from distill.cli import main
+from distill.cli.main import main
 folder, validation = sys.argv[1:]
 main(["export", folder, "--validation", validation, "--exporter", "optimum", "--json"])
 """

@@ -12,9 +12,9 @@ import pytest
 from served import Running
 
 from distill.bundle import Bundle
-from serve.app import App, create_app
-from serve.models import Source
-from serve.server import Server
+from serve.answering.models import Source
+from serve.http.app import App, create_app
+from serve.http.connection import Server
 from serve.settings import ServeSettings
 
 

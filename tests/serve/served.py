@@ -13,8 +13,8 @@ import numpy as np
 
 from distill.classifier import TextInput
 from distill.labels import Logits, ProblemType
-from serve.app import App
-from serve.server import Server
+from serve.http.app import App
+from serve.http.connection import Server
 
 
 @dataclass(frozen=True)

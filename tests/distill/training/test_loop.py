@@ -16,16 +16,16 @@ from torch import Tensor
 
 from distill.data import Splits
 from distill.errors import GateError
+from distill.losses.objective import mixed_objective
+from distill.losses.term import UNLABELLED
+from distill.models.devices import Compute
+from distill.models.families import quick_attention
+from distill.models.torch_classifier import TorchClassifier
 from distill.progress import Advance, SilentReporter
 from distill.settings import TrainingSettings
 from distill.training import loop
-from distill.training.attention import quick_attention
 from distill.training.checkpoints import Checkpoint, Epoch
-from distill.training.devices import Compute
-from distill.training.loop import Examples, train
-from distill.training.losses import UNLABELLED, mixed_objective
-from distill.training.models import TorchClassifier
-from distill.training.optimization import rate_factor
+from distill.training.loop import Examples, rate_factor, train
 
 Make = Callable[..., TorchClassifier]
 Weights = dict[str, Tensor]

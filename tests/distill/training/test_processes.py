@@ -28,8 +28,8 @@ import torch
 from launched import exit_codes
 from transformers import BertForSequenceClassification
 
-from distill.cli import main
-import distill.training.fit
+from distill.cli.main import main
+import distill.training.distillation
 from distill.training import loop
 
 MODEL, TEACHER, TRAIN, FOLDER, PART = *sys.argv[1:4], Path(sys.argv[4]), sys.argv[5]

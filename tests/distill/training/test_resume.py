@@ -25,12 +25,12 @@ import safetensors.torch
 import sklearn.metrics  # loaded here, once, and not in every run
 import torch
 
-from distill.progress import SilentReporter
+from distill.cli.bars import SilentReporter
 from distill.settings import TrainingSettings
 from distill.training.checkpoints import Checkpoint
 from distill.training.loop import Examples, train
 from distill.training.losses import mixed_objective
-from distill.training.models import load_pretrained
+from distill.models.loading import load_pretrained
 
 MODEL, FOLDER = sys.argv[1], Path(sys.argv[2])
 EPOCHS, TEXTS, BATCH = 3, 40, 8  # 5 steps an epoch

@@ -12,7 +12,7 @@ from distill.bundle import Bundle
 from distill.data import Splits
 from distill.errors import MissingExtraError
 from distill.settings import DistillSettings, Tracker
-from distill.training.fit import fit_student
+from distill.training.distillation import fit_student
 
 
 def scalars_in(folder: Path) -> dict[str, list[tuple[int, float]]]:

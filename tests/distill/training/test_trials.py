@@ -12,11 +12,11 @@ from tiny_task import Outcome, tiny_texts, write_csv
 
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import Splits
+from distill.evaluation.proof import ProofReport
+from distill.models.loading import load_bundle
 from distill.progress import SilentReporter
-from distill.proof_report import ProofReport
 from distill.settings import DistillSettings, TrialSettings
-from distill.training.fit import control_settings
-from distill.training.models import load_bundle
+from distill.training.distillation import control_settings
 from distill.training.trials import run_trials
 
 SETTINGS = DistillSettings(epochs=1, learning_rate=2e-3, batch_size=32, num_layers=1, seed=3)

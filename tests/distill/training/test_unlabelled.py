@@ -10,11 +10,11 @@ import pytest
 from distill.bundle import Bundle
 from distill.data import Splits, fingerprint
 from distill.errors import SettingsError
+from distill.models.loading import load_bundle
 from distill.progress import SilentReporter
 from distill.settings import DistillSettings
-from distill.training.fit import fit_student
-from distill.training.models import load_bundle
-from distill.training.unlabelled import sure_of
+from distill.training.distillation import fit_student
+from distill.training.lesson import sure_of
 
 # Two labels whose logits differ by log 9, log 3 and 0: probabilities 0.9, 0.75 and 0.5.
 SURE = np.array([[np.log(9), 0], [0, np.log(3)], [0, 0]], dtype=np.float32)

@@ -12,9 +12,9 @@ import torch
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import Dataset, Splits
 from distill.errors import SettingsError
+from distill.models.loading import load_bundle
 from distill.progress import SilentReporter
-from distill.training.models import load_bundle
-from distill.transfer.fit import Source, carried_on, fit_carried
+from distill.training.fine_tuning import Source, carried_on, fit_carried
 from distill.transfer_settings import CarrySettings
 
 TEXTS = ["a lovely film", "dull boring plot"]

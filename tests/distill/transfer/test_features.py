@@ -12,10 +12,11 @@ from transformers import AutoModelForSequenceClassification
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits
 from distill.errors import SettingsError
+from distill.models.loading import load_bundle, load_pretrained
+from distill.models.torch_classifier import TorchClassifier
 from distill.progress import SilentReporter
-from distill.training.models import TorchClassifier, load_bundle, load_pretrained
+from distill.training.fine_tuning import fit_carried
 from distill.transfer.features import pooled_features, pooled_states
-from distill.transfer.fit import fit_carried
 from distill.transfer.head import classifier_of, fit_head, fit_heads
 from distill.transfer_settings import CarrySettings, FeatureSettings
 
@@ -164,7 +165,7 @@ def test_a_second_run_runs_no_layer_and_ends_in_the_same_bundle(
 
 def test_features_export_like_any_teacher(tiny_model: Path, tiny_splits: Splits, tmp_path: Path) -> None:
     from export.pipeline import export_bundle
-    from export.runtime import OnnxClassifier
+    from export.runtime.sessions import OnnxClassifier
 
     settings = CarrySettings(transfer="features", max_length=32)
     validation = tiny_splits.validation

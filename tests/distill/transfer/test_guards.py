@@ -12,12 +12,12 @@ import torch
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits
 from distill.errors import SettingsError
+from distill.evaluation.intervals import Estimate
+from distill.evaluation.metrics import expected_calibration_error, negative_log_likelihood
+from distill.evaluation.temperature import fitted_temperature
 from distill.labels import probabilities
-from distill.metrics import expected_calibration_error, negative_log_likelihood
-from distill.proof import Estimate
-from distill.training.models import load_bundle
-from distill.transfer.calibration import divide_logits, fitted_temperature
-from distill.transfer.fit import fit_carried
+from distill.models.loading import load_bundle
+from distill.training.fine_tuning import fit_carried
 from distill.transfer.guards import (
     leakage_words,
     near_duplicates,
@@ -25,6 +25,7 @@ from distill.transfer.guards import (
     suspect_rows,
     transfer_words,
 )
+from distill.transfer.parameters import divide_logits
 from distill.transfer_settings import CarrySettings
 
 SOURCE = ("a quite lovely film with moving music", "dull plot and clumsy actors all the way", "it was the end of a story")

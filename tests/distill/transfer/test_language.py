@@ -11,10 +11,11 @@ import torch
 
 from distill.data import Dataset
 from distill.errors import SettingsError
+from distill.models.loading import load_bundle, load_pretrained
+from distill.models.torch_classifier import TorchClassifier
 from distill.tokenization import TextTokenizer
-from distill.training.models import TorchClassifier, load_bundle, load_pretrained
-from distill.transfer.fit import fit_carried
-from distill.transfer.language import SPECIAL, trained_tokenizer, with_new_vocabulary
+from distill.training.fine_tuning import fit_carried
+from distill.transfer.adapt import SPECIAL, trained_tokenizer, with_new_vocabulary
 from distill.transfer_settings import CarrySettings
 
 GOOD, BAD = "不错", "很差"

@@ -11,12 +11,12 @@ from torch import nn
 
 from distill.data import Splits
 from distill.errors import SettingsError
-from distill.training.losses import TrainingBatch, mixed_objective
-from distill.training.models import TorchClassifier, load_bundle, load_pretrained
-from distill.training.optimization import adamw
-from distill.transfer.anchor import AnchoredObjective
-from distill.transfer.fit import fit_carried
-from distill.transfer.parameters import LayerRates, add_lora, draw_anew, freeze
+from distill.losses.objective import TrainingBatch, mixed_objective
+from distill.models.loading import load_bundle, load_pretrained
+from distill.models.torch_classifier import TorchClassifier
+from distill.training.fine_tuning import fit_carried
+from distill.training.loop import adamw
+from distill.transfer.parameters import AnchoredObjective, LayerRates, add_lora, draw_anew, freeze
 from distill.transfer_settings import CarrySettings
 
 

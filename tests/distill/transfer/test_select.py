@@ -11,8 +11,7 @@ import pytest
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits
 from distill.errors import DatasetError
-from distill.transfer.scores import h_score, linear_probe, log_maximum_evidence
-from distill.transfer.select import Ranked, recommendation, select
+from distill.transfer.select import Ranked, h_score, linear_probe, log_maximum_evidence, recommendation, select
 from distill.transfer_settings import SelectSettings
 
 

@@ -18,8 +18,8 @@ from bulk_task import digest_of, write_table
 
 from distill.bundle import Bundle
 from distill.errors import BundleError, ClusterError, DatasetError
-from serve.bulk.job import Finished, Job, score
 from serve.bulk.settings import ScoreSettings
+from serve.bulk.work import Finished, Job, score
 
 pytest.importorskip("ray")
 from serve.bulk.on_ray import RayEngine, unpacked

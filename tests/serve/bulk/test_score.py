@@ -22,11 +22,11 @@ from distill.bundle import Bundle
 from distill.classifier import predict
 from distill.errors import BundleError, DatasetError, SettingsError, StorageError
 from distill.labels import probabilities
-from export.runtime import OnnxClassifier
+from export.runtime.sessions import OnnxClassifier
 from serve.bulk import parts, sources
-from serve.bulk.job import Finished, Job, score
 from serve.bulk.settings import ScoreSettings
 from serve.bulk.threads import run_in_threads
+from serve.bulk.work import Finished, Job, score
 
 ROOT = Path(__file__).parents[3]
 SMALL = ScoreSettings(key=("id",), part_rows=64, workers=2)
@@ -328,7 +328,7 @@ def test_the_command_prints_counts_rate_and_cost(
 
 def peak_bytes(arguments: list[str]) -> int:
     """Run the command in a process of its own and return the most memory it held."""
-    program = "import sys; from distill.cli import main; main(sys.argv[1:]); print(open('/proc/self/status').read())"
+    program = "import sys; from distill.cli.main import main; main(sys.argv[1:]); print(open('/proc/self/status').read())"
     done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     return int(re.findall(r"VmHWM:\s+(\d+) kB", done.stdout)[0]) * 1024
 

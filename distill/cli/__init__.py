@@ -1,0 +1,1 @@
+"""The `potstill` command: flags, terminal output, progress bars."""

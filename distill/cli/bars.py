@@ -1,0 +1,101 @@
+"""Progress on a terminal: bars, or a line every ten seconds where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from distill.progress import Advance, Reporter, SilentReporter, is_first_process
+
+
+class BarReporter:
+    """Bars with time left, on a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self._console.print(text, markup=False)
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        """Show a bar."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("elapsed"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}", markup=False),
+        )
+        with Progress(*columns, console=self._console) as progress:
+            task = progress.add_task(title, total=total, figures="")
+
+            def advance(count: int = 1, **figures: float) -> None:
+                if figures:
+                    progress.update(task, advance=count, figures=_spelled(figures))
+                else:
+                    progress.advance(task, count)
+
+            yield advance
+
+
+class LineReporter:
+    """A line every ten seconds, where there is no terminal: log files, CI."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, interval_s: float = 10.0) -> None:
+        self._clock = clock
+        self._interval_s = interval_s
+
+    def say(self, text: str) -> None:
+        """Print one line.
+
+        In one write with its end: an interruption between the two would glue what is said next to this line.
+        """
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        """Print how far the work is, now and then."""
+        started = last = self._clock()
+        done = 0
+        first: tuple[float, int] | None = None
+
+        def advance(count: int = 1, **figures: float) -> None:
+            nonlocal done, last, first
+            done += count
+            now = self._clock()
+            # Timed from the first call on: it may tell of what an earlier run has done.
+            first = first or (now, done)
+            since, before = first if done > first[1] else (started, 0)
+            if done and (now - last >= self._interval_s or done >= total):
+                last = now
+                left_s = (now - since) / (done - before) * max(total - done, 0)
+                self.say(
+                    f"{title}: {done}/{total}, {now - started:.0f} s gone, {left_s:.0f} s left  {_spelled(figures)}".rstrip()
+                )
+
+        yield advance
+
+
+def reporter_for_terminal() -> Reporter:
+    """Return bars on a terminal, lines elsewhere; of several processes of one run, only the first speaks."""
+    if not is_first_process():
+        return SilentReporter()
+    return BarReporter() if sys.stderr.isatty() else LineReporter()
+
+
+def _spelled(figures: dict[str, float]) -> str:
+    return "  ".join(
+        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
+    )

@@ -1,0 +1,201 @@
+"""Quality figures of a classifier, from its logits and the true labels.
+
+One text has one label or several: true labels are class ids of shape (texts,) or zeros and ones of shape
+(texts, labels), and every function here takes both. scikit-learn computes what it has; calibration and the bootstrap
+interval are ours. Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.errors import DatasetError, requires
+from distill.labels import Logits, ProblemType, chosen_labels, indicator, probabilities
+
+ECE_BINS = 15
+BOOTSTRAP_SAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class ClassQuality:
+    """Figures of one label; `support` is its number of texts."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Figures of one classifier on one set of texts; shares are 0-1.
+
+    With several labels a text, `accuracy` is the share of texts with every label right; calibration, Brier score and
+    negative log-likelihood are then means over all (text, label) decisions.
+    """
+
+    macro_f1: float
+    macro_f1_interval: tuple[float, float]
+    accuracy: float
+    expected_calibration_error: float
+    brier_score: float
+    negative_log_likelihood: float
+    per_class: dict[str, ClassQuality]
+    num_texts: int
+
+
+def macro_f1(labels: NDArray[np.int64], logits: Logits) -> float:
+    """Return the unweighted mean of the F1 of all labels.
+
+    Args:
+        labels: True class ids, shape (texts,), or zeros and ones, shape (texts, labels).
+        logits: Shape (texts, labels). A label that neither has nor gets a text counts as F1 0.
+    """
+    num_labels = logits.shape[1]
+    true, given = indicator(labels, num_labels), chosen_labels(logits, _problem_type_of(labels))
+    return float(macro_f1_of_counts(hits=(true & given).sum(axis=0), true=true.sum(axis=0), given=given.sum(axis=0)))
+
+
+def evaluate(
+    *,
+    labels: NDArray[np.int64],
+    logits: Logits,
+    label_names: Sequence[str],
+    problem_type: ProblemType = "single_label_classification",
+    seed: int = 0,
+) -> Quality:
+    """Return every quality figure of one classifier.
+
+    Args:
+        labels: True class ids, shape (texts,), or zeros and ones, shape (texts, labels).
+        logits: Shape (texts, labels), in the same order.
+        label_names: Names, in the order of the columns.
+        problem_type: How the logits become probabilities and decisions; it must fit the labels.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        DatasetError: There is no text, the two do not have the same length, or the labels are of another task.
+    """
+    if len(labels) == 0 or len(labels) != len(logits):
+        raise DatasetError(f"{len(labels)} labels and {len(logits)} rows of logits; wanted one label a row, at least one")
+    if problem_type != _problem_type_of(labels):
+        several = "several labels" if labels.ndim == 2 else "one label"
+        raise DatasetError(f"the classifier is for {problem_type}, but the data has {several} a text; use data of its task")
+    with requires("measuring quality"):
+        from sklearn.metrics import precision_recall_fscore_support
+    true, given = indicator(labels, len(label_names)), chosen_labels(logits, problem_type)
+    precision, recall, f1, support = precision_recall_fscore_support(true, given, average=None, zero_division=0)
+    shares = probabilities(logits, problem_type)
+    return Quality(
+        macro_f1=float(np.mean(f1)),
+        macro_f1_interval=macro_f1_interval(true, given, seed=seed),
+        accuracy=float((true == given).all(axis=1).mean()),
+        expected_calibration_error=expected_calibration_error(labels, shares),
+        brier_score=brier_score(labels, shares),
+        negative_log_likelihood=negative_log_likelihood(labels, logits),
+        per_class={
+            name: ClassQuality(float(p), float(r), float(f), int(s))
+            for name, p, r, f, s in zip(label_names, precision, recall, f1, support, strict=True)
+        },
+        num_texts=len(labels),
+    )
+
+
+def confusion_matrix(labels: NDArray[np.int64], given: NDArray[np.int64], *, num_labels: int) -> NDArray[np.int64]:
+    """Return how many texts of each true label were given each label, shape (true label, given label).
+
+    Args:
+        labels: True class ids, shape (texts,).
+        given: Class ids that were given; same shape.
+        num_labels: Number of labels.
+    """
+    counts = np.zeros((num_labels, num_labels), dtype=np.int64)
+    np.add.at(counts, (labels, given), 1)
+    return counts
+
+
+def expected_calibration_error(labels: NDArray[np.int64], shares: Logits) -> float:
+    """Return how far confidence and accuracy are apart, weighted by answers, over 15 equal bins of confidence.
+
+    Guo et al., 2017, "On Calibration of Modern Neural Networks", equation 3. With several labels a text every
+    (text, label) decision is an answer; its confidence is that of the side it took, from 0.5.
+
+    Args:
+        labels: True class ids, shape (texts,), or zeros and ones, shape (texts, labels).
+        shares: Probabilities, shape (texts, labels).
+    """
+    if labels.ndim == 2:
+        confidence = np.maximum(shares, 1 - shares).ravel()
+        correct = ((shares >= 0.5) == labels.astype(bool)).ravel()
+    else:
+        confidence = shares.max(axis=1)
+        correct = shares.argmax(axis=1) == labels
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    gaps = np.bincount(bins, weights=confidence - correct, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def brier_score(labels: NDArray[np.int64], shares: Logits) -> float:
+    """Return the mean squared distance of the probabilities from the truth.
+
+    With one label a text, summed over the labels of a text, so from 0 to 2 (Brier, 1950); with several, the mean over
+    all decisions, from 0 to 1.
+    """
+    squares = (shares.astype(np.float64) - indicator(labels, shares.shape[1])) ** 2
+    return float(squares.mean() if labels.ndim == 2 else squares.sum(axis=1).mean())
+
+
+def negative_log_likelihood(labels: NDArray[np.int64], logits: Logits) -> float:
+    """Return the mean surprise at the truth, in nats: per text, or per decision with several labels a text.
+
+    From the logits, not the probabilities: those round to 0 in float32, whose logarithm is infinite.
+    """
+    exact = logits.astype(np.float64)
+    if labels.ndim == 2:
+        return float(np.logaddexp(0, np.where(labels == 1, -exact, exact)).mean())
+    return float((np.logaddexp.reduce(exact, axis=1) - exact[np.arange(len(labels)), labels]).mean())
+
+
+def macro_f1_interval(true: NDArray[np.bool_], given: NDArray[np.bool_], *, seed: int) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of macro-F1 over texts (1,000 resamples, percentile method).
+
+    Args:
+        true: Which labels each text has, shape (texts, labels).
+        given: Which labels it is given; same shape.
+        seed: Seed of the resamples.
+    """
+    # Drawing texts with replacement is drawing how often each kind of text comes: one multinomial a resample.
+    kinds, counts = np.unique(np.hstack([true, given]), axis=0, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(true), counts / len(true), size=BOOTSTRAP_SAMPLES).astype(np.float64)
+    had, got = np.hsplit(kinds, 2)
+    scores = macro_f1_of_counts(hits=drawn @ (had & got), true=drawn @ had, given=drawn @ got)
+    low, high = np.percentile(scores, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def macro_f1_of_counts(*, hits: NDArray[Any], true: NDArray[Any], given: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the mean over labels of F1 = 2 hits / (true + given), 0 where a label neither has nor gets a text.
+
+    Args:
+        hits: Texts that have and get a label, shape (..., labels).
+        true: Texts that have it; same shape.
+        given: Texts that get it; same shape.
+    """
+    either = true + given
+    f1 = np.divide(2 * hits, either, out=np.zeros(np.shape(hits)), where=either > 0)
+    means: NDArray[np.float64] = f1.mean(axis=-1)
+    return means
+
+
+def retention(*, student_macro_f1: float, teacher_macro_f1: float) -> float:
+    """Return the share of the teacher's macro-F1 that the student keeps."""
+    return student_macro_f1 / teacher_macro_f1 if teacher_macro_f1 else 0.0
+
+
+def _problem_type_of(labels: NDArray[np.int64]) -> ProblemType:
+    return "multi_label_classification" if labels.ndim == 2 else "single_label_classification"

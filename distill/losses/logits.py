@@ -1,0 +1,243 @@
+"""Terms on logits: hard labels, soft targets, squared distance, decoupled targets, and their forms for several labels."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from distill.errors import SettingsError
+from distill.losses.term import UNLABELLED, Seen, Term
+
+
+class HardLabels(Term):
+    """-log of the probability that the student gives the true class, in nats; 0 where there is no label."""
+
+    name: ClassVar[str] = "hard"
+    class_weights: Tensor | None
+
+    def __init__(self, *, class_weights: NDArray[np.float32] | None = None) -> None:
+        """Take what a text of each class counts, shape (num_labels,); None is 1 each."""
+        super().__init__()
+        weights = None if class_weights is None else torch.from_numpy(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Return the loss of each text, shape (batch,)."""
+        return functional.cross_entropy(
+            seen.student_logits, seen.labels, weight=self.class_weights, ignore_index=UNLABELLED, reduction="none"
+        )
+
+
+def balanced_weights(label_ids: NDArray[np.int64], num_labels: int) -> NDArray[np.float32]:
+    """Return weights with which every class counts the same in all: texts / (classes * texts of the class).
+
+    Their mean over the texts is 1, so that the term keeps its size.
+
+    Args:
+        label_ids: Class ids, shape (texts,); `UNLABELLED` is passed over.
+        num_labels: Classes; one that no text has weighs 1, which nothing is multiplied with.
+    """
+    counts = np.bincount(label_ids[label_ids != UNLABELLED], minlength=num_labels)
+    present = counts > 0
+    weights = np.ones(num_labels, dtype=np.float32)
+    weights[present] = counts.sum() / (present.sum() * counts[present])
+    return weights
+
+
+class SoftTargets(Term):
+    """T² * KL(teacher_T || student_T)."""
+
+    name: ClassVar[str] = "soft"
+
+    def __init__(self, *, temperature: float) -> None:
+        super().__init__()
+        self.temperature = require_temperature(temperature)
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Return the loss of each text, shape (batch,)."""
+        teacher_logits = seen.logits_to_match(self.name)
+        return soft_target_loss(student_logits=seen.student_logits, teacher_logits=teacher_logits, temperature=self.temperature)
+
+
+def soft_target_loss(*, student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Return T² * KL(teacher_T || student_T) of each text, shape (batch,), in nats.
+
+    Args:
+        student_logits: Unnormalised scores, shape (batch, num_labels).
+        teacher_logits: Same shape; no gradient flows into it.
+        temperature: T, finite and above 0. The T² keeps the gradient's size independent of it.
+
+    Raises:
+        SettingsError: The temperature is not finite and positive, or the shapes differ.
+    """
+    require_temperature(temperature)
+    require_same_shape(student_logits, teacher_logits)
+    student = functional.log_softmax(student_logits / temperature, dim=-1)
+    teacher = functional.log_softmax(teacher_logits.detach() / temperature, dim=-1)
+    # kl_div(input, target) is KL(target || input): the student is the input, the teacher the target.
+    return functional.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1) * temperature**2
+
+
+def require_temperature(temperature: float) -> float:
+    """Return the temperature, or refuse one that softens nothing."""
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise SettingsError(f"temperature must be finite and above 0, got {temperature}")
+    return temperature
+
+
+def require_same_shape(student_logits: Tensor, teacher_logits: Tensor) -> None:
+    """Refuse logits that would be broadcast, which teaches nonsense without a word."""
+    if student_logits.shape != teacher_logits.shape:
+        raise SettingsError(
+            f"student logits {tuple(student_logits.shape)} and teacher logits {tuple(teacher_logits.shape)} differ in shape"
+        )
+
+
+class LogitDistance(Term):
+    """Mean over the labels of (student logit - teacher logit)²."""
+
+    name: ClassVar[str] = "logits"
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Return the loss of each text, shape (batch,)."""
+        teacher_logits = seen.logits_to_match(self.name)
+        require_same_shape(seen.student_logits, teacher_logits)
+        return (seen.student_logits - teacher_logits).square().mean(dim=-1)
+
+
+class DecoupledTargets(Term):
+    """T² * (TCKD + nontarget_weight * NCKD)."""
+
+    name: ClassVar[str] = "decoupled"
+
+    def __init__(self, *, temperature: float, nontarget_weight: float, num_labels: int) -> None:
+        """Take the weight of NCKD; that of TCKD is the term's own.
+
+        Raises:
+            SettingsError: There are fewer than three classes.
+        """
+        super().__init__()
+        if num_labels < 3:
+            raise SettingsError(
+                f"decoupled needs three classes or more, there are {num_labels}: with two there is one class beside the "
+                "target, its share among the others is always 1 and teaches nothing, and what is left is the plain soft "
+                "term; use --soft-weight"
+            )
+        self.temperature = require_temperature(temperature)
+        self.nontarget_weight = nontarget_weight
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Return the loss of each text, shape (batch,)."""
+        teacher_logits = seen.logits_to_match(self.name)
+        # a text without a label has the teacher's answer for its target
+        targets = torch.where(seen.labels == UNLABELLED, teacher_logits.argmax(dim=-1), seen.labels)
+        target, others = decoupled_losses(
+            student_logits=seen.student_logits, teacher_logits=teacher_logits, targets=targets, temperature=self.temperature
+        )
+        return target + self.nontarget_weight * others
+
+
+def decoupled_losses(
+    *, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Return T² * TCKD and T² * NCKD of each text, shape (batch,) each, in nats.
+
+    Args:
+        student_logits: Unnormalised scores, shape (batch, num_labels).
+        teacher_logits: Same shape; no gradient flows into it.
+        targets: The target class of each text, shape (batch,).
+        temperature: T, finite and above 0.
+    """
+    require_same_shape(student_logits, teacher_logits)
+    is_target = functional.one_hot(targets, student_logits.shape[-1]).bool()
+    student = _parts(student_logits / temperature, is_target)
+    teacher = _parts(teacher_logits.detach() / temperature, is_target)
+    target, others = ((t.exp() * (t - s)).sum(dim=-1) * temperature**2 for s, t in zip(student, teacher, strict=True))
+    return target, others
+
+
+def _parts(logits: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of (target, not target), shape (batch, 2), and of each other class among the others."""
+    target = logits[is_target]
+    others = logits[~is_target].view(len(logits), -1)
+    pair = torch.stack([target, others.logsumexp(dim=-1)], dim=-1)
+    return functional.log_softmax(pair, dim=-1), functional.log_softmax(others, dim=-1)
+
+
+class HardDecisions(Term):
+    """-log of the probability that the student gives each true decision, the mean over labels; 0 where there are no labels."""
+
+    name: ClassVar[str] = "hard"
+    class_weights: Tensor | None
+
+    def __init__(self, *, class_weights: NDArray[np.float32] | None = None) -> None:
+        """Take what a no and a yes of each label count, shape (2, num_labels); None is 1 each."""
+        super().__init__()
+        weights = None if class_weights is None else torch.from_numpy(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Return the loss of each text, shape (batch,); `seen.labels` holds zeros and ones, shape (batch, num_labels)."""
+        known = seen.labels != UNLABELLED
+        truth = torch.where(known, seen.labels, 0).to(seen.student_logits.dtype)
+        losses = functional.binary_cross_entropy_with_logits(seen.student_logits, truth, reduction="none")
+        if self.class_weights is not None:
+            losses = losses * torch.where(truth == 1, self.class_weights[1], self.class_weights[0])
+        return (losses * known).mean(dim=-1)
+
+
+class SoftDecisions(Term):
+    """T² * KL(teacher_T || student_T) of each decision, the mean over labels."""
+
+    name: ClassVar[str] = "soft"
+
+    def __init__(self, *, temperature: float) -> None:
+        super().__init__()
+        self.temperature = require_temperature(temperature)
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Return the loss of each text, shape (batch,)."""
+        teacher_logits = seen.logits_to_match(self.name)
+        return binary_soft_target_loss(
+            student_logits=seen.student_logits, teacher_logits=teacher_logits, temperature=self.temperature
+        )
+
+
+def binary_soft_target_loss(*, student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Return T² * KL(teacher_T || student_T) of two-sided decisions, the mean over labels, shape (batch,), in nats.
+
+    Each logit x stands for the two probabilities sigmoid(x / T) and sigmoid(-x / T).
+
+    Args:
+        student_logits: Unnormalised scores, shape (batch, num_labels).
+        teacher_logits: Same shape; no gradient flows into it.
+        temperature: T, finite and above 0.
+
+    Raises:
+        SettingsError: The temperature is not finite and positive, or the shapes differ.
+    """
+    require_temperature(temperature)
+    require_same_shape(student_logits, teacher_logits)
+    student, teacher = student_logits / temperature, teacher_logits.detach() / temperature
+    yes = torch.sigmoid(teacher) * (functional.logsigmoid(teacher) - functional.logsigmoid(student))
+    no = torch.sigmoid(-teacher) * (functional.logsigmoid(-teacher) - functional.logsigmoid(-student))
+    return (yes + no).mean(dim=-1) * temperature**2
+
+
+def balanced_decisions(label_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return weights with which the noes and the yeses of each label count the same, shape (2, num_labels).
+
+    Args:
+        label_ids: Zeros and ones, shape (texts, num_labels); rows of `UNLABELLED` are passed over.
+    """
+    known = label_ids[(label_ids != UNLABELLED).all(axis=1)]
+    counts = np.stack([(known == decision).sum(axis=0) for decision in (0, 1)])
+    weights = len(known) / (2 * np.maximum(counts, 1))
+    # a label that is always or never given has nothing to balance
+    return np.where((counts > 0).all(axis=0), weights, 1.0).astype(np.float32)

@@ -1,0 +1,281 @@
+"""The weighted sum of terms that a step makes small.
+
+The one place where per-text losses become a number: texts without a label, weights of texts and the mean over the
+batch are dealt with here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from distill.errors import SettingsError
+from distill.labels import ProblemType
+from distill.losses.attention import AttentionDistance, AttentionDivergence, Relations
+from distill.losses.hidden import HiddenAngle, HiddenDistance, PatientStates, Projections
+from distill.losses.logits import (
+    DecoupledTargets,
+    HardDecisions,
+    HardLabels,
+    LogitDistance,
+    SoftDecisions,
+    SoftTargets,
+    balanced_decisions,
+    balanced_weights,
+)
+from distill.losses.recording import FrozenTeacher, Layers, require_readable, run_reading
+from distill.losses.term import Seen, Term
+from distill.models.torch_classifier import TorchClassifier
+from distill.settings import DistillSettings, LossName, TrainingSettings
+from distill.teachers.teacher import require_same_tokens
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What one step learns from.
+
+    Attributes:
+        inputs: The model's arguments by name, shape (batch, length) each; `attention_mask` is among them.
+        labels: Class ids, shape (batch,), or zeros and ones, shape (batch, num_labels); `UNLABELLED` where there is none.
+        teacher_logits: Shape (batch, num_labels); None when nothing is distilled.
+        weights: What each text counts, shape (batch,); None is 1 each.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    teacher_logits: Tensor | None = None
+    weights: Tensor | None = None
+
+
+class StepLoss(NamedTuple):
+    """The loss of a step: `total`, a scalar with a gradient, and the plain mean of each term over the texts it is for."""
+
+    total: Tensor
+    terms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A term and what it counts: `weight` on texts with a label, `unlabelled_weight` on the others."""
+
+    term: Term
+    weight: float
+    unlabelled_weight: float
+
+
+class Objective(nn.Module):
+    """A weighted sum of terms; weights that terms learn are its parameters.
+
+    The total is the sum over the texts, each with its weight, over the number of texts and not over the sum of their
+    weights: a text's weight means the same in every batch.
+    """
+
+    def __init__(self, parts: Sequence[Weighted], *, teacher: FrozenTeacher | None = None) -> None:
+        """Take the terms, and the teacher that runs in every step where one of them reads its layers."""
+        super().__init__()
+        self.terms = nn.ModuleDict({part.term.name: part.term for part in parts})
+        self._parts = tuple(parts)
+        self._teacher = teacher
+        self._hidden = any(part.term.reads_hidden for part in parts)
+        self._attention = any(part.term.reads_attention for part in parts)
+        if (self._hidden or self._attention) and teacher is None:
+            raise SettingsError("a term reads the teacher's layers, but there is no teacher to run")
+
+    @property
+    def parts(self) -> tuple[Weighted, ...]:
+        """The terms with what they count."""
+        return self._parts
+
+    def forward(self, model: nn.Module, batch: TrainingBatch) -> StepLoss:
+        """Run the student on a batch, the teacher too where a term reads its layers, and weigh the differences.
+
+        Both compute in the numbers of the surrounding autocast, the terms always in fp32.
+
+        Raises:
+            SettingsError: A term with weight has nothing to compare with.
+        """
+        logits, layers = run_reading(model, batch.inputs, hidden=self._hidden, attention=self._attention)
+        teacher = Layers()
+        if self._teacher is not None:
+            teacher = self._teacher.layers(batch.inputs, hidden=self._hidden, attention=self._attention)
+        with torch.autocast(logits.device.type, enabled=False):
+            seen = Seen(
+                mask=batch.inputs["attention_mask"],
+                labels=batch.labels,
+                student_logits=logits.float(),
+                teacher_logits=None if batch.teacher_logits is None else batch.teacher_logits.detach().float(),
+                student=layers,
+                teacher=teacher,
+            )
+            return self._weighed(seen, batch.weights)
+
+    def _weighed(self, seen: Seen, text_weights: Tensor | None) -> StepLoss:
+        total = torch.zeros_like(seen.student_logits[:, 0])
+        means = {}
+        for part in self._parts:
+            share = torch.where(seen.unlabelled, part.unlabelled_weight, part.weight)
+            concerned = share != 0
+            if not bool(concerned.any()):
+                continue
+            losses = part.term(seen)
+            total = total + share * losses
+            means[part.term.name] = float(losses.detach()[concerned].mean())
+        if text_weights is not None:
+            total = total * text_weights
+        return StepLoss(total.mean(), means)
+
+
+def mixed(*, soft: Term, hard: Term, soft_weight: float) -> tuple[Weighted, Weighted]:
+    """Return soft_weight * soft + (1 - soft_weight) * hard; a text without a label has soft weight 1.
+
+    Raises:
+        SettingsError: The weight is outside 0 to 1.
+    """
+    if not 0 <= soft_weight <= 1:
+        raise SettingsError(f"soft_weight must be from 0 to 1, got {soft_weight}")
+    hard_weight = float(1 - np.float32(soft_weight))  # of the share as the tensors hold it, so that both make 1
+    return Weighted(soft, soft_weight, 1.0), Weighted(hard, hard_weight, 0.0)
+
+
+def mixed_objective(
+    *,
+    soft_weight: float = 0.0,
+    temperature: float = 1.0,
+    problem_type: ProblemType = "single_label_classification",
+) -> Objective:
+    """Return soft_weight * T² * KL(teacher_T || student_T) + (1 - soft_weight) * CE(labels, student).
+
+    Where a text may have several labels both are means over its labels, each a decision of two sides.
+
+    Args:
+        soft_weight: Share of the soft term, from 0 to 1; 0 is plain fine-tuning.
+        temperature: T, finite and above 0; softens both distributions of the soft term.
+        problem_type: Whether a text has one label or several.
+
+    Raises:
+        SettingsError: A number is out of its range.
+    """
+    several = problem_type == "multi_label_classification"
+    soft = SoftDecisions(temperature=temperature) if several else SoftTargets(temperature=temperature)
+    hard = HardDecisions() if several else HardLabels()
+    return Objective(mixed(soft=soft, hard=hard, soft_weight=soft_weight))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Who is compared, and how."""
+
+    settings: DistillSettings
+    student: Any
+    teacher: Any
+    num_labels: int
+    problem_type: ProblemType
+
+    def projections(self) -> Projections:
+        return Projections(num_layers=self.student.num_hidden_layers, seed=self.settings.seed, **self.widths())
+
+    def widths(self) -> dict[str, int]:
+        return {"student_width": self.student.hidden_size, "teacher_width": self.teacher.hidden_size}
+
+
+def _decoupled(pair: _Pair) -> Term:
+    if pair.problem_type != "single_label_classification":
+        raise SettingsError("decoupled needs one label a text; with several the soft term compares each label by itself")
+    return DecoupledTargets(
+        temperature=pair.settings.temperature,
+        nontarget_weight=pair.settings.nontarget_weight,
+        num_labels=pair.num_labels,
+    )
+
+
+_MAKERS: dict[LossName, Callable[[_Pair], Term]] = {
+    "logits": lambda _: LogitDistance(),
+    "decoupled": _decoupled,
+    "hidden": lambda pair: HiddenDistance(pair.projections()),
+    "hidden-cosine": lambda pair: HiddenAngle(pair.projections()),
+    "attention": lambda _: AttentionDistance(),
+    "attention-kl": lambda _: AttentionDivergence(),
+    "relations": lambda pair: Relations(
+        num_heads=pair.settings.relation_heads or pair.teacher.num_attention_heads, **pair.widths()
+    ),
+    "patient": lambda pair: PatientStates(num_layers=pair.student.num_hidden_layers, seed=pair.settings.seed, **pair.widths()),
+}
+ATTENTION: tuple[LossName, ...] = ("attention", "attention-kl", "relations")
+"""Terms that read queries, keys and values."""
+TOKEN_LEVEL: tuple[LossName, ...] = (*ATTENTION, "hidden", "hidden-cosine", "patient")
+"""Terms that compare the two token by token: the teacher runs in every step, on the student's ids."""
+
+
+def fine_tuning_objective(settings: TrainingSettings, *, student: TorchClassifier, label_ids: NDArray[np.int64]) -> Objective:
+    """Return the hard term alone.
+
+    Args:
+        settings: What a text of each class counts.
+        student: Who learns; its problem type says which hard term.
+        label_ids: Of the training texts, to count the classes.
+    """
+    return Objective((Weighted(_hard(settings, student, label_ids), 1.0, 0.0),)).to(student.model.device)
+
+
+def distillation_objective(
+    settings: DistillSettings,
+    *,
+    student: TorchClassifier,
+    teacher: TorchClassifier | None,
+    label_ids: NDArray[np.int64],
+) -> Objective:
+    """Return soft and hard term, mixed by `soft_weight`, and the further `losses`.
+
+    Args:
+        settings: Terms, weights, temperature.
+        student: Who learns.
+        teacher: Whose layers are compared with; None where only logits are.
+        label_ids: Of the training texts, to count the classes.
+
+    Raises:
+        SettingsError: A term cannot be had with this pair; the message says why.
+    """
+    soft = SoftTargets if student.problem_type == "single_label_classification" else SoftDecisions
+    parts = mixed(
+        soft=soft(temperature=settings.temperature),
+        hard=_hard(settings, student, label_ids),
+        soft_weight=settings.soft_weight,
+    )
+    beside = _teacher_beside(settings, student=student, teacher=teacher)
+    pair = _Pair(
+        settings=settings,
+        student=student.model.config,
+        teacher=None if teacher is None else teacher.model.config,
+        num_labels=len(student.labels),
+        problem_type=student.problem_type,
+    )
+    further = tuple(Weighted(_MAKERS[name](pair), weight, weight) for name, weight in settings.loss_weights.items())
+    return Objective((*parts, *further), teacher=beside).to(student.model.device)
+
+
+def _teacher_beside(
+    settings: DistillSettings, *, student: TorchClassifier, teacher: TorchClassifier | None
+) -> FrozenTeacher | None:
+    """The teacher that runs in every step, made sure that it may; None where no term asks for it."""
+    asking = [name for name in settings.loss_weights if name in TOKEN_LEVEL]
+    if not asking:
+        return None
+    if teacher is None:
+        raise SettingsError(f"{asking[0]} compares layers, and the teacher is no PyTorch model; use losses on logits")
+    require_same_tokens(student, teacher, term=asking[0])
+    for classifier in (student, teacher):
+        require_readable(classifier.model, attention=any(name in ATTENTION for name in asking))
+    return FrozenTeacher(teacher.model)
+
+
+def _hard(settings: TrainingSettings, student: TorchClassifier, label_ids: NDArray[np.int64]) -> Term:
+    balanced = settings.class_weights == "balanced"
+    if student.problem_type == "multi_label_classification":
+        return HardDecisions(class_weights=balanced_decisions(label_ids) if balanced else None)
+    return HardLabels(class_weights=balanced_weights(label_ids, len(student.labels)) if balanced else None)

@@ -1,0 +1,1 @@
+"""PyTorch classifiers: loading, running and saving them. A torch room."""

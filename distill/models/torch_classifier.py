@@ -1,0 +1,158 @@
+"""A PyTorch classifier: asking it, and writing it down as a bundle's files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import PreTrainedModel
+
+from distill.batching import Indices, filled_up, logits_in_order, steady_batches
+from distill.bundle import CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from distill.classifier import TextInput
+from distill.errors import SettingsError
+from distill.labels import Logits, ProblemType
+from distill.models.devices import Compute, computing_in
+from distill.progress import Advance
+from distill.storage import write_atomically
+from distill.tokenization import Batch, TextTokenizer
+
+MAX_BATCH_TOKENS = 4096
+MAX_BATCH_TEXTS = 128
+STEADY_BATCH_TOKENS = 1024  # more would fill up more of each length's last batch, and gains nothing on a CPU
+
+
+@dataclass(eq=False)
+class TorchClassifier:
+    """A Hugging Face sequence classifier and the tokenizer it was trained with.
+
+    Attributes:
+        model: The module; its device is where inputs go.
+        tokenizer: Texts to ids.
+        tokenizer_config: Content of `tokenizer_config.json`, for tools that want a transformers tokenizer; its
+            `model_max_length` is written from `tokenizer`.
+        labels: Label names, in the order of the logits.
+        origin: Where it came from, for the lineage; a name, never a path.
+    """
+
+    model: PreTrainedModel
+    tokenizer: TextTokenizer
+    tokenizer_config: dict[str, Any]
+    labels: tuple[str, ...]
+    origin: str
+    problem_type: ProblemType = "single_label_classification"
+
+    def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
+        """Return logits, shape (len(texts), len(labels)), float32; row i belongs to texts[i]."""
+        return self.logits_of_rows(self.tokenizer.encode(texts))
+
+    def logits_of_rows(self, rows: Sequence[np.ndarray], advance: Advance | None = None) -> Logits:
+        """The same for texts that are already ids."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            return logits_in_order(
+                rows,
+                tokenizer=self.tokenizer,
+                run=self._run,
+                num_labels=len(self.labels),
+                max_tokens=MAX_BATCH_TOKENS,
+                max_texts=MAX_BATCH_TEXTS,
+                on_batch=advance,
+            )
+        finally:
+            self.model.train(was_training)
+
+    def steady_logits(self, rows: Sequence[np.ndarray], compute: Compute) -> Iterator[tuple[Indices, Logits]]:
+        """Yield the positions of some rows and their logits, until all are answered; see `steady_batches`."""
+        lengths = [len(row) for row in rows]
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            for batch in steady_batches(lengths, max_length=self.tokenizer.max_length, max_tokens=STEADY_BATCH_TOKENS):
+                padded = self.tokenizer.pad([rows[place] for place in batch.places])
+                filled = filled_up(padded, batch.shape, pad_id=self.tokenizer.pad_id)
+                with computing_in(compute, self.model.device):
+                    logits = self._run(filled)
+                yield batch.places, logits[: len(batch.places)]
+        finally:
+            self.model.train(was_training)
+
+    def _run(self, batch: Batch) -> Logits:
+        with torch.inference_mode():
+            inputs = {name: torch.from_numpy(values).to(self.model.device) for name, values in batch._asdict().items()}
+            return self.model(**inputs).logits.float().cpu().numpy()
+
+    def input_vectors(self) -> NDArray[np.float32]:
+        """Return the embedding of each token, shape (tokens, dimensions)."""
+        table = self.model.get_input_embeddings().weight
+        if not isinstance(table, torch.Tensor):
+            raise SettingsError(f"{type(self.model).__name__} has no table of token embeddings")
+        vectors: NDArray[np.float32] = table.detach().float().cpu().numpy()
+        return vectors
+
+    def num_parameters(self) -> int:
+        """Return the number of weights."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def multiply_adds_per_token(self) -> int:
+        """Return the multiply-adds of the weight products that every token goes through.
+
+        Pooler and head are left out: they see one token a text. So are attention's products of tokens with tokens.
+        """
+        encoder = getattr(self.model, self.model.base_model_prefix, self.model)
+        products = (name for name, module in encoder.named_modules() if isinstance(module, nn.Linear) and "pooler" not in name)
+        return sum(encoder.get_submodule(name).get_parameter("weight").numel() for name in products)
+
+    def digest(self) -> str:
+        """Return the sha256 of everything that decides the logits: weights, config, tokenizer, max_length."""
+        digest = hashlib.sha256(self.tokenizer.digest().encode())
+        digest.update(_portable_config(self).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def write_model_files(classifier: TorchClassifier, folder: Path) -> None:
+    """Write weights, config and tokenizer files that `transformers` and this package both load."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.model.state_dict().items()}
+    write_atomically(folder / WEIGHTS, safetensors.torch.save(weights, metadata={"format": "pt"}))
+    write_atomically(folder / CONFIG, _portable_config(classifier))
+    write_atomically(folder / TOKENIZER, classifier.tokenizer.to_json())
+    tokenizer_config = {**classifier.tokenizer_config, "model_max_length": classifier.tokenizer.max_length}
+    write_atomically(folder / TOKENIZER_CONFIG, json.dumps(tokenizer_config, indent=2, sort_keys=True) + "\n")
+
+
+def require_max_length(config: Any, max_length: int) -> None:
+    """Refuse more tokens than the position table has."""
+    table = getattr(config, "max_position_embeddings", None)
+    if table is None:
+        return
+    usable = table - position_offset(config)
+    if max_length > usable:
+        raise SettingsError(f"max_length is {max_length}, but this model has positions for {usable} tokens; lower --max-length")
+
+
+def position_offset(config: Any) -> int:
+    """Return how many rows of the position table no token uses: RoBERTa's family counts from the padding id onwards."""
+    if config.model_type == "mpnet":
+        return 2  # whatever its padding id is
+    return (config.pad_token_id or 0) + 1 if config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
+
+
+def _portable_config(classifier: TorchClassifier) -> str:
+    """The config as JSON, without the path it was loaded from."""
+    values = classifier.model.config.to_dict()
+    values.pop("_name_or_path", None)
+    values["architectures"] = [type(classifier.model).__name__]
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"

@@ -1,0 +1,1 @@
+"""int8 graphs: calibration, quantization, and the gates they must pass."""

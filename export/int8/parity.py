@@ -1,0 +1,112 @@
+"""The gates between a PyTorch model, its fp32 graph and its int8 graph. A gate raises; it never only warns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distill.classifier import Classifier, require_same_labels
+from distill.errors import ParityError, QualityError
+from distill.evaluation.metrics import Quality
+from distill.labels import Logits
+from export.settings import ExportSettings
+
+BATCH_SIZES = (1, 2, 7, 32)
+"""Batches the fp32 graph is checked at; it was traced at 2 texts of one length only."""
+
+NUM_PARITY_TEXTS = 64
+
+ROUNDING = 1e-9
+"""1 - 0.96 is more than 0.04 in floating point; a budget that is used up exactly is not overdrawn."""
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """How far two classifiers' logits are apart, at the text where they differ most."""
+
+    max_abs_diff: float
+    worst_text: str
+    num_texts: int
+    batch_sizes: tuple[int, ...]
+
+    def require(self, tolerance: float) -> None:
+        """Raise `ParityError` unless the largest difference is within the tolerance (NaN never is)."""
+        if not self.max_abs_diff <= tolerance:
+            raise ParityError(
+                f"the fp32 graph differs from PyTorch by {self.max_abs_diff:.2g} in a logit, allowed is {tolerance:.2g}; "
+                f"the text: {self.worst_text[:80]!r}",
+                max_abs_diff=self.max_abs_diff,
+                tolerance=tolerance,
+                worst_text=self.worst_text,
+            )
+
+
+def compare(reference: Classifier, candidate: Classifier, texts: Sequence[str]) -> ParityReport:
+    """Compare two classifiers on the same texts, the candidate at several batch sizes.
+
+    Args:
+        reference: Whose logits are right.
+        candidate: Whose are checked, at batches of 1, 2, 7 and 32 in the order of the texts, so that short and long
+            ones share a batch and are padded.
+        texts: Real texts of many lengths.
+    """
+    require_same_labels(reference, candidate, names=("PyTorch", "the graph"))
+    expected = reference.predict_logits(texts)
+    differences = np.stack([np.abs(_in_batches(candidate, texts, size) - expected).max(axis=1) for size in BATCH_SIZES])
+    row = int(np.argmax(differences)) % len(texts)  # shape (sizes, texts); argmax takes a NaN for the largest
+    return ParityReport(float(differences[:, row].max()), texts[row], len(texts), BATCH_SIZES)
+
+
+def _in_batches(classifier: Classifier, texts: Sequence[str], size: int) -> Logits:
+    return np.concatenate([classifier.predict_logits(texts[start : start + size]) for start in range(0, len(texts), size)])
+
+
+def parity_texts(texts: Sequence[str], *, seed: int = 0) -> list[str]:
+    """Choose real texts for a parity check: a random handful, the shortest, the longest, and one past every limit."""
+    generator = np.random.default_rng(seed)
+    by_length = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    chosen = [*generator.permutation(len(texts))[: NUM_PARITY_TEXTS - 5].tolist(), *by_length[:2], *by_length[-2:]]
+    return [*(texts[index] for index in dict.fromkeys(chosen)), " ".join(texts[:200])]
+
+
+def require_quality(
+    *, before: Quality, after: Quality, agreed: float, settings: ExportSettings, answers: int | None = None
+) -> None:
+    """Raise `QualityError` when int8 lost more than its budget against fp32.
+
+    Up to two texts with another label, or a loss of up to two texts, are never held against it: so few cannot be told
+    from chance, and on a small set they would exceed any budget.
+
+    Args:
+        before: fp32 figures.
+        after: int8 figures on the same texts.
+        agreed: Share of equal answers: texts to which both give the same label, or equal decisions where a text may have
+            several labels.
+        settings: The budgets.
+        answers: How many answers that is a share of; None is one a text.
+    """
+    if round((1 - agreed) * (answers or before.num_texts)) <= 2:
+        return
+    two_texts = 2 / before.num_texts
+    _require("macro-F1", before.macro_f1, after.macro_f1, budget=max(settings.budget_f1, two_texts), flag="--budget-f1")
+    for label, figures in before.per_class.items():
+        budget = max(settings.budget_recall, 2 / max(figures.support, 1))
+        _require(f"recall of {label!r}", figures.recall, after.per_class[label].recall, budget=budget, flag="--budget-recall")
+    gained = after.expected_calibration_error - before.expected_calibration_error
+    _require("calibration", 0.0, -gained, budget=max(settings.budget_ece, two_texts), flag="--budget-ece")
+    _require("agreement with fp32", 1.0, agreed, budget=max(1 - settings.min_agreement, two_texts), flag="--min-agreement")
+
+
+def _require(metric: str, before: float, after: float, *, budget: float, flag: str) -> None:
+    lost = before - after
+    if not lost <= budget + ROUNDING:
+        raise QualityError(
+            f"int8 loses {lost:.4f} of {metric} ({before:.4f} -> {after:.4f}), allowed is {budget:.4f}; nothing was sealed. "
+            f"Train longer, quantize less, or allow more with {flag}",
+            metric=metric,
+            before=before,
+            after=after,
+            budget=budget,
+        )

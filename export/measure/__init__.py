@@ -1,0 +1,1 @@
+"""Measuring quality, latency, throughput, size and memory, and showing them."""

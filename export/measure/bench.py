@@ -1,0 +1,52 @@
+"""`potstill bench`: quality and speed of a bundle against its teacher, kept in the bundle with the circumstances."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from distill.bundle import BENCHMARK, Bundle
+from distill.data import Dataset
+from distill.machine import describe_environment
+from distill.progress import Reporter
+from distill.storage import require_writable, write_atomically
+from export.measure.candidates import Candidate
+from export.measure.rows import SCHEMA, measure_quality, measure_speed, rows_of
+from export.settings import BenchSettings
+
+
+def bench_bundle(
+    bundle: Bundle,
+    candidates: Sequence[Candidate],
+    test: Dataset,
+    *,
+    teacher: Candidate | None,
+    settings: BenchSettings,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Measure the candidates, write the result into the bundle as `benchmark.json`, and return it.
+
+    Args:
+        bundle: Whose result it is.
+        candidates: The bundle itself and what it is compared with.
+        test: Labelled texts.
+        teacher: Which candidate the ratios refer to; None gives no ratios.
+        settings: Rounds, threads, batch size.
+        reporter: Told of progress.
+    """
+    require_writable(bundle.path)
+    environment = describe_environment()
+    qualities = measure_quality(candidates, test, teacher=teacher, reporter=reporter)
+    speeds = measure_speed(candidates, test, teacher=teacher, settings=settings, reporter=reporter)
+    report = {
+        "schema": SCHEMA,
+        "test_fingerprint": test.fingerprint(),
+        "environment": environment,
+        "settings": settings.model_dump(mode="json"),
+        "rows": rows_of(candidates, qualities, speeds),
+    }
+    with bundle.staging() as staged:
+        write_atomically(staged / BENCHMARK, json.dumps(report, indent=1, allow_nan=False) + "\n")
+        bundle.adding({BENCHMARK: staged / BENCHMARK})
+    return report

@@ -1,0 +1,159 @@
+"""From a report's figures to what people look at: a table, a picture, and one self-contained HTML page."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter
+
+from distill.storage import write_atomically
+from export.measure.tables import (
+    COLUMNS,
+    MOST_LABELS,
+    PER_CLASS_COLUMNS,
+    cells_of,
+    confusion_table,
+    per_class_cells,
+    verdict_of,
+)
+
+REPORT_JSON = "report.json"
+REPORT_HTML = "report.html"
+
+GREY = "#6b7280"  # reads on white and on black
+
+_TEMPLATE = Path(__file__).with_name("report.html.jinja")
+_COLOURS = {"pytorch": "#b45309", "onnxruntime": "#0f766e", "scikit-learn": "#64748b", "none": "#64748b"}
+
+
+def write_report(out: Path, report: Mapping[str, Any]) -> None:
+    """Write `report.json` and, from it, `report.html`."""
+    write_atomically(out / REPORT_JSON, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_atomically(out / REPORT_HTML, html_of(report))
+
+
+def html_of(report: Mapping[str, Any]) -> str:
+    """Return a page that needs no other file and no network."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    confusion_columns, confusion_rows = confusion_table(report["rows"])
+    return template.render(
+        report=report,
+        verdict=verdict_of(report["rows"]),
+        columns=COLUMNS,
+        rows=[cells_of(row) for row in report["rows"]],
+        picture=picture_of(report["rows"]),
+        noisy=[row["name"] for row in report["rows"] if row.get("noisy")],
+        per_class_columns=PER_CLASS_COLUMNS,
+        per_class_rows=per_class_cells(report["rows"]),
+        confusion_columns=confusion_columns,
+        confusion_rows=confusion_rows,
+        confusion_picture=confusion_picture_of(report["rows"]),
+    )
+
+
+def picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return an SVG of macro-F1 against single-text latency, the area of a point being what must be shipped.
+
+    Args:
+        rows: Rows with `p50_ms`; rows without are left out, and so is the majority class, which has no quality to show.
+    """
+    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    shown = [row for row in rows if row.get("p50_ms") and row["name"] != "majority"]
+    for row in shown:
+        colour = _COLOURS[row["runtime"]]
+        low, high = row["macro_f1_interval"]
+        axes.errorbar(
+            row["p50_ms"],
+            row["macro_f1"],
+            yerr=[[row["macro_f1"] - low], [high - row["macro_f1"]]],
+            color=colour,
+            elinewidth=1,
+            capsize=2.5,
+            alpha=0.55,
+        )
+        axes.scatter(row["p50_ms"], row["macro_f1"], s=40 + (row["size_bytes"] or 0) / 4e5, color=colour, zorder=3)
+        label = f"{row['name']} {row['precision']}" if row["runtime"] == "onnxruntime" else row["name"]
+        axes.annotate(
+            label.replace("_", " "),
+            (row["p50_ms"], row["macro_f1"]),
+            xytext=(9, -13) if _hides_behind_a_better(row, shown) else (9, 6),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=GREY,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.margins(x=0.22)
+    axes.set_xlabel("median time of one text, tokenization inside, one thread (ms, log scale)")
+    axes.set_ylabel("macro-F1 with 95 % interval")
+    axes.grid(visible=True, alpha=0.25)
+    return svg_of(figure)
+
+
+def confusion_picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return an SVG of what the int8 student gives to the texts of each true label, the share as the strength of a colour.
+
+    Empty where no such row has a confusion matrix, or where it has more labels than can be read.
+    """
+    found = [row for row in rows if row["name"] == "student" and row["precision"] == "int8" and row.get("confusion")]
+    if not found or len(found[0]["confusion"]) > MOST_LABELS:
+        return ""
+    counts, labels = np.array(found[0]["confusion"]), list(found[0]["per_class"])
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    side = 1.6 + 0.9 * len(labels)
+    figure = Figure(figsize=(side + 1.0, side), layout="constrained")
+    axes = figure.add_subplot()
+    for (true, given), share in np.ndenumerate(shares):
+        axes.add_patch(Rectangle((given - 0.5, true - 0.5), 1, 1, color=_COLOURS["onnxruntime"], alpha=share, linewidth=0))
+        colour = "#ffffff" if share > 0.5 else GREY
+        axes.text(given, true, f"{counts[true, given]}\n{share:.1%}", ha="center", va="center", fontsize=8.5, color=colour)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5), aspect="equal")
+    axes.set_xlabel("given label")
+    axes.set_ylabel("true label")
+    return svg_of(figure)
+
+
+def svg_of(figure: Figure) -> str:
+    """Return a figure of one plot as SVG whose labels read on white and on black."""
+    (axes,) = figure.axes
+    for part in (axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()):
+        part.set_color(GREY)
+    axes.tick_params(colors=GREY, which="both")
+    for spine in axes.spines.values():
+        spine.set_color("#9ca3af")
+    return as_svg(figure)
+
+
+def as_svg(figure: Figure, *, transparent: bool = False) -> str:
+    """Return a figure as SVG; the same figure gives the same bytes."""
+    target = io.StringIO()
+    # Ids from a fixed salt and no date or link: the page names no other place.
+    with matplotlib.rc_context({"svg.hashsalt": "potstill"}):
+        figure.savefig(
+            target, format="svg", transparent=transparent, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
+    svg = target.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def _hides_behind_a_better(row: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a better classifier stands so near that its name would be written over this one's."""
+    return any(
+        other["macro_f1"] > row["macro_f1"]
+        and other["macro_f1"] - row["macro_f1"] < 0.03
+        and 0.5 < other["p50_ms"] / row["p50_ms"] < 2
+        for other in others
+    )

@@ -1,0 +1,1 @@
+"""Answering from ONNX graphs: onnxruntime, tokenizers and numpy; never torch."""

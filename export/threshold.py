@@ -1,0 +1,66 @@
+"""Set a cascade's threshold on validation texts and say what the cascade is worth on them. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from distill.bundle import Bundle, CascadeEntry
+from distill.classifier import Classifier, agreement
+from distill.data import Dataset
+from distill.evaluation.metrics import evaluate
+from distill.labels import Logits
+from export.runtime.cascade import Cascade, choose_threshold, graph_digests
+from export.runtime.sessions import OnnxClassifier
+
+
+def set_cascade(student: Bundle, fallback: Bundle, *, validation: Dataset, wanted_agreement: float) -> list[dict[str, Any]]:
+    """Find the threshold, keep it in the student's manifest, and return a row for each of student, fallback and cascade.
+
+    Args:
+        student: A bundle with a graph.
+        fallback: A larger one with the same labels.
+        validation: Texts that neither was trained on.
+        wanted_agreement: Share of them to which the cascade must answer as the fallback does.
+
+    Raises:
+        BundleError: One has no graph.
+        SettingsError: They differ in labels or task, or the share is none.
+        DatasetError: There are no texts.
+    """
+    members = OnnxClassifier.open(student), OnnxClassifier.open(fallback)
+    trial = Cascade(*members, min_confidence=0)  # before the texts: refuses two that do not belong together
+    logits = [member.predict_logits(validation.texts) for member in members]
+    threshold = choose_threshold(
+        student_logits=logits[0],
+        fallback_logits=logits[1],
+        labels=validation.label_ids,
+        problem_type=trial.problem_type,
+        wanted_agreement=wanted_agreement,
+    )
+    student.with_cascade(CascadeEntry(**graph_digests(student, fallback), **asdict(threshold)))
+    cascade = Cascade(*members, min_confidence=threshold.min_confidence, temperature=threshold.temperature)
+    answers = cascade.predict_logits(validation.texts)
+    shares = (1.0, 0.0, threshold.student_share)
+    names = ("student", "fallback", "cascade")
+    return [
+        _row(name, found, logits[1], members[0], validation, student_share=share)
+        for name, found, share in zip(names, (*logits, answers), shares, strict=True)
+    ]
+
+
+def _row(
+    name: str, logits: Logits, of_fallback: Logits, classifier: Classifier, data: Dataset, *, student_share: float
+) -> dict[str, Any]:
+    quality = evaluate(
+        labels=data.label_ids, logits=logits, label_names=classifier.labels, problem_type=classifier.problem_type
+    )
+    return {
+        "name": name,
+        "macro_f1": quality.macro_f1,
+        "macro_f1_interval": quality.macro_f1_interval,
+        "expected_calibration_error": quality.expected_calibration_error,
+        "agreement_with_fallback": agreement(logits, of_fallback, classifier.problem_type),
+        "student_share": student_share,
+        "num_texts": quality.num_texts,
+    }

@@ -1,0 +1,1 @@
+"""The answering side of the server: queue, engine, models. Knows no HTTP."""

@@ -1,0 +1,110 @@
+"""A student and its fallback as one model of the server, with who answers and what it costs in `/info` and `/metrics`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from distill.bundle import Bundle
+from distill.errors import SettingsError, requires
+from export.runtime.cascade import Cascade, Member, threshold_of
+from export.runtime.sessions import OnnxClassifier
+from serve.answering.engine import Engine, about_bundle, version_of
+from serve.answering.models import Source
+from serve.settings import LimitSettings
+
+with requires("serving"):
+    from prometheus_client.core import CounterMetricFamily
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.registry import Collector
+
+MEMBERS: tuple[Member, Member] = ("student", "fallback")
+
+
+class Tally(Collector):
+    """What each member of a cascade has computed since the server started; reloads do not reset it."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._lock = threading.Lock()
+        self._texts = dict.fromkeys(MEMBERS, 0)
+        self._seconds = dict.fromkeys(MEMBERS, 0.0)
+
+    def add(self, member: Member, texts: int, seconds: float) -> None:
+        """Count one call of a member; the student computes every text, the fallback those it is unsure of."""
+        with self._lock:
+            self._texts[member] += texts
+            self._seconds[member] += seconds
+
+    def summary(self) -> dict[str, Any]:
+        """Return the share of texts that the student answered, and each member's milliseconds a text; None before the first."""
+        with self._lock:
+            texts, seconds = dict(self._texts), dict(self._seconds)
+        return {
+            "texts": texts["student"],
+            "student_share": 1 - texts["fallback"] / texts["student"] if texts["student"] else None,
+            **{f"{name}_ms_per_text": seconds[name] / texts[name] * 1000 if texts[name] else None for name in MEMBERS},
+        }
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counters, for Prometheus."""
+        counts = CounterMetricFamily("potstill_cascade_texts", "Texts each member computed", labels=["model", "member"])
+        times = CounterMetricFamily("potstill_cascade_seconds", "Seconds it took for them", labels=["model", "member"])
+        with self._lock:
+            for name in MEMBERS:
+                counts.add_metric([self._model, name], self._texts[name])
+                times.add_metric([self._model, name], self._seconds[name])
+        yield counts
+        yield times
+
+
+def cascade_source(
+    name: str, path: Path, fallback: Path, limits: LimitSettings, *, min_confidence: float | Literal["auto"]
+) -> Source:
+    """Return the source of a student that hands on what it is unsure of.
+
+    Args:
+        name: In routes and metrics.
+        path: The student's bundle; a reload reads it again, and the fallback with it.
+        fallback: The larger one's.
+        limits: What the model accepts.
+        min_confidence: Confidence from which the student's answer stands; auto takes the manifest's, from `potstill cascade`.
+
+    Raises:
+        SettingsError: The limits name a precision; both members run the best graph they have.
+    """
+    if limits.precision is not None:
+        raise SettingsError("a cascade runs the best graph of both bundles; leave out --precision, or --fallback")
+    tally = Tally(name)
+
+    def open_cascade(folder: Path) -> Engine:
+        student, other = Bundle.open(folder), Bundle.open(fallback)
+        temperature, bound = 1.0, min_confidence
+        if bound == "auto":
+            entry = threshold_of(student, other)
+            temperature, bound = entry.temperature, entry.min_confidence
+        precision = student.best_precision()
+        cascade = Cascade(
+            # One thread a call: the server runs several batches at once instead of one on several threads.
+            OnnxClassifier.open(student, precision=precision, threads=1),
+            OnnxClassifier.open(other, threads=1),
+            min_confidence=bound,
+            temperature=temperature,
+        )
+        version = f"{version_of(student)}-{version_of(other)}"
+        card = about_bundle(student, precision)
+        settings = {
+            "min_confidence": bound,
+            "temperature": temperature,
+            "fallback": about_bundle(other, other.best_precision()),
+        }
+        engine = Engine(
+            cascade, student.manifest.max_length, card, version, live=lambda: {"cascade": {**settings, **tally.summary()}}
+        )
+        engine.require_probes(str(folder))
+        cascade.on_answer = tally.add  # from now on: the probes are nobody's texts
+        return engine
+
+    return Source(name, path, limits, open_cascade, watch=lambda metrics: metrics.registry.register(tally))

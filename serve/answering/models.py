@@ -1,0 +1,176 @@
+"""A served model: the engine that answers now, its queue, its cache, and the change to another bundle while it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from distill.classifier import TextInput
+from distill.errors import PotstillError, SettingsError
+from serve.answering.engine import Engine, RowAnswer
+from serve.answering.metrics import Metrics
+from serve.answering.queue import Batcher
+from serve.errors import Reason, Refusal
+from serve.settings import LimitSettings, ServeSettings
+
+logger = logging.getLogger(__name__)
+
+
+class AnswerCache:
+    """The last answers by the digest of their text; the least recently used goes first. Used in one thread."""
+
+    def __init__(self, entries: int) -> None:
+        self._entries = entries
+        self._answers: OrderedDict[bytes, RowAnswer] = OrderedDict()
+
+    @staticmethod
+    def key_of(text: TextInput, version: str) -> bytes:
+        """Return the digest of what decides an answer; the halves of a pair cannot run into each other."""
+        parts = (text,) if isinstance(text, str) else text
+        content = b"".join(len(part).to_bytes(8, "big") + part.encode("utf-8", "surrogatepass") for part in parts)
+        return hashlib.blake2b(content, digest_size=16, key=version.encode()).digest()
+
+    def get(self, key: bytes) -> RowAnswer | None:
+        """Return the answer, if it is there."""
+        answer = self._answers.get(key)
+        if answer is not None:
+            self._answers.move_to_end(key)
+        return answer
+
+    def put(self, key: bytes, answer: RowAnswer) -> None:
+        """Keep an answer, in the place of the oldest if need be."""
+        self._answers[key] = answer
+        self._answers.move_to_end(key)
+        if len(self._answers) > self._entries:
+            self._answers.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._answers.clear()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's engine comes from.
+
+    Attributes:
+        name: In routes and metrics.
+        path: The bundle's folder.
+        limits: What it accepts.
+        open: From a folder to an engine that has answered the probe texts.
+        watch: Given the server's metrics once, to add its own.
+    """
+
+    name: str
+    path: Path
+    limits: LimitSettings
+    open: Callable[[Path], Engine]
+    watch: Callable[[Metrics], object] = lambda _: None
+
+    @classmethod
+    def of_bundle(cls, name: str, path: Path, limits: LimitSettings) -> Source:
+        """Return the source of a plain bundle."""
+        return cls(name, path, limits, lambda folder: Engine.open(folder, precision=limits.precision))
+
+
+class Model:
+    """One name that requests can ask for."""
+
+    def __init__(self, source: Source, settings: ServeSettings, metrics: Metrics, *, threads: int) -> None:
+        """Open the bundle and start the threads; raises what opening raises."""
+        self.name = source.name
+        self.limits = source.limits
+        self._source = source
+        self._metrics = metrics
+        self._engine = source.open(source.path)
+        source.watch(metrics)
+        self._cache = AnswerCache(self.limits.cache_entries) if self.limits.cache_entries else None
+        self._reloading = asyncio.Lock()
+        self.batcher = Batcher(
+            threads=threads,
+            max_queue=self.limits.max_queue,
+            max_batch_tokens=settings.max_batch_tokens,
+            on_batch=metrics.batches(self.name),
+        )
+        metrics.watch_queue(
+            self.name,
+            waiting_texts=lambda: self.batcher.waiting_texts,
+            idle_threads=lambda: self.batcher.idle_threads,
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that new requests get."""
+        return self._engine
+
+    def require_acceptable(self, texts: Sequence[TextInput]) -> None:
+        """Refuse too many or too long texts, and empty ones."""
+        if len(texts) > self.limits.max_texts:
+            raise Refusal(Reason.INVALID, f"{len(texts)} texts, at most {self.limits.max_texts} are accepted in a request")
+        for text in texts:
+            for part in (text,) if isinstance(text, str) else text:
+                if not part:
+                    raise Refusal(Reason.INVALID, "a text is empty")
+                if len(part) > self.limits.max_text_chars:
+                    raise Refusal(
+                        Reason.INVALID, f"a text has {len(part)} characters, at most {self.limits.max_text_chars} are accepted"
+                    )
+
+    async def answer(
+        self, engine: Engine, texts: Sequence[TextInput], *, deadline_s: float, is_wanted: Callable[[], bool]
+    ) -> list[RowAnswer]:
+        """Return the answers in the texts' order, remembered ones without asking the engine."""
+        if self._cache is None:
+            return await self.batcher.submit(texts, engine, deadline_s=deadline_s, is_wanted=is_wanted)
+        keys = [AnswerCache.key_of(text, engine.version) for text in texts]
+        answers = [self._cache.get(key) for key in keys]
+        missing = [place for place, answer in enumerate(answers) if answer is None]
+        self._metrics.count_cache(self.name, hits=len(texts) - len(missing), misses=len(missing))
+        if missing:
+            asked = [texts[place] for place in missing]
+            found = await self.batcher.submit(asked, engine, deadline_s=deadline_s, is_wanted=is_wanted)
+            for place, answer in zip(missing, found, strict=True):
+                answers[place] = answer
+                self._cache.put(keys[place], answer)
+        return cast(list[RowAnswer], answers)
+
+    async def reload(self, path: Path | None = None) -> Engine:
+        """Open a bundle beside the one that answers, and swap; on any failure the old one stays.
+
+        Args:
+            path: The new bundle's folder; None reads the same folder again.
+
+        Raises:
+            PotstillError: The new one is damaged, does not answer the probes, or has other labels.
+        """
+        async with self._reloading:
+            source = self._source
+            folder = path or source.path
+            try:
+                fresh = await asyncio.get_running_loop().run_in_executor(None, source.open, folder)
+                self._require_same_labels(fresh)
+            except PotstillError as exc:
+                self._metrics.count_reload(self.name, done=False)
+                logger.warning("reload of %s failed, version %s stays: %s", self.name, self._engine.version, exc)
+                raise
+            self._source = replace(source, path=folder)
+            self._engine = fresh
+            if self._cache is not None:
+                self._cache.clear()
+            self._metrics.count_reload(self.name, done=True)
+            logger.info("reloaded %s: version %s", self.name, fresh.version)
+            return fresh
+
+    def _require_same_labels(self, fresh: Engine) -> None:
+        old = self._engine.classifier.labels
+        if fresh.classifier.labels != old:
+            raise SettingsError(
+                f"the new bundle has labels {list(fresh.classifier.labels)}, clients know {list(old)}; "
+                "serve it under another name or start the server anew"
+            )

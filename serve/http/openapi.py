@@ -1,0 +1,103 @@
+"""The OpenAPI document, made from the types that requests are read with, and a page to read it; no outside resource."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from serve.http.routes import Route
+
+REFUSALS = {
+    "400": "not well formed",
+    "401": "no token",
+    "404": "no such model",
+    "408": "the body came too slowly",
+    "413": "the body is too large",
+    "415": "not JSON",
+    "422": "not what is accepted",
+    "429": "busy; Retry-After says when to come again",
+    "504": "not ready by the deadline",
+}
+_KINDS = {"metrics": "text/plain", "docs": "text/html", "page": "text/html"}
+
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}"
+    "pre{overflow:auto}"
+)
+
+
+def document(routes: Sequence[Route]) -> dict[str, Any]:
+    """Return the document."""
+    types = [kind for route in routes for kind in (route.takes, route.gives, route.error) if kind is not None]
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    refs = iter(schemas)
+    paths: dict[str, Any] = {}
+    for route in routes:
+        takes = next(refs) if route.takes is not None else None
+        operation = _operation(route, takes, gives=next(refs), error=next(refs))
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
+    bearer = {"type": "http", "scheme": "bearer"}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "potstill", "version": version("potstill"), "description": "One bundle, three protocols."},
+        "paths": paths,
+        "components": {"schemas": components, "securitySchemes": {"bearer": bearer}},
+    }
+
+
+def page(described: dict[str, Any]) -> bytes:
+    """Return the document as a page."""
+    parts = []
+    for path, operations in described["paths"].items():
+        for method, operation in operations.items():
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
+            shown = f"<pre>{html.escape(json.dumps(body, indent=1))}</pre>" if body else ""
+            parts.append(
+                f"<h2>{method.upper()} <code>{html.escape(path)}</code></h2><p>{html.escape(operation['summary'])}</p>{shown}"
+            )
+    schemas = html.escape(json.dumps(described["components"]["schemas"], indent=1))
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>potstill: routes</title><style>{_STYLE}</style><h1>Routes</h1>"
+        f'<p>As a document: <a href="openapi.json">openapi.json</a></p>'
+        f"{''.join(parts)}<h2>Types</h2><pre>{schemas}</pre></html>"
+    ).encode()
+
+
+def _operation(route: Route, takes: Any, *, gives: Any, error: Any) -> dict[str, Any]:
+    kind = _KINDS.get(route.does, "application/json")
+    responses: dict[str, Any] = {"200": {"description": "the answer", "content": {kind: {"schema": gives}}}}
+    for status, why in _refusals_of(route).items():
+        responses[status] = {"description": why, "content": {"application/json": {"schema": error}}}
+    operation: dict[str, Any] = {"summary": route.summary, "operationId": _operation_id(route), "responses": responses}
+    if takes is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": takes}}}
+    names = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
+    if names:
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+        ]
+    if route.door != "open":
+        operation["security"] = [{"bearer": []}, {}]
+    return operation
+
+
+def _refusals_of(route: Route) -> dict[str, str]:
+    if route.does == "infer":
+        return REFUSALS
+    known = {"404": "no such model"} if "{" in route.path else {}
+    if route.does in ("ready", "model_ready"):
+        return {**known, "503": "it ends, or is not ready yet"}
+    if route.door == "administrator":
+        return {status: REFUSALS[status] for status in ("400", "401", "404")} | {"409": "the old one stays"}
+    return {**known, "401": REFUSALS["401"]} if route.door == "caller" else known
+
+
+def _operation_id(route: Route) -> str:
+    words = [word.strip("{}") for word in route.path.split("/") if word]
+    return "_".join([route.method.lower(), *words]).replace(".", "_")

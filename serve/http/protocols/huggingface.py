@@ -1,0 +1,89 @@
+"""Hugging Face's text classification: `{"inputs": …, "parameters": {…}}`, a nested answer for one text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from distill.classifier import TextInput
+from serve.answering.engine import Engine, RowAnswer
+from serve.errors import Refusal
+from serve.http.protocols.base import PROBLEM_OF_FUNCTION, Headers, Query, Reply, decoded, ranked, require_json, scores_of
+
+Text = Annotated[str, Meta(min_length=1, description="a text")]
+
+
+class HuggingFacePair(Struct, forbid_unknown_fields=True):
+    """Two texts that are classified together."""
+
+    text: Text
+    text_pair: Text
+
+
+class HuggingFaceParameters(Struct, forbid_unknown_fields=True):
+    """How to answer."""
+
+    top_k: Annotated[int, Meta(ge=1, le=2**31)] | None = None
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
+    truncation: bool | None = None
+
+
+class HuggingFaceRequest(Struct):
+    """A text, a pair, or a list of them."""
+
+    inputs: Text | HuggingFacePair | Annotated[list[Text | HuggingFacePair], Meta(min_length=1)]
+    parameters: HuggingFaceParameters | None = None
+
+
+class LabelScore(Struct):
+    """A label and its score."""
+
+    label: str
+    score: float
+
+
+class HuggingFaceError(Struct):
+    """Why there is no answer."""
+
+    error: str
+
+
+_DECODER = msgspec.json.Decoder(HuggingFaceRequest)
+_ENCODER = msgspec.json.Encoder()
+_ONCE = (b'"inputs"', b'"parameters"', b'"text"', b'"text_pair"', b'"top_k"', b'"function_to_apply"', b'"truncation"')
+
+
+class HuggingFace:
+    """`POST /` and `POST /models/{name}`."""
+
+    name = "huggingface"
+
+    def read(self, body: bytes, headers: Headers) -> Query:
+        """Return what is asked."""
+        require_json(headers)
+        request = decoded(_DECODER, body, once=_ONCE)
+        parameters = request.parameters or HuggingFaceParameters()
+        inputs = request.inputs
+        return Query(
+            texts=[_text(each) for each in (inputs if isinstance(inputs, list) else [inputs])],
+            is_single=not isinstance(inputs, list),
+            top_k=parameters.top_k,
+            function=PROBLEM_OF_FUNCTION[parameters.function_to_apply] if parameters.function_to_apply else None,
+            truncate=parameters.truncation,
+        )
+
+    def write(self, query: Query, answers: Sequence[RowAnswer], engine: Engine, model: str) -> Reply:
+        """Return a list of ranked labels per text; one text's stands in a list too, as Hugging Face's own servers have it."""
+        labels = engine.classifier.labels
+        return Reply(200, _ENCODER.encode([ranked(scores, labels, query.top_k) for scores in scores_of(query, answers)]))
+
+    def refuse(self, refusal: Refusal) -> Reply:
+        """Return `{"error": …}`."""
+        return Reply(refusal.reason.value, _ENCODER.encode(HuggingFaceError(refusal.message)))
+
+
+def _text(given: str | HuggingFacePair) -> TextInput:
+    return given if isinstance(given, str) else (given.text, given.text_pair)

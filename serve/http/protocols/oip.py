@@ -1,0 +1,225 @@
+"""The Open Inference Protocol, version 2 (KServe, Triton): a BYTES tensor of texts in; labels, probabilities, logits out.
+
+Tensors travel as JSON or, by the binary extension, behind the JSON: each string with its length in 4 bytes before it.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from distill.classifier import TextInput
+from distill.labels import chosen_labels
+from serve.answering.engine import Engine, RowAnswer
+from serve.errors import Reason, Refusal
+from serve.http.protocols.base import JSON, Headers, Query, Reply, decoded, require_json, require_plain, require_unique_names
+
+INPUT = "text"
+OUTPUTS = ("label", "probabilities", "logits")
+HEADER_LENGTH = b"inference-header-content-length"
+
+Size = Annotated[int, Meta(ge=0, le=2**31)]
+
+
+class TensorParameters(Struct):
+    """How a tensor travels."""
+
+    binary_data_size: Size | None = None
+    binary_data: bool | None = None
+    classification: Size | None = None
+
+
+class InputTensor(Struct):
+    """Texts; `data` is absent where they follow in binary form."""
+
+    name: str
+    shape: Annotated[list[Size], Meta(min_length=1, max_length=2)]
+    datatype: str
+    data: list[str | list[str]] | None = None
+    parameters: TensorParameters | None = None
+
+
+class RequestedOutput(Struct):
+    """An output that is wanted."""
+
+    name: str
+    parameters: TensorParameters | None = None
+
+
+class InferParameters(Struct):
+    """Of the whole request."""
+
+    binary_data_output: bool = False
+
+
+class InferRequest(Struct):
+    """One input named `text`; without `outputs` all of them are given."""
+
+    inputs: Annotated[list[InputTensor], Meta(min_length=1, max_length=1)]
+    outputs: list[RequestedOutput] | None = None
+    id: str | None = None
+    parameters: InferParameters | None = None
+
+
+class InferError(Struct):
+    """Why there is no answer."""
+
+    error: str
+
+
+_DECODER = msgspec.json.Decoder(InferRequest)
+_ENCODER = msgspec.json.Encoder()
+
+
+class OpenInference:
+    """`POST /v2/models/{name}/infer`."""
+
+    name = "oip"
+
+    def read(self, body: bytes, headers: Headers) -> Query:
+        """Return what is asked."""
+        head, tail = _parts(body, headers)
+        request = decoded(_DECODER, head, once=())
+        require_unique_names(head)
+        tensor = request.inputs[0]
+        return Query(_texts(tensor, tail), outputs=_outputs(request), id=request.id)
+
+    def write(self, query: Query, answers: Sequence[RowAnswer], engine: Engine, model: str) -> Reply:
+        """Return the outputs that were asked for, binary ones behind the JSON."""
+        described, binaries = [], []
+        for name, is_binary in query.outputs:
+            datatype, values = _values(name, answers, engine)
+            output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(values.shape)}
+            if is_binary:
+                binaries.append(_packed(values))
+                output["parameters"] = {"binary_data_size": len(binaries[-1])}
+            else:
+                output["data"] = values.ravel().tolist()
+            described.append(output)
+        answer = {"model_name": model, "model_version": "1", "outputs": described}
+        head = _ENCODER.encode({**answer, "id": query.id} if query.id is not None else answer)
+        if not binaries:
+            return Reply(200, head)
+        length = (b"inference-header-content-length", b"%d" % len(head))
+        return Reply(200, b"".join([head, *binaries]), b"application/octet-stream", (length,))
+
+    def refuse(self, refusal: Refusal) -> Reply:
+        """Return `{"error": …}`; the protocol knows 400 for anything wrong with a request."""
+        status = 400 if refusal.reason is Reason.INVALID else refusal.reason.value
+        return Reply(status, _ENCODER.encode(InferError(refusal.message)))
+
+
+def metadata(engine: Engine, model: str) -> dict[str, Any]:
+    """Return what `/v2/models/{name}` says."""
+    labels = len(engine.classifier.labels)
+    return {
+        "name": model,
+        "versions": ["1"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
+        "outputs": [
+            {"name": "label", "datatype": "BYTES", "shape": [-1]},
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, labels]},
+            {"name": "logits", "datatype": "FP32", "shape": [-1, labels]},
+        ],
+    }
+
+
+def _parts(body: bytes, headers: Headers) -> tuple[bytes, bytes | None]:
+    """Return the JSON and what follows it."""
+    declared = headers.get(HEADER_LENGTH)
+    if declared is None:
+        require_json({JSON_HEADER: JSON, **headers})
+        return body, None
+    require_plain(headers)
+    length = int(declared) if declared.isdigit() and len(declared) < 12 else -1
+    if not 0 < length <= len(body):
+        raise Refusal(Reason.MALFORMED, "inference-header-content-length is not the length of the JSON in this body")
+    return body[:length], body[length:]
+
+
+JSON_HEADER = b"content-type"
+
+
+def _texts(tensor: InputTensor, tail: bytes | None) -> list[TextInput]:
+    if tensor.name != INPUT or tensor.datatype != "BYTES":
+        raise Refusal(Reason.INVALID, f"the input must be named {INPUT!r} and have datatype BYTES")
+    size = tensor.parameters.binary_data_size if tensor.parameters else None
+    if (size is None) == (tensor.data is None):
+        raise Refusal(Reason.INVALID, "the input must have either data or the parameter binary_data_size")
+    if size is None:
+        texts = list(_flat(tensor.data or []))
+    elif tail is None or size != len(tail):
+        raise Refusal(Reason.INVALID, "binary_data_size is not the number of bytes behind the JSON")
+    else:
+        texts = list(_unpacked(tail))
+    if size is None and tail:
+        raise Refusal(Reason.INVALID, "there are bytes behind the JSON that no input claims")
+    if tensor.shape[1:] not in ([], [1]) or math.prod(tensor.shape) != len(texts) or not texts:
+        raise Refusal(
+            Reason.INVALID, f"the shape must be [texts] or [texts, 1], with at least one text; there are {len(texts)}"
+        )
+    return list(texts)
+
+
+def _flat(data: list[str | list[str]]) -> Iterator[str]:
+    for each in data:
+        if isinstance(each, str):
+            yield each
+        else:
+            yield from each
+
+
+def _unpacked(tail: bytes) -> Iterator[str]:
+    at = 0
+    while at < len(tail):
+        if at + 4 > len(tail):
+            raise Refusal(Reason.INVALID, "the binary data end within a length")
+        (length,) = struct.unpack_from("<I", tail, at)
+        at += 4 + length
+        if at > len(tail):
+            raise Refusal(Reason.INVALID, "the binary data end within a text")
+        try:
+            yield tail[at - length : at].decode()
+        except UnicodeDecodeError:
+            raise Refusal(Reason.INVALID, "a text is not UTF-8") from None
+
+
+def _outputs(request: InferRequest) -> list[tuple[str, bool]]:
+    by_default = request.parameters.binary_data_output if request.parameters else False
+    if request.outputs is None:
+        return [(name, by_default) for name in OUTPUTS]
+    wanted = []
+    for output in request.outputs:
+        if output.name not in OUTPUTS:
+            raise Refusal(Reason.INVALID, f"an output is unknown; there are {', '.join(OUTPUTS)}")
+        parameters = output.parameters or TensorParameters()
+        if parameters.classification:
+            raise Refusal(Reason.INVALID, "the classification extension is not offered; ask for the output 'label'")
+        wanted.append((output.name, by_default if parameters.binary_data is None else parameters.binary_data))
+    if len({name for name, _ in wanted}) != len(wanted):
+        raise Refusal(Reason.INVALID, "an output is asked for twice")
+    return wanted
+
+
+def _values(name: str, answers: Sequence[RowAnswer], engine: Engine) -> tuple[str, np.ndarray[Any, Any]]:
+    if name == "probabilities":
+        return "FP32", np.array([answer.probabilities for answer in answers], np.float32)
+    logits = np.array([answer.logits for answer in answers], np.float32)
+    if name == "logits":
+        return "FP32", logits
+    chosen = chosen_labels(logits, engine.classifier.problem_type)
+    names = ["|".join(label for label, given in zip(engine.classifier.labels, row, strict=True) if given) for row in chosen]
+    return "BYTES", np.array(names, object)
+
+
+def _packed(values: np.ndarray[Any, Any]) -> bytes:
+    if values.dtype != object:
+        return values.astype("<f4").tobytes()
+    return b"".join(struct.pack("<I", len(content)) + content for content in (str(value).encode() for value in values))

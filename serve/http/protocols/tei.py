@@ -1,0 +1,83 @@
+"""text-embeddings-inference's `POST /predict`: texts, pairs and batches of them; its error body."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from distill.classifier import TextInput
+from serve.answering.engine import Engine, RowAnswer
+from serve.errors import Reason, Refusal
+from serve.http.protocols.base import Headers, Query, Reply, decoded, ranked, require_json, scores_of
+
+Text = Annotated[str, Meta(min_length=1, description="a text")]
+
+
+class PredictRequest(Struct):
+    """A text, a pair `[a, b]`, or a batch `[[a], [a, b], …]`."""
+
+    inputs: Text | Annotated[list[Text | Annotated[list[Text], Meta(min_length=1, max_length=2)]], Meta(min_length=1)]
+    raw_scores: bool = False
+    truncate: bool | None = False
+    truncation_direction: Literal["right", "Right"] = "right"
+
+
+class ErrorResponse(Struct):
+    """Why there is no answer."""
+
+    error: str
+    error_type: Literal["unhealthy", "backend", "overloaded", "validation", "tokenizer", "empty"]
+
+
+_TYPE_OF_REASON = {
+    Reason.OVERLOADED: "overloaded",
+    Reason.LATE: "overloaded",
+    Reason.FAILED: "backend",
+    Reason.NOT_READY: "unhealthy",
+}
+_DECODER = msgspec.json.Decoder(PredictRequest)
+_ENCODER = msgspec.json.Encoder()
+_ONCE = (b'"inputs"', b'"raw_scores"', b'"truncate"', b'"truncation_direction"')
+
+
+class TextEmbeddingsInference:
+    """`POST /predict` and `POST /models/{name}/predict`."""
+
+    name = "tei"
+
+    def read(self, body: bytes, headers: Headers) -> Query:
+        """Return what is asked."""
+        require_json(headers)
+        request = decoded(_DECODER, body, once=_ONCE)
+        texts, is_single = _texts(request.inputs)
+        return Query(
+            texts, is_single=is_single, function="regression" if request.raw_scores else None, truncate=bool(request.truncate)
+        )
+
+    def write(self, query: Query, answers: Sequence[RowAnswer], engine: Engine, model: str) -> Reply:
+        """Return ranked labels; a list of them for a batch."""
+        rows = [ranked(scores, engine.classifier.labels, None) for scores in scores_of(query, answers)]
+        return Reply(200, _ENCODER.encode(rows[0] if query.is_single else rows))
+
+    def refuse(self, refusal: Refusal) -> Reply:
+        """Return `{"error": …, "error_type": …}`."""
+        kind = _TYPE_OF_REASON.get(refusal.reason, "validation")
+        return Reply(refusal.reason.value, _ENCODER.encode({"error": refusal.message, "error_type": kind}))
+
+
+def _texts(inputs: str | list[str | list[str]]) -> tuple[list[TextInput], bool]:
+    """Return the texts, and whether they are one text."""
+    if isinstance(inputs, str):
+        return [inputs], True
+    if all(isinstance(each, list) for each in inputs):
+        return [_text(each) for each in inputs if isinstance(each, list)], False
+    if all(isinstance(each, str) for each in inputs) and len(inputs) <= 2:
+        return [_text([each for each in inputs if isinstance(each, str)])], True
+    raise Refusal(Reason.INVALID, "a list of strings is one text or a pair; a batch is a list of lists: [[a], [b, c], …]")
+
+
+def _text(parts: Sequence[str]) -> TextInput:
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])

@@ -1,0 +1,57 @@
+"""OpenTelemetry traces, where they are asked for: one span a request, joined to the caller's by `traceparent`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from distill.errors import requires
+from serve.http.app import Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from serve.http.app import App
+
+
+class Traced:
+    """The application with a span around each request; no text and no token goes into it."""
+
+    def __init__(self, app: App, provider: TracerProvider) -> None:
+        with requires("traces"):
+            from opentelemetry.trace import SpanKind, StatusCode
+            from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+        self._app = app
+        self._tracer = provider.get_tracer("potstill")
+        self._callers = TraceContextTextMapPropagator()
+        self._kind, self._error = SpanKind.SERVER, StatusCode.ERROR
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request inside its span."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        about = {"http.request.method": scope["method"], "url.path": scope["path"]}
+        context = self._callers.extract(carrier)
+        with self._tracer.start_as_current_span(scope["method"], context, self._kind, about) as span:
+
+            async def send_and_note(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    span.set_attribute("http.response.status_code", message["status"])
+                    if message["status"] >= 500:
+                        span.set_status(self._error)
+                await send(message)
+
+            await self._app(scope, receive, send_and_note)
+
+
+def provider_from_environment() -> TracerProvider:
+    """Return a provider that sends spans in batches to where the OTEL_* variables say."""
+    with requires("traces"):
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    provider = TracerProvider(resource=Resource.create({"service.name": "potstill"}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider

@@ -1,0 +1,155 @@
+"""What a student learns from: three sources in their order, weighed, and streamed in flat memory."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from launched import run_program
+
+from distill.bundle import Bundle
+from distill.data import Dataset, Splits
+from distill.losses.term import UNLABELLED
+from distill.settings import DistillSettings, TransferSettings
+from distill.training import sealing
+from distill.training.distillation import fit_student
+from distill.training.lesson import TransferSet
+from distill.training.loop import Examples
+from distill.training.shared_files import SharedFiles
+
+
+def dataset(*texts: str) -> Dataset:
+    return Dataset(texts, np.arange(len(texts)) % 2, ("a", "b"), "x")
+
+
+@pytest.fixture
+def transfer(tmp_path: Path) -> TransferSet:
+    """Return two labelled, two unlabelled and one augmented text."""
+    offered = iter(["new", "ONE", "held  out", "new", "newer"])
+    gathered = TransferSet.gather(dataset("one", "two"), offered, held_out=[dataset("Held out")], files=SharedFiles(tmp_path))
+    return gathered.with_augmented(iter(["new newer"]))
+
+
+def test_the_sources_stand_in_their_order_without_repeats_and_held_out_texts(transfer: TransferSet) -> None:
+    assert list(transfer.texts) == ["one", "two", "new", "newer", "new newer"]
+    assert transfer.label_ids().tolist() == [0, 1, UNLABELLED, UNLABELLED, UNLABELLED]
+    assert len(transfer) == 5
+
+
+def test_each_source_counts_as_its_setting_says(transfer: TransferSet) -> None:
+    weights = transfer.weights(TransferSettings(labelled_weight=2, unlabeled_weight=0.5, augmented_weight=0.25))
+    assert weights is not None
+    assert weights.tolist() == [2, 2, 0.5, 0.5, 0.25]
+    assert transfer.weights(TransferSettings()) is None
+
+
+def test_the_loop_is_given_ids_labels_logits_and_weights_of_every_text(
+    tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Examples] = []
+    train = sealing.run_training
+
+    def noting(student: Any, *, examples: Examples, **rest: Any) -> Any:
+        seen.append(examples)
+        rows = [student.tokenizer.encode([text])[0].tolist() for text in (*few.texts, "a new film")]
+        assert [row.tolist() for row in examples.rows[:17]] == rows
+        return train(student, examples=examples, **rest)
+
+    monkeypatch.setattr(sealing, "run_training", noting)
+    few = tiny_splits.train.take(range(16))
+    settings = DistillSettings(epochs=1, num_layers=1, augment=1, augmented_weight=0.5)
+    out = tmp_path / "student"
+    unlabeled = (text for text in ["a new film", few.texts[0].upper()])
+    fit_student(tiny_teacher, train=few, validation=tiny_splits.validation, unlabeled=unlabeled, out=out, settings=settings)
+    (examples,) = seen
+    assert len(examples.rows) == 16 + 1 + 17
+    assert examples.label_ids.tolist() == [*few.label_ids.tolist(), *[UNLABELLED] * 18]
+    assert examples.weights is not None
+    assert examples.weights.tolist() == [1.0] * 17 + [0.5] * 17
+    assert examples.teacher_logits is not None
+    assert examples.teacher_logits.shape == (34, 2)
+    assert not any(file.name.startswith(".transfer") for file in out.iterdir())
+
+
+PROGRAM = """
+import sys, threading
+from pathlib import Path
+
+from launched import exit_codes
+from test_transfer_set import *
+from tiny_task import tiny_texts
+
+TEACHER, OUT, COUNT, PROCESSES = *sys.argv[1:3], *map(int, sys.argv[3:])
+
+
+def anonymous_bytes():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+
+
+def texts(count):
+    for number in range(count):
+        yield f"film {number} and the end was a scene with music"
+
+
+def work(rank):
+    peak, done = 0, threading.Event()
+
+    def watch():
+        nonlocal peak
+        while not done.wait(0.02):
+            peak = max(peak, anonymous_bytes())
+
+    labelled = dataset(*(text for text, _ in tiny_texts(40, seed=9)))
+    labelled = Dataset(labelled.texts, labelled.label_ids, ("negative", "positive"), "x")
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    settings = DistillSettings(
+        epochs=1, num_layers=1, batch_size=512, mixed_precision="no", seed=COUNT + PROCESSES, device="cpu"
+    )
+    try:
+        fit_student(
+            Bundle.open(Path(TEACHER)),
+            train=labelled,
+            validation=labelled,
+            unlabeled=texts(COUNT),
+            out=OUT,
+            settings=settings,
+        )
+    finally:
+        done.set()
+        watcher.join()
+    print(peak, flush=True)
+
+
+sys.exit(sum(exit_codes(work, processes=PROCESSES)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the process' memory where Linux tells it")
+def test_a_million_unlabelled_texts_would_not_grow_the_run(
+    tiny_teacher: Bundle, tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Freed blocks go back to the system at once: what the allocator keeps differs by tens of MB from run to run.
+    returning = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    for name, value in {**returning, "POTSTILL_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+
+    def peak_bytes(count: int) -> int:
+        """Return the memory of the process that took most."""
+        done = run_program(PROGRAM, tiny_teacher.path, tmp_path / "student", count, processes)
+        assert done.returncode == 0, done.stderr
+        peaks = [int(line) for line in done.stdout.split()]
+        assert len(peaks) == processes
+        return max(peaks)
+
+    few, many = 20_000, 80_000  # both more than a chunk
+    grown = (peak_bytes(many) - peak_bytes(few)) / (many - few)
+    # Digests, the cache's index and an epoch's order are some 60 bytes; a text in a list would be 100 more, its ids another
+    # 200.
+    assert grown * 1e6 < 120e6

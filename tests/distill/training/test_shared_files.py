@@ -1,0 +1,74 @@
+"""Sequences in files read as lists do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distill.errors import StorageError
+from distill.training.shared_files import JoinedTexts, MappedRows, MappedTexts, lengths_of, scratch_folder
+
+TEXTS = ["a film", "", "naïve 映画", "du\ud800ll", "end"]
+ROWS = [[1, 2, 3], [], [70_000], [5, 6]]
+
+
+def test_texts_come_back_as_they_went(tmp_path: Path) -> None:
+    texts = MappedTexts.write(tmp_path / "texts", iter(TEXTS))
+    assert len(texts) == 5
+    assert list(texts) == TEXTS
+    assert texts[-1] == "end"
+    assert texts[1:4] == TEXTS[1:4]
+    with pytest.raises(IndexError):
+        texts[5]
+
+
+def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
+    rows = MappedRows.write(tmp_path / "rows", (np.array(row, dtype=np.int64) for row in ROWS))
+    assert [row.tolist() for row in rows] == ROWS
+    assert all(row.dtype == np.int64 for row in rows)
+    assert [row.tolist() for row in rows[-2:]] == ROWS[-2:]
+    assert lengths_of(rows).tolist() == [3, 0, 1, 2] == lengths_of(list(rows)).tolist()
+
+
+@pytest.mark.parametrize("kind", [MappedTexts, MappedRows])
+def test_no_pieces_are_an_empty_sequence(kind: type[MappedTexts | MappedRows], tmp_path: Path) -> None:
+    assert list(kind.write(tmp_path / "none", [])) == []
+    assert list(kind(tmp_path / "none")) == []
+
+
+def test_another_process_maps_what_one_has_written(tmp_path: Path) -> None:
+    MappedTexts.write(tmp_path / "texts", TEXTS)
+    MappedRows.write(tmp_path / "rows", (np.array(row, dtype=np.int64) for row in ROWS))
+    assert list(MappedTexts(tmp_path / "texts")) == TEXTS
+    assert [row.tolist() for row in MappedRows(tmp_path / "rows")] == ROWS
+
+
+def test_joined_texts_are_one_after_the_other() -> None:
+    joined = JoinedTexts(("a", "b"), [], ["c"], ())
+    assert list(joined) == ["a", "b", "c"]
+    assert joined[-1] == "c"
+    assert joined[1:] == ["b", "c"]
+    with pytest.raises(IndexError):
+        joined[3]
+
+
+def test_a_scratch_folder_is_empty_and_goes(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "left").write_text("by a killed run")
+
+    def interrupted() -> None:
+        with scratch_folder(tmp_path / "scratch") as folder:
+            assert list(folder.iterdir()) == []
+            (folder / "texts").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said(small_disk: Path) -> None:
+    with pytest.raises(StorageError, match="cannot write"):
+        MappedTexts.write(small_disk / "texts", ("x" * 1000 for _ in range(1000)))

@@ -1,0 +1,193 @@
+"""Change without stopping: reloads, several bundles, the cache, and the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from served import Running
+
+from distill.bundle import Bundle
+from serve.answering.models import Source
+from serve.settings import LimitSettings, ServeSettings, named_model
+
+ROOT = Path(__file__).parents[3]
+ADMIN = {"environment": {"POTSTILL_ADMIN_TOKENS": "admin-token"}}
+BEARER = {"authorization": "Bearer admin-token"}
+
+
+def test_a_reload_under_load_loses_no_request(
+    serve_bundle: Callable[..., Running], copied: Callable[[Bundle], Bundle], tiny_student: Bundle
+) -> None:
+    server = serve_bundle(**ADMIN)
+    wanted = server.post("/", {"inputs": "great film"}).body
+    other = copied(tiny_student)
+    answers: list[tuple[int, bytes]] = []
+    is_over = threading.Event()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            answered = server.post("/", {"inputs": "great film"})
+            answers.append((answered.status, answered.body))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(4):
+        body = {"bundle": str(other.path if number % 2 else tiny_student.path)}
+        assert server.post("/admin/reload", body, **BEARER).status == 200
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    assert len(answers) > 4
+    assert set(answers) == {(200, wanted)}
+
+
+def test_a_damaged_bundle_is_not_taken_and_the_old_one_answers_on(
+    serve_bundle: Callable[..., Running], copied: Callable[[Bundle], Bundle], tiny_student: Bundle
+) -> None:
+    copy = copied(tiny_student)
+    server = serve_bundle(copy.path, **ADMIN)
+    version = server.ask("GET", "/info").json["models"]["tiny"]["version"]
+    graph = copy.path / "model_int8.onnx"
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(content)
+    refused = server.post("/admin/reload", {}, **BEARER)
+    assert refused.status == 409
+    assert str(copy.path) not in refused.body.decode()
+    assert server.ask("GET", "/info").json["models"]["tiny"]["version"] == version
+    assert server.post("/", {"inputs": "great"}).status == 200
+    assert 'potstill_reloads_total{model="tiny",result="failed"} 1.0' in server.ask("GET", "/metrics").body.decode()
+
+
+def test_a_reload_request_that_is_not_one_is_400(serve_bundle: Callable[..., Running]) -> None:
+    server = serve_bundle(**ADMIN)
+    for body in (b"[]", b"{", b'{"bundle": 1}', b'{"other": "a"}', b'{"model": ""}'):
+        assert server.ask("POST", "/admin/reload", body, **BEARER).status == 400, body
+    assert server.post("/admin/reload", {"model": "none"}, **BEARER).status == 404
+
+
+def test_several_bundles_each_with_its_limits(serve_sources: Callable[..., Running], tiny_student: Bundle) -> None:
+    settings = ServeSettings(port=0, drain_s=0, max_texts=5)
+    name, path, options = named_model(f"second={tiny_student.path},max_texts=1,precision=fp32")
+    sources = [
+        Source.of_bundle("first", tiny_student.path, settings.limits_with({})),
+        Source.of_bundle(name, path, settings.limits_with(options)),
+    ]
+    server = serve_sources(sources, settings)
+    two = {"inputs": ["great", "dull"]}
+    assert server.post("/", two).status == 200
+    assert server.post("/models/first", two).status == 200
+    assert server.post("/models/second", two).status == 422
+    assert server.post("/models/second/predict", {"inputs": "great"}).status == 200
+    assert server.post("/models/third", two).status == 404
+    models = server.ask("GET", "/info").json["models"]
+    assert [models[each]["precision"] for each in ("first", "second")] == ["int8", "fp32"]
+
+
+def test_a_model_is_named_with_its_limits() -> None:
+    assert named_model("a=b/c,max_texts=2") == ("a", Path("b/c"), {"max_texts": "2"})
+    assert ServeSettings(max_queue=7).limits_with({"max_texts": "2"}) == LimitSettings(max_queue=7, max_texts=2)
+    for wrong in ("a", "=b", "a=", "a/b=c", "a=b,max_texts"):
+        with pytest.raises(ValueError, match="wanted NAME=FOLDER"):
+            named_model(wrong)
+    with pytest.raises(ValueError, match="no limit 'port'"):
+        ServeSettings().limits_with({"port": "1"})
+
+
+def test_the_cache_is_bounded_and_its_hits_are_counted(serve_bundle: Callable[..., Running]) -> None:
+    server = serve_bundle(cache_entries=2)
+    first = server.post("/", {"inputs": ["great", "dull"]}).json
+    assert server.post("/", {"inputs": ["dull", "great"]}).json == first[::-1]
+    server.post("/", {"inputs": "film"})  # pushes "dull" out
+    server.post("/", {"inputs": ["great", "dull"]})
+    text = server.ask("GET", "/metrics").body.decode()
+    assert 'potstill_cache_total{model="tiny",result="hit"} 3.0' in text
+    assert 'potstill_cache_total{model="tiny",result="miss"} 4.0' in text
+
+
+@contextmanager
+def process(bundle: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "serve", str(bundle), "--port", str(port), *flags]
+    running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(lambda: status_of(f"{url}/health/ready") == 200)
+        yield running, url
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def status_of(url: str, body: bytes | None = None) -> int:
+    try:
+        request = urllib.request.Request(url, body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as exc:
+        return exc.code
+    except OSError:
+        return 0
+
+
+def test_sigterm_is_not_ready_first_then_ends_with_0_and_loses_nothing(tiny_student: Bundle) -> None:
+    with process(tiny_student.path, "--drain-s", "1") as (running, url):
+        body = json.dumps({"inputs": ["great film"] * 100}).encode()
+        statuses: list[int] = []
+        asking = [threading.Thread(target=lambda: statuses.append(status_of(url, body))) for _ in range(8)]
+        for thread in asking:
+            thread.start()
+        running.send_signal(signal.SIGTERM)
+        wait_for(lambda: status_of(f"{url}/health/ready") == 503)
+        assert status_of(url, b'{"inputs": "great"}') == 200  # not ready, and still taken
+        for thread in asking:
+            thread.join()
+        assert running.wait(timeout=30) == 0
+        assert statuses == [200] * 8
+
+
+def test_a_second_signal_ends_at_once(tiny_student: Bundle) -> None:
+    with process(tiny_student.path, "--drain-s", "50") as (running, url):
+        running.send_signal(signal.SIGTERM)
+        wait_for(lambda: status_of(f"{url}/health/ready") == 503)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=20) == 1
+
+
+def test_sighup_reads_the_bundle_again(tiny_student: Bundle, tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    shutil.copytree(tiny_student.path, tmp_path / "next")
+    link.symlink_to(tiny_student.path)
+    with process(link) as (running, url):
+        running.send_signal(signal.SIGHUP)
+
+        def reloads() -> bytes:
+            with urllib.request.urlopen(f"{url}/metrics") as response:
+                return bytes(response.read())
+
+        wait_for(lambda: b'potstill_reloads_total{model="current",result="done"} 1.0' in reloads())
+        assert status_of(url, b'{"inputs": "great"}') == 200
