@@ -240,33 +240,39 @@ class Bundle:
         with _staging_folder(self.path) as folder:
             yield folder
 
-    def adding(self, files: Mapping[str, Path], **changes: Any) -> Bundle:
-        """Return the bundle with files moved in and the manifest changed.
+    def adding(self, files: Mapping[str, Path], *, dropping: Set[str] = frozenset(), **changes: Any) -> Bundle:
+        """Return the bundle with files moved in, others removed, and the manifest changed, all in one seal.
+
+        A file with the content that the manifest lists already is left where it is.
 
         Args:
-            files: Name in the bundle -> where the finished file stands now, on the same disk.
+            files: Name in the bundle -> path of the finished file, on the same disk.
+            dropping: Names of files to remove, after the manifest stopped listing them.
             changes: Fields of the manifest to replace.
         """
         entries = {name: _entry_of(path) for name, path in files.items()}
-        if any(name in self.manifest.files for name in files):
+        listed = self.manifest.files
+        moved = {name: path for name, path in files.items() if listed.get(name) != entries[name]}
+        if moved.keys() & listed.keys():
             # A listed file is about to be replaced: first stop listing it, so that no kill can leave a wrong digest.
-            self._seal(self._unlisting(files.keys()))
+            self._seal(self._unlisting(moved.keys()))
         with writing_to(self.path):
-            for name, source in files.items():
+            for name, source in moved.items():
                 source.replace(self.path / name)
-        return self._seal(self.manifest.model_copy(update={"files": {**self.manifest.files, **entries}, **changes}))
+        kept = self._unlisting(dropping)
+        bundle = self._seal(kept.model_copy(update={"files": {**kept.files, **entries}, **changes}))
+        with writing_to(self.path):
+            for name in dropping & listed.keys():
+                (self.path / name).unlink(missing_ok=True)
+        return bundle
 
     def with_cascade(self, entry: CascadeEntry) -> Bundle:
         """Return the bundle with a cascade's threshold in its manifest."""
         return self._seal(self.manifest.model_copy(update={"cascade": entry}))
 
-    def without(self, names: frozenset[str]) -> Bundle:
-        """Return the bundle with some files taken out: the manifest first, then the files."""
-        bundle = self._seal(self._unlisting(names))
-        with writing_to(self.path):
-            for name in names & self.manifest.files.keys():
-                (self.path / name).unlink(missing_ok=True)
-        return bundle
+    def without(self, names: Set[str]) -> Bundle:
+        """Return the bundle with some files removed: the manifest first, then the files."""
+        return self.adding({}, dropping=names)
 
     def _unlisting(self, names: Set[str]) -> Manifest:
         kept = {name: entry for name, entry in self.manifest.files.items() if name not in names}

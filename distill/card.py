@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Set
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from distill.bundle import CARD, Bundle
 from distill.storage import write_atomically
@@ -13,11 +17,14 @@ _STATIC_WORDS = (
 )
 
 
-def write_card(bundle: Bundle) -> Bundle:
-    """Write or renew the card and return the bundle that lists it."""
+def write_card(
+    bundle: Bundle, files: Mapping[str, Path] = MappingProxyType({}), *, dropping: Set[str] = frozenset(), **changes: Any
+) -> Bundle:
+    """Write the card of the bundle as it is after these changes, and seal all of it at once; see `Bundle.adding`."""
+    changed = Bundle(bundle.path, bundle.manifest.model_copy(update=changes))
     with bundle.staging() as folder:
-        write_atomically(folder / CARD, card_text(bundle))
-        return bundle.adding({CARD: folder / CARD})
+        write_atomically(folder / CARD, card_text(changed))
+        return bundle.adding({**files, CARD: folder / CARD}, dropping=dropping, **changes)
 
 
 def card_text(bundle: Bundle) -> str:

@@ -5,13 +5,15 @@ Each gate raises; on failure the bundle is what it was before.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from distill.bundle import GRAPH_OF_PRECISION, QUANTIZATION, TOKENIZER, WEIGHTS, Bundle
+from distill.bundle import BENCHMARK, GRAPH_OF_PRECISION, QUANTIZATION, TOKENIZER, WEIGHTS, Bundle, FileEntry
 from distill.card import write_card
 from distill.data import Dataset
 from distill.errors import SettingsError, requires
@@ -67,25 +69,43 @@ def export_bundle(
         raise SettingsError(f"the bundle's labels are {list(bundle.labels)}, the validation texts' {list(validation.labels)}")
     require_writable(bundle.path)
     graphs, quality, scales = _proven_graphs(bundle, validation, settings, reporter)
-    earlier = set(bundle.manifest.precisions)
+    return _seal_graphs(bundle, graphs, quality, scales, settings)
+
+
+def _seal_graphs(
+    bundle: Bundle,
+    graphs: Mapping[Precision, onnx.ModelProto],
+    quality: Mapping[Precision, dict[str, Any]],
+    scales: KnownScales,
+    settings: ExportSettings,
+) -> Bundle:
+    """Return the bundle with these graphs and no other, its card renewed, in one seal."""
+    manifest = bundle.manifest
     contents = {GRAPH_OF_PRECISION[precision]: graph.SerializeToString() for precision, graph in graphs.items()}
+    kept = {name for name, content in contents.items() if name in manifest.files and _is_listed(manifest.files[name], content)}
+    outdated = {GRAPH_OF_PRECISION[precision] for precision in manifest.precisions} - kept
     if scales:
         contents[QUANTIZATION] = scales_text(scales).encode()
     with bundle.staging() as staged:
         for name, content in contents.items():
             write_atomically(staged / name, content)
-        added = bundle.adding(
+        return write_card(
+            bundle,
             {name: staged / name for name in contents},
+            # A measurement of a graph that is gone would be shown as if it were of the new one.
+            dropping=(outdated - contents.keys()) | ({BENCHMARK} if outdated else set()),
             precisions=tuple(graphs),
             opset=next(entry.version for graph in graphs.values() for entry in graph.opset_import if entry.domain == ""),
             instruction_set=instruction_set(),
             target=settings.target if "int8" in graphs else None,
-            quality={**{name: figures for name, figures in bundle.manifest.quality.items() if name not in earlier}, **quality},
-            settings={**bundle.manifest.settings, "export": settings.model_dump(mode="json")},
-            versions={**bundle.manifest.versions, **{name: version(name) for name in ("onnx", "onnxruntime")}},
+            quality={**{name: of for name, of in manifest.quality.items() if name not in manifest.precisions}, **quality},
+            settings={**manifest.settings, "export": settings.model_dump(mode="json")},
+            versions={**manifest.versions, **{name: version(name) for name in ("onnx", "onnxruntime")}},
         )
-    unwanted = {GRAPH_OF_PRECISION[precision] for precision in earlier - graphs.keys()}
-    return write_card(added.without(frozenset(unwanted)) if unwanted else added)
+
+
+def _is_listed(entry: FileEntry, content: bytes) -> bool:
+    return entry.sha256 == hashlib.sha256(content).hexdigest()
 
 
 def strip(bundle: Bundle) -> Bundle:
@@ -95,7 +115,7 @@ def strip(bundle: Bundle) -> Bundle:
         BundleError: There is no graph yet, so nothing would be left to answer.
     """
     bundle.best_precision()
-    return write_card(bundle.without(frozenset({WEIGHTS})))
+    return write_card(bundle, dropping={WEIGHTS})
 
 
 def _proven_graphs(

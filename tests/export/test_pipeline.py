@@ -13,7 +13,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from distill.bundle import CARD, WEIGHTS, Bundle
+import distill.bundle
+from distill.bundle import BENCHMARK, CARD, WEIGHTS, Bundle
 from distill.data import Dataset, Splits
 from distill.errors import BundleError, GateError, ParityError, QualityError, SettingsError, StorageError
 from distill.evaluation.intervals import wilson_interval
@@ -147,6 +148,60 @@ def test_exporting_twice_gives_the_same_bundle(tiny_student: Bundle, copied: Cop
     before = contents(bundle)
     again = export_bundle(bundle, validation=tiny_splits.validation)
     assert contents(Bundle.open(again.path)) == before
+
+
+@pytest.fixture
+def sealed(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """Return the files listed by each manifest that is written from here on."""
+    listed: list[set[str]] = []
+    write = distill.bundle.write_atomically
+
+    def writing(path: Path, content: bytes) -> None:
+        listed.append(set(json.loads(content)["files"]))
+        write(path, content)
+
+    monkeypatch.setattr(distill.bundle, "write_atomically", writing)
+    return listed
+
+
+@pytest.mark.usefixtures("written_before")
+def test_exporting_again_seals_once_and_never_stops_listing_unchanged_graphs(
+    tiny_student: Bundle, copied: Copied, tiny_splits: Splits, sealed: list[set[str]]
+) -> None:
+    bundle = copied(tiny_student)
+    export_bundle(bundle, validation=tiny_splits.validation)
+    assert sealed == [{*bundle.manifest.files}]
+
+
+@pytest.mark.usefixtures("written_before")
+def test_replacing_graphs_seals_once_after_it_stopped_listing_them(
+    tiny_student: Bundle, copied: Copied, tiny_splits: Splits, sealed: list[set[str]]
+) -> None:
+    bundle = copied(tiny_student)
+    settings = ExportSettings(precisions=("int8",), target="vnni")
+    exported = export_bundle(bundle, validation=tiny_splits.validation, settings=settings)
+    assert len(sealed) == 2
+    assert "model_int8.onnx" not in sealed[0]
+    assert sealed[1] == {*exported.manifest.files} == {*bundle.manifest.files} - {"model.onnx"}
+    assert set(contents(Bundle.open(exported.path))) == {*exported.manifest.files, "manifest.json"}
+
+
+@pytest.mark.usefixtures("written_before")
+@pytest.mark.parametrize(
+    ("settings", "is_kept"),
+    [(ExportSettings(), True), (ExportSettings(target="vnni"), False), (ExportSettings(precisions=("fp32",)), False)],
+    ids=["same graphs", "another int8 graph", "no int8 graph"],
+)
+def test_a_measurement_is_dropped_with_the_graphs_it_measured(
+    settings: ExportSettings, is_kept: bool, tiny_student: Bundle, copied: Copied, tiny_splits: Splits
+) -> None:
+    bundle = copied(tiny_student)
+    with bundle.staging() as staged:
+        (staged / BENCHMARK).write_text("{}")
+        bundle = bundle.adding({BENCHMARK: staged / BENCHMARK})
+    exported = export_bundle(bundle, validation=tiny_splits.validation, settings=settings)
+    assert (BENCHMARK in exported.manifest.files) is is_kept
+    assert (exported.path / BENCHMARK).exists() is is_kept
 
 
 @pytest.mark.usefixtures("damaging_quantizer")
