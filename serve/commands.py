@@ -14,7 +14,7 @@ from distill.errors import SettingsError
 from serve.settings import ServeSettings, named_model
 
 if TYPE_CHECKING:
-    from serve.answering.models import Source
+    from serve.answering.models import ModelSource
 
 
 def serve(
@@ -32,7 +32,7 @@ def serve(
 
     Example: potstill serve student
     """
-    from serve.answering.models import Source
+    from serve.answering.models import ModelSource
     from serve.http.app import create_app
     from serve.http.connection import run
 
@@ -42,7 +42,7 @@ def serve(
     # It warns of every line that is not HTTP; anybody could fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     named = [named_model(each) for each in model]
-    sources = [Source.of_bundle(name, path, settings.limits_with(options)) for name, path, options in named]
+    sources = [ModelSource.of_bundle(name, path, settings.limits_with(options)) for name, path, options in named]
     if bundle is not None:
         sources.insert(0, _main_source(bundle, settings))
     elif settings.fallback is not None:
@@ -52,11 +52,11 @@ def serve(
     sys.exit(run(create_app(sources, settings), settings))
 
 
-def _main_source(bundle: Path, settings: ServeSettings) -> Source:
+def _main_source(bundle: Path, settings: ServeSettings) -> ModelSource:
     from serve.answering.fallback import cascade_source
-    from serve.answering.models import Source
+    from serve.answering.models import ModelSource
 
     name, limits = bundle.absolute().name, settings.limits_with({})
     if settings.fallback is None:
-        return Source.of_bundle(name, bundle, limits)
+        return ModelSource.of_bundle(name, bundle, limits)
     return cascade_source(name, bundle, settings.fallback, limits, min_confidence=settings.min_confidence)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import SettingsError, requires
-from serve.answering.models import Source
+from serve.answering.models import ModelSource
 from serve.http.app import App, create_app
 from serve.settings import ServeSettings
 
@@ -39,7 +39,7 @@ def build(arguments: Mapping[str, Any]) -> Any:
     settings = ServeSettings(**{"threads": max(1, cpus), **given})
 
     def app() -> App:
-        return create_app([Source.of_bundle(bundle.resolve().name, bundle, settings.limits_with({}))], settings)
+        return create_app([ModelSource.of_bundle(bundle.resolve().name, bundle, settings.limits_with({}))], settings)
 
     replica = serve.ingress(app)()
     deployed = serve.deployment(replica, name="potstill")

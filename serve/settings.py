@@ -10,8 +10,6 @@ from pydantic import Field, model_validator
 from distill.errors import SettingsError
 from distill.settings import Precision, Settings
 
-LongTexts = Literal["truncate", "refuse"]
-
 
 class LimitSettings(Settings):
     """What one model accepts."""
@@ -19,7 +17,7 @@ class LimitSettings(Settings):
     precision: Precision | None = Field(None, description="which graph; without it int8 where there is one")
     max_texts: int = Field(1024, ge=1, description="texts of one request")
     max_text_chars: int = Field(100_000, ge=1, description="characters of one text")
-    long_texts: LongTexts = Field(
+    long_texts: Literal["truncate", "refuse"] = Field(
         "truncate",
         description="a text past the bundle's max_length is cut, and the header x-truncated-texts says so; or refused "
         "with 422. A request that says `truncate` itself decides",

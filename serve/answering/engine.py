@@ -17,7 +17,7 @@ from distill.settings import Precision
 from export.runtime.cascade import Cascade
 from export.runtime.sessions import OnnxClassifier
 
-PROBE_TEXTS = (
+SELF_CHECK_TEXTS = (
     "This is a plain sentence with nothing in it.",
     "no",
     "A longer one: it goes on, (with brackets), numbers such as 12.5 % and an ümlaut — then it goes on for a while, and stops.",
@@ -79,10 +79,10 @@ class Engine:
 
     def require_probes(self, name: str) -> None:
         """Answer the probe texts alone and together; this warms the graph up, too."""
-        together = self.classifier.predict_logits(PROBE_TEXTS)
-        if together.shape != (len(PROBE_TEXTS), len(self.classifier.labels)):
-            raise BundleError(f"{name} gives logits of shape {together.shape} for {len(PROBE_TEXTS)} texts")
-        alone = np.concatenate([self.classifier.predict_logits([text]) for text in PROBE_TEXTS])
+        together = self.classifier.predict_logits(SELF_CHECK_TEXTS)
+        if together.shape != (len(SELF_CHECK_TEXTS), len(self.classifier.labels)):
+            raise BundleError(f"{name} gives logits of shape {together.shape} for {len(SELF_CHECK_TEXTS)} texts")
+        alone = np.concatenate([self.classifier.predict_logits([text]) for text in SELF_CHECK_TEXTS])
         of = self.classifier.problem_type
         moved = float(np.abs(probabilities(together, of) - probabilities(alone, of)).max())
         if not np.isfinite(together).all():

@@ -12,7 +12,7 @@ from distill.errors import SettingsError, requires
 from export.runtime.cascade import Cascade, Member, threshold_of
 from export.runtime.sessions import OnnxClassifier
 from serve.answering.engine import Engine, about_bundle, version_of
-from serve.answering.models import Source
+from serve.answering.models import ModelSource
 from serve.settings import LimitSettings
 
 with requires("serving"):
@@ -62,7 +62,7 @@ class Tally(Collector):
 
 def cascade_source(
     name: str, path: Path, fallback: Path, limits: LimitSettings, *, min_confidence: float | Literal["auto"]
-) -> Source:
+) -> ModelSource:
     """Return the source of a student that hands on what it is unsure of.
 
     Args:
@@ -107,4 +107,4 @@ def cascade_source(
         cascade.on_answer = tally.add  # from now on: the probes are nobody's texts
         return engine
 
-    return Source(name, path, limits, open_cascade, watch=lambda metrics: metrics.registry.register(tally))
+    return ModelSource(name, path, limits, open_cascade, watch=lambda metrics: metrics.registry.register(tally))

@@ -56,7 +56,7 @@ class AnswerCache:
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Where a model's engine comes from.
 
     Attributes:
@@ -74,7 +74,7 @@ class Source:
     watch: Callable[[Metrics], object] = lambda _: None
 
     @classmethod
-    def of_bundle(cls, name: str, path: Path, limits: LimitSettings) -> Source:
+    def of_bundle(cls, name: str, path: Path, limits: LimitSettings) -> ModelSource:
         """Return the source of a plain bundle."""
         return cls(name, path, limits, lambda folder: Engine.open(folder, precision=limits.precision))
 
@@ -82,7 +82,7 @@ class Source:
 class Model:
     """One name that requests can ask for."""
 
-    def __init__(self, source: Source, settings: ServeSettings, metrics: Metrics, *, threads: int) -> None:
+    def __init__(self, source: ModelSource, settings: ServeSettings, metrics: Metrics, *, threads: int) -> None:
         """Open the bundle and start the threads; raises what opening raises."""
         self.name = source.name
         self.limits = source.limits

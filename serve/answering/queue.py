@@ -31,7 +31,7 @@ WAIT_SHARE = 1 / 6
 
 
 @dataclass(eq=False)
-class Job:
+class Pending:
     """A request's texts on their way through the queue."""
 
     texts: Sequence[TextInput]
@@ -56,21 +56,21 @@ class Job:
 
 @dataclass(frozen=True)
 class Portion:
-    """Texts of one job in a batch."""
+    """Texts of one asked in a batch."""
 
-    job: Job
+    asked: Pending
     start: int
     stop: int
 
     @property
     def texts(self) -> Sequence[TextInput]:
         """Return them."""
-        return self.job.texts[self.start : self.stop]
+        return self.asked.texts[self.start : self.stop]
 
     @property
     def tokens(self) -> int:
         """Return how many they are, estimated."""
-        return sum(self.job.cost[self.start : self.stop])
+        return sum(self.asked.cost[self.start : self.stop])
 
 
 class Batcher:
@@ -95,7 +95,7 @@ class Batcher:
         self._max_queue = max_queue
         self._max_batch_tokens = max_batch_tokens
         self._on_batch = on_batch
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[Pending] = deque()
         self._waiting_texts = 0
         self._waiting_tokens = 0
         self._let_in = 0
@@ -170,18 +170,18 @@ class Batcher:
         costs = [_estimated_tokens(text, engine.max_length) for text in texts]
         tokens = sum(costs)
         self.refuse_if_full(len(texts), tokens=tokens, deadline_s=deadline_s)
-        job = Job(texts, engine, loop.create_future(), costs, is_wanted, answers=[None] * len(texts), missing=len(texts))
+        asked = Pending(texts, engine, loop.create_future(), costs, is_wanted, answers=[None] * len(texts), missing=len(texts))
         due = time.monotonic() + deadline_s
-        timer = loop.call_later(deadline_s, _end, job.future, late())
+        timer = loop.call_later(deadline_s, _end, asked.future, late())
         with self._ready:
-            self._waiting.append(job)
+            self._waiting.append(asked)
             self._waiting_texts += len(texts)
             self._waiting_tokens += tokens
         if not self._will_wake:
             self._will_wake = True
             loop.call_soon(self._wake)
         try:
-            answers = await job.future
+            answers = await asked.future
         finally:
             timer.cancel()
         if time.monotonic() > due:  # a loop that was busy hands an answer out before the timer has its say
@@ -213,7 +213,7 @@ class Batcher:
             if self._on_batch is not None:
                 self._on_batch(texts, seconds)
             try:
-                batch[0].job.future.get_loop().call_soon_threadsafe(_deliver, batch, answers)
+                batch[0].asked.future.get_loop().call_soon_threadsafe(_deliver, batch, answers)
             except RuntimeError:  # the loop is closed: nobody waits
                 return
 
@@ -232,26 +232,28 @@ class Batcher:
         batch: list[Portion] = []
         # Its share among those that compute nothing: one would else take it all, and the others wait for the next to come.
         room = min(self._max_batch_tokens, -(-self._waiting_tokens // self._idle_threads))
-        unfinished: list[Job] = []
+        unfinished: list[Pending] = []
         while self._waiting and room > 0:
-            job = self._waiting[0]
-            if job.is_over:
+            asked = self._waiting[0]
+            if asked.is_over:
                 self._waiting.popleft()
-                self._waiting_texts -= len(job.texts) - job.taken
-                self._waiting_tokens -= job.waiting_tokens
-                _leave(job)
+                self._waiting_texts -= len(asked.texts) - asked.taken
+                self._waiting_tokens -= asked.waiting_tokens
+                _leave(asked)
                 continue
-            if batch and job.engine is not batch[0].job.engine:
+            if batch and asked.engine is not batch[0].asked.engine:
                 break
             self._waiting.popleft()
-            start, spent = job.taken, 0
-            while job.taken < len(job.texts) and (not spent or spent + job.cost[job.taken] <= min(PORTION_TOKENS, room)):
-                spent += job.cost[job.taken]
-                job.taken += 1
+            start, spent = asked.taken, 0
+            while asked.taken < len(asked.texts) and (
+                not spent or spent + asked.cost[asked.taken] <= min(PORTION_TOKENS, room)
+            ):
+                spent += asked.cost[asked.taken]
+                asked.taken += 1
             room -= spent
-            batch.append(Portion(job, start, job.taken))
-            if job.taken < len(job.texts):
-                unfinished.append(job)
+            batch.append(Portion(asked, start, asked.taken))
+            if asked.taken < len(asked.texts):
+                unfinished.append(asked)
         self._waiting_texts -= _texts_in(batch)
         self._waiting_tokens -= sum(portion.tokens for portion in batch)
         self._waiting.extend(unfinished)
@@ -279,10 +281,10 @@ def _estimated_tokens(text: TextInput, max_length: int) -> int:
     return min(max_length, chars // CHARS_PER_TOKEN + 2)
 
 
-def _leave(job: Job) -> None:
+def _leave(asked: Pending) -> None:
     """End a request whose client went away: it would wait for its deadline, and an orderly end for it."""
     with suppress(RuntimeError):  # the loop is closed: nobody waits
-        job.future.get_loop().call_soon_threadsafe(_end, job.future, Refusal(Reason.GONE, "the client went away"))
+        asked.future.get_loop().call_soon_threadsafe(_end, asked.future, Refusal(Reason.GONE, "the client went away"))
 
 
 def _end(future: asyncio.Future[list[RowAnswer]], refusal: Refusal) -> None:
@@ -293,7 +295,7 @@ def _end(future: asyncio.Future[list[RowAnswer]], refusal: Refusal) -> None:
 def _answered(batch: list[Portion]) -> list[list[RowAnswer] | Exception]:
     """Return each portion's answers, or what went wrong with it: a text that cannot be answered is its own request's loss."""
     try:
-        together = batch[0].job.engine.answer([text for portion in batch for text in portion.texts])
+        together = batch[0].asked.engine.answer([text for portion in batch for text in portion.texts])
     except Exception as exc:  # noqa: BLE001  # a worker: what fails belongs to a request, not to the thread
         return [exc] if len(batch) == 1 else [_answered([portion])[0] for portion in batch]
     at = iter(together)
@@ -303,13 +305,13 @@ def _answered(batch: list[Portion]) -> list[list[RowAnswer] | Exception]:
 def _deliver(batch: list[Portion], answers: list[list[RowAnswer] | Exception]) -> None:
     """Hand out a batch's answers, in the event loop."""
     for portion, answer in zip(batch, answers, strict=True):
-        job = portion.job
-        if job.future.done():
+        asked = portion.asked
+        if asked.future.done():
             continue
         if isinstance(answer, Exception):
-            job.future.set_exception(answer)
+            asked.future.set_exception(answer)
             continue
-        job.answers[portion.start : portion.stop] = answer
-        job.missing -= len(answer)
-        if not job.missing:
-            job.future.set_result(cast(list[RowAnswer], job.answers))
+        asked.answers[portion.start : portion.stop] = answer
+        asked.missing -= len(answer)
+        if not asked.missing:
+            asked.future.set_result(cast(list[RowAnswer], asked.answers))

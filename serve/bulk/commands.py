@@ -30,7 +30,7 @@ def score(
 
     Example: potstill score student --input reviews/ --output labels/ --key id
     """
-    from serve.bulk.work import score as score_job
+    from serve.bulk.run import score as score_job
 
     summary = score_job(bundle, input, output, settings=settings, reporter=reporter_for_terminal())
     if json:

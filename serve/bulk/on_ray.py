@@ -1,4 +1,4 @@
-"""The engine on a Ray cluster: Ray Data reads the files as a stream of parts and labels them in a pool of actors.
+"""The runner for a Ray cluster: Ray Data reads the files as a stream of parts and labels them in a pool of actors.
 
 Parts, bytes and names are those of one machine: the workers run the same functions. What a lost actor or node was working
 on is done again by another; what it had written is only written over with the same bytes.
@@ -42,7 +42,7 @@ _BLOCK_BYTES = 1
 
 
 @dataclass(frozen=True)
-class RayEngine:
+class RayRunner:
     """Runs a job on a cluster.
 
     Attributes:

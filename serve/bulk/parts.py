@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from distill.data.files import values_of
 from distill.errors import DatasetError, requires
+from serve.bulk.inputs import CHUNK_ROWS, BadRow, InputFile, beginning, opened_lines, opened_parquet, records_of
 from serve.bulk.settings import ScoreSettings
-from serve.bulk.sources import CHUNK_ROWS, BadRow, Source, beginning, opened_lines, opened_parquet, records_of
 
 with requires("bulk scoring"):
     import pyarrow as pa
@@ -56,7 +56,7 @@ class RawPart:
 
 
 def raw_parts(
-    source: Source, number: int, schema: pa.Schema, settings: ScoreSettings, *, done: frozenset[str] = frozenset()
+    source: InputFile, number: int, schema: pa.Schema, settings: ScoreSettings, *, done: frozenset[str] = frozenset()
 ) -> Iterator[RawPart]:
     """Yield the parts of a file, in order, holding one in memory; those that are done are passed over.
 
@@ -78,7 +78,7 @@ def raw_parts(
         yield part
 
 
-def _chunks(source: Source, schema: pa.Schema, settings: ScoreSettings, part_rows: int) -> Iterator[RawPart]:
+def _chunks(source: InputFile, schema: pa.Schema, settings: ScoreSettings, part_rows: int) -> Iterator[RawPart]:
     rows = min(CHUNK_ROWS, part_rows)
     if source.kind == "parquet":
         yield from _parquet_chunks(source, schema, settings, rows)
@@ -121,7 +121,7 @@ def _batch_of(records: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Record
     return pa.RecordBatch.from_arrays([*arrays, pa.nulls(len(records))], [*schema.names, ""])
 
 
-def _parquet_chunks(source: Source, schema: pa.Schema, settings: ScoreSettings, rows: int) -> Iterator[RawPart]:
+def _parquet_chunks(source: InputFile, schema: pa.Schema, settings: ScoreSettings, rows: int) -> Iterator[RawPart]:
     wanted = list(dict.fromkeys((settings.text_column, *settings.kept)))
     line = 1
     try:

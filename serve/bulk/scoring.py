@@ -20,9 +20,9 @@ from distill.labels import Logits, chosen_labels, probabilities
 from distill.settings import LongTexts
 from export.runtime.long_texts import answer_long
 from export.runtime.sessions import OnnxClassifier
+from serve.bulk.inputs import CHUNK_ROWS, BadRow, beginning
 from serve.bulk.parts import PartName, RawPart
 from serve.bulk.settings import LINE_KEY, ScoreSettings
-from serve.bulk.sources import CHUNK_ROWS, BadRow, beginning
 
 with requires("bulk scoring"):
     import pyarrow as pa

@@ -1,4 +1,4 @@
-"""The engine on one machine: this process reads, as many threads as there are processors label and write."""
+"""The runner for one machine: this process reads; as many threads as there are processors label and write."""
 
 from __future__ import annotations
 

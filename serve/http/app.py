@@ -20,7 +20,7 @@ from distill.errors import DatasetError, PotstillError, SettingsError
 from distill.machine import available_cpus
 from serve.answering.engine import RowAnswer
 from serve.answering.metrics import Metrics
-from serve.answering.models import Model, Source
+from serve.answering.models import Model, ModelSource
 from serve.answering.queue import late
 from serve.errors import Reason, Refusal
 from serve.http import openapi
@@ -58,7 +58,7 @@ _NOTHING_FROM_ELSEWHERE = (
 )
 
 
-def create_app(sources: Sequence[Source], settings: ServeSettings, *, environment: Mapping[str, str] = os.environ) -> App:
+def create_app(sources: Sequence[ModelSource], settings: ServeSettings, *, environment: Mapping[str, str] = os.environ) -> App:
     """Open every bundle and return the application; raises what opening raises."""
     if not sources or len({source.name for source in sources}) != len(sources):
         raise SettingsError("a server needs at least one bundle, and each needs a name of its own")
@@ -141,9 +141,9 @@ class App:
 
     async def _answer(self, found: Found, scope: Scope, headers: Headers, receive: Receive, request_id: str) -> Reply:
         route = found.route
-        if route.door == "caller":
+        if route.audience == "caller":
             self._access.require_caller(headers.get(b"authorization"))
-        elif route.door == "administrator":
+        elif route.audience == "administrator":
             self._access.require_administrator(headers.get(b"authorization"))
         if route.does == "infer":
             return await self._infer(found, scope, headers, receive, request_id)

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-Door = Callable[[str, str, Headers], tuple[Reply, str] | None]
+EarlyRefusal = Callable[[str, str, Headers], tuple[Reply, str] | None]
 
 MAX_HEAD_BYTES = 32 * 1024
 BACKLOG = 2048
@@ -40,7 +40,7 @@ LAST_ANSWERS_S = 0.3
 class Connection(HttpToolsProtocol):
     """uvicorn's connection, which also knows since when a head is arriving, how long it is, and whether the client is there."""
 
-    def __init__(self, *arguments: Any, refuse: Door | None = None, **named: Any) -> None:
+    def __init__(self, *arguments: Any, refuse: EarlyRefusal | None = None, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._refuse = refuse
         self._is_refused = False

@@ -82,7 +82,7 @@ def _operation(route: Route, takes: Any, *, gives: Any, error: Any) -> dict[str,
         operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
         ]
-    if route.door != "open":
+    if route.audience != "open":
         operation["security"] = [{"bearer": []}, {}]
     return operation
 
@@ -93,9 +93,9 @@ def _refusals_of(route: Route) -> dict[str, str]:
     known = {"404": "no such model"} if "{" in route.path else {}
     if route.does in ("ready", "model_ready"):
         return {**known, "503": "it ends, or is not ready yet"}
-    if route.door == "administrator":
+    if route.audience == "administrator":
         return {status: REFUSALS[status] for status in ("400", "401", "404")} | {"409": "the old one stays"}
-    return {**known, "401": REFUSALS["401"]} if route.door == "caller" else known
+    return {**known, "401": REFUSALS["401"]} if route.audience == "caller" else known
 
 
 def _operation_id(route: Route) -> str:

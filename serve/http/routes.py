@@ -13,7 +13,7 @@ from serve.http.protocols.tei import ErrorResponse, PredictRequest, TextEmbeddin
 
 HUGGING_FACE, TEI, OIP = HuggingFace(), TextEmbeddingsInference(), OpenInference()
 
-Door = Literal["open", "caller", "administrator"]
+Audience = Literal["open", "caller", "administrator"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Route:
         method: GET also answers HEAD.
         does: The application's method that answers, or "infer".
         dialect: Whose errors it gives.
-        door: Who may.
+        audience: Who may.
         summary: For the OpenAPI document.
         takes: Type of the body.
         gives: Type of the answer.
@@ -37,7 +37,7 @@ class Route:
     does: str
     summary: str
     dialect: Dialect = HUGGING_FACE
-    door: Door = "caller"
+    audience: Audience = "caller"
     takes: Any = None
     gives: Any = dict[str, Any]
     error: Any = HuggingFaceError
@@ -65,15 +65,15 @@ ROUTES = (
     Route("/v2/models/{name}/versions/{version}", "GET", "model_metadata", "The same", OIP, error=InferError),
     Route("/v2/models/{name}/ready", "GET", "model_ready", "A model takes requests", OIP, "open", error=InferError),
     Route("/v2/models/{name}/versions/{version}/ready", "GET", "model_ready", "The same", OIP, "open", error=InferError),
-    Route("/health", "GET", "ready", "It takes requests", door="open"),
-    Route("/health/live", "GET", "live", "The process runs", door="open"),
-    Route("/health/ready", "GET", "ready", "It takes requests", door="open"),
+    Route("/health", "GET", "ready", "It takes requests", audience="open"),
+    Route("/health/live", "GET", "live", "The process runs", audience="open"),
+    Route("/health/ready", "GET", "ready", "It takes requests", audience="open"),
     Route("/info", "GET", "info", "Labels, quality, size, lineage of every model"),
     Route("/metrics", "GET", "metrics", "Counters, in Prometheus' text format", gives=str),
-    Route("/openapi.json", "GET", "openapi", "This document", door="open"),
-    Route("/docs", "GET", "docs", "The same, to read", door="open", gives=str),
-    Route("/", "GET", "page", "The page", door="open", gives=str),
-    Route("/admin/reload", "POST", "reload", "Open a bundle beside the one that answers, and swap", door="administrator"),
+    Route("/openapi.json", "GET", "openapi", "This document", audience="open"),
+    Route("/docs", "GET", "docs", "The same, to read", audience="open", gives=str),
+    Route("/", "GET", "page", "The page", audience="open", gives=str),
+    Route("/admin/reload", "POST", "reload", "Open a bundle beside the one that answers, and swap", audience="administrator"),
 )
 
 

@@ -12,7 +12,7 @@ import pytest
 from served import Running
 
 from distill.bundle import Bundle
-from serve.answering.models import Source
+from serve.answering.models import ModelSource
 from serve.http.app import App, create_app
 from serve.http.connection import Server
 from serve.settings import ServeSettings
@@ -42,7 +42,7 @@ def start_server() -> Iterator[Callable[..., Running]]:
 def serve_sources(start_server: Callable[..., Running]) -> Callable[..., Running]:
     """Return a function that serves sources with settings."""
 
-    def start(sources: list[Source], settings: ServeSettings, environment: dict[str, str] | None = None) -> Running:
+    def start(sources: list[ModelSource], settings: ServeSettings, environment: dict[str, str] | None = None) -> Running:
         return start_server(create_app(sources, settings, environment=environment or {}), settings)
 
     return start
@@ -54,7 +54,7 @@ def serve_bundle(serve_sources: Callable[..., Running], tiny_student: Bundle) ->
 
     def start(path: Path = tiny_student.path, *, environment: dict[str, str] | None = None, **settings: Any) -> Running:
         made = ServeSettings(port=0, drain_s=0, **settings)
-        return serve_sources([Source.of_bundle("tiny", path, made.limits_with({}))], made, environment)
+        return serve_sources([ModelSource.of_bundle("tiny", path, made.limits_with({}))], made, environment)
 
     return start
 

@@ -21,8 +21,8 @@ from distill.teachers.answer_store import LogitFile
 from distill.teachers.answers import soft_targets_dir, teacher_logits
 from distill.teachers.recorded import ScoredTable, with_scored
 from distill.teachers.teacher import Teacher, open_teacher
+from serve.bulk.run import score
 from serve.bulk.settings import ScoreSettings
-from serve.bulk.work import score
 
 TEXTS = [text for text, _ in tiny_texts(60, seed=12)]
 OTHERS = [text for text, _ in tiny_texts(20, seed=13)]

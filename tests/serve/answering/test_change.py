@@ -21,7 +21,7 @@ import pytest
 from served import Running
 
 from distill.bundle import Bundle
-from serve.answering.models import Source
+from serve.answering.models import ModelSource
 from serve.settings import LimitSettings, ServeSettings, named_model
 
 ROOT = Path(__file__).parents[3]
@@ -85,8 +85,8 @@ def test_several_bundles_each_with_its_limits(serve_sources: Callable[..., Runni
     settings = ServeSettings(port=0, drain_s=0, max_texts=5)
     name, path, options = named_model(f"second={tiny_student.path},max_texts=1,precision=fp32")
     sources = [
-        Source.of_bundle("first", tiny_student.path, settings.limits_with({})),
-        Source.of_bundle(name, path, settings.limits_with(options)),
+        ModelSource.of_bundle("first", tiny_student.path, settings.limits_with({})),
+        ModelSource.of_bundle(name, path, settings.limits_with(options)),
     ]
     server = serve_sources(sources, settings)
     two = {"inputs": ["great", "dull"]}

@@ -18,11 +18,12 @@ from bulk_task import digest_of, write_table
 
 from distill.bundle import Bundle
 from distill.errors import BundleError, ClusterError, DatasetError
+from serve.bulk.run import score
 from serve.bulk.settings import ScoreSettings
-from serve.bulk.work import Finished, Job, score
+from serve.bulk.work import Finished, Job
 
 pytest.importorskip("ray")
-from serve.bulk.on_ray import RayEngine, unpacked
+from serve.bulk.on_ray import RayRunner, unpacked
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray leaves sockets and files to the collector
 
@@ -55,7 +56,7 @@ def test_two_nodes_write_what_one_machine_writes_and_a_lost_one_changes_nothing(
     workers: set[str] = set()
 
     def one_dies(job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
-        for number, finished in enumerate(RayEngine("auto")(job, done=done)):
+        for number, finished in enumerate(RayRunner("auto")(job, done=done)):
             workers.add(finished.worker)
             if number == 3:  # an actor: Ray starts another
                 os.kill(int(finished.worker.partition("-")[2]), signal.SIGKILL)
@@ -63,7 +64,7 @@ def test_two_nodes_write_what_one_machine_writes_and_a_lost_one_changes_nothing(
                 cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)  # type: ignore[attr-defined]
             yield finished
 
-    score(tiny_student, inputs, str(tmp_path / "ray"), settings=SETTINGS, engine=one_dies)
+    score(tiny_student, inputs, str(tmp_path / "ray"), settings=SETTINGS, runner=one_dies)
     assert digest_of(tmp_path / "ray") == digest_of(tmp_path / "threads")
     assert len(workers) >= 2
 

@@ -23,10 +23,11 @@ from distill.classifier import predict
 from distill.errors import BundleError, DatasetError, SettingsError, StorageError
 from distill.labels import probabilities
 from export.runtime.sessions import OnnxClassifier
-from serve.bulk import parts, sources
+from serve.bulk import inputs, parts
+from serve.bulk.run import score
 from serve.bulk.settings import ScoreSettings
 from serve.bulk.threads import run_in_threads
-from serve.bulk.work import Finished, Job, score
+from serve.bulk.work import Finished, Job
 
 ROOT = Path(__file__).parents[3]
 SMALL = ScoreSettings(key=("id",), part_rows=64, workers=2)
@@ -122,10 +123,10 @@ def test_bad_rows_go_to_the_quarantine_with_the_reason_and_are_counted(tmp_path:
 
 
 def test_a_value_of_another_kind_far_down_is_a_bad_row(tmp_path: Path, tiny_student: Bundle) -> None:
-    rows = [{"id": number, "text": "lovely"} for number in range(sources.CHUNK_ROWS)] + [{"id": "x", "text": "dull"}]
+    rows = [{"id": number, "text": "lovely"} for number in range(inputs.CHUNK_ROWS)] + [{"id": "x", "text": "dull"}]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary = score(tiny_student, [str(tmp_path / "in.jsonl")], str(tmp_path / "out"), settings=ScoreSettings(key=("id",)))
-    assert (summary["num_rows"], summary["num_bad"]) == (sources.CHUNK_ROWS, 1)
+    assert (summary["num_rows"], summary["num_bad"]) == (inputs.CHUNK_ROWS, 1)
     [bad] = pq.read_table(tmp_path / "out" / "_quarantine").to_pylist()
     assert bad["reason"].startswith("a kept column is not what it was")
 
@@ -197,7 +198,7 @@ def test_a_finished_job_starts_no_engine_and_reads_no_input(tmp_path: Path, tiny
     def refusing(job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
         raise AssertionError(f"started, although all {len(done)} parts of {job.output.url} are there")
 
-    again = score(*named, settings=SMALL, engine=refusing)
+    again = score(*named, settings=SMALL, runner=refusing)
     assert again == {**first, "rows_scored": 0, "seconds": again["seconds"], "rows_per_second": None}
     assert digest_of(tmp_path / "out") == before
 
@@ -251,7 +252,7 @@ def test_a_bundle_that_changes_during_the_job_stops_it_and_keeps_what_is_done(
             yield finished
 
     with pytest.raises(BundleError, match="was changed during the job; the finished parts are kept"):
-        score(bundle, [str(tmp_path / "in.parquet")], str(tmp_path / "out"), settings=SMALL, engine=change_after_one)
+        score(bundle, [str(tmp_path / "in.parquet")], str(tmp_path / "out"), settings=SMALL, runner=change_after_one)
     assert json.loads((tmp_path / "out" / "_manifest.json").read_text())["parts"]
 
 
@@ -274,7 +275,7 @@ def test_files_that_disagree_or_lack_a_column_are_refused_before_any_work(tmp_pa
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl", "csv.gz"])
 def test_a_file_cut_in_the_middle_is_an_error_and_finished_parts_stay(tmp_path: Path, tiny_student: Bundle, kind: str) -> None:
-    path, count = tmp_path / f"in.{kind}", 3 * sources.CHUNK_ROWS
+    path, count = tmp_path / f"in.{kind}", 3 * inputs.CHUNK_ROWS
     if kind == "parquet":
         write_table(path, 200)
         content = path.read_bytes()
@@ -286,10 +287,10 @@ def test_a_file_cut_in_the_middle_is_an_error_and_finished_parts_stay(tmp_path: 
         content = gzip.compress(content)
     path.write_bytes(content[:-8])
     with pytest.raises(DatasetError, match=r"not a whole Parquet file|ends in the middle|not well-formed|to its end"):
-        score(tiny_student, [str(path)], str(tmp_path / "out"), settings=ScoreSettings(part_rows=sources.CHUNK_ROWS))
+        score(tiny_student, [str(path)], str(tmp_path / "out"), settings=ScoreSettings(part_rows=inputs.CHUNK_ROWS))
     if kind in ("csv", "jsonl"):
         manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
-        assert (len(read_parts(tmp_path / "out")), len(manifest["parts"])) == (2 * sources.CHUNK_ROWS, 2)
+        assert (len(read_parts(tmp_path / "out")), len(manifest["parts"])) == (2 * inputs.CHUNK_ROWS, 2)
 
 
 def test_names_that_collide_are_refused_and_a_prefix_helps() -> None:
@@ -302,9 +303,9 @@ def test_long_texts_make_smaller_parts(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(parts, "PART_BYTES", 1000)
     monkeypatch.setattr(parts, "CHUNK_ROWS", 4)
     pq.write_table(pa.table({"text": ["x" * 200] * 12}), tmp_path / "in.parquet")
-    [source] = sources.find_sources([str(tmp_path / "in.parquet")])
+    [source] = inputs.find_inputs([str(tmp_path / "in.parquet")])
     settings = ScoreSettings()
-    found = list(parts.raw_parts(source, 0, sources.kept_schema([source], settings), settings))
+    found = list(parts.raw_parts(source, 0, inputs.kept_schema([source], settings), settings))
     assert [part.num_rows for part in found] == [8, 4]  # 4 rows are 800 characters, 8 are 1,600
 
 

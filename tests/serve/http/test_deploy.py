@@ -17,6 +17,7 @@ import pytest
 from served import Running
 
 from distill.cli.main import app
+from serve.http.access import Access
 from serve.http.routes import Table
 from serve.settings import ServeSettings
 
@@ -35,7 +36,7 @@ def settings_of(command: list[str]) -> tuple[Path, ServeSettings]:
 def is_open(path: str) -> bool:
     """A probe brings no token."""
     found = Table().find(path).get("GET")
-    return found is not None and found.route.door == "open"
+    return found is not None and found.route.audience == "open"
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -124,7 +125,7 @@ def test_the_kubernetes_manifest() -> None:
     labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert found["Service"]["spec"]["selector"] == labels == found["Deployment"]["spec"]["selector"]["matchLabels"]
     assert found["Service"]["spec"]["ports"][0]["targetPort"] == port["name"]
-    assert container["env"][0]["name"] in (ROOT / "serve" / "access.py").read_text()
+    assert Access.of(settings, {container["env"][0]["name"]: "a-long-token"}).callers
 
 
 def test_the_readme_names_every_file() -> None:

@@ -15,7 +15,7 @@ import pytest
 from served import Answered, Lengths, Running
 
 from serve.answering.engine import Engine
-from serve.answering.models import Source
+from serve.answering.models import ModelSource
 from serve.settings import ServeSettings
 
 HEAD = b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
@@ -32,7 +32,7 @@ def full(serve_sources: Callable[..., Running]) -> Iterator[Callable[..., Runnin
         classifier = Lengths()
         held.append(classifier)
         settings = ServeSettings(port=0, drain_s=0, threads=1, max_queue=1, deadline_ms=20_000)
-        source = Source("tiny", Path("nowhere"), settings.limits_with({}), lambda _: Engine(classifier, max_length=64))
+        source = ModelSource("tiny", Path("nowhere"), settings.limits_with({}), lambda _: Engine(classifier, max_length=64))
         server = serve_sources([source], settings, environment)
         pool.submit(server.post, "/predict", {"inputs": "computed"}, **headers)
         assert classifier.has_begun.wait(20)

@@ -12,7 +12,7 @@ from served import Running
 from distill.bundle import Bundle
 from distill.labels import probabilities
 from export.runtime.sessions import OnnxClassifier
-from serve.answering.models import Source
+from serve.answering.models import ModelSource
 from serve.http.app import PAGE
 from serve.settings import ServeSettings
 
@@ -181,7 +181,9 @@ def test_one_of_several_models_is_chosen(
 ) -> None:
     settings = ServeSettings(port=0, drain_s=0)
     paths = {"student": tiny_student.path, "big": tiny_fallback.path}
-    seen.open(serve_sources([Source.of_bundle(name, path, settings.limits_with({})) for name, path in paths.items()], settings))
+    seen.open(
+        serve_sources([ModelSource.of_bundle(name, path, settings.limits_with({})) for name, path in paths.items()], settings)
+    )
     asked: list[str] = []
     seen.page.on("request", lambda request: asked.append(request.url.rpartition("/models/")[2]))
     assert seen.page.locator("#model-name").inner_text() == "student"

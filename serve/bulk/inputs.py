@@ -46,7 +46,7 @@ def beginning(text: object) -> str:
 
 
 @dataclass(frozen=True)
-class Source:
+class InputFile:
     """One input file.
 
     Attributes:
@@ -66,7 +66,7 @@ class Source:
     num_rows: int | None = None
 
 
-def find_sources(inputs: Sequence[str]) -> list[Source]:
+def find_inputs(inputs: Sequence[str]) -> list[InputFile]:
     """Return the files of what the user named: files, folders (all below them) or patterns, in a fixed order.
 
     Raises:
@@ -78,7 +78,7 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
     return found
 
 
-def _sources_of(named: str) -> Iterator[Source]:
+def _sources_of(named: str) -> Iterator[InputFile]:
     try:
         fs, path = fsspec.core.url_to_fs(named)
         if any(sign in path for sign in "*?["):
@@ -108,7 +108,7 @@ def _kind_of(path: str) -> str | None:
     return None if kind == "parquet" and plain != path.lower() else kind
 
 
-def _source_of(fs: Any, path: str, root: str) -> Source:
+def _source_of(fs: Any, path: str, root: str) -> InputFile:
     kind = _kind_of(path)
     if kind is None:
         raise DatasetError(f"{path}: cannot tell its kind; wanted a name ending in {', '.join(_KINDS)}", path=path)
@@ -123,10 +123,10 @@ def _source_of(fs: Any, path: str, root: str) -> Source:
     if kind == "parquet":
         with opened_parquet(url, name) as table:
             rows = table.metadata.num_rows
-    return Source(url, name, kind, size, digest.hexdigest(), rows)
+    return InputFile(url, name, kind, size, digest.hexdigest(), rows)
 
 
-def kept_schema(sources: Sequence[Source], settings: ScoreSettings) -> pa.Schema:
+def kept_schema(sources: Sequence[InputFile], settings: ScoreSettings) -> pa.Schema:
     """Return names and types of the kept columns, and require the text column; what every file must agree with.
 
     Parquet files are all looked at; of the others the first, whose first rows decide.
@@ -150,7 +150,7 @@ def _spelled(schema: pa.Schema) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in zip(schema.names, schema.types, strict=True)) or "none"
 
 
-def _schema_of(source: Source, settings: ScoreSettings) -> pa.Schema:
+def _schema_of(source: InputFile, settings: ScoreSettings) -> pa.Schema:
     if source.kind == "parquet":
         with opened_parquet(source.url, source.name) as table:
             schema = table.schema_arrow
@@ -173,7 +173,7 @@ def _schema_of(source: Source, settings: ScoreSettings) -> pa.Schema:
     return pa.schema([pa.field(name, _type_of(source, name, records)) for name in settings.kept])
 
 
-def _type_of(source: Source, name: str, records: Sequence[dict[str, Any]]) -> pa.DataType:
+def _type_of(source: InputFile, name: str, records: Sequence[dict[str, Any]]) -> pa.DataType:
     try:
         kind = pa.array([record.get(name) for record in records]).type
     except pa.ArrowException as exc:
@@ -187,7 +187,7 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view())
 
 
-def _require_names(source: Source, present: Sequence[str], settings: ScoreSettings) -> None:
+def _require_names(source: InputFile, present: Sequence[str], settings: ScoreSettings) -> None:
     for flag, names in (("--text-column", (settings.text_column,)), ("--key", settings.key), ("--columns", settings.columns)):
         for name in names:
             if present.count(name) != 1:
@@ -207,13 +207,13 @@ def opened_parquet(url: str, name: str) -> Any:
         raise DatasetError(f"{name} is not a whole Parquet file: {exc}", path=name) from exc
 
 
-def opened_lines(source: Source) -> Any:
+def opened_lines(source: InputFile) -> Any:
     """Open a text file, whatever it is compressed with."""
     return fsspec.open(source.url, "rb", compression="infer")
 
 
 def records_of(
-    source: Source, file: Any, settings: ScoreSettings, malformed: list[BadRow]
+    source: InputFile, file: Any, settings: ScoreSettings, malformed: list[BadRow]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield line and record; rows that cannot be read go to `malformed`, unless the file ends in the middle of one."""
     lines = _Lines(source, file)
@@ -250,7 +250,7 @@ def records_of(
 class _Lines:
     """Lines of a file, and whether the last one had its end."""
 
-    def __init__(self, source: Source, file: Any) -> None:
+    def __init__(self, source: InputFile, file: Any) -> None:
         self._source = source
         self._lines = text_lines(file)
         self.last = ""
