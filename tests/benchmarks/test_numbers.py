@@ -2,8 +2,8 @@
 
 Numbers between markers are made anew from the files (test_pages). Outside them, in the READMEs' bodies, a number is
 measured if it has the form of one: decimals, a percentage, a factor, or a unit of time, size or rate. Each must be the value
-of a constant that is named here, or a figure of a result file, rounded as shown. What does not count: code, link targets,
-versions behind a name, and what stands under "Decisions", where each line is a dated trial with its own circumstances.
+of a constant that is named here, or a figure of a result file, rounded as shown. Code, link targets and versions after a name
+do not count. docs/decisions/ is not read: each file there is a dated trial with its own circumstances.
 """
 
 from __future__ import annotations
@@ -41,9 +41,8 @@ VERSIONS = re.compile(r"(?:Python|CycloneDX|ONNX Runtime|ORT|opset|Apache-|BSD-)
 
 
 def body_of(page: str) -> str:
-    """Return what a page says outside markers, code, links, dates and versions, up to its decisions."""
+    """Return what a page says outside markers, code, links, dates and versions."""
     page = re.sub(r"<!-- (\S+) -->.*?<!-- /\1 -->", " ", page, flags=re.DOTALL)
-    page = page.split("\n## Decisions", 1)[0]
     page = re.sub(r"```.*?```", " ", page, flags=re.DOTALL)
     page = re.sub(r"`[^`]*`", " ", page)
     page = re.sub(r"\]\([^)]*\)|https?://\S+|\d{4}-\d\d-\d\d", " ", page)
@@ -95,7 +94,6 @@ def test_every_result_names_the_command_that_made_it_and_its_figures_follow_from
         ("Python 3.11, 2,000 texts, seed 0, `0.97`, 2026-11-24", []),
         ("its 95 % interval is 0.84", ["0.84"]),
         ("| 0.7975 | 17.96x |", ["0.7975", "17.96x"]),
-        ("x\n## Decisions\n\n- 79.5 % of it", []),
         ("<!-- demo -->\n| 0.9 |\n<!-- /demo -->", []),
     ],
 )
