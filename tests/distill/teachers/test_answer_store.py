@@ -105,7 +105,7 @@ def test_processes_that_append_at_once_lose_and_spoil_nothing(tmp_path: Path) ->
     program = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from pathlib import Path\n"
-        "from test_logit_file import *\n"
+        "from test_answer_store import *\n"
         "seed = int(sys.argv[1])\n"
         "for piece in range(60):\n"
         f"    file_of(Path({str(tmp_path / 'f')!r}), 1 + piece % 7, seed=100 * seed + piece)\n"

@@ -200,7 +200,7 @@ def test_what_was_computed_before_a_kill_is_kept(tiny_teacher: Bundle, tmp_path:
     program = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from pathlib import Path\n"
-        "from test_soft_targets import *\n"
+        "from test_answers import *\n"
         f"teacher = load_bundle(Bundle.open({str(tiny_teacher.path)!r}))\n"
         f"teacher_logits(teacher, [text for text, _ in tiny_texts(4_000, seed=5)], folder=Path({str(tmp_path)!r}))\n"
     )

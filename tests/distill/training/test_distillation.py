@@ -25,7 +25,7 @@ from distill.settings import DistillSettings, TeacherSettings
 from distill.teachers.answers import SoftTargets, teacher_logits
 from distill.tokenization import TextTokenizer
 from distill.training import distillation as fit
-from distill.training import sealing
+from distill.training import fine_tuning, sealing
 from distill.training import shared_files as together
 from distill.training.distillation import fit_student
 from distill.training.fine_tuning import fit_teacher
@@ -364,8 +364,8 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(
     tiny_teacher: Bundle, few: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    for loader in ("load_pretrained", "open_teacher"):
-        monkeypatch.setattr(fit, loader, _no_loading)
+    monkeypatch.setattr(fine_tuning, "load_pretrained", _no_loading)
+    monkeypatch.setattr(fit, "open_teacher", _no_loading)
     with pytest.raises(StorageError, match="cannot write"):
         distil(tiny_teacher, few, tmp_path / "file" / "student")
     with pytest.raises(StorageError, match="cannot write"):

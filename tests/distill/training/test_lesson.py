@@ -79,7 +79,7 @@ import sys, threading
 from pathlib import Path
 
 from launched import exit_codes
-from test_transfer_set import *
+from test_lesson import *
 from tiny_task import tiny_texts
 
 TEACHER, OUT, COUNT, PROCESSES = *sys.argv[1:3], *map(int, sys.argv[3:])

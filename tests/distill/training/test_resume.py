@@ -29,7 +29,7 @@ from distill.cli.bars import SilentReporter
 from distill.settings import TrainingSettings
 from distill.training.checkpoints import Checkpoint
 from distill.training.loop import Examples, train
-from distill.training.losses import mixed_objective
+from distill.losses.objective import mixed_objective
 from distill.models.loading import load_pretrained
 
 MODEL, FOLDER = sys.argv[1], Path(sys.argv[2])
