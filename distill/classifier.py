@@ -6,6 +6,7 @@ gates, measuring and serving are functions over it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -73,6 +74,27 @@ class Ensemble:
     def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
         """Return the mean of the members' logits, shape (len(texts), len(labels)), float32."""
         return mean_logits([member.predict_logits(texts) for member in self.members])
+
+    def digest(self) -> str:
+        """Return a digest of the members' digests, in their order."""
+        return hashlib.sha256(" ".join(map(digest_of, self.members)).encode()).hexdigest()
+
+
+def digest_of(classifier: Classifier) -> str:
+    """Return the digest of everything that decides a classifier's logits.
+
+    Caches, checkpoints and finished trials are keyed by it, so a teacher must have one.
+
+    Raises:
+        SettingsError: The classifier has no method `digest()`.
+    """
+    digest = getattr(classifier, "digest", None)
+    if not callable(digest):
+        raise SettingsError(
+            f"{type(classifier).__name__} has no digest(), so it cannot teach: its cached answers could not be told from those "
+            "of another teacher; add a method `digest() -> str` that returns another value whenever the logits would change"
+        )
+    return str(digest())
 
 
 def mean_logits(answers: Sequence[Logits]) -> Logits:

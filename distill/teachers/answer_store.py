@@ -2,12 +2,14 @@
 
 Fixed-size records (key, logits, checksum), read through a map, so that a file of millions costs 12 bytes of memory a
 record: its index. Several processes may append at once; a record that a kill, a crash or a flipped bit spoilt is not
-found. Knows nothing of texts or teachers.
+found. Knows nothing of teachers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,24 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from distill.labels import Logits
-from distill.storage import writing_to
+from distill.storage import cache_dir, writing_to
 
 Keys = NDArray[np.uint64]
 """Keys, shape (records, 2): 16 bytes each, of which the first 8 are sorted by and the others compared."""
 
 _BLOCK_RECORDS = 65_536
+
+
+def soft_targets_dir() -> Path:
+    """Return the folder of the user's cache files."""
+    return cache_dir() / "soft_targets"
+
+
+def keys_of(texts: Sequence[str]) -> Keys:
+    """Return the key of each text: half of its sha256."""
+    # surrogatepass: the tokenizer refuses a lone surrogate, and says which text has it
+    digests = b"".join(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:16] for text in texts)
+    return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
 
 
 class LogitFile:
@@ -65,6 +79,13 @@ class LogitFile:
     def count(self) -> int:
         """Return how many records there are, spoilt ones included."""
         return self.path.stat().st_size // self._record.itemsize if self.path.is_file() else 0
+
+    def digest(self) -> str:
+        """Return the sha256 of the records, in the order they were added."""
+        if not self.path.is_file():
+            return hashlib.sha256().hexdigest()
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def sync(self) -> None:
         """Bring what was written onto the disk, where a power cut leaves it alone."""

@@ -13,20 +13,20 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from distill.batching import Indices
-from distill.classifier import Classifier, Ensemble, TextInput, mean_logits
+from distill.classifier import Classifier, Ensemble, digest_of, mean_logits
 from distill.errors import TeacherError
-from distill.labels import Logits, ProblemType
+from distill.labels import Logits
 from distill.models.devices import Compute
 from distill.models.torch_classifier import TorchClassifier
 from distill.progress import Reporter, SilentReporter
-from distill.storage import cache_dir, writing_to
-from distill.teachers.answer_store import Keys, LogitFile
+from distill.storage import writing_to
+from distill.teachers.answer_store import Keys, LogitFile, keys_of, soft_targets_dir
+from distill.teachers.recorded import PartlyAnswered, RecordedLogits
 
 CHUNK_TEXTS = 16_384
 """Texts looked up and computed at a time; the more, the fewer batches are filled up."""
@@ -35,15 +35,6 @@ PIECE_TEXTS = 512
 """Texts after which computed logits are written down."""
 
 _FORMAT = 2
-
-
-@runtime_checkable
-class Digested(Protocol):
-    """A classifier whose answers can be kept: `digest()` changes when they would."""
-
-    def digest(self) -> str:
-        """Return a name for everything that decides the logits."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -59,35 +50,6 @@ class SoftTargets:
     num_cached: int
 
 
-@dataclass(frozen=True)
-class PartlyAnswered:
-    """A teacher some of whose answers were given elsewhere.
-
-    Attributes:
-        teacher: Asked for the rest.
-        answers: What was given, by text.
-        said: A name for it.
-    """
-
-    teacher: Classifier
-    answers: LogitFile
-    said: str
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Label names, in the order of the logits."""
-        return self.teacher.labels
-
-    @property
-    def problem_type(self) -> ProblemType:
-        """How logits become probabilities."""
-        return self.teacher.problem_type
-
-    def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
-        """Ask the teacher itself, shape (len(texts), len(labels))."""
-        return self.teacher.predict_logits(texts)
-
-
 def teacher_logits(
     teacher: Classifier,
     texts: Sequence[str],
@@ -100,8 +62,7 @@ def teacher_logits(
     """Return the teacher's logits of each text, computing only those that no earlier run has computed.
 
     Args:
-        teacher: Who is asked. The answers of each member of an ensemble are kept apart, so that they serve alone too; a
-            classifier without a `digest()` is asked each time.
+        teacher: Who is asked. The answers of each member of an ensemble are kept apart, so that they serve alone too.
         texts: What it is asked; repeated texts are computed once.
         compute: Numbers a PyTorch teacher computes in; answers in others are kept apart.
         folder: Where the cache files stand; None is `soft_targets` in the user's cache folder.
@@ -109,6 +70,7 @@ def teacher_logits(
         reporter: Told of progress.
 
     Raises:
+        SettingsError: A teacher has no `digest()`.
         TeacherError: A teacher's answers are not finite numbers of the right shape.
         StorageError: The cache or `into` cannot be written.
     """
@@ -144,7 +106,7 @@ def answer_share(
     holds when it is looked at, so that the processes of a run need not talk.
 
     Args:
-        teacher: Who is asked. One whose answers cannot be kept is not.
+        teacher: Who is asked.
         texts: All texts.
         share: Which share, from 0.
         of: Number of shares.
@@ -152,7 +114,7 @@ def answer_share(
         folder: Where the cache files stand.
         reporter: Told of progress: a text of the share stands for one of every share.
     """
-    askers = [asker for asker in _askers(teacher, compute, folder) if asker.keeps]
+    askers = _askers(teacher, compute, folder)
     num_cached, left = 0, len(askers) * len(texts)
     with (reporter or SilentReporter()).task("teacher logits", left) as advance:
 
@@ -162,7 +124,7 @@ def answer_share(
             left -= step
             advance(step)
 
-        for own in _share_of(texts, share=share, of=of) if askers else ():
+        for own in _share_of(texts, share=share, of=of):
             answers = [asker.answer(own, advance_all) for asker in askers]
             num_cached += min(answer.num_cached for answer in answers)
         if left:
@@ -191,11 +153,6 @@ def _askers(teacher: Classifier, compute: Compute, folder: Path | None) -> list[
     return [_Asker(member, compute, folder or soft_targets_dir()) for member in members]
 
 
-def soft_targets_dir() -> Path:
-    """Return the folder of the user's cache files."""
-    return cache_dir() / "soft_targets"
-
-
 def _room(num_texts: int, num_labels: int, into: Path | None) -> Logits:
     if into is None or not num_texts:  # an empty file cannot be mapped
         return np.empty((num_texts, num_labels), dtype=np.float32)
@@ -207,24 +164,15 @@ class _Asker:
     """One teacher and the file of what it has answered."""
 
     def __init__(self, teacher: Classifier, compute: Compute, folder: Path) -> None:
-        self._known = teacher.answers if isinstance(teacher, PartlyAnswered) else None
+        self._known = teacher.answers if isinstance(teacher, PartlyAnswered | RecordedLogits) else None
         teacher = teacher.teacher if isinstance(teacher, PartlyAnswered) else teacher
         self._teacher = teacher
         self._compute = compute
-        name = _file_name(teacher, compute) if isinstance(teacher, Digested) else None
-        self._file = LogitFile(folder / name, len(teacher.labels)) if name else None
-
-    @property
-    def keeps(self) -> bool:
-        """Whether there is a file: whether the answers have a name that they can be kept under."""
-        return self._file is not None
+        self._file = LogitFile(folder / _file_name(teacher, compute), len(teacher.labels))
 
     def answer(self, texts: Sequence[str], advance: Callable[[int], object]) -> SoftTargets:
         keys = keys_of(texts)
-        found = np.zeros(len(texts), dtype=bool)
-        logits = np.zeros((len(texts), len(self._teacher.labels)), dtype=np.float32)
-        if self._file is not None:
-            found, logits = self._file.find(keys)
+        found, logits = self._file.find(keys)
         if self._known is not None:
             known, given = self._known.find(keys)
             found, logits = found | known, np.where(known[:, None], given, logits)
@@ -257,14 +205,13 @@ class _Asker:
             self._write_down(logits, keys, unwritten)
 
     def _write_down(self, logits: Logits, keys: Keys, unwritten: list[Indices]) -> None:
-        if self._file is not None and unwritten:
+        if unwritten:
             places = np.concatenate(unwritten)
             self._file.append(keys[places], logits[places])
         unwritten.clear()
 
     def finish(self) -> None:
-        if self._file is not None:
-            self._file.sync()
+        self._file.sync()
 
 
 def _answers(teacher: Classifier, texts: Sequence[str], compute: Compute) -> Iterator[tuple[Indices, Logits]]:
@@ -287,17 +234,9 @@ def _require_good(logits: Logits, places: Indices, teacher: Classifier) -> Logit
     return np.asarray(logits, dtype=np.float32)
 
 
-def _file_name(teacher: Digested, compute: Compute) -> str:
-    """Return the name of the file for what this teacher answers on this kind of machine; other kinds round otherwise."""
-    parts = [_FORMAT, teacher.digest()]
+def _file_name(teacher: Classifier, compute: Compute) -> str:
+    """Return the name of the file of this teacher's answers on this kind of machine; other kinds round differently."""
+    parts = [_FORMAT, digest_of(teacher), torch.backends.cpu.get_cpu_capability()]
     if isinstance(teacher, TorchClassifier):
-        device = teacher.model.device
-        parts += [compute, torch.__version__, device.type, torch.backends.cpu.get_cpu_capability()]
+        parts += [compute, torch.__version__, teacher.model.device.type]
     return f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:40]}.logits"
-
-
-def keys_of(texts: Sequence[str]) -> Keys:
-    """Return the key of each text: half of its sha256."""
-    # surrogatepass: the tokenizer refuses a lone surrogate, and says which text has it
-    digests = b"".join(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:16] for text in texts)
-    return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.bundle import WEIGHTS, Bundle
-from distill.classifier import Classifier, Ensemble
+from distill.classifier import Classifier, Ensemble, digest_of
 from distill.errors import SettingsError, TeacherError
 from distill.labels import Logits, ProblemType, chosen_labels, indicator
 from distill.models.devices import chosen_device, on_device
@@ -20,7 +20,7 @@ from distill.models.loading import load_bundle
 from distill.models.static_network import StaticClassifier
 from distill.models.torch_classifier import TorchClassifier
 from distill.settings import Device
-from distill.teachers.answers import PartlyAnswered
+from distill.teachers.recorded import PartlyAnswered
 from distill.tokenization import TextTokenizer
 
 AnyTeacher = Bundle | Classifier
@@ -33,7 +33,7 @@ class Teacher:
 
     Attributes:
         members: Each of them; all have the same labels in the same order.
-        names: What the lineage says of each: the sha256 of a bundle's weights, else a digest or a name, else the class.
+        names: What the lineage records of each: the sha256 of a bundle's weights, or the digest of another classifier.
     """
 
     members: tuple[Classifier, ...]
@@ -44,10 +44,9 @@ class Teacher:
         """The one that gives the answers: the only member, or the mean of all."""
         return self.members[0] if len(self.members) == 1 else Ensemble(self.members)
 
-    @property
-    def said(self) -> str:
-        """What decides the answers beside the members: what was given elsewhere, by name; nothing where nothing was."""
-        return " ".join(member.said for member in self.members if isinstance(member, PartlyAnswered))
+    def digest(self) -> str:
+        """Return the digest of everything that decides the answers; see `digest_of`."""
+        return digest_of(self.asked)
 
     def lender(self) -> TorchClassifier:
         """Return whose layers a student is made of: the first PyTorch member that has some.
@@ -76,7 +75,7 @@ def open_teacher(teacher: AnyTeacher | Sequence[AnyTeacher], *, device: Device) 
     """Load whatever teaches; models of bundles go to the device, other classifiers stay where they are.
 
     Raises:
-        SettingsError: No teacher is given, or they do not share their labels.
+        SettingsError: No teacher is given, one has no `digest()`, or they do not share their labels.
         BundleError: A bundle has no weights.
     """
     several = tuple(teacher) if isinstance(teacher, Sequence) else (teacher,)
@@ -98,8 +97,7 @@ def _load(teacher: AnyTeacher, device: Device) -> Classifier:
 def _name_of(teacher: AnyTeacher) -> str:
     if isinstance(teacher, Bundle):
         return teacher.manifest.files[WEIGHTS].sha256
-    digest = getattr(teacher, "digest", None)
-    return str(digest()) if callable(digest) else type(teacher).__name__
+    return digest_of(teacher)
 
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from distill.progress import Reporter, SilentReporter
 from distill.settings import DistillSettings
 from distill.storage import require_writable
 from distill.students.build import build_student, load_student
-from distill.teachers.recorded import with_scored
+from distill.teachers.scored import with_scored
 from distill.teachers.teacher import (
     AnyTeacher,
     Teacher,
@@ -143,7 +143,7 @@ def fit_student(
             teachers=opened.names,
             validation_teacher_logits=on_validation,
             reporter=reporter,
-            carried=Carried(said=opened.said),
+            carried=Carried(said=opened.digest()),
         )
 
 

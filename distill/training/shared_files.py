@@ -17,7 +17,8 @@ from distill.classifier import Classifier
 from distill.models.devices import Compute
 from distill.progress import Reporter
 from distill.storage import writing_to
-from distill.teachers.answers import SoftTargets, answer_share, soft_targets_dir, teacher_logits
+from distill.teachers.answer_store import soft_targets_dir
+from distill.teachers.answers import SoftTargets, answer_share, teacher_logits
 from distill.tokenization import TextTokenizer
 from distill.training.processes import gathered, require_same_folder, wait_for_all
 

@@ -25,7 +25,7 @@ from distill.models.loading import load_bundle
 from distill.progress import Reporter, SilentReporter
 from distill.settings import DistillSettings, TrialSettings
 from distill.storage import require_writable, write_atomically
-from distill.teachers.recorded import ScoredTable
+from distill.teachers.scored import ScoredTable
 from distill.teachers.teacher import AnyTeacher, open_teacher
 from distill.training.distillation import fit_student
 from distill.training.processes import open_accelerator
@@ -82,7 +82,13 @@ def run_trials(
     arms: dict[ArmName, list[Run]] = {}
     with shared_files(out / RUNS / FURTHER, open_accelerator(settings.device)) as files:
         further = files.texts("texts", unlabeled)  # read once, learnt from in every run
-        said = [opened.names, train.fingerprint(), validation.fingerprint(), test and test.fingerprint(), fingerprint(further)]
+        said = [
+            opened.digest(),
+            train.fingerprint(),
+            validation.fingerprint(),
+            test and test.fingerprint(),
+            fingerprint(further),
+        ]
         said += [ScoredTable.open(Path(folder)).digest for folder in scored]
         for arm in ARMS if trials.control else ARMS[:1]:
             for seed in range(settings.seed, settings.seed + trials.seeds):

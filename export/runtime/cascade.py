@@ -5,6 +5,7 @@ How sure is sure enough is chosen on validation texts for a wanted agreement wit
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.bundle import Bundle, CascadeEntry
-from distill.classifier import Classifier, TextInput, require_same_labels, top_labels
+from distill.classifier import Classifier, TextInput, digest_of, require_same_labels, top_labels
 from distill.errors import BundleError, DatasetError, SettingsError
 from distill.evaluation.temperature import fit_temperature
 from distill.labels import Logits, ProblemType, chosen_labels, probabilities
@@ -101,6 +102,11 @@ class Cascade:
         if len(unsure):
             logits[unsure] = self._asked("fallback", self.fallback, [texts[place] for place in unsure.tolist()])
         return logits
+
+    def digest(self) -> str:
+        """Return the sha256 of what decides the logits: both members, the threshold and the temperature."""
+        parts = (digest_of(self.student), digest_of(self.fallback), self.min_confidence, self.temperature)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def _asked(self, member: Member, classifier: Classifier, texts: Sequence[TextInput]) -> Logits:
         started = time.perf_counter()

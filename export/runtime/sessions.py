@@ -6,6 +6,7 @@ over the threads instead. Which of the two happens never changes an answer of a 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import threading
@@ -140,6 +141,10 @@ class OnnxClassifier:
         """
         return self.predict_encoded(self._tokenizer.encode(texts))
 
+    def digest(self) -> str:
+        """Return the sha256 of what decides the logits: the graph, the tokenizer and the version of ONNX Runtime."""
+        return hashlib.sha256(f"{self._graph.digest()} {self._tokenizer.digest()} {ort.__version__}".encode()).hexdigest()
+
     def encode(self, texts: Sequence[TextInput]) -> list[NDArray[np.int64]]:
         """Return the token ids of each text, at most `max_length` long; raises what `predict_logits` does."""
         return self._tokenizer.encode(texts)
@@ -220,6 +225,10 @@ class _Graph:
         except Exception as exc:  # the library raises a dozen classes with no common base but Exception
             name = "the graph" if isinstance(self._source, bytes) else self._source
             raise BundleError(f"{name} is not a graph that ONNX Runtime {ort.__version__} can load: {exc}") from exc
+
+    def digest(self) -> str:
+        """Return the sha256 of the graph."""
+        return hashlib.sha256(self._source if isinstance(self._source, bytes) else self._source.read_bytes()).hexdigest()
 
     def _state(self) -> tuple[int, ...] | None:
         try:

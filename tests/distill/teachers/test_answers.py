@@ -17,13 +17,13 @@ from tiny_task import tiny_texts
 
 from distill.bundle import Bundle
 from distill.classifier import Ensemble
-from distill.errors import DatasetError, StorageError
+from distill.errors import DatasetError, SettingsError, StorageError
 from distill.labels import ProblemType
 from distill.models.devices import Compute
 from distill.models.loading import load_bundle
 from distill.models.torch_classifier import TorchClassifier
 from distill.teachers import answers as soft_targets
-from distill.teachers.answer_store import LogitFile
+from distill.teachers.answer_store import LogitFile, keys_of
 from distill.teachers.answers import answer_share, teacher_logits
 
 Make = Callable[..., TorchClassifier]
@@ -216,7 +216,7 @@ def test_what_was_computed_before_a_kill_is_kept(tiny_teacher: Bundle, tmp_path:
     assert 500 <= kept < 4_000
     teacher, texts = load_bundle(tiny_teacher), [text for text, _ in tiny_texts(4_000, seed=5)]
     file = LogitFile(cache_file(tmp_path), 2)
-    found, logits = file.find(soft_targets.keys_of(texts))
+    found, logits = file.find(keys_of(texts))
     assert found.sum() == kept
     some = [texts[index] for index in np.flatnonzero(found)[:50]]
     np.testing.assert_array_equal(logits[found][:50], teacher_logits(teacher, some, folder=tmp_path / "cold").logits)
@@ -280,7 +280,7 @@ def test_shares_are_each_text_once_whoever_asks_first(
     np.testing.assert_array_equal(shared.logits, teacher_logits(teacher, texts, folder=tmp_path / "alone").logits)
 
 
-def test_a_teacher_whose_answers_cannot_be_kept_is_asked_for_no_share(make_classifier: Make, tmp_path: Path) -> None:
+def test_a_teacher_without_a_digest_is_refused(make_classifier: Make, tmp_path: Path) -> None:
     class Nameless:
         labels = ("negative", "positive")
         problem_type: ProblemType = "single_label_classification"
@@ -288,10 +288,9 @@ def test_a_teacher_whose_answers_cannot_be_kept_is_asked_for_no_share(make_class
         def predict_logits(self, texts: Sequence[Any]) -> np.ndarray:
             raise AssertionError(f"asked for {len(texts)} texts, whose answers nobody would find")
 
-    assert answer_share(Nameless(), TEXTS, share=0, of=2, folder=tmp_path) == 0
-    both = Ensemble((make_classifier(), Nameless()))
-    assert answer_share(both, TEXTS, share=0, of=1, folder=tmp_path) == 0
-    assert teacher_logits(both.members[0], TEXTS, folder=tmp_path).num_cached == len(TEXTS)
+    for teacher in (Nameless(), Ensemble((make_classifier(), Nameless()))):
+        with pytest.raises(SettingsError, match="Nameless"):
+            teacher_logits(teacher, TEXTS, folder=tmp_path)
 
 
 def test_without_a_folder_the_users_cache_is_used(

@@ -14,10 +14,12 @@ import pytest
 from tiny_task import BAD_WORDS, GOOD_WORDS, tiny_texts
 
 from distill.bundle import Bundle
-from distill.data import read_teacher_logits
+from distill.data import Splits, read_teacher_logits
 from distill.errors import DatasetError
-from distill.settings import DataSettings
+from distill.settings import DataSettings, DistillSettings, TrialSettings
 from distill.teachers.recorded import RecordedLogits
+from distill.training import checkpoints
+from distill.training.trials import run_trials
 
 LABELS = ("negative", "positive")
 ANSWERS = [("a film", [-1.5, 2]), ("dull", [3, -3.25])]
@@ -29,6 +31,47 @@ def test_the_recorded_logits_are_given_by_text(tmp_path: Path) -> None:
     assert teacher.predict_logits(["dull", "a film", "dull"]).tolist() == [[3, -3.25], [-1.5, 2], [3, -3.25]]
     with pytest.raises(DatasetError, match="recorded for the text 'A film'"):
         teacher.predict_logits(["dull", "A film"])
+
+
+def test_the_digest_names_texts_logits_and_labels(tmp_path: Path) -> None:
+    changed = [("a film", [-1.5, 2]), ("dull", [3, -3.26])]
+    retold = [("A film", [-1.5, 2]), ("dull", [3, -3.25])]
+    digests = [
+        RecordedLogits(answers, labels=labels, folder=tmp_path / str(number)).digest()
+        for number, (answers, labels) in enumerate(
+            [(ANSWERS, LABELS), (changed, LABELS), (retold, LABELS), (ANSWERS, ("a", "b"))]
+        )
+    ]
+    assert len(set(digests)) == 4
+    assert RecordedLogits(ANSWERS, labels=LABELS, folder=tmp_path / "again").digest() == digests[0]
+    assert RecordedLogits((), labels=LABELS, folder=tmp_path / "0").digest() == digests[0]  # another process, same folder
+
+
+def test_one_changed_logit_makes_another_trial_and_another_checkpoint(
+    tiny_splits: Splits, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[str] = []
+    opened = checkpoints.Checkpoint.__init__
+
+    def noting(self: Any, path: Path, *, key: str) -> None:
+        keys.append(key)
+        opened(self, path, key=key)
+
+    monkeypatch.setattr(checkpoints.Checkpoint, "__init__", noting)
+    train, validation = tiny_splits.train.take(range(32)), tiny_splits.validation
+    scores = {
+        text: [-float(score), float(score)] for text, score in ((one, _score(one)) for one in (*train.texts, *validation.texts))
+    }
+    taught: list[str | None] = []
+    for number, change in enumerate((0.0, 0.0, 0.25)):
+        scores[train.texts[0]][0] += change
+        teacher = RecordedLogits(scores.items(), labels=LABELS, folder=tmp_path / f"recorded-{number}")
+        settings = DistillSettings(student=str(tiny_model), num_layers=1, max_length=16, epochs=1)
+        data = {"train": train, "validation": validation, "settings": settings, "trials": TrialSettings(seeds=1)}
+        bundle, _ = run_trials(teacher, out=tmp_path / "out", **data)
+        taught.append(bundle.manifest.lineage.teacher_sha256)
+    assert len(keys) == len(set(keys)) == 2  # the second time the run was finished, the third time it was another
+    assert taught[0] == taught[1] != taught[2]
 
 
 @pytest.mark.parametrize("logits", [[1.0], [1.0, 2.0, 3.0], [1.0, float("nan")]])
@@ -63,11 +106,15 @@ def test_a_missing_column_and_a_built_in_set_are_said(tmp_path: Path) -> None:
         list(read_teacher_logits(["builtin:movies"], SETTINGS))
 
 
+def _score(text: str) -> int:
+    words = text.split()
+    return sum(word in GOOD_WORDS for word in words) - sum(word in BAD_WORDS for word in words)
+
+
 def _written(path: Path, rows: list[tuple[str, str]]) -> Path:
     with path.open("w") as file:
         for text, label in rows:
-            words = text.split()
-            score = sum(word in GOOD_WORDS for word in words) - sum(word in BAD_WORDS for word in words)
+            score = _score(text)
             file.write(json.dumps({"text": text, "label": label, "scores": [-score, score]}) + "\n")
     return path
 
@@ -82,7 +129,7 @@ def test_the_command_teaches_a_pretrained_model_with_the_column_alone(
     done = potstill("distill", *flags, "--student", tiny_model, "--num-layers", 1, "--epochs", 1, "--out", out)
     assert done.code == 0, done.err
     made = Bundle.open(out).manifest
-    assert made.lineage.teacher_sha256 == "RecordedLogits"
+    assert len(made.lineage.teacher_sha256 or "") == 64
     assert made.lineage.unlabeled_fingerprint is not None
     assert not np.isnan(made.quality["pytorch"]["agreement_with_teacher"])
     assert not (out / ".recorded").exists()

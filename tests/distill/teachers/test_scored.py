@@ -17,9 +17,9 @@ from tiny_task import Outcome, tiny_texts, write_csv
 from distill.bundle import Bundle
 from distill.errors import DatasetError, SettingsError
 from distill.progress import SilentReporter
-from distill.teachers.answer_store import LogitFile
-from distill.teachers.answers import soft_targets_dir, teacher_logits
-from distill.teachers.recorded import ScoredTable, with_scored
+from distill.teachers.answer_store import LogitFile, soft_targets_dir
+from distill.teachers.answers import teacher_logits
+from distill.teachers.scored import with_scored
 from distill.teachers.teacher import Teacher, open_teacher
 from serve.bulk.run import score
 from serve.bulk.settings import ScoreSettings
@@ -67,8 +67,8 @@ def test_scored_texts_have_the_graphs_logits_and_the_others_the_teachers_own(tin
 def test_a_scored_teacher_still_lends_its_layers(tiny_student: Bundle, folder: Path) -> None:
     teacher = opened(tiny_student, folder)
     assert teacher.lender().labels == tiny_student.labels
-    assert teacher.said == ScoredTable.open(folder).digest
-    assert open_teacher(tiny_student, device="cpu").said == ""
+    assert teacher.names == open_teacher(tiny_student, device="cpu").names
+    assert teacher.digest() == opened(tiny_student, folder).digest() != open_teacher(tiny_student, device="cpu").digest()
 
 
 def test_a_table_is_taken_in_once_and_again_where_a_kill_left_half(

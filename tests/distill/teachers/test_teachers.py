@@ -42,12 +42,8 @@ class CountsWords:
         good = [sum(word in GOOD_WORDS for word in one) - sum(word in BAD_WORDS for word in one) for one in words]
         return np.array([[-self.sign * count + self.spoilt, self.sign * count] for count in good], dtype=np.float32)
 
-
-class Kept(CountsWords):
-    """The same with a digest, so that its answers are kept."""
-
     def digest(self) -> str:
-        return "counts words / 1"
+        return f"counts words {self.sign} {self.spoilt}"
 
 
 @pytest.fixture
@@ -100,18 +96,37 @@ def test_the_first_pytorch_member_lends_its_layers(tiny_teacher: Bundle, second_
     assert teacher.lender().digest() == load_bundle(second_teacher).digest()
 
 
-def test_any_classifier_teaches_and_its_answers_are_kept_if_it_has_a_digest(
-    tiny_teacher: Bundle, tiny_splits: Splits, learnt: list[Examples], tmp_path: Path
+def test_any_classifier_teaches_and_its_answers_are_cached(
+    tiny_teacher: Bundle, tiny_splits: Splits, learnt: list[Examples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts = tiny_splits.train.texts[:32]
-    for classifier, asked_again in ((Kept(), 0), (CountsWords(), 32 + len(tiny_splits.validation))):
-        distil((tiny_teacher, classifier), tiny_splits, tmp_path / "first")
-        assert learnt[-1].teacher_logits is not None
-        mean = (load_bundle(tiny_teacher).predict_logits(texts) + CountsWords().predict_logits(texts)) / 2
-        np.testing.assert_allclose(learnt[-1].teacher_logits, mean, atol=1e-5)
-        classifier.asked = 0
-        distil((tiny_teacher, classifier), tiny_splits, tmp_path / "second")
-        assert classifier.asked >= asked_again > 0 or classifier.asked == asked_again == 0
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "cache"))
+    texts, classifier = tiny_splits.train.texts[:32], CountsWords()
+    distil((tiny_teacher, classifier), tiny_splits, tmp_path / "first")
+    assert learnt[-1].teacher_logits is not None
+    mean = (load_bundle(tiny_teacher).predict_logits(texts) + CountsWords().predict_logits(texts)) / 2
+    np.testing.assert_allclose(learnt[-1].teacher_logits, mean, atol=1e-5)
+    assert classifier.asked == 32 + len(tiny_splits.validation)
+    distil((tiny_teacher, classifier), tiny_splits, tmp_path / "second")
+    assert classifier.asked == 32 + len(tiny_splits.validation)
+
+
+def test_a_classifier_without_a_digest_is_refused_as_a_teacher(tiny_teacher: Bundle) -> None:
+    class Nameless(CountsWords):
+        digest = None  # type: ignore[assignment]
+
+    for teacher in (Nameless(), (tiny_teacher, Nameless())):
+        with pytest.raises(SettingsError) as caught:
+            open_teacher(teacher, device="cpu")
+        assert "Nameless" in str(caught.value)
+        assert "digest() -> str" in str(caught.value)
+
+
+def test_what_decides_a_teachers_answers_changes_its_digest(tiny_teacher: Bundle, second_teacher: Bundle) -> None:
+    teachers: list[Any] = [tiny_teacher, second_teacher, CountsWords(), CountsWords(sign=-1)]
+    teachers += [(tiny_teacher, second_teacher), (tiny_teacher, CountsWords()), (tiny_teacher, CountsWords(sign=-1))]
+    digests = [open_teacher(teacher, device="cpu").digest() for teacher in teachers]
+    assert len(set(digests)) == len(teachers)
+    assert digests == [open_teacher(teacher, device="cpu").digest() for teacher in teachers]
 
 
 def test_a_teacher_without_layers_cannot_lend_them(tiny_splits: Splits, tmp_path: Path) -> None:
@@ -124,7 +139,7 @@ def test_without_layers_to_lend_it_can_teach_a_pretrained_model(tiny_splits: Spl
     with pytest.raises(SettingsError, match="give it with --max-length"):
         distil(CountsWords(), tiny_splits, tmp_path / "student", **asked)
     bundle = distil(CountsWords(), tiny_splits, tmp_path / "student", max_length=16, **asked)
-    assert (bundle.manifest.max_length, bundle.manifest.lineage.teacher_sha256) == (16, "CountsWords")
+    assert (bundle.manifest.max_length, bundle.manifest.lineage.teacher_sha256) == (16, CountsWords().digest())
 
 
 def test_every_member_must_be_worth_learning_from(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:

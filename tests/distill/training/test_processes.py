@@ -155,7 +155,7 @@ def test_two_processes_train_a_student_and_its_control_and_one_says_how_they_com
     *_, compared = [json.loads(line) for line in (resumed / "said-later").read_text().splitlines()]
     report = json.loads((resumed / "compared" / "report.json").read_text())
     assert compared == {"bundle": str(resumed / "compared"), **report}
-    assert Bundle.open(resumed / "compared").manifest.lineage.ensemble[1] == "RecordedLogits"
+    assert Bundle.open(resumed / "compared").manifest.lineage.ensemble[1] not in ("", "RecordedLogits")
     assert sorted(file.name for file in resumed.glob("compared/.*")) == []  # nothing of theirs is left
 
 

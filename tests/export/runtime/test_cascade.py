@@ -33,6 +33,9 @@ class Says:
         self.asked.append(list(texts))
         return np.array([[0.0, self.told[str(text)]] for text in texts], dtype=np.float32).reshape(len(texts), 2)
 
+    def digest(self) -> str:
+        return repr(sorted(self.told.items()))
+
 
 def odds(share: float) -> float:
     """The logit difference whose softmax gives this share to yes."""
@@ -41,6 +44,18 @@ def odds(share: float) -> float:
 
 def logits_of(shares: Sequence[float]) -> Logits:
     return np.array([[0.0, odds(share)] for share in shares], dtype=np.float32)
+
+
+def test_the_digest_changes_with_members_threshold_and_temperature() -> None:
+    one, other = Says({"a": 1.0}), Says({"a": 2.0})
+    digests = [
+        Cascade(*pair, min_confidence=sure, temperature=temperature).digest()
+        for pair in ((one, other), (other, one))
+        for sure in (0.8, 0.9)
+        for temperature in (1.0, 2.0)
+    ]
+    assert len(set(digests)) == 8
+    assert Cascade(one, other, min_confidence=0.8).digest() == digests[0]
 
 
 def test_the_fallback_answers_what_the_student_is_unsure_of_and_nothing_else() -> None:

@@ -26,6 +26,7 @@ from distill.data import Dataset
 from distill.errors import BundleError, DatasetError, SettingsError
 from distill.labels import Logits, probabilities
 from distill.storage import write_atomically
+from distill.teachers.teacher import open_teacher
 from distill.tokenization import TextTokenizer
 from export.runtime import sessions as runtime
 from export.runtime.sessions import OnnxClassifier
@@ -68,6 +69,12 @@ def test_logits_keep_the_order_of_the_texts_and_do_not_depend_on_company(fp32: O
     turned = fp32.predict_logits(texts[::-1])
     np.testing.assert_allclose(turned, together[::-1], atol=1e-5)
     assert np.ptp(alone, axis=0).min() > 0.1  # else a wrong order would pass
+
+
+def test_the_digest_is_that_of_the_graph_whether_in_a_file_or_in_memory(fp32: OnnxClassifier, tiny_student: Bundle) -> None:
+    content = OnnxClassifier.of_graph(tiny_student.graph("fp32").read_bytes(), tiny_student, threads=1)
+    assert content.digest() == fp32.digest() != OnnxClassifier.open(tiny_student, precision="int8").digest()
+    assert open_teacher((fp32, tiny_student), device="cpu").names[0] == fp32.digest()
 
 
 def test_no_texts_give_no_rows(fp32: OnnxClassifier) -> None:
