@@ -6,7 +6,7 @@ Each gate raises; on failure the bundle is what it was before.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from distill.progress import Reporter, SilentReporter
 from distill.scales import MAX_CALIBRATION_TEXTS, KnownScales, read_scales, scales_text
 from distill.settings import Precision
 from distill.storage import require_writable, write_atomically
-from export.int8.calibration import channel_ranges
+from export.int8.calibration import calibration_split, channel_ranges
 from export.int8.ladder import Baseline, asked_form, first_that_passes
 from export.int8.parity import compare, parity_texts
 from export.int8.quantize import product_inputs, quantize, scales_of_graph
@@ -33,6 +33,9 @@ from export.settings import ExportSettings
 
 if TYPE_CHECKING:
     from distill.models.torch_classifier import TorchClassifier
+
+FEW_TEXTS = 200
+"""Fewer texts than this for the gates are reported: one of them is more than the default budget of macro-F1."""
 
 
 def export_bundle(
@@ -132,21 +135,30 @@ def _proven_graphs(
     reporter.say(
         f"export: fp32 equals PyTorch to {parity.max_abs_diff:.1e} on {parity.num_texts} texts at batches {parity.batch_sizes}"
     )
-    before, fp32_logits = _quality_of(classifier, validation)
+    judged = validation
+    calibrating: Sequence[str] = ()
+    if "int8" in settings.precisions and settings.activations == "fixed":
+        calibrating, judged = calibration_split(validation)
+        reporter.say(f"export: {len(calibrating)} validation texts are for calibration, {len(judged)} for the gates of int8")
+        if len(judged) < FEW_TEXTS:
+            reporter.say(
+                f"export: {len(judged)} texts are few, each is {1 / len(judged):.1%} of a figure; give more with --validation"
+            )
+    before, fp32_logits = _quality_of(classifier, judged)
     graphs: dict[Precision, onnx.ModelProto] = {"fp32": fp32}  # always made: int8 is made of it and measured against it
     quality: dict[Precision, dict[str, Any]] = {"fp32": _said(before, max_abs_diff=parity.max_abs_diff)}
     known: KnownScales = {}
     if "int8" in settings.precisions:
         reporter.say("export: calibrating and quantizing to int8")
-        known = _activation_scales(fp32, bundle, validation, settings, reporter)
-        baseline = Baseline(validation, fp32_logits, before)
+        known = _activation_scales(fp32, bundle, calibrating, settings, reporter)
+        baseline = Baseline(judged, fp32_logits, before)
         graphs["int8"], quality["int8"] = _proven_int8(fp32, known, bundle, baseline, settings, reporter)
     wanted = dict.fromkeys(settings.precisions)
     return {name: graphs[name] for name in wanted}, {name: quality[name] for name in wanted}, known
 
 
 def _activation_scales(
-    fp32: onnx.ModelProto, bundle: Bundle, validation: Dataset, settings: ExportSettings, reporter: Reporter
+    fp32: onnx.ModelProto, bundle: Bundle, texts: Sequence[str], settings: ExportSettings, reporter: Reporter
 ) -> KnownScales:
     """Return the scales that the bundle brings, and calibrate what is missing."""
     if settings.activations == "dynamic":
@@ -159,8 +171,9 @@ def _activation_scales(
     missing = [name for name in names if name not in known]
     if not missing:
         return known
-    ranges = channel_ranges(fp32, missing, texts=validation.texts, tokenizer=bundle.tokenizer())
-    source = f"minimum and maximum over {min(len(validation), MAX_CALIBRATION_TEXTS)} validation texts and their first words"
+    ranges = channel_ranges(fp32, missing, texts=texts, tokenizer=bundle.tokenizer())
+    count = min(len(texts), MAX_CALIBRATION_TEXTS)
+    source = f"minimum and maximum over {count} validation texts, which the gates did not judge, and their first words"
     return known | {name: (scales, source) for name, scales in scales_of_graph(fp32, ranges).items()}
 
 
@@ -185,7 +198,7 @@ def _proven_int8(
     )
     reporter.say(
         f"export: int8 ({passed.rung.name}) macro-F1 {passed.quality.macro_f1:.4f} (fp32 {baseline.quality.macro_f1:.4f}), "
-        f"one label on {passed.agreement:.1%} of the texts"
+        f"one label on {passed.change.agreement:.1%} of the texts"
     )
     return _with_metadata(graph, bundle), _said(passed.quality, target=settings.target, **passed.figures())
 

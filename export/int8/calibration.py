@@ -1,16 +1,44 @@
-"""Which values the inputs of a graph's products take, channel by channel, on real texts."""
+"""Calibration of activations: which texts it may use, and the range of each channel over them."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
+from distill.data import Dataset
 from distill.errors import SettingsError
 from distill.scales import ChannelRange, calibration_texts
 from distill.tokenization import TextTokenizer
+
+ONE_IN = 3
+"""One validation text in so many calibrates."""
+
+
+def calibration_split(validation: Dataset) -> tuple[tuple[str, ...], Dataset]:
+    """Return the texts that calibrate, about a third, and the other texts, on which the gates judge the result.
+
+    The digest of a text decides where it goes. A later export with more or other validation texts therefore never judges
+    int8 on a text that the scales in the bundle were calibrated on.
+
+    Raises:
+        SettingsError: There are fewer than two texts.
+    """
+    if len(validation) < 2:
+        raise SettingsError(
+            f"int8 needs at least 2 validation texts, one to calibrate and one to judge it, got {len(validation)}; "
+            "give more with --validation"
+        )
+    digests = [hashlib.sha256(text.encode()).digest() for text in validation.texts]
+    calibrates = np.array([int.from_bytes(digest) % ONE_IN == 0 for digest in digests])
+    if calibrates.all() or not calibrates.any():  # a handful of texts
+        calibrates = np.arange(len(digests)) == digests.index(min(digests))
+    calibrating, judged = np.flatnonzero(calibrates), np.flatnonzero(~calibrates)
+    return validation.take(calibrating).texts, validation.take(judged)
 
 
 def channel_ranges(

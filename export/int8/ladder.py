@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-from distill.classifier import agreement
 from distill.data import Dataset
 from distill.errors import QualityError
 from distill.evaluation.intervals import wilson_interval
@@ -21,7 +20,7 @@ from distill.labels import Logits, probabilities
 from distill.progress import Reporter
 from distill.scales import INT8_LIMIT, SEVEN_BIT_LIMIT, ChannelRange, InputScales
 from export.int8.invariance import BatchingClassifier, BatchReport, compare_alone_and_in_batches
-from export.int8.parity import require_quality
+from export.int8.parity import Change, change_between, require_quality
 from export.int8.quantize import Quantization, find_products, quantize
 from export.settings import EmbeddingPrecision, ExportSettings
 
@@ -56,7 +55,7 @@ class Attempt:
 
     rung: Rung
     quality: Quality
-    agreement: float
+    change: Change
     by_batch: BatchReport | None
     failure: QualityError | None
 
@@ -66,19 +65,19 @@ class Attempt:
         recall = max(before.per_class[name].recall - after.recall for name, after in self.quality.per_class.items())
         return (
             f"{self.rung.name}: macro-F1 {self.quality.macro_f1 - before.macro_f1:+.4f}, worst recall {-recall:+.4f}, "
-            f"agreement {self.agreement:.4f}, calibration error "
+            f"agreement {self.change.agreement:.4f}, calibration error "
             f"{self.quality.expected_calibration_error - before.expected_calibration_error:+.4f}, moved by batch {by_batch}: "
             f"{'passed' if self.failure is None else self.failure.metric}"
         )
 
     def figures(self) -> dict[str, Any]:
         """Return what the manifest keeps."""
-        interval = wilson_interval(self.agreement, self.quality.num_texts)
+        interval = wilson_interval(self.change.agreement, self.quality.num_texts)
         by_batch = {} if self.by_batch is None else asdict(self.by_batch)
         by_batch.pop("worst_text", None)  # the data does not ship
         by_batch.pop("num_texts", None)
         return {
-            "agreement_with_fp32": self.agreement,
+            "agreement_with_fp32": self.change.agreement,
             "agreement_with_fp32_interval": interval,
             "form": self.rung.name,
             **by_batch,
@@ -173,13 +172,13 @@ def _attempt(rung: Rung, classifier: BatchingClassifier, baseline: Baseline, set
     logits = classifier.predict_logits(texts)
     problem_type, label_ids = baseline.validation.problem_type, baseline.validation.label_ids
     after = evaluate(labels=label_ids, logits=logits, label_names=classifier.labels, problem_type=problem_type)
-    agreed = agreement(logits, baseline.logits, problem_type)
+    change = change_between(baseline.logits, logits, problem_type)
     by_batch = compare_alone_and_in_batches(classifier, texts) if rung.how.activations == "fixed" else None
     failure: QualityError | None = None
     try:
-        require_quality(before=baseline.quality, after=after, agreed=agreed, answers=label_ids.size, settings=settings)
+        require_quality(before=baseline.quality, after=after, change=change, settings=settings)
         if by_batch is not None:
             by_batch.require(settings.batch_tolerance)
     except QualityError as exc:
         failure = exc
-    return Attempt(rung, after, agreed, by_batch, failure)
+    return Attempt(rung, after, change, by_batch, failure)

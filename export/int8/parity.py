@@ -10,7 +10,7 @@ import numpy as np
 from distill.classifier import Classifier, require_same_labels
 from distill.errors import ParityError, QualityError
 from distill.evaluation.metrics import Quality
-from distill.labels import Logits
+from distill.labels import Logits, ProblemType, chosen_labels, probabilities
 from export.settings import ExportSettings
 
 BATCH_SIZES = (1, 2, 7, 32)
@@ -71,32 +71,52 @@ def parity_texts(texts: Sequence[str], *, seed: int = 0) -> list[str]:
     return [*(texts[index] for index in dict.fromkeys(chosen)), " ".join(texts[:200])]
 
 
-def require_quality(
-    *, before: Quality, after: Quality, agreed: float, settings: ExportSettings, answers: int | None = None
-) -> None:
+@dataclass(frozen=True)
+class Change:
+    """How the answers of int8 differ from those of fp32 on the same texts.
+
+    Attributes:
+        agreement: Share (0-1) of texts that get the same label, or all the same labels where a text may have several.
+        mean_probability_change: Largest change of a probability in each text, averaged over the texts.
+    """
+
+    agreement: float
+    mean_probability_change: float
+
+
+def change_between(before: Logits, after: Logits, problem_type: ProblemType) -> Change:
+    """Compare two classifiers' logits, both of shape (texts, labels)."""
+    same = (chosen_labels(before, problem_type) == chosen_labels(after, problem_type)).all(axis=1)
+    moved = np.abs(probabilities(before, problem_type) - probabilities(after, problem_type)).max(axis=1)
+    return Change(float(same.mean()), float(moved.mean()))
+
+
+def require_quality(*, before: Quality, after: Quality, change: Change, settings: ExportSettings) -> None:
     """Raise `QualityError` when int8 lost more than its budget against fp32.
 
-    Up to two texts with another label, or a loss of up to two texts, are never held against it: so few cannot be told
-    from chance, and on a small set they would exceed any budget.
+    Up to two texts with other labels never fail the checks that count labels: so few cannot be told from chance, and on a
+    small set they would exceed any budget. The calibration error is always checked, because probabilities can move while
+    every label stays.
 
     Args:
         before: fp32 figures.
         after: int8 figures on the same texts.
-        agreed: Share of equal answers: texts to which both give the same label, or equal decisions where a text may have
-            several labels.
+        change: How the two differ text by text.
         settings: The budgets.
-        answers: How many answers that is a share of; None is one a text.
     """
-    if round((1 - agreed) * (answers or before.num_texts)) <= 2:
-        return
     two_texts = 2 / before.num_texts
-    _require("macro-F1", before.macro_f1, after.macro_f1, budget=max(settings.budget_f1, two_texts), flag="--budget-f1")
-    for label, figures in before.per_class.items():
-        budget = max(settings.budget_recall, 2 / max(figures.support, 1))
-        _require(f"recall of {label!r}", figures.recall, after.per_class[label].recall, budget=budget, flag="--budget-recall")
+    if round((1 - change.agreement) * before.num_texts) > 2:
+        _require("macro-F1", before.macro_f1, after.macro_f1, budget=max(settings.budget_f1, two_texts), flag="--budget-f1")
+        for label, figures in before.per_class.items():
+            recall, budget = after.per_class[label].recall, max(settings.budget_recall, 2 / max(figures.support, 1))
+            _require(f"recall of {label!r}", figures.recall, recall, budget=budget, flag="--budget-recall")
+        budget = max(1 - settings.min_agreement, two_texts)
+        _require("agreement with fp32", 1.0, change.agreement, budget=budget, flag="--min-agreement")
+    # Texts that cross the edge of a confidence bin move the calibration error, too: with 90 texts by more than 0.03 in one of
+    # twenty exports without fault. In truth it cannot move by more than the probabilities and the labels did.
     gained = after.expected_calibration_error - before.expected_calibration_error
+    gained = min(gained, change.mean_probability_change + 1 - change.agreement)
     _require("calibration", 0.0, -gained, budget=max(settings.budget_ece, two_texts), flag="--budget-ece")
-    _require("agreement with fp32", 1.0, agreed, budget=max(1 - settings.min_agreement, two_texts), flag="--min-agreement")
 
 
 def _require(metric: str, before: float, after: float, *, budget: float, flag: str) -> None:

@@ -25,6 +25,7 @@ from distill.settings import Precision
 from export import pipeline
 from export.graph.fused import FUSED_OPSET
 from export.graph.portable import OPSET
+from export.int8.calibration import calibration_split
 from export.int8.quantize import product_inputs
 from export.pipeline import export_bundle, strip
 from export.runtime.sessions import OnnxClassifier
@@ -80,7 +81,7 @@ def test_graphs_are_sealed_with_how_they_were_made(tiny_student: Bundle, tiny_un
 
 
 def test_graphs_are_sealed_with_their_quality_on_the_validation_texts(tiny_student: Bundle, tiny_splits: Splits) -> None:
-    validation = tiny_splits.validation
+    _, validation = calibration_split(tiny_splits.validation)  # the gates judge what did not calibrate
     labels: dict[str, np.ndarray] = {}
     for precision in ("fp32", "int8"):
         logits = OnnxClassifier.open(tiny_student, precision=precision).predict_logits(validation.texts)
@@ -101,6 +102,20 @@ def test_graphs_are_sealed_with_their_quality_on_the_validation_texts(tiny_stude
     assert int8["probability_change_by_batch"] <= 1e-4
     assert (int8["target"], int8["form"]) == ("portable", "7-bit weights, fixed scales, int8 tables")
     assert "pytorch" in tiny_student.manifest.quality
+
+
+def test_fp32_alone_is_judged_on_all_texts_and_few_texts_are_reported(
+    tiny_unexported: Bundle, copied: Copied, tiny_splits: Splits
+) -> None:
+    listening = Listening()
+    settings = ExportSettings(**FP32_ONLY)
+    exported = export_bundle(copied(tiny_unexported), validation=tiny_splits.validation, settings=settings, reporter=listening)
+    assert exported.manifest.quality["fp32"]["num_texts"] == 100
+    assert not any("few" in said for said in listening.said)
+    both = export_bundle(exported, validation=tiny_splits.validation, reporter=listening)
+    judged = both.manifest.quality["int8"]["num_texts"]
+    assert both.manifest.quality["fp32"]["num_texts"] == judged < 100
+    assert any("few" in said and str(judged) in said and "--validation" in said for said in listening.said)
 
 
 def test_a_graph_alone_tells_how_to_use_it(tiny_student: Bundle) -> None:
@@ -140,7 +155,7 @@ def test_int8_gives_a_text_one_answer_whatever_its_batch_mates(tiny_student: Bun
 def test_the_card_shows_each_graphs_figures(tiny_student: Bundle) -> None:
     card = (tiny_student.path / CARD).read_text(encoding="utf-8")
     for name, quality in tiny_student.manifest.quality.items():
-        assert f"| {name}, validation | 100 | {quality['macro_f1']:.4f} |" in card
+        assert f"| {name}, validation | {quality['num_texts']} | {quality['macro_f1']:.4f} |" in card
 
 
 def test_exporting_twice_gives_the_same_bundle(tiny_student: Bundle, copied: Copied, tiny_splits: Splits) -> None:
@@ -213,9 +228,11 @@ def test_int8_that_lost_a_class_seals_nothing(
     with pytest.raises(QualityError, match="nothing was sealed") as caught:
         export_bundle(bundle, validation=tiny_splits.validation)
     assert caught.value.metric == "macro-F1"
-    # All 100 texts get one label: half of them are right, and macro-F1 is (2/3 + 0) / 2. Two texts are never too many.
-    assert caught.value.after == pytest.approx(1 / 3)
-    assert caught.value.budget == pytest.approx(0.02)
+    # All texts get the first label: its F1 is 2 s / (1 + s) with the share s of texts that have it, the other's is 0.
+    _, judged = calibration_split(tiny_splits.validation)
+    share = float(np.mean(judged.label_ids == 0))
+    assert caught.value.after == pytest.approx(share / (1 + share))
+    assert caught.value.budget == pytest.approx(2 / len(judged))  # two texts are always allowed
     assert contents(bundle) == before
 
 
@@ -365,8 +382,12 @@ def test_scales_that_the_bundle_brings_are_used_and_the_missing_ones_calibrated(
     bundle = copied(tiny_student)
     brought = json.loads((bundle.path / SCALES).read_text())
     names = sorted(brought["inputs"])
+    calibrating, _ = calibration_split(tiny_splits.validation)
     assert names == sorted(product_inputs(onnx.load(bundle.graph("fp32"))))
-    assert brought["inputs"][names[0]]["source"] == "minimum and maximum over 100 validation texts and their first words"
+    assert (
+        brought["inputs"][names[0]]["source"]
+        == f"minimum and maximum over {len(calibrating)} validation texts, which the gates did not judge, and their first words"
+    )
     learned = brought["inputs"][names[0]]
     learned["source"], learned["step"] = "learned", [step * 1.5 for step in learned["step"]]
     del brought["inputs"][names[1]]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from distill.bundle import Bundle
+from distill.data import Dataset
 from distill.errors import SettingsError
 from distill.scales import MAX_CALIBRATION_TEXTS, ChannelRange, calibration_texts
-from export.int8.calibration import channel_ranges
+from export.int8.calibration import calibration_split, channel_ranges
 
 TABLE = np.arange(34 * 2, dtype=np.float32).reshape(34, 2) * [1, -1]  # token i has the channels 2 i and -(2 i + 1)
 
@@ -94,3 +97,33 @@ def test_a_graph_without_products_has_no_ranges(graph: onnx.ModelProto, tiny_tea
 def test_calibrating_with_no_text_is_refused(graph: onnx.ModelProto, tiny_teacher: Bundle) -> None:
     with pytest.raises(SettingsError, match="int8 needs texts to calibrate with"):
         channel_ranges(graph, ["inner"], texts=(), tokenizer=tiny_teacher.tokenizer())
+
+
+def labelled(texts: Sequence[str]) -> Dataset:
+    return Dataset(tuple(texts), np.arange(len(texts)) % 2, ("bad", "good"), "test")
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 90, 900])
+def test_no_text_both_calibrates_and_is_judged(count: int) -> None:
+    validation = labelled([f"text {number}" for number in range(count)])
+    calibrating, judged = calibration_split(validation)
+    assert {*calibrating, *judged.texts} == {*validation.texts}
+    assert len(calibrating) + len(judged) == count
+    assert calibrating
+    assert len(judged) >= 1
+    of = dict(zip(validation.texts, validation.label_ids.tolist(), strict=True))
+    assert [of[text] for text in judged.texts] == judged.label_ids.tolist()
+    if count >= 90:
+        assert len(calibrating) / count == pytest.approx(1 / 3, abs=0.1)
+
+
+def test_a_text_keeps_its_part_when_others_come_and_the_order_changes() -> None:
+    texts = [f"text {number}" for number in range(300)]
+    few, _ = calibration_split(labelled(texts[:90]))
+    many, _ = calibration_split(labelled(texts[::-1]))
+    assert {*few} == {*many} & {*texts[:90]}
+
+
+def test_one_text_cannot_both_calibrate_and_judge() -> None:
+    with pytest.raises(SettingsError, match="--validation"):
+        calibration_split(labelled(["dull"]))

@@ -13,7 +13,7 @@ from distill.errors import ParityError, QualityError, SettingsError
 from distill.evaluation.intervals import wilson_interval
 from distill.evaluation.metrics import ClassQuality, Quality
 from distill.labels import Logits, ProblemType
-from export.int8.parity import BATCH_SIZES, compare, parity_texts, require_quality
+from export.int8.parity import BATCH_SIZES, Change, change_between, compare, parity_texts, require_quality
 from export.settings import ExportSettings
 
 TEXTS = tuple(f"text {index}" for index in range(70))
@@ -121,17 +121,22 @@ def quality(macro_f1: float = 0.9, *, num_texts: int = 1000, **recalls: float) -
     )
 
 
+def changed(agreement: float, *, mean_probability_change: float = 0.0) -> Change:
+    """Return how two classifiers differ that give this share of the texts the same labels."""
+    return Change(agreement, mean_probability_change)
+
+
 BUDGETS = ExportSettings(budget_f1=0.005, budget_recall=0.03, min_agreement=0.97)
 
 
 def test_int8_within_every_budget_passes() -> None:
     after = quality(0.8951, bad=0.871, good=0.95)
-    require_quality(before=quality(0.9), after=after, agreed=0.97, settings=BUDGETS)
+    require_quality(before=quality(0.9), after=after, change=changed(0.97), settings=BUDGETS)
 
 
 def test_a_gain_is_never_too_much() -> None:
     before, after = quality(0.5, bad=0.5, good=0.5), quality(1.0, bad=1.0, good=1.0)
-    require_quality(before=before, after=after, agreed=0.97, settings=BUDGETS)
+    require_quality(before=before, after=after, change=changed(0.97), settings=BUDGETS)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +154,7 @@ def test_each_budget_that_is_overdrawn_is_named(
     after: Quality, agreed: float, metric: str, figures: tuple[float, float, float], flag: str
 ) -> None:
     with pytest.raises(QualityError, match=f"int8 loses .* of {metric} .*{flag}") as caught:
-        require_quality(before=quality(0.9), after=after, agreed=agreed, settings=BUDGETS)
+        require_quality(before=quality(0.9), after=after, change=changed(agreed), settings=BUDGETS)
     error = caught.value
     assert error.metric == metric
     assert (error.before, error.after, error.budget) == pytest.approx(figures)
@@ -158,7 +163,38 @@ def test_each_budget_that_is_overdrawn_is_named(
 
 def test_a_figure_that_is_no_number_does_not_pass() -> None:
     with pytest.raises(QualityError, match="macro-F1"):
-        require_quality(before=quality(), after=replace(quality(), macro_f1=float("nan")), agreed=0.97, settings=BUDGETS)
+        require_quality(
+            before=quality(), after=replace(quality(), macro_f1=float("nan")), change=changed(0.97), settings=BUDGETS
+        )
+
+
+def test_probabilities_that_drift_from_the_truth_fail_although_every_label_stays() -> None:
+    # All 1,000 answers are the same and 0.1 surer of themselves, with 90 % right as before.
+    after = replace(quality(), expected_calibration_error=0.1)
+    with pytest.raises(QualityError) as caught:
+        require_quality(before=quality(), after=after, change=changed(1.0, mean_probability_change=0.1), settings=BUDGETS)
+    assert caught.value.metric == "calibration"
+    assert (caught.value.after, caught.value.budget) == pytest.approx((-0.1, 0.03))
+    assert "--budget-ece" in str(caught.value)
+
+
+def test_texts_that_only_cross_the_edge_of_a_confidence_bin_do_not_fail() -> None:
+    # No probability moved by more than 0.005: a calibration error that grew by 0.04 is an effect of the bins.
+    after = replace(quality(), expected_calibration_error=0.04)
+    require_quality(before=quality(), after=after, change=changed(1.0, mean_probability_change=0.005), settings=BUDGETS)
+
+
+def test_agreement_counts_texts_whose_labels_are_all_the_same() -> None:
+    before = np.float32([[5, 5, -5], [5, -5, -5], [-5, -5, 5], [-5, -5, -5]])
+    after = np.float32([[5, 5, -5], [5, 5, -5], [5, 5, -5], [-5, -5, -5]])  # of 12 decisions 4 differ, in 2 texts
+    assert change_between(before, after, "multi_label_classification").agreement == 0.5
+    assert change_between(before, after, "single_label_classification").agreement == 0.75
+
+
+def test_the_mean_probability_change_is_of_each_texts_largest() -> None:
+    half, three_quarters = [0.0, 0.0], [0.0, float(np.log(3))]  # probabilities 1/2 and 1/2; 1/4 and 3/4
+    change = change_between(np.float32([half, half]), np.float32([three_quarters, half]), "single_label_classification")
+    assert change.mean_probability_change == pytest.approx(0.125)
 
 
 @pytest.mark.parametrize("num_texts", [20, 50, 100, 1000])
@@ -168,13 +204,13 @@ def test_two_texts_that_changed_are_never_held_against_int8(num_texts: int) -> N
     f1_of_loser, f1_of_gainer = 2 * (half - 2) / (2 * half - 2), 2 * half / (2 * half + 2)
     after = quality((f1_of_loser + f1_of_gainer) / 2, num_texts=num_texts, bad=1 - 2 / half, good=1.0)
     before = quality(1.0, num_texts=num_texts, bad=1.0, good=1.0)
-    require_quality(before=before, after=after, agreed=1 - 2 / num_texts, settings=BUDGETS)
+    require_quality(before=before, after=after, change=changed(1 - 2 / num_texts), settings=BUDGETS)
 
 
 def test_three_texts_of_a_small_set_are() -> None:
     before, after = quality(1.0, num_texts=100, bad=1.0, good=1.0), quality(0.97, num_texts=100, bad=0.94, good=1.0)
     with pytest.raises(QualityError, match="macro-F1"):
-        require_quality(before=before, after=after, agreed=0.97, settings=BUDGETS)
+        require_quality(before=before, after=after, change=changed(0.97), settings=BUDGETS)
 
 
 def test_a_budget_that_is_used_up_exactly_is_not_overdrawn() -> None:
@@ -182,7 +218,7 @@ def test_a_budget_that_is_used_up_exactly_is_not_overdrawn() -> None:
     before, after = quality(1.0, num_texts=100, bad=1.0, good=1.0), quality(0.98, num_texts=100, bad=0.96, good=1.0)
     settings = ExportSettings(budget_f1=0.02, budget_recall=0.04, min_agreement=0.96)
     assert 1 - 0.96 > 0.04
-    require_quality(before=before, after=after, agreed=0.96, settings=settings)
+    require_quality(before=before, after=after, change=changed(0.96), settings=settings)
 
 
 @pytest.mark.parametrize(
