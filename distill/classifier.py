@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import DatasetError, SettingsError
-from distill.labels import Logits, ProblemType, chosen_labels, probabilities
+from distill.labels import Logits, ProblemType, task_of
 
 TextInput = str | tuple[str, str]
 
@@ -123,8 +123,7 @@ class Prediction:
 def predict(classifier: Classifier, texts: Sequence[TextInput]) -> list[Prediction]:
     """Label texts, in their order."""
     logits = classifier.predict_logits(texts)
-    shares = probabilities(logits, classifier.problem_type)
-    chosen = chosen_labels(logits, classifier.problem_type)
+    task = task_of(classifier.problem_type)
     return [
         Prediction(
             label=classifier.labels[top],
@@ -132,7 +131,7 @@ def predict(classifier: Classifier, texts: Sequence[TextInput]) -> list[Predicti
             labels=tuple(name for name, given in zip(classifier.labels, gets, strict=True) if given),
             probabilities=dict(zip(classifier.labels, map(float, row), strict=True)),
         )
-        for row, gets, top in zip(shares, chosen, top_labels(logits), strict=True)
+        for row, gets, top in zip(task.probabilities(logits), task.chosen_labels(logits), top_labels(logits), strict=True)
     ]
 
 
@@ -161,9 +160,8 @@ def agreement(first: Logits, second: Logits, problem_type: ProblemType = "single
     """
     if len(first) != len(second) or not len(first):
         raise DatasetError(f"{len(first)} and {len(second)} rows of logits; wanted one row a text in both, at least one")
-    if problem_type == "multi_label_classification":
-        return float((chosen_labels(first, problem_type) == chosen_labels(second, problem_type)).mean())
-    return float((top_labels(first) == top_labels(second)).mean())
+    task = task_of(problem_type)
+    return float(task.equal(task.chosen_labels(first), task.chosen_labels(second)).mean())
 
 
 def require_same_labels(first: Classifier, second: Classifier, *, names: tuple[str, str]) -> None:

@@ -7,8 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from distill.bundle import Bundle
 from distill.cli.bars import reporter_for_terminal
 from distill.cli.reading import recorded_teacher
@@ -17,7 +15,6 @@ from distill.data import Dataset, TextSources, load_splits, texts_not_in
 from distill.errors import SettingsError
 from distill.evaluation.intervals import Bootstrap, Estimate
 from distill.evaluation.proof import PROOF_COLUMNS, proof_cells
-from distill.labels import chosen_labels
 from distill.models.loading import load_bundle
 from distill.progress import Reporter, is_first_process
 from distill.settings import DataSettings, DistillSettings, TrialSettings
@@ -113,13 +110,7 @@ def make_teacher(
 def gain_of(made: Bundle, control: Bundle, judge: Dataset) -> Estimate:
     """Return by how much one teacher's macro-F1 is above another's on the same texts, with a paired interval."""
     bootstrap = Bootstrap(judge.label_ids, num_labels=len(judge.labels), num_seeds=1)
-    scores = [
-        bootstrap.macro_f1(given if judge.label_ids.ndim == 2 else given.argmax(axis=1))
-        for given in (
-            chosen_labels(load_bundle(one).predict_logits(judge.texts), judge.problem_type).astype(np.int64)
-            for one in (made, control)
-        )
-    ]
+    scores = [bootstrap.macro_f1(judge.task.decisions(load_bundle(one).predict_logits(judge.texts))) for one in (made, control)]
     return (scores[0] - scores[1]).estimate()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import DatasetError
-from distill.labels import ProblemType, indicator
+from distill.labels import ProblemType, Task, indicator, task_of_labels
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,12 @@ class Dataset:
     @property
     def problem_type(self) -> ProblemType:
         """Whether a text has one label or several, in Hugging Face's words."""
-        return "single_label_classification" if self.label_ids.ndim == 1 else "multi_label_classification"
+        return self.task.problem_type
+
+    @property
+    def task(self) -> Task:
+        """What a label of these texts means: one per text, or several."""
+        return task_of_labels(self.label_ids)
 
     def fingerprint(self) -> str:
         """Return a digest of the content: texts, their labels by name, and the order."""

@@ -1,8 +1,7 @@
 """Quality figures of a classifier, from its logits and the true labels.
 
-One text has one label or several: true labels are class ids of shape (texts,) or zeros and ones of shape
-(texts, labels), and every function here takes both. scikit-learn computes what it has; calibration and the bootstrap
-interval are ours. Knows no model.
+True labels are class ids, shape (texts,), or zeros and ones, shape (texts, labels). scikit-learn computes precision,
+recall and F1; the calibration error is computed here. Knows no model.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import DatasetError, requires
-from distill.labels import Logits, ProblemType, chosen_labels, indicator, probabilities
+from distill.labels import Logits, ProblemType, task_of_labels
 
 ECE_BINS = 15
 BOOTSTRAP_SAMPLES = 1000
@@ -35,8 +34,9 @@ class ClassQuality:
 class Quality:
     """Figures of one classifier on one set of texts; shares are 0-1.
 
-    With several labels a text, `accuracy` is the share of texts with every label right; calibration, Brier score and
-    negative log-likelihood are then means over all (text, label) decisions.
+    With several labels per text, `accuracy` is the share of texts with every label right, and calibration error, Brier
+    score and negative log-likelihood are means over all (text, label) pairs. The Brier score is the squared distance of the
+    probabilities from the truth: with one label per text it is summed over the labels and is between 0 and 2 (Brier, 1950).
     """
 
     macro_f1: float
@@ -56,8 +56,8 @@ def macro_f1(labels: NDArray[np.int64], logits: Logits) -> float:
         labels: True class ids, shape (texts,), or zeros and ones, shape (texts, labels).
         logits: Shape (texts, labels). A label that neither has nor gets a text counts as F1 0.
     """
-    num_labels = logits.shape[1]
-    true, given = indicator(labels, num_labels), chosen_labels(logits, _problem_type_of(labels))
+    task = task_of_labels(labels)
+    true, given = task.indicator(labels, logits.shape[1]), task.chosen_labels(logits)
     return float(macro_f1_of_counts(hits=(true & given).sum(axis=0), true=true.sum(axis=0), given=given.sum(axis=0)))
 
 
@@ -83,21 +83,22 @@ def evaluate(
     """
     if len(labels) == 0 or len(labels) != len(logits):
         raise DatasetError(f"{len(labels)} labels and {len(logits)} rows of logits; wanted one label a row, at least one")
-    if problem_type != _problem_type_of(labels):
-        several = "several labels" if labels.ndim == 2 else "one label"
-        raise DatasetError(f"the classifier is for {problem_type}, but the data has {several} a text; use data of its task")
+    task = task_of_labels(labels)
+    if problem_type != task.problem_type:
+        raise DatasetError(f"the classifier is for {problem_type}, but the data has {task.labels_per_text} per text")
     with requires("measuring quality"):
         from sklearn.metrics import precision_recall_fscore_support
-    true, given = indicator(labels, len(label_names)), chosen_labels(logits, problem_type)
+    true, given = task.indicator(labels, len(label_names)), task.chosen_labels(logits)
     precision, recall, f1, support = precision_recall_fscore_support(true, given, average=None, zero_division=0)
-    shares = probabilities(logits, problem_type)
+    right = task.equal(true, given)
+    squares = (task.probabilities(logits).astype(np.float64) - true) ** 2
     return Quality(
         macro_f1=float(np.mean(f1)),
         macro_f1_interval=macro_f1_interval(true, given, seed=seed),
-        accuracy=float((true == given).all(axis=1).mean()),
-        expected_calibration_error=expected_calibration_error(labels, shares),
-        brier_score=brier_score(labels, shares),
-        negative_log_likelihood=negative_log_likelihood(labels, logits),
+        accuracy=float(right.all(axis=1).mean()),
+        expected_calibration_error=expected_calibration_error(task.confidences(logits), right),
+        brier_score=float(squares.sum() / right.size),
+        negative_log_likelihood=task.negative_log_likelihood(labels, logits),
         per_class={
             name: ClassQuality(float(p), float(r), float(f), int(s))
             for name, p, r, f, s in zip(label_names, precision, recall, f1, support, strict=True)
@@ -119,46 +120,18 @@ def confusion_matrix(labels: NDArray[np.int64], given: NDArray[np.int64], *, num
     return counts
 
 
-def expected_calibration_error(labels: NDArray[np.int64], shares: Logits) -> float:
-    """Return how far confidence and accuracy are apart, weighted by answers, over 15 equal bins of confidence.
+def expected_calibration_error(confidences: NDArray[np.floating[Any]], correct: NDArray[np.bool_]) -> float:
+    """Return the gap between confidence and accuracy, averaged over 15 equal bins of confidence, weighted by decisions.
 
-    Guo et al., 2017, "On Calibration of Modern Neural Networks", equation 3. With several labels a text every
-    (text, label) decision is an answer; its confidence is that of the side it took, from 0.5.
+    Guo et al., 2017, "On Calibration of Modern Neural Networks", equation 3.
 
     Args:
-        labels: True class ids, shape (texts,), or zeros and ones, shape (texts, labels).
-        shares: Probabilities, shape (texts, labels).
+        confidences: Probability of the answer given in each decision, of any shape.
+        correct: Whether the answer is right; same shape.
     """
-    if labels.ndim == 2:
-        confidence = np.maximum(shares, 1 - shares).ravel()
-        correct = ((shares >= 0.5) == labels.astype(bool)).ravel()
-    else:
-        confidence = shares.max(axis=1)
-        correct = shares.argmax(axis=1) == labels
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    gaps = np.bincount(bins, weights=confidence - correct, minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / len(confidence))
-
-
-def brier_score(labels: NDArray[np.int64], shares: Logits) -> float:
-    """Return the mean squared distance of the probabilities from the truth.
-
-    With one label a text, summed over the labels of a text, so from 0 to 2 (Brier, 1950); with several, the mean over
-    all decisions, from 0 to 1.
-    """
-    squares = (shares.astype(np.float64) - indicator(labels, shares.shape[1])) ** 2
-    return float(squares.mean() if labels.ndim == 2 else squares.sum(axis=1).mean())
-
-
-def negative_log_likelihood(labels: NDArray[np.int64], logits: Logits) -> float:
-    """Return the mean surprise at the truth, in nats: per text, or per decision with several labels a text.
-
-    From the logits, not the probabilities: those round to 0 in float32, whose logarithm is infinite.
-    """
-    exact = logits.astype(np.float64)
-    if labels.ndim == 2:
-        return float(np.logaddexp(0, np.where(labels == 1, -exact, exact)).mean())
-    return float((np.logaddexp.reduce(exact, axis=1) - exact[np.arange(len(labels)), labels]).mean())
+    bins = np.clip(np.ceil(confidences * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    gaps = np.bincount(bins.ravel(), weights=(confidences - correct).ravel(), minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / correct.size)
 
 
 def macro_f1_interval(true: NDArray[np.bool_], given: NDArray[np.bool_], *, seed: int) -> tuple[float, float]:
@@ -195,7 +168,3 @@ def macro_f1_of_counts(*, hits: NDArray[Any], true: NDArray[Any], given: NDArray
 def retention(*, student_macro_f1: float, teacher_macro_f1: float) -> float:
     """Return the share of the teacher's macro-F1 that the student keeps."""
     return student_macro_f1 / teacher_macro_f1 if teacher_macro_f1 else 0.0
-
-
-def _problem_type_of(labels: NDArray[np.int64]) -> ProblemType:
-    return "multi_label_classification" if labels.ndim == 2 else "single_label_classification"

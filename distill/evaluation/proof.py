@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from distill.data import Dataset
 from distill.evaluation.intervals import Bootstrap, Estimate
 from distill.evaluation.metrics import Quality, evaluate
-from distill.labels import Logits, chosen_labels
+from distill.labels import Logits
 
 Verdict = Literal["helped", "did not help", "cannot be told"]
 
@@ -189,7 +189,7 @@ def proof_cells(report: ProofReport) -> list[list[str]]:
 
 
 def _arm_report(runs: Sequence[Run], data: Dataset, teacher: Logits, bootstrap: Bootstrap) -> ArmReport:
-    answers, reference = _answers(runs, data), _decisions(teacher, data)
+    answers, reference = _answers(runs, data), data.task.decisions(teacher)
     qualities = [_quality(run.logits, data) for run in runs]
     score = bootstrap.macro_f1(answers)
     return ArmReport(
@@ -220,13 +220,7 @@ def _quality(logits: Logits, data: Dataset) -> Quality:
 
 
 def _answers(runs: Sequence[Run], data: Dataset) -> NDArray[np.int64]:
-    return np.stack([_decisions(run.logits, data) for run in runs])
-
-
-def _decisions(logits: Logits, data: Dataset) -> NDArray[np.int64]:
-    """Return class ids, shape (texts,), or zeros and ones, shape (texts, labels), as the labels of the data are."""
-    given = chosen_labels(logits, data.problem_type)
-    return given.astype(np.int64) if data.label_ids.ndim == 2 else given.argmax(axis=1)
+    return np.stack([data.task.decisions(run.logits) for run in runs])
 
 
 def _calibration(figures: Quality | ArmReport) -> list[str]:

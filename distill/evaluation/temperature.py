@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.evaluation.metrics import negative_log_likelihood
-from distill.labels import Logits
+from distill.labels import Logits, task_of_labels
 
 _LARGEST_LOG_TEMPERATURE = 3.0
 
@@ -22,7 +21,7 @@ def fit_temperature(logits: Logits, labels: NDArray[np.int64]) -> float:
     """
 
     def surprise(log_temperature: float) -> float:
-        return negative_log_likelihood(labels, logits / np.float32(np.exp(log_temperature)))
+        return task_of_labels(labels).negative_log_likelihood(labels, logits / np.float32(np.exp(log_temperature)))
 
     low, high = -_LARGEST_LOG_TEMPERATURE, _LARGEST_LOG_TEMPERATURE
     golden = (5**0.5 - 1) / 2
@@ -49,7 +48,7 @@ def fitted_temperature(label_ids: NDArray[np.int64], logits: Logits) -> float:
     golden = (np.sqrt(5) - 1) / 2
 
     def loss(logarithm: float) -> float:
-        return negative_log_likelihood(label_ids, (logits / np.exp(logarithm)).astype(np.float32))
+        return task_of_labels(label_ids).negative_log_likelihood(label_ids, (logits / np.exp(logarithm)).astype(np.float32))
 
     for _ in range(40):
         left, right = high - golden * (high - low), low + golden * (high - low)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from distill.bundle import WEIGHTS, Bundle
 from distill.classifier import Classifier, Ensemble, digest_of
 from distill.errors import SettingsError, TeacherError
-from distill.labels import Logits, ProblemType, chosen_labels, indicator
+from distill.labels import Logits, ProblemType, task_of_labels
 from distill.models.devices import chosen_device, on_device
 from distill.models.loading import load_bundle
 from distill.models.static_network import StaticClassifier
@@ -144,12 +144,11 @@ def require_useful_teacher(*, logits: Logits, label_ids: NDArray[np.int64], labe
         TeacherError: It is not worth learning from; the message says why and what to do.
     """
     several = label_ids.ndim == 2
-    true = indicator(label_ids, len(labels))
-    given = chosen_labels(logits, "multi_label_classification" if several else "single_label_classification")
+    task = task_of_labels(label_ids)
+    true, given = task.indicator(label_ids, len(labels)), task.chosen_labels(logits)
     hits = _hits(true, given, several=several)
     answers = true.size if several else len(true)
-    counts = true.sum(axis=0)
-    majority = float(np.maximum(counts, len(true) - counts).sum() if several else counts.max()) / answers
+    majority = task.majority_accuracy(true)
     accuracy = float(np.trace(hits)) / answers
     order, most = _best_order(hits)
     best = most / answers

@@ -14,7 +14,7 @@ from distill.bundle import Bundle
 from distill.classifier import Classifier, mean_logits
 from distill.data import Dataset
 from distill.errors import SettingsError
-from distill.labels import Logits, ProblemType, probabilities
+from distill.labels import Logits, ProblemType, task_of
 from distill.losses.objective import distillation_objective, fine_tuning_objective
 from distill.models.devices import Compute, using_threads
 from distill.models.families import set_dropout
@@ -221,10 +221,7 @@ def _soft_targets(
 
 def _warn_if_one_hot(logits: Logits, temperature: float, problem_type: ProblemType) -> None:
     """Soft targets that are one-hot teach what the hard labels already say."""
-    shares = probabilities(logits / temperature, problem_type)
-    several = problem_type == "multi_label_classification"
-    top = np.maximum(shares, 1 - shares) if several else shares.max(axis=1)
-    if np.median(top) > 1 - 1e-4:
+    if np.median(task_of(problem_type).confidences(logits / temperature)) > 1 - 1e-4:
         logger.warning(
             "at temperature %g the softened targets are one-hot to within 1e-4 on most texts, so they teach no more than "
             "the labels; raise --temperature",

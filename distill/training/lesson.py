@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from distill.classifier import mean_logits
 from distill.data import Dataset, SeenTexts
 from distill.errors import SettingsError
-from distill.labels import Logits, ProblemType, chosen_labels, probabilities
+from distill.labels import Logits, ProblemType, task_of
 from distill.losses.term import UNLABELLED
 from distill.models.devices import Compute
 from distill.progress import Reporter
@@ -165,11 +165,10 @@ def sure_of(
         agreed: Pass only texts that every teacher gives the same labels.
         temperature: Divides the logits before they become probabilities; above 1 for teachers that are too sure.
     """
-    shares = probabilities(mean_logits(answers) / np.float32(temperature), problem_type)
-    several = problem_type == "multi_label_classification"
-    confidence = np.maximum(shares, 1 - shares).min(axis=1) if several else shares.max(axis=1)
-    passed: NDArray[np.bool_] = confidence >= min_confidence
+    task = task_of(problem_type)
+    confidences = task.confidences(mean_logits(answers) / np.float32(temperature))
+    passed: NDArray[np.bool_] = confidences.min(axis=1) >= min_confidence
     if agreed:
-        given = np.stack([chosen_labels(logits, problem_type) for logits in answers])
+        given = np.stack([task.chosen_labels(logits) for logits in answers])
         passed = passed & (given == given[0]).all(axis=(0, 2))
     return passed

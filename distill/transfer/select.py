@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from distill.data import Dataset, limited
 from distill.errors import DatasetError
 from distill.evaluation.metrics import macro_f1, macro_f1_interval
-from distill.labels import Logits, chosen_labels, indicator
+from distill.labels import Logits, indicator, task_of_labels
 from distill.models.devices import chosen_device, chosen_mixed_precision, on_device, using_threads
 from distill.models.loading import load_pretrained
 from distill.progress import Reporter, SilentReporter
@@ -254,8 +254,7 @@ def linear_probe(
     for learnt, held_out in dealt.split(features, label_ids if label_ids.ndim == 1 else None):
         head = fit_head(features[learnt], label_ids[learnt], num_labels=num_labels, strength=PROBE_STRENGTH)
         logits[held_out] = head.logits(features[held_out])
-    problem = "single_label_classification" if label_ids.ndim == 1 else "multi_label_classification"
-    true, given = indicator(label_ids, num_labels), chosen_labels(logits, problem)  # type: ignore[arg-type]
+    true, given = indicator(label_ids, num_labels), task_of_labels(label_ids).chosen_labels(logits)
     return Probe(macro_f1(label_ids, logits), macro_f1_interval(true, given, seed=seed), logits)
 
 

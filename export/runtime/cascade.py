@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.bundle import Bundle, CascadeEntry
-from distill.classifier import Classifier, TextInput, digest_of, require_same_labels, top_labels
+from distill.classifier import Classifier, TextInput, digest_of, require_same_labels
 from distill.errors import BundleError, DatasetError, SettingsError
 from distill.evaluation.temperature import fit_temperature
-from distill.labels import Logits, ProblemType, chosen_labels, probabilities
+from distill.labels import Logits, ProblemType, task_of
 
 Member = Literal["student", "fallback"]
 OnAnswer = Callable[[Member, int, float], object]
@@ -143,12 +143,8 @@ def confidences(logits: Logits, problem_type: ProblemType) -> NDArray[np.float32
 
     Where a text may have several labels, that of the least sure decision.
     """
-    shares = probabilities(logits, problem_type)
-    if problem_type == "multi_label_classification":
-        sure: NDArray[np.float32] = np.maximum(shares, 1 - shares).min(axis=1)
-        return sure
-    top: NDArray[np.float32] = shares.max(axis=1)
-    return top
+    sure: NDArray[np.float32] = task_of(problem_type).confidences(logits).min(axis=1)
+    return sure
 
 
 def choose_threshold(
@@ -199,8 +195,6 @@ def choose_threshold(
 
 def _answers_differ(first: Logits, second: Logits, problem_type: ProblemType) -> NDArray[np.bool_]:
     """Return which texts are given other labels, shape (texts,)."""
-    if problem_type == "multi_label_classification":
-        other: NDArray[np.bool_] = (chosen_labels(first, problem_type) != chosen_labels(second, problem_type)).any(axis=1)
-        return other
-    differs: NDArray[np.bool_] = top_labels(first) != top_labels(second)
-    return differs
+    task = task_of(problem_type)
+    same = task.equal(task.chosen_labels(first), task.chosen_labels(second))
+    return np.logical_not(same.all(axis=1))

@@ -20,6 +20,8 @@ from distill.labels import (
     label_names_of,
     probabilities,
     require_single_label,
+    task_of,
+    task_of_labels,
 )
 
 
@@ -115,7 +117,51 @@ def test_no_texts_have_no_probabilities() -> None:
         assert probabilities(np.empty((0, 3), np.float32), problem_type).shape == (0, 3)
 
 
+SINGLE, MULTI = task_of("single_label_classification"), task_of("multi_label_classification")
+TRUE_IDS, TRUE_TABLE = np.array([0, 2, 2]), np.array([[1, 0, 1], [0, 0, 0]])
+
+
+def test_labels_say_by_their_axes_which_task_they_belong_to() -> None:
+    assert task_of_labels(TRUE_IDS) is SINGLE
+    assert task_of_labels(TRUE_TABLE) is MULTI
+    assert task_of("regression").decisions(logits([1, 2])).tolist() == [1]
+
+
+def test_decisions_are_written_as_the_labels_are() -> None:
+    values = logits([3, 1, 2], [-1, -2, -3])
+    assert SINGLE.decisions(values).tolist() == [0, 0]
+    assert MULTI.decisions(values).tolist() == [[1, 1, 1], [0, 0, 0]]
+    assert MULTI.decisions(logits([0.0])).tolist() == [[1]]  # a probability of exactly 0.5 is enough
+    assert SINGLE.chosen_labels(values).tolist() == [[True, False, False]] * 2
+
+
+def test_an_indicator_keeps_the_axes_before_the_texts() -> None:
+    runs = np.stack([TRUE_IDS, TRUE_IDS[::-1]])
+    assert SINGLE.indicator(runs, 3).shape == (2, 3, 3)
+    assert SINGLE.indicator(runs, 3)[1].argmax(axis=1).tolist() == [2, 2, 0]
+    assert MULTI.indicator(TRUE_TABLE, 3).tolist() == [[True, False, True], [False] * 3]
+
+
+def test_answers_are_compared_by_text_or_by_label() -> None:
+    first = SINGLE.indicator(TRUE_IDS, 3)
+    assert SINGLE.equal(first, SINGLE.indicator(np.array([0, 1, 2]), 3)).tolist() == [[True], [False], [True]]
+    second = MULTI.indicator(np.array([[1, 1, 1], [0, 0, 0]]), 3)
+    assert MULTI.equal(MULTI.indicator(TRUE_TABLE, 3), second).tolist() == [[True, False, True], [True] * 3]
+
+
+def test_confidence_is_the_probability_of_the_answer_given() -> None:
+    values = logits([math.log(3), 0], [0, math.log(9)])
+    assert SINGLE.confidences(values) == pytest.approx(np.array([[0.75], [0.9]]))
+    assert MULTI.confidences(-values) == pytest.approx(np.array([[0.75, 0.5], [0.5, 0.9]]))  # of a no, too
+
+
+def test_the_majority_answer_is_a_label_or_a_yes_or_no_for_each() -> None:
+    assert SINGLE.majority_accuracy(SINGLE.indicator(TRUE_IDS, 3)) == pytest.approx(2 / 3)
+    # Labels are true in 1, 0 and 1 of 2 texts: 1, 2 and 1 of the answers are right.
+    assert MULTI.majority_accuracy(MULTI.indicator(TRUE_TABLE, 3)) == pytest.approx(4 / 6)
+
+
 def test_a_job_for_one_label_refuses_the_others() -> None:
     require_single_label("single_label_classification", "export")
-    with pytest.raises(SettingsError, match="export works for single_label_classification; this classifier is regression"):
+    with pytest.raises(SettingsError, match=r"export.*regression"):
         require_single_label("regression", "export")

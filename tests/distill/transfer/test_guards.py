@@ -13,9 +13,8 @@ from distill.bundle import Bundle
 from distill.data import Dataset, Splits
 from distill.errors import SettingsError
 from distill.evaluation.intervals import Estimate
-from distill.evaluation.metrics import expected_calibration_error, negative_log_likelihood
+from distill.evaluation.metrics import evaluate
 from distill.evaluation.temperature import fitted_temperature
-from distill.labels import probabilities
 from distill.models.loading import load_bundle
 from distill.training.fine_tuning import fit_carried
 from distill.transfer.guards import (
@@ -136,11 +135,9 @@ def test_the_bundle_is_calibrated_and_says_by_what(tiny_teacher: Bundle, tiny_sp
     before = load_bundle(tiny_teacher).predict_logits(validation.texts)
     after = load_bundle(Bundle.open(bundle.path)).predict_logits(validation.texts)
     np.testing.assert_allclose(after * temperature, before, atol=0.05)  # one epoch at almost no rate changed nothing else
-    assert negative_log_likelihood(noisy, after) < negative_log_likelihood(noisy, before)
-    errors = [
-        expected_calibration_error(noisy, probabilities(logits, "single_label_classification")) for logits in (before, after)
-    ]
-    assert errors[1] < errors[0]
+    was, now = (evaluate(labels=noisy, logits=logits, label_names=validation.labels) for logits in (before, after))
+    assert now.negative_log_likelihood < was.negative_log_likelihood
+    assert now.expected_calibration_error < was.expected_calibration_error
 
 
 def test_calibrating_scales_the_head_alone(tiny_teacher: Bundle) -> None:
