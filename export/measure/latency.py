@@ -7,6 +7,7 @@ kept. A percentile is given only where there are samples enough for it.
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,9 @@ MIN_SAMPLES_P99 = 662
 NOISY_SPREAD = 0.25
 PROBE_TIMEOUT_S = 300.0
 PROBE_TEXTS = 200
+WARMUP_CALLS = 5
+SETTLED = 0.9
+"""A classifier is warm when a repetition takes more than this share of the fastest one before it."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +110,11 @@ def measure_latency(
     rounds: dict[str, list[tuple[float, ...]]] = {name: [] for name in classifiers}
     with (reporter or SilentReporter()).task("latency", settings.rounds * len(classifiers)) as advance:
         for round_number in range(settings.rounds):
-            chosen = _turn_of(texts, round_number, settings.texts_per_round)
+            calls = [[text] for text in _turn_of(texts, round_number, settings.texts_per_round)]
             for name, classifier in classifiers.items():
-                _warm_up(classifier, chosen, settings.warmup_s if round_number == 0 else settings.warmup_s / 10, clock)
-                rounds[name].append(tuple(_timed_ms(classifier, [text], clock) for text in chosen))
+                seconds = settings.warmup_s if round_number == 0 else settings.warmup_s / 10
+                _warm_up(classifier, calls, seconds, clock, is_first=round_number == 0)
+                rounds[name].append(tuple(_timed_ms(classifier, call, clock) for call in calls))
                 advance(1)
     return {name: Latency(tuple(samples)) for name, samples in rounds.items()}
 
@@ -129,7 +134,7 @@ def measure_throughput(
             chosen = _turn_of(texts, round_number, settings.throughput_texts)
             batches = [chosen[start : start + settings.batch_size] for start in range(0, len(chosen), settings.batch_size)]
             for name, classifier in classifiers.items():
-                _warm_up(classifier, batches[0], settings.warmup_s / 2, clock)
+                _warm_up(classifier, batches, settings.warmup_s / 2, clock, is_first=round_number == 0)
                 taken_ms = sum(_timed_ms(classifier, batch, clock) for batch in batches)
                 rates[name].append(len(chosen) / taken_ms * 1000)
                 advance(1)
@@ -204,11 +209,17 @@ def _turn_of(texts: Sequence[str], round_number: int, count: int) -> list[str]:
     return [texts[index % len(texts)] for index in range(start, start + count)]
 
 
-def _warm_up(classifier: Classifier, texts: Sequence[str], seconds: float, clock: Callable[[], float]) -> None:
-    until = clock() + seconds
-    while clock() < until:
-        for text in texts[:5]:
-            classifier.predict_logits([text])
+def _warm_up(
+    classifier: Classifier, calls: Sequence[Sequence[str]], seconds: float, clock: Callable[[], float], *, is_first: bool
+) -> None:
+    """Answer the kind of calls that will be timed, for this many seconds; the first time also until that is no faster.
+
+    What is made on first use (a second session, threads, caches) is different for single texts and for batches.
+    """
+    until, fastest, settled = clock() + seconds, math.inf, not is_first
+    while seconds and (clock() < until or not settled):
+        taken = sum(_timed_ms(classifier, call, clock) for call in calls[:WARMUP_CALLS])
+        settled, fastest = settled or taken > SETTLED * fastest, min(taken, fastest)
 
 
 def _timed_ms(classifier: Classifier, texts: Sequence[str], clock: Callable[[], float]) -> float:

@@ -85,6 +85,39 @@ def test_warming_up_is_not_measured_and_is_shorter_after_the_first_round() -> No
     assert 13 <= len(asked) <= 14
 
 
+class SecondSession(Timed):
+    """Takes a second more for its first call of several texts, as a runtime does that loads a session for them."""
+
+    is_loaded = False
+
+    def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
+        if len(texts) > 1 and not self.is_loaded:
+            self._clock.now += 1
+            self.is_loaded = True
+        return super().predict_logits(texts)
+
+
+def test_what_only_batches_load_is_loaded_before_the_first_timed_batch() -> None:
+    clock = Clock()
+    settings = BenchSettings(batch_size=2, throughput_texts=4, throughput_rounds=3, warmup_s=0.1)
+    rates = measure_throughput({"one": SecondSession("one", clock, [])}, ["10"], settings, clock=clock)
+    assert rates["one"] == pytest.approx((100, 100, 100))  # 10 ms a text
+
+
+def test_a_first_warm_up_goes_on_until_calls_are_no_longer_faster() -> None:
+    clock = Clock()
+    taken = iter([80.0, 60.0, 40.0, 20.0, 10.0, 10.0])
+
+    class Warming(Timed):
+        def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
+            self._factor = next(taken, 10.0)
+            return super().predict_logits(texts)
+
+    settings = BenchSettings(rounds=2, texts_per_round=1, warmup_s=0.001)
+    found = measure_latency({"one": Warming("one", clock, [])}, ["1"], settings, clock=clock)
+    assert found["one"].rounds_ms == (pytest.approx((10,)), pytest.approx((10,)))
+
+
 def test_measuring_with_no_text_is_refused() -> None:
     with pytest.raises(SettingsError, match="no text to measure with"):
         measure_latency({}, [], BenchSettings())
