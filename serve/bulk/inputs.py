@@ -1,4 +1,4 @@
-"""Parquet, CSV and JSONL files, local or behind an fsspec URL: finding them, what columns they have, opening them.
+"""Parquet, CSV and JSONL files, local or behind an fsspec URL: find them, read their columns, open them.
 
 Knows nothing of models or of what is written.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -23,6 +24,9 @@ with requires("bulk scoring"):
 CHUNK_ROWS = 2_048
 """Rows read and answered at a time."""
 
+Record = tuple[int, dict[str, Any]]
+"""The line a row begins on, from 1, and its columns."""
+
 _EDGE_BYTES = 64 * 1024
 _BEGINNING_CHARS = 200
 _KINDS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -30,7 +34,14 @@ _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 class BadRow(NamedTuple):
-    """A row that cannot be labelled: where it stands, why, and how it begins."""
+    """A row that cannot be labelled.
+
+    Attributes:
+        line: Its line or row, from 1.
+        reason: Why.
+        begins: The beginning of its text.
+        place: Its index among the texts of its part; None when it could not be read.
+    """
 
     line: int
     reason: str
@@ -39,7 +50,7 @@ class BadRow(NamedTuple):
 
 
 def beginning(text: object) -> str:
-    """Return how a bad row's text begins, fit to be written."""
+    """Return the beginning of a bad row's text, as valid UTF-8."""
     if text is None:
         return ""
     return str(text)[:_BEGINNING_CHARS].encode(errors="backslashreplace").decode()
@@ -50,12 +61,12 @@ class InputFile:
     """One input file.
 
     Attributes:
-        url: Where it is.
-        name: What rows are known by: its path below what the user named.
-        kind: How it is read.
-        size_bytes: As it is stored.
-        fingerprint: Of its size, beginning and end.
-        num_rows: Where the file says so itself.
+        url: Its location.
+        name: Its path below the input the user named; the output refers to it by this name.
+        kind: Its format.
+        size_bytes: Its size as stored.
+        fingerprint: Digest of its size, beginning and end.
+        num_rows: Its rows; None when the format does not say.
     """
 
     url: str
@@ -65,20 +76,24 @@ class InputFile:
     fingerprint: str
     num_rows: int | None = None
 
+    def error(self, problem: str) -> DatasetError:
+        """Return the error that this file has a problem."""
+        return DatasetError(f"{self.name}{problem}", path=self.name)
+
 
 def find_inputs(inputs: Sequence[str]) -> list[InputFile]:
-    """Return the files of what the user named: files, folders (all below them) or patterns, in a fixed order.
+    """Return the files behind paths, folders (all files below them) or patterns, in a fixed order.
 
     Raises:
-        DatasetError: One is not there, or of no known kind.
+        DatasetError: One does not exist, or has an unknown format.
     """
-    found = [source for each in inputs for source in _sources_of(each)]
+    found = [source for each in inputs for source in _files_of(each)]
     if not found:
-        raise DatasetError(f"no input: {', '.join(inputs) or 'nothing was named'} holds no file ending in {', '.join(_KINDS)}")
+        raise DatasetError(f"no input: {', '.join(inputs) or '--input'} has no file ending in {', '.join(_KINDS)}")
     return found
 
 
-def _sources_of(named: str) -> Iterator[InputFile]:
+def _files_of(named: str) -> Iterator[InputFile]:
     try:
         fs, path = fsspec.core.url_to_fs(named)
         if any(sign in path for sign in "*?["):
@@ -88,7 +103,7 @@ def _sources_of(named: str) -> Iterator[InputFile]:
         else:
             paths, root = [path], str(PurePosixPath(path).parent)
         for each in paths:
-            yield _source_of(fs, each, root)
+            yield _file_of(fs, each, root)
     except (OSError, ImportError, ValueError) as exc:
         if isinstance(exc, DatasetError):
             raise
@@ -108,28 +123,26 @@ def _kind_of(path: str) -> str | None:
     return None if kind == "parquet" and plain != path.lower() else kind
 
 
-def _source_of(fs: Any, path: str, root: str) -> InputFile:
+def _file_of(fs: Any, path: str, root: str) -> InputFile:
     kind = _kind_of(path)
     if kind is None:
-        raise DatasetError(f"{path}: cannot tell its kind; wanted a name ending in {', '.join(_KINDS)}", path=path)
+        raise DatasetError(f"{path}: unknown format; the name must end in {', '.join(_KINDS)}", path=path)
     size = int(fs.info(path)["size"])
     with fs.open(path, "rb") as file:
         digest = hashlib.sha256(f"{size}".encode() + file.read(_EDGE_BYTES))
         file.seek(max(0, size - _EDGE_BYTES))
         digest.update(file.read(_EDGE_BYTES))
-    name = path.removeprefix(root).lstrip("/") or PurePosixPath(path).name
-    url = fs.unstrip_protocol(path)
-    rows = None
-    if kind == "parquet":
-        with opened_parquet(url, name) as table:
-            rows = table.metadata.num_rows
-    return InputFile(url, name, kind, size, digest.hexdigest(), rows)
+    name, url = path.removeprefix(root).lstrip("/") or PurePosixPath(path).name, fs.unstrip_protocol(path)
+    if kind != "parquet":
+        return InputFile(url, name, kind, size, digest.hexdigest())
+    with opened_parquet(url, name) as table:
+        return InputFile(url, name, kind, size, digest.hexdigest(), table.metadata.num_rows)
 
 
 def kept_schema(sources: Sequence[InputFile], settings: ScoreSettings) -> pa.Schema:
-    """Return names and types of the kept columns, and require the text column; what every file must agree with.
+    """Return names and types of the kept columns, and require the text column. All files must agree.
 
-    Parquet files are all looked at; of the others the first, whose first rows decide.
+    Every Parquet file is checked; of other formats only the first file, whose first rows decide.
 
     Raises:
         DatasetError: A column is missing or not text, or two files disagree.
@@ -138,10 +151,9 @@ def kept_schema(sources: Sequence[InputFile], settings: ScoreSettings) -> pa.Sch
     for source in sources[1:]:
         found = _schema_of(source, settings) if source.kind == "parquet" else schema
         if found != schema:
-            raise DatasetError(
-                f"{source.name} has columns {_spelled(found)}, {sources[0].name} before it {_spelled(schema)}; "
-                "files of one job must agree: score them apart",
-                path=source.name,
+            raise source.error(
+                f" has columns {_spelled(found)}, but {sources[0].name} has {_spelled(schema)}; "
+                "all files of a job must have the same columns: score them separately"
             )
     return schema
 
@@ -157,17 +169,9 @@ def _schema_of(source: InputFile, settings: ScoreSettings) -> pa.Schema:
         _require_names(source, schema.names, settings)
         kind = schema.field(settings.text_column).type
         if not _is_text(kind):
-            raise DatasetError(
-                f"{source.name}: column {settings.text_column!r} is {kind}, wanted text; name another with --text-column",
-                path=source.name,
-            )
+            raise source.error(f": column {settings.text_column!r} is {kind}, wanted text; use --text-column")
         return pa.schema([pa.field(name, schema.field(name).type) for name in settings.kept])
-    records = []
-    with opened_lines(source) as lines:
-        for _, record in records_of(source, lines, settings, []):
-            records.append(record)
-            if len(records) == CHUNK_ROWS:
-                break
+    records = [record for _, record in islice(records_of(source, settings, []), CHUNK_ROWS)]
     if records and source.kind == "jsonl":
         _require_names(source, list(dict.fromkeys(name for record in records for name in record)), settings)
     return pa.schema([pa.field(name, _type_of(source, name, records)) for name in settings.kept])
@@ -177,7 +181,7 @@ def _type_of(source: InputFile, name: str, records: Sequence[dict[str, Any]]) ->
     try:
         kind = pa.array([record.get(name) for record in records]).type
     except pa.ArrowException as exc:
-        raise DatasetError(f"{source.name}: column {name!r} holds values of several kinds: {exc}", path=source.name) from exc
+        raise source.error(f": column {name!r} has values of several types: {exc}") from exc
     return pa.string() if pa.types.is_null(kind) else kind
 
 
@@ -192,41 +196,44 @@ def _require_names(source: InputFile, present: Sequence[str], settings: ScoreSet
         for name in names:
             if present.count(name) != 1:
                 seen = ", ".join(map(repr, present)) or "none"
-                how = "has no column" if name not in present else "has more than one column"
-                raise DatasetError(f"{source.name} {how} {name!r}; it has {seen}: see {flag}", path=source.name)
+                how = "has more than one column" if name in present else "has no column"
+                raise source.error(f" {how} {name!r}; its columns are {seen}: check {flag}")
 
 
 def opened_parquet(url: str, name: str) -> Any:
-    """Open a Parquet file; raises `DatasetError` where it is not a whole one."""
+    """Open a Parquet file; raises `DatasetError` when it is damaged or truncated."""
     path = url.removeprefix("file://")
     try:
-        # A local file without Python in between, in small reads: a row group may hold all rows.
+        # pyarrow reads a local file itself, in small reads: a row group may hold all rows.
         file = path if path != url else fsspec.open(url, "rb").open()
         return pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False)
     except (pa.ArrowException, OSError) as exc:
         raise DatasetError(f"{name} is not a whole Parquet file: {exc}", path=name) from exc
 
 
-def opened_lines(source: InputFile) -> Any:
-    """Open a text file, whatever it is compressed with."""
-    return fsspec.open(source.url, "rb", compression="infer")
+def records_of(source: InputFile, settings: ScoreSettings, malformed: list[BadRow]) -> Iterator[Record]:
+    """Yield the records of a CSV or JSONL file, compressed or not; rows that cannot be read go to `malformed`.
 
+    Raises:
+        DatasetError: The file ends in the middle of a row, or has no header or no such column.
+    """
+    with fsspec.open(source.url, "rb", compression="infer") as file:
+        lines = _Lines(source, file)
 
-def records_of(
-    source: InputFile, file: Any, settings: ScoreSettings, malformed: list[BadRow]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line and record; rows that cannot be read go to `malformed`, unless the file ends in the middle of one."""
-    lines = _Lines(source, file)
+        def leave_out(error: DatasetError) -> None:
+            where = f"{source.name}:{error.line}: "
+            if not lines.last.endswith("\n"):
+                raise source.error(f":{error.line}: the file ends in the middle of a row; copy it again")
+            malformed.append(BadRow(error.line or 0, str(error).removeprefix(where), beginning(lines.last)))
 
-    def leave_out(error: DatasetError) -> None:
-        if not lines.whole:
-            raise DatasetError(
-                f"{source.name}:{error.line}: the file ends in the middle of a row; copy it again", path=source.name
+        if source.kind != "jsonl":
+            delimiter = "\t" if source.kind == "tsv" else ","
+            header, records = csv_records(
+                source.name, lines, delimiter=delimiter, max_field_chars=settings.max_text_chars, on_bad_row=leave_out
             )
-        reason = str(error).removeprefix(f"{source.name}:{error.line}: ")
-        malformed.append(BadRow(error.line or 0, reason, beginning(lines.last)))
-
-    if source.kind == "jsonl":
+            _require_names(source, header, settings)
+            yield from records
+            return
         for line, content in enumerate(lines, start=1):
             if content.strip():
                 try:
@@ -235,36 +242,19 @@ def records_of(
                     leave_out(error)
                 else:
                     yield line, record
-        return
-    header, records = csv_records(
-        source.name,
-        lines,
-        delimiter="\t" if source.kind == "tsv" else ",",
-        max_field_chars=settings.max_text_chars,
-        on_bad_row=leave_out,
-    )
-    _require_names(source, header, settings)
-    yield from records
 
 
 class _Lines:
-    """Lines of a file, and whether the last one had its end."""
+    """The lines of a file; `last` is the one that was read last, with its line end where it has one."""
 
     def __init__(self, source: InputFile, file: Any) -> None:
-        self._source = source
-        self._lines = text_lines(file)
+        self._source, self._file = source, file
         self.last = ""
 
-    @property
-    def whole(self) -> bool:
-        return self.last.endswith("\n")
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
+    def __iter__(self) -> Iterator[str]:
         try:
-            self.last = next(self._lines)
+            for line in text_lines(self._file):
+                self.last = line
+                yield line
         except (EOFError, OSError) as exc:
-            raise DatasetError(f"cannot read {self._source.name} to its end: {exc}", path=self._source.name) from exc
-        return self.last
+            raise self._source.error(f": cannot read the file to its end: {exc}") from exc

@@ -1,7 +1,7 @@
 """The runner for a Ray cluster: Ray Data reads the files as a stream of parts and labels them in a pool of actors.
 
-Parts, bytes and names are those of one machine: the workers run the same functions. What a lost actor or node was working
-on is done again by another; what it had written is only written over with the same bytes.
+Workers run the same functions as on one machine, so names and bytes of the parts are the same. The part of a lost actor or
+node is scored again by another one, which overwrites a written file with the same bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,48 +33,40 @@ with requires("scoring on a Ray cluster"):
     from ray.data import ActorPoolStrategy, DataContext
     from ray.exceptions import RayError
 
-# An actor computes on one processor; the rest of that is for the tasks that read.
+# An actor computes on one processor; the rest of it is for the tasks that read.
 _ACTOR_CPUS, _READER_CPUS = 0.9, 0.05
-# Of every process on the cluster: an actor is one thread, so that as many actors as processors oversubscribe nothing.
+# In every process on the cluster: an actor is one thread, and there are as many actors as processors.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-# Smaller than a part, so that each is a block of its own and goes to whichever actor is free.
+# Smaller than any part, so that each part is its own block and goes to whichever actor is free.
 _BLOCK_BYTES = 1
 
 
-@dataclass(frozen=True)
-class RayRunner:
-    """Runs a job on a cluster.
+def run_on_ray(job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
+    """Score the parts that are not done, and yield each when it is written.
 
-    Attributes:
-        address: Of the cluster; "auto" for the one this machine is in, "local" for one that lives as long as the job.
+    `job.settings.ray` is the address of the cluster; "auto" is the one this machine belongs to, "local" starts one for the job.
+
+    Raises:
+        ClusterError: The cluster cannot be reached, is lost, or its workers write where this process cannot see it.
+        PotstillError: A worker failed with it.
     """
-
-    address: str
-
-    def __call__(self, job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
-        """Make the parts that are not done and yield each when it is written.
-
-        Raises:
-            ClusterError: The cluster cannot be reached, went away, or its workers write where this process cannot see it.
-            PotstillError: What a worker ran into.
-        """
-        with _said_plainly(), _quiet(), _connected(self.address, workers=job.settings.workers):
-            for row in _dataset(job, done).iter_rows():
-                finished: Finished = row["finished"]
-                for name, (size, _) in finished.part.files.items():
-                    if not job.output.has(name, size):
-                        raise ClusterError(
-                            f"a worker wrote {name}, which is not in {job.output.url} as seen from here; "
-                            "give an output that all machines share, or a URL"
-                        )
-                yield finished
+    with _plain_errors(), _quiet(), _connected(job.settings.ray or "auto", workers=job.settings.workers):
+        for row in _dataset(job, done).iter_rows():
+            finished: Finished = row["finished"]
+            for name, (size, _) in finished.part.files.items():
+                if not job.output.has(name, size):
+                    raise ClusterError(
+                        f"a worker wrote {name}, but this machine does not see it in {job.output.url}; "
+                        "use an output that all machines share, or a URL"
+                    )
+            yield finished
 
 
 def _dataset(job: Job, done: frozenset[str]) -> Any:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = _BLOCK_BYTES
-    shipped = ray.put({name: (job.bundle.path / name).read_bytes() for name in _needed(job)})
+    shipped = ray.put({name: (job.bundle.path / name).read_bytes() for name in (*job.bundle.manifest.files, MANIFEST)})
     present = max(1, int(ray.cluster_resources().get("CPU", 1)))
     most = job.settings.workers or present
     numbers = ray.data.from_items(
@@ -91,11 +83,6 @@ def _dataset(job: Job, done: frozenset[str]) -> Any:
         compute=ActorPoolStrategy(min_size=min(present, most), max_size=most),
         num_cpus=_ACTOR_CPUS,
     )
-
-
-def _needed(job: Job) -> list[str]:
-    """Return the files that a worker opens and checks: all that the manifest lists, and the manifest."""
-    return [*job.bundle.manifest.files, MANIFEST]
 
 
 def _read(batch: Mapping[str, np.ndarray], *, job: Job, done: frozenset[str]) -> Iterator[dict[str, np.ndarray]]:
@@ -119,15 +106,15 @@ class _Worker:
 
 
 def unpacked(files: Mapping[str, bytes]) -> Bundle:
-    """Return a bundle on this node made of its files, each checked against its sha256; the node's actors share the folder.
+    """Write a bundle's files to a folder that the actors of this node share, open it and check every sha256.
 
     Raises:
-        BundleError: What arrived is not what was sent.
+        BundleError: A file differs from its sha256.
     """
     digest = hashlib.sha256(files[MANIFEST]).hexdigest()
     folder = Path(tempfile.gettempdir()) / f"potstill-{os.getuid()}-{digest[:32]}"
     if not (folder / MANIFEST).is_file():
-        for name, content in files.items():  # the manifest last; two actors write the same
+        for name, content in files.items():  # the manifest last; two actors write the same bytes
             write_atomically(folder / name, content)
     return Bundle.open(folder)
 
@@ -140,12 +127,12 @@ def _boxed(value: object) -> np.ndarray:
 
 @contextmanager
 def _connected(address: str, *, workers: int | None) -> Iterator[None]:
-    """Join a cluster for the length of the block, or start one; a connection that is there already is used and kept."""
+    """Join or start a cluster for the length of the block; an existing connection is used and kept."""
     if ray.is_initialized():
         yield
         return
     _require_answer(address)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would report to its makers
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no usage reports
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # on stderr, beside our own lines
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": _ONE_THREAD}}
     folder = None
@@ -163,7 +150,7 @@ def _connected(address: str, *, workers: int | None) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what Ray Data says of its plans and its memory out of the terminal; it stands in its log files."""
+    """Keep Ray Data's messages out of the terminal; they are still in its log files."""
     console = [each for each in logging.getLogger("ray.data").handlers if isinstance(each, logging.StreamHandler)]
     levels = [each.level for each in console]
     for each in console:
@@ -176,7 +163,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _require_answer(address: str) -> None:
-    """Refuse an address where nobody listens; Ray itself would try for a minute and then end the process."""
+    """Refuse an address where nothing listens; Ray would try for a minute and then end the process."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return
@@ -187,8 +174,8 @@ def _require_answer(address: str) -> None:
 
 
 @contextmanager
-def _said_plainly() -> Iterator[None]:
-    """Turn what Ray raises into what a worker raised, or into a `ClusterError`."""
+def _plain_errors() -> Iterator[None]:
+    """Raise the `PotstillError` behind an error of Ray, or a `ClusterError`."""
     try:
         yield
     except (RayError, ConnectionError, RuntimeError) as exc:
@@ -200,6 +187,5 @@ def _said_plainly() -> Iterator[None]:
                 raise cause from None
             cause = getattr(cause, "cause", None) or cause.__cause__
         raise ClusterError(
-            f"the cluster cannot go on: {str(exc).strip().splitlines()[-1]}; finished parts are kept, "
-            "run the same command again"
+            f"the cluster failed: {str(exc).strip().splitlines()[-1]}; finished parts are kept: run the same command again"
         ) from exc

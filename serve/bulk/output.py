@@ -1,7 +1,7 @@
-"""The output folder: parts, the quarantine, and the manifest that says which of them count.
+"""The output folder: parts, the quarantine, and the manifest that lists the finished parts.
 
-A part counts when the manifest lists it. Files go in whole: beside and renamed on a disk, in one put behind a URL; the
-manifest is replaced after the parts that it lists. It holds nothing that differs between two runs of one job.
+Only a part that the manifest lists is finished. Writes are atomic: a local file is renamed into place, a file behind a URL
+is one put. The manifest is replaced after the parts it lists, and two runs of one job write the same manifest.
 """
 
 from __future__ import annotations
@@ -19,60 +19,55 @@ from typing import Any
 from distill.errors import SettingsError, StorageError, requires
 from distill.storage import write_atomically, writing_to
 from serve.bulk.parts import PartName
-from serve.bulk.scoring import ScoredPart
+from serve.bulk.scoring import Figures, ScoredPart
 from serve.bulk.settings import QUARANTINE
 
 with requires("bulk scoring"):
     import fsspec
+    from fsspec.implementations.local import LocalFileSystem
 
 SCHEMA = 1
 MANIFEST = "_manifest.json"
-"""With an underscore, so that readers of a Parquet folder pass it over."""
+"""With an underscore, so that readers of a Parquet folder ignore it."""
 
-# Writing the manifest of a job of many parts may take this share of the time.
 _MANIFEST_SHARE = 0.05
+"""Share of the run time that rewriting the manifest may take."""
 
 
 @dataclass(frozen=True)
-class Committed:
-    """A part as the manifest has it: what it holds, and its files' sizes and digests."""
+class Committed(Figures):
+    """A part as the manifest lists it: its counts, and the size and sha256 of each of its files."""
 
-    num_rows: int
-    num_bad: int
-    labels: dict[str, int]
-    score_sum: float
-    num_cut: int
     files: dict[str, tuple[int, str]]
 
 
 class Output:
-    """A folder that parts are written to, by any number of workers; one process at a time keeps its manifest."""
+    """A folder that any number of workers write parts to; one process at a time writes its manifest."""
 
     def __init__(self, url: str) -> None:
-        """Name a folder, local or behind an fsspec URL."""
+        """Use a folder, local or behind an fsspec URL."""
         self.url = url
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as exc:
             raise SettingsError(f"cannot write to {url}: {exc}") from exc
-        self._local = Path(self._root) if "file" in _protocols(self._fs) else None
+        self._local = Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
 
-    def write_part(self, part: ScoredPart) -> Committed:
+    def write_part(self, name: PartName, part: ScoredPart) -> Committed:
         """Write the files of a part, the quarantine first.
 
         Raises:
             StorageError: They cannot be written.
         """
         files: dict[str, tuple[int, str]] = {}
-        named = ((f"{QUARANTINE}/{part.name}.parquet", part.quarantine), (f"{part.name}.parquet", part.answers))
-        for name, content in named:
+        for path, content in ((f"{QUARANTINE}/{name}.parquet", part.quarantine), (f"{name}.parquet", part.answers)):
             if content is not None:
-                self._write(name, content)
-                files[name] = len(content), hashlib.sha256(content).hexdigest()
-        return Committed(part.num_rows, part.num_bad, part.labels, part.score_sum, part.num_cut, files)
+                self._write(path, content)
+                files[path] = len(content), hashlib.sha256(content).hexdigest()
+        return Committed(**vars(part.figures), files=files)
 
     def read_manifest(self) -> dict[str, Any] | None:
-        """Return what the manifest says; None where there is none yet."""
+        """Return the manifest; None when there is none yet."""
         try:
             content = self._fs.cat_file(f"{self._root}/{MANIFEST}")
         except FileNotFoundError:
@@ -82,7 +77,7 @@ class Output:
         try:
             values = json.loads(content)
             if values.pop("sha256") != hashlib.sha256(_spelled(values)).hexdigest():
-                raise ValueError("its sha256 is not its own")
+                raise ValueError("its sha256 does not match")
         except (ValueError, KeyError, AttributeError, TypeError) as exc:
             raise StorageError(f"{self.url}/{MANIFEST} is damaged ({exc}); remove it to score everything again") from exc
         return dict(values)
@@ -92,21 +87,22 @@ class Output:
         self._write(MANIFEST, _spelled({**values, "sha256": hashlib.sha256(_spelled(values)).hexdigest()}))
 
     def has(self, name: str, size: int) -> bool:
-        """Return whether a file is there in this size."""
+        """Return whether a file exists and has this size."""
         try:
             return bool(self._fs.info(f"{self._root}/{name}")["size"] == size)
         except OSError:
             return False
 
-    def names(self) -> list[str]:
-        """Return the names of everything that stands in the folder."""
+    def foreign_file(self) -> str | None:
+        """Return the name of a file in the folder that no job writes; None when there is none."""
         try:
-            return sorted(path.removeprefix(self._root).lstrip("/") for path in self._fs.find(self._root))
+            names = sorted(path.removeprefix(self._root).lstrip("/") for path in self._fs.find(self._root))
         except OSError:
-            return []
+            return None
+        return next((name for name in names if not _may_be_ours(name)), None)
 
     def sweep(self) -> None:
-        """Remove what killed writers left beside their files."""
+        """Remove temporary files of killed writers."""
         if self._local is not None and self._local.is_dir():
             for left in self._local.rglob(".*.tmp"):
                 left.unlink(missing_ok=True)
@@ -121,89 +117,88 @@ class Output:
 
 
 class Ledger:
-    """Which parts are done, and the manifest that says so."""
+    """The finished parts of a job, and the manifest that lists them."""
 
     def __init__(self, output: Output, job: Mapping[str, Any]) -> None:
-        """Take up the job where an earlier run left it; `complete` says that it left nothing to do.
+        """Continue the job where an earlier run stopped; `complete` means that nothing is left to do.
 
         Raises:
-            SettingsError: The folder holds another job's parts, or files of somebody else.
+            SettingsError: The folder holds the parts of another job, or other files.
             StorageError: It cannot be written, or its manifest is damaged.
         """
         self._output = output
         self._job = dict(job)
-        self._done: dict[str, Committed] = {}
+        self._parts: dict[str, Committed] = {}
         self.complete = False
         self._next_write = 0.0
         manifest = output.read_manifest()
         if manifest is None:
-            strangers = [name for name in output.names() if not _may_be_ours(name)]
-            if strangers:
-                raise SettingsError(f"{output.url} is not empty and holds no job: {strangers[0]}; choose another folder")
+            foreign = output.foreign_file()
+            if foreign is not None:
+                raise SettingsError(f"{output.url} is not empty and holds no job: {foreign}; choose another folder")
             self.commit(complete=False)
         else:
             self._require_same(manifest)
-            self._done = {name: Committed(**entry) for name, entry in manifest["parts"].items() if self._is_there(entry)}
-            self.complete = manifest["complete"] and len(self._done) == len(manifest["parts"])
+            for name, entry in manifest["parts"].items():
+                if all(output.has(file, size) for file, (size, _) in entry["files"].items()):
+                    self._parts[name] = Committed(**entry)
+            self.complete = manifest["complete"] and len(self._parts) == len(manifest["parts"])
         output.sweep()
 
     @property
     def done(self) -> frozenset[str]:
-        """Names of the parts that are written and listed."""
-        return frozenset(self._done)
+        """Names of the finished parts."""
+        return frozenset(self._parts)
 
     @property
     def num_rows(self) -> int:
-        """Rows of the parts that are done, bad ones included."""
-        return sum(part.num_rows + part.num_bad for part in self._done.values())
+        """Rows of the finished parts, bad ones included."""
+        return sum(part.num_rows + part.num_bad for part in self._parts.values())
 
     def add(self, name: PartName, part: Committed) -> None:
-        """Note a part that is written; the manifest follows, at the latest with the next one that finds it worth it."""
-        self._done[str(name)] = part
+        """Record a written part; the manifest is rewritten now or after a later part, as often as its share of time allows."""
+        self._parts[str(name)] = part
         if time.monotonic() >= self._next_write:
             self.commit(complete=False)
 
-    def commit(self, *, complete: bool) -> dict[str, Any]:
-        """Write the manifest and return what it says."""
+    def commit(self, *, complete: bool) -> None:
+        """Write the manifest."""
         started = time.monotonic()
-        parts = {name: vars(self._done[name]) for name in sorted(self._done)}
-        values = {"schema": SCHEMA, "complete": complete, "job": self._job, "totals": self.totals(), "parts": parts}
-        self._output.write_manifest(values)
+        parts = {name: vars(part) for name, part in self._parts.items()}
+        self._output.write_manifest(
+            {"schema": SCHEMA, "complete": complete, "job": self._job, "totals": self.totals(), "parts": parts}
+        )
         ended = time.monotonic()
         self._next_write = ended + (ended - started) / _MANIFEST_SHARE
-        return values
 
     def totals(self) -> dict[str, Any]:
         """Return counts over all parts, and the mean score."""
-        parts = [self._done[name] for name in sorted(self._done)]
+        parts = self._parts.values()
         rows = sum(part.num_rows for part in parts)
         labels: Counter[str] = Counter()
         for part in parts:
             labels.update(part.labels)
-        mean = math.fsum(part.score_sum for part in parts) / rows if rows else None
         return {
             "num_rows": rows,
             "num_bad": sum(part.num_bad for part in parts),
             "num_cut": sum(part.num_cut for part in parts),
             "labels": dict(sorted(labels.items())),
-            "mean_score": mean,
+            # fsum is exact, so the order in which parts finish does not matter.
+            "mean_score": math.fsum(part.score_sum for part in parts) / rows if rows else None,
         }
 
-    def _is_there(self, entry: Mapping[str, Any]) -> bool:
-        return all(self._output.has(name, size) for name, (size, _) in entry["files"].items())
-
     def _require_same(self, manifest: Mapping[str, Any]) -> None:
+        url = self._output.url
         if manifest.get("schema") != SCHEMA:
             raise SettingsError(
-                f"{self._output.url} was written with schema {manifest.get('schema')!r}, this version has {SCHEMA}; "
-                "choose another folder"
+                f"{url} was written with schema {manifest.get('schema')!r}, this version writes {SCHEMA}; choose another folder"
             )
         theirs, ours = manifest["job"], json.loads(_spelled(self._job))
         for name in sorted({*theirs, *ours}):
             if theirs.get(name) != ours.get(name):
                 raise SettingsError(
-                    f"{self._output.url} holds the parts of another job: its {name} is {_short(theirs.get(name))}, "
-                    f"this one's {_short(ours.get(name))}; choose another folder, or remove that one"
+                    f"{url} holds the parts of another job: its {name} is {_short(theirs.get(name))}, "
+                    f"this job's is {_short(ours.get(name))}; choose another folder, or remove that one"
                 )
 
 
@@ -215,10 +210,6 @@ def _may_be_ours(name: str) -> bool:
 def _short(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 120 else f"{text[:117]}..."
-
-
-def _protocols(fs: Any) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
 def _spelled(values: Mapping[str, Any]) -> bytes:

@@ -1,7 +1,4 @@
-"""Rows cut into parts that are the same at every run.
-
-Where a part begins and ends depends on the rows alone, so that a part can be made again, anywhere, to the byte.
-"""
+"""Cut rows into parts. Part boundaries depend only on the rows, so that any machine can produce the same part again."""
 
 from __future__ import annotations
 
@@ -11,18 +8,18 @@ from typing import Any, NamedTuple
 
 from distill.data.files import values_of
 from distill.errors import DatasetError, requires
-from serve.bulk.inputs import CHUNK_ROWS, BadRow, InputFile, beginning, opened_lines, opened_parquet, records_of
+from serve.bulk.inputs import CHUNK_ROWS, BadRow, InputFile, Record, beginning, opened_parquet, records_of
 from serve.bulk.settings import ScoreSettings
 
 with requires("bulk scoring"):
     import pyarrow as pa
 
 PART_BYTES = 32 * 2**20
-"""Text of a part, about: longer texts make parts of fewer rows, so that memory stays flat."""
+"""Characters of text after which a part ends: long texts make parts of fewer rows, so that memory stays flat."""
 
 
 class PartName(NamedTuple):
-    """Which part: number of the file, and of the part in it."""
+    """Number of the input file, and number of the part in it."""
 
     source: int
     number: int
@@ -37,10 +34,10 @@ class RawPart:
 
     Attributes:
         name: Which part.
-        texts: The text column, whatever it holds.
-        lines: Row or line of each, from 1.
-        kept: The kept columns, as many rows.
-        malformed: Rows that could not even be read.
+        texts: Values of the text column, of any type.
+        lines: Row or line of each text, from 1.
+        kept: The kept columns, in batches; together they have as many rows as there are texts.
+        malformed: Rows that could not be read.
     """
 
     name: PartName
@@ -51,20 +48,30 @@ class RawPart:
 
     @property
     def num_rows(self) -> int:
-        """Rows of any kind."""
+        """All rows, malformed ones included."""
         return len(self.texts) + len(self.malformed)
+
+
+class Chunk(NamedTuple):
+    """Rows that are read, and later answered, together; the fields are those of `RawPart`."""
+
+    texts: list[Any]
+    lines: list[int]
+    kept: list[pa.RecordBatch]
+    malformed: list[BadRow]
 
 
 def raw_parts(
     source: InputFile, number: int, schema: pa.Schema, settings: ScoreSettings, *, done: frozenset[str] = frozenset()
 ) -> Iterator[RawPart]:
-    """Yield the parts of a file, in order, holding one in memory; those that are done are passed over.
+    """Yield the parts of a file in order, one in memory at a time; skip those named in `done`.
 
     Raises:
-        DatasetError: The file is cut, or no longer as it was.
+        DatasetError: The file is truncated, or has changed.
     """
     part, size = RawPart(PartName(number, 0)), 0
-    for chunk in _chunks(source, schema, settings, settings.part_rows):
+    chunks = _parquet_chunks if source.kind == "parquet" else _text_chunks
+    for chunk in chunks(source, schema, settings, min(CHUNK_ROWS, settings.part_rows)):
         part.texts += chunk.texts
         part.lines += chunk.lines
         part.kept += chunk.kept
@@ -78,76 +85,74 @@ def raw_parts(
         yield part
 
 
-def _chunks(source: InputFile, schema: pa.Schema, settings: ScoreSettings, part_rows: int) -> Iterator[RawPart]:
-    rows = min(CHUNK_ROWS, part_rows)
-    if source.kind == "parquet":
-        yield from _parquet_chunks(source, schema, settings, rows)
-        return
-    chunk, records = RawPart(PartName(0, 0)), []
-    with opened_lines(source) as lines:
-        for line, record in records_of(source, lines, settings, chunk.malformed):
-            chunk.lines.append(line)
-            chunk.texts.append(record.get(settings.text_column))
-            records.append(record)
-            if chunk.num_rows >= rows:
-                yield _with_kept(chunk, records, schema)
-                chunk.malformed.clear()
-                chunk, records = RawPart(PartName(0, 0), malformed=chunk.malformed), []
-    if chunk.num_rows:
-        yield _with_kept(chunk, records, schema)
+def _text_chunks(source: InputFile, schema: pa.Schema, settings: ScoreSettings, rows: int) -> Iterator[Chunk]:
+    records: list[Record] = []
+    malformed: list[BadRow] = []
+    for record in records_of(source, settings, malformed):
+        records.append(record)
+        if len(records) + len(malformed) >= rows:
+            yield _chunk_of(records, malformed, schema, settings.text_column)
+            records.clear()
+            malformed.clear()
+    if records or malformed:
+        yield _chunk_of(records, malformed, schema, settings.text_column)
 
 
-def _with_kept(chunk: RawPart, records: list[dict[str, Any]], schema: pa.Schema) -> RawPart:
-    """Return the chunk with its kept columns; a row whose value is not of its column's type is a bad one."""
-    try:
-        kept = [_batch_of(records, schema)]
-        lines, texts, malformed = chunk.lines, chunk.texts, list(chunk.malformed)
-    except (pa.ArrowException, TypeError, OverflowError):
-        kept, lines, texts, malformed = [], [], [], list(chunk.malformed)
-        for line, text, record in zip(chunk.lines, chunk.texts, records, strict=True):
-            try:
-                kept.append(_batch_of([record], schema))
-            except (pa.ArrowException, TypeError, OverflowError) as exc:
-                malformed.append(BadRow(line, f"a kept column is not what it was in the first rows: {exc}", beginning(text)))
-            else:
-                lines.append(line)
-                texts.append(text)
-    return RawPart(chunk.name, texts, lines, kept, malformed)
+def _chunk_of(records: list[Record], malformed: list[BadRow], schema: pa.Schema, text_column: str) -> Chunk:
+    """Return a chunk of these records; one with a value that is not of its column's type is a bad row."""
+    chunk = Chunk([], [], [], list(malformed))
+
+    def add(records: Sequence[Record]) -> None:
+        try:
+            kept = _batch_of(
+                [pa.array([record.get(each.name) for _, record in records], each.type) for each in schema], schema, len(records)
+            )
+        except (pa.ArrowException, TypeError, OverflowError) as exc:
+            if len(records) > 1:
+                for each in records:
+                    add([each])
+                return
+            [(line, record)] = records
+            reason = f"a kept column does not have the type of the first rows: {exc}"
+            chunk.malformed.append(BadRow(line, reason, beginning(record.get(text_column))))
+        else:
+            chunk.kept.append(kept)
+            chunk.lines.extend(line for line, _ in records)
+            chunk.texts.extend(record.get(text_column) for _, record in records)
+
+    if records:
+        add(records)
+    return chunk
 
 
-def _batch_of(records: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
-    arrays = [pa.array([record.get(each.name) for record in records], each.type) for each in schema]
-    # A column that is always there, so that a batch without kept columns still has rows.
-    return pa.RecordBatch.from_arrays([*arrays, pa.nulls(len(records))], [*schema.names, ""])
+def _batch_of(columns: Sequence[pa.Array], schema: pa.Schema, rows: int) -> pa.RecordBatch:
+    # One column more, without a name: a batch has a length even where no column is kept.
+    return pa.RecordBatch.from_arrays([*columns, pa.nulls(rows)], [*schema.names, ""])
 
 
-def _parquet_chunks(source: InputFile, schema: pa.Schema, settings: ScoreSettings, rows: int) -> Iterator[RawPart]:
+def _parquet_chunks(source: InputFile, schema: pa.Schema, settings: ScoreSettings, rows: int) -> Iterator[Chunk]:
     wanted = list(dict.fromkeys((settings.text_column, *settings.kept)))
     line = 1
     try:
         with opened_parquet(source.url, source.name) as table:
             for batch in _of_equal_size(table.iter_batches(batch_size=rows, columns=wanted, use_threads=False), rows):
-                texts = values_of(batch.column(settings.text_column))
-                arrays = [batch.column(name) for name in schema.names]
-                kept = pa.RecordBatch.from_arrays([*arrays, pa.nulls(len(texts))], [*schema.names, ""])
-                yield RawPart(PartName(0, 0), texts, list(range(line, line + len(texts))), [kept])
-                line += len(texts)
+                kept = _batch_of([batch.column(name) for name in schema.names], schema, len(batch))
+                yield Chunk(values_of(batch.column(settings.text_column)), [*range(line, line + len(batch))], [kept], [])
+                line += len(batch)
     except (pa.ArrowException, OSError, KeyError) as exc:
         if isinstance(exc, DatasetError):
             raise
-        raise DatasetError(f"{source.name} is not a whole Parquet file any more: {exc}", path=source.name) from exc
+        raise DatasetError(f"{source.name} is no longer a whole Parquet file: {exc}", path=source.name) from exc
 
 
 def _of_equal_size(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    """Cut batches anew: row groups and versions of the reader cut them in ways of their own."""
+    """Yield batches of `rows` rows: where the reader cuts depends on row groups and on its version."""
     waiting: list[pa.RecordBatch] = []
-    count = 0
     for batch in batches:
         waiting.append(batch)
-        count += len(batch)
-        while count >= rows:
+        while sum(map(len, waiting)) >= rows:
             table = pa.Table.from_batches(waiting)
             yield table.slice(0, rows).combine_chunks().to_batches()[0]
-            waiting, count = table.slice(rows).to_batches(), count - rows
-    if count:
+            waiting = table.slice(rows).to_batches()
+    if any(map(len, waiting)):
         yield pa.Table.from_batches(waiting).combine_chunks().to_batches()[0]

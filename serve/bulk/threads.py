@@ -14,9 +14,9 @@ from serve.bulk.work import Finished, Job, make_part
 
 
 def run_in_threads(job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
-    """Make the parts that are not done and yield each when it is written.
+    """Score the parts that are not done, and yield each when it is written.
 
-    One graph on one thread a call, shared by all threads, each with a part of its own: products are never split.
+    All threads share one session, which runs each call on one thread: no matrix multiplication is split.
     """
     classifier = OnnxClassifier.open(job.bundle, precision=job.precision, threads=1, verify=False)
 
@@ -30,14 +30,14 @@ def run_in_threads(job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
         for number, source in enumerate(job.sources):
             for raw in raw_parts(source, number, job.schema, job.settings, done=done):
                 working.add(pool.submit(make, raw))
-                # One part more than workers: read while they work, never far ahead.
+                # One part more than there are workers: read while they work, but never far ahead.
                 while len(working) > workers:
                     ended, working = wait(working, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in ended)
         while working:
             ended, working = wait(working, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in ended)
-    except PotstillError:  # what the others are working on is whole, and kept
+    except PotstillError:  # the parts that other threads are working on are complete, and kept
         wait(working)
         yield from (future.result() for future in working if future.exception() is None)
         raise

@@ -29,14 +29,14 @@ _VERSIONS = ("potstill", "onnxruntime", "tokenizers", "numpy", "pyarrow")
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done.
+    """What one run has to do.
 
     Attributes:
-        bundle: Opened and verified.
-        precision: Which graph.
+        bundle: The bundle, opened and verified.
+        precision: Which of its graphs.
         sources: The input files.
-        schema: Of the kept columns.
-        output: Where the parts go.
+        schema: Schema of the kept columns.
+        output: Where the parts are written.
         settings: What is read and written.
     """
 
@@ -48,7 +48,7 @@ class Job:
     settings: ScoreSettings
 
     def identity(self) -> dict[str, Any]:
-        """Return what must be the same for two runs to make one result; no paths, only names and digests."""
+        """Return everything that decides the result, as names and digests without paths; two runs of one job agree in it."""
         kept_out = {"workers", "ray", "price_per_hour", "precision"}
         return {
             "bundle": bundle_digest(self.bundle),
@@ -67,10 +67,10 @@ class Finished:
     """A part that a worker has written.
 
     Attributes:
-        name: Which.
-        part: What it holds.
-        worker: Who made it.
-        seconds: How long that took.
+        name: Which part.
+        part: Its counts and files.
+        worker: Name of the worker.
+        seconds: How long the worker took.
     """
 
     name: PartName
@@ -78,32 +78,31 @@ class Finished:
     worker: str
     seconds: float
 
-
-def make_part(raw: RawPart, *, job: Job, classifier: OnnxClassifier, worker: str) -> Finished:
-    """Label a part and write it: what every worker does, wherever it is."""
-    started = time.monotonic()
-    name = job.sources[raw.name.source].name
-    scored = score_part(
-        raw,
-        classifier=classifier,
-        source_name=name,
-        schema=job.schema,
-        settings=job.settings,
-    )
-    return Finished(raw.name, job.output.write_part(scored), worker, time.monotonic() - started)
+    @property
+    def num_rows(self) -> int:
+        """Rows of the part, bad ones included."""
+        return self.part.num_rows + self.part.num_bad
 
 
 class Runner(Protocol):
-    """Who does the work."""
+    """Distributes the parts of a job over workers."""
 
     def __call__(self, job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
-        """Make the parts that are not done and yield each when it is written, in any order."""
+        """Score the parts that are not in `done`, and yield each when it is written, in any order."""
         ...
 
 
+def make_part(raw: RawPart, *, job: Job, classifier: OnnxClassifier, worker: str) -> Finished:
+    """Score a part and write it: the work of every worker, under every runner."""
+    started = time.monotonic()
+    name = job.sources[raw.name.source].name
+    scored = score_part(raw, classifier=classifier, source_name=name, schema=job.schema, settings=job.settings)
+    return Finished(raw.name, job.output.write_part(raw.name, scored), worker, time.monotonic() - started)
+
+
 def bundle_digest(bundle: Bundle) -> str:
-    """Return the sha256 of the bundle's manifest as it stands, which holds those of all its files."""
+    """Return the sha256 of the bundle's manifest on disk, which holds the digests of all its files."""
     try:
         return hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
     except OSError as exc:
-        raise BundleError(f"{bundle.path} is gone ({exc.strerror}); finished parts are kept") from exc
+        raise BundleError(f"{bundle.path} cannot be read any more ({exc.strerror}); finished parts are kept") from exc

@@ -23,7 +23,7 @@ from serve.bulk.settings import ScoreSettings
 from serve.bulk.work import Finished, Job
 
 pytest.importorskip("ray")
-from serve.bulk.on_ray import RayRunner, unpacked
+from serve.bulk.on_ray import run_on_ray, unpacked
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray leaves sockets and files to the collector
 
@@ -56,7 +56,7 @@ def test_two_nodes_write_what_one_machine_writes_and_a_lost_one_changes_nothing(
     workers: set[str] = set()
 
     def one_dies(job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
-        for number, finished in enumerate(RayRunner("auto")(job, done=done)):
+        for number, finished in enumerate(run_on_ray(job, done=done)):
             workers.add(finished.worker)
             if number == 3:  # an actor: Ray starts another
                 os.kill(int(finished.worker.partition("-")[2]), signal.SIGKILL)
@@ -72,11 +72,11 @@ def test_two_nodes_write_what_one_machine_writes_and_a_lost_one_changes_nothing(
 def test_a_cut_file_is_said_by_its_name_and_a_wrong_address_is_no_cluster(tmp_path: Path, tiny_student: Bundle) -> None:
     (tmp_path / "cut.jsonl").write_text('{"text": "lovely"}\n' * 2100 + '{"text": "du')
     settings = ScoreSettings(part_rows=512, ray="local", workers=1)
-    with pytest.raises(DatasetError, match=r"cut\.jsonl:2101: the file ends in the middle of a row"):
+    with pytest.raises(DatasetError, match=r"cut\.jsonl:2101"):
         score(tiny_student, [str(tmp_path / "cut.jsonl")], str(tmp_path / "out"), settings=settings)
     assert len(json.loads((tmp_path / "out" / "_manifest.json").read_text())["parts"]) <= 4
     write_table(tmp_path / "in.parquet", 10)
-    with pytest.raises(ClusterError, match="no cluster answers at"):
+    with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1"):
         score(
             tiny_student,
             [str(tmp_path / "in.parquet")],
@@ -114,7 +114,7 @@ def test_a_bundle_that_arrives_damaged_is_refused(
     assert (unpacked(files).path / "manifest.json").read_bytes() == files["manifest.json"]
     for folder in tmp_path.iterdir():
         (folder / "model_int8.onnx").write_bytes(files["model_int8.onnx"][:-1] + b"x")
-    with pytest.raises(BundleError, match="the manifest says"):
+    with pytest.raises(BundleError, match=r"model_int8\.onnx"):
         unpacked(files)
 
 

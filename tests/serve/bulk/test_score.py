@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
@@ -21,9 +22,9 @@ from tiny_task import Outcome, tiny_texts
 from distill.bundle import Bundle
 from distill.classifier import predict
 from distill.errors import BundleError, DatasetError, SettingsError, StorageError
-from distill.labels import probabilities
+from distill.labels import ProblemType, probabilities
 from export.runtime.sessions import OnnxClassifier
-from serve.bulk import inputs, parts
+from serve.bulk import inputs, parts, scoring
 from serve.bulk.run import score
 from serve.bulk.settings import ScoreSettings
 from serve.bulk.threads import run_in_threads
@@ -105,20 +106,15 @@ def test_bad_rows_go_to_the_quarantine_with_the_reason_and_are_counted(tmp_path:
     (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
     settings = ScoreSettings(key=("id",), max_text_chars=100)
     # The type of a kept column is that of the first rows: here a number, so the job is told of a mixed one.
-    with pytest.raises(DatasetError, match="column 'id' holds values of several kinds"):
+    with pytest.raises(DatasetError, match="column 'id'"):
         score(tiny_student, [str(tmp_path / "in.jsonl")], str(tmp_path / "out"), settings=settings)
     (tmp_path / "in.jsonl").write_text("\n".join(line for line in lines if "five" not in line) + "\n")
     summary = score(tiny_student, [str(tmp_path / "in.jsonl")], str(tmp_path / "out"), settings=settings)
     assert read_parts(tmp_path / "out")["id"].to_pylist() == [1, 9]
     bad = pq.read_table(tmp_path / "out" / "_quarantine").to_pylist()
     assert [(row["line"], row["id"]) for row in bad] == [(2, 2), (3, 3), (4, None), (5, 4), (6, 6), (7, 7), (8, 8)]
-    reasons = [row["reason"] for row in bad]
-    assert reasons[0] == "the text is NoneType, wanted a string"
-    assert reasons[1] == "the text is int, wanted a string"
-    assert reasons[2].startswith("not JSON")
-    assert reasons[4] == "the text has 101 characters, more than --max-text-chars 100"
-    assert reasons[5] == "the text is empty"
-    assert reasons[6] == "the text is not UTF-8"
+    facts = ["NoneType", "int", "JSON", "NoneType", "101", "empty", "UTF-8"]
+    assert all(fact in row["reason"] for fact, row in zip(facts, bad, strict=True)), bad
     assert (summary["num_rows"], summary["num_bad"]) == (2, 7)
 
 
@@ -128,7 +124,7 @@ def test_a_value_of_another_kind_far_down_is_a_bad_row(tmp_path: Path, tiny_stud
     summary = score(tiny_student, [str(tmp_path / "in.jsonl")], str(tmp_path / "out"), settings=ScoreSettings(key=("id",)))
     assert (summary["num_rows"], summary["num_bad"]) == (inputs.CHUNK_ROWS, 1)
     [bad] = pq.read_table(tmp_path / "out" / "_quarantine").to_pylist()
-    assert bad["reason"].startswith("a kept column is not what it was")
+    assert (bad["line"], bad["begins"]) == (inputs.CHUNK_ROWS + 1, "dull")
 
 
 def test_bytes_that_are_not_utf8_in_a_parquet_file_are_a_bad_row(tmp_path: Path, tiny_student: Bundle) -> None:
@@ -175,7 +171,7 @@ def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(
         return write(self, target)
 
     monkeypatch.setattr(Path, "replace", write_some)
-    with pytest.raises(StorageError, match="No space left"):
+    with pytest.raises(StorageError, match=r"part-.*No space left"):
         score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "broken"), settings=SMALL)
     monkeypatch.undo()
     kept = set((tmp_path / "broken").glob("part-*"))
@@ -229,10 +225,10 @@ def test_a_folder_of_another_job_is_refused(tmp_path: Path, tiny_student: Bundle
         (out / "_manifest.json").write_text((out / "_manifest.json").read_text().replace("100", "101", 1))
     before = digest_of(out)
     wanted, words = {
-        "input": (SettingsError, "its inputs is"),
-        "settings": (SettingsError, "its settings is"),
-        "strangers": (SettingsError, "is not empty and holds no job: thesis.txt"),
-        "manifest": (StorageError, "is damaged"),
+        "input": (SettingsError, "inputs"),
+        "settings": (SettingsError, "settings"),
+        "strangers": (SettingsError, r"thesis\.txt"),
+        "manifest": (StorageError, r"_manifest\.json"),
     }[change]
     with pytest.raises(wanted, match=words):
         score(tiny_student, [str(tmp_path / "in.parquet")], str(out), settings=settings)
@@ -251,21 +247,21 @@ def test_a_bundle_that_changes_during_the_job_stops_it_and_keeps_what_is_done(
                 (bundle.path / "manifest.json").write_text("{}")
             yield finished
 
-    with pytest.raises(BundleError, match="was changed during the job; the finished parts are kept"):
+    with pytest.raises(BundleError, match=re.escape(str(bundle.path))):
         score(bundle, [str(tmp_path / "in.parquet")], str(tmp_path / "out"), settings=SMALL, runner=change_after_one)
     assert json.loads((tmp_path / "out" / "_manifest.json").read_text())["parts"]
 
 
-def test_files_that_disagree_or_lack_a_column_are_refused_before_any_work(tmp_path: Path, tiny_student: Bundle) -> None:
+def test_files_that_disagree_or_lack_a_column_are_refused_before_any_scoring(tmp_path: Path, tiny_student: Bundle) -> None:
     write_table(tmp_path / "a.parquet", 10)
     pq.write_table(pa.table({"id": ["one"], "text": ["dull"]}), tmp_path / "b.parquet")
     pq.write_table(pa.table({"id": [1], "text": [2]}), tmp_path / "c.parquet")
     cases = [
-        (["a", "b"], SMALL, r"b\.parquet has columns id \(string\), a\.parquet before it id \(int64\)"),
-        (["a"], ScoreSettings(text_column="body"), r"has no column 'body'; it has 'id', 'text', 'stars': see --text-column"),
-        (["a"], ScoreSettings(key=("row",)), "has no column 'row'.*see --key"),
-        (["c"], ScoreSettings(), "column 'text' is int64, wanted text"),
-        (["missing"], ScoreSettings(), "cannot read"),
+        (["a", "b"], SMALL, r"b\.parquet.*string.*a\.parquet.*int64"),
+        (["a"], ScoreSettings(text_column="body"), r"a\.parquet.*'body'.*'id', 'text', 'stars'.*--text-column"),
+        (["a"], ScoreSettings(key=("row",)), r"a\.parquet.*'row'.*--key"),
+        (["c"], ScoreSettings(), r"c\.parquet.*'text'.*int64.*--text-column"),
+        (["missing"], ScoreSettings(), r"missing\.parquet"),
     ]
     for names, settings, words in cases:
         with pytest.raises(DatasetError, match=words):
@@ -286,7 +282,7 @@ def test_a_file_cut_in_the_middle_is_an_error_and_finished_parts_stay(tmp_path: 
     if kind == "csv.gz":
         content = gzip.compress(content)
     path.write_bytes(content[:-8])
-    with pytest.raises(DatasetError, match=r"not a whole Parquet file|ends in the middle|not well-formed|to its end"):
+    with pytest.raises(DatasetError, match=re.escape(path.name)):
         score(tiny_student, [str(path)], str(tmp_path / "out"), settings=ScoreSettings(part_rows=inputs.CHUNK_ROWS))
     if kind in ("csv", "jsonl"):
         manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
@@ -294,7 +290,7 @@ def test_a_file_cut_in_the_middle_is_an_error_and_finished_parts_stay(tmp_path: 
 
 
 def test_names_that_collide_are_refused_and_a_prefix_helps() -> None:
-    with pytest.raises(SettingsError, match="two columns would be named 'label'"):
+    with pytest.raises(SettingsError, match=r"'label'.*--answer-prefix"):
         ScoreSettings(columns=("label",))
     assert ScoreSettings(columns=("label",), answer_prefix="our_").answers == {"label": "our_label", "score": "our_score"}
 
@@ -323,8 +319,10 @@ def test_the_command_prints_counts_rate_and_cost(
     assert sum(said["labels"].values()) == 100
     # 0.36 an hour is 0.0001 a second
     assert said["cost_per_million"] == pytest.approx(1e6 / said["rows_per_second"] * 0.0001)
-    assert "100 rows labelled, mean score" in potstill(*arguments).out
-    assert potstill(*arguments, "--logits").complaint.endswith("choose another folder, or remove that one")
+    again = potstill(*arguments)
+    assert (again.code, again.err.count("100 rows")) == (0, 1)
+    assert f"{said['mean_score']:.4f}" in again.out
+    assert "settings" in potstill(*arguments, "--logits").complaint
 
 
 def peak_bytes(arguments: list[str]) -> int:
@@ -345,3 +343,64 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path, tiny_student: Bundl
         peaks.append(peak_bytes(["score", str(tiny_student.path), *files, "--key", "id"]))
     assert peaks[1] < 1_000_000_000
     assert peaks[1] - peaks[0] < 60_000_000  # the larger table alone has 120,000 rows more, 13 MB of text and its copies
+
+
+def test_a_part_whose_rows_are_all_bad_has_the_columns_of_the_others(tmp_path: Path, tiny_student: Bundle) -> None:
+    (tmp_path / "in.jsonl").write_text('{"id": 1, "text": "lovely"}\n{"id": 2, "text": "dull"}\n' + "not json\n" * 3)
+    settings = ScoreSettings(key=("id",), part_rows=2)
+    summary = score(tiny_student, [str(tmp_path / "in.jsonl")], str(tmp_path / "out"), settings=settings)
+    assert (summary["num_rows"], summary["num_bad"]) == (2, 3)
+    last = pq.read_table(tmp_path / "out" / "part-00000-000001.parquet")
+    assert (last.num_rows, last.column_names) == (0, ["id", "label", "score"])
+    bad = pq.read_table(tmp_path / "out" / "_quarantine").to_pylist()
+    assert [(row["id"], row["line"]) for row in bad] == [(None, 3), (None, 4), (None, 5)]
+
+
+def test_an_output_that_cannot_be_opened_or_read_is_an_error(tmp_path: Path, tiny_student: Bundle) -> None:
+    write_table(tmp_path / "in.parquet", 5)
+    with pytest.raises(SettingsError, match="nosuch://"):
+        score(tiny_student, [str(tmp_path / "in.parquet")], "nosuch://bucket/out")
+    (tmp_path / "out" / "_manifest.json").mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"_manifest\.json"):
+        score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "out"))
+
+
+def test_a_folder_without_data_and_a_file_of_another_format_are_refused(tmp_path: Path, tiny_student: Bundle) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("mine")
+    for named in (tmp_path / "in", tmp_path / "in" / "notes.txt"):
+        with pytest.raises(DatasetError, match=r"\.parquet, \.csv"):
+            score(tiny_student, [str(named)], str(tmp_path / "out"))
+
+
+def test_a_pattern_takes_the_files_that_match_in_order(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv", "b.txt"):
+        (tmp_path / name).write_text("text\nlovely\n")
+    assert [Path(each.name).name for each in inputs.find_inputs([str(tmp_path / "*.csv")])] == ["a.csv", "b.csv"]
+
+
+def test_a_bundle_that_is_gone_during_the_job_stops_it(
+    tmp_path: Path, tiny_student: Bundle, copied: Callable[[Bundle], Bundle]
+) -> None:
+    write_table(tmp_path / "in.parquet", 200)
+    bundle = copied(tiny_student)
+
+    def remove_after_one(job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
+        for finished in run_in_threads(job, done=done):
+            (bundle.path / "manifest.json").unlink(missing_ok=True)
+            yield finished
+
+    with pytest.raises(BundleError, match=re.escape(str(bundle.path))):
+        score(bundle, [str(tmp_path / "in.parquet")], str(tmp_path / "out"), settings=SMALL, runner=remove_after_one)
+
+
+def test_labels_of_a_multi_label_bundle_are_lists() -> None:
+    @dataclass(frozen=True)
+    class Several:
+        labels = ("a", "b")
+        problem_type: ProblemType = "multi_label_classification"
+
+    logits = np.array([[2.0, 1.0], [-1.0, 2.0], [-2.0, -1.0]], np.float32)
+    columns, counts, _ = scoring._answers(Several(), logits, ScoreSettings())  # type: ignore[arg-type]
+    assert columns["label"].to_pylist() == [["a", "b"], ["b"], []]
+    assert counts == {"a": 1, "b": 2}
