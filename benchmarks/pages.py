@@ -1,4 +1,4 @@
-"""Tables in the READMEs, made from result files and kept between markers."""
+"""Tables in the READMEs and in docs/, made from result files and kept between markers."""
 
 from __future__ import annotations
 
@@ -69,11 +69,8 @@ def fill_pages(root: Path = ROOT, *, folder: Path = FOLDER) -> None:
 
 def pages_of(root: Path = ROOT) -> list[Path]:
     """Return the pages that may show results."""
-    return [
-        path
-        for path in (root / "README.md", *sorted(root.glob("*/README.md")), root / "distill" / "transfer" / "README.md")
-        if path.is_file()
-    ]
+    pages = {root / "README.md", *root.glob("*/README.md"), *root.glob("docs/*.md")}
+    return sorted(path for path in pages if path.is_file())
 
 
 def _checked(name: str, folder: Path) -> Result:

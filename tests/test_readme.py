@@ -1,4 +1,4 @@
-"""Every command and every Python example of the READMEs is run, as it stands, in a folder with two small files."""
+"""Every command and every Python example of the README runs as written, in a folder with two small files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_readme_names_every_command_of_the_walkthrough() -> None:
 
 
 def assert_serves(arguments: list[str], workplace: Path) -> None:
-    """Start the server, ask it as its README says, and end it as a service manager would."""
+    """Start the server, send it a request as the README shows, and stop it with SIGTERM."""
     with subprocess.Popen([sys.executable, "-m", "distill", *arguments], cwd=workplace) as process:
         try:
             answer = asked("http://127.0.0.1:8080/", {"inputs": "a masterpiece of boredom"}, seconds=60)
@@ -65,7 +65,7 @@ def assert_serves(arguments: list[str], workplace: Path) -> None:
 
 
 def asked(address: str, body: dict[str, str], *, seconds: float) -> Any:
-    """Post, again and again until there is somebody."""
+    """Post a request, and repeat it until the server answers."""
     end = time.monotonic() + seconds
     while True:
         request = urllib.request.Request(address, json.dumps(body).encode(), {"content-type": "application/json"})
@@ -99,12 +99,3 @@ def test_readme_python_runs_as_it_stands(workplace: Path) -> None:
     for example in (whole_story, reopened):
         done = subprocess.run([sys.executable, "-c", example], cwd=workplace, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{example}\n{done.stderr}"
-
-
-def test_links_in_readmes_lead_somewhere() -> None:
-    for page in ROOT.glob("*/README.md"):
-        assert page.read_text(encoding="utf-8").startswith("# ")
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    assert targets
-    for target in targets:
-        assert (ROOT / target).exists(), target

@@ -2,7 +2,7 @@
 
 Nothing is traced, so nothing has to be recognised and fused later. Two things an exporter cannot do are done here: only
 what the first token's answer depends on is computed in the last layer, and positions and mask cost a node or two each.
-`README.md` has the profile behind the choice of ops.
+docs/decisions/graph-writers.md has the measurements behind the choice of ops.
 """
 
 from __future__ import annotations

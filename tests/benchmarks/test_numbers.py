@@ -70,7 +70,7 @@ def figures() -> list[float]:
     return [value for path in sorted(FOLDER.glob("*.json")) for value in read_result_file(path)["figures"].values()]
 
 
-@pytest.mark.parametrize("path", pages_of(), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", pages_of(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_measured_number_in_a_readme_is_a_figure_of_a_result(path: Path) -> None:
     page = path.read_text(encoding="utf-8")
     strange = [shown for shown in measured_in(body_of(page)) if not is_a_figure(shown)]
@@ -106,7 +106,7 @@ def test_a_number_typed_in_is_no_figure() -> None:
 
 
 def test_the_thresholds_in_the_readme_are_those_of_the_code() -> None:
-    page = " ".join((ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").split())
+    page = " ".join((ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").split())
     assert f"p90 needs {MIN_SAMPLES_P90} samples and p99 needs {MIN_SAMPLES_P99}" in page
     assert "a tenth of a processor" in page
     assert BUSY_PROCESSORS == 0.1

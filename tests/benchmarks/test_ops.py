@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from onnx import helper
 
-from benchmarks.ops import COPIES, Way, _session, ops_figures, ops_table, run_ops, ways_of
+from benchmarks import ops
+from benchmarks.ops import COPIES, Way, _seconds, _session, ops_figures, ops_table, run_ops, ways_of
 
 TOKENS = 8
 
@@ -44,18 +49,38 @@ def test_bytes_by_unsigned_weights_are_those_by_signed_ones() -> None:
     np.testing.assert_allclose(signed, unsigned, rtol=1e-5, atol=1e-3)
 
 
-def test_an_op_twice_in_a_row_takes_twice_as_long() -> None:
-    given = {"x": np.random.default_rng(0).normal(size=(64, 4096)).astype(np.float32)}
-    once = Way("part", "once", lambda out: [helper.make_node("Erf", ["x"], [out])], given, {})
-    twice = Way(
-        "part",
-        "twice",
-        lambda out: [helper.make_node("Erf", ["x"], [f"{out}_first"]), helper.make_node("Erf", [f"{out}_first"], [out])],
-        given,
-        {},
-    )
-    rows = run_ops([once, twice], tokens=64, rounds=5, call_s=0.01)
-    assert rows[1]["us"] / rows[0]["us"] == pytest.approx(2.0, rel=0.3)
-    assert ops_figures(rows) == {"part_once_64_us": rows[0]["us"], "part_twice_64_us": rows[1]["us"]}
-    assert ops_table(rows)[1][0][:2] == ("part", "64")
-    assert ops_table(rows)[1][0][2].startswith("once ")  # the fastest first
+def erf(name: str) -> Way:
+    given = {"x": np.zeros((2, 2), np.float32)}
+    return Way("part", name, lambda out: [helper.make_node("Erf", ["x"], [out])], given, {})
+
+
+def test_the_time_of_an_op_excludes_the_call_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, slow = erf("fast"), erf("slow")
+    calls: list[str] = []
+
+    def seconds(session: Any, given: Any, least_s: float) -> float:
+        name, per_op_us = ("slow", 6.0) if given is slow.given else ("fast", 3.0)
+        calls.append(name)
+        disturbed_us = 900.0 if len(calls) == 8 else 0.0  # one of five rounds
+        return (50.0 + per_op_us * len(session.get_outputs()) + disturbed_us) / 1e6  # the call takes 50 us
+
+    monkeypatch.setattr(ops, "_seconds", seconds)
+    rows = run_ops([slow, fast], tokens=64, rounds=5, call_s=0.01)
+    assert [row["us"] for row in rows] == [pytest.approx(6.0), pytest.approx(3.0)]
+    assert calls[:8:2] == ["slow", "fast", "fast", "slow"]  # in turns, in both orders
+    assert ops_figures(rows) == {"part_slow_64_us": rows[0]["us"], "part_fast_64_us": rows[1]["us"]}
+    assert ops_table(rows)[1] == [("part", "64", "fast 3, slow 6")]  # the fastest first
+
+
+def test_seconds_are_the_median_of_the_runs_after_a_warmup(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    durations: Iterator[float] = iter([9.0, 1.0, 2.0, 30.0, 100.0])
+
+    class Session:
+        def run(self, names: None, given: Any) -> None:
+            nonlocal now
+            now += next(durations)
+
+    monkeypatch.setattr(ops, "time", SimpleNamespace(perf_counter=lambda: now))
+    assert _seconds(Session(), {}, 20.0) == 2.0  # type: ignore[arg-type]  # of 1, 2 and 30; 9 was the warmup
+    assert next(durations) == 100.0  # 33 s are enough

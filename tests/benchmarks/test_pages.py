@@ -105,7 +105,7 @@ def test_the_first_page_shows_the_demo() -> None:
     assert "<!-- demo -->" in (pages.ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", pages_of(), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", pages_of(), ids=lambda path: str(path.relative_to(pages.ROOT)))
 def test_the_pages_show_what_the_committed_result_files_say(path: Path) -> None:
     page = path.read_text(encoding="utf-8")
     assert filled(page) == page, "run `python -m benchmarks readme`"

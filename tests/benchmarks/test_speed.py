@@ -25,7 +25,7 @@ from distill.progress import SilentReporter
 from distill.settings import DataSettings
 from export.runtime.sessions import OnnxClassifier
 
-SETTINGS = SpeedSettings(rounds=8, processes=3, settle_s=0.3, timeout_s=20.0)
+SETTINGS = SpeedSettings(rounds=8, processes=3, settle_s=0.3, timeout_s=120.0)  # loading torch is slow on a busy machine
 
 
 def always(answer: str) -> str:
@@ -133,13 +133,21 @@ def test_finished_rows_are_not_measured_again(tiny_student: Bundle, task: Task) 
     kept[0].unlink()
     kept[1].write_text('{"half a row')  # as an interrupted write would leave it, if it could
     again = measured("single-stream", candidates, task)
-    assert again["student int8"]["latency_us"] != first["student int8"]["latency_us"]
+    assert all(again[name]["latency_us"] != row["latency_us"] for name, row in first.items())
 
 
 def test_rows_of_other_settings_or_code_are_measured_again(tiny_student: Bundle, task: Task) -> None:
-    (one,) = bundle_candidates([f"{tiny_student.path}:int8"])
-    digests = {one.digest("single-stream", {"seed": seed}, "texts", commit) for seed in (0, 1) for commit in ("a", "b")}
-    assert len(digests) == 4
+    candidates = bundle_candidates([f"{tiny_student.path}:int8"])
+    settings = SETTINGS.model_copy(update={"texts": 40})
+
+    def times(settings: SpeedSettings, commit: str) -> Any:
+        rows, _ = run_speed("single-stream", candidates, task, settings, commit=commit, reporter=SilentReporter())
+        return rows[0]["latency_us"]
+
+    first = times(settings, "a")
+    assert times(settings, "a") == first
+    assert times(settings, "b") != first
+    assert times(settings.model_copy(update={"seed": 1}), "a") != first
 
 
 def test_a_row_can_be_written_as_json_and_holds_no_path(tiny_student: Bundle, task: Task, tmp_path: Path) -> None:

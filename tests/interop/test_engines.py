@@ -44,7 +44,7 @@ AFTER = "\nprint(json.dumps('done'))\n"
 
 
 def recipe(engine: str) -> str:
-    [code] = re.findall(rf"```python\n# {engine}\n(.*?)```", (ROOT / "serve" / "README.md").read_text(), re.DOTALL)
+    [code] = re.findall(rf"```python\n# {engine}\n(.*?)```", (ROOT / "docs" / "bulk-scoring.md").read_text(), re.DOTALL)
     return str(code)
 
 
