@@ -13,7 +13,7 @@ def _command(start: Start) -> list[str]:
 
 PEER = ServerPeer(
     name="potstill",
-    source="serve/README.md",
+    source="docs/serving.md",
     settings=({},),
     command=_command,
     path="/predict",
