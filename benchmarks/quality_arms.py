@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from distill.settings import STATIC_LEARNING_RATE, DistillSettings
+from distill.settings import LEARNING_RATES, DistillSettings
 
 TASK: Final = "builtin:movies"
 UNLABELED: Final = ("builtin:amazon", "builtin:tweets", "builtin:nyt")
@@ -59,7 +59,7 @@ def _taught(**changes: Any) -> DistillSettings:
 
 # No layers, so nothing is in danger of being forgotten: the rate is higher, and the teacher's word is all it learns from.
 _STATIC: Final = _taught(
-    kind="static", num_layers=None, vocabulary_from="all", soft_weight=1.0, epochs=4, learning_rate=STATIC_LEARNING_RATE
+    kind="static", num_layers=None, vocabulary_from="all", soft_weight=1.0, epochs=4, learning_rate=LEARNING_RATES["static"]
 )
 
 _ONE_LAYER: Final = _taught(num_layers=1, layers=(0,), embedding_window=3, epochs=3, batch_size=128, learning_rate=7e-4)

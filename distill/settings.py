@@ -1,22 +1,19 @@
-"""The settings of data, teacher and student: each default, range and help text is written here, once.
+"""Settings of data, teacher and student: the one place of each default, range and help text.
 
-The command's flags, the `--config` file and the reference docs are made from these models by the libraries
-that read them. Settings of later stages stand in those stages' packages and share the base class.
+Flags, their headings in `--help` and the keys of the `--config` file are derived from these models. The settings of
+`export` and `serve` are in those packages and share the base class.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from distill.errors import SettingsError
 
 BUILTIN_MINILM = "builtin:minilm"
-"""The packaged all-MiniLM-L6 encoder, as the `model` of a teacher."""
-
-STATIC_LEARNING_RATE = 1e-3
-"""A static student's own default: most of it is drawn at random, and nothing in it is deep enough to run away."""
+"""The packaged all-MiniLM-L6 encoder."""
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "int8"]
@@ -29,12 +26,42 @@ Characters = Literal["all", "seen"]
 ClassWeights = Literal["none", "balanced"]
 LossName = Literal["logits", "decoupled", "hidden", "hidden-cosine", "attention", "attention-kl", "relations", "patient"]
 TextSource = Literal["all", "labelled", "unlabeled"]
+Heading = Literal[
+    "Data",
+    "Teacher",
+    "Student",
+    "Losses",
+    "Transfer set",
+    "Augmentation",
+    "Transfer learning",
+    "Training",
+    "Ranking",
+    "Graphs",
+    "Gates",
+    "Running",
+    "Measuring",
+    "Limits",
+    "Network",
+    "Access",
+    "Logging",
+    "Output",
+]
+"""Headings of `--help`, in the order in which they are shown."""
+
+LEARNING_RATES: dict[StudentKind, float] = {"encoder": 1e-4, "static": 1e-3}
+"""Default of each kind of student. Most weights of a static one start random, and it is too shallow to diverge."""
 
 
 class Settings(BaseModel):
-    """Base of every stage's settings: frozen, unknown keys refused, errors in potstill's own words."""
+    """Base of every stage's settings: immutable, rejects unknown keys, raises `SettingsError`.
 
-    # Deferred: most runs use one or two of the models, and a serving process none.
+    Attributes:
+        heading: Heading in `--help` of the fields that a class declares.
+    """
+
+    heading: ClassVar[Heading]
+
+    # Deferred: a run uses one or two of the models, a serving process none.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     def __init__(self, **values: Any) -> None:
@@ -45,30 +72,43 @@ class Settings(BaseModel):
 
 
 class TextSettings(Settings):
-    """Which column of a file holds the texts, and what to do with rows that cannot be used."""
+    """Which column of a file holds the texts, and what happens to rows that cannot be used."""
 
-    text_column: str = Field("text", min_length=1, description="column that holds the text")
+    heading: ClassVar[Heading] = "Data"
+
+    text_column: str = Field("text", min_length=1, description="column with the text")
     max_text_chars: int = Field(100_000, ge=1, description="longest text accepted, in characters")
-    skip_bad_rows: bool = Field(False, description="leave out rows that cannot be used, and say how many, instead of stopping")
+    skip_bad_rows: bool = Field(False, description="skip unusable rows and report how many, instead of stopping")
 
 
-class DataSettings(TextSettings):
-    """Where the texts come from and which columns hold them."""
+class SplitSettings(Settings):
+    """Where the texts come from."""
+
+    heading: ClassVar[Heading] = "Data"
 
     train: tuple[str, ...] = Field((), description="training texts: FILE (CSV, TSV, JSONL, Parquet), builtin:NAME or hub:ID")
-    validation: str | None = Field(None, description="texts that choose settings; without it a share of --train is cut off")
-    test: str | None = Field(None, description="texts that only measure, never choose")
-    label_column: str = Field("label", min_length=1, description="column that holds the label, by name or number")
-    label_separator: str | None = Field(
-        None, min_length=1, description="a text may have several labels, with this between them in the label column (a|b)"
+    validation: str | None = Field(
+        None, description="texts for early stopping and other choices; default: a share of --train, cut off"
     )
-    teacher_logits_column: str | None = Field(
-        None, min_length=1, description="column with a teacher's logits, a list of one number a label, which then teach too"
-    )
-    labels: tuple[str, ...] = Field((), description="label names in order; without it they are read from the data")
+    test: str | None = Field(None, description="texts for measuring; nothing is chosen on them")
     validation_share: float = Field(0.1, gt=0, lt=1, description="share of --train cut off when --validation is not given")
-    split_seed: int = Field(0, ge=0, description="seed of that cut; the run's --seed never moves a text between splits")
-    limit: int | None = Field(None, ge=2, description="use only this many texts of each split, drawn by the split seed")
+    split_seed: int = Field(0, ge=0, description="seed of that split; --seed does not change it")
+    limit: int | None = Field(None, ge=2, description="use at most this many texts of each split, sampled by --split-seed")
+
+
+class DataSettings(TextSettings, SplitSettings):
+    """Where the texts come from and which columns hold them."""
+
+    label_column: str = Field("label", min_length=1, description="column with the label, by name or number")
+    label_separator: str | None = Field(
+        None, min_length=1, description="multi-label data: separator between the labels of a row (a|b)"
+    )
+    labels: tuple[str, ...] = Field((), description="label names in order; default: those in the data")
+    teacher_logits_column: str | None = Field(
+        None,
+        min_length=1,
+        description="column with recorded teacher logits, one list per row with one value per label, used as a teacher",
+    )
 
     @model_validator(mode="after")
     def _labels_are_distinct(self) -> Self:
@@ -78,80 +118,101 @@ class DataSettings(TextSettings):
 
 
 _MIXED_PRECISION = (
-    "bf16 computes products in bfloat16, weights and their updates stay fp32; auto does so where the processor is "
-    "quick at it (AMX, or CUDA since Ampere)"
-)
-
-
-_CLASS_WEIGHTS = (
-    "balanced lets every class count the same in the loss on the labels, however rare; soft targets stay as they are"
+    "bf16: matmuls in bfloat16, weights and optimizer in fp32; auto: bf16 where the hardware is fast at it "
+    "(AMX, or CUDA since Ampere)"
 )
 
 
 class TrainingSettings(Settings):
-    """What fine-tuning and distilling have in common: one loop, one optimiser (AdamW)."""
+    """What fine-tuning and distilling have in common: one loop, one optimizer (AdamW)."""
 
-    epochs: int = Field(3, ge=1, description="passes over the training texts, at most")
+    heading: ClassVar[Heading] = "Training"
+
+    epochs: int = Field(3, ge=1, description="maximum number of passes over the training texts")
     batch_size: int = Field(32, ge=1, description="texts per step")
     learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
-    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises; then it falls to 0")
-    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay; biases, norms and embeddings have none")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     patience: int = Field(2, ge=1, description="stop after this many epochs without a better validation macro-F1")
-    dropout: float | None = Field(None, ge=0, lt=1, description="dropout while training; without it what the model brings")
-    class_weights: ClassWeights = Field("none", description=_CLASS_WEIGHTS)
-    seed: int = Field(0, ge=0, description="seed of head, dropout and order")
-    track: tuple[Tracker, ...] = Field((), description="where the figures of each step go; TensorBoard's stand in OUT-logs")
-    checkpoint_every_s: float = Field(60, ge=0, description="seconds between checkpoints; an interrupted run loses no more")
-    device: Device = Field("auto", description="where to train; auto takes cuda, then mps, then cpu")
+    seed: int = Field(0, ge=0, description="seed of head initialization, dropout and the order of texts")
+    device: Device = Field("auto", description="device to train on; auto: cuda, else mps, else cpu")
     mixed_precision: MixedPrecision = Field("no", description=_MIXED_PRECISION)
+    class_weights: ClassWeights = Field(
+        "none", description="balanced: weight the hard-label loss by inverse class frequency; soft targets are not weighted"
+    )
+    dropout: float | None = Field(None, ge=0, lt=1, description="dropout while training; default: that of the model")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of steps with linear warmup; linear decay to 0 follows")
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW, except for biases, norms and embeddings")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    checkpoint_every_s: float = Field(
+        60, ge=0, description="seconds between checkpoints; the most work that an interrupted run can lose"
+    )
+    track: tuple[Tracker, ...] = Field(
+        (), description="log the metrics of each step to these trackers; tensorboard writes to OUT-logs"
+    )
 
 
 class TeacherSettings(TrainingSettings):
     """How a teacher is fine-tuned."""
 
-    max_length: int = Field(128, ge=4, description="tokens kept per text")
-
-
-_VOCABULARY_SIZE = (
-    "tokens kept, chosen on the texts the student learns from; other words are split into what is kept; without it all"
-)
-
-_KIND = (
-    "encoder keeps layers of the teacher; static has a table of token vectors instead of layers, for tens of microseconds a "
-    "text, and loads with potstill only"
-)
+    max_length: int = Field(128, ge=4, description="maximum tokens per text; longer texts are cut")
 
 
 class StudentSettings(Settings):
-    """What of the teacher a student is made of."""
+    """Which parts of the teacher a student is made of."""
+
+    heading: ClassVar[Heading] = "Student"
 
     num_layers: int | None = Field(
-        None, ge=1, description="encoder layers of the student; without it 3 of the teacher's, or all of --student's"
+        None, ge=1, description="encoder layers; default: 3 of the teacher's, or all of those of --student"
     )
-    layer_rule: LayerRule = Field("spread", description="which teacher layers: evenly spread, the lowest or the highest")
-    layers: tuple[int, ...] = Field((), description="teacher layers by number (from 0), in order; overrides the two above")
+    max_length: int | None = Field(
+        None, ge=4, description="maximum tokens per text; longer texts are cut; default: that of the teacher"
+    )
+    kind: StudentKind = Field(
+        "encoder",
+        description="encoder: keeps layers of the teacher; static: token vectors and a small convolution instead of "
+        "layers, tens of microseconds per text, loads only in potstill",
+    )
+    student: str | None = Field(
+        None,
+        min_length=1,
+        description="pretrained model to use as the student, with its own tokenizer: a folder, a bundle, a hub id or "
+        "builtin:minilm; default: layers of the teacher",
+    )
+    layer_rule: LayerRule = Field("spread", description="teacher layers to keep: evenly spread, the lowest or the highest")
+    layers: tuple[int, ...] = Field(
+        (), description="teacher layers to keep, by number from 0, in order; overrides --num-layers and --layer-rule"
+    )
     hidden_size: int | None = Field(
-        None, ge=1, description="channels of the encoder, a multiple of a head's size; without it the teacher's"
+        None, ge=1, description="hidden size, a multiple of the size of an attention head; default: that of the teacher"
     )
     intermediate_size: int | None = Field(
-        None, ge=1, description="neurons kept of each layer's feed-forward, chosen on the same texts; without it all"
+        None,
+        ge=1,
+        description="feed-forward neurons kept in each layer, those that matter most on the training texts; default: all",
     )
-    vocabulary_size: int | None = Field(None, ge=1, description=_VOCABULARY_SIZE)
-    vocabulary_from: TextSource = Field("all", description="the texts that those tokens are chosen on")
+    vocabulary_size: int | None = Field(
+        None,
+        ge=1,
+        description="tokens to keep, the most useful on the training texts; words without a token of their own are split "
+        "into kept tokens; default: all",
+    )
+    vocabulary_from: TextSource = Field("all", description="texts on which --vocabulary-size chooses the tokens")
     vocabulary_characters: Characters = Field(
-        "all", description="which characters stay spelt; seen gives up those that the texts lack: their words are unknown"
+        "all",
+        description="single-character tokens to keep: all, or only ASCII and those seen (other words become [UNK])",
     )
     embedding_size: int | None = Field(
-        None, ge=1, description="columns of the token table, with a product to the hidden size; without it one table"
+        None,
+        ge=1,
+        description="factorize the token embeddings: columns of the table, followed by a linear layer to the hidden size; "
+        "default: no factorization",
     )
     embedding_window: Literal[1, 3] = Field(
-        1, description="3: a token's vector also depends on the tokens beside it, which a student of one layer needs"
+        1, description="3: the embedding of a token also depends on its two neighbours; recommended for one-layer students"
     )
-    kind: StudentKind = Field("encoder", description=_KIND)
-    static_window: int = Field(3, ge=1, description="tokens that a static student looks at together, an odd number")
-    static_features: int = Field(256, ge=1, description="numbers that a static student makes of a window")
-    static_head: int = Field(128, ge=1, description="units between a static student's pooled features and its logits")
+    static_window: int = Field(3, ge=1, description="static students: tokens per convolution window, an odd number")
+    static_features: int = Field(256, ge=1, description="static students: output channels of the convolution")
+    static_head: int = Field(128, ge=1, description="static students: hidden units between pooled features and logits")
 
     @model_validator(mode="after")
     def _layers_are_distinct(self) -> Self:
@@ -161,71 +222,80 @@ class StudentSettings(Settings):
 
     @model_validator(mode="after")
     def _static_has_no_layers(self) -> Self:
-        asked = {"num_layers", "layers", "hidden_size", "intermediate_size", "embedding_size"} & self.model_fields_set
-        refused = [name for name in sorted(asked) if getattr(self, name)]
-        refused += ["embedding_window"] if self.embedding_window > 1 else []
+        of_layers = ("embedding_size", "hidden_size", "intermediate_size", "layers", "num_layers")
+        refused = [name for name in of_layers if getattr(self, name)] + ["embedding_window"] * (self.embedding_window > 1)
         if self.kind == "static" and refused:
-            raise ValueError(f"a static student has no layers, so {' and '.join(refused)} cannot be honoured; leave it out")
+            raise ValueError(f"a static student has no layers; remove {' and '.join(refused)}, or use kind encoder")
         return self
 
     @model_validator(mode="after")
     def _window_has_a_middle(self) -> Self:
         if self.static_window % 2 == 0:
-            raise ValueError(f"static_window must be odd, with as many tokens on both sides, got {self.static_window}")
+            raise ValueError(f"static_window must be odd, so that it has a middle token, got {self.static_window}")
         return self
 
 
 class TransferSettings(Settings):
-    """What a text of each source counts (its loss is multiplied by it), and which unlabelled texts are let in."""
+    """The weight of each source of texts in the loss, and which unlabelled texts are used."""
 
-    labelled_weight: float = Field(1.0, gt=0, description="what a labelled text counts in the loss")
-    unlabeled_weight: float = Field(1.0, gt=0, description="what an unlabelled text counts in the loss")
-    augmented_weight: float = Field(1.0, gt=0, description="what an augmented text counts in the loss")
+    heading: ClassVar[Heading] = "Transfer set"
+
+    labelled_weight: float = Field(1.0, gt=0, description="loss weight of labelled texts")
+    unlabeled_weight: float = Field(1.0, gt=0, description="loss weight of unlabelled texts")
+    augmented_weight: float = Field(1.0, gt=0, description="loss weight of augmented texts")
     unlabeled_confidence: float = Field(
-        0.0, ge=0, lt=1, description="leave out unlabelled texts whose label the teacher gives a smaller probability"
+        0.0, ge=0, lt=1, description="drop unlabelled texts whose top label has a lower teacher probability"
     )
-    unlabeled_temperature: float = Field(1.0, gt=0, description="divides the logits before that probability is taken")
-    unlabeled_agreed: bool = Field(False, description="leave out unlabelled texts that the teachers do not all label alike")
+    unlabeled_temperature: float = Field(1.0, gt=0, description="temperature of that probability")
+    unlabeled_agreed: bool = Field(False, description="drop unlabelled texts on whose label several teachers disagree")
 
 
 class AugmentSettings(Settings):
     """How many noisy copies of its texts a student also learns from, and how they are made."""
 
-    augment: int = Field(0, ge=0, description="noisy copies of each text to learn from too, labelled by the teacher")
-    augment_seed: int = Field(
-        0, ge=0, description="seed of the copies; the run's --seed makes no others, so each is labelled once"
+    heading: ClassVar[Heading] = "Augmentation"
+
+    augment: int = Field(0, ge=0, description="noisy copies of each text to add; the teacher labels them")
+    augment_from: TextSource = Field("all", description="texts to copy")
+    augment_mask: float = Field(0.1, ge=0, le=1, description="share of words to mask or drop, half each")
+    augment_neighbours: float = Field(
+        0.15, ge=0, le=1, description="share of words to replace by a nearest neighbour in the teacher's embeddings"
     )
-    augment_from: TextSource = Field("all", description="which texts are copied")
-    augment_mask: float = Field(0.1, ge=0, le=1, description="share of a copy's words that are masked or dropped, half each")
-    augment_neighbours: float = Field(0.15, ge=0, le=1, description="share replaced by a near word of the teacher's embeddings")
-    augment_span: float = Field(0.25, ge=0, le=1, description="share of the copies that are a piece of their text")
-    augment_splice: float = Field(0.25, ge=0, le=1, description="share that are half of their text and half of another")
+    augment_span: float = Field(0.25, ge=0, le=1, description="share of copies that are a span of their text")
+    augment_splice: float = Field(0.25, ge=0, le=1, description="share of copies that join halves of two texts")
+    augment_seed: int = Field(
+        0, ge=0, description="seed of the copies; --seed does not change them, so the teacher labels each copy once"
+    )
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
         for first, second in (("augment_mask", "augment_neighbours"), ("augment_span", "augment_splice")):
             total = getattr(self, first) + getattr(self, second)
             if total > 1:
-                raise ValueError(f"{first} and {second} are shares of the same things and may add up to 1, got {total:g}")
+                raise ValueError(f"{first} and {second} must add up to at most 1, got {total:g}")
         return self
 
 
-_LOSSES = (
-    "terms beside the two of soft_weight, as NAME=WEIGHT: logits, decoupled (three classes or more), and, with the teacher in "
-    "every step, hidden, hidden-cosine, attention, attention-kl, relations, patient"
-)
-
-
 class LossSettings(Settings):
-    """What a student is to have in common with its teacher."""
+    """The terms of the distillation loss."""
 
-    temperature: float = Field(2.0, gt=0, description="softens both distributions")
+    heading: ClassVar[Heading] = "Losses"
+
     soft_weight: float = Field(
-        0.9, ge=0, le=1, description="share of the soft term on labelled texts; 0, without --losses, is the control"
+        0.9,
+        ge=0,
+        le=1,
+        description="weight of the soft-target loss on labelled texts; the hard-label loss has the rest; 0 without --losses "
+        "trains without a teacher",
     )
-    losses: tuple[str, ...] = Field((), description=_LOSSES)
-    nontarget_weight: float = Field(1.0, ge=0, description="decoupled: what the classes beside the target count")
-    relation_heads: int | None = Field(None, ge=1, description="relations: heads; without it as many as the teacher has")
+    temperature: float = Field(2.0, gt=0, description="temperature of both distributions in the soft-target loss")
+    losses: tuple[str, ...] = Field(
+        (),
+        description="more loss terms, as NAME=WEIGHT: logits, decoupled (three classes or more), and, run with the teacher in "
+        "every step, hidden, hidden-cosine, attention, attention-kl, relations, patient",
+    )
+    nontarget_weight: float = Field(1.0, ge=0, description="decoupled: weight of the non-target classes")
+    relation_heads: int | None = Field(None, ge=1, description="relations: number of heads; default: that of the teacher")
 
     @property
     def loss_weights(self) -> dict[LossName, float]:
@@ -234,52 +304,61 @@ class LossSettings(Settings):
 
     @property
     def asks_teacher(self) -> bool:
-        """Whether anything is learnt from the teacher; otherwise it only lends its weights: the control."""
+        """Whether the loss needs the teacher's answers; if not, the teacher only supplies weights (the control)."""
         return self.soft_weight > 0 or bool(self.losses)
 
     @model_validator(mode="after")
     def _losses_are_distinct(self) -> Self:
         if len(self.loss_weights) != len(self.losses):
-            raise ValueError(f"losses must name each term once, got {list(self.losses)}")
+            raise ValueError(f"losses must be distinct terms, got {list(self.losses)}")
         return self
 
 
-_STUDENT = (
-    "a pretrained model to teach, with a tokenizer of its own: a folder, a bundle, a hub id or builtin:minilm; without it the "
-    "student is made of the teacher"
-)
-
-
-class DistillSettings(TrainingSettings, LossSettings, StudentSettings, TransferSettings, AugmentSettings):
+class DistillSettings(TrainingSettings, AugmentSettings, TransferSettings, LossSettings, StudentSettings):
     """How one student learns from one teacher."""
 
-    student: str | None = Field(None, min_length=1, description=_STUDENT)
-    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW; a static student's is 1e-3 unless given")
-    dropout: float | None = Field(0.0, ge=0, lt=1, description="dropout of the student while it learns")
-    mixed_precision: MixedPrecision = Field("auto", description=f"student's and teacher's pass: {_MIXED_PRECISION}")
-    max_length: int | None = Field(None, ge=4, description="tokens the student keeps per text; without it the teacher's")
+    heading: ClassVar[Heading] = "Training"
+
+    learning_rate: float = Field(
+        LEARNING_RATES["encoder"],
+        gt=0,
+        description=f"peak learning rate of AdamW; static students: {LEARNING_RATES['static']:g}",
+    )
+    dropout: float | None = Field(0.0, ge=0, lt=1, description="dropout of the student while training")
+    mixed_precision: MixedPrecision = Field("auto", description=f"forward passes of student and teacher; {_MIXED_PRECISION}")
     quantization_aware_epochs: int = Field(
-        0, ge=0, description="further epochs, at a tenth of the rate, with the rounding that the int8 graph will do"
+        0, ge=0, description="extra epochs at a tenth of the learning rate that simulate the rounding of the int8 graph"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _static_learns_faster(cls, values: Any) -> Any:
-        static = isinstance(values, dict) and values.get("kind") == "static"
-        return {"learning_rate": STATIC_LEARNING_RATE, **values} if static else values
+    def _learning_rate_of_kind(cls, values: Any) -> Any:
+        """Take None as the default of the kind: the estimator passes every parameter, also those that nobody set."""
+        if isinstance(values, dict) and values.get("learning_rate") is None:
+            return {**values, "learning_rate": LEARNING_RATES.get(values.get("kind", "encoder"))}
+        return values
 
 
 class TrialSettings(Settings):
-    """How often the same student is trained, and what beside it."""
+    """How many runs of the same recipe are compared."""
+
+    heading: ClassVar[Heading] = "Training"
 
     control: bool = Field(
-        False, description="train the same student, for as many steps, without the teacher's answers too, and compare"
+        False,
+        description="also train the same student for as many steps without a teacher; runs go to OUT/runs, and "
+        "OUT/report.json compares them on --test, else on the validation texts",
     )
-    seeds: int = Field(1, ge=1, description="train with so many seeds, from --seed on, and report mean and interval")
+    seeds: int = Field(
+        1,
+        ge=1,
+        description="train with this many seeds, counted from --seed, and report mean and interval; OUT is the student "
+        "that is best on the validation texts",
+    )
 
 
 def _named_weight(loss: str) -> tuple[LossName, float]:
-    """Read NAME=WEIGHT."""
+    """Parse NAME=WEIGHT."""
     name, _, weight = loss.partition("=")
     for known in get_args(LossName):
         if name == known:
@@ -300,7 +379,7 @@ def _describe(exc: ValidationError) -> str:
         name = ".".join(map(str, error["loc"])) or "settings"
         if error["type"] == "extra_forbidden":
             problems.append(f"unknown setting {name!r}")
-        elif error["type"] == "value_error":  # a check of our own, which finishes its sentence itself
+        elif error["type"] == "value_error":  # one of our validators, whose message is complete
             problems.append(str(error["ctx"]["error"]))
         else:
             problems.append(f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}")

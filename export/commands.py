@@ -1,31 +1,45 @@
-"""What the subcommands of this stage do, once `distill.cli.main` has read their flags: call the API and print.
+"""The flags of the subcommands of this stage, and what they print.
 
-Imports stand inside, so that one subcommand does not wait for what another needs.
+Modules that compute are imported inside the functions, so that one subcommand does not load what another needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from distill.cli.bars import reporter_for_terminal
+from distill.cli.flags import GROUPS, Data, Flat, Json, with_headings
 from distill.cli.reading import gate_texts, measuring_texts, stdin_texts
-from distill.cli.terminal import print_cells, print_json, print_line, print_made
+from distill.cli.terminal import print_cells, print_json, print_made
 from distill.errors import SettingsError
 from distill.settings import DataSettings, LongTexts, Precision, TextSettings
-from export.settings import BenchSettings, DemoSettings, ExportSettings
+from export.settings import BenchSettings, DemoSettings, ExportSettings, Form, Layout
 
 if TYPE_CHECKING:
+    from distill.bundle import Bundle
     from export.measure.candidates import Candidate
 
+OUTPUT, RUNNING = GROUPS["Output"], GROUPS["Running"]
+BundlePath = Annotated[Path, Parameter(help="a bundle")]
+GraphBundle = Annotated[Path, Parameter(help="a bundle with an ONNX graph")]
+FormFlag = Annotated[
+    Form | None,
+    Parameter(group=RUNNING, help="what runs the bundle; default: int8 if it has that graph, then fp32, then pytorch"),
+]
 
-Layout = Literal["optimum", "transformers.js", "triton"]
-Form = Literal["pytorch", "fp32", "int8"]
 
-
-def run_and_show_demo(out: Path, settings: DemoSettings, *, json: bool) -> None:
-    """Do the whole job on the built-in movie sentences and print its table."""
+@with_headings
+def demo(
+    *,
+    out: Annotated[Path, Parameter(group=OUTPUT, help="folder for the report and the bundles")] = Path("demo"),
+    settings: Annotated[DemoSettings, Flat] = DemoSettings(),
+    json: Json = False,
+) -> None:
+    """Run every stage on the built-in movie sentences and print the table of the report."""
     from export.demo import run_demo
     from export.measure.tables import DEMO_COLUMNS, verdict_of
 
@@ -34,31 +48,38 @@ def run_and_show_demo(out: Path, settings: DemoSettings, *, json: bool) -> None:
         print_json(report)
         return
     _print_rows(report["rows"], DEMO_COLUMNS)
-    print_line(f"\n{verdict_of(report['rows'])}\n")
-    print_line(f"report  {out / 'report.html'}")
-    print_line(f"student {out / 'student'}\ntry     potstill predict {out / 'student'} 'a masterpiece of boredom'")
+    print(f"\n{verdict_of(report['rows'])}\n")
+    print(f"report  {out / 'report.html'}")
+    print(f"student {out / 'student'}\ntry     potstill predict {out / 'student'} 'a masterpiece of boredom'")
 
 
-def write_graphs(
-    bundle: Path,
-    data: DataSettings,
-    settings: ExportSettings,
+@with_headings
+def export(
+    bundle: Annotated[Path, Parameter(help="a bundle with PyTorch weights")],
+    /,
     *,
-    layout: Layout | None,
-    layout_out: Path | None,
-    strip: bool,
-    json: bool,
+    data: Data = DataSettings(),
+    settings: Annotated[ExportSettings, Flat] = ExportSettings(),
+    layout: Annotated[
+        Layout | None,
+        Parameter(group=OUTPUT, help="also write the files in the layout of this tool; needs no texts if the graphs exist"),
+    ] = None,
+    layout_out: Annotated[Path | None, Parameter(group=OUTPUT, help="new folder for --layout")] = None,
+    strip: Annotated[
+        bool, Parameter(group=OUTPUT, help="delete the PyTorch weights afterwards; the bundle can then only be served")
+    ] = False,
+    json: Json = False,
 ) -> None:
-    """Write, verify and seal the graphs of a bundle, and what is wanted beside it.
+    """Write, verify and save the graphs of a bundle; print its files.
 
-    Raises:
-        SettingsError: Of a layout and its folder only one is named.
+    The gates need labelled texts: `--validation FILE`, or the `--train` that the bundle was trained on, of which the
+    same share is cut off.
     """
     from distill.bundle import Bundle
     from export.layouts import write_layout
 
     if (layout is None) != (layout_out is None):
-        raise SettingsError("--layout and --layout-out belong together: which layout, and the folder to write it in")
+        raise SettingsError("--layout and --layout-out must be given together")
     made = Bundle.open(bundle)
     reporter = reporter_for_terminal()
     if layout is None or data.train or data.validation:
@@ -75,22 +96,29 @@ def write_graphs(
     print_made(made, json=json)
 
 
-def compare_quality(
-    bundles: Sequence[Path], data: DataSettings, *, teacher: Path | None, form: Form | None, json: bool
+@with_headings
+def evaluate(
+    bundles: Annotated[tuple[Path, ...], Parameter(help="one or more bundles")],
+    /,
+    *,
+    data: Data = DataSettings(),
+    teacher: Annotated[
+        Path | None, Parameter(group=RUNNING, help="bundle to which agreement and retention refer, run in PyTorch")
+    ] = None,
+    form: FormFlag = None,
+    json: Json = False,
 ) -> None:
-    """Print the quality of bundles on test texts."""
+    """Print the quality of bundles on test texts, in total, by label, and the confusion matrix."""
     from distill.bundle import Bundle
-    from export.measure.candidates import best_form, bundle_candidate
     from export.measure.rows import measure_quality, rows_of
     from export.measure.tables import EVAL_COLUMNS, PER_CLASS_COLUMNS, confusion_table, per_class_cells
 
+    opened = [Bundle.open(path) for path in bundles]
     candidates, reference = _with_teacher(teacher)
     names = [path.resolve().name for path in bundles]
-    for path, name in zip(bundles, names, strict=True):
-        opened = Bundle.open(path)
-        told_apart = name if names.count(name) == 1 else str(path)
-        candidates.append(bundle_candidate(opened, name=told_apart, form=form or best_form(opened)))
-    test = measuring_texts(data, _labels_of(candidates))
+    for made, path, name in zip(opened, bundles, names, strict=True):
+        candidates.append(_candidate(made, name if names.count(name) == 1 else str(path), form))
+    test = measuring_texts(data, opened[-1].labels)
     rows = rows_of(candidates, measure_quality(candidates, test, teacher=reference, reporter=reporter_for_terminal()))
     if json:
         print_json({"schema": 1, "rows": rows})
@@ -102,51 +130,58 @@ def compare_quality(
         print_cells(columns, cells)
 
 
-def measure_bundle(
-    bundle: Path, data: DataSettings, settings: BenchSettings, *, teacher: Path | None, form: Form | None, json: bool
+@with_headings
+def bench(
+    bundle: GraphBundle,
+    /,
+    *,
+    data: Data = DataSettings(),
+    teacher: Annotated[Path | None, Parameter(group=RUNNING, help="bundle to compare with, run in PyTorch")] = None,
+    form: FormFlag = None,
+    settings: Annotated[BenchSettings, Flat] = BenchSettings(),
+    json: Json = False,
 ) -> None:
-    """Measure a bundle against its teacher, keep that in the bundle, and print it."""
+    """Measure a bundle against its teacher in one run, save the result in the bundle, and print it."""
     from distill.bundle import Bundle
     from export.measure.bench import bench_bundle
-    from export.measure.candidates import best_form, bundle_candidate
     from export.measure.tables import COLUMNS
 
     opened = Bundle.open(bundle)
     candidates, reference = _with_teacher(teacher)
-    student = bundle_candidate(opened, name="student", form=form or best_form(opened))
-    candidates.append(student)
-    report = bench_bundle(
-        opened,
-        candidates,
-        measuring_texts(data, _labels_of(candidates)),
-        teacher=reference,
-        settings=settings,
-        reporter=reporter_for_terminal(),
-    )
+    candidates.append(_candidate(opened, "student", form))
+    test = measuring_texts(data, opened.labels)
+    report = bench_bundle(opened, candidates, test, teacher=reference, settings=settings, reporter=reporter_for_terminal())
     if json:
         print_json(report)
         return
     _print_rows(report["rows"], COLUMNS)
     if any(row["noisy"] for row in report["rows"]):
-        print_line("the machine was busy or unsteady: the rounds differ by more than 25 %; run it again on a quiet machine")
+        print("the timings are noisy: rounds differ by more than 25 %; run again on an idle machine")
 
 
-def label_texts(
-    bundle: Path,
-    texts: Sequence[str],
-    rows: TextSettings,
+@with_headings
+def predict(
+    bundle: GraphBundle,
+    texts: Annotated[tuple[str, ...], Parameter(help="texts to label; default: those of --input, or the lines of stdin")] = (),
+    /,
     *,
-    file: str | None,
-    precision: Precision | None,
-    threads: int | None,
-    long_texts: LongTexts,
-    json: bool,
+    input: Annotated[  # noqa: A002
+        str | None, Parameter(group=GROUPS["Data"], help="file with a text column: CSV, TSV, JSONL or Parquet")
+    ] = None,
+    rows: Annotated[TextSettings, Flat] = TextSettings(),
+    precision: Annotated[
+        Precision | None, Parameter(group=RUNNING, help="graph to run; default: int8 if the bundle has it, else fp32")
+    ] = None,
+    threads: Annotated[
+        int | None, Parameter(group=RUNNING, help="threads; default: the CPUs available to this process")
+    ] = None,
+    long_texts: Annotated[
+        LongTexts,
+        Parameter(group=RUNNING, help="texts longer than max_length: cut them, or average the logits of overlapping windows"),
+    ] = "truncate",
+    json: Json = False,
 ) -> None:
-    """Print label, score and text of each text: of those given, else of a file, else of stdin; on stderr how many were long.
-
-    Raises:
-        SettingsError: There are texts and a file.
-    """
+    """Print label, score and text of each text; report on stderr how many texts exceeded max_length."""
     from dataclasses import asdict
 
     from distill.classifier import predict_stream
@@ -154,23 +189,35 @@ def label_texts(
     from export.runtime.long_texts import LongTextClassifier
     from export.runtime.sessions import OnnxClassifier
 
-    if texts and file:
-        raise SettingsError("texts were given as arguments and by --input; choose one")
+    if texts and input:
+        raise SettingsError("texts were given both as arguments and with --input; choose one")
     classifier = LongTextClassifier(OnnxClassifier.open(bundle, precision=precision, threads=threads), long_texts=long_texts)
-    source = texts or (read_texts(file, rows) if file else stdin_texts(rows))
-    answers = predict_stream(classifier, source)
+    answers = predict_stream(classifier, texts or (read_texts(input, rows) if input else stdin_texts(rows)))
     if json:
         found = [{"text": text, **asdict(answer)} for text, answer in answers]
         print_json({"predictions": found, "num_cut": classifier.num_long})
         return
     for text, answer in answers:
-        print_line(f"{'|'.join(answer.labels)}\t{answer.score:.4f}\t{' '.join(text.split())}")
+        print(f"{'|'.join(answer.labels)}\t{answer.score:.4f}\t{' '.join(text.split())}")
     if classifier.words():
         reporter_for_terminal().say(classifier.words())
 
 
-def find_threshold(student: Path, fallback: Path, data: DataSettings, *, agreement: float, json: bool) -> None:
-    """Set a student's cascade threshold on validation texts, and print what it costs."""
+@with_headings
+def cascade(
+    student: Annotated[
+        Path, Parameter(help="bundle of the student, with an ONNX graph; the threshold is saved in its manifest")
+    ],
+    fallback: Annotated[Path, Parameter(help="larger bundle with an ONNX graph, for texts the student is not sure of")],
+    /,
+    *,
+    data: Data = DataSettings(),
+    agreement: Annotated[
+        float, Parameter(group=RUNNING, help="share of texts on which the cascade must give the label of the fallback")
+    ] = 0.98,
+    json: Json = False,
+) -> None:
+    """Set the cascade threshold of a student on validation texts, and print quality and cost."""
     from distill.bundle import Bundle
     from export.measure.tables import CASCADE_COLUMNS, cascade_cells
     from export.threshold import set_cascade
@@ -184,8 +231,18 @@ def find_threshold(student: Path, fallback: Path, data: DataSettings, *, agreeme
     print_cells(CASCADE_COLUMNS, cascade_cells(rows))
 
 
-def describe(bundle: Path, *, verify_key: Path | None, sbom: bool, json: bool) -> None:
-    """Print what a bundle is, once it has proved whole and, with a key, signed."""
+@with_headings
+def inspect(
+    bundle: BundlePath,
+    /,
+    *,
+    verify_key: Annotated[
+        Path | None, Parameter(group=RUNNING, help="public key; exit with 3 unless the signature is valid")
+    ] = None,
+    sbom: Annotated[bool, Parameter(group=OUTPUT, help="print the bill of materials instead, as CycloneDX JSON")] = False,
+    json: Json = False,
+) -> None:
+    """Print what a bundle is after verifying its files and, with a key, its signature."""
     from distill.bundle import Bundle
     from distill.card import card_text
     from export.trust.bill_of_materials import ml_bom
@@ -194,35 +251,48 @@ def describe(bundle: Path, *, verify_key: Path | None, sbom: bool, json: bool) -
     opened = Bundle.open(bundle)
     if verify_key:
         verify_signature(opened, public_key=verify_key)
-    if sbom:
-        print_json(ml_bom(opened))
+    if sbom or json:
+        print_json(ml_bom(opened) if sbom else opened.manifest.model_dump(mode="json", by_alias=True))
         return
-    if json:
-        print_json(opened.manifest.model_dump(mode="json", by_alias=True))
-        return
-    print_line(card_text(opened))
+    print(card_text(opened))
     for name, entry in opened.manifest.files.items():
-        print_line(f"{entry.size_bytes:>12,}  {entry.sha256[:16]}…  {name}")
-    print_line(f"\n{bundle} is whole: {len(opened.manifest.files)} files match their sha256")
+        print(f"{entry.size_bytes:>12,}  {entry.sha256[:16]}…  {name}")
+    print(f"\n{bundle} is whole: {len(opened.manifest.files)} files match their SHA-256")
     if verify_key:
-        print_line(f"its signature holds for {verify_key}")
+        print(f"the signature is valid for {verify_key}")
+
+
+@with_headings
+def sign(
+    bundle: Annotated[Path, Parameter(help="a finished bundle; adding files to it later makes the signature invalid")],
+    /,
+    *,
+    key: Annotated[
+        Path,
+        Parameter(group=RUNNING, help="private P-256 key, a PEM file: openssl ecparam -genkey -name prime256v1 -noout"),
+    ],
+    password: Annotated[
+        str | None, Parameter(group=RUNNING, env_var="POTSTILL_KEY_PASSWORD", help="password of the key, if it has one")
+    ] = None,
+) -> None:
+    """Sign a bundle and print the path of the signature."""
+    from distill.bundle import Bundle
+    from export.trust.signing import sign_bundle
+
+    print(f"signed: {sign_bundle(Bundle.open(bundle), private_key=key, password=password)}")
+
+
+def _candidate(bundle: Bundle, name: str, form: Form | None) -> Candidate:
+    from export.measure.candidates import best_form, bundle_candidate
+
+    return bundle_candidate(bundle, name=name, form=form or best_form(bundle))
 
 
 def _with_teacher(path: Path | None) -> tuple[list[Candidate], Candidate | None]:
     from distill.bundle import Bundle
-    from export.measure.candidates import bundle_candidate
 
-    if path is None:
-        return [], None
-    reference = bundle_candidate(Bundle.open(path), name="teacher", form="pytorch")
-    return [reference], reference
-
-
-def _labels_of(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    from distill.bundle import Bundle
-
-    path = candidates[-1].bundle_path
-    return Bundle.open(path, verify=False).labels if path else ()
+    reference = None if path is None else _candidate(Bundle.open(path), "teacher", "pytorch")
+    return [reference] if reference else [], reference
 
 
 def _print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

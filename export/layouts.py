@@ -8,14 +8,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from distill.bundle import CONFIG, TOKENIZER, TOKENIZER_CONFIG, Bundle
 from distill.errors import SettingsError
 from distill.storage import write_atomically, writing_to
 from distill.tokenization import INPUT_NAMES
-
-Layout = Literal["optimum", "transformers.js", "triton"]
+from export.settings import Layout
 
 MAX_BATCH = 64
 

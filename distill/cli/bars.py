@@ -1,4 +1,4 @@
-"""Progress on a terminal: bars, or a line every ten seconds where there is no terminal."""
+"""Progress reporters: bars on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distill.progress import Advance, Reporter, SilentReporter, is_first_process
 
 
 class BarReporter:
-    """Bars with time left, on a terminal."""
+    """Progress bars with elapsed and remaining time."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -24,7 +24,7 @@ class BarReporter:
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Advance]:
-        """Show a bar."""
+        """Show a bar while the block runs."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         columns = (
@@ -50,7 +50,7 @@ class BarReporter:
 
 
 class LineReporter:
-    """A line every ten seconds, where there is no terminal: log files, CI."""
+    """Prints progress as a line every `interval_s` seconds, for log files and CI."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, interval_s: float = 10.0) -> None:
         self._clock = clock
@@ -59,14 +59,14 @@ class LineReporter:
     def say(self, text: str) -> None:
         """Print one line.
 
-        In one write with its end: an interruption between the two would glue what is said next to this line.
+        Text and newline go in one write; otherwise an interrupt between the two would join this line and the next.
         """
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Advance]:
-        """Print how far the work is, now and then."""
+        """Print count, elapsed and remaining time."""
         started = last = self._clock()
         done = 0
         first: tuple[float, int] | None = None
@@ -75,7 +75,7 @@ class LineReporter:
             nonlocal done, last, first
             done += count
             now = self._clock()
-            # Timed from the first call on: it may tell of what an earlier run has done.
+            # The rate counts from the first call, which may report work that an earlier run did.
             first = first or (now, done)
             since, before = first if done > first[1] else (started, 0)
             if done and (now - last >= self._interval_s or done >= total):
@@ -89,7 +89,7 @@ class LineReporter:
 
 
 def reporter_for_terminal() -> Reporter:
-    """Return bars on a terminal, lines elsewhere; of several processes of one run, only the first speaks."""
+    """Return bars on a terminal, lines elsewhere, and nothing in all but the first process of a distributed run."""
     if not is_first_process():
         return SilentReporter()
     return BarReporter() if sys.stderr.isatty() else LineReporter()

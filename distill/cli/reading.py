@@ -1,65 +1,68 @@
-"""What the command reads before a stage can begin: labelled texts for gates and measuring, a teacher recorded as a column.
+"""The texts that a command reads: labelled texts for gates and measuring, recorded logits, lines of stdin.
 
-Reads only; what is done with it is the stages' job. Heavy modules are imported where they are used.
+Modules that read data are imported inside the functions, so that importing the flags stays fast.
 """
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.cli.terminal import say_all
 from distill.errors import SettingsError
 from distill.progress import Reporter
-from distill.settings import DataSettings, Device
+from distill.settings import DataSettings, Device, TextSettings
 
 if TYPE_CHECKING:
-    from distill.data import Dataset
+    from distill.data import Dataset, Splits
     from distill.teachers.recorded import RecordedLogits
-import logging
-import sys
-from typing import TYPE_CHECKING
 
-from distill.settings import TextSettings
+logger = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    from distill.progress import Reporter
+
+def reported_splits(data: DataSettings, reporter: Reporter, *, labels: Sequence[str] = ()) -> Splits:
+    """Read the splits and report how they were read: dropped rows, chosen columns, cut-off validation texts."""
+    from distill.data import load_splits
+
+    splits = load_splits(data, labels=labels)
+    for note in splits.notes:
+        reporter.say(note)
+    return splits
 
 
 def gate_texts(data: DataSettings, labels: Sequence[str], reporter: Reporter) -> Dataset:
-    """Return the labelled texts that gates judge by: `--validation`, or the same share of `--train` as at training.
+    """Return the labelled texts for the gates: `--validation`, or the share cut off `--train`, as in training.
 
     Args:
-        data: What the user named.
-        labels: The bundle's.
-        reporter: Told of what was dropped.
+        data: The data flags.
+        labels: Labels of the bundle.
+        reporter: Told which rows were dropped.
 
     Raises:
-        SettingsError: Neither was named.
+        SettingsError: Neither `--validation` nor `--train` was given.
     """
-    from distill.data import load_splits, read_labelled
+    from distill.data import read_labelled
 
     if data.train:
-        splits = load_splits(data, labels=labels)
-        say_all(reporter, splits.notes)
-        return splits.validation
+        return reported_splits(data, reporter, labels=labels).validation
     if data.validation is None:
         raise SettingsError("the gates need labelled texts; give --validation FILE, or the --train the bundle was made from")
     return read_labelled(data.validation, "validation", data, labels=labels)
 
 
 def measuring_texts(data: DataSettings, labels: Sequence[str]) -> Dataset:
-    """Return the labelled texts that measure.
+    """Return the labelled texts of `--test`.
 
     Raises:
-        SettingsError: None were named.
+        SettingsError: `--test` was not given.
     """
     from distill.data import limited, read_labelled
 
     if data.test is None:
-        raise SettingsError("no texts to measure with; name labelled ones with --test FILE")
+        raise SettingsError("no texts to measure on; give labelled ones with --test FILE")
     return limited(read_labelled(data.test, "test", data, labels=labels), data.limit, seed=data.split_seed)
 
 
@@ -67,14 +70,14 @@ def measuring_texts(data: DataSettings, labels: Sequence[str]) -> Dataset:
 def recorded_teacher(
     data: DataSettings, further: Sequence[str], train: Dataset, *, out: Path, device: Device
 ) -> Iterator[RecordedLogits]:
-    """Yield the teacher that stands as a column of logits in the data; of several processes the first reads it for all.
+    """Yield a teacher whose logits are a column of the data; with several processes, the first reads it for all.
 
     Args:
-        data: What the user named.
-        further: Other files that hold the column: unlabelled texts, and test texts where the teacher is compared on them.
-        train: Says the labels.
-        out: Where the answers are kept meanwhile.
-        device: Where the processes compute that share them.
+        data: The data flags.
+        further: More files with that column: unlabelled texts, and test texts if the teacher is measured on them.
+        train: The training texts; the teacher has their labels.
+        out: Folder under which the logits are kept while training.
+        device: Device of the processes that share them.
     """
     from distill.data import read_teacher_logits
     from distill.teachers.recorded import RecordedLogits
@@ -90,14 +93,11 @@ def recorded_teacher(
         yield recorded
 
 
-logger = logging.getLogger(__name__)
-
-
 def stdin_texts(settings: TextSettings) -> Iterator[str]:
-    """Yield the lines of stdin that are not blank, without their ends, under the same rules as the rows of a file.
+    """Yield the non-blank lines of stdin, stripped, under the same rules as rows of a file.
 
     Raises:
-        DatasetError: A line is not UTF-8, or too long.
+        DatasetError: A line is not UTF-8, or longer than `max_text_chars`.
     """
     from distill.data.files import Columns, stop_at_bad_row, usable_rows
     from distill.data.sources import LeftOut

@@ -1,7 +1,4 @@
-"""How the command talks to people: tables, JSON, stdin, the settings file, and an error in one line.
-
-Only this module and `distill.cli.main` print.
-"""
+"""Output of the command: tables, JSON and one-line errors; and its settings file."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cyclopts
-import pydantic
 from cyclopts.config import Dict
 
 from distill.errors import SettingsError
@@ -22,14 +18,13 @@ from distill.progress import is_first_process
 
 if TYPE_CHECKING:
     from distill.bundle import Bundle
-    from distill.progress import Reporter
 
 
 def settings_file(path: Path, *, commands: Sequence[str]) -> Dict:
-    """Read a `--config` file: a table per command and nothing else; a misspelt table would be passed over in silence.
+    """Read a `--config` file, which holds one table per command; cyclopts itself would ignore a misspelt table.
 
     Raises:
-        SettingsError: It cannot be read, or holds something that is not the table of a command.
+        SettingsError: The file is unreadable, or has a key that is not the table of a command.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -38,18 +33,12 @@ def settings_file(path: Path, *, commands: Sequence[str]) -> Dict:
     for name, values in tables.items():
         if name not in commands or not isinstance(values, dict):
             known = ", ".join(f"[{command}]" for command in commands)
-            raise SettingsError(f"{path}: {name!r} is not the table of a command; wanted keys below one of {known}")
+            raise SettingsError(f"{path}: {name!r} is not the table of a command; put keys under one of {known}")
     return Dict(tables, source=str(path))
 
 
-def say_all(reporter: Reporter, notes: Sequence[str]) -> None:
-    """Say each note of how the data was read."""
-    for note in notes:
-        reporter.say(note)
-
-
 def print_made(bundle: Bundle, *, json: bool) -> None:
-    """Print what a bundle became: its figures and files, or its manifest as JSON; once, however many processes made it."""
+    """Print the quality and files of a new bundle, or its manifest as JSON; only the first of several processes prints."""
     if not is_first_process():
         return
     if json:
@@ -65,13 +54,8 @@ def print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, allow_nan=False))
 
 
-def print_line(text: str) -> None:
-    """Print a line, or a few, on stdout."""
-    print(text)
-
-
 def print_cells(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; where there is no terminal it is as wide as it needs to be."""
+    """Print a table; outside a terminal it is as wide as its content."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -87,14 +71,14 @@ def print_cells(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def fail(message: str, code: int) -> int:
-    """Print an error on stderr and return its exit code; of several processes all but the first say which they are."""
+    """Print an error on stderr and return its exit code; processes of a distributed run name their rank, except the first."""
     who = "" if is_first_process() else f"process {os.environ['RANK']}: "
     print(f"potstill: {who}{message}", file=sys.stderr)
     return code
 
 
 def drop_stdout() -> None:
-    """Where stdout takes nothing more, let what is still in its buffer go nowhere, so that Python ends in silence."""
+    """Discard buffered output if stdout is closed or full; otherwise Python reports another error at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -102,9 +86,11 @@ def drop_stdout() -> None:
 
 
 def words_of(error: cyclopts.CycloptsError) -> str:
-    """Return an error of the flags in one line; one of our own settings errors inside it speaks for itself."""
+    """Return a flag error in one line; the message of a `SettingsError` inside it is returned unchanged."""
+    from pydantic import ValidationError
+
     inner = error.__cause__ or error.__context__
-    if isinstance(inner, pydantic.ValidationError):
+    if isinstance(inner, ValidationError):
         for problem in inner.errors(include_url=False):
             own = problem.get("ctx", {}).get("error")
             if isinstance(own, SettingsError):

@@ -13,10 +13,9 @@ from distill.data import Dataset
 from distill.errors import BundleError, requires
 from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
 from distill.settings import Precision
+from export.settings import Form
 
 Runtime = Literal["pytorch", "onnxruntime", "scikit-learn", "none"]
-Form = Literal["pytorch", "fp32", "int8"]
-"""How a bundle is run: its PyTorch model, or one of its graphs."""
 
 
 @dataclass(frozen=True)

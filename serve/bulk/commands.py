@@ -1,4 +1,4 @@
-"""`potstill score`: the flags and what is printed; loaded only when it is run."""
+"""The flags of `potstill score`, and what it prints."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from distill.cli.bars import reporter_for_terminal
+from distill.cli.flags import GROUPS, Flat, Json, with_headings
 from distill.cli.terminal import print_json
 from distill.settings import LongTexts
 from export.runtime.long_texts import long_words
 from serve.bulk.settings import QUARANTINE, ScoreSettings
 
 
+@with_headings
 def score(
-    bundle: Annotated[Path, Parameter(help="a bundle with a graph")],
+    bundle: Annotated[Path, Parameter(help="a bundle with an ONNX graph")],
     /,
     *,
-    input: Annotated[tuple[str, ...], Parameter(help="files, folders or patterns of Parquet, CSV or JSONL; paths or URLs")],  # noqa: A002
-    output: Annotated[str, Parameter(help="folder or URL for the Parquet parts; the same command goes on in it")],
-    settings: Annotated[ScoreSettings, Parameter(name="*")] = ScoreSettings(),
-    json: Annotated[bool, Parameter(help="print one JSON object, last, on stdout")] = False,
+    input: Annotated[  # noqa: A002
+        tuple[str, ...],
+        Parameter(group=GROUPS["Data"], help="files, folders or patterns of Parquet, CSV or JSONL files; paths or URLs"),
+    ],
+    output: Annotated[
+        str, Parameter(group=GROUPS["Output"], help="folder or URL for the Parquet parts; run again with it to resume")
+    ],
+    settings: Annotated[ScoreSettings, Flat] = ScoreSettings(),
+    json: Json = False,
 ) -> None:
-    """Label a large table: Parquet, CSV or JSONL in, Parquet parts out, in flat memory, every processor busy.
-
-    Killed anywhere and run again, it finishes what is missing, and the result is that of an unbroken run to the byte.
-
-    Example: potstill score student --input reviews/ --output labels/ --key id
-    """
+    """Label a large table in constant memory on every CPU; an interrupted and resumed run writes the same bytes."""
     from serve.bulk.run import score as score_job
 
     summary = score_job(bundle, input, output, settings=settings, reporter=reporter_for_terminal())
@@ -41,14 +43,14 @@ def score(
 
 
 def summary_lines(summary: Mapping[str, Any], *, long_texts: LongTexts = "truncate") -> list[str]:
-    """Return what a job came to, in lines."""
+    """Return the summary of a job as lines of text."""
     rows = summary["num_rows"]
     lines = [f"{label}: {count:,} rows ({count / rows:.1%})" for label, count in summary["labels"].items()]
     lines.append(f"{rows:,} rows labelled" + (f", mean score {summary['mean_score']:.4f}" if rows else ""))
     if summary["num_cut"]:
         lines.append(long_words(summary["num_cut"], rows, long_texts=long_texts))
     if summary["num_bad"]:
-        lines.append(f"{summary['num_bad']:,} rows could not be labelled; they stand in {QUARANTINE} with the reason")
+        lines.append(f"{summary['num_bad']:,} rows could not be labelled; they are in {QUARANTINE} with the reason")
     if summary["rows_per_second"] is not None:
         lines.append(
             f"this run: {summary['rows_scored']:,} rows in {summary['seconds']:.0f} s, {summary['rows_per_second']:,.0f}/s"

@@ -1,50 +1,65 @@
-"""The settings of bulk scoring; flags and docs are made from them."""
+"""Settings of bulk scoring."""
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from distill.settings import LongTexts, Precision, Settings
+from distill.settings import Heading, LongTexts, Precision, Settings
 
 QUARANTINE = "_quarantine"
-"""Folder of the bad rows below the output."""
+"""Folder of the output for rows that could not be labelled."""
 
 LINE_KEY = ("source", "line")
-"""What a row is known by where no column was named as its key: the file's name, and the line or row in it, from 1."""
+"""Columns that identify a row if there is no key: the file name, and the line or row in it, from 1."""
 
 
-class ScoreSettings(Settings):
-    """What is read, what is written, and how many work on it."""
+class TableSettings(Settings):
+    """Which columns of the input are read and passed through."""
 
-    text_column: str = Field("text", min_length=1, description="column that holds the text")
-    key: tuple[str, ...] = Field((), description="columns that name a row; without it source and line are written")
-    columns: tuple[str, ...] = Field((), description="further columns to pass through")
-    probabilities: bool = Field(False, description="also write the probability of every label, a list in the bundle's order")
-    logits: bool = Field(False, description="also write the logits, a list: `potstill distill --scored` then teaches by them")
-    answer_prefix: str = Field("", description="put before the names of the columns that are added (label, score, ...)")
+    heading: ClassVar[Heading] = "Data"
+
+    text_column: str = Field("text", min_length=1, description="column with the text")
+    key: tuple[str, ...] = Field((), description="columns that identify a row; default: the file name and the line number")
+    columns: tuple[str, ...] = Field((), description="more columns to copy to the output")
+    max_text_chars: int = Field(100_000, ge=1, description="longest text accepted; rows with longer texts go to the quarantine")
+
+
+class AnswerSettings(Settings):
+    """Which columns are added, and how the output is cut into parts."""
+
+    heading: ClassVar[Heading] = "Output"
+
+    probabilities: bool = Field(False, description="add the probability of every label, a list in the order of the bundle")
+    logits: bool = Field(False, description="add the logits, a list; `potstill distill --scored` can learn from them")
+    answer_prefix: str = Field("", description="prefix of the names of the added columns (label, score, ...)")
+    part_rows: int = Field(8_192, ge=1, description="maximum rows per part; a killed run loses only the parts in progress")
+
+
+class ScoreSettings(AnswerSettings, TableSettings):
+    """What is read, what is written, and the resources used."""
+
+    heading: ClassVar[Heading] = "Running"
+
+    precision: Precision | None = Field(None, description="graph to run; default: int8 if the bundle has it, else fp32")
     long_texts: LongTexts = Field(
-        "truncate",
-        description="a text past max_length is cut, or read whole in overlapping windows, whose logits are averaged",
+        "truncate", description="texts longer than max_length: cut them, or average the logits of overlapping windows"
     )
-    max_text_chars: int = Field(100_000, ge=1, description="a longer text goes to the quarantine")
-    part_rows: int = Field(8_192, ge=1, description="rows of a part, at most; a kill costs the parts being worked on")
-    precision: Precision | None = Field(None, description="which graph; without it int8 where there is one")
-    workers: int | None = Field(None, ge=1, description="threads here, actors on Ray; without it what may really be used")
+    workers: int | None = Field(None, ge=1, description="threads here, or actors on Ray; default: the available CPUs")
     ray: str | None = Field(
         None, min_length=1, description="run on a Ray cluster: its ADDRESS, auto, or local to start one here"
     )
-    price_per_hour: float | None = Field(None, ge=0, description="price of what runs this, an hour, to say what a million cost")
+    price_per_hour: float | None = Field(None, ge=0, description="price per hour, to report the cost of a million rows")
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Columns of the input that are written again: the key and the chosen ones."""
+        """Columns of the input that are copied: the key and the chosen ones."""
         return tuple(dict.fromkeys((*self.key, *self.columns)))
 
     @property
     def answers(self) -> dict[str, str]:
-        """What is added, and the name of its column."""
+        """Added values and the names of their columns."""
         added = ("label", "score", *(("probabilities",) if self.probabilities else ()), *(("logits",) if self.logits else ()))
         return {name: self.answer_prefix + name for name in added}
 
@@ -53,5 +68,5 @@ class ScoreSettings(Settings):
         written = [*(self.key or LINE_KEY), *(name for name in self.kept if name not in self.key), *self.answers.values()]
         twice = sorted({name for name in written if written.count(name) > 1})
         if twice:
-            raise ValueError(f"two columns would be named {', '.join(map(repr, twice))}; give --answer-prefix, or name a --key")
+            raise ValueError(f"two output columns would be named {', '.join(map(repr, twice))}; set --answer-prefix or --key")
         return self

@@ -1,64 +1,50 @@
-"""What the teacher command says of a source: planted negative transfer, and a source that helps."""
+"""What the teacher command reports about a source task: planted negative transfer, and a source that helps."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-from tiny_task import tiny_texts, write_csv
+from tiny_task import Outcome, tiny_texts, write_csv
 
 from distill.bundle import Bundle
-from distill.commands import make_teacher
 from distill.data import Splits
-from distill.errors import SettingsError
-from distill.progress import SilentReporter
-from distill.settings import DataSettings
 from distill.training.fine_tuning import fit_carried
-from distill.transfer_settings import CarrySettings, OriginSettings
+from distill.transfer_settings import CarrySettings
+
+Run = Callable[..., Outcome]
 
 
-class Said(SilentReporter):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        """Keep the line."""
-        self.lines.append(text)
-
-
-def verdict(model: Path, init: Path, folder: Path, *, epochs: int, learning_rate: float) -> str:
-    data = DataSettings(
-        train=(str(write_csv(folder / "few.csv", tiny_texts(60, seed=7))),),
-        test=str(write_csv(folder / "test.csv", tiny_texts(200, seed=8))),
-    )
-    reporter = Said()
-    settings = CarrySettings(epochs=epochs, learning_rate=learning_rate, max_length=32, batch_size=16)
-    origin = OriginSettings(init=str(init), control=True)
-    made = make_teacher(str(model), origin, data, settings, out=folder / "out", reporter=reporter)
-    assert made.manifest.lineage.chain
+def verdict(potstill: Run, model: Path, init: Path, folder: Path) -> str:
+    train = write_csv(folder / "few.csv", tiny_texts(60, seed=7))
+    test = write_csv(folder / "test.csv", tiny_texts(200, seed=8))
+    out = folder / "out"
+    data = ("--train", train, "--test", test, "--max-length", 32, "--batch-size", 16, "--epochs", 1, "--learning-rate", 1e-4)
+    done = potstill("teacher", "--model", model, "--init", init, "--control", "--out", out, *data)
+    assert done.code == 0, done.err
+    assert Bundle.open(out).manifest.lineage.chain
     assert not Bundle.open(folder / "out-alone").manifest.lineage.chain
-    return reporter.lines[-1]
+    return done.err.splitlines()[-1]
 
 
-def test_a_source_that_knows_the_task_helps(tiny_model: Path, tiny_teacher: Bundle, tmp_path: Path) -> None:
-    said = verdict(tiny_model, tiny_teacher.path, tmp_path, epochs=1, learning_rate=1e-4)
+def test_a_source_that_knows_the_task_helps(potstill: Run, tiny_model: Path, tiny_teacher: Bundle, tmp_path: Path) -> None:
+    said = verdict(potstill, tiny_model, tiny_teacher.path, tmp_path)
     assert said.startswith("Transfer from teacher helped: +"), said
 
 
-def test_a_source_that_learnt_the_opposite_is_said_to_harm(tiny_model: Path, tiny_splits: Splits, tmp_path: Path) -> None:
+def test_a_source_that_learnt_the_opposite_is_reported_as_harmful(
+    potstill: Run, tiny_model: Path, tiny_splits: Splits, tmp_path: Path
+) -> None:
     turned = [replace(part, label_ids=1 - part.label_ids) for part in (tiny_splits.train, tiny_splits.validation)]
     settings = CarrySettings(epochs=6, learning_rate=2e-3, max_length=32, batch_size=16)
     wrong = fit_carried(str(tiny_model), train=turned[0], validation=turned[1], out=tmp_path / "opposite", settings=settings)
-    said = verdict(tiny_model, wrong.path, tmp_path, epochs=1, learning_rate=1e-4)
+    said = verdict(potstill, tiny_model, wrong.path, tmp_path)
     assert said.startswith("Negative transfer: opposite made it worse than no transfer, -"), said
 
 
-def test_a_control_without_a_source_is_refused(tmp_path: Path) -> None:
-    data = DataSettings(train=(str(write_csv(tmp_path / "few.csv", tiny_texts(60))),))
-    with pytest.raises(SettingsError, match="does not go on from --init, which is not given"):
-        make_teacher(
-            "nothing", OriginSettings(control=True), data, CarrySettings(), out=tmp_path / "out", reporter=SilentReporter()
-        )
+def test_a_control_without_a_source_is_refused(potstill: Run, tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "few.csv", tiny_texts(60))
+    done = potstill("teacher", "--model", "nothing", "--control", "--train", data, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "--init" in done.complaint

@@ -11,8 +11,9 @@ from distill.bundle import Bundle
 from distill.data import Dataset, Splits
 from distill.errors import BundleError
 from distill.models.loading import load_bundle
-from export.measure.candidates import Form, best_form, bundle_candidate, floor_candidates
+from export.measure.candidates import best_form, bundle_candidate, floor_candidates
 from export.pipeline import strip
+from export.settings import Form
 
 Copied = Callable[[Bundle], Bundle]
 FORMS: tuple[Form, ...] = ("pytorch", "fp32", "int8")

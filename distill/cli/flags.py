@@ -1,0 +1,32 @@
+"""Flags of the command: each field of a settings model becomes one, shown under the help heading of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+
+from cyclopts import Group, Parameter
+
+from distill.settings import DataSettings, Heading, Settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+GROUPS = {heading: Group(heading, sort_key=place) for place, heading in enumerate(get_args(Heading))}
+
+Flat = Parameter(name="*")
+Data = Annotated[DataSettings, Flat]
+Json = Annotated[bool, Parameter(group=GROUPS["Output"], help="print one JSON object, last, on stdout")]
+BundleOut = Annotated[Path, Parameter(group=GROUPS["Output"], help="folder of the new bundle")]
+
+
+def with_headings(command: Command) -> Command:
+    """Put each flag that comes from a settings model under the heading of the class that declares the field."""
+    for model in get_type_hints(command).values():
+        if not (isinstance(model, type) and issubclass(model, Settings)):
+            continue
+        for name, field in model.model_fields.items():
+            declared_by = next(base for base in reversed(model.__mro__) if name in vars(base).get("__annotations__", ()))
+            if issubclass(declared_by, Settings) and not any(isinstance(each, Parameter) for each in field.metadata):
+                field.metadata.append(Parameter(group=GROUPS[declared_by.heading]))
+    return command
