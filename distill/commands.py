@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from distill.bundle import Bundle
     from distill.data import Dataset
     from distill.evaluation.intervals import Estimate
+    from distill.evaluation.proof import ProofReport
     from distill.training.fine_tuning import Source
 
 SELECTION_COLUMNS = ("candidate", "layers", "expected macro-F1", "95 % interval", "LogME", "H-score", "s", "cached")
@@ -141,7 +142,6 @@ def distill(
     """Train a student, or several with --control or --seeds, and print their quality."""
     from distill.bundle import Bundle
     from distill.data import TextSources
-    from distill.evaluation.proof import PROOF_COLUMNS, proof_cells
     from distill.training.distillation import fit_student
     from distill.training.trials import run_trials
 
@@ -173,10 +173,16 @@ def distill(
     if json:
         print_json({"bundle": str(bundle.path), **report.to_dict()})
         return
+    _print_proof(report)
+    print(f"sealed {bundle.path}: the student of seed {report.chosen_seed}, best on the validation texts")
+
+
+def _print_proof(report: ProofReport) -> None:
+    from distill.evaluation.proof import PROOF_COLUMNS, proof_cells
+
     print(f"measured on {report.num_texts} {report.split} texts")
     print_cells(PROOF_COLUMNS, proof_cells(report))
     print(report.words)
-    print(f"sealed {bundle.path}: the student of seed {report.chosen_seed}, best on the validation texts")
 
 
 def _gain(made: Bundle, control: Bundle, judge: Dataset) -> Estimate:

@@ -1,11 +1,15 @@
-"""Who may import whom: DESIGN's rules 1 to 4, read off the imports themselves, and a fresh interpreter to prove rule 2."""
+"""Who may import whom, how long files and functions may be, and which imports load torch.
+
+Imports inside functions and under `if TYPE_CHECKING` count like all others, except where a test says that it is about loading.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -13,13 +17,28 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("distill", "export", "serve", "benchmarks")
-COMPOSITION_ROOT = "distill.cli.main"
+SHIPPED = ("distill", "export", "serve")
+COMMAND = "distill.cli.main"
 TORCH_ROOMS = (
     *(f"distill.{room}" for room in ("models", "teachers", "students", "losses", "training", "transfer")),
     "export.graph",
 )
 TORCH = ("torch", "transformers", "accelerate")
+SAME_NAME_ALLOWED = ("__init__.py", "__main__.py", "commands.py", "settings.py")
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 400, 60, 8
+TOO_LARGE = {
+    "distill.batching.logits_in_order",
+    "distill.models.loading.load_pretrained",
+    "distill.training.distillation.fit_student",
+    "distill.training.fine_tuning",
+    "distill.training.fine_tuning.fit_carried",
+    "distill.training.loop.train",
+    "distill.training.sealing.seal",
+    "distill.training.sealing.train_and_seal",
+    "distill.training.trials.run_trials",
+    "distill.transfer.adapt.adapt",
+}
+"""Files and functions that are still above a limit; no others may be."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +46,16 @@ class Import:
     """One imported module.
 
     Attributes:
-        importer: Full name of the module it stands in.
-        target: Full name of the module it names, or of the name in it.
-        line: Where it stands.
-        at_load: It runs when the importer is loaded: not inside a function, and not for type checkers only.
-        for_types: It stands under `if TYPE_CHECKING`.
+        importer: Full name of the importing module.
+        target: Full name of the imported module, or of the module that has the imported name.
+        line: Its line in the importing file.
+        at_load: Whether it runs when the importer is loaded: outside functions and `if TYPE_CHECKING`.
     """
 
     importer: str
     target: str
     line: int
     at_load: bool
-    for_types: bool
 
     def __str__(self) -> str:
         return f"{self.importer}:{self.line} imports {self.target}"
@@ -47,7 +64,7 @@ class Import:
 def modules() -> dict[str, Path]:
     """Return every module of the four packages by its full name."""
     found = {}
-    for package in PACKAGES:
+    for package in (*SHIPPED, "benchmarks"):
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
@@ -55,42 +72,44 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 
 def is_under(name: str, *parents: str) -> bool:
     return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
 
 
-def imports_of(name: str, source: str) -> Iterator[Import]:
-    """Yield the imports of a module; `from x import y` counts as `x.y` where that is a module, else as `x`."""
-
-    def visit(node: ast.AST, *, at_load: bool, for_types: bool) -> Iterator[Import]:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.Import):
-                targets = [alias.name for alias in child.names]
-            elif isinstance(child, ast.ImportFrom):
-                assert child.level == 0, f"{name}:{child.lineno}: a relative import"
-                inner = [f"{child.module}.{alias.name}" for alias in child.names]
-                targets = [target if target in MODULES else str(child.module) for target in inner]
-            else:
-                is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-                is_guard = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
-                yield from visit(child, at_load=at_load and not (is_function or is_guard), for_types=for_types or is_guard)
-                continue
-            for target in targets:
-                yield Import(name, target, child.lineno, at_load, for_types)
-
-    yield from visit(ast.parse(source), at_load=True, for_types=False)
+def imports_of(name: str, tree: ast.AST, *, at_load: bool = True) -> Iterator[Import]:
+    """Yield the imports of a module; `from x import y` counts as `x.y` if that is a module, else as `x`."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.Import):
+            targets = [alias.name for alias in child.names]
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"{name}:{child.lineno}: a relative import"
+            assert all(alias.name != "*" for alias in child.names), f"{name}:{child.lineno}: a wildcard import"
+            inner = [f"{child.module}.{alias.name}" for alias in child.names]
+            targets = [target if target in MODULES else str(child.module) for target in inner]
+        else:
+            is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            is_guard = isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")
+            yield from imports_of(name, child, at_load=at_load and not (is_function or is_guard))
+            continue
+        yield from (Import(name, target, child.lineno, at_load) for target in targets)
 
 
-ALL = [each for name, path in MODULES.items() for each in imports_of(name, path.read_text())]
+ALL = [each for name, tree in TREES.items() for each in imports_of(name, tree)]
 
 
-def none_of(offenders: list[Import]) -> None:
-    assert not offenders, "\n".join(map(str, offenders))
+def of(*importers: str) -> list[Import]:
+    return [each for each in ALL if is_under(each.importer, *importers)]
 
 
-def test_the_reader_of_imports_sees_them_all() -> None:
+def assert_none(offenders: Iterable[object]) -> None:
+    found = list(map(str, offenders))
+    assert not found, "\n".join(found)
+
+
+def test_every_kind_of_import_is_seen() -> None:
     source = """
 import os, distill.bundle
 from distill import bundle, Bundle
@@ -101,117 +120,120 @@ def inside():
         import torch.nn
 class Holder:
     try:
-        from numpy import *
+        from numpy import array
     except ImportError:
         pass
 """
-    assert [(each.target, each.at_load, each.for_types) for each in imports_of("made.up", source)] == [
-        ("os", True, False),
-        ("distill.bundle", True, False),
-        ("distill.bundle", True, False),
-        ("distill", True, False),
-        ("distill.data", False, True),
-        ("torch.nn", False, False),
-        ("numpy", True, False),
+    assert [(each.target, each.at_load) for each in imports_of("made.up", ast.parse(source))] == [
+        ("os", True),
+        ("distill.bundle", True),
+        ("distill.bundle", True),
+        ("distill", True),
+        ("distill.data", False),
+        ("torch.nn", False),
+        ("numpy", True),
     ]
-    assert {"distill", "distill.cli.main", "export.runtime.sessions"} <= MODULES.keys()
+    assert {"distill", COMMAND, "export.runtime.sessions"} <= MODULES.keys()
     assert len(ALL) > 200
 
 
-def test_distill_reaches_right_only_in_its_composition_root() -> None:
-    none_of(
-        [
-            each
-            for each in ALL
-            if is_under(each.importer, "distill")
-            and each.importer != COMPOSITION_ROOT
-            and is_under(each.target, "export", "serve")
-        ]
-    )
+@pytest.mark.parametrize(
+    ("package", "above"),
+    [("distill", ("export", "serve", "benchmarks")), ("export", ("serve", "benchmarks")), ("serve", ("benchmarks",))],
+)
+def test_no_package_imports_one_above_it(package: str, above: tuple[str, ...]) -> None:
+    assert_none(each for each in of(package) if is_under(each.target, *above))
 
 
-def test_the_composition_root_reaches_right_inside_its_functions() -> None:
-    # Settings are the exception: the flags are made from them when the module is loaded, and they bring nothing heavy.
-    none_of(
-        [
-            each
-            for each in ALL
-            if each.importer == COMPOSITION_ROOT
-            and each.at_load
-            and is_under(each.target, "export", "serve", "benchmarks")
-            and each.target not in ("export.settings", "serve.settings")
-        ]
-    )
+def test_nothing_imports_the_tests() -> None:
+    assert_none(each for each in ALL if is_under(each.target, "tests", "conftest"))
 
 
-def test_export_never_imports_serve() -> None:
-    none_of([each for each in ALL if is_under(each.importer, "export") and is_under(each.target, "serve")])
+def test_nothing_imports_the_command() -> None:
+    assert_none(each for each in ALL if is_under(each.target, COMMAND) and not each.importer.endswith(".__main__"))
 
 
 def test_serve_sees_the_runtime_and_the_torch_free_core() -> None:
-    none_of(
-        [
-            each
-            for each in ALL
-            if is_under(each.importer, "serve")
-            and (
-                is_under(each.target, *TORCH_ROOMS)
-                or (is_under(each.target, "export") and not is_under(each.target, "export.runtime"))
-            )
-        ]
+    assert_none(
+        each
+        for each in of("serve")
+        if is_under(each.target, *TORCH_ROOMS)
+        or (is_under(each.target, "export") and not is_under(each.target, "export.runtime"))
     )
 
 
-def test_torch_stays_in_its_rooms() -> None:
-    none_of([each for each in ALL if is_under(each.target, *TORCH) and not is_under(each.importer, *TORCH_ROOMS, "benchmarks")])
-
-
-def test_outside_the_torch_rooms_nothing_loads_them_with_itself() -> None:
-    none_of(
-        [
-            each
-            for each in ALL
-            if each.at_load
-            and is_under(each.target, *TORCH_ROOMS)
-            # the command loads `distill.commands` only once it runs one of its subcommands
-            and not is_under(each.importer, *TORCH_ROOMS, "distill.commands", "benchmarks")
-        ]
+def test_the_runtime_sees_nothing_else_of_export_and_the_torch_free_core() -> None:
+    assert_none(
+        each
+        for each in of("export.runtime")
+        if is_under(each.target, *TORCH_ROOMS)
+        or (is_under(each.target, "export") and not is_under(each.target, "export.runtime"))
     )
 
 
-def test_nothing_imports_the_composition_root() -> None:
-    none_of([each for each in ALL if is_under(each.target, COMPOSITION_ROOT) and not each.importer.endswith(".__main__")])
+def test_torch_is_imported_only_in_its_rooms() -> None:
+    assert_none(each for each in of(*SHIPPED) if is_under(each.target, *TORCH) and not is_under(each.importer, *TORCH_ROOMS))
 
 
-def test_nothing_imports_benchmarks_or_tests() -> None:
-    outside = [each for each in ALL if not is_under(each.importer, "benchmarks")]
-    none_of([each for each in outside if is_under(each.target, "benchmarks", "tests")])
-    none_of([each for each in ALL if is_under(each.target, "tests", "conftest")])
-
-
-def test_there_are_no_wildcard_imports() -> None:
-    for name, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom):
-                assert all(alias.name != "*" for alias in node.names), f"{name}:{node.lineno}"
+def test_loading_a_module_outside_the_torch_rooms_loads_none_inside() -> None:
+    assert_none(
+        each
+        for each in of(*SHIPPED)
+        if each.at_load and is_under(each.target, *TORCH_ROOMS) and not is_under(each.importer, *TORCH_ROOMS)
+    )
 
 
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
-    graph = {name: {each.target for each in ALL if each.importer == name and each.at_load} & MODULES.keys() for name in MODULES}
+    graph = {name: {each.target for each in ALL if each.importer == name} & MODULES.keys() - {name} for name in MODULES}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
 
 
+def test_files_are_short() -> None:
+    assert_none(
+        f"{path.relative_to(ROOT)} has {count} lines, more than {MAX_FILE_LINES}"
+        for name, path in MODULES.items()
+        if is_under(name, *SHIPPED) and name not in TOO_LARGE and (count := len(path.read_text().splitlines())) > MAX_FILE_LINES
+    )
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for name, tree in TREES.items():
+        found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        yield from (
+            (f"{name}.{node.name}", node)
+            for node in found
+            if is_under(name, *SHIPPED) and f"{name}.{node.name}" not in TOO_LARGE
+        )
+
+
+def test_functions_are_short() -> None:
+    assert_none(
+        f"{name} has {length} lines, more than {MAX_FUNCTION_LINES}"
+        for name, node in functions()
+        if (length := (node.end_lineno or 0) - node.lineno + 1) > MAX_FUNCTION_LINES
+    )
+
+
+def test_functions_other_than_commands_have_few_parameters() -> None:
+    assert_none(
+        f"{name} has {count} parameters, more than {MAX_PARAMETERS}"
+        for name, node in functions()
+        if (count := len([*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs])) > MAX_PARAMETERS
+        and "with_headings" not in map(ast.unparse, node.decorator_list)
+    )
+
+
+@pytest.mark.parametrize("package", SHIPPED)
+def test_no_two_files_of_a_package_have_the_same_name(package: str) -> None:
+    names = Counter(path.name for path in (ROOT / package).rglob("*.py") if path.name not in SAME_NAME_ALLOWED)
+    assert_none(f"{count} files of {package} are named {name}" for name, count in names.items() if count > 1)
+
+
 @pytest.mark.parametrize(
-    "module",
-    [
-        "distill",
-        "distill.cli.main",
-        "export.runtime.sessions",
-        "serve.http.app",
-    ],
+    "module", ["distill", "distill.commands", COMMAND, "export.commands", "export.runtime.sessions", "serve.http.app"]
 )
 def test_a_fresh_interpreter_that_imports_it_has_no_torch(module: str) -> None:
     program = f"import sys, {module}; print([name for name in {TORCH} if name in sys.modules])"

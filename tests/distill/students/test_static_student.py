@@ -133,7 +133,7 @@ def test_it_may_teach_another(static_bundle: Bundle, tiny_teacher: Bundle, tiny_
 
 
 def test_settings_of_layers_are_refused() -> None:
-    with pytest.raises(SettingsError, match="no layers.*intermediate_size and num_layers"):
+    with pytest.raises(SettingsError, match=r"no layers.*intermediate_size and num_layers"):
         DistillSettings(kind="static", num_layers=2, intermediate_size=64)
     with pytest.raises(SettingsError, match="static_window must be odd"):
         DistillSettings(static_window=4)
