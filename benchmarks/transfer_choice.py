@@ -72,7 +72,7 @@ def candidate_of(bench: Bench, candidate: str, seed: int, *, task: str = "") -> 
     """Return an encoder as a folder: the packaged one whole, its three lowest layers, drawn anew, or after another task."""
     from distill.models.loading import load_pretrained
     from distill.models.torch_classifier import write_model_files
-    from distill.students.build import keep_layers
+    from distill.students.layers import keep_layers
     from distill.transfer.parameters import draw_all_anew
 
     if candidate == "minilm":

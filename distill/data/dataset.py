@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -239,6 +240,28 @@ class SeenTexts:
 def texts_not_in(texts: Iterable[str], others: Iterable[Dataset]) -> tuple[str, ...]:
     """Return each of these texts once, without those that stand in `others`."""
     return tuple(SeenTexts(text for other in others for text in other.texts).fresh(texts))
+
+
+class JoinedTexts(Sequence[str]):
+    """Several sequences of texts, one after the other; a text is read from its sequence when it is asked for."""
+
+    def __init__(self, *parts: Sequence[str]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        part = int(np.searchsorted(self._ends, place, side="right"))
+        return self._parts[part][place - int(self._ends[part])]  # counted from the part's end: negative
 
 
 def _digests(texts: list[str]) -> NDArray[np.uint64]:

@@ -2,52 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from distill.errors import SettingsError
-from distill.losses.recording import Layers, matched_layers
-from distill.losses.term import Seen, Term, divergence_of_rows, log_attention, mean_over_tokens, split_heads
+from distill.losses.term import (
+    Seen,
+    Term,
+    divergence_of_rows,
+    log_attention,
+    matched_layers,
+    mean_over_tokens,
+    split_heads,
+)
+from distill.models.recording import Layers
 
 
-class AttentionDistance(Term):
-    """Squared distance of two rows of attention probabilities; mean over layers, heads and the rows of real tokens."""
+class _AttentionMaps(Term):
+    """Mean over layers, heads and the rows of real tokens of a distance between two rows of attention probabilities.
 
-    name: ClassVar[str] = "attention"
+    If student and teacher have different numbers of heads, the means over their heads are compared.
+    """
+
     reads_attention: ClassVar[bool] = True
 
     def forward(self, seen: Seen) -> Tensor:
         """Return the loss of each text, shape (batch,)."""
-        losses = [
-            mean_over_tokens((student.exp() - teacher.exp()).square().sum(dim=-1).mean(dim=1), seen.mask)
-            for student, teacher in _pairs(seen)
-        ]
+        matched = matched_layers(len(seen.student.queries), len(seen.teacher.queries))
+        losses = []
+        for student_layer, teacher_layer in enumerate(matched):
+            student = _attention(seen.student, student_layer, seen.mask)
+            teacher = _attention(seen.teacher, teacher_layer, seen.mask)
+            if seen.student.num_heads != seen.teacher.num_heads:
+                student, teacher = _mean_of_heads(student), _mean_of_heads(teacher)
+            losses.append(self.distance(student=student, teacher=teacher, mask=seen.mask))
         return torch.stack(losses).mean(dim=0)
 
+    def distance(self, *, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        """Return the distance of each text, shape (batch,), of log-probabilities (batch, heads, length, length)."""
+        raise NotImplementedError
 
-class AttentionDivergence(Term):
-    """KL(teacher || student) of two rows of attention probabilities; mean over layers, heads and the rows of real tokens."""
+
+class AttentionDistance(_AttentionMaps):
+    """Squared distance of two rows of attention probabilities; mean over layers, heads and the rows of real tokens."""
+
+    name: ClassVar[str] = "attention"
+
+    def distance(self, *, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        """Return the squared distance of each text."""
+        return mean_over_tokens((student.exp() - teacher.exp()).square().sum(dim=-1).mean(dim=1), mask)
+
+
+class AttentionDivergence(_AttentionMaps):
+    """KL(teacher || student) of two rows of attention probabilities, in nats; mean as above."""
 
     name: ClassVar[str] = "attention-kl"
-    reads_attention: ClassVar[bool] = True
 
-    def forward(self, seen: Seen) -> Tensor:
-        """Return the loss of each text, shape (batch,), in nats."""
-        losses = [divergence_of_rows(student=student, teacher=teacher, mask=seen.mask) for student, teacher in _pairs(seen)]
-        return torch.stack(losses).mean(dim=0)
-
-
-def _pairs(seen: Seen) -> Iterator[tuple[Tensor, Tensor]]:
-    """Log-probabilities of attention, (student, teacher) of each student layer, (batch, heads, length, length) each."""
-    pooled = seen.student.num_heads != seen.teacher.num_heads
-    matched = matched_layers(len(seen.student.queries), len(seen.teacher.queries))
-    for student_layer, teacher_layer in enumerate(matched):
-        student = _attention(seen.student, student_layer, seen.mask)
-        teacher = _attention(seen.teacher, teacher_layer, seen.mask)
-        yield (_mean_of_heads(student), _mean_of_heads(teacher)) if pooled else (student, teacher)
+    def distance(self, *, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        """Return the divergence of each text, in nats."""
+        return divergence_of_rows(student=student, teacher=teacher, mask=mask)
 
 
 def _attention(layers: Layers, layer: int, mask: Tensor) -> Tensor:
@@ -56,23 +72,23 @@ def _attention(layers: Layers, layer: int, mask: Tensor) -> Tensor:
 
 
 def _mean_of_heads(log_probabilities: Tensor) -> Tensor:
-    return log_probabilities.logsumexp(dim=1, keepdim=True) - torch.tensor(float(log_probabilities.shape[1])).log()
+    return log_probabilities.logsumexp(dim=1, keepdim=True) - math.log(log_probabilities.shape[1])
 
 
 class Relations(Term):
-    """Sum over queries, keys and values A of KL(teacher || student) of the rows of softmax(A Aᵀ / √d).
+    """Sum over queries, keys and values A of the last layer of KL(teacher || student) of the rows of softmax(A Aᵀ / √d).
 
-    It is the mean over relation heads and the rows of real tokens.
+    Each is a mean over relation heads and the rows of real tokens (MiniLMv2, Wang et al., 2021).
     """
 
     name: ClassVar[str] = "relations"
     reads_attention: ClassVar[bool] = True
 
     def __init__(self, *, num_heads: int, student_width: int, teacher_width: int) -> None:
-        """Take the number of relation heads; it must divide both widths.
+        """Set the number of relation heads.
 
         Raises:
-            SettingsError: It does not.
+            SettingsError: It does not divide both widths.
         """
         super().__init__()
         for whose, width in (("student's", student_width), ("teacher's", teacher_width)):
@@ -85,18 +101,14 @@ class Relations(Term):
 
     def forward(self, seen: Seen) -> Tensor:
         """Return the loss of each text, shape (batch,), in nats."""
-        losses = [
-            divergence_of_rows(
-                student=self._relations(student, seen.mask), teacher=self._relations(teacher, seen.mask), mask=seen.mask
+        losses = []
+        for kind in ("queries", "keys", "values"):
+            student, teacher = (
+                self._relations(getattr(layers, kind)[-1], seen.mask) for layers in (seen.student, seen.teacher)
             )
-            for student, teacher in zip(_last(seen.student), _last(seen.teacher), strict=True)
-        ]
+            losses.append(divergence_of_rows(student=student, teacher=teacher, mask=seen.mask))
         return torch.stack(losses).sum(dim=0)
 
     def _relations(self, states: Tensor, mask: Tensor) -> Tensor:
         heads = split_heads(states, self.num_heads)
         return log_attention(heads, heads, mask)
-
-
-def _last(layers: Layers) -> tuple[Tensor, Tensor, Tensor]:
-    return layers.queries[-1], layers.keys[-1], layers.values[-1]

@@ -10,14 +10,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distill.errors import SettingsError
-from distill.losses.recording import Layers, hidden_pairs
-from distill.losses.term import Seen, Term, mean_over_tokens
+from distill.losses.term import Seen, Term, matched_layers, mean_over_tokens
+from distill.models.recording import Layers
+
+
+def hidden_pairs(student: Layers, teacher: Layers) -> list[tuple[Tensor, Tensor]]:
+    """Return (student's hidden state, the teacher's state it is compared with) of each student layer, first layer first."""
+    matched = matched_layers(len(student.hidden), len(teacher.hidden))
+    return [(state, teacher.hidden[layer]) for state, layer in zip(student.hidden, matched, strict=True)]
 
 
 class Projections(nn.Module):
     """One linear map without bias for each of the first `num_layers` student layers.
 
-    Where the widths are equal it starts as the identity; else as an orthogonal map drawn from a seed.
+    A map starts as the identity if the widths are equal, else as an orthogonal map drawn from a seed.
     """
 
     def __init__(self, *, num_layers: int, student_width: int, teacher_width: int, seed: int) -> None:
@@ -31,47 +37,48 @@ class Projections(nn.Module):
         )
 
     def pairs(self, student: Layers, teacher: Layers) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (student's mapped state, teacher's state) of as many student layers as there are maps, first layer first."""
+        """Yield (student's mapped state, teacher's state) of each student layer that has a map, first layer first."""
         for weight, (ours, theirs) in zip(self.maps, hidden_pairs(student, teacher), strict=False):
             yield ours @ weight.T, theirs
 
 
-class HiddenDistance(Term):
+class _MappedStates(Term):
+    """Mean over layers and real tokens of a distance between mapped student states and teacher states."""
+
+    reads_hidden: ClassVar[bool] = True
+
+    def __init__(self, projections: Projections) -> None:
+        super().__init__()
+        self.projections = projections
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Return the loss of each text, shape (batch,)."""
+        pairs = self.projections.pairs(seen.student, seen.teacher)
+        return torch.stack([mean_over_tokens(self.distance(*pair), seen.mask) for pair in pairs]).mean(dim=0)
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the distance at each token, shape (batch, length)."""
+        raise NotImplementedError
+
+
+class HiddenDistance(_MappedStates):
     """Mean over layers, real tokens and dimensions of (mapped student state - teacher state)²."""
 
     name: ClassVar[str] = "hidden"
-    reads_hidden: ClassVar[bool] = True
 
-    def __init__(self, projections: Projections) -> None:
-        super().__init__()
-        self.projections = projections
-
-    def forward(self, seen: Seen) -> Tensor:
-        """Return the loss of each text, shape (batch,)."""
-        losses = [
-            mean_over_tokens((student - teacher).square().mean(dim=-1), seen.mask)
-            for student, teacher in self.projections.pairs(seen.student, seen.teacher)
-        ]
-        return torch.stack(losses).mean(dim=0)
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the mean squared difference at each token."""
+        return (student - teacher).square().mean(dim=-1)
 
 
-class HiddenAngle(Term):
+class HiddenAngle(_MappedStates):
     """Mean over layers and real tokens of 1 - cosine(mapped student state, teacher state)."""
 
     name: ClassVar[str] = "hidden-cosine"
-    reads_hidden: ClassVar[bool] = True
 
-    def __init__(self, projections: Projections) -> None:
-        super().__init__()
-        self.projections = projections
-
-    def forward(self, seen: Seen) -> Tensor:
-        """Return the loss of each text, shape (batch,)."""
-        losses = [
-            mean_over_tokens(1 - functional.cosine_similarity(student, teacher, dim=-1), seen.mask)
-            for student, teacher in self.projections.pairs(seen.student, seen.teacher)
-        ]
-        return torch.stack(losses).mean(dim=0)
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return 1 - cosine at each token."""
+        return 1 - functional.cosine_similarity(student, teacher, dim=-1)
 
 
 class PatientStates(Term):
@@ -81,17 +88,17 @@ class PatientStates(Term):
     reads_hidden: ClassVar[bool] = True
 
     def __init__(self, *, num_layers: int, student_width: int, teacher_width: int, seed: int) -> None:
-        """Take the sizes of the student; where the widths differ its states go through learned maps first.
+        """Make learned maps for the student's states if the widths differ.
 
         Raises:
-            SettingsError: The student has one layer, so that there is none below the last.
+            SettingsError: The student has one layer, so it has none below the last.
         """
         super().__init__()
         if num_layers < 2:
             raise SettingsError(
                 "patient compares the layers below the last, and this student has one layer; use hidden, or a deeper student"
             )
-        # as in the paper: states of one width are compared as they are
+        # as in the paper: states of equal width are compared without a map
         self.projections = (
             None
             if student_width == teacher_width

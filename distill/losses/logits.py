@@ -1,4 +1,4 @@
-"""Terms on logits: hard labels, soft targets, squared distance, decoupled targets, and their forms for several labels."""
+"""Loss terms on logits: hard labels, soft targets, squared distance, decoupled targets."""
 
 from __future__ import annotations
 
@@ -16,42 +16,59 @@ from distill.losses.term import UNLABELLED, Seen, Term
 
 
 class HardLabels(Term):
-    """-log of the probability that the student gives the true class, in nats; 0 where there is no label."""
+    """-log of the student's probability of the true class, in nats; 0 for a text without a label.
+
+    With several labels per text, the mean over labels of -log of the probability of each true yes or no.
+    """
 
     name: ClassVar[str] = "hard"
     class_weights: Tensor | None
 
     def __init__(self, *, class_weights: NDArray[np.float32] | None = None) -> None:
-        """Take what a text of each class counts, shape (num_labels,); None is 1 each."""
+        """Set the weight of each class, in the shape of `balanced_weights`; None is 1 each."""
         super().__init__()
         weights = None if class_weights is None else torch.from_numpy(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, seen: Seen) -> Tensor:
         """Return the loss of each text, shape (batch,)."""
-        return functional.cross_entropy(
-            seen.student_logits, seen.labels, weight=self.class_weights, ignore_index=UNLABELLED, reduction="none"
-        )
+        if not seen.several_labels:
+            return functional.cross_entropy(
+                seen.student_logits, seen.labels, weight=self.class_weights, ignore_index=UNLABELLED, reduction="none"
+            )
+        known = seen.labels != UNLABELLED
+        truth = torch.where(known, seen.labels, 0).to(seen.student_logits.dtype)
+        losses = functional.binary_cross_entropy_with_logits(seen.student_logits, truth, reduction="none")
+        if self.class_weights is not None:
+            losses = losses * torch.where(truth == 1, self.class_weights[1], self.class_weights[0])
+        return (losses * known).mean(dim=-1)
 
 
 def balanced_weights(label_ids: NDArray[np.int64], num_labels: int) -> NDArray[np.float32]:
-    """Return weights with which every class counts the same in all: texts / (classes * texts of the class).
+    """Return weights with which every class has the same total weight, or every no and yes of a label.
 
-    Their mean over the texts is 1, so that the term keeps its size.
+    The mean weight of the labelled texts is 1, so the size of the term does not change.
 
     Args:
-        label_ids: Class ids, shape (texts,); `UNLABELLED` is passed over.
-        num_labels: Classes; one that no text has weighs 1, which nothing is multiplied with.
+        label_ids: Class ids, shape (texts,), or zeros and ones, shape (texts, num_labels). `UNLABELLED` is ignored.
+        num_labels: Number of classes.
+
+    Returns:
+        Shape (num_labels,), or (2, num_labels): the weight of a no and of a yes. A class without a text, and a label that
+        all texts or none have, has weight 1.
     """
+    if label_ids.ndim == 2:
+        known = label_ids[(label_ids != UNLABELLED).all(axis=1)]
+        counts = np.stack([(known == decision).sum(axis=0) for decision in (0, 1)])
+        weights = len(known) / (2 * np.maximum(counts, 1))
+        return np.where((counts > 0).all(axis=0), weights, 1.0).astype(np.float32)
     counts = np.bincount(label_ids[label_ids != UNLABELLED], minlength=num_labels)
-    present = counts > 0
-    weights = np.ones(num_labels, dtype=np.float32)
-    weights[present] = counts.sum() / (present.sum() * counts[present])
-    return weights
+    weights = counts.sum() / (np.maximum(counts, 1) * max(np.count_nonzero(counts), 1))
+    return np.where(counts > 0, weights, 1.0).astype(np.float32)
 
 
 class SoftTargets(Term):
-    """T² * KL(teacher_T || student_T)."""
+    """T² * KL(teacher_T || student_T); with several labels per text, the mean over labels of that of each yes or no."""
 
     name: ClassVar[str] = "soft"
 
@@ -62,7 +79,8 @@ class SoftTargets(Term):
     def forward(self, seen: Seen) -> Tensor:
         """Return the loss of each text, shape (batch,)."""
         teacher_logits = seen.logits_to_match(self.name)
-        return soft_target_loss(student_logits=seen.student_logits, teacher_logits=teacher_logits, temperature=self.temperature)
+        loss = binary_soft_target_loss if seen.several_labels else soft_target_loss
+        return loss(student_logits=seen.student_logits, teacher_logits=teacher_logits, temperature=self.temperature)
 
 
 def soft_target_loss(*, student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -71,7 +89,7 @@ def soft_target_loss(*, student_logits: Tensor, teacher_logits: Tensor, temperat
     Args:
         student_logits: Unnormalised scores, shape (batch, num_labels).
         teacher_logits: Same shape; no gradient flows into it.
-        temperature: T, finite and above 0. The T² keeps the gradient's size independent of it.
+        temperature: T, finite and above 0. The T² keeps the size of the gradient independent of T (Hinton et al., 2015).
 
     Raises:
         SettingsError: The temperature is not finite and positive, or the shapes differ.
@@ -84,15 +102,36 @@ def soft_target_loss(*, student_logits: Tensor, teacher_logits: Tensor, temperat
     return functional.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1) * temperature**2
 
 
+def binary_soft_target_loss(*, student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Return the mean over labels of T² * KL(teacher_T || student_T) of each yes or no, shape (batch,), in nats.
+
+    A logit x means the two probabilities sigmoid(x / T) and sigmoid(-x / T).
+
+    Args:
+        student_logits: Unnormalised scores, shape (batch, num_labels).
+        teacher_logits: Same shape; no gradient flows into it.
+        temperature: T, finite and above 0.
+
+    Raises:
+        SettingsError: The temperature is not finite and positive, or the shapes differ.
+    """
+    require_temperature(temperature)
+    require_same_shape(student_logits, teacher_logits)
+    student, teacher = student_logits / temperature, teacher_logits.detach() / temperature
+    yes = torch.sigmoid(teacher) * (functional.logsigmoid(teacher) - functional.logsigmoid(student))
+    no = torch.sigmoid(-teacher) * (functional.logsigmoid(-teacher) - functional.logsigmoid(-student))
+    return (yes + no).mean(dim=-1) * temperature**2
+
+
 def require_temperature(temperature: float) -> float:
-    """Return the temperature, or refuse one that softens nothing."""
+    """Return the temperature, or raise `SettingsError` if it is not finite and above 0."""
     if not (math.isfinite(temperature) and temperature > 0):
         raise SettingsError(f"temperature must be finite and above 0, got {temperature}")
     return temperature
 
 
 def require_same_shape(student_logits: Tensor, teacher_logits: Tensor) -> None:
-    """Refuse logits that would be broadcast, which teaches nonsense without a word."""
+    """Raise `SettingsError` for shapes that torch would broadcast without an error."""
     if student_logits.shape != teacher_logits.shape:
         raise SettingsError(
             f"student logits {tuple(student_logits.shape)} and teacher logits {tuple(teacher_logits.shape)} differ in shape"
@@ -112,12 +151,15 @@ class LogitDistance(Term):
 
 
 class DecoupledTargets(Term):
-    """T² * (TCKD + nontarget_weight * NCKD)."""
+    """T² * (TCKD + nontarget_weight * NCKD), with the names of Zhao et al., 2022, "Decoupled Knowledge Distillation".
+
+    TCKD compares the probability of the target class, NCKD the shares of the other classes among themselves.
+    """
 
     name: ClassVar[str] = "decoupled"
 
     def __init__(self, *, temperature: float, nontarget_weight: float, num_labels: int) -> None:
-        """Take the weight of NCKD; that of TCKD is the term's own.
+        """Set the weight of NCKD relative to TCKD.
 
         Raises:
             SettingsError: There are fewer than three classes.
@@ -125,9 +167,8 @@ class DecoupledTargets(Term):
         super().__init__()
         if num_labels < 3:
             raise SettingsError(
-                f"decoupled needs three classes or more, there are {num_labels}: with two there is one class beside the "
-                "target, its share among the others is always 1 and teaches nothing, and what is left is the plain soft "
-                "term; use --soft-weight"
+                f"decoupled needs three classes or more, there are {num_labels}: with two, the only other class always has "
+                "share 1 among the others, so decoupled equals the soft term; use --soft-weight"
             )
         self.temperature = require_temperature(temperature)
         self.nontarget_weight = nontarget_weight
@@ -135,7 +176,7 @@ class DecoupledTargets(Term):
     def forward(self, seen: Seen) -> Tensor:
         """Return the loss of each text, shape (batch,)."""
         teacher_logits = seen.logits_to_match(self.name)
-        # a text without a label has the teacher's answer for its target
+        # the target of a text without a label is the teacher's top class
         targets = torch.where(seen.labels == UNLABELLED, teacher_logits.argmax(dim=-1), seen.labels)
         target, others = decoupled_losses(
             student_logits=seen.student_logits, teacher_logits=teacher_logits, targets=targets, temperature=self.temperature
@@ -168,76 +209,3 @@ def _parts(logits: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
     others = logits[~is_target].view(len(logits), -1)
     pair = torch.stack([target, others.logsumexp(dim=-1)], dim=-1)
     return functional.log_softmax(pair, dim=-1), functional.log_softmax(others, dim=-1)
-
-
-class HardDecisions(Term):
-    """-log of the probability that the student gives each true decision, the mean over labels; 0 where there are no labels."""
-
-    name: ClassVar[str] = "hard"
-    class_weights: Tensor | None
-
-    def __init__(self, *, class_weights: NDArray[np.float32] | None = None) -> None:
-        """Take what a no and a yes of each label count, shape (2, num_labels); None is 1 each."""
-        super().__init__()
-        weights = None if class_weights is None else torch.from_numpy(class_weights)
-        self.register_buffer("class_weights", weights, persistent=False)
-
-    def forward(self, seen: Seen) -> Tensor:
-        """Return the loss of each text, shape (batch,); `seen.labels` holds zeros and ones, shape (batch, num_labels)."""
-        known = seen.labels != UNLABELLED
-        truth = torch.where(known, seen.labels, 0).to(seen.student_logits.dtype)
-        losses = functional.binary_cross_entropy_with_logits(seen.student_logits, truth, reduction="none")
-        if self.class_weights is not None:
-            losses = losses * torch.where(truth == 1, self.class_weights[1], self.class_weights[0])
-        return (losses * known).mean(dim=-1)
-
-
-class SoftDecisions(Term):
-    """T² * KL(teacher_T || student_T) of each decision, the mean over labels."""
-
-    name: ClassVar[str] = "soft"
-
-    def __init__(self, *, temperature: float) -> None:
-        super().__init__()
-        self.temperature = require_temperature(temperature)
-
-    def forward(self, seen: Seen) -> Tensor:
-        """Return the loss of each text, shape (batch,)."""
-        teacher_logits = seen.logits_to_match(self.name)
-        return binary_soft_target_loss(
-            student_logits=seen.student_logits, teacher_logits=teacher_logits, temperature=self.temperature
-        )
-
-
-def binary_soft_target_loss(*, student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Return T² * KL(teacher_T || student_T) of two-sided decisions, the mean over labels, shape (batch,), in nats.
-
-    Each logit x stands for the two probabilities sigmoid(x / T) and sigmoid(-x / T).
-
-    Args:
-        student_logits: Unnormalised scores, shape (batch, num_labels).
-        teacher_logits: Same shape; no gradient flows into it.
-        temperature: T, finite and above 0.
-
-    Raises:
-        SettingsError: The temperature is not finite and positive, or the shapes differ.
-    """
-    require_temperature(temperature)
-    require_same_shape(student_logits, teacher_logits)
-    student, teacher = student_logits / temperature, teacher_logits.detach() / temperature
-    yes = torch.sigmoid(teacher) * (functional.logsigmoid(teacher) - functional.logsigmoid(student))
-    no = torch.sigmoid(-teacher) * (functional.logsigmoid(-teacher) - functional.logsigmoid(-student))
-    return (yes + no).mean(dim=-1) * temperature**2
-
-
-def balanced_decisions(label_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return weights with which the noes and the yeses of each label count the same, shape (2, num_labels).
-
-    Args:
-        label_ids: Zeros and ones, shape (texts, num_labels); rows of `UNLABELLED` are passed over.
-    """
-    known = label_ids[(label_ids != UNLABELLED).all(axis=1)]
-    counts = np.stack([(known == decision).sum(axis=0) for decision in (0, 1)])
-    weights = len(known) / (2 * np.maximum(counts, 1))
-    # a label that is always or never given has nothing to balance
-    return np.where((counts > 0).all(axis=0), weights, 1.0).astype(np.float32)

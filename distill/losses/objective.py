@@ -1,7 +1,7 @@
-"""The weighted sum of terms that a step makes small.
+"""The weighted sum of loss terms that training minimises, and how it is made from the settings.
 
-The one place where per-text losses become a number: texts without a label, weights of texts and the mean over the
-batch are dealt with here and nowhere else.
+Only this file reduces losses per text to a scalar: it handles texts without a label, weights of texts and the mean over
+the batch.
 """
 
 from __future__ import annotations
@@ -19,18 +19,10 @@ from distill.errors import SettingsError
 from distill.labels import ProblemType
 from distill.losses.attention import AttentionDistance, AttentionDivergence, Relations
 from distill.losses.hidden import HiddenAngle, HiddenDistance, PatientStates, Projections
-from distill.losses.logits import (
-    DecoupledTargets,
-    HardDecisions,
-    HardLabels,
-    LogitDistance,
-    SoftDecisions,
-    SoftTargets,
-    balanced_decisions,
-    balanced_weights,
-)
-from distill.losses.recording import FrozenTeacher, Layers, require_readable, run_reading
+from distill.losses.logits import DecoupledTargets, HardLabels, LogitDistance, SoftTargets, balanced_weights
 from distill.losses.term import Seen, Term
+from distill.models.devices import evaluating
+from distill.models.recording import Layers, require_readable, run_with_layers
 from distill.models.torch_classifier import TorchClassifier
 from distill.settings import DistillSettings, LossName, TrainingSettings
 from distill.teachers.teacher import require_same_tokens
@@ -38,13 +30,13 @@ from distill.teachers.teacher import require_same_tokens
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What one step learns from.
+    """The data of one training step.
 
     Attributes:
         inputs: The model's arguments by name, shape (batch, length) each; `attention_mask` is among them.
         labels: Class ids, shape (batch,), or zeros and ones, shape (batch, num_labels); `UNLABELLED` where there is none.
         teacher_logits: Shape (batch, num_labels); None when nothing is distilled.
-        weights: What each text counts, shape (batch,); None is 1 each.
+        weights: Weight of each text in the loss, shape (batch,); None is 1 each.
     """
 
     inputs: dict[str, Tensor]
@@ -61,8 +53,21 @@ class StepLoss(NamedTuple):
 
 
 @dataclass(frozen=True)
+class FrozenTeacher:
+    """A teacher that runs beside the student in every step; not a module, so that it is never trained or saved."""
+
+    model: nn.Module
+
+    def layers(self, inputs: dict[str, Tensor], *, hidden: bool, attention: bool) -> Layers:
+        """Return the states of its layers for the batch, without dropout and without gradients."""
+        # no_grad, not inference_mode: the student's backward pass keeps these tensors
+        with evaluating(self.model), torch.no_grad():
+            return run_with_layers(self.model, inputs, hidden=hidden, attention=attention)[1]
+
+
+@dataclass(frozen=True)
 class Weighted:
-    """A term and what it counts: `weight` on texts with a label, `unlabelled_weight` on the others."""
+    """A term with its weight on texts with a label, and its weight on texts without."""
 
     term: Term
     weight: float
@@ -70,14 +75,14 @@ class Weighted:
 
 
 class Objective(nn.Module):
-    """A weighted sum of terms; weights that terms learn are its parameters.
+    """A weighted sum of terms; weights that the terms learn are its parameters.
 
-    The total is the sum over the texts, each with its weight, over the number of texts and not over the sum of their
-    weights: a text's weight means the same in every batch.
+    The total is the weighted sum over the texts, divided by the number of texts and not by the sum of their weights, so
+    that a text's weight has the same effect in every batch.
     """
 
     def __init__(self, parts: Sequence[Weighted], *, teacher: FrozenTeacher | None = None) -> None:
-        """Take the terms, and the teacher that runs in every step where one of them reads its layers."""
+        """Set the terms, and the teacher that runs in every step if one of them reads its layers."""
         super().__init__()
         self.terms = nn.ModuleDict({part.term.name: part.term for part in parts})
         self._parts = tuple(parts)
@@ -89,18 +94,18 @@ class Objective(nn.Module):
 
     @property
     def parts(self) -> tuple[Weighted, ...]:
-        """The terms with what they count."""
+        """The terms with their weights."""
         return self._parts
 
     def forward(self, model: nn.Module, batch: TrainingBatch) -> StepLoss:
-        """Run the student on a batch, the teacher too where a term reads its layers, and weigh the differences.
+        """Run the student on a batch, and the teacher if a term reads its layers; return the weighted loss.
 
-        Both compute in the numbers of the surrounding autocast, the terms always in fp32.
+        Both models compute in the dtype of the surrounding autocast, the terms always in fp32.
 
         Raises:
-            SettingsError: A term with weight has nothing to compare with.
+            SettingsError: A term with weight needs teacher logits and the batch has none.
         """
-        logits, layers = run_reading(model, batch.inputs, hidden=self._hidden, attention=self._attention)
+        logits, layers = run_with_layers(model, batch.inputs, hidden=self._hidden, attention=self._attention)
         teacher = Layers()
         if self._teacher is not None:
             teacher = self._teacher.layers(batch.inputs, hidden=self._hidden, attention=self._attention)
@@ -113,19 +118,19 @@ class Objective(nn.Module):
                 student=layers,
                 teacher=teacher,
             )
-            return self._weighed(seen, batch.weights)
+            return self._weighted_sum(seen, batch.weights)
 
-    def _weighed(self, seen: Seen, text_weights: Tensor | None) -> StepLoss:
+    def _weighted_sum(self, seen: Seen, text_weights: Tensor | None) -> StepLoss:
         total = torch.zeros_like(seen.student_logits[:, 0])
         means = {}
         for part in self._parts:
             share = torch.where(seen.unlabelled, part.unlabelled_weight, part.weight)
-            concerned = share != 0
-            if not bool(concerned.any()):
+            counted = share != 0
+            if not bool(counted.any()):
                 continue
             losses = part.term(seen)
             total = total + share * losses
-            means[part.term.name] = float(losses.detach()[concerned].mean())
+            means[part.term.name] = float(losses.detach()[counted].mean())
         if text_weights is not None:
             total = total * text_weights
         return StepLoss(total.mean(), means)
@@ -139,37 +144,28 @@ def mixed(*, soft: Term, hard: Term, soft_weight: float) -> tuple[Weighted, Weig
     """
     if not 0 <= soft_weight <= 1:
         raise SettingsError(f"soft_weight must be from 0 to 1, got {soft_weight}")
-    hard_weight = float(1 - np.float32(soft_weight))  # of the share as the tensors hold it, so that both make 1
+    hard_weight = float(1 - np.float32(soft_weight))  # from the fp32 value of the share, so that both sum to 1
     return Weighted(soft, soft_weight, 1.0), Weighted(hard, hard_weight, 0.0)
 
 
-def mixed_objective(
-    *,
-    soft_weight: float = 0.0,
-    temperature: float = 1.0,
-    problem_type: ProblemType = "single_label_classification",
-) -> Objective:
+def mixed_objective(*, soft_weight: float = 0.0, temperature: float = 1.0) -> Objective:
     """Return soft_weight * T² * KL(teacher_T || student_T) + (1 - soft_weight) * CE(labels, student).
 
-    Where a text may have several labels both are means over its labels, each a decision of two sides.
+    With several labels per text, both are means over its labels, each of which is a yes or no.
 
     Args:
         soft_weight: Share of the soft term, from 0 to 1; 0 is plain fine-tuning.
         temperature: T, finite and above 0; softens both distributions of the soft term.
-        problem_type: Whether a text has one label or several.
 
     Raises:
-        SettingsError: A number is out of its range.
+        SettingsError: A value is out of its range.
     """
-    several = problem_type == "multi_label_classification"
-    soft = SoftDecisions(temperature=temperature) if several else SoftTargets(temperature=temperature)
-    hard = HardDecisions() if several else HardLabels()
-    return Objective(mixed(soft=soft, hard=hard, soft_weight=soft_weight))
+    return Objective(mixed(soft=SoftTargets(temperature=temperature), hard=HardLabels(), soft_weight=soft_weight))
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """Who is compared, and how."""
+    """What the makers of terms need to know; `student` and `teacher` are the configs of the two models."""
 
     settings: DistillSettings
     student: Any
@@ -177,16 +173,16 @@ class _Pair:
     num_labels: int
     problem_type: ProblemType
 
-    def projections(self) -> Projections:
-        return Projections(num_layers=self.student.num_hidden_layers, seed=self.settings.seed, **self.widths())
-
     def widths(self) -> dict[str, int]:
         return {"student_width": self.student.hidden_size, "teacher_width": self.teacher.hidden_size}
+
+    def layers(self) -> dict[str, int]:
+        return {"num_layers": self.student.num_hidden_layers, "seed": self.settings.seed, **self.widths()}
 
 
 def _decoupled(pair: _Pair) -> Term:
     if pair.problem_type != "single_label_classification":
-        raise SettingsError("decoupled needs one label a text; with several the soft term compares each label by itself")
+        raise SettingsError("decoupled needs one label per text; with several, the soft term compares each label separately")
     return DecoupledTargets(
         temperature=pair.settings.temperature,
         nontarget_weight=pair.settings.nontarget_weight,
@@ -197,28 +193,28 @@ def _decoupled(pair: _Pair) -> Term:
 _MAKERS: dict[LossName, Callable[[_Pair], Term]] = {
     "logits": lambda _: LogitDistance(),
     "decoupled": _decoupled,
-    "hidden": lambda pair: HiddenDistance(pair.projections()),
-    "hidden-cosine": lambda pair: HiddenAngle(pair.projections()),
+    "hidden": lambda pair: HiddenDistance(Projections(**pair.layers())),
+    "hidden-cosine": lambda pair: HiddenAngle(Projections(**pair.layers())),
     "attention": lambda _: AttentionDistance(),
     "attention-kl": lambda _: AttentionDivergence(),
     "relations": lambda pair: Relations(
         num_heads=pair.settings.relation_heads or pair.teacher.num_attention_heads, **pair.widths()
     ),
-    "patient": lambda pair: PatientStates(num_layers=pair.student.num_hidden_layers, seed=pair.settings.seed, **pair.widths()),
+    "patient": lambda pair: PatientStates(**pair.layers()),
 }
 ATTENTION: tuple[LossName, ...] = ("attention", "attention-kl", "relations")
 """Terms that read queries, keys and values."""
 TOKEN_LEVEL: tuple[LossName, ...] = (*ATTENTION, "hidden", "hidden-cosine", "patient")
-"""Terms that compare the two token by token: the teacher runs in every step, on the student's ids."""
+"""Terms that compare token by token: the teacher runs in every step, on the student's token ids."""
 
 
 def fine_tuning_objective(settings: TrainingSettings, *, student: TorchClassifier, label_ids: NDArray[np.int64]) -> Objective:
     """Return the hard term alone.
 
     Args:
-        settings: What a text of each class counts.
-        student: Who learns; its problem type says which hard term.
-        label_ids: Of the training texts, to count the classes.
+        settings: Whether classes are weighted.
+        student: The model to train.
+        label_ids: Labels of the training texts, to count the classes.
     """
     return Objective((Weighted(_hard(settings, student, label_ids), 1.0, 0.0),)).to(student.model.device)
 
@@ -230,20 +226,19 @@ def distillation_objective(
     teacher: TorchClassifier | None,
     label_ids: NDArray[np.int64],
 ) -> Objective:
-    """Return soft and hard term, mixed by `soft_weight`, and the further `losses`.
+    """Return the soft and the hard term, mixed by `soft_weight`, and the further terms in `losses`.
 
     Args:
         settings: Terms, weights, temperature.
-        student: Who learns.
-        teacher: Whose layers are compared with; None where only logits are.
-        label_ids: Of the training texts, to count the classes.
+        student: The model to train.
+        teacher: The model whose layers are compared; None if only logits are.
+        label_ids: Labels of the training texts, to count the classes.
 
     Raises:
-        SettingsError: A term cannot be had with this pair; the message says why.
+        SettingsError: A term is not possible with this student and teacher; the message says why.
     """
-    soft = SoftTargets if student.problem_type == "single_label_classification" else SoftDecisions
     parts = mixed(
-        soft=soft(temperature=settings.temperature),
+        soft=SoftTargets(temperature=settings.temperature),
         hard=_hard(settings, student, label_ids),
         soft_weight=settings.soft_weight,
     )
@@ -262,20 +257,18 @@ def distillation_objective(
 def _teacher_beside(
     settings: DistillSettings, *, student: TorchClassifier, teacher: TorchClassifier | None
 ) -> FrozenTeacher | None:
-    """The teacher that runs in every step, made sure that it may; None where no term asks for it."""
+    """Return the teacher to run in every step, after checking that it can; None if no term needs it."""
     asking = [name for name in settings.loss_weights if name in TOKEN_LEVEL]
     if not asking:
         return None
     if teacher is None:
-        raise SettingsError(f"{asking[0]} compares layers, and the teacher is no PyTorch model; use losses on logits")
+        raise SettingsError(f"{asking[0]} compares layers, and the teacher is not a PyTorch model; use losses on logits")
     require_same_tokens(student, teacher, term=asking[0])
     for classifier in (student, teacher):
         require_readable(classifier.model, attention=any(name in ATTENTION for name in asking))
     return FrozenTeacher(teacher.model)
 
 
-def _hard(settings: TrainingSettings, student: TorchClassifier, label_ids: NDArray[np.int64]) -> Term:
+def _hard(settings: TrainingSettings, student: TorchClassifier, label_ids: NDArray[np.int64]) -> HardLabels:
     balanced = settings.class_weights == "balanced"
-    if student.problem_type == "multi_label_classification":
-        return HardDecisions(class_weights=balanced_decisions(label_ids) if balanced else None)
     return HardLabels(class_weights=balanced_weights(label_ids, len(student.labels)) if balanced else None)

@@ -1,6 +1,6 @@
-"""What every term of a loss is: a function from what was seen of a batch to one number per text.
+"""The interface of a loss term, a function from a batch to one loss for each text, and what several terms compute with.
 
-One number per text, so that padding, weights of texts and missing labels are dealt with in one place, the objective.
+A term returns one loss for each text, so that weights of texts and missing labels are handled in one place, the objective.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distill.errors import SettingsError
-from distill.losses.recording import Layers
+from distill.models.recording import Layers
 
 UNLABELLED = -100
-"""Class id of a text without a label: the hard term skips it (torch's own ignore_index)."""
+"""Class id of a text without a label, which the hard term skips (torch's default ignore_index)."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What student and teacher made of one batch, all in fp32.
+    """What student and teacher computed for one batch, all in fp32.
 
     Attributes:
         mask: 1 where a token is real, shape (batch, length).
         labels: Class ids, shape (batch,), or zeros and ones, shape (batch, num_labels); `UNLABELLED` where there is no label.
         student_logits: Unnormalised scores, shape (batch, num_labels).
         teacher_logits: Same shape; None when nothing is distilled. No gradient flows into them.
-        student: What its layers made; empty unless a term reads it.
-        teacher: The same of the teacher, which read the same ids; no gradient flows into it.
+        student: States of the student's layers; empty unless a term reads them.
+        teacher: States of the teacher's layers for the same ids; no gradient flows into them.
     """
 
     mask: Tensor
@@ -40,29 +40,30 @@ class Seen:
     teacher: Layers = Layers()  # noqa: RUF009
 
     @property
+    def several_labels(self) -> bool:
+        """Whether a text may have several labels: `labels` then holds a zero or one for each."""
+        return self.labels.ndim == 2
+
+    @property
     def unlabelled(self) -> Tensor:
-        """Which texts have no label, shape (batch,)."""
+        """True for the texts without a label, shape (batch,)."""
         missing = self.labels == UNLABELLED
-        return missing if missing.ndim == 1 else missing.any(dim=1)
+        return missing.any(dim=1) if self.several_labels else missing
 
     def logits_to_match(self, term: str) -> Tensor:
-        """Return the teacher's logits, for the term of that name.
-
-        Raises:
-            SettingsError: There are none.
-        """
+        """Return the teacher's logits, or raise `SettingsError` if the batch has none; `term` names the term in the message."""
         if self.teacher_logits is None:
             raise SettingsError(f"the {term} term has weight, but there are no teacher logits to compare with")
         return self.teacher_logits
 
 
 class Term(nn.Module):
-    """One part of a loss; a module, because some have weights to learn.
+    """One part of a loss; a module, because some terms have weights to learn.
 
     Attributes:
-        name: What it is called in settings and logs.
-        reads_hidden: It compares hidden states, so the teacher runs in every step.
-        reads_attention: It compares queries, keys or values; the same.
+        name: Its name in settings and logs.
+        reads_hidden: The term compares hidden states, so the teacher runs in every step.
+        reads_attention: The term compares queries, keys or values; the same.
     """
 
     name: ClassVar[str]
@@ -72,6 +73,17 @@ class Term(nn.Module):
     def forward(self, seen: Seen) -> Tensor:
         """Return the loss of each text, shape (batch,); it must not depend on the padding."""
         raise NotImplementedError
+
+
+def matched_layers(num_student_layers: int, num_teacher_layers: int) -> tuple[int, ...]:
+    """Return the teacher layer (from 0) that each student layer is compared with.
+
+    The teacher's layers are split into one segment for each student layer, of equal size, and a student layer is compared
+    with the last layer of its segment: 1, 3, 5 of six. Students are made by the same rule ("spread"), and patient
+    distillation calls it "skip" (Sun et al., 2019).
+    """
+    ends = (round((layer + 1) * num_teacher_layers / num_student_layers) for layer in range(num_student_layers))
+    return tuple(max(0, end - 1) for end in ends)
 
 
 def mean_over_tokens(values: Tensor, mask: Tensor) -> Tensor:
@@ -95,13 +107,13 @@ def log_attention(left: Tensor, right: Tensor, mask: Tensor) -> Tensor:
     """Return the log of softmax(left rightᵀ / √d) over the real tokens.
 
     Args:
-        left: Shape (batch, heads, length, d); each of its tokens has a row.
+        left: Shape (batch, heads, length, d); its tokens are the rows.
         right: Same shape; its tokens are the columns.
         mask: 1 where a token is real, shape (batch, length).
 
     Returns:
-        Shape (batch, heads, length, length). Columns of padding hold so low a number that their probability is 0,
-        but a finite one: 0 times infinity would be no number.
+        Shape (batch, heads, length, length). Columns of padding are low enough that their probability is 0, but finite:
+        0 times infinity would be NaN.
     """
     scores = left @ right.transpose(-1, -2) / left.shape[-1] ** 0.5
     lowest = torch.finfo(scores.dtype).min / 2
@@ -109,7 +121,7 @@ def log_attention(left: Tensor, right: Tensor, mask: Tensor) -> Tensor:
 
 
 def divergence_of_rows(*, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Return KL(teacher || student) of each row, its mean over heads and real rows: shape (batch,), in nats.
+    """Return the mean over heads and real rows of KL(teacher || student) of each row, shape (batch,), in nats.
 
     Args:
         student: Log-probabilities, shape (batch, heads, length, length).

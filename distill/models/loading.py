@@ -275,7 +275,9 @@ def rebuilt(
     """
     model = blank_model(config)
     model.load_state_dict(weights, strict=True)
-    return replace(classifier, model=on_device(model, classifier.model.device), tokenizer=tokenizer or classifier.tokenizer)
+    return replace(
+        classifier, model=on_device(model.eval(), classifier.model.device), tokenizer=tokenizer or classifier.tokenizer
+    )
 
 
 def embedding_name(classifier: TorchClassifier) -> str:

@@ -1,4 +1,4 @@
-"""A PyTorch classifier: asking it, and writing it down as a bundle's files."""
+"""A PyTorch classifier: predicting with it, and saving it as a bundle's files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distill.batching import Indices, filled_up, logits_in_order, steady_batches
@@ -21,14 +21,15 @@ from distill.bundle import CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from distill.classifier import TextInput
 from distill.errors import SettingsError
 from distill.labels import Logits, ProblemType
-from distill.models.devices import Compute, computing_in
+from distill.models.devices import Compute, computing_in, evaluating
+from distill.models.families import position_offset
 from distill.progress import Advance
 from distill.storage import write_atomically
 from distill.tokenization import Batch, TextTokenizer
 
 MAX_BATCH_TOKENS = 4096
 MAX_BATCH_TEXTS = 128
-STEADY_BATCH_TOKENS = 1024  # more would fill up more of each length's last batch, and gains nothing on a CPU
+STEADY_BATCH_TOKENS = 1024  # more would add padding rows to the last batch of each length, and is not faster on a CPU
 
 
 @dataclass(eq=False)
@@ -36,12 +37,13 @@ class TorchClassifier:
     """A Hugging Face sequence classifier and the tokenizer it was trained with.
 
     Attributes:
-        model: The module; its device is where inputs go.
-        tokenizer: Texts to ids.
-        tokenizer_config: Content of `tokenizer_config.json`, for tools that want a transformers tokenizer; its
+        model: The module; inputs go to its device.
+        tokenizer: From texts to token ids.
+        tokenizer_config: Content of `tokenizer_config.json`, for tools that use a transformers tokenizer; its
             `model_max_length` is written from `tokenizer`.
         labels: Label names, in the order of the logits.
-        origin: Where it came from, for the lineage; a name, never a path.
+        origin: Source of the model, for the lineage; a name, never a path.
+        problem_type: How logits become probabilities.
     """
 
     model: PreTrainedModel
@@ -56,10 +58,8 @@ class TorchClassifier:
         return self.logits_of_rows(self.tokenizer.encode(texts))
 
     def logits_of_rows(self, rows: Sequence[np.ndarray], advance: Advance | None = None) -> Logits:
-        """The same for texts that are already ids."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        """Return the logits of texts that are already tokenized, one array of ids for each text."""
+        with evaluating(self.model):
             return logits_in_order(
                 rows,
                 tokenizer=self.tokenizer,
@@ -69,28 +69,25 @@ class TorchClassifier:
                 max_texts=MAX_BATCH_TEXTS,
                 on_batch=advance,
             )
-        finally:
-            self.model.train(was_training)
 
     def steady_logits(self, rows: Sequence[np.ndarray], compute: Compute) -> Iterator[tuple[Indices, Logits]]:
-        """Yield the positions of some rows and their logits, until all are answered; see `steady_batches`."""
+        """Yield the positions of some rows and their logits, until every row has been predicted; see `steady_batches`."""
         lengths = [len(row) for row in rows]
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with evaluating(self.model):
             for batch in steady_batches(lengths, max_length=self.tokenizer.max_length, max_tokens=STEADY_BATCH_TOKENS):
                 padded = self.tokenizer.pad([rows[place] for place in batch.places])
                 filled = filled_up(padded, batch.shape, pad_id=self.tokenizer.pad_id)
                 with computing_in(compute, self.model.device):
                     logits = self._run(filled)
                 yield batch.places, logits[: len(batch.places)]
-        finally:
-            self.model.train(was_training)
+
+    def tensors(self, batch: Batch) -> dict[str, Tensor]:
+        """Return a batch as the model's arguments, on its device."""
+        return {name: torch.from_numpy(values).to(self.model.device) for name, values in batch._asdict().items()}
 
     def _run(self, batch: Batch) -> Logits:
         with torch.inference_mode():
-            inputs = {name: torch.from_numpy(values).to(self.model.device) for name, values in batch._asdict().items()}
-            return self.model(**inputs).logits.float().cpu().numpy()
+            return self.model(**self.tensors(batch)).logits.float().cpu().numpy()
 
     def input_vectors(self) -> NDArray[np.float32]:
         """Return the embedding of each token, shape (tokens, dimensions)."""
@@ -105,16 +102,16 @@ class TorchClassifier:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def multiply_adds_per_token(self) -> int:
-        """Return the multiply-adds of the weight products that every token goes through.
+        """Return the multiply-adds for each token in the linear layers of the encoder.
 
-        Pooler and head are left out: they see one token a text. So are attention's products of tokens with tokens.
+        Pooler and head are not counted: they see one token of each text. Nor are the matmuls of attention scores.
         """
         encoder = getattr(self.model, self.model.base_model_prefix, self.model)
-        products = (name for name, module in encoder.named_modules() if isinstance(module, nn.Linear) and "pooler" not in name)
-        return sum(encoder.get_submodule(name).get_parameter("weight").numel() for name in products)
+        linear = (name for name, module in encoder.named_modules() if isinstance(module, nn.Linear) and "pooler" not in name)
+        return sum(encoder.get_submodule(name).get_parameter("weight").numel() for name in linear)
 
     def digest(self) -> str:
-        """Return the sha256 of everything that decides the logits: weights, config, tokenizer, max_length."""
+        """Return the sha256 of everything that the logits depend on: weights, config, tokenizer, max_length."""
         digest = hashlib.sha256(self.tokenizer.digest().encode())
         digest.update(_portable_config(self).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
@@ -134,20 +131,15 @@ def write_model_files(classifier: TorchClassifier, folder: Path) -> None:
 
 
 def require_max_length(config: Any, max_length: int) -> None:
-    """Refuse more tokens than the position table has."""
+    """Raise `SettingsError` if the position table has fewer rows than `max_length` tokens need."""
     table = getattr(config, "max_position_embeddings", None)
     if table is None:
         return
     usable = table - position_offset(config)
     if max_length > usable:
-        raise SettingsError(f"max_length is {max_length}, but this model has positions for {usable} tokens; lower --max-length")
-
-
-def position_offset(config: Any) -> int:
-    """Return how many rows of the position table no token uses: RoBERTa's family counts from the padding id onwards."""
-    if config.model_type == "mpnet":
-        return 2  # whatever its padding id is
-    return (config.pad_token_id or 0) + 1 if config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
+        raise SettingsError(
+            f"max_length is {max_length}, but this model has positions for {usable} tokens; use a smaller --max-length"
+        )
 
 
 def _portable_config(classifier: TorchClassifier) -> str:

@@ -1,20 +1,18 @@
-"""Making a static student: token vectors from the teacher, everything else at random from a seed.
+"""A static student: token vectors from the teacher, all other weights random from a seed.
 
-Each token is shown to the teacher alone, between the special tokens, and what the teacher's last layer makes of it becomes its
-vector, as in model2vec (van Dongen and Tulkens, 2024). A fine-tuned teacher has by then written into it what it
-thinks of the word.
+Each token is passed through the teacher alone, between the special tokens, and its last hidden state becomes its vector, as
+in model2vec (van Dongen and Tulkens, 2024). The last state of a fine-tuned teacher depends on the labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distill.models.devices import on_device
+from distill.models.devices import evaluating, on_device
 from distill.models.static_network import StaticClassifier, StaticConfig
 from distill.models.torch_classifier import TorchClassifier
 from distill.settings import StudentSettings
@@ -23,12 +21,12 @@ _TOKENS_AT_ONCE = 1024
 
 
 def build_static(teacher: TorchClassifier, settings: StudentSettings, *, seed: int) -> TorchClassifier:
-    """Return a static classifier with the teacher's tokenizer and labels; the teacher stays as it is.
+    """Return a static classifier with the teacher's tokenizer and labels; the teacher is not changed.
 
     Args:
-        teacher: Whose vectors they are, an encoder; its vocabulary becomes the student's.
+        teacher: An encoder; its vocabulary becomes the student's.
         settings: Window, features and head.
-        seed: Draws all weights but the vectors.
+        seed: For all weights except the token vectors.
     """
     vectors = token_vectors(teacher)
     config = StaticConfig(
@@ -52,31 +50,22 @@ def build_static(teacher: TorchClassifier, settings: StudentSettings, *, seed: i
 
 
 def token_vectors(teacher: TorchClassifier) -> Tensor:
-    """Return what the teacher makes of each token alone, shape (tokens, hidden size).
+    """Return the teacher's last hidden state of each token alone, shape (tokens, hidden size).
 
-    Centred, and scaled to a mean square of 1: the optimiser's steps do not depend on a weight's size, so a table of
-    small numbers would be learnt anew in a few of them.
+    Centred, and scaled to a mean square of 1: the size of the optimiser's steps does not depend on the size of a weight, so
+    training would overwrite a table of small values within a few steps.
     """
-    rows = _alone(teacher)
-    place = rows.index(-1)
-    tokens = torch.arange(len(teacher.input_vectors()))
-    seen = [_seen(teacher, rows, place, some) for some in tokens.split(_TOKENS_AT_ONCE)]
+    (special,) = teacher.tokenizer.encode([""])
+    place = len(special) // 2
+    row = torch.from_numpy(np.insert(special, place, 0))
+    seen = []
+    with evaluating(teacher.model), torch.inference_mode():
+        for tokens in torch.arange(len(teacher.input_vectors())).split(_TOKENS_AT_ONCE):
+            ids = row.repeat(len(tokens), 1)
+            ids[:, place] = tokens
+            ids = ids.to(teacher.model.device)
+            output = teacher.model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+            seen.append(output.hidden_states[-1][:, place].float().cpu().clone())
     vectors = torch.cat(seen)
     vectors = vectors - vectors.mean(dim=0)
     return vectors / vectors.pow(2).mean().sqrt().clamp(min=1e-12)
-
-
-def _alone(teacher: TorchClassifier) -> list[int]:
-    """The ids of a text of one token, with -1 in that token's place."""
-    (special,) = teacher.tokenizer.encode([""])
-    middle = len(special) // 2
-    return [*special[:middle].tolist(), -1, *special[middle:].tolist()]
-
-
-def _seen(teacher: TorchClassifier, row: Sequence[int], place: int, tokens: Tensor) -> Tensor:
-    ids = torch.tensor(np.asarray(row)).repeat(len(tokens), 1)
-    ids[:, place] = tokens
-    ids = ids.to(teacher.model.device)
-    with torch.inference_mode():
-        said = teacher.model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
-    return said.hidden_states[-1][:, place].float().cpu().clone()

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from distill.errors import SettingsError
+from distill.models.families import position_offset
 from distill.models.loading import embedding_name, rebuilt
-from distill.models.torch_classifier import TorchClassifier, position_offset
+from distill.models.torch_classifier import TorchClassifier
 from distill.settings import Characters
 from distill.students.subwords import BytePairs, Subwords, TrimmedTokenizer, special_ids, subwords_of, with_tokens
 from distill.tokenization import TextTokenizer

@@ -1,77 +1,75 @@
-"""A narrower student: the teacher's residual stream projected onto the directions that carry most of it.
+"""A narrower student: fewer channels in the encoder, fewer neurons in its feed-forward layers.
 
-Post-norm encoders such as BERT keep one stream of `hidden_size` channels that every block reads and writes. The stream's
-second moment over real texts is diagonalised and its strongest directions are kept (the idea of SliceGPT, Ashkboos et
-al., 2024, which needs RMSNorm; here the norms' scales, nearly equal across channels in BERT's family, are fitted anew by
-least squares). Whole heads and head units go by what they contribute on those texts, and the mean of what is left out
-moves into the bias behind it. Knows weights and texts; trains nothing.
+*Channels.* Post-norm encoders such as BERT have one residual stream of `hidden_size` channels that every block reads and
+writes. The second moment of the stream over real texts is diagonalised and its strongest directions are kept (as in
+SliceGPT, Ashkboos et al., 2024, which needs RMSNorm; here the scales of the norms, nearly equal across channels in BERT's
+family, are fitted by least squares). The attention heads and head units that contribute most on those texts are kept.
+
+*Neurons.* A neuron adds its activation times its outgoing weights to the hidden state. The bias can add the mean of that,
+so a removed neuron costs only its variation: the standard deviation of its activation times the norm of its outgoing
+weights, in units of the hidden state. The neurons with the largest cost are kept.
+
+Nothing here trains.
 """
 
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.errors import SettingsError
 from distill.models.devices import on_device
-from distill.models.loading import blank_model
+from distill.models.families import families_with, family_of, in_layer, layer_names
+from distill.models.loading import blank_model, rebuilt
+from distill.models.recording import record_tokens
 from distill.models.torch_classifier import TorchClassifier
 
 SAMPLE_TEXTS = 512
-"""Texts that the directions are measured on: some ten thousand tokens for a few hundred directions."""
-
-_HEAD_OF_FAMILY = {
-    "bert": ("bert.pooler.dense", "classifier"),
-    "roberta": ("classifier.dense", "classifier.out_proj"),
-    "electra": ("classifier.dense", "classifier.out_proj"),
-}
-_TABLE = re.compile(r"\.embeddings\.\w+_embeddings\.weight$")
-_LAYER_OF_OUTPUT = re.compile(r"(?<!\.attention)\.output\.dense\.weight$")
+"""Texts that directions and neurons are measured on, at most: about ten thousand tokens."""
 
 
 @dataclass
-class _Seen:
-    """What went through a model's modules on the sample: one row per real token.
+class _Observed:
+    """What a model's modules read and returned on the sample, one row for each real token.
 
     Attributes:
         norms: Input and output of each LayerNorm, by name, shapes (tokens, hidden).
-        heads: What each attention's output product reads, by name, shape (tokens, hidden).
-        units: What the last product reads, shape (texts, hidden).
+        heads: Input of the linear layer after each attention, by the name of its encoder layer, shape (tokens, hidden).
+        units: Input of the last linear layer of the head, shape (texts, hidden).
     """
 
-    norms: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    heads: dict[str, Tensor] = field(default_factory=dict)
-    units: Tensor = field(default_factory=lambda: torch.empty(0))
+    norms: dict[str, tuple[Tensor, Tensor]]
+    heads: dict[str, Tensor]
+    units: Tensor
 
 
 def narrowed(classifier: TorchClassifier, hidden_size: int, texts: Sequence[str], *, seed: int = 0) -> TorchClassifier:
-    """Return a new classifier whose encoder is `hidden_size` wide; the given one stays as it is.
+    """Return a new classifier whose encoder has `hidden_size` channels; the given one is not changed.
 
-    Heads keep their size, so there are fewer of them. The feed-forward layers keep their number of units.
+    Heads keep their size, so there are fewer heads. Feed-forward layers keep their number of neurons.
 
     Args:
-        classifier: A model of the families bert, roberta or electra.
+        classifier: A model of BERT's, RoBERTa's or ELECTRA's family.
         hidden_size: Channels of the new encoder, a multiple of the size of a head.
-        texts: What the directions are measured on; the first `SAMPLE_TEXTS` of a seeded draw are used.
-        seed: Of that draw and of the rotation within the kept directions.
+        texts: Texts to measure on; `SAMPLE_TEXTS` of them, drawn with the seed, are used.
+        seed: For that draw, and for the rotation within the kept directions.
 
     Raises:
-        SettingsError: The width does not fit the heads, or the family is not known.
+        SettingsError: `hidden_size` is not a multiple of the head size, or the family is not supported.
     """
     config = classifier.model.config
-    if config.model_type not in _HEAD_OF_FAMILY:
-        known = ", ".join(_HEAD_OF_FAMILY)
-        raise SettingsError(f"hidden_size works for the families {known}; this is a {config.model_type} model")
+    if "hidden_size" not in family_of(config).supports:
+        raise SettingsError(
+            f"hidden_size works for the families {families_with('hidden_size')}; this is a {config.model_type} model"
+        )
     if getattr(config, "embedding_size", config.hidden_size) != config.hidden_size:
-        raise SettingsError("hidden_size does not work for a model whose embedding is already factorised")
+        raise SettingsError("hidden_size does not work for a model with a factorised embedding")
     head_size = config.hidden_size // config.num_attention_heads
     if hidden_size % head_size or not 0 < hidden_size <= config.hidden_size:
         raise SettingsError(
@@ -79,82 +77,90 @@ def narrowed(classifier: TorchClassifier, hidden_size: int, texts: Sequence[str]
             f"{config.hidden_size}; got {hidden_size}"
         )
     if not texts:
-        raise SettingsError("a narrower student needs texts to measure its teacher on, and there are none")
-    seen = _observe(classifier, _sample(texts, seed))
-    projection = _projection(seen, hidden_size, seed)
+        raise SettingsError("hidden_size needs texts to measure the teacher on, and there are none")
+    order = np.random.default_rng(seed).permutation(len(texts))[:SAMPLE_TEXTS]
+    observed = _observe(classifier, [texts[int(index)] for index in order])
+    projection = _projection(observed, hidden_size, seed)
     narrow_config = copy.deepcopy(config)
     narrow_config.hidden_size = hidden_size
     narrow_config.num_attention_heads = hidden_size // head_size
     if hasattr(config, "embedding_size"):
         narrow_config.embedding_size = hidden_size
     model = blank_model(narrow_config)
-    weights = _narrow_weights(classifier, seen, projection, narrow_config.num_attention_heads)
+    weights = _narrow_weights(classifier, observed, projection, narrow_config.num_attention_heads)
     model.load_state_dict(weights, strict=True)  # strict: no weight of the student may stay random
     return replace(classifier, model=on_device(model.eval(), classifier.model.device))
 
 
-def _narrow_weights(classifier: TorchClassifier, seen: _Seen, projection: Tensor, num_heads: int) -> dict[str, Tensor]:
-    config = classifier.model.config
+def _narrow_weights(classifier: TorchClassifier, observed: _Observed, projection: Tensor, num_heads: int) -> dict[str, Tensor]:
+    config, base = classifier.model.config, classifier.model.base_model_prefix
+    family = family_of(config)
     head_size = config.hidden_size // config.num_attention_heads
-    dense, out = _HEAD_OF_FAMILY[config.model_type]
     weights = {name: tensor.detach().cpu().double() for name, tensor in classifier.model.state_dict().items()}
-    narrow: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        if _TABLE.search(name):
-            narrow[name] = tensor @ projection
-    for name in seen.norms:
-        narrow[f"{name}.weight"], narrow[f"{name}.bias"] = fitted_norm(*seen.norms[name], projection)
-    for name, read in seen.heads.items():
-        kept = _kept_channels(read, weights[f"{name}.weight"], count=num_heads, group=head_size)
-        attention = name.removesuffix(".output.dense")
-        for part in ("query", "key", "value"):
-            narrow[f"{attention}.self.{part}.weight"] = weights[f"{attention}.self.{part}.weight"][kept] @ projection
-            narrow[f"{attention}.self.{part}.bias"] = weights[f"{attention}.self.{part}.bias"][kept]
-        weight, bias = _without_inputs(weights[f"{name}.weight"], weights[f"{name}.bias"], read, kept)
+    narrow = {
+        name: tensor @ projection
+        for name, tensor in weights.items()
+        if name.startswith(f"{base}.embeddings.") and tensor.ndim == 2
+    }
+
+    def project_inputs(name: str, kept: Tensor | slice = slice(None)) -> None:
+        narrow[f"{name}.weight"] = weights[f"{name}.weight"][kept] @ projection
+        narrow[f"{name}.bias"] = weights[f"{name}.bias"][kept]
+
+    def project_outputs(name: str, weight: Tensor, bias: Tensor) -> None:
         narrow[f"{name}.weight"], narrow[f"{name}.bias"] = projection.T @ weight, projection.T @ bias
-    units = _kept_channels(seen.units, weights[f"{out}.weight"], count=projection.shape[1], group=1)
-    narrow[f"{dense}.weight"] = weights[f"{dense}.weight"][units] @ projection
-    narrow[f"{dense}.bias"] = weights[f"{dense}.bias"][units]
-    narrow[f"{out}.weight"], narrow[f"{out}.bias"] = _without_inputs(
-        weights[f"{out}.weight"], weights[f"{out}.bias"], seen.units, units
+
+    for name, (before, after) in observed.norms.items():
+        narrow[f"{name}.weight"], narrow[f"{name}.bias"] = fitted_norm(before, after, projection)
+    for layer, read in observed.heads.items():
+        output, down = f"{layer}.{family.attention_output}", f"{layer}.{family.down}"
+        kept = _kept_channels(read, weights[f"{output}.weight"], count=num_heads, group=head_size)
+        for part in (family.query, family.key, family.value):
+            project_inputs(f"{layer}.{part}", kept)
+        project_outputs(output, *_without_inputs(weights[f"{output}.weight"], weights[f"{output}.bias"], read, kept))
+        project_inputs(f"{layer}.{family.up}")
+        project_outputs(down, weights[f"{down}.weight"], weights[f"{down}.bias"])
+    head = family.head
+    units = _kept_channels(observed.units, weights[f"{head}.weight"], count=projection.shape[1], group=1)
+    project_inputs(family.pooler, units)
+    narrow[f"{head}.weight"], narrow[f"{head}.bias"] = _without_inputs(
+        weights[f"{head}.weight"], weights[f"{head}.bias"], observed.units, units
     )
-    for layer in {_LAYER_OF_OUTPUT.sub("", name) for name in weights if _LAYER_OF_OUTPUT.search(name)}:
-        narrow[f"{layer}.intermediate.dense.weight"] = weights[f"{layer}.intermediate.dense.weight"] @ projection
-        narrow[f"{layer}.intermediate.dense.bias"] = weights[f"{layer}.intermediate.dense.bias"]
-        narrow[f"{layer}.output.dense.weight"] = projection.T @ weights[f"{layer}.output.dense.weight"]
-        narrow[f"{layer}.output.dense.bias"] = projection.T @ weights[f"{layer}.output.dense.bias"]
     return {name: tensor.float().contiguous() for name, tensor in narrow.items()}
 
 
-def _projection(seen: _Seen, hidden_size: int, seed: int) -> Tensor:
-    """Return orthonormal columns, shape (hidden, hidden_size), that carry most of the stream.
+def _projection(observed: _Observed, hidden_size: int, seed: int) -> Tensor:
+    """Return orthonormal columns, shape (hidden, hidden_size), that span the strongest directions of the stream.
 
-    They are turned within the subspace so that the direction a LayerNorm removes, in which all channels are equal,
-    falls on the weakest one, and so that the rest is spread evenly over the channels.
+    They are rotated within that subspace: the direction that a LayerNorm removes, in which all channels are equal, becomes
+    the weakest one, and the rest is spread evenly over the channels.
     """
-    stream = torch.cat([after for _, after in seen.norms.values()])
+    stream = torch.cat([after for _, after in observed.norms.values()])
     _, directions = torch.linalg.eigh(stream.T @ stream)  # ascending
     strongest = directions.flip(1)[:, :hidden_size]
     generator = torch.Generator().manual_seed(seed)
-    turn = torch.eye(hidden_size, dtype=torch.float64)
+    rotation = torch.eye(hidden_size, dtype=torch.float64)
     if hidden_size > 1:
-        turn[:-1, :-1] = torch.linalg.qr(
-            torch.randn(hidden_size - 1, hidden_size - 1, generator=generator, dtype=torch.float64)
-        ).Q
-    # Householder's reflection takes the direction of equal channels onto the last, weakest one.
-    equal = torch.full((hidden_size,), hidden_size**-0.5, dtype=torch.float64)
-    last = torch.zeros_like(equal)
-    last[-1] = 1
-    axis = equal - last
+        drawn = torch.randn(hidden_size - 1, hidden_size - 1, generator=generator, dtype=torch.float64)
+        rotation[:-1, :-1] = torch.linalg.qr(drawn).Q
+    # A Householder reflection maps the direction of equal channels onto the last, weakest one.
+    axis = torch.full((hidden_size,), hidden_size**-0.5, dtype=torch.float64)
+    axis[-1] -= 1
     reflection = torch.eye(hidden_size, dtype=torch.float64)
     if float(axis.norm()) > 0:
         axis = axis / axis.norm()
         reflection -= 2 * torch.outer(axis, axis)
-    return strongest @ turn @ reflection
+    return strongest @ rotation @ reflection
 
 
 def fitted_norm(before: Tensor, after: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the scale and shift, shape (hidden_size,), with which a LayerNorm of the projected stream comes nearest."""
+    """Return the scale and shift, shape (hidden_size,) each, that fit a LayerNorm of the projected stream by least squares.
+
+    Args:
+        before: Input of the wide LayerNorm, shape (tokens, hidden).
+        after: Its output, same shape.
+        projection: Shape (hidden, hidden_size).
+    """
     wanted = after @ projection
     projected = before @ projection
     centred = projected - projected.mean(dim=1, keepdim=True)
@@ -162,19 +168,19 @@ def fitted_norm(before: Tensor, after: Tensor, projection: Tensor) -> tuple[Tens
     mean_in, mean_out = normalised.mean(dim=0), wanted.mean(dim=0)
     covariance = ((normalised - mean_in) * (wanted - mean_out)).mean(dim=0)
     variance = (normalised - mean_in).pow(2).mean(dim=0)
-    # A channel that never moved on the sample tells nothing of its scale, and its shift is all there is to it.
+    # A channel that is constant on the sample does not determine its scale: the shift alone reproduces it.
     scale = torch.where(variance > 1e-12, covariance / variance.clamp_min(1e-12), 0.0)
     return scale, mean_out - scale * mean_in
 
 
 def _kept_channels(read: Tensor, weight: Tensor, *, count: int, group: int) -> Tensor:
-    """Return the inputs of a product that contribute most, in groups, ascending.
+    """Return the inputs of a linear layer that contribute most, in groups, ascending.
 
     Args:
-        read: What the product reads, shape (rows, inputs).
+        read: Input of the linear layer, shape (rows, inputs).
         weight: Shape (outputs, inputs).
         count: Groups to keep.
-        group: Neighbouring inputs that go together: 1, or the size of a head.
+        group: Number of adjacent inputs that are kept or dropped together: 1, or the size of a head.
     """
     spread = (read - read.mean(dim=0)).pow(2).mean(dim=0)
     energy = (spread * weight.pow(2).sum(dim=0)).reshape(-1, group).sum(dim=1)
@@ -183,67 +189,130 @@ def _kept_channels(read: Tensor, weight: Tensor, *, count: int, group: int) -> T
 
 
 def _without_inputs(weight: Tensor, bias: Tensor, read: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Drop all but some inputs of a product; what the others gave on average goes into its bias."""
+    """Drop all but the kept inputs of a linear layer; its bias takes over the mean of what the others added."""
     dropped = torch.ones(weight.shape[1], dtype=torch.bool)
     dropped[kept] = False
     return weight[:, kept], bias + weight[:, dropped] @ read.mean(dim=0)[dropped]
 
 
-def _sample(texts: Sequence[str], seed: int) -> list[str]:
-    order = np.random.default_rng(seed).permutation(len(texts))[:SAMPLE_TEXTS]
-    return [texts[index] for index in order]
-
-
-def _observe(classifier: TorchClassifier, texts: Sequence[str]) -> _Seen:
+def _observe(classifier: TorchClassifier, texts: Sequence[str]) -> _Observed:
     model = classifier.model
-    _, out = _HEAD_OF_FAMILY[model.config.model_type]
-    norms: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    heads: dict[str, list[Tensor]] = {}
-    units: list[Tensor] = []
-    mask = torch.empty(0, dtype=torch.bool)
+    family, layers = family_of(model.config), layer_names(model)
+    norms = [f"{model.base_model_prefix}.{family.embedding_norm}"]
+    norms += [f"{layer}.{part}" for layer in layers for part in (family.attention_norm, family.norm)]
+    outputs = {f"{layer}.{family.attention_output}": layer for layer in layers}
+    read: defaultdict[str, list[Tensor]] = defaultdict(list)
+    returned: defaultdict[str, list[Tensor]] = defaultdict(list)
 
-    def on_norm(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
-        norms.setdefault(name, []).append((inputs[0][mask].cpu().double(), output[mask].cpu().double()))
+    def record(name: str, before: Tensor, after: Tensor) -> None:
+        read[name].append(before.cpu().double())
+        if name in norms:
+            returned[name].append(after.cpu().double())
 
-    def on_heads(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
-        heads.setdefault(name, []).append(inputs[0][mask].cpu().double())
-
-    def on_out(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
-        units.append(inputs[0].cpu().double())
-
-    hooks: dict[str, Callable[..., None]] = {}
-    for name, _ in model.named_modules():
-        if name.endswith(".LayerNorm"):
-            hooks[name] = on_norm
-        elif name.endswith(".attention.output.dense"):
-            hooks[name] = on_heads
-        elif name == out:
-            hooks[name] = on_out
-    rows = classifier.tokenizer.encode(texts)
-    was_training = model.training
-    model.eval()
-    try:
-        with _hooked(model, hooks), torch.inference_mode():
-            for start in range(0, len(rows), 32):
-                padded = classifier.tokenizer.pad(rows[start : start + 32])
-                inputs = {key: torch.from_numpy(values).to(model.device) for key, values in padded._asdict().items()}
-                mask = inputs["attention_mask"].bool()
-                model(**inputs)
-    finally:
-        model.train(was_training)
-    return _Seen(
-        norms={name: (torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts])) for name, parts in norms.items()},
-        heads={name: torch.cat(parts) for name, parts in heads.items()},
-        units=torch.cat(units),
+    record_tokens(classifier, classifier.tokenizer.encode(texts), [*norms, *outputs, family.head], record)
+    return _Observed(
+        norms={name: (torch.cat(read[name]), torch.cat(returned[name])) for name in norms},
+        heads={layer: torch.cat(read[name]) for name, layer in outputs.items()},
+        units=torch.cat(read[family.head]),
     )
 
 
-@contextmanager
-def _hooked(model: nn.Module, hooks: Mapping[str, Callable[..., None]]) -> Iterator[None]:
-    modules = dict(model.named_modules())
-    handles = [modules[name].register_forward_hook(partial(hook, name)) for name, hook in hooks.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+@dataclass(frozen=True)
+class FeedForward:
+    """Names of the two linear layers of one feed-forward."""
+
+    up: str
+    down: str
+
+
+@dataclass
+class Moments:
+    """Sums over tokens of the activations of one feed-forward, shape (neurons,) each, in double precision.
+
+    A variance is a small difference of large sums.
+    """
+
+    count: int
+    total: Tensor
+    squares: Tensor
+
+    def mean(self) -> Tensor:
+        """Return the mean activation of each neuron."""
+        return self.total / self.count
+
+    def deviation(self) -> Tensor:
+        """Return the standard deviation of each neuron's activation."""
+        return (self.squares / self.count - self.mean() ** 2).clamp(min=0).sqrt()
+
+
+def narrow_feed_forward(classifier: TorchClassifier, size: int, *, texts: Sequence[str]) -> TorchClassifier:
+    """Return the classifier with `size` neurons in the feed-forward of each layer.
+
+    Args:
+        classifier: Of a family whose feed-forward is two linear layers with an activation between.
+        size: Neurons of each layer, at most the present number.
+        texts: The transfer set; an even sample of it is run through the model.
+
+    Raises:
+        SettingsError: The layers have fewer neurons, there are no texts, or the feed-forward has unknown names.
+    """
+    layers = feed_forwards(classifier)
+    weights = dict(classifier.model.state_dict())
+    present = len(weights[f"{layers[0].up}.bias"])
+    if size > present:
+        raise SettingsError(f"intermediate_size is {size}, but the layers have only {present} neurons")
+    if size == present:
+        return classifier
+    if not texts:
+        raise SettingsError("intermediate_size needs texts to choose neurons on, and there are none")
+    moments = activation_moments(classifier, layers, sample_of(texts))
+    for layer in layers:
+        outgoing = weights[f"{layer.down}.weight"]
+        importance = moments[layer.down].deviation() * outgoing.double().norm(dim=0)
+        kept = importance.topk(size).indices.sort().values
+        dropped = torch.ones(present, dtype=torch.bool, device=kept.device)
+        dropped[kept] = False
+        mean_of_dropped = outgoing[:, dropped].double() @ moments[layer.down].mean()[dropped]
+        weights[f"{layer.down}.bias"] = weights[f"{layer.down}.bias"] + mean_of_dropped.to(outgoing.dtype)
+        weights[f"{layer.down}.weight"] = outgoing[:, kept]
+        for kind in ("weight", "bias"):
+            weights[f"{layer.up}.{kind}"] = weights[f"{layer.up}.{kind}"][kept]
+    config = copy.deepcopy(classifier.model.config)
+    setattr(config, family_of(config).intermediate_size, size)
+    return rebuilt(classifier, config=config, weights=weights)
+
+
+def feed_forwards(classifier: TorchClassifier) -> list[FeedForward]:
+    """Return the names of each layer's feed-forward, lowest layer first.
+
+    Raises:
+        SettingsError: The feed-forward has names that no known family uses.
+    """
+    family = family_of(classifier.model.config)
+    places = (in_layer(name) for name, _ in classifier.model.named_modules())
+    prefixes = [f"{place.layers}.{place.number}" for place in places if place is not None and place.part == family.up]
+    if not prefixes:
+        kind = classifier.model.config.model_type
+        raise SettingsError(f"cannot find the feed-forward of a {kind} model; leave out --intermediate-size")
+    return [FeedForward(f"{prefix}.{family.up}", f"{prefix}.{family.down}") for prefix in prefixes]
+
+
+def sample_of(texts: Sequence[str]) -> list[str]:
+    """Return at most `SAMPLE_TEXTS` of the texts, evenly spread."""
+    count = min(len(texts), SAMPLE_TEXTS)
+    return [texts[index * len(texts) // count] for index in range(count)]
+
+
+def activation_moments(classifier: TorchClassifier, layers: Sequence[FeedForward], texts: Sequence[str]) -> dict[str, Moments]:
+    """Run the texts and return the moments of the input of each `down` layer, by its name; padding is not counted."""
+    found: dict[str, Moments] = {}
+
+    def record(name: str, activations: Tensor, _: Tensor) -> None:
+        values = activations.double()
+        moments = found.setdefault(name, Moments(0, torch.zeros_like(values[0]), torch.zeros_like(values[0])))
+        moments.count += len(values)
+        moments.total += values.sum(dim=0)
+        moments.squares += (values**2).sum(dim=0)
+
+    record_tokens(classifier, sorted(classifier.tokenizer.encode(texts), key=len), [layer.down for layer in layers], record)
+    return found

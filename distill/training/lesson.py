@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from distill.classifier import mean_logits
 from distill.data import Dataset, SeenTexts
+from distill.data.dataset import JoinedTexts
 from distill.errors import SettingsError
 from distill.labels import Logits, ProblemType, task_of
 from distill.losses.term import UNLABELLED
@@ -23,7 +24,7 @@ from distill.progress import Reporter
 from distill.settings import DistillSettings, TransferSettings
 from distill.teachers.teacher import Teacher
 from distill.tokenization import TextTokenizer
-from distill.training.shared_files import JoinedTexts, MappedRows, SharedFiles, logits_together
+from distill.training.shared_files import MappedRows, SharedFiles, logits_together
 
 
 @dataclass(frozen=True)

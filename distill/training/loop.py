@@ -23,8 +23,7 @@ from distill.errors import GateError
 from distill.evaluation.metrics import macro_f1
 from distill.labels import Logits
 from distill.losses.objective import Objective, TrainingBatch
-from distill.models.devices import using_threads
-from distill.models.families import quick_attention
+from distill.models.devices import quick_attention, using_threads
 from distill.models.torch_classifier import TorchClassifier
 from distill.progress import Advance, Reporter
 from distill.settings import TrainingSettings

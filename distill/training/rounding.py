@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import SettingsError
+from distill.models.recording import recording
 from distill.models.torch_classifier import TorchClassifier
 from distill.scales import SEVEN_BIT_LIMIT, ChannelRange, InputScales, KnownScales, calibration_texts, input_scales
 from distill.settings import DistillSettings
@@ -112,14 +113,19 @@ def calibrated(classifier: TorchClassifier, products: Sequence[RoundedProduct], 
     if not texts:
         raise SettingsError("rounding in training needs texts to calibrate with, and there are none")
     ranges: dict[str, ChannelRange] = {}
-    handles = [product.module.register_forward_pre_hook(_recorder(product, ranges)) for product in products]
-    try:
+
+    def record(product: RoundedProduct, given: Tensor, _: Tensor) -> None:
+        values = given.detach().float()
+        if product.first_token_only and values.ndim == 3:  # the pooler is given the first token and no other
+            values = values[:, 0]
+        rows = values.reshape(-1, values.shape[-1]).cpu().numpy()
+        seen = ChannelRange(rows.min(axis=0), rows.max(axis=0))
+        ranges[product.input] = ranges[product.input].joined(seen) if product.input in ranges else seen
+
+    with recording({product: product.module for product in products}, record):
         # One text at a time: padded places hold values that no answer depends on.
         for text in calibration_texts(texts):
             classifier.predict_logits([text])
-    finally:
-        for handle in handles:
-            handle.remove()
     readers: dict[str, list[np.ndarray]] = defaultdict(list)
     for product in products:
         readers[product.input].append(product.module.weight.detach().float().cpu().numpy().T * np.float32(product.scale))
@@ -153,18 +159,6 @@ def _rounding_forward(module: nn.Linear, scales: InputScales) -> Callable[[Tenso
             return nn.functional.linear(rounded, rounded_weights(module.weight, step), module.bias)
 
     return forward
-
-
-def _recorder(product: RoundedProduct, ranges: dict[str, ChannelRange]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        values = inputs[0].detach().float()
-        if product.first_token_only and values.ndim == 3:  # the pooler is given the first token and no other
-            values = values[:, 0]
-        rows = values.reshape(-1, values.shape[-1]).cpu().numpy()
-        seen = ChannelRange(rows.min(axis=0), rows.max(axis=0))
-        ranges[product.input] = ranges[product.input].joined(seen) if product.input in ranges else seen
-
-    return record
 
 
 def learned_scales(scales: Mapping[str, InputScales]) -> KnownScales:

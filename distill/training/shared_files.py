@@ -95,28 +95,6 @@ class MappedRows(Sequence[NDArray[np.int64]]):
         return _piece(self._content, self._ends, index).astype(np.int64)
 
 
-class JoinedTexts(Sequence[str]):
-    """Several sequences of texts, one after the other."""
-
-    def __init__(self, *parts: Sequence[str]) -> None:
-        self._parts = parts
-        self._ends = np.cumsum([len(part) for part in parts])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
-        part = int(np.searchsorted(self._ends, place, side="right"))
-        return self._parts[part][place - int(self._ends[part])]  # counted from the part's end: negative
-
-
 def lengths_of(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Return the tokens of each row, shape (rows,), without reading rows that stand in a file."""
     return rows.lengths if isinstance(rows, MappedRows) else np.array([len(row) for row in rows], dtype=np.int64)

@@ -26,7 +26,7 @@ from distill.evaluation.metrics import macro_f1
 from distill.labels import Logits
 from distill.models.loading import rebuilt
 from distill.models.torch_classifier import TorchClassifier
-from distill.students.build import keep_layers
+from distill.students.layers import keep_layers
 from distill.transfer.features import CLS_SHARE, Features
 from distill.transfer_settings import Pooling
 

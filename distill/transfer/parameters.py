@@ -5,7 +5,6 @@ Works on the module alone; the loop asks `LayerRates` for the share of the rate 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +15,9 @@ from transformers import PreTrainedModel
 
 from distill.errors import SettingsError, requires
 from distill.losses.objective import Objective, StepLoss, TrainingBatch
+from distill.models.families import family_of, in_layer, layer_names
 from distill.transfer.features import encoder_of
 from distill.transfer_settings import CarrySettings
-
-_LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.")
-
-# Names of the query and value products, by the families that write them so.
-_LORA_TARGETS = (["query", "value"], ["q_lin", "v_lin"])
 
 
 @dataclass(frozen=True)
@@ -51,9 +46,9 @@ class LayerRates:
 
 def depth_of(name: str, *, num_layers: int) -> int:
     """Return how many layers below the head a weight lies: 0 is the head and pooler, 1 the top layer."""
-    match = _LAYER.search(name)
-    if match is not None:
-        return num_layers - int(match[1])
+    place = in_layer(name)
+    if place is not None:
+        return num_layers - place.number
     return num_layers + 1 if "embeddings" in name else 0
 
 
@@ -79,11 +74,8 @@ def freeze_body(model: PreTrainedModel) -> None:
     Raises:
         SettingsError: The family names its layers in a way that is not known.
     """
-    layers = [parameter for name, parameter in model.named_parameters() if _LAYER.search(name)]
-    if not layers:
-        raise SettingsError(f"cannot find the layers of a {model.config.model_type} model; BERT's family is known")
-    for parameter in layers:
-        parameter.requires_grad_(False)
+    for layer in layer_names(model):
+        model.get_submodule(layer).requires_grad_(False)
 
 
 def draw_anew(model: PreTrainedModel, *, top_layers: int, seed: int) -> None:
@@ -99,11 +91,11 @@ def draw_anew(model: PreTrainedModel, *, top_layers: int, seed: int) -> None:
         raise SettingsError(f"reinit_layers is {top_layers}, but the model has only {num_layers} layers")
 
     def concerned(name: str) -> bool:
-        match = _LAYER.search(f"{name}.")
-        return int(match[1]) >= num_layers - top_layers if match else ".pooler" in name
+        place = in_layer(name)
+        return place.number >= num_layers - top_layers if place else ".pooler" in name
 
-    if not _draw(model, concerned, seed=seed):
-        raise SettingsError(f"cannot find the layers of a {model.config.model_type} model; BERT's family is known")
+    layer_names(model)  # raises if there are none
+    _draw(model, concerned, seed=seed)
 
 
 def draw_head_anew(model: PreTrainedModel, *, seed: int) -> None:
@@ -141,9 +133,9 @@ def add_lora(model: PreTrainedModel, settings: CarrySettings) -> Adapter | None:
         return None
     with requires("LoRA"):
         from peft import LoraConfig, LoraModel
-    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    targets = next((found for found in _LORA_TARGETS if names.issuperset(found)), None)
-    if targets is None:
+    family = family_of(model.config)
+    targets = [family.query, family.value]
+    if not all(any(name.endswith(f".{target}") for name, _ in model.named_modules()) for target in targets):
         raise SettingsError(f"lora_rank: the query and value products of a {model.config.model_type} model are not known")
     config = LoraConfig(
         r=settings.lora_rank, lora_alpha=settings.lora_rank * settings.lora_scale, target_modules=targets, bias="none"
@@ -157,16 +149,14 @@ def add_lora(model: PreTrainedModel, settings: CarrySettings) -> Adapter | None:
     return Adapter(tuner)
 
 
-def _draw(model: PreTrainedModel, concerned: Callable[[str], bool], *, seed: int) -> int:
-    """Draw the weights of the concerned modules; return how many modules that were."""
-    count = 0
+def _draw(model: PreTrainedModel, concerned: Callable[[str], bool], *, seed: int) -> None:
+    """Draw the weights of the concerned modules."""
     deviation = float(getattr(model.config, "initializer_range", 0.02))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for name, module in model.named_modules():
             if not concerned(name) or not list(module.parameters(recurse=False)):
                 continue
-            count += 1
             for kind, parameter in module.named_parameters(recurse=False):
                 if kind == "bias":
                     parameter.zero_()
@@ -176,7 +166,6 @@ def _draw(model: PreTrainedModel, concerned: Callable[[str], bool], *, seed: int
                     parameter.normal_(0.0, deviation)
             if isinstance(module, nn.Embedding) and module.padding_idx is not None:
                 module.weight[module.padding_idx].zero_()
-    return count
 
 
 class AnchoredObjective(Objective):

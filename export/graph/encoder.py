@@ -1,7 +1,7 @@
-"""An encoder's weights by their part in the computation, read off a model of BERT's family.
+"""An encoder's weights by their part in the computation, read from a model of BERT's family.
 
-What each family calls its weights stands here and nowhere else. A weight that nothing here asks for is refused: the
-model would compute something that the graph leaves out.
+The names of the weights come from `distill.models.families`. A weight that is not read is an error: the model would
+compute something that the graph leaves out.
 """
 
 from __future__ import annotations
@@ -12,8 +12,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from distill.errors import SettingsError
+from distill.models.families import (
+    Family,
+    families_with,
+    family_of,
+    layer_names,
+    position_offset,
+    position_padding_id,
+)
 from distill.models.torch_classifier import TorchClassifier
 
 Weights = NDArray[np.float32]
@@ -53,24 +62,25 @@ class Layer:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Everything a classifier's logits depend on.
+    """Everything that the logits of a classifier depend on.
 
     Attributes:
         words: Shape (vocabulary, width).
         positions: Shape (positions, width), the vector of token type 0 added where there are types.
-        padding_id: Where positions are counted from this id on and padding has its own (RoBERTa); None counts from 0.
-        relative: Attention bias by distance, shape (2 * max_length - 1, heads), the middle row for 0; None has none.
-        embedding_norm: After the sum of the two.
-        projection: From the embedding's width to the encoder's, after the norm; None where they are the same.
-        word_projection: The same for the tokens' vectors alone, before positions are added: a factorised embedding.
-        sees_neighbours: Whether that product is given the vectors of the next token, the token and the one before it, side
-            by side.
-        layers: In order.
-        num_heads: Of every layer.
-        activation: Of the feed-forward parts.
-        hidden_head: The head's inner product, on the first token.
-        head_activation: After it.
-        head: To the logits.
+        padding_id: Positions are counted from the row after this id, and padding has the row of its own id (RoBERTa); None
+            counts from row 0.
+        relative: Attention bias by distance, shape (2 * max_length - 1, heads), the middle row for distance 0, or None.
+        embedding_norm: Applied to the sum of token and position vectors.
+        projection: Linear layer from the embedding's width to the encoder's, after the norm; None if the widths are equal.
+        word_projection: Linear layer on the token vectors alone, before positions are added: a factorised embedding.
+        sees_neighbours: Whether `word_projection` reads the vectors of the next token, the token and the previous token,
+            concatenated.
+        layers: First layer first.
+        num_heads: Attention heads of each layer.
+        activation: Activation of the feed-forward.
+        hidden_head: First linear layer of the classification head, on the first token.
+        head_activation: Activation after `hidden_head`.
+        head: Linear layer that returns the logits.
     """
 
     words: Weights
@@ -89,116 +99,54 @@ class Encoder:
     head: Dense
 
 
-@dataclass(frozen=True)
-class _Names:
-    """What a family calls its parts; `layer` is followed by the number and one of the eight."""
-
-    base: str
-    layer: str
-    query: str
-    key: str
-    value: str
-    output: str
-    attention_norm: str
-    up: str
-    down: str
-    norm: str
-    hidden_head: str
-    head: str
-    head_activation: Activation
-    class_name: str
-
-
-_BERT_LAYER = {
-    "layer": "encoder.layer",
-    "query": "attention.self.query",
-    "key": "attention.self.key",
-    "value": "attention.self.value",
-    "output": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "up": "intermediate.dense",
-    "down": "output.dense",
-    "norm": "output.LayerNorm",
+_ACTIVATIONS: dict[str, Activation] = {
+    "gelu": "Gelu",
+    "gelu_new": "FastGelu",
+    "gelu_pytorch_tanh": "FastGelu",
+    "relu": "Relu",
 }
-_MPNET_LAYER = _BERT_LAYER | {
-    "query": "attention.attn.q",
-    "key": "attention.attn.k",
-    "value": "attention.attn.v",
-    "output": "attention.attn.o",
-    "attention_norm": "attention.LayerNorm",
-}
-_DISTILBERT_LAYER = {
-    "layer": "transformer.layer",
-    "query": "attention.q_lin",
-    "key": "attention.k_lin",
-    "value": "attention.v_lin",
-    "output": "attention.out_lin",
-    "attention_norm": "sa_layer_norm",
-    "up": "ffn.lin1",
-    "down": "ffn.lin2",
-    "norm": "output_layer_norm",
-}
-
-
-def _names(base: str, class_name: str, layer: dict[str, str], hidden_head: str, activation: Activation, head: str) -> _Names:
-    return _Names(base=base, class_name=class_name, hidden_head=hidden_head, head=head, head_activation=activation, **layer)
-
-
-_FAMILIES = {
-    "bert": _names("bert", "Bert", _BERT_LAYER, "bert.pooler.dense", "Tanh", "classifier"),
-    "distilbert": _names("distilbert", "DistilBert", _DISTILBERT_LAYER, "pre_classifier", "Relu", "classifier"),
-    "roberta": _names("roberta", "Roberta", _BERT_LAYER, "classifier.dense", "Tanh", "classifier.out_proj"),
-    "xlm-roberta": _names("roberta", "XLMRoberta", _BERT_LAYER, "classifier.dense", "Tanh", "classifier.out_proj"),
-    "camembert": _names("roberta", "Camembert", _BERT_LAYER, "classifier.dense", "Tanh", "classifier.out_proj"),
-    "electra": _names("electra", "Electra", _BERT_LAYER, "classifier.dense", "Gelu", "classifier.out_proj"),
-    "mobilebert": _names("mobilebert", "MobileBert", _BERT_LAYER, "mobilebert.pooler.dense", "Tanh", "classifier"),
-    "mpnet": _names("mpnet", "MPNet", _MPNET_LAYER, "classifier.dense", "Tanh", "classifier.out_proj"),
-}
-_POSITIONS_FROM_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet"}
-_ACTIVATIONS: dict[str, Activation] = {"gelu": "Gelu", "gelu_new": "FastGelu", "gelu_pytorch_tanh": "FastGelu", "relu": "Relu"}
+_POOLER_ACTIVATIONS: dict[str, Activation] = {"gelu": "Gelu", "relu": "Relu", "tanh": "Tanh"}
 
 
 def read_encoder(classifier: TorchClassifier) -> Encoder:
-    """Return the weights of a classifier of BERT's family.
+    """Return the weights of a sequence classifier of a supported family.
 
     Raises:
-        SettingsError: It is of another family, or has a part that is not known here.
+        SettingsError: The family is not supported, or the model has a part that is not known here.
     """
     model, config = classifier.model, classifier.model.config
-    names = _FAMILIES.get(config.model_type)
-    if names is None or type(model).__name__ != f"{names.class_name}ForSequenceClassification":
+    family = family_of(config)
+    known_class = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(config.model_type)
+    if "fused graph" not in family.supports or type(model).__name__ != known_class:
         raise SettingsError(
-            f"the fused writer knows {', '.join(_FAMILIES)} sequence classifiers, not {type(model).__name__}; "
+            f"the fused writer knows {families_with('fused graph')} sequence classifiers, not {type(model).__name__}; "
             "use --exporter portable"
         )
     reader = _Reader({name: tensor.detach().cpu().float().numpy() for name, tensor in model.state_dict().items()})
     epsilon = float(getattr(config, "layer_norm_eps", 1e-12))  # DistilBERT's is not in its config
     outer_epsilon = _outer_epsilon(config, epsilon)
-    embeddings = f"{names.base}.embeddings"
+    base = model.base_model_prefix
+    embeddings = f"{base}.embeddings"
     max_length = classifier.tokenizer.max_length
-    padding_id = int(config.pad_token_id) if config.model_type in _POSITIONS_FROM_PADDING else None
     positions = reader.take(f"{embeddings}.position_embeddings.weight")
-    positions = positions[: max_length + (0 if padding_id is None else padding_id + 1)]  # no text reaches the others
+    positions = positions[: max_length + position_offset(config)]  # no text reaches the others
     if f"{embeddings}.token_type_embeddings.weight" in reader.left:
         positions = positions + reader.take(f"{embeddings}.token_type_embeddings.weight")[0]
     encoder = Encoder(
         words=reader.take(f"{embeddings}.word_embeddings.weight"),
         positions=positions,
-        padding_id=padding_id,
+        padding_id=position_padding_id(config),
         relative=_relative_bias(model, max_length, reader) if config.model_type == "mpnet" else None,
-        embedding_norm=reader.norm(f"{embeddings}.LayerNorm", outer_epsilon),
-        projection=reader.optional_dense(f"{names.base}.embeddings_project"),
+        embedding_norm=reader.norm(f"{base}.{family.embedding_norm}", outer_epsilon),
+        projection=reader.optional_dense(f"{base}.embeddings_project"),
         word_projection=reader.optional_dense(f"{embeddings}.embedding_transformation"),
         sees_neighbours=config.model_type == "mobilebert" and config.trigram_input,
-        layers=tuple(
-            _layer(reader, names, f"{names.base}.{names.layer}.{number}.", epsilon, outer_epsilon)
-            for number in range(config.num_hidden_layers)
-        ),
+        layers=tuple(_layer(reader, family, name, epsilon, outer_epsilon) for name in layer_names(model)),
         num_heads=int(config.num_attention_heads),
-        activation=_activation(config),
-        hidden_head=reader.dense(names.hidden_head),
-        head_activation=names.head_activation,
-        head=reader.dense(names.head),
+        activation=_activation(getattr(config, family.activation)),
+        hidden_head=reader.dense(family.pooler),
+        head_activation=_POOLER_ACTIVATIONS[family.pooler_activation],
+        head=reader.dense(family.head),
     )
     if reader.left:
         raise SettingsError(
@@ -209,7 +157,7 @@ def read_encoder(classifier: TorchClassifier) -> Encoder:
 
 
 class _Reader:
-    """Hands out each weight once; `left` holds those that nobody asked for."""
+    """Returns each weight once; `left` holds the weights that were not read."""
 
     def __init__(self, weights: dict[str, Weights]) -> None:
         self.left = weights
@@ -220,7 +168,7 @@ class _Reader:
         return self.left.pop(name)
 
     def dense(self, name: str) -> Dense:
-        # torch keeps a product's weights as (outputs, inputs)
+        # torch stores the weights of a linear layer as (outputs, inputs)
         return Dense(np.ascontiguousarray(self.take(f"{name}.weight").T), self.take(f"{name}.bias"))
 
     def optional_dense(self, name: str) -> Dense | None:
@@ -231,40 +179,36 @@ class _Reader:
 
 
 def _outer_epsilon(config: Any, epsilon: float) -> float:
-    """Return what the norms after the embedding and after the feed-forward add to a variance.
+    """Return the epsilon of the norms after the embedding and after the feed-forward.
 
     Raises:
-        SettingsError: A MobileBERT that is more than a BERT with a product after its table of tokens.
+        SettingsError: A MobileBERT that is more than a BERT with a linear layer after its token table.
     """
     if config.model_type != "mobilebert":
         return epsilon
-    has_product = config.embedding_size != config.hidden_size or config.trigram_input
-    plain = has_product and config.num_feedforward_networks == 1
+    has_linear_layer = config.embedding_size != config.hidden_size or config.trigram_input
+    plain = has_linear_layer and config.num_feedforward_networks == 1
     if not plain or config.use_bottleneck or config.normalization_type != "layer_norm":
         raise SettingsError(
-            "the fused writer knows MobileBERT only as BERT with a product after its table of tokens; use --exporter portable"
+            "the fused writer knows MobileBERT only as BERT with a linear layer after its token table; use --exporter portable"
         )
-    return 1e-5  # there MobileBERT takes torch's default instead of its config's
+    return 1e-5  # MobileBERT uses torch's default for these norms, not its config's epsilon
 
 
-def _layer(reader: _Reader, names: _Names, prefix: str, epsilon: float, outer_epsilon: float) -> Layer:
-    def dense(name: str) -> Dense:
-        return reader.dense(prefix + name)
-
+def _layer(reader: _Reader, family: Family, name: str, epsilon: float, outer_epsilon: float) -> Layer:
     return Layer(
-        query=dense(names.query),
-        key=dense(names.key),
-        value=dense(names.value),
-        output=dense(names.output),
-        attention_norm=reader.norm(prefix + names.attention_norm, epsilon),
-        up=dense(names.up),
-        down=dense(names.down),
-        norm=reader.norm(prefix + names.norm, outer_epsilon),
+        query=reader.dense(f"{name}.{family.query}"),
+        key=reader.dense(f"{name}.{family.key}"),
+        value=reader.dense(f"{name}.{family.value}"),
+        output=reader.dense(f"{name}.{family.attention_output}"),
+        attention_norm=reader.norm(f"{name}.{family.attention_norm}", epsilon),
+        up=reader.dense(f"{name}.{family.up}"),
+        down=reader.dense(f"{name}.{family.down}"),
+        norm=reader.norm(f"{name}.{family.norm}", outer_epsilon),
     )
 
 
-def _activation(config: Any) -> Activation:
-    name = config.activation if config.model_type == "distilbert" else config.hidden_act
+def _activation(name: str) -> Activation:
     if name not in _ACTIVATIONS:
         raise SettingsError(
             f"the fused writer knows the activations {', '.join(_ACTIVATIONS)}, not {name}; use --exporter portable"
@@ -273,10 +217,10 @@ def _activation(config: Any) -> Activation:
 
 
 def _relative_bias(model: Any, max_length: int, reader: _Reader) -> Weights:
-    """Return MPNet's attention bias of each distance from -(max_length - 1) on, as the model itself computes it."""
+    """Return MPNet's attention bias for each distance from -(max_length - 1), as the model itself computes it."""
     reader.take("mpnet.encoder.relative_attention_bias.weight")
     with torch.no_grad():
         bias = model.mpnet.encoder.compute_position_bias(torch.zeros(1, max_length, 1, device=model.device))[0].cpu().numpy()
-    # row i, column j is distance j - i: the last row holds the negative ones, the first the others
+    # row i, column j is distance j - i: the last row holds the negative distances, the first row the others
     table = np.concatenate([bias[:, -1, :-1], bias[:, 0, :]], axis=1).T
     return np.ascontiguousarray(table, dtype=np.float32)

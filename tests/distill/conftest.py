@@ -23,6 +23,7 @@ LABELS = ("negative", "positive")
 SIZES: dict[str, dict[str, int]] = {
     "bert": {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 64},
     "roberta": {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 64},
+    "xlm-roberta": {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 64},
     "electra": {
         "hidden_size": 32,
         "embedding_size": 16,

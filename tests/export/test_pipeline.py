@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from distill.data import Dataset, Splits
 from distill.errors import BundleError, GateError, ParityError, QualityError, SettingsError, StorageError
 from distill.evaluation.intervals import wilson_interval
 from distill.labels import probabilities
+from distill.models.families import FAMILIES
 from distill.progress import SilentReporter
 from distill.scales import read_scales
 from distill.settings import Precision
@@ -350,7 +352,7 @@ def test_the_portable_writer_may_be_asked_for(tiny_unexported: Bundle, copied: C
 def test_a_model_the_fused_writer_cannot_write_is_written_by_the_other_and_said_or_refused(
     tiny_unexported: Bundle, copied: Copied, tiny_splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.graph.encoder._FAMILIES", {})
+    monkeypatch.setitem(FAMILIES, "bert", replace(FAMILIES["bert"], supports=frozenset()))
     bundle, listening = copied(tiny_unexported), Listening()
     with pytest.raises(SettingsError, match="not BertForSequenceClassification; use --exporter portable"):
         export_bundle(bundle, validation=tiny_splits.validation, settings=ExportSettings(exporter="fused", **FP32_ONLY))

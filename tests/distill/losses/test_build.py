@@ -185,14 +185,14 @@ def test_a_static_student_is_refused_token_level_terms(name: LossName, make_pair
 def test_a_teacher_that_is_no_model_is_refused_token_level_terms(make_pair: MakePair) -> None:
     student, _ = make_pair()
     settings = DistillSettings(losses=("hidden=1",))
-    with pytest.raises(SettingsError, match="hidden compares layers, and the teacher is no PyTorch model"):
+    with pytest.raises(SettingsError, match="hidden compares layers, and the teacher is not a PyTorch model"):
         distillation_objective(settings, student=student, teacher=None, label_ids=LABEL_IDS)
 
 
 def test_decoupled_is_refused_where_a_text_may_have_several_labels(make_pair: MakePair) -> None:
     student, teacher = make_pair()
     several = replace(student, problem_type="multi_label_classification")
-    with pytest.raises(SettingsError, match="decoupled needs one label a text"):
+    with pytest.raises(SettingsError, match="decoupled needs one label per text"):
         objective_of((several, teacher), "decoupled=1")
     assert objective_of((several, teacher), "logits=1").terms.keys() == {"soft", "hard", "logits"}
 

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from distill.errors import SettingsError
-from distill.losses.recording import FrozenTeacher, hidden_pairs, matched_layers, require_readable, run_reading
-from distill.losses.term import log_attention, split_heads
+from distill.losses.hidden import hidden_pairs
+from distill.losses.objective import FrozenTeacher
+from distill.losses.term import log_attention, matched_layers, split_heads
+from distill.models.recording import require_readable, run_with_layers
 from distill.models.torch_classifier import TorchClassifier
 
 Make = Callable[..., TorchClassifier]
@@ -41,7 +43,7 @@ def test_a_layer_is_compared_with_the_last_of_its_segment(student: int, teacher:
 def test_attention_from_queries_and_keys_is_the_models_own(family: str, make_classifier: Make) -> None:
     classifier = make_classifier(family)
     inputs = inputs_of(classifier)
-    logits, layers = run_reading(classifier.model, inputs, hidden=True, attention=True)
+    logits, layers = run_with_layers(classifier.model, inputs, hidden=True, attention=True)
     classifier.model.set_attn_implementation("eager")
     own = classifier.model(**inputs, output_attentions=True, output_hidden_states=True)
     assert torch.allclose(logits, own.logits, atol=1e-5)
@@ -57,20 +59,20 @@ def test_attention_from_queries_and_keys_is_the_models_own(family: str, make_cla
 
 def test_values_are_those_of_the_value_projection(make_classifier: Make) -> None:
     classifier = make_classifier("bert", num_hidden_layers=2)
-    _, layers = run_reading(classifier.model, inputs_of(classifier), hidden=True, attention=True)
+    _, layers = run_with_layers(classifier.model, inputs_of(classifier), hidden=True, attention=True)
     value = classifier.model.bert.encoder.layer[1].attention.self.value
     assert torch.allclose(layers.values[1], value(layers.hidden[0]), atol=1e-6)
 
 
 def test_nothing_stays_on_the_model_after_reading(make_classifier: Make) -> None:
     classifier = make_classifier("bert", num_hidden_layers=1)
-    run_reading(classifier.model, inputs_of(classifier), attention=True)
+    run_with_layers(classifier.model, inputs_of(classifier), attention=True)
     assert not any(module._forward_hooks for module in classifier.model.modules() if isinstance(module, torch.nn.Linear))
 
 
 def test_hidden_states_are_paired_from_the_first_layer_up(make_classifier: Make) -> None:
     student, teacher = make_classifier("bert", num_hidden_layers=2), make_classifier("bert", num_hidden_layers=4)
-    ours, theirs = (run_reading(c.model, inputs_of(c), hidden=True)[1] for c in (student, teacher))
+    ours, theirs = (run_with_layers(c.model, inputs_of(c), hidden=True)[1] for c in (student, teacher))
     pairs = hidden_pairs(ours, theirs)
     assert [pair[0] is state for pair, state in zip(pairs, ours.hidden, strict=True)] == [True, True]
     assert [pair[1] is theirs.hidden[layer] for pair, layer in zip(pairs, (1, 3), strict=True)] == [True, True]
@@ -91,7 +93,7 @@ def test_a_family_whose_attention_is_computed_in_another_way_is_refused(make_cla
     model = make_classifier("bert", num_hidden_layers=1).model
     require_readable(model, attention=True)
     model.config.model_type = "roformer"  # names its projections as BERT does, and rotates what they give
-    with pytest.raises(SettingsError, match=r"are read from the families albert, bert, .*, not from roformer"):
+    with pytest.raises(SettingsError, match=r"families albert, bert, .*, not roformer"):
         require_readable(model, attention=True)
     require_readable(model, attention=False)
 

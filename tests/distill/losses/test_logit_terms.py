@@ -12,10 +12,8 @@ from torch import Tensor
 from distill.errors import SettingsError
 from distill.losses.logits import (
     DecoupledTargets,
-    HardDecisions,
     HardLabels,
     LogitDistance,
-    balanced_decisions,
     balanced_weights,
     decoupled_losses,
     soft_target_loss,
@@ -82,7 +80,7 @@ def test_a_text_without_label_takes_the_teachers_answer_for_its_target() -> None
 
 
 def test_decoupled_is_refused_for_two_classes_and_says_why() -> None:
-    with pytest.raises(SettingsError, match=r"three classes or more, there are 2: .* what is left is the plain soft term"):
+    with pytest.raises(SettingsError, match=r"three classes or more, there are 2.*--soft-weight"):
         DecoupledTargets(temperature=1.0, nontarget_weight=1.0, num_labels=2)
     # The reason, in numbers: of two classes the other's share among the others is always 1.
     student, teacher = random_logits(0)[:, :2], random_logits(1)[:, :2]
@@ -118,10 +116,10 @@ def test_class_weights_multiply_the_hard_term() -> None:
 
 def test_balanced_decisions_weigh_yes_and_no_of_each_label() -> None:
     label_ids = np.array([[1, 0], [0, 0], [0, 0], [0, 0], [UNLABELLED, UNLABELLED]])
-    weights = balanced_decisions(label_ids)
+    weights = balanced_weights(label_ids, 2)
     # Label 0: three noes, one yes of four. Label 1 is never given: nothing to balance.
     np.testing.assert_allclose(weights, [[4 / 6, 1], [4 / 2, 1]], rtol=1e-6)
-    term = HardDecisions(class_weights=weights)
+    term = HardLabels(class_weights=weights)
     losses = term(Seen(torch.ones(5, 1), torch.from_numpy(label_ids), torch.zeros(5, 2)))
     no, yes, plain = (weight * math.log(2) for weight in (4 / 6, 2, 1))
     expected = [(yes + plain) / 2, *[(no + plain) / 2] * 3, 0]

@@ -27,7 +27,7 @@ def mixed(
             return SimpleNamespace(logits=student)
 
     batch = TrainingBatch({"attention_mask": torch.ones(len(student), 3)}, torch.tensor(labels), teacher)
-    objective = mixed_objective(soft_weight=soft_weight, problem_type="multi_label_classification")
+    objective = mixed_objective(soft_weight=soft_weight)
     loss = objective(Bias(), batch)
     return float(loss.total), loss.terms
 

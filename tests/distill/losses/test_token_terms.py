@@ -13,8 +13,8 @@ from torch import Tensor
 from distill.errors import SettingsError
 from distill.losses.attention import AttentionDistance, AttentionDivergence, Relations
 from distill.losses.hidden import HiddenAngle, HiddenDistance, PatientStates, Projections
-from distill.losses.recording import Layers
 from distill.losses.term import Seen
+from distill.models.recording import Layers
 
 LN3 = math.log(3)
 KL_LEANING_TO_EVEN = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)  # 0.1308; swapped roles would give 0.1438

@@ -14,7 +14,7 @@ from distill.errors import SettingsError
 from distill.models.torch_classifier import TorchClassifier, write_model_files
 from distill.settings import StudentSettings
 from distill.students.build import build_student
-from distill.students.feed_forward import activation_moments, feed_forwards, narrow_feed_forward, sample_of
+from distill.students.width import activation_moments, feed_forwards, narrow_feed_forward, sample_of
 
 Make = Callable[..., TorchClassifier]
 TEXTS = ("a lovely film", "dull", "the plot was funny and the end was warm with a charming actor", "unheard words")
@@ -101,7 +101,7 @@ def test_what_cannot_be_narrowed_is_refused(make_classifier: Make) -> None:
     assert narrow_feed_forward(classifier, 64, texts=()) is classifier
     with pytest.raises(SettingsError, match="intermediate_size is 65, but the layers have only 64 neurons"):
         narrow_feed_forward(classifier, 65, texts=TEXTS)
-    with pytest.raises(SettingsError, match="none were given"):
+    with pytest.raises(SettingsError, match="intermediate_size needs texts"):
         narrow_feed_forward(classifier, 8, texts=())
     with pytest.raises(SettingsError, match="cannot find the feed-forward of a albert model"):
         narrow_feed_forward(make_classifier("albert"), 8, texts=TEXTS)

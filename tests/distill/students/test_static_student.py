@@ -57,6 +57,14 @@ def test_its_vectors_are_what_the_teacher_makes_of_each_token_alone(family: str,
     assert not table[teacher.tokenizer.pad_id].any()
 
 
+@pytest.mark.usefixtures("torch_left_alone")
+def test_its_vectors_are_read_without_dropout(make_classifier: Make) -> None:
+    # 64 positions for texts of 32 tokens: the student is made of a shorter copy of the teacher
+    teacher = make_classifier(hidden_dropout_prob=0.5, max_length=32)
+    student = build_student(teacher, DistillSettings(kind="static"))
+    np.testing.assert_allclose(student.input_vectors()[1:], token_vectors(teacher)[1:], atol=1e-5)
+
+
 def test_the_seed_draws_all_other_weights(make_classifier: Make, torch_left_alone: None) -> None:
     teacher = make_classifier()
     digests = [build_static(teacher, DistillSettings(), seed=seed).digest() for seed in (0, 0, 1)]

@@ -33,7 +33,9 @@ def with_plain_norms(classifier: TorchClassifier) -> TorchClassifier:
     return classifier
 
 
-@pytest.mark.parametrize(("family", "changes"), [("bert", {}), ("roberta", {}), ("electra", {"embedding_size": 32})])
+@pytest.mark.parametrize(
+    ("family", "changes"), [("bert", {}), ("roberta", {}), ("electra", {"embedding_size": 32}), ("xlm-roberta", {})]
+)
 def test_at_full_width_a_turned_stream_gives_the_same_answers(
     make_classifier: Callable[..., TorchClassifier], family: str, changes: dict[str, int]
 ) -> None:
@@ -78,7 +80,7 @@ def test_a_width_that_does_not_fit_the_heads_is_refused(teacher: TorchClassifier
         narrowed(teacher, width, TEXTS)
 
 
-@pytest.mark.parametrize(("family", "said"), [("distilbert", "distilbert"), ("electra", "already factorised")])
+@pytest.mark.parametrize(("family", "said"), [("distilbert", "distilbert"), ("electra", "factorised embedding")])
 def test_a_model_that_it_cannot_narrow_is_refused(
     make_classifier: Callable[..., TorchClassifier], family: str, said: str
 ) -> None:

@@ -18,8 +18,7 @@ from distill.data import Splits
 from distill.errors import GateError
 from distill.losses.objective import mixed_objective
 from distill.losses.term import UNLABELLED
-from distill.models.devices import Compute
-from distill.models.families import quick_attention
+from distill.models.devices import Compute, quick_attention
 from distill.models.torch_classifier import TorchClassifier
 from distill.progress import Advance, SilentReporter
 from distill.settings import TrainingSettings

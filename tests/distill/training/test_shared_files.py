@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distill.data.dataset import JoinedTexts
 from distill.errors import StorageError
-from distill.training.shared_files import JoinedTexts, MappedRows, MappedTexts, lengths_of, scratch_folder
+from distill.training.shared_files import MappedRows, MappedTexts, lengths_of, scratch_folder
 
 TEXTS = ["a film", "", "naïve 映画", "du\ud800ll", "end"]
 ROWS = [[1, 2, 3], [], [70_000], [5, 6]]

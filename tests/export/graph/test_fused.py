@@ -123,7 +123,7 @@ def test_it_asks_for_no_newer_opset_than_it_needs(tiny_model: Path) -> None:
 
 
 def test_another_family_is_refused_with_what_to_do(tiny_model: Path) -> None:
-    with pytest.raises(SettingsError, match=r"knows bert, .*, not DebertaForSequenceClassification; use --exporter portable"):
+    with pytest.raises(SettingsError, match=r"knows bert, .*, not DebertaForSequenceClassification.*--exporter portable"):
         write_fused_graph(random_classifier("deberta", tiny_model))
 
 
@@ -137,7 +137,7 @@ def test_another_family_is_refused_with_what_to_do(tiny_model: Path) -> None:
     ],
 )
 def test_a_mobilebert_that_is_more_than_bert_is_refused(tiny_model: Path, more: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match="knows MobileBERT only as BERT with a product after its table"):
+    with pytest.raises(SettingsError, match="MobileBERT only as BERT"):
         write_fused_graph(random_classifier("mobilebert", tiny_model, **(PLAIN_MOBILEBERT | more)))
 
 
