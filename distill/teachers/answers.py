@@ -25,7 +25,7 @@ from distill.models.devices import Compute
 from distill.models.torch_classifier import TorchClassifier
 from distill.progress import Reporter, SilentReporter
 from distill.storage import writing_to
-from distill.teachers.answer_store import Keys, LogitFile, keys_of, soft_targets_dir
+from distill.teachers.answer_store import AnswerStore, Keys, keys_of, soft_targets_dir
 from distill.teachers.recorded import PartlyAnswered, RecordedLogits
 
 CHUNK_TEXTS = 16_384
@@ -168,7 +168,7 @@ class _Asker:
         teacher = teacher.teacher if isinstance(teacher, PartlyAnswered) else teacher
         self._teacher = teacher
         self._compute = compute
-        self._file = LogitFile(folder / _file_name(teacher, compute), len(teacher.labels))
+        self._file = AnswerStore(folder / _file_name(teacher, compute), len(teacher.labels))
 
     def answer(self, texts: Sequence[str], advance: Callable[[int], object]) -> SoftTargets:
         keys = keys_of(texts)

@@ -14,7 +14,7 @@ import numpy as np
 from distill.classifier import Classifier, TextInput, digest_of
 from distill.errors import DatasetError
 from distill.labels import Logits, ProblemType
-from distill.teachers.answer_store import LogitFile, keys_of
+from distill.teachers.answer_store import AnswerStore, keys_of
 
 _RECORDED_TEXTS = 4096
 
@@ -30,7 +30,7 @@ class PartlyAnswered:
     """
 
     teacher: Classifier
-    answers: LogitFile
+    answers: AnswerStore
     answers_digest: str
 
     @property
@@ -76,7 +76,7 @@ class RecordedLogits:
         """
         self.labels = labels
         self.problem_type: ProblemType = problem_type
-        self.answers = LogitFile(folder / "recorded", len(labels))
+        self.answers = AnswerStore(folder / "recorded", len(labels))
         source = iter(answers)
         while chunk := list(islice(source, _RECORDED_TEXTS)):
             for text, logits in chunk:

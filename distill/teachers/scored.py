@@ -17,7 +17,7 @@ from distill.errors import DatasetError, SettingsError, requires
 from distill.labels import Logits
 from distill.progress import Reporter
 from distill.storage import writing_to
-from distill.teachers.answer_store import LogitFile, keys_of, soft_targets_dir
+from distill.teachers.answer_store import AnswerStore, keys_of, soft_targets_dir
 from distill.teachers.recorded import PartlyAnswered
 from distill.teachers.teacher import AnyTeacher, Teacher
 
@@ -143,14 +143,14 @@ def with_scored(
         member = members[place]
         if isinstance(member, PartlyAnswered):
             raise SettingsError(f"{folder} is the second one scored with the same bundle; score all texts into one folder")
-        answers = LogitFile(soft_targets_dir() / f"{table.digest[:40]}.scored", len(table.labels))
+        answers = AnswerStore(soft_targets_dir() / f"{table.digest[:40]}.scored", len(table.labels))
         made(lambda table=table, answers=answers: _take_in(table, answers))  # type: ignore[misc]
         reporter.say(f"scored: the {table.precision} graph has answered {table.num_rows:,} rows in {folder}")
         members[place] = PartlyAnswered(member, answers, table.digest)
     return replace(teacher, members=tuple(members))
 
 
-def _take_in(table: ScoredTable, answers: LogitFile) -> None:
+def _take_in(table: ScoredTable, answers: AnswerStore) -> None:
     """Lay a table down by text, unless that was done; what a killed run left of it is made again."""
     with writing_to(answers.path):
         answers.path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from distill.models.devices import Compute
 from distill.models.loading import load_bundle
 from distill.models.torch_classifier import TorchClassifier
 from distill.teachers import answers as soft_targets
-from distill.teachers.answer_store import LogitFile, keys_of
+from distill.teachers.answer_store import AnswerStore, keys_of
 from distill.teachers.answers import answer_share, teacher_logits
 
 Make = Callable[..., TorchClassifier]
@@ -215,7 +215,7 @@ def test_what_was_computed_before_a_kill_is_kept(tiny_teacher: Bundle, tmp_path:
     kept = cache_file(tmp_path).stat().st_size // RECORD_BYTES
     assert 500 <= kept < 4_000
     teacher, texts = load_bundle(tiny_teacher), [text for text, _ in tiny_texts(4_000, seed=5)]
-    file = LogitFile(cache_file(tmp_path), 2)
+    file = AnswerStore(cache_file(tmp_path), 2)
     found, logits = file.find(keys_of(texts))
     assert found.sum() == kept
     some = [texts[index] for index in np.flatnonzero(found)[:50]]

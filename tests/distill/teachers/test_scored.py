@@ -17,7 +17,7 @@ from tiny_task import Outcome, tiny_texts, write_csv
 from distill.bundle import Bundle
 from distill.errors import DatasetError, SettingsError
 from distill.progress import SilentReporter
-from distill.teachers.answer_store import LogitFile, soft_targets_dir
+from distill.teachers.answer_store import AnswerStore, soft_targets_dir
 from distill.teachers.answers import teacher_logits
 from distill.teachers.scored import with_scored
 from distill.teachers.teacher import Teacher, open_teacher
@@ -84,7 +84,7 @@ def test_a_table_is_taken_in_once_and_again_where_a_kill_left_half(
     def refused(*_: Any) -> None:
         raise AssertionError("it was there already")
 
-    monkeypatch.setattr(LogitFile, "append", refused)
+    monkeypatch.setattr(AnswerStore, "append", refused)
     opened(tiny_student, folder)
 
 
