@@ -1,5 +1,5 @@
 # Two commands on a fresh machine with Python 3.11+ and pip: `make demo` and `make test`.
-# Both make .venv and install into it first; a stamp is written only after a whole install, so a cut one starts again.
+# Both create .venv and install into it first. A stamp is written only after a complete install, so an interrupted one starts again.
 
 PYTHON ?= python3
 PROFILE ?= full
@@ -11,8 +11,8 @@ BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo [PROFILE=quick] [OUT=demo]   teacher, student, export, measure, report on built-in data"
-	@echo "make test                              every test"
+	@echo "make demo [PROFILE=quick] [OUT=demo]   built-in data: teacher, student, export, measurements, report"
+	@echo "make test                              every test, and how long each folder of tests took"
 	@echo "make quick                             the tests that take seconds"
 	@echo "make lint                              ruff and mypy"
 	@echo "make clean                             remove .venv and build files"
@@ -36,10 +36,10 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch $@
 
-# Debian's python3 without python3-venv cannot put pip into a new environment: then the machine's own pip does.
+# Debian's python3 without python3-venv cannot install pip into a new environment; the system's pip does it then.
 $(VENV)/.made:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "potstill needs Python 3.11 or later; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "potstill needs Python 3.11 or later; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
 		rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV) && \

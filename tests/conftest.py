@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from timing import timing_lines
 from tiny_task import BAD_WORDS, GOOD_WORDS, PLAIN_WORDS, Outcome, tiny_texts, write_csv
 
 from distill.bundle import Bundle
@@ -24,6 +26,22 @@ FLAGS += ["--disable-background-networking", "--disable-component-update", "--di
 # Before torch is loaded: its threads wait asleep. Spinning, as they do by default, they take each other's processor
 # wherever something else runs too, and training the tiny models takes thirty times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+_seconds: defaultdict[str, float] = defaultdict(float)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add up the setup, the call and the teardown of each test."""
+    _seconds[report.nodeid] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how long each folder of tests took, and the slowest tests."""
+    if len(_seconds) > 1:
+        terminalreporter.section("time by folder")
+        for line in timing_lines(_seconds):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session", autouse=True)
