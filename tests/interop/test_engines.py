@@ -1,4 +1,4 @@
-"""The recipes of the bulk section, run as they stand there by Spark and by Dask."""
+"""The recipes of docs/bulk-scoring.md, run as written by Spark and by Dask."""
 
 from __future__ import annotations
 
