@@ -35,7 +35,7 @@ Result = Mapping[str, Any]
 
 
 def filled(page: str, *, folder: Path = FOLDER) -> str:
-    """Return a page with each part between markers made anew from its result file.
+    """Return a page with each part between markers generated from its result file.
 
     Args:
         page: The page; for a scenario that it shows, `<!-- NAME -->` and `<!-- /NAME -->` once each, in this order.
@@ -56,7 +56,7 @@ def filled(page: str, *, folder: Path = FOLDER) -> str:
 
 
 def fill_pages(root: Path = ROOT, *, folder: Path = FOLDER) -> None:
-    """Write the tables of all pages, and the pictures of the results there are, anew."""
+    """Write the tables of all pages, and the pictures of the results that exist."""
     pages = {path: filled(path.read_text(encoding="utf-8"), folder=folder) for path in pages_of(root)}
     for name, drawn in _PICTURES.items():
         if (folder / f"{name}.json").is_file():
@@ -87,7 +87,7 @@ def _demo_part(result: Result) -> str:
     circumstances = (
         f"Measured by `{result['command']}` on {environment['cpus_available']} processors ({environment['cpu']}, "
         f"{environment['int8_instruction_set']}), one seed, {result['rows'][0]['num_texts']:,} held-out movie sentences; "
-        "times are of one text with tokenization, on one thread."
+        "latency is of one text with tokenization, on one thread."
     )
     return f"{markdown_of(result['rows'], columns=COLUMNS)}\n\n{verdict_of(result['rows'])} {circumstances}"
 
@@ -97,7 +97,7 @@ def _quality_part(result: Result) -> str:
 
 
 def _runtime_part(result: Result) -> str:
-    said = "Ratios are ours against the row's, medians of interleaved rounds; above 1 ours is better."
+    said = "Ratios compare ours with the row, as medians of interleaved rounds; above 1 ours is faster."
     return f"{_table(*runtime_table(result['rows']))}\n\n{said} Measured by `{result['command']}`."
 
 
@@ -147,10 +147,10 @@ def _speed_part(result: Result) -> str:
 def _instrument_part(result: Result) -> str:
     found = result["figures"]
     return (
-        f"A bundle against itself, {found['trials']} times: a difference beyond its own 95 % interval "
-        f"{found['false_alarms']} times. The same with one side held back by 5 %: found {found['slowdowns_found']} times. "
-        f"Half an interval was {found['half_width_median']:.2%} in the median. To a call of 1 ms the harness added "
-        f"{found['call_overhead_share']:.2%}. Measured by `{result['command']}`."
+        f"A bundle was compared with itself {found['trials']} times: the 95 % interval excluded 1 "
+        f"{found['false_alarms']} times. With one side slowed by 5 %, it was found {found['slowdowns_found']} times. "
+        f"The median half width of an interval was {found['half_width_median']:.2%}. The harness added "
+        f"{found['call_overhead_share']:.2%} to a call of 1 ms. Measured by `{result['command']}`."
     )
 
 

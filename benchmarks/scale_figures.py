@@ -70,7 +70,9 @@ def scale_markdown(result: Mapping[str, Any]) -> str:
             f"| {said} | {row['rows_per_second']:,.0f} | {row['billion_rows_hours']:,.1f} | {row['cost_per_million']:.4f} |"
         )
     kills = [row for row in result["rows"] if row["kind"] == "kill"]
-    words = [f"{sum(row['lossless'] for row in kills)} of {len(kills)} killed runs ended with the digest of an unbroken one."]
+    words = [
+        f"{sum(row['lossless'] for row in kills)} of {len(kills)} killed runs ended with the digest of an uninterrupted run."
+    ]
     checks = (row for row in result["rows"] if row["kind"] == "check")
     words += [f"{row['name'].capitalize()}: {'yes' if row['holds'] else 'no'}." for row in checks]
     words += [_engine_words(measured), f"Measured by `{result['command']}`."]
@@ -83,5 +85,5 @@ def _engine_words(measured: Sequence[Mapping[str, Any]]) -> str:
     overhead = 1e6 / by_name["ray"]["rows_per_second"] - 1e6 / by_name["threads"]["rows_per_second"]
     engines = [by_name[name] for name in ("1 node", "2 nodes")]
     shares = (f"{row['engine_processor_seconds'] / row['seconds'] / row['threads']:.1%} ({row['name']})" for row in engines)
-    said = f"Ray takes {overhead:+.0f} s more for a million rows"
-    return f"{said}; of both processors its own processes took {', '.join(shares)}."
+    said = f"Ray takes {overhead:.0f} s longer for a million rows"
+    return f"{said}; its own processes used {', '.join(shares)} of both processors."

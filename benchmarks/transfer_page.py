@@ -17,13 +17,13 @@ from export.measure.report import GREY, svg_of
 Row = Mapping[str, Any]
 
 LANGUAGE_IN_WORDS = {
-    "majority": "always the commonest label",
-    "zero_shot": "the teacher of movies as it is, no label",
+    "majority": "majority class",
+    "zero_shot": "the teacher of movies unchanged, no labels",
     "tfidf": "TF-IDF of one to three characters",
-    "random": "from scratch: layers drawn anew, all learn",
-    "random_frozen": "layers drawn anew, frozen: the vocabulary learns",
-    "movies_frozen": "the teacher of movies, frozen: the vocabulary learns",
-    "movies_whole": "the same, then all layers learn too",
+    "random": "from scratch: random layers, all trained",
+    "random_frozen": "random layers, frozen: only the vocabulary is trained",
+    "movies_frozen": "the teacher of movies, frozen: only the vocabulary is trained",
+    "movies_whole": "the same, then all layers are trained",
     "movies_adapted": f"the teacher of movies, frozen: masked words of {ADAPTED_TEXTS:,} reviews first",
 }
 
@@ -40,7 +40,7 @@ def markdown_of_transfer(result: Row) -> str:
         row = ["" if source == target else _with_gain(cells.get((source, target))) for target in DOMAINS]
         lines.append(f"| {source} | " + " | ".join(row) + " |")
     scratch = [_mean_of(result["rows"], kind="scratch", target=target) for target in DOMAINS]
-    lines.append("| nothing: weights drawn anew (one seed) | " + " | ".join(scratch) + " |")
+    lines.append("| random weights (one seed) | " + " | ".join(scratch) + " |")
     few = [_mean_of(result["rows"], kind="floor", source="tfidf", target=target, shots=LABELS_A_CLASS) for target in DOMAINS]
     lines.append("| TF-IDF | " + " | ".join(few) + " |")
     lines += ["", "| no label of the target | " + " | ".join(DOMAINS) + " |", "|---" + "|--:" * len(DOMAINS) + "|"]
@@ -51,7 +51,7 @@ def markdown_of_transfer(result: Row) -> str:
     shown = [f"{kept[name]['macro_f1']:.3f} ({kept[name]['retention']:.1%})" if name in kept else "" for name in DOMAINS]
     lines.append("| student of the other three's teachers (share of its own teacher's) | " + " | ".join(shown) + " |")
     majority = [_mean_of(result["rows"], kind="floor", source="majority", target=target) for target in DOMAINS]
-    lines.append("| always its commonest label | " + " | ".join(majority) + " |")
+    lines.append("| majority class | " + " | ".join(majority) + " |")
     lines += ["", *_gap_in_lines(result["rows"]), *stand_in_in_lines(result["rows"])]
     lines += [*_features_in_lines(result), *_curve_in_lines(result.get("curve", []))]
     lines += [*_tasks_in_lines(result.get("tasks", [])), *_language_in_lines(result), *_choices_in_lines(result["rows"])]
@@ -101,7 +101,7 @@ def stand_in_in_lines(rows: Sequence[Row]) -> list[str]:
     if not found:
         return []
     best = max(row["macro_f1"] for row in found)
-    lines = [f"| {STAND_IN} as if without labels, one seed | on {found[0]['num_texts']:,} texts of it |", "|---|--:|"]
+    lines = [f"| {STAND_IN} with its labels hidden, one seed | on {found[0]['num_texts']:,} texts of it |", "|---|--:|"]
     for row in found:
         low, high = row["macro_f1_interval"]
         score = f"{row['macro_f1']:.3f} ({low:.3f}-{high:.3f})"
@@ -114,7 +114,7 @@ def _curve_in_lines(points: Sequence[Row]) -> list[str]:
         return []
     found = {(point["way"], point["source"], point["num_labels"]): point for point in points}
     counts = sorted({point["num_labels"] for point in points})
-    lines = [f"| {CURVE_PAIR[1]} with so many labels | {' | '.join(map(str, counts))} |", "|---" + "|--:" * len(counts) + "|"]
+    lines = [f"| {CURVE_PAIR[1]}, number of labels | {' | '.join(map(str, counts))} |", "|---" + "|--:" * len(counts) + "|"]
     for way, source in dict.fromkeys((point["way"], point["source"]) for point in points):
         cells = [_with_interval(found.get((way, source, count))) for count in counts]
         lines.append(f"| {way_in_words(way, source)} | {' | '.join(cells)} |")
@@ -158,7 +158,7 @@ def confusion_in_lines(counts: Sequence[Sequence[int]], labels: Sequence[str], *
         labels: Their names.
         title: Whose answers they are.
     """
-    lines = [f"| {title}: given | {' | '.join(labels)} | texts |", "|---" + "|--:" * (len(labels) + 1) + "|"]
+    lines = [f"| {title}: predicted | {' | '.join(labels)} | texts |", "|---" + "|--:" * (len(labels) + 1) + "|"]
     for name, row in zip(labels, counts, strict=True):
         shares = [f"{count / max(1, sum(row)):.1%}" for count in row]
         lines.append(f"| true {name} | {' | '.join(shares)} | {sum(row):,} |")
@@ -177,12 +177,12 @@ def origin_in_words(origin: str) -> str:
     """Return what a row of another task comes from."""
     known = {
         "minilm": "the encoder alone",
-        "random": "nothing: weights drawn anew",
+        "random": "random weights",
         "tfidf": "TF-IDF",
-        "majority": "always the commonest label",
+        "majority": "majority class",
     }
     if origin.startswith("zero_shot_"):
-        return f"the two-way teacher of {origin.removeprefix('zero_shot_')} as it is, no label"
+        return f"the two-way teacher of {origin.removeprefix('zero_shot_')} unchanged, no labels"
     return known.get(origin, f"the two-way teacher of {origin}, fine-tuned")
 
 

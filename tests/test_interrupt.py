@@ -22,8 +22,11 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals to a group o
 
 Run = Callable[..., Outcome]
 ROOT = Path(__file__).parents[1]
-# The command with progress after every step instead of every ten seconds.
+# The command with progress after every step instead of every ten seconds. A test run in the background of a shell inherits
+# an ignored SIGINT, so the default handler is set again.
 SCRIPT = (
+    "import signal\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "import distill.cli.bars\n"
     "distill.cli.bars.LineReporter.__init__.__kwdefaults__['interval_s'] = 0.0\n"
     "from distill.cli.main import main\n"

@@ -69,7 +69,7 @@ def serving_words(rows: Sequence[Mapping[str, Any]]) -> str:
 def _half_load(row: Mapping[str, Any]) -> str:
     latency = row["latency"]
     return (
-        f"At half of what saturates it, open loop ({row['rate']:,.0f} requests a second): p50 {_ms(latency['p50_ms'])}, "
+        f"At half of the saturating load, open loop ({row['rate']:,.0f} requests a second): p50 {_ms(latency['p50_ms'])}, "
         f"p99 {_ms(latency['p99_ms'])}{_of_rounds(row)}{_of_generator(row)}."
     )
 

@@ -83,7 +83,7 @@ def test_the_page_says_what_is_computed() -> None:
     assert "| threads | 4,500 | 20,000 | 400 |" in page
     # 36,000 rows a second: a billion in 27,778 s
     assert "| 1 machines of 16 processors at 0.72 an hour | 36,000 | 7.7 | 0.0056 |" in page
-    assert "2 of 3 killed runs ended with the digest of an unbroken one. The labels are those of predict: yes." in page
+    assert "2 of 3 killed runs ended with the digest of an uninterrupted run. The labels are those of predict: yes." in page
     # a million rows: 277.8 s at 3,600 a second, 222.2 s at 4,500; 3 of 120 and 6 of 80 processor seconds
-    assert "Ray takes +56 s more for a million rows" in page
-    assert "its own processes took 2.5% (1 node), 7.5% (2 nodes)." in page
+    assert "Ray takes 56 s longer for a million rows" in page
+    assert "its own processes used 2.5% (1 node), 7.5% (2 nodes) of both processors." in page

@@ -86,7 +86,7 @@ def test_words_speak_of_what_was_run() -> None:
     soak = {"kind": "soak", "seconds": 1800.0, "errors": 0, "memory_growth": 0.0123}
     half = {"kind": "half_load", "rate": 1200.0, "latency": {"p50_ms": 2.0, "p99_ms": None}}
     assert serving_words([soak, half]) == (
-        "At half of what saturates it, open loop (1,200 requests a second): p50 2.0 ms, p99 not known (too few samples). "
+        "At half of the saturating load, open loop (1,200 requests a second): p50 2.0 ms, p99 not known (too few samples). "
         "30 minutes of mixed load: 0 errors, memory +1.2%."
     )
 

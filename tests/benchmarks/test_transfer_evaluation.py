@@ -81,7 +81,7 @@ def test_a_confusion_matrix_counts_true_by_given() -> None:
     counts = confusion_matrix(truth, first, num_labels=3) + confusion_matrix(truth, second, num_labels=3)
     assert counts.tolist() == [[2, 2, 0], [0, 2, 0], [1, 0, 1]]
     lines = confusion_in_lines(counts.tolist(), ["a", "b", "c"], title="ours")
-    assert lines[0] == "| ours: given | a | b | c | texts |"
+    assert lines[0] == "| ours: predicted | a | b | c | texts |"
     assert lines[2:] == [
         "| true a | 50.0% | 50.0% | 0.0% | 4 |",
         "| true b | 0.0% | 100.0% | 0.0% | 2 |",
@@ -120,15 +120,15 @@ def test_the_page_and_the_picture_show_them() -> None:
     result |= {"curve": curve_of(rows, LABELS), "tasks": tasks_of(rows, LABELS)}
     result |= {"language": language_of(LANGUAGE, TRUE), "rows": [*shown, *LANGUAGE]}
     page = markdown_of_transfer(result)
-    assert "| amazon with so many labels | 16 | 200 |" in page
+    assert "| amazon, number of labels | 16 | 200 |" in page
     assert "| TF-IDF |  | 0.700 |  |  |" in page  # with 200 labels, not with 16 or all
-    assert "| always its commonest label |  | 0.300 |  |  |" in page
+    assert "| majority class |  | 0.300 |  |  |" in page
     assert "| the teacher of movies, fine-tuned | 0.800 (" in page
     assert "| nyt | 0.690 | 0.810 | 64% | no gap |" in page  # (0.76 - 0.69) / (0.80 - 0.69)
     assert "| tweets three way, 100 labels a class | macro-F1 | against the encoder alone |" in page
     assert "| true neutral | 50.0% | 50.0% | 0.0% | 20 |" in page
     assert "| Chinese reviews, 3,000 labels | macro-F1 | against training from scratch |" in page
-    assert "| the teacher of movies, frozen: the vocabulary learns | 1.000 (" in page
+    assert "| the teacher of movies, frozen: only the vocabulary is trained | 1.000 (" in page
     picture = learning_curve(result)
     assert picture == learning_curve(result)
     assert picture.startswith("<svg")

@@ -171,7 +171,7 @@ def test_each_recipe_has_its_settings_and_a_cell_of_an_earlier_one_is_not_done(t
 
 def test_the_page_shows_what_was_tried_on_the_stand_in_and_the_best_in_bold() -> None:
     assert stand_in_in_lines([stand_in("one_way", 0.71), stand_in("another", 0.73)]) == [
-        "| movies as if without labels, one seed | on 6,066 texts of it |",
+        "| movies with its labels hidden, one seed | on 6,066 texts of it |",
         "|---|--:|",
         "| one way | 0.710 (0.700-0.720) |",
         "| another | **0.730 (0.720-0.740)** |",
