@@ -1,4 +1,4 @@
 """HTTP serving of bundles: one process, three protocols.
 
-`serve.http.app.create_app` makes the ASGI application, `serve.http.connection.run` serves it; `potstill serve` does both.
+`serve.http.app.create_app` makes the ASGI application, `serve.http.server.run` serves it; `potstill serve` does both.
 """

@@ -34,7 +34,7 @@ def serve(
     from serve.answering.fallback import cascade_source
     from serve.answering.models import ModelSource
     from serve.http.app import create_app
-    from serve.http.connection import run
+    from serve.http.server import run
 
     # Batches run in parallel; more threads in the tokenizer would only compete with them.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

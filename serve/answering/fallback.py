@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from serve.answering.models import ModelSource
 from serve.settings import LimitSettings
 
 with requires("serving"):
-    from prometheus_client.core import CounterMetricFamily
+    from prometheus_client import Counter
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import Collector
 
@@ -24,40 +23,38 @@ MEMBERS: tuple[Member, Member] = ("student", "fallback")
 
 
 class Tally(Collector):
-    """What each member of a cascade has computed since the server started; reloads do not reset it."""
+    """Texts and seconds of each member of a cascade since the server started; a reload does not reset them."""
 
     def __init__(self, model: str) -> None:
-        self._model = model
-        self._lock = threading.Lock()
-        self._texts = dict.fromkeys(MEMBERS, 0)
-        self._seconds = dict.fromkeys(MEMBERS, 0.0)
+        labels = ["model", "member"]
+        self._texts = Counter("potstill_cascade_texts", "Texts each member computed", labels, registry=None)
+        self._seconds = Counter("potstill_cascade_seconds", "Seconds each member took", labels, registry=None)
+        self._of = {name: (self._texts.labels(model, name), self._seconds.labels(model, name)) for name in MEMBERS}
 
     def add(self, member: Member, texts: int, seconds: float) -> None:
         """Count one call of a member; the student computes every text, the fallback those it is unsure of."""
-        with self._lock:
-            self._texts[member] += texts
-            self._seconds[member] += seconds
+        counts, times = self._of[member]
+        counts.inc(texts)
+        times.inc(seconds)
 
     def summary(self) -> dict[str, Any]:
-        """Return the share of texts that the student answered, and each member's milliseconds a text; None before the first."""
-        with self._lock:
-            texts, seconds = dict(self._texts), dict(self._seconds)
+        """Return the share of texts the student answered, and each member's milliseconds per text; None before the first."""
+        texts, seconds = _totals(self._texts), _totals(self._seconds)
         return {
-            "texts": texts["student"],
+            "texts": int(texts["student"]),
             "student_share": 1 - texts["fallback"] / texts["student"] if texts["student"] else None,
             **{f"{name}_ms_per_text": seconds[name] / texts[name] * 1000 if texts[name] else None for name in MEMBERS},
         }
 
     def collect(self) -> Iterator[Metric]:
         """Yield the counters, for Prometheus."""
-        counts = CounterMetricFamily("potstill_cascade_texts", "Texts each member computed", labels=["model", "member"])
-        times = CounterMetricFamily("potstill_cascade_seconds", "Seconds it took for them", labels=["model", "member"])
-        with self._lock:
-            for name in MEMBERS:
-                counts.add_metric([self._model, name], self._texts[name])
-                times.add_metric([self._model, name], self._seconds[name])
-        yield counts
-        yield times
+        yield from self._texts.collect()
+        yield from self._seconds.collect()
+
+
+def _totals(counter: Counter) -> dict[str, float]:
+    samples = [sample for metric in counter.collect() for sample in metric.samples if sample.name.endswith("_total")]
+    return {sample.labels["member"]: sample.value for sample in samples}
 
 
 def cascade_source(

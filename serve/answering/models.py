@@ -1,4 +1,4 @@
-"""A served model: the engine that answers now, its queue, its cache, and the change to another bundle while it answers."""
+"""A served model: its current engine, queue and cache, and reloading without interruption."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class AnswerCache:
-    """The last answers by the digest of their text; the least recently used goes first. Used in one thread."""
+    """Answers by the digest of their text; drops the least recently used. Not thread-safe."""
 
     def __init__(self, entries: int) -> None:
         self._entries = entries
@@ -31,40 +31,40 @@ class AnswerCache:
 
     @staticmethod
     def key_of(text: TextInput, version: str) -> bytes:
-        """Return the digest of what decides an answer; the halves of a pair cannot run into each other."""
+        """Return the digest of a text or pair and the engine's version; lengths keep the parts of a pair apart."""
         parts = (text,) if isinstance(text, str) else text
         content = b"".join(len(part).to_bytes(8, "big") + part.encode("utf-8", "surrogatepass") for part in parts)
         return hashlib.blake2b(content, digest_size=16, key=version.encode()).digest()
 
     def get(self, key: bytes) -> RowAnswer | None:
-        """Return the answer, if it is there."""
+        """Return the answer; None when it is not cached."""
         answer = self._answers.get(key)
         if answer is not None:
             self._answers.move_to_end(key)
         return answer
 
     def put(self, key: bytes, answer: RowAnswer) -> None:
-        """Keep an answer, in the place of the oldest if need be."""
+        """Store an answer; a full cache drops the least recently used one."""
         self._answers[key] = answer
         self._answers.move_to_end(key)
         if len(self._answers) > self._entries:
             self._answers.popitem(last=False)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all answers."""
         self._answers.clear()
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model's engine comes from.
+    """How to open a model.
 
     Attributes:
-        name: In routes and metrics.
-        path: The bundle's folder.
-        limits: What it accepts.
-        open: From a folder to an engine that has answered the probe texts.
-        watch: Given the server's metrics once, to add its own.
+        name: Its name in routes and metrics.
+        path: The folder of its bundle.
+        limits: Limits of its requests.
+        open: Opens an engine from a folder and runs its self-check.
+        watch: Called once with the server's metrics, to register more.
     """
 
     name: str
@@ -75,12 +75,12 @@ class ModelSource:
 
     @classmethod
     def of_bundle(cls, name: str, path: Path, limits: LimitSettings) -> ModelSource:
-        """Return the source of a plain bundle."""
+        """Return the source of a single bundle."""
         return cls(name, path, limits, lambda folder: Engine.open(folder, precision=limits.precision))
 
 
 class Model:
-    """One name that requests can ask for."""
+    """One model that requests can name."""
 
     def __init__(self, source: ModelSource, settings: ServeSettings, metrics: Metrics, *, threads: int) -> None:
         """Open the bundle and start the threads; raises what opening raises."""
@@ -106,26 +106,26 @@ class Model:
 
     @property
     def engine(self) -> Engine:
-        """The engine that new requests get."""
+        """The engine that answers new requests."""
         return self._engine
 
     def require_acceptable(self, texts: Sequence[TextInput]) -> None:
-        """Refuse too many or too long texts, and empty ones."""
+        """Refuse too many, too long and empty texts."""
         if len(texts) > self.limits.max_texts:
-            raise Refusal(Reason.INVALID, f"{len(texts)} texts, at most {self.limits.max_texts} are accepted in a request")
+            raise Refusal(Reason.INVALID, f"the request has {len(texts)} texts; at most {self.limits.max_texts} are accepted")
         for text in texts:
             for part in (text,) if isinstance(text, str) else text:
                 if not part:
                     raise Refusal(Reason.INVALID, "a text is empty")
                 if len(part) > self.limits.max_text_chars:
                     raise Refusal(
-                        Reason.INVALID, f"a text has {len(part)} characters, at most {self.limits.max_text_chars} are accepted"
+                        Reason.INVALID, f"a text has {len(part)} characters; at most {self.limits.max_text_chars} are accepted"
                     )
 
     async def answer(
         self, engine: Engine, texts: Sequence[TextInput], *, deadline_s: float, is_wanted: Callable[[], bool]
     ) -> list[RowAnswer]:
-        """Return the answers in the texts' order, remembered ones without asking the engine."""
+        """Return the answers in the order of the texts; cached ones do not go through the queue."""
         if self._cache is None:
             return await self.batcher.submit(texts, engine, deadline_s=deadline_s, is_wanted=is_wanted)
         keys = [AnswerCache.key_of(text, engine.version) for text in texts]
@@ -141,36 +141,33 @@ class Model:
         return cast(list[RowAnswer], answers)
 
     async def reload(self, path: Path | None = None) -> Engine:
-        """Open a bundle beside the one that answers, and swap; on any failure the old one stays.
+        """Open a bundle while the old one answers, then replace it; on failure the old one stays.
 
         Args:
-            path: The new bundle's folder; None reads the same folder again.
+            path: Folder of the new bundle; None reads the current folder again.
 
         Raises:
-            PotstillError: The new one is damaged, does not answer the probes, or has other labels.
+            PotstillError: The new bundle is damaged, fails its self-check, or has other labels.
         """
         async with self._reloading:
             source = self._source
             folder = path or source.path
             try:
                 fresh = await asyncio.get_running_loop().run_in_executor(None, source.open, folder)
-                self._require_same_labels(fresh)
+                old = self._engine.classifier.labels
+                if fresh.classifier.labels != old:
+                    raise SettingsError(
+                        f"the new bundle has labels {list(fresh.classifier.labels)}, the served one has {list(old)}; "
+                        "serve it under another name or restart the server"
+                    )
             except PotstillError as exc:
-                self._metrics.count_reload(self.name, done=False)
-                logger.warning("reload of %s failed, version %s stays: %s", self.name, self._engine.version, exc)
+                self._metrics.reloads.labels(self.name, "failed").inc()
+                logger.warning("reload of %s failed, still serving version %s: %s", self.name, self._engine.version, exc)
                 raise
             self._source = replace(source, path=folder)
             self._engine = fresh
             if self._cache is not None:
                 self._cache.clear()
-            self._metrics.count_reload(self.name, done=True)
+            self._metrics.reloads.labels(self.name, "done").inc()
             logger.info("reloaded %s: version %s", self.name, fresh.version)
             return fresh
-
-    def _require_same_labels(self, fresh: Engine) -> None:
-        old = self._engine.classifier.labels
-        if fresh.classifier.labels != old:
-            raise SettingsError(
-                f"the new bundle has labels {list(fresh.classifier.labels)}, clients know {list(old)}; "
-                "serve it under another name or start the server anew"
-            )

@@ -1,4 +1,4 @@
-"""Who may call: bearer tokens from files and the environment, compared in constant time."""
+"""Access: bearer tokens from files and the environment, compared in constant time."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from distill.errors import SettingsError
 from serve.errors import Reason, Refusal
 from serve.settings import ServeSettings
+
+Audience = Literal["open", "caller", "administrator"]
+"""Who may use a route."""
 
 MIN_TOKEN_CHARS = 8
 
 
 @dataclass(frozen=True, repr=False)
 class Tokens:
-    """Tokens of which any one opens."""
+    """Tokens; any one of them grants access."""
 
     values: tuple[bytes, ...]
 
@@ -25,7 +29,7 @@ class Tokens:
         """Read tokens, one a line or separated by commas.
 
         Raises:
-            SettingsError: The file cannot be read or names none, or a token is short.
+            SettingsError: The file cannot be read or has no token, or a token is too short.
         """
         try:
             lines = file.read_text(encoding="utf-8").splitlines() if file else []
@@ -34,10 +38,10 @@ class Tokens:
         words = [word.strip() for word in (*lines, *(listed or "").split(","))]
         values = tuple(word.encode() for word in words if word and not word.startswith("#"))
         if file and not values:
-            raise SettingsError(f"{file} holds no token; write one a line, or leave out --{name}")
+            raise SettingsError(f"{file} has no token; write one per line, or omit --{name}")
         if any(len(value) < MIN_TOKEN_CHARS for value in values):
             raise SettingsError(
-                f"a token of --{name} is shorter than {MIN_TOKEN_CHARS} characters; make one: openssl rand -hex 24"
+                f"a token of --{name} is shorter than {MIN_TOKEN_CHARS} characters; generate one: openssl rand -hex 24"
             )
         return cls(values)
 
@@ -45,35 +49,36 @@ class Tokens:
         return bool(self.values)
 
     def open_for(self, authorization: bytes | None) -> bool:
-        """Tell whether a header opens; every token is compared, so that time says nothing of which is close."""
+        """Return whether a header holds one of the tokens; all are compared, so that timing reveals nothing."""
         scheme, _, given = (authorization or b"").partition(b" ")
-        fits = [hmac.compare_digest(given.strip(), value) for value in self.values]
-        return scheme.lower() == b"bearer" and any(fits)
+        matches = [hmac.compare_digest(given.strip(), value) for value in self.values]
+        return scheme.lower() == b"bearer" and any(matches)
 
 
 @dataclass(frozen=True)
 class Access:
-    """The two doors: callers' and administrators'."""
+    """The tokens of callers and of administrators."""
 
     callers: Tokens
     administrators: Tokens
 
     @classmethod
     def of(cls, settings: ServeSettings, environment: Mapping[str, str]) -> Access:
-        """Read both from the settings and the environment."""
+        """Read the tokens from the settings and the environment."""
         return cls(
             Tokens.read(settings.token_file, environment.get("POTSTILL_TOKENS"), name="token-file"),
             Tokens.read(settings.admin_token_file, environment.get("POTSTILL_ADMIN_TOKENS"), name="admin-token-file"),
         )
 
-    def require_caller(self, authorization: bytes | None) -> None:
-        """Refuse who has no token, where tokens are asked for."""
-        if self.callers and not self.callers.open_for(authorization):
-            raise Refusal(Reason.UNAUTHORIZED, "a bearer token is needed")
+    def require(self, audience: Audience, authorization: bytes | None) -> None:
+        """Refuse a request whose token does not open a route of this audience.
 
-    def require_administrator(self, authorization: bytes | None) -> None:
-        """Refuse everybody where no administrator has a token: then the routes are not there."""
-        if not self.administrators:
-            raise Refusal(Reason.NOT_FOUND, "there is nothing here")
-        if not self.administrators.open_for(authorization):
-            raise Refusal(Reason.UNAUTHORIZED, "an administrator's bearer token is needed")
+        Without administrator tokens, administrators' routes do not exist; without caller tokens, everyone is a caller.
+        """
+        if audience == "administrator":
+            if not self.administrators:
+                raise Refusal(Reason.NOT_FOUND, "there is no such route")
+            if not self.administrators.open_for(authorization):
+                raise Refusal(Reason.UNAUTHORIZED, "this route needs the bearer token of an administrator")
+        elif audience == "caller" and self.callers and not self.callers.open_for(authorization):
+            raise Refusal(Reason.UNAUTHORIZED, "this server needs a bearer token")

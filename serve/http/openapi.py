@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the types that requests are read with, and a page to read it; no outside resource."""
+"""The OpenAPI document, generated from the types that requests are decoded with, and a self-contained HTML page of it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import msgspec
 from serve.http.routes import Route
 
 REFUSALS = {
-    "400": "not well formed",
-    "401": "no token",
+    "400": "malformed request",
+    "401": "missing or wrong token",
     "404": "no such model",
-    "408": "the body came too slowly",
+    "408": "the body did not arrive in time",
     "413": "the body is too large",
-    "415": "not JSON",
-    "422": "not what is accepted",
-    "429": "busy; Retry-After says when to come again",
-    "504": "not ready by the deadline",
+    "415": "the content type is not JSON, or the body is compressed",
+    "422": "invalid input",
+    "429": "overloaded; retry after the seconds in Retry-After",
+    "504": "no answer before the deadline",
 }
 _KINDS = {"metrics": "text/plain", "docs": "text/html", "page": "text/html"}
 
@@ -32,7 +32,7 @@ _STYLE = (
 
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
-    """Return the document."""
+    """Return the OpenAPI document."""
     types = [kind for route in routes for kind in (route.takes, route.gives, route.error) if kind is not None]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     refs = iter(schemas)
@@ -44,14 +44,14 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     bearer = {"type": "http", "scheme": "bearer"}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "potstill", "version": version("potstill"), "description": "One bundle, three protocols."},
+        "info": {"title": "potstill", "version": version("potstill"), "description": "Text classification in three protocols."},
         "paths": paths,
         "components": {"schemas": components, "securitySchemes": {"bearer": bearer}},
     }
 
 
 def page(described: dict[str, Any]) -> bytes:
-    """Return the document as a page."""
+    """Return the document as an HTML page."""
     parts = []
     for path, operations in described["paths"].items():
         for method, operation in operations.items():
@@ -64,7 +64,7 @@ def page(described: dict[str, Any]) -> bytes:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>potstill: routes</title><style>{_STYLE}</style><h1>Routes</h1>"
-        f'<p>As a document: <a href="openapi.json">openapi.json</a></p>'
+        f'<p>OpenAPI document: <a href="openapi.json">openapi.json</a></p>'
         f"{''.join(parts)}<h2>Types</h2><pre>{schemas}</pre></html>"
     ).encode()
 
@@ -91,10 +91,10 @@ def _refusals_of(route: Route) -> dict[str, str]:
     if route.does == "infer":
         return REFUSALS
     known = {"404": "no such model"} if "{" in route.path else {}
-    if route.does in ("ready", "model_ready"):
-        return {**known, "503": "it ends, or is not ready yet"}
+    if route.does == "ready":
+        return {**known, "503": "shutting down, or not ready yet"}
     if route.audience == "administrator":
-        return {status: REFUSALS[status] for status in ("400", "401", "404")} | {"409": "the old one stays"}
+        return {status: REFUSALS[status] for status in ("400", "401", "404")} | {"409": "bundle refused; the old one is served"}
     return {**known, "401": REFUSALS["401"]} if route.audience == "caller" else known
 
 

@@ -1,11 +1,11 @@
-"""OpenTelemetry traces, where they are asked for: one span a request, joined to the caller's by `traceparent`."""
+"""OpenTelemetry traces (optional): one span per request, a child of the caller's span by `traceparent`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from distill.errors import requires
-from serve.http.app import Receive, Scope, Send
+from serve.http.asgi import Receive, Scope, Send
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Traced:
-    """The application with a span around each request; no text and no token goes into it."""
+    """Middleware that records a span per request; no text and no token goes into it."""
 
     def __init__(self, app: App, provider: TracerProvider) -> None:
         with requires("traces"):
@@ -46,7 +46,7 @@ class Traced:
 
 
 def provider_from_environment() -> TracerProvider:
-    """Return a provider that sends spans in batches to where the OTEL_* variables say."""
+    """Return a provider that exports spans in batches to the endpoint in the OTEL_* variables."""
     with requires("traces"):
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource

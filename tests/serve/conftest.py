@@ -14,7 +14,7 @@ from served import Running
 from distill.bundle import Bundle
 from serve.answering.models import ModelSource
 from serve.http.app import App, create_app
-from serve.http.connection import Server
+from serve.http.server import Server
 from serve.settings import ServeSettings
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from distill.classifier import TextInput
 from distill.labels import Logits, ProblemType
 from serve.http.app import App
-from serve.http.connection import Server
+from serve.http.server import Server
 
 
 @dataclass(frozen=True)

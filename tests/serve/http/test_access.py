@@ -45,12 +45,12 @@ def test_the_admin_door_has_its_own_key(serve_bundle: Callable[..., Running]) ->
 
 
 def test_a_short_token_and_an_empty_file_are_refused_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="shorter than 8"):
+    with pytest.raises(SettingsError, match=r"--token-file.*8"):
         Tokens.read(None, "short", name="token-file")
     (tmp_path / "none").write_text("# nothing\n")
-    with pytest.raises(SettingsError, match="holds no token"):
+    with pytest.raises(SettingsError, match="--token-file"):
         Tokens.read(tmp_path / "none", None, name="token-file")
-    with pytest.raises(SettingsError, match="cannot read"):
+    with pytest.raises(SettingsError, match="missing"):
         Tokens.read(tmp_path / "missing", None, name="token-file")
     assert "secret-token" not in repr(Tokens((b"secret-token",)))
 

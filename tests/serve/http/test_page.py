@@ -13,7 +13,7 @@ from distill.bundle import Bundle
 from distill.labels import probabilities
 from export.runtime.sessions import OnnxClassifier
 from serve.answering.models import ModelSource
-from serve.http.app import PAGE
+from serve.http.about import PAGE
 from serve.settings import ServeSettings
 
 TEXTS = ["a great fresh film", "the dull awful plot was stale", '<b>film</b> & "plot"']

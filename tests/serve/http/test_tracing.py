@@ -8,7 +8,7 @@ import pytest
 from served import Running
 
 from serve.http.app import App
-from serve.http.connection import Server
+from serve.http.server import Server
 from serve.http.tracing import Traced
 from serve.settings import ServeSettings
 

@@ -1,0 +1,101 @@
+"""ASGI in terms of this server: its scope keys, reading headers and bodies within limits, and the headers of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from serve.errors import Reason, Refusal
+from serve.http.protocols.base import Headers, Reply
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Answer = Callable[[int, Sequence[tuple[bytes, bytes]], bytes], bool]
+
+IS_WANTED = "potstill.is_wanted"
+"""Scope key of a function that returns whether the client is still connected."""
+
+ANSWER = "potstill.answer"
+"""Scope key of a function that sends a whole answer in one write; it returns False when it cannot."""
+
+_DISCARD_S = 1.0
+
+
+async def read_body(headers: Headers, receive: Receive, *, limit: int, timeout_s: float) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        Refusal: It is larger than `limit` bytes, did not arrive in `timeout_s`, or the client disconnected.
+    """
+    declared = headers.get(b"content-length", b"0")
+    try:
+        if len(declared) > 15 or (declared.isdigit() and int(declared) > limit):
+            raise _too_large(limit)
+        async with asyncio.timeout(timeout_s):
+            return await _whole_body(receive, limit)
+    except Refusal as refusal:
+        if refusal.reason is Reason.TOO_LARGE and b"expect" not in headers:
+            await _discard(receive)
+        raise
+    except TimeoutError:
+        raise Refusal(Reason.TOO_SLOW, "the body did not arrive in time") from None
+
+
+async def _whole_body(receive: Receive, limit: int) -> bytes:
+    parts, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refusal(Reason.GONE, "the client disconnected")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise _too_large(limit)
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _too_large(limit: int) -> Refusal:
+    return Refusal(Reason.TOO_LARGE, f"the body is larger than {limit} bytes")
+
+
+async def _discard(receive: Receive) -> None:
+    """Read on for a moment: a client whose connection closes while it sends sees a reset instead of the answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_S):
+            while (await receive()).get("more_body"):
+                pass
+
+
+def deadline_of(headers: Headers, longest_ms: int) -> float:
+    """Return the seconds a request may take: `x-deadline-ms`, at most `longest_ms`."""
+    given = headers.get(b"x-deadline-ms")
+    if given is None:
+        return longest_ms / 1000
+    if not given.isdigit() or len(given) > 9 or int(given) == 0:
+        raise Refusal(Reason.MALFORMED, "x-deadline-ms must be a positive number of milliseconds")
+    return min(int(given), longest_ms) / 1000
+
+
+def headers_of(reply: Reply, request_id: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers that every answer has, followed by those of this reply."""
+    return [
+        (b"content-type", reply.content_type),
+        (b"content-length", b"%d" % len(reply.body)),
+        (b"x-request-id", request_id.encode("ascii", "replace")),
+        *reply.headers,
+    ]
+
+
+async def answer_other_than_http(scope: Scope, receive: Receive, send: Send) -> None:
+    """Close a websocket; complete a lifespan, which has nothing to start: the models are already open."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close"})
+        return
+    kind = ""
+    while kind != "lifespan.shutdown":
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})

@@ -1,0 +1,155 @@
+"""The server: uvicorn with our connections, signals and an orderly shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from types import FrameType
+from typing import Any
+
+from distill.errors import requires
+from serve.http.app import App
+from serve.http.asgi import Receive, Scope, Send
+from serve.http.connection import Connection
+from serve.settings import ServeSettings
+
+with requires("serving"):
+    import uvicorn
+
+logger = logging.getLogger(__name__)
+
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+BACKLOG = 2048
+GC_THRESHOLDS = (20_000, 20, 100)
+"""Net allocations before a young collection, and collections of one generation before the next one is collected."""
+LAST_ANSWERS_S = 0.3
+"""Seconds that open connections may still ask after the server stopped accepting new ones."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with our signals and shutdown."""
+
+    def __init__(self, app: App, settings: ServeSettings, *, wrapped: Application | None = None) -> None:
+        """Serve the application; `wrapped` is middleware around it, called in its place."""
+        super().__init__(
+            uvicorn.Config(
+                wrapped or app,
+                host=settings.host,
+                port=settings.port,
+                http=partial(Connection, refuse=None if wrapped else app.refused_early),  # type: ignore[arg-type]
+                loop="uvloop" if sys.platform != "win32" else "asyncio",
+                ws="none",
+                proxy_headers=False,
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                date_header=True,
+                backlog=BACKLOG,
+                timeout_keep_alive=max(1, round(settings.keep_alive_s)),
+                timeout_graceful_shutdown=max(1, round(settings.shutdown_s)),
+                ssl_certfile=settings.tls_certificate,
+                ssl_keyfile=settings.tls_key,
+            )
+        )
+        self._app = app
+        self._settings = settings
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
+        self.was_forced = False
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Listen, and reload on SIGHUP."""
+        await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        if hasattr(signal, "SIGHUP"):
+            try:
+                self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+            except (RuntimeError, ValueError):
+                logger.debug("not in the main thread: SIGHUP is not handled")
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do what uvicorn does ten times a second; once a second, close connections whose head does not arrive."""
+        if counter % 10 == 0:
+            now = time.monotonic()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.close_if_slow(now, head_s=self._settings.body_timeout_s, idle_s=self._settings.keep_alive_s)
+        return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Shut down in order on the first signal: not ready, no new connections, exit. Exit at once on the second."""
+        if self._app.is_draining:
+            self.was_forced = self.should_exit = self.force_exit = True
+            return
+        self._app.is_draining = True
+        logger.info("shutting down: not ready; new connections are accepted for %.1f s", self._settings.drain_s)
+        if self._loop is None:
+            self.should_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self._loop.call_later, self._settings.drain_s, self._stop)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Stop accepting connections; answer once more on open ones, with `connection: close`; then close them."""
+        # Clients are told to close only now. Told earlier, they would open new connections, and those in the accept queue are
+        # reset when the listening socket closes. A connection that is closed while idle may have a request on its way.
+        self._app.is_closing = True
+        for server in self.servers:
+            server.close()
+        if self.server_state.connections and not self.force_exit:
+            await asyncio.sleep(LAST_ANSWERS_S)
+        await super().shutdown(sockets)
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+    def _reload(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._app.reload_all())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    @property
+    def url(self) -> str:
+        """The address it listens on, once it does."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"{'https' if self.config.is_ssl else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def _log_started_message(self, listeners: Any) -> None:
+        logger.info("serving %s on %s", ", ".join(self._app.models), self.url)
+
+
+def freeze_garbage_collection() -> None:
+    """Exclude all present objects from garbage collection, and collect less often.
+
+    A full collection of the objects of all modules stops every thread for 25 ms; reference counting frees nearly everything
+    that requests allocate.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+def run(app: App, settings: ServeSettings) -> int:
+    """Serve until a signal; return 0, or 1 after a second signal."""
+    freeze_garbage_collection()
+    provider, wrapped = None, None
+    if settings.telemetry:
+        from serve.http.tracing import Traced, provider_from_environment
+
+        provider = provider_from_environment()
+        wrapped = Traced(app, provider)
+    server = Server(app, settings, wrapped=wrapped)
+    server.run()
+    if provider is not None:
+        provider.shutdown()
+    if server.was_forced:
+        return 1
+    app.close()
+    return 0
