@@ -1,11 +1,10 @@
-"""potstill's first stage: data, teachers, students, and the contracts every stage shares.
-
-Names are imported on first use, so that `import distill` costs nothing and never loads torch.
-"""
+"""potstill's first stage: data, teachers, students, and the contracts every stage shares."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from distill.lazy import importer_of
 
 if TYPE_CHECKING:
     from distill.bundle import Bundle as Bundle
@@ -23,48 +22,16 @@ if TYPE_CHECKING:
     from distill.training.fine_tuning import fit_teacher as fit_teacher
     from distill.training.trials import run_trials as run_trials
 
-_HOMES = {
-    "Bundle": "distill.bundle",
-    "Classifier": "distill.classifier",
-    "DataSettings": "distill.settings",
-    "Dataset": "distill.data",
-    "DistillSettings": "distill.settings",
-    "DistilledClassifier": "distill.estimator",
-    "PotstillError": "distill.errors",
-    "TeacherSettings": "distill.settings",
-    "TrialSettings": "distill.settings",
-    "fit_student": "distill.training.distillation",
-    "fit_teacher": "distill.training.distillation",
-    "load_splits": "distill.data",
-    "predict": "distill.classifier",
-    "run_trials": "distill.training.trials",
+_PUBLIC = {
+    "bundle": ("Bundle",),
+    "classifier": ("Classifier", "predict"),
+    "data": ("Dataset", "load_splits"),
+    "errors": ("PotstillError",),
+    "estimator": ("DistilledClassifier",),
+    "settings": ("DataSettings", "DistillSettings", "TeacherSettings", "TrialSettings"),
+    "training.distillation": ("fit_student",),
+    "training.fine_tuning": ("fit_teacher",),
+    "training.trials": ("run_trials",),
 }
-
-__all__ = [
-    "Bundle",
-    "Classifier",
-    "DataSettings",
-    "Dataset",
-    "DistillSettings",
-    "DistilledClassifier",
-    "PotstillError",
-    "TeacherSettings",
-    "TrialSettings",
-    "fit_student",
-    "fit_teacher",
-    "load_splits",
-    "predict",
-    "run_trials",
-]
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name from its home."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    from distill.errors import requires
-
-    with requires(f"distill.{name}"):
-        return getattr(importlib.import_module(_HOMES[name]), name)
+__all__ = [name for names in _PUBLIC.values() for name in names]
+__getattr__ = importer_of(__name__, _PUBLIC)

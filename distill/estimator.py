@@ -1,10 +1,10 @@
-"""Teacher, student and bundle behind scikit-learn's interface: `fit`, `predict`, `predict_proba`, `score`.
+"""Teacher and student as one scikit-learn classifier: `fit`, `predict`, `predict_proba`, `score`.
 
     classifier = DistilledClassifier(teacher="teacher", out="student", num_layers=2)
     classifier.fit(texts, labels).bundle_
 
-Every field of `DistillSettings` is a parameter of the same name, so that `GridSearchCV` can search it. Trains through
-`fit_teacher` and `fit_student`; scikit-learn's and Hugging Face's words meet here and nowhere else.
+Every field of `DistillSettings` is a parameter of the same name, so that `GridSearchCV` can search over it. `fit` calls
+`fit_teacher` and `fit_student`.
 """
 
 from __future__ import annotations
@@ -34,17 +34,16 @@ with requires("the scikit-learn estimator"):
 if TYPE_CHECKING:
     from distill.models.torch_classifier import TorchClassifier
 
-SOURCE = "X"  # what messages call texts that come from no file
+SOURCE = "X"  # in messages, instead of a file name
+DEFAULTS = {name: field.default for name, field in DistillSettings.model_fields.items()} | {"learning_rate": None}
+"""Default of each setting; None leaves the learning rate to `kind`."""
 
 
 def _with_settings(init: Callable[..., None]) -> Callable[..., None]:
-    """Show each field of `DistillSettings` as a parameter: scikit-learn reads names and defaults off the signature."""
+    """Add each field of `DistillSettings` to the signature, where scikit-learn looks for parameters and defaults."""
     own = inspect.signature(init)
     named = [parameter for parameter in own.parameters.values() if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
-    fields = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
-        for name, field in DistillSettings.model_fields.items()
-    ]
+    fields = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in DEFAULTS.items()]
     init.__signature__ = own.replace(parameters=[*named, *fields])  # type: ignore[attr-defined]
     return init
 
@@ -52,11 +51,11 @@ def _with_settings(init: Callable[..., None]) -> Callable[..., None]:
 class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A student of a fine-tuned teacher, as a scikit-learn classifier of texts.
 
-    `y` holds one label a text; or, as zeros and ones of shape (texts, labels), several. Labels may be strings or numbers.
+    `y` has one label per text, strings or numbers; or, for multi-label data, zeros and ones of shape (texts, labels).
 
     Attributes:
-        classes_: The labels as `y` has them, sorted; with several labels a text the numbers of the columns.
-        bundle_: The student's bundle, ready for `potstill export`.
+        classes_: The distinct labels of `y`, sorted; for multi-label data the column numbers.
+        bundle_: The bundle of the student, ready for `potstill export`.
     """
 
     @_with_settings
@@ -71,16 +70,16 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         teacher_settings: TeacherSettings | None = None,
         **settings: Any,
     ) -> None:
-        """Keep the parameters; they are checked in `fit`.
+        """Store the parameters; `fit` validates them.
 
         Args:
-            teacher: A teacher's bundle. Without one `model` is fine-tuned on the texts of each `fit` first: the only way to
-                score a whole recipe by cross-validation, since a teacher that has seen the held-out texts flatters it.
-            model: What is fine-tuned then: a folder, a hub id, or `builtin:minilm`.
-            out: Folder of the bundle; a fit replaces what an earlier one left there, so leave it out where fits run in
-                parallel. Without it the bundle lives in a temporary folder, as long as this object.
-            unlabeled: Further texts to learn from, by the teacher's word alone.
-            validation_share: Share of the texts cut off to choose the epoch.
+            teacher: Bundle of the teacher. Default: each `fit` first fine-tunes `model` on its texts. Use the default to
+                cross-validate: a teacher trained on the held-out texts leaks their labels into the score.
+            model: Encoder to fine-tune if there is no teacher: a folder, a hub id, or `builtin:minilm`.
+            out: Folder of the bundle; each fit overwrites it, so do not set it if fits run in parallel. Default: a
+                temporary folder, deleted with this object.
+            unlabeled: More texts to learn from, with the teacher's logits only.
+            validation_share: Share of the texts held out for early stopping.
             teacher_settings: How the teacher is fine-tuned.
             settings: Fields of `DistillSettings`.
         """
@@ -90,31 +89,31 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.unlabeled = unlabeled
         self.validation_share = validation_share
         self.teacher_settings = teacher_settings
-        unknown = settings.keys() - DistillSettings.model_fields.keys()
+        unknown = settings.keys() - DEFAULTS.keys()
         if unknown:
             raise TypeError(f"unknown setting {min(unknown)!r}; see DistillSettings")
-        for name, field in DistillSettings.model_fields.items():
-            setattr(self, name, settings.get(name, field.default))
+        for name, value in {**DEFAULTS, **settings}.items():
+            setattr(self, name, value)
 
     def fit(self, X: Iterable[str], y: Iterable[Any]) -> Self:  # noqa: N803  (scikit-learn's name)
-        """Fine-tune a teacher where there is none, teach a student, and keep its bundle.
+        """Fine-tune a teacher if none was given, train a student, and write its bundle.
 
         Args:
-            X: Texts, one a row.
-            y: A label for each; or zeros and ones, shape (texts, labels).
+            X: Texts, shape (texts,).
+            y: Labels, shape (texts,); or zeros and ones, shape (texts, labels).
 
         Raises:
-            SettingsError: A parameter cannot be honoured, or the teacher's labels are not those of `y`.
+            SettingsError: A parameter is out of range, or the teacher's labels are not those of `y`.
             DatasetError: The texts or labels cannot be used.
-            TeacherError: The teacher is not worth learning from.
+            TeacherError: The teacher is no better than the majority class.
         """
         from distill.models.loading import load_bundle
         from distill.training.distillation import fit_student
         from distill.training.fine_tuning import fit_teacher
 
-        settings = DistillSettings(**{name: getattr(self, name) for name in DistillSettings.model_fields})
+        settings = DistillSettings(**{name: getattr(self, name) for name in DEFAULTS})
         teacher = Bundle.open(self.teacher) if isinstance(self.teacher, str | Path) else self.teacher
-        classes, data = _dataset_of(_texts_of(X), y, labels=teacher.labels if teacher else None)
+        self.classes_, self._columns, data = _read(_texts_of(X), y, labels=teacher.labels if teacher else None)
         train, validation = self._split(data)
         folder = self._own_folder() if self.out is None else Path(self.out)
         if teacher is None:
@@ -128,13 +127,11 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             out=folder,
             settings=settings,
         )
-        self.classes_ = classes
         self._student: TorchClassifier = load_bundle(self.bundle_)
-        self._columns = _columns_of(classes, data, self.bundle_.labels)
         return self
 
     def predict(self, X: Iterable[str]) -> NDArray[Any]:  # noqa: N803
-        """Return a label for each text, shape (texts,); or zeros and ones, shape (texts, labels)."""
+        """Return the label of each text, shape (texts,); or zeros and ones, shape (texts, labels)."""
         shares = self.predict_proba(X)
         if self._student.problem_type == "multi_label_classification":
             return (shares >= 0.5).astype(np.int64)
@@ -142,7 +139,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return answers
 
     def predict_proba(self, X: Iterable[str]) -> NDArray[np.float64]:  # noqa: N803
-        """Return probabilities, shape (texts, labels), columns in the order of `classes_`."""
+        """Return probabilities, shape (texts, labels), with columns in the order of `classes_`."""
         check_is_fitted(self, "bundle_")
         logits: Logits = self._student.predict_logits(_texts_of(X))
         shares = probabilities(logits.astype(np.float64), self._student.problem_type)
@@ -150,7 +147,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return ordered
 
     def _own_folder(self) -> Path:
-        """Return a new temporary folder that goes with this object, or with its next fit."""
+        """Return a new temporary folder, which is deleted with this object or by its next fit."""
         earlier = getattr(self, "_remove_folder", None)
         if earlier is not None:
             earlier()
@@ -166,7 +163,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return split_off(clean, count=count, seed=0, name="validation")
 
     def __sklearn_tags__(self) -> Any:
-        """Tell scikit-learn that X is a row of texts, and that y may be a table of zeros and ones."""
+        """Tell scikit-learn that X is one-dimensional and holds strings, and that y may be multi-label."""
         tags = super().__sklearn_tags__()
         tags.input_tags.one_d_array = True
         tags.input_tags.two_d_array = False
@@ -177,17 +174,17 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy needs; the model is read again from the bundle."""
+        """Return the state without the model, which a copy loads from the bundle."""
         state: dict[str, Any] = dict(super().__getstate__())
         if state.pop("_remove_folder", None) is not None:
             raise SettingsError(
-                "this classifier's bundle lives in a temporary folder, which a copy would lose; name one with out="
+                "the bundle of this classifier is in a temporary folder, so it cannot be copied; set out= to a folder"
             )
         state.pop("_student", None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the state and load the model again."""
+        """Restore the state and load the model."""
         super().__setstate__(state)
         if "bundle_" in state:
             from distill.models.loading import load_bundle
@@ -197,43 +194,48 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 def _texts_of(rows: Iterable[Any]) -> list[str]:
     if isinstance(rows, str) or getattr(rows, "ndim", 1) != 1:
-        raise DatasetError(f"X is {type(rows).__name__}, wanted one text a row: a list, a Series or a one-dimensional array")
+        raise DatasetError(f"X is a {type(rows).__name__}; pass a list, a Series or a one-dimensional array of texts")
     texts = [str(text) if isinstance(text, np.str_) else text for text in rows]
     for row, text in enumerate(texts):
         if not isinstance(text, str):
-            raise DatasetError(f"X, row {row}: {type(text).__name__}, wanted a string")
+            raise DatasetError(f"X, row {row}: wanted a string, got {type(text).__name__}")
     return texts
 
 
-def _dataset_of(texts: list[str], y: Iterable[Any], *, labels: tuple[str, ...] | None) -> tuple[NDArray[Any], Dataset]:
-    """Return the classes of `y`, sorted, and the texts with label ids in the order of `labels`, else of the classes."""
+def _read(
+    texts: list[str], y: Iterable[Any], *, labels: tuple[str, ...] | None
+) -> tuple[NDArray[Any], NDArray[np.int64], Dataset]:
+    """Read the labels.
+
+    Args:
+        texts: The texts.
+        y: Labels, shape (texts,); or zeros and ones, shape (texts, labels).
+        labels: Labels of the teacher, in the order of its logits; None if there is no teacher.
+
+    Returns:
+        The classes of `y`, sorted; the column of each in the logits; the data, with label ids in the order of the logits.
+    """
     given = np.asarray(y)
     if given.ndim == 2:
-        return _dataset_of_columns(texts, given, labels=labels)
+        return _read_indicator(texts, given, labels=labels)
     if given.ndim != 1:
-        raise DatasetError(f"y has {given.ndim} dimensions, wanted one label a text, or a table of zeros and ones")
+        raise DatasetError(f"y has {given.ndim} dimensions; pass one label per text, or zeros and ones per text and label")
     classes, ids = np.unique(given, return_inverse=True)
     names = tuple(map(str, classes.tolist()))
     wanted = labels or names
     if sorted(wanted) != sorted(names):
-        raise SettingsError(f"the teacher's labels are {list(wanted)}, those of y {list(names)}; they must be the same")
-    places = np.array([wanted.index(name) for name in names], dtype=np.int64)
-    return classes, Dataset(tuple(texts), places[ids], wanted, SOURCE)
+        raise SettingsError(f"the teacher has the labels {list(wanted)}, but y has {list(names)}; they must be the same")
+    columns = np.array([wanted.index(name) for name in names], dtype=np.int64)
+    return classes, columns, Dataset(tuple(texts), columns[ids], wanted, SOURCE)
 
 
-def _dataset_of_columns(
-    texts: list[str], table: NDArray[Any], *, labels: tuple[str, ...] | None
-) -> tuple[NDArray[Any], Dataset]:
-    if not np.isin(table, (0, 1)).all():
-        raise DatasetError("y is a table, but not of zeros and ones; wanted 1 where a text has a label")
-    names = labels or tuple(map(str, range(table.shape[1])))
-    if len(names) != table.shape[1]:
-        raise SettingsError(f"the teacher has {len(names)} labels, y {table.shape[1]} columns; they must be the same")
-    return np.arange(table.shape[1]), Dataset(tuple(texts), table.astype(np.int64), names, SOURCE)
-
-
-def _columns_of(classes: NDArray[Any], data: Dataset, labels: tuple[str, ...]) -> NDArray[np.int64]:
-    """Return which column of the logits belongs to each class."""
-    if data.problem_type == "multi_label_classification":
-        return np.arange(len(labels))
-    return np.array([labels.index(str(name)) for name in classes.tolist()], dtype=np.int64)
+def _read_indicator(
+    texts: list[str], given: NDArray[Any], *, labels: tuple[str, ...] | None
+) -> tuple[NDArray[Any], NDArray[np.int64], Dataset]:
+    if not np.isin(given, (0, 1)).all():
+        raise DatasetError("y has two dimensions but other values than 0 and 1; set 1 where a text has a label")
+    columns = np.arange(given.shape[1])
+    names = labels or tuple(map(str, columns))
+    if len(names) != len(columns):
+        raise SettingsError(f"the teacher has {len(names)} labels, but y has {len(columns)} columns; they must be the same")
+    return columns, columns, Dataset(tuple(texts), given.astype(np.int64), names, SOURCE)

@@ -1,9 +1,9 @@
-"""The scikit-learn estimator, on the tiny task: scikit-learn's own checks where they take texts, the others written for texts.
+"""The scikit-learn estimator on the tiny task.
 
-scikit-learn's `check_estimator` feeds tables of numbers, which a classifier of texts must refuse; so of its checks those run
-here that build, copy, print and set parameters. What the others ask of fitted estimators (parameters left alone, order and
-subset of rows without influence, pickling, labels of any kind) is asked below with texts. Checks of sample weights, sparse
-tables, numbers of features and `partial_fit` have no counterpart: there are none of these.
+scikit-learn's `check_estimator` passes matrices of numbers, which a text classifier must refuse. Only its checks that
+construct, clone, print and set parameters run here. The properties it requires of fitted estimators (unchanged parameters,
+no influence of row order or of other rows, pickling, any kind of label) are tested below with texts. Sample weights,
+sparse matrices, numbers of features and `partial_fit` do not exist here.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def test_scikit_learns_own_check_holds(check: str) -> None:
 
 def test_every_setting_is_a_parameter_with_its_default() -> None:
     found = DistilledClassifier().get_params()
-    assert {name: found[name] for name in DistillSettings.model_fields} == dict(DistillSettings())
+    assert DistillSettings(**{name: found[name] for name in DistillSettings.model_fields}) == DistillSettings()
     assert found.keys() - DistillSettings.model_fields.keys() == {
         "teacher",
         "model",
@@ -74,6 +74,29 @@ def test_every_setting_is_a_parameter_with_its_default() -> None:
         "validation_share",
         "teacher_settings",
     }
+
+
+@pytest.mark.parametrize(
+    ("parameters", "learning_rate"),
+    [
+        ({}, 1e-4),
+        ({"kind": "static"}, 1e-3),
+        ({"kind": "static", "learning_rate": 1e-4}, 1e-4),
+    ],
+)
+def test_the_default_learning_rate_is_that_of_the_kind_also_in_a_clone(
+    parameters: dict[str, Any], learning_rate: float, tiny_teacher: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    def fit_student(*args: Any, settings: DistillSettings, **others: Any) -> None:
+        given.append(settings.learning_rate)
+        raise TeacherError("far enough")
+
+    monkeypatch.setattr("distill.training.distillation.fit_student", fit_student)
+    with pytest.raises(TeacherError):
+        clone(DistilledClassifier(tiny_teacher, **parameters)).fit(TEXTS, LABELS)
+    assert given == [learning_rate]
 
 
 def test_a_clone_has_the_parameters_and_is_not_fitted(fitted: DistilledClassifier) -> None:
@@ -138,7 +161,7 @@ def test_a_temporary_bundle_lives_as_long_as_its_classifier_and_is_not_pickled(t
     classifier = DistilledClassifier(tiny_teacher, **{**FAST, "epochs": 1}).fit(TEXTS, LABELS)
     folder = classifier.bundle_.path
     assert Bundle.open(folder).manifest.to_bytes() == classifier.bundle_.manifest.to_bytes()
-    with pytest.raises(SettingsError, match="temporary folder, which a copy would lose; name one with out="):
+    with pytest.raises(SettingsError, match=r"temporary folder.*out="):
         pickle.dumps(classifier)
     del classifier
     assert not folder.exists()
@@ -189,10 +212,10 @@ def test_a_table_of_zeros_and_ones_makes_several_labels_a_text(tiny_model: Path)
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
-        (np.zeros((4, 2)), "X is ndarray, wanted one text a row"),
-        ("one text", "X is str, wanted one text a row"),
-        (["fine", 3], "X, row 1: int, wanted a string"),
-        (["fine", None], "X, row 1: NoneType, wanted a string"),
+        (np.zeros((4, 2)), "X is a ndarray"),
+        ("one text", "X is a str"),
+        (["fine", 3], "X, row 1: .*int"),
+        (["fine", None], "X, row 1: .*NoneType"),
     ],
 )
 def test_what_is_not_a_row_of_texts_is_refused(fitted: DistilledClassifier, rows: Any, why: str) -> None:
@@ -201,7 +224,7 @@ def test_what_is_not_a_row_of_texts_is_refused(fitted: DistilledClassifier, rows
 
 
 def test_the_teachers_labels_must_be_those_of_y(tiny_teacher: Bundle) -> None:
-    with pytest.raises(SettingsError, match=r"labels are \['negative', 'positive'\], those of y \['bad', 'good'\]"):
+    with pytest.raises(SettingsError, match=r"\['negative', 'positive'\].*\['bad', 'good'\]"):
         DistilledClassifier(tiny_teacher).fit(["one", "two"], ["bad", "good"])
 
 
@@ -214,5 +237,5 @@ def test_a_teacher_of_other_labels_is_found_out(tiny_teacher: Bundle) -> None:
 def test_a_setting_out_of_range_is_refused_in_fit() -> None:
     with pytest.raises(SettingsError, match="epochs: input should be greater than or equal to 1, got 0"):
         DistilledClassifier(epochs=0).fit(TEXTS, LABELS)
-    with pytest.raises(SettingsError, match="validation_share must be between 0 and 1, got 1"):
+    with pytest.raises(SettingsError, match=r"validation_share.*1$"):
         DistilledClassifier(validation_share=1).fit(TEXTS, LABELS)

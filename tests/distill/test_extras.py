@@ -1,16 +1,20 @@
-"""A missing package names the extra that brings it."""
+"""The error for a missing package names the extra to install; public names are imported on first use."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import distill
+import export
+from distill.bundle import Bundle
 from distill.errors import EXTRA_OF_PACKAGE, MissingExtraError, requires
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -18,9 +22,9 @@ DISTRIBUTION_OF_PACKAGE = {
     "sklearn": "scikit-learn",
     "optimum": "optimum-onnx",
     "OpenSSL": "pyopenssl",
-    "opentelemetry": "opentelemetry-exporter-otlp-proto-http",  # which brings the rest
+    "opentelemetry": "opentelemetry-exporter-otlp-proto-http",  # depends on the rest
 }
-"""Where the two names differ by more than a dash."""
+"""Packages whose distribution has another name, beyond dashes for underscores."""
 
 
 def distribution_of(package: str) -> str:
@@ -38,7 +42,7 @@ def packages_by_extra() -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("package", EXTRA_OF_PACKAGE)
 def test_a_missing_package_is_refused_with_the_pip_line(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, package, None)  # what an import of a missing package meets
+    monkeypatch.setitem(sys.modules, package, None)  # imports of it fail as if it were missing
     with pytest.raises(MissingExtraError) as caught, requires("training a teacher"):
         importlib.import_module(package)
     extra = EXTRA_OF_PACKAGE[package]
@@ -53,7 +57,7 @@ def test_a_missing_part_of_a_package_counts_as_the_package() -> None:
         raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
 
 
-def test_a_missing_module_that_no_extra_brings_is_an_ordinary_error() -> None:
+def test_a_missing_module_of_no_extra_is_an_ordinary_error() -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_module"), requires("training"):
         importlib.import_module("no_such_module")
 
@@ -64,7 +68,7 @@ def test_other_errors_of_an_import_pass_unchanged() -> None:
     assert not isinstance(caught.value, MissingExtraError)
 
 
-def test_every_package_stands_in_the_extra_it_is_said_to_come_with() -> None:
+def test_every_package_is_in_the_extra_named_for_it() -> None:
     declared = packages_by_extra()
     for package, extra in EXTRA_OF_PACKAGE.items():
         assert distribution_of(package) in declared[extra], package
@@ -85,13 +89,23 @@ def test_a_public_name_whose_stage_is_not_installed_names_the_extra(monkeypatch:
         _ = distill.fit_teacher
 
 
-def test_every_public_name_is_where_it_is_said_to_be() -> None:
-    assert sorted(distill.__all__) == sorted(distill._HOMES)
-    for name, home in distill._HOMES.items():
-        if not home.startswith("distill.training"):  # those take seconds to import, and other tests import them
-            assert getattr(distill, name) is getattr(importlib.import_module(home), name)
-        else:
-            assert importlib.util.find_spec(home) is not None
+@pytest.mark.parametrize("package", [distill, export])
+def test_every_public_name_is_defined_in_its_module(package: ModuleType) -> None:
+    """And mypy sees the same names: those that are imported under TYPE_CHECKING."""
+    for module, names in package._PUBLIC.items():
+        tree = ast.parse(Path(str(importlib.util.find_spec(f"{package.__name__}.{module}").origin)).read_text())
+        known = {name for node in ast.walk(tree) for name in (getattr(node, "name", None), getattr(node, "asname", None))}
+        assert set(names) <= known, module
+    tree = ast.parse(Path(str(package.__file__)).read_text())
+    typed = [
+        alias.asname for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names if alias.asname
+    ]
+    assert sorted(package.__all__) == sorted(typed)
+
+
+def test_a_public_name_is_the_one_of_its_module() -> None:
+    assert distill.Bundle is Bundle
+    assert {"Bundle", "fit_student"} <= set(distill.__all__)
 
 
 def test_a_name_that_is_not_public_is_an_attribute_error() -> None:

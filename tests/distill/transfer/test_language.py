@@ -120,7 +120,7 @@ def test_another_language_is_learnt_over_frozen_layers_and_the_bundle_speaks_it(
 
 
 def test_settings_that_leave_nothing_to_learn_a_language_with_are_refused() -> None:
-    with pytest.raises(SettingsError, match="no layer is trained, so new_vocabulary cannot be honoured"):
+    with pytest.raises(SettingsError, match="features trains no layer; remove new_vocabulary"):
         CarrySettings(transfer="features", new_vocabulary=1000)
-    with pytest.raises(SettingsError, match="freeze_body leaves every layer as it is, so gradual_unfreezing cannot"):
+    with pytest.raises(SettingsError, match="freeze_body freezes every layer; remove gradual_unfreezing"):
         CarrySettings(freeze_body=True, gradual_unfreezing=True)

@@ -120,9 +120,9 @@ def test_lora_ends_in_a_bundle(tiny_model: Path, tiny_splits: Splits, tmp_path: 
 
 
 def test_settings_that_train_nothing_are_refused() -> None:
-    with pytest.raises(SettingsError, match="no layer is trained, so anchor cannot be honoured"):
+    with pytest.raises(SettingsError, match="features trains no layer; remove anchor"):
         CarrySettings(transfer="features", anchor=1.0)
-    with pytest.raises(SettingsError, match="so freeze_below cannot be honoured beside it"):
+    with pytest.raises(SettingsError, match="freezes every layer; remove freeze_below"):
         CarrySettings(lora_rank=2, freeze_below=1)
 
 

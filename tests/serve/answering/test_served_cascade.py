@@ -90,7 +90,7 @@ def test_a_text_that_is_too_long_for_the_student_is_said_to_be_cut(
 
 
 def test_what_cannot_be_honoured_is_refused(tiny_student: Bundle, tiny_fallback: Bundle) -> None:
-    with pytest.raises(SettingsError, match="stands behind a student"):
+    with pytest.raises(SettingsError, match="--fallback needs a student"):
         serve(settings=ServeSettings(fallback=tiny_fallback.path), model=(f"tiny={tiny_student.path}",))
     limits = ServeSettings(precision="fp32").limits_with({})
     with pytest.raises(SettingsError, match="best graph of both"):
