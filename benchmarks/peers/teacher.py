@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.peers.protocol import BATCH, Job, Peer, in_length_order, serve
 from distill.bundle import Bundle
-from distill.models.loading import EagerClassifier
+from distill.models.eager import EagerClassifier
 
 
 def open_peer(job: Job) -> Peer:

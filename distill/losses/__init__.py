@@ -1,4 +1,4 @@
-"""What a student is trained to minimise: terms and their weighted sum. A torch room.
+"""The training loss: terms and their weighted sum. Imports torch.
 
-Knows nothing of files, epochs or optimisers: a batch goes in, a number with a gradient comes out.
+Knows nothing of files, epochs or optimisers: an objective maps a batch to a scalar with a gradient.
 """

@@ -57,7 +57,7 @@ class AttentionDistance(_AttentionMaps):
 
 
 class AttentionDivergence(_AttentionMaps):
-    """KL(teacher || student) of two rows of attention probabilities, in nats; mean as above."""
+    """KL(teacher || student) of two rows of attention probabilities, in nats; mean over layers, heads and real rows."""
 
     name: ClassVar[str] = "attention-kl"
 

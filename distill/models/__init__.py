@@ -1,1 +1,1 @@
-"""PyTorch classifiers: loading, running and saving them. A torch room."""
+"""PyTorch classifiers: loading, running and saving them, and the names of their parts. Imports torch."""

@@ -1,8 +1,7 @@
-"""Loading PyTorch classifiers: from a folder, a bundle, a hub id or the packaged encoder."""
+"""Making PyTorch classifiers: from a folder, a hub id, the packaged encoder or a bundle, or from a config and weights."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,18 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from distill.bundle import CONFIG, MANIFEST, TOKENIZER_CONFIG, WEIGHTS, Bundle
-from distill.classifier import TextInput
+from distill.bundle import CONFIG, MANIFEST, TOKENIZER_CONFIG, WEIGHTS, Bundle, sha256_of
 from distill.errors import BundleError, MissingExtraError, SettingsError
-from distill.labels import Logits, ProblemType
-from distill.models.devices import on_device, using_threads
+from distill.labels import ProblemType
+from distill.models.devices import on_device
 from distill.models.static_network import MODEL_TYPE, StaticClassifier, StaticConfig
 from distill.models.torch_classifier import TorchClassifier, require_max_length
 from distill.settings import BUILTIN_MINILM
@@ -40,25 +37,26 @@ def load_pretrained(
     seed: int,
     problem_type: ProblemType = "single_label_classification",
 ) -> TorchClassifier:
-    """Load an encoder and give it a classification head for `labels`.
+    """Load an encoder with a classification head for `labels`.
 
-    A head that the checkpoint lacks, or has for another number of labels, is drawn from `seed`.
+    If the checkpoint has no head, or one for another number of labels, the head is drawn from `seed`.
 
     Args:
         source: A folder, a bundle, a hub id, or `builtin:minilm`.
         labels: Label names, in order.
         max_length: Tokens kept per text.
         seed: Seed of a new head.
-        problem_type: What its logits will mean.
+        problem_type: How its logits become probabilities.
 
     Raises:
-        SettingsError: The model takes fewer tokens, or its tokenizer cannot be used.
-        BundleError: The folder holds no model, or its weights are not safetensors.
+        SettingsError: The model has fewer positions than `max_length`, or no fast tokenizer.
+        BundleError: The source has no complete model, or its weights are not safetensors.
     """
     folder = minilm_folder() if source == BUILTIN_MINILM else source
     if Path(folder).is_dir() and (Path(folder) / MANIFEST).is_file():
-        Bundle.open(folder)  # raises when it is damaged
-        _require_not_static(Path(folder))
+        Bundle.open(folder)  # raises if it is damaged
+        if is_static(Path(folder)):
+            raise SettingsError(f"{folder} is a static student, which cannot be fine-tuned; name an encoder")
     names = dict(enumerate(labels))
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -81,8 +79,8 @@ def load_pretrained(
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except Exception as exc:  # OSError, ValueError, KeyError, safetensors' own and a bare Exception were seen
             raise BundleError(
-                f"cannot load a model from {source}: {_first_line(exc)}; wanted config.json, model.safetensors (pickled "
-                "weights are never loaded) and the tokenizer's files, in a folder or on the hub"
+                f"cannot load a model from {source}: {_first_line(exc)}; expected config.json, model.safetensors (pickled "
+                "weights are never loaded) and tokenizer files, in a folder or on the hub"
             ) from exc
     _require_encoder_weights(source, model, loading)
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -105,7 +103,7 @@ def load_bundle(bundle: Bundle) -> TorchClassifier:
     weights = bundle.weights()
     with quiet_transformers():
         model = blank_model(_config_of(bundle))
-    # strict: a bundle with too many or too few weights must not load as something else
+    # strict: a bundle with missing or additional weights must not load
     model.load_state_dict(safetensors.torch.load_file(weights), strict=True)
     return TorchClassifier(
         model=model.eval(),
@@ -118,7 +116,7 @@ def load_bundle(bundle: Bundle) -> TorchClassifier:
 
 
 def blank_model(config: PretrainedConfig) -> PreTrainedModel:
-    """Return a model whose weights are still to be filled in; the caller's random state is not spent on them."""
+    """Return a model with random weights, to be overwritten; the random state of the caller does not change."""
     with torch.random.fork_rng(devices=[]):
         if isinstance(config, StaticConfig):
             return StaticClassifier(config)
@@ -132,7 +130,7 @@ def is_static(folder: Path) -> bool:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' load reports and bars inside the block; a new head is expected here."""
+    """Silence transformers' load reports and progress bars inside the block: they warn of a new head, which is expected."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -145,38 +143,33 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def _config_of(bundle: Bundle) -> PretrainedConfig:
-    # Asked for by name: a class entered in transformers' registry would load there until the process ends, and not elsewhere.
+    # Not registered with transformers: that would change what AutoConfig loads in the whole process.
     if is_static(bundle.path):
         return StaticConfig.from_pretrained(bundle.path)
     return AutoConfig.from_pretrained(bundle.path)
 
 
-def _require_not_static(folder: Path) -> None:
-    if is_static(folder):
-        raise SettingsError(f"{folder} is a static student, which cannot be fine-tuned; name an encoder")
-
-
 def _require_encoder_weights(source: str, model: PreTrainedModel, loading: dict[str, Any]) -> None:
-    """Refuse an encoder of which transformers has drawn a part at random; a new pooler and head are expected."""
+    """Raise `BundleError` if transformers drew a part of the encoder at random; a new pooler and head are expected."""
     drawn = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
     encoder = sorted(name for name in drawn if name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name)
     if encoder:
         raise BundleError(
-            f"{source}: {len(encoder)} weights of the encoder are not there or have another shape than its config.json "
-            f"says, the first is {encoder[0]}; it is not a whole {model.config.model_type} model"
+            f"{source}: {len(encoder)} weights of the encoder are missing or differ in shape from its config.json, the first "
+            f"is {encoder[0]}; this is not a complete {model.config.model_type} model"
         )
 
 
 def _require_vocabulary(source: str, model: PreTrainedModel, tokenizer: Any) -> None:
-    """Refuse a tokenizer that is not this model's: transformers makes an empty one where the files are missing."""
+    """Raise `BundleError` for another model's tokenizer, or an empty one, which transformers makes if files are missing."""
     vocabulary = tokenizer.get_vocab()
     rows = model.get_input_embeddings().num_embeddings
     if not vocabulary.keys() - set(tokenizer.all_special_tokens):
         raise BundleError(f"{source} has no tokenizer files; copy tokenizer.json and tokenizer_config.json beside the weights")
     if max(vocabulary.values()) >= rows:
         raise BundleError(
-            f"{source}: the tokenizer gives ids up to {max(vocabulary.values())}, the model has vectors for {rows} tokens; "
-            "they do not belong together"
+            f"{source}: the tokenizer has ids up to {max(vocabulary.values())}, but the model has vectors for {rows} tokens; "
+            "the tokenizer is of another model"
         )
 
 
@@ -185,27 +178,26 @@ def _first_line(exc: Exception) -> str:
 
 
 def minilm_folder() -> str:
-    """Return the folder of `builtin:minilm`, its weights checked.
+    """Return the folder of `builtin:minilm` after checking its weights.
 
     Raises:
-        MissingExtraError: The package that brings it is not installed.
-        BundleError: It has other weights than those tested with.
+        MissingExtraError: The package that contains it is not installed.
+        BundleError: Its weights have another sha256 than the tested ones.
     """
     spec = importlib.util.find_spec(_MINILM_PACKAGE)
     if spec is None or spec.origin is None:
         raise MissingExtraError(extra="demo", package=_MINILM_PACKAGE, needed_for=BUILTIN_MINILM)
     folder = Path(spec.origin).parent / "model"
-    with (folder / WEIGHTS).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(folder / WEIGHTS)
     if digest != _MINILM_SHA256:
         raise BundleError(
-            f"{BUILTIN_MINILM}: the weights have sha256 {digest}, wanted {_MINILM_SHA256}; install the package again"
+            f"{BUILTIN_MINILM}: the weights have sha256 {digest}, expected {_MINILM_SHA256}; install the package again"
         )
     return str(folder)
 
 
 def _portable_tokenizer_config(tokenizer: Any) -> dict[str, Any]:
-    """What a transformers tokenizer needs beside `tokenizer.json`: its class and its special tokens."""
+    """Return what a transformers tokenizer needs beside `tokenizer.json`: its class and its special tokens."""
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -213,49 +205,6 @@ def _portable_tokenizer_config(tokenizer: Any) -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         **special,
     }
-
-
-class EagerClassifier:
-    """PyTorch eager with its transformers tokenizer, `inference_mode`, texts in the order given."""
-
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
-        """Load a bundle's model; `threads` None takes what this process may really use."""
-        bundle.weights()
-        with quiet_transformers(), torch.random.fork_rng(devices=[]):
-            self._model = _eager_model(bundle)
-            self._tokenizer = AutoTokenizer.from_pretrained(bundle.path)
-        self._bundle = bundle
-        self._threads = threads
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Label names, in the order of the logits."""
-        return self._bundle.labels
-
-    @property
-    def problem_type(self) -> ProblemType:
-        """How logits become probabilities."""
-        return self._bundle.manifest.problem_type
-
-    def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
-        """Return logits, shape (len(texts), len(labels)), all texts in one batch padded to the longest."""
-        if not texts:
-            return np.empty((0, len(self.labels)), dtype=np.float32)
-        with using_threads(self._threads), torch.inference_mode():
-            inputs = self._tokenizer(
-                list(texts),
-                truncation=True,
-                max_length=self._bundle.manifest.max_length,
-                padding=len(texts) > 1,
-                return_tensors="pt",
-            )
-            return np.asarray(self._model(**inputs).logits.numpy(), dtype=np.float32)
-
-
-def _eager_model(bundle: Bundle) -> PreTrainedModel:
-    if is_static(bundle.path):  # transformers does not know it
-        return load_bundle(bundle).model
-    return AutoModelForSequenceClassification.from_pretrained(bundle.path, use_safetensors=True).eval()
 
 
 def rebuilt(
@@ -268,10 +217,10 @@ def rebuilt(
     """Return a new classifier of this config with exactly these weights.
 
     Args:
-        classifier: Gives labels, origin, device and what is not named below.
-        config: The new model's; its class may be another than the old one's.
-        weights: Every weight of the new model by its name; none may be missing, for it would be random.
-        tokenizer: The new one; None keeps the old.
+        classifier: Source of labels, origin, device and everything else that is not given below.
+        config: Config of the new model, which may be of another class than the old one.
+        weights: Every weight of the new model by its name; a missing one would be random, so it raises an error.
+        tokenizer: Tokenizer of the new classifier; None keeps the old one.
     """
     model = blank_model(config)
     model.load_state_dict(weights, strict=True)
@@ -284,10 +233,7 @@ def embedding_name(classifier: TorchClassifier) -> str:
     """Return the name of the table of token embeddings among the model's weights.
 
     Raises:
-        SettingsError: There is no such table.
+        SettingsError: The model has no such table.
     """
-    table = getattr(classifier.model.get_input_embeddings(), "weight", None)
-    for name, parameter in classifier.model.named_parameters():
-        if parameter is table:
-            return name
-    raise SettingsError(f"{type(classifier.model).__name__} has no table of token embeddings")
+    table = classifier.token_table()
+    return next(name for name, parameter in classifier.model.named_parameters() if parameter is table)

@@ -1,14 +1,14 @@
-"""The static classifier: a table of token vectors, a glance at the neighbours, pooling and a small head.
+"""The static classifier: a table of token vectors, a convolution over neighbouring tokens, pooling and a small head.
 
-No attention and no layers, so that a text costs tens of microseconds. To the training loop it is a transformers model:
-`model(input_ids=, attention_mask=).logits`, `.config`, `.device`. Knows nothing of teachers or files.
+It has no attention and no encoder layers, so a text takes tens of microseconds. For the training loop it is a transformers
+model: `model(input_ids=, attention_mask=).logits`, `.config`, `.device`. Knows nothing of teachers or files.
 
     local      = relu(sum over offsets o of W_o · E[token at place + o]  + b)    for each real token
-    mean, max  = over the real tokens; the mean weighs each by softmax of its learned importance
+    mean, max  = over the real tokens; the mean is weighted by the softmax of each token's learned importance
     logits     = V · relu(U · [mean, max] + c) + d
 
-Because W_o reads nothing but one token, `folded` can work out W_o · E once for every token: what is left to compute for a
-text are look-ups, sums and the head.
+W_o reads a single token, so `FoldedStatic` computes W_o · E once for every token of the vocabulary: a text then needs only
+table lookups, sums and the head.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from distill.errors import SettingsError
 
 MODEL_TYPE = "potstill-static"
 _UNREAL = -1e4
-"""Added to the importance of what is not a token: its share of the mean is then exactly 0."""
+"""Added to the importance of padding: its weight in the mean is then exactly 0."""
 
 
 class StaticConfig(PretrainedConfig):
     """The sizes of a static classifier, as `config.json` holds them.
 
     Attributes:
-        vocab_size: Tokens.
-        pad_token_id: The token that stands for nothing: its vector is 0 and stays 0.
-        hidden_size: Numbers in a token's vector.
-        window: Tokens that are looked at together, an odd number; 1 is each for itself.
-        num_features: Numbers that a window gives.
+        vocab_size: Number of tokens.
+        pad_token_id: Token whose vector is 0 and is not trained.
+        hidden_size: Dimensions of a token's vector.
+        window: Width of the convolution in tokens, an odd number.
+        num_features: Output channels of the convolution.
         head_size: Units between the pooled features and the logits.
     """
 
@@ -62,7 +62,7 @@ class StaticConfig(PretrainedConfig):
 
 
 class StaticClassifier(PreTrainedModel):
-    """A sequence classifier without layers; see the module's text for what it computes."""
+    """A sequence classifier without encoder layers; the module's docstring says what it computes."""
 
     config_class = StaticConfig
     config: StaticConfig
@@ -85,26 +85,26 @@ class StaticClassifier(PreTrainedModel):
         return self.token_embeddings
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
-        """Return logits, shape (texts, labels), of ids and mask of shape (texts, length)."""
+        """Return logits, shape (texts, labels), for ids and mask of shape (texts, length)."""
         windows = windows_of(input_ids, attention_mask, width=self.config.window, pad_id=self.config.pad_token_id)
         features = self.local(self.token_embeddings(windows).flatten(start_dim=2))
         return SequenceClassifierOutput(logits=self.answer(features, input_ids, attention_mask))
 
     def answer(self, features: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Pool the features of each place, shape (texts, length, features) before the ReLU, and classify."""
+        """Pool the features before the ReLU, shape (texts, length, features), and return the logits, shape (texts, labels)."""
         real = attention_mask.to(features.dtype)[..., None]
-        # After the ReLU nothing is below 0, so that a 0 in place of padding never is the largest.
+        # After the ReLU no feature is below 0, so the 0 of padding is never larger than the maximum.
         features = torch.relu(features) * real
         shares = torch.softmax(self.importance_embeddings(input_ids).to(features.dtype) + (1 - real) * _UNREAL, dim=1)
         pooled = torch.cat([(shares * features).sum(dim=1), features.amax(dim=1)], dim=-1)
         return self.classifier(torch.relu(self.head(self.dropout(pooled))))
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Leave the weights as torch draws them: transformers has nothing to add."""
+        """Keep torch's own initialisation."""
 
 
 class FoldedStatic(nn.Module):
-    """The same classifier for answering alone: what each token gives to each place of a window, worked out beforehand.
+    """The same classifier for inference only, with the product of each token's vector and each W_o computed in advance.
 
     Attributes:
         table: Row `window * token + place` is W_place · E[token], shape (window * tokens, features).
@@ -118,7 +118,7 @@ class FoldedStatic(nn.Module):
         self.table = nn.Parameter(table.flatten(end_dim=1).contiguous(), requires_grad=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
-        """Return logits, shape (texts, labels), of ids and mask of shape (texts, length)."""
+        """Return logits, shape (texts, labels), for ids and mask of shape (texts, length)."""
         width = self.model.config.window
         windows = windows_of(input_ids, attention_mask, width=width, pad_id=self.model.config.pad_token_id)
         rows = windows * width + torch.arange(width)
@@ -127,9 +127,9 @@ class FoldedStatic(nn.Module):
 
 
 def windows_of(input_ids: Tensor, attention_mask: Tensor, *, width: int, pad_id: int) -> Tensor:
-    """Return the ids around each token, shape (texts, length, width); what is not a token of the text is `pad_id`."""
+    """Return the ids around each token, shape (texts, length, width); `pad_id` beyond the ends of the text."""
     ids = torch.where(attention_mask > 0, input_ids, pad_id)
     reach = width // 2
     padded = nn.functional.pad(ids, (reach, reach), value=pad_id)
-    # Ends counted from the right: the exported graph then needs no arithmetic on its shapes.
+    # Ends are counted from the right, so the exported graph needs no arithmetic on shapes.
     return torch.stack([padded[:, place : place - 2 * reach or None] for place in range(width)], dim=-1)

@@ -91,11 +91,19 @@ class TorchClassifier:
 
     def input_vectors(self) -> NDArray[np.float32]:
         """Return the embedding of each token, shape (tokens, dimensions)."""
-        table = self.model.get_input_embeddings().weight
-        if not isinstance(table, torch.Tensor):
-            raise SettingsError(f"{type(self.model).__name__} has no table of token embeddings")
-        vectors: NDArray[np.float32] = table.detach().float().cpu().numpy()
+        vectors: NDArray[np.float32] = self.token_table().detach().float().cpu().numpy()
         return vectors
+
+    def token_table(self) -> Tensor:
+        """Return the weight that holds the embedding of each token, shape (tokens, dimensions).
+
+        Raises:
+            SettingsError: The model has no such table.
+        """
+        table = getattr(self.model.get_input_embeddings(), "weight", None)
+        if not isinstance(table, Tensor):
+            raise SettingsError(f"{type(self.model).__name__} has no table of token embeddings")
+        return table
 
     def num_parameters(self) -> int:
         """Return the number of weights."""

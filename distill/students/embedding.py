@@ -1,13 +1,13 @@
-"""Two things a product between the table of tokens and the first layer is good for.
+"""Two uses of a linear layer between the token table and the first encoder layer.
 
-A *factorised embedding* is a narrow table times one product, as in ALBERT (Lan et al., 2020). A *window* of three lets the
-product see a token's neighbours too, as in MobileBERT (Sun et al., 2020): in a student of one layer the first token asks
-every other one alone, so that nothing else could tell "not good" from "good".
+A *factorised embedding* is a narrow table and a linear layer to the hidden size, as in ALBERT (Lan et al., 2020). With a
+*window* of three, the linear layer also reads the vectors of the two neighbours, as in MobileBERT (Sun et al., 2020): in a
+student of one layer the first token attends to each other token separately, and cannot tell "not good" from "good".
 
 BERT adds positions and token types to the token's vector before it normalises; ELECTRA and ALBERT normalise the narrow
-vector instead, so neither can hold BERT's weights. MobileBERT without its bottlenecks and its extra feed-forwards is BERT
-layer by layer, with such a product in front: that is the class these students are saved as, and any `transformers` reads
-it. One thing differs: two of its norms add 1e-5 to a variance where BERT adds 1e-12.
+vector instead, so they cannot hold BERT's weights. MobileBERT without its bottlenecks and its extra feed-forwards is BERT
+with such a linear layer in front: these students are saved as that class, which `transformers` loads. One thing differs:
+two of its norms have an epsilon of 1e-5, BERT's 1e-12.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from distill.models.torch_classifier import TorchClassifier
 from distill.students.vocabulary import count_tokens
 
 _TABLE = "embeddings.word_embeddings.weight"
-_PRODUCT = "embeddings.embedding_transformation"
+_LINEAR = "embeddings.embedding_transformation"
 _SHARED = (
     "vocab_size",
     "hidden_size",
@@ -48,70 +48,70 @@ _SHARED = (
 
 
 def factorise_embedding(classifier: TorchClassifier, size: int, *, texts: Sequence[str]) -> TorchClassifier:
-    """Return the classifier with a token table of `size` columns and a product from it to the hidden size.
+    """Return the classifier with a token table of `size` columns and a linear layer from it to the hidden size.
 
     Args:
         classifier: A BERT.
         size: Columns of the table, fewer than the hidden size.
-        texts: The transfer set: the tokens it holds most often are kept most faithfully.
+        texts: The transfer set: vectors of frequent tokens are approximated best.
 
     Raises:
-        SettingsError: It is of another family, or `size` is not smaller than its hidden size.
+        SettingsError: The classifier is of another family, or `size` is not smaller than its hidden size.
     """
     config = classifier.model.config
     if config.model_type != "bert":
         raise SettingsError(
-            f"a factorised embedding is made for bert models, not for a {config.model_type} model; leave out --embedding-size"
+            f"embedding_size works for bert models, this is a {config.model_type} model; leave out --embedding-size"
         )
     if size >= config.hidden_size:
-        raise SettingsError(f"embedding_size is {size}, and must be below the hidden size, which is {config.hidden_size}")
+        raise SettingsError(f"embedding_size must be below the hidden size, {config.hidden_size}; got {size}")
     weights = classifier.model.state_dict()
-    counts = torch.from_numpy(count_tokens(classifier.tokenizer, texts) + 1)  # unseen tokens count a little too
-    table, product, mean = factorised(weights[f"bert.{_TABLE}"], size, row_weights=counts)
-    return _with_product(classifier, table, product, mean, trigram_input=False)
+    counts = torch.from_numpy(count_tokens(classifier.tokenizer, texts) + 1)  # + 1: unseen tokens have some weight, too
+    table, weight, mean = factorised(weights[f"bert.{_TABLE}"], size, row_weights=counts)
+    return _with_linear(classifier, table, weight, mean, trigram_input=False)
 
 
 def look_at_neighbours(classifier: TorchClassifier) -> TorchClassifier:
-    """Return the classifier with a product that sees the token before and the token after too.
+    """Return the classifier with a linear layer that also reads the previous and the next token.
 
-    It starts with nothing of either, so that the answers are the same until it has learnt something. The padding token's
-    vector becomes 0, as what lies beyond a text's end already is: else a text would answer otherwise when it is padded.
+    Their weights start at 0, so that the logits are the same before training. The padding token's vector becomes 0, like
+    the vectors beyond the ends of a text: otherwise padding would change the logits.
 
     Args:
-        classifier: A BERT, with a factorised embedding or without.
+        classifier: A BERT, with or without a factorised embedding.
 
     Raises:
-        SettingsError: It is of another family, or already sees the neighbours.
+        SettingsError: The classifier is of another family, or already reads the neighbours.
     """
     config, weights = classifier.model.config, classifier.model.state_dict()
     if config.model_type == "bert":
         table = weights[f"bert.{_TABLE}"]
-        product, bias = torch.eye(config.hidden_size).to(table), torch.zeros(config.hidden_size).to(table)
+        weight, bias = torch.eye(config.hidden_size).to(table), torch.zeros(config.hidden_size).to(table)
     elif config.model_type == "mobilebert" and not config.trigram_input:
-        table, product, bias = (weights[f"mobilebert.{name}"] for name in (_TABLE, f"{_PRODUCT}.weight", f"{_PRODUCT}.bias"))
+        table, weight, bias = (weights[f"mobilebert.{name}"] for name in (_TABLE, f"{_LINEAR}.weight", f"{_LINEAR}.bias"))
     else:
         raise SettingsError(
-            f"a window of tokens is made for bert models that have none, not for this {config.model_type} model; "
-            "leave out --embedding-window"
+            f"embedding_window works for bert models without a window, this is a {config.model_type} model; leave out "
+            "--embedding-window"
         )
-    nothing = torch.zeros_like(product)
+    nothing = torch.zeros_like(weight)
     table = table.clone()
     table[classifier.tokenizer.pad_id] = 0
-    return _with_product(classifier, table, torch.cat([nothing, product, nothing], dim=1), bias, trigram_input=True)
+    return _with_linear(classifier, table, torch.cat([nothing, weight, nothing], dim=1), bias, trigram_input=True)
 
 
-def _with_product(
-    classifier: TorchClassifier, table: Tensor, product: Tensor, bias: Tensor, *, trigram_input: bool
+def _with_linear(
+    classifier: TorchClassifier, table: Tensor, weight: Tensor, bias: Tensor, *, trigram_input: bool
 ) -> TorchClassifier:
-    """Return the classifier with this table of tokens and this product after it, all else as it is."""
+    """Return the classifier with this token table and linear layer; all other weights are kept."""
     config = classifier.model.config
     base = f"{classifier.model.base_model_prefix}."
     weights = {name.replace(base, "mobilebert.", 1): tensor for name, tensor in classifier.model.state_dict().items()}
     weights[f"mobilebert.{_TABLE}"] = table
-    weights[f"mobilebert.{_PRODUCT}.weight"] = product
-    weights[f"mobilebert.{_PRODUCT}.bias"] = bias
+    weights[f"mobilebert.{_LINEAR}.weight"] = weight
+    weights[f"mobilebert.{_LINEAR}.bias"] = bias
     shared: dict[str, Any] = {name: getattr(config, name, None) for name in _SHARED}
-    with_product = MobileBertConfig(
+    mobile_config = MobileBertConfig(
         **shared,
         embedding_size=table.shape[1],
         trigram_input=trigram_input,
@@ -120,18 +120,18 @@ def _with_product(
         normalization_type="layer_norm",
         classifier_activation=True,
     )
-    return rebuilt(classifier, config=with_product, weights=weights)
+    return rebuilt(classifier, config=mobile_config, weights=weights)
 
 
 def factorised(vectors: Tensor, size: int, *, row_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (table, product, mean) for which table @ product.T + mean is nearest to the vectors.
+    """Return (table, weight, mean) with table @ weight.T + mean closest to the vectors, in weighted squared error of the rows.
 
-    Nearest in the squared error of each row times its weight, by the singular vectors of the centred rows.
+    The columns of the weight are the strongest singular vectors of the centred rows.
 
     Args:
         vectors: Shape (tokens, dimensions).
         size: Columns of the table.
-        row_weights: What each row counts, shape (tokens,); rows beyond it count 1.
+        row_weights: Weight of each row, shape (tokens,); further rows have weight 1.
     """
     rows = vectors.double()
     share = torch.ones(len(rows), dtype=torch.double, device=rows.device)
@@ -140,5 +140,5 @@ def factorised(vectors: Tensor, size: int, *, row_weights: Tensor) -> tuple[Tens
     mean = share @ rows
     centred = rows - mean
     _, directions = torch.linalg.eigh(centred.T @ (share[:, None] * centred))
-    basis = directions[:, -size:].flip(1)  # eigh gives the smallest first
+    basis = directions[:, -size:].flip(1)  # eigh sorts ascending
     return (centred @ basis).to(vectors), basis.to(vectors).contiguous(), mean.to(vectors)

@@ -1,4 +1,4 @@
-"""Trimming the vocabulary: fewer rows in the embedding table, and a tokenizer that spells every word with them."""
+"""A smaller vocabulary: fewer rows in the embedding table, and a tokenizer that splits every word into the kept tokens."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ _TEXTS_AT_ONCE = 4096
 def trim_vocabulary(
     classifier: TorchClassifier, size: int, *, texts: Sequence[str], characters: Characters = "all"
 ) -> TorchClassifier:
-    """Return the classifier with at most `size` tokens, each with the vector it had.
+    """Return the classifier with at most `size` tokens, which keep their vectors.
 
-    Kept are the special tokens, all that words are spelt with, and of the others those that the texts need most. A
-    text that lost no token has the same logits as before; a word that was removed is split into pieces that were kept.
+    It keeps the special tokens, the single characters, and those of the other tokens that the texts need most. A text whose
+    tokens were all kept has the same logits as before; a removed token is split into kept tokens.
 
     Args:
-        classifier: With a WordPiece, BPE or Unigram tokenizer.
+        classifier: A classifier with a WordPiece, BPE or Unigram tokenizer.
         size: Rows of the new table.
         texts: The transfer set.
-        characters: Which stay spelt; "seen" gives up those that the texts lack, ASCII's aside, and a word with one of them
-            is unknown.
+        characters: Single-character tokens to keep: "all", or only ASCII and those "seen" in the texts; a word with another
+            character becomes the unknown token.
 
     Raises:
-        SettingsError: The tokenizer is of another kind, `size` is too small to spell every word, or there are no texts.
+        SettingsError: The tokenizer is of another kind, `size` is too small to split every word, or there are no texts.
     """
     if size >= classifier.tokenizer.vocabulary_size:
         return classifier
     if not texts:
-        raise SettingsError("a vocabulary is trimmed to the texts that the student learns from, and none were given")
+        raise SettingsError("vocabulary_size needs texts to choose tokens on, and there are none")
     trimmed = trimmed_tokenizer(classifier.tokenizer, classifier.tokenizer_config, size, texts=texts, characters=characters)
-    new_ids = trimmed.new_ids()
+    new_ids = trimmed.new_ids
     config = copy.deepcopy(classifier.model.config)
-    config.vocab_size = len(trimmed.old_ids)
+    config.vocab_size = len(new_ids)
     for name, value in config.to_dict().items():
         if name.endswith("_token_id") and isinstance(value, int):
             setattr(config, name, new_ids.get(value))
     if position_offset(config) != position_offset(classifier.model.config):
         raise SettingsError(
-            f"trimming would move the padding id of a {config.model_type} model, from which it counts positions; leave out "
-            "--vocabulary-size"
+            f"vocabulary_size would change the padding id of a {config.model_type} model, from which it counts positions; "
+            "leave out --vocabulary-size"
         )
     name = embedding_name(classifier)
     weights = classifier.model.state_dict()
-    rows = torch.tensor(trimmed.old_ids, device=weights[name].device)
+    rows = torch.tensor(list(new_ids), device=weights[name].device)
     tokenizer = TextTokenizer.from_json(
         trimmed.json, max_length=classifier.tokenizer.max_length, pad_id=new_ids[classifier.tokenizer.pad_id]
     )
@@ -77,10 +77,10 @@ def trimmed_tokenizer(
     """Return a tokenizer of `size` tokens, chosen on the texts.
 
     Args:
-        tokenizer: The old one.
-        tokenizer_config: Names its special tokens, all of which stay.
-        size: Tokens, special and added ones included.
-        texts: What it must be short on.
+        tokenizer: The old tokenizer.
+        tokenizer_config: Names its special tokens, which are all kept.
+        size: Number of tokens, including special and added tokens.
+        texts: Texts that should be split into few tokens.
         characters: See `trim_vocabulary`.
     """
     content = tokenizer.to_json()
@@ -101,7 +101,7 @@ def trimmed_tokenizer(
 
 
 def count_tokens(tokenizer: TextTokenizer, texts: Sequence[str]) -> NDArray[np.int64]:
-    """Return how often each token occurs in the texts, as far as they are read, by id."""
+    """Return how often each token occurs in the texts, cut to `max_length`, by id."""
     counts = np.zeros(tokenizer.vocabulary_size, dtype=np.int64)
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         rows = tokenizer.encode(texts[start : start + _TEXTS_AT_ONCE])
@@ -110,10 +110,10 @@ def count_tokens(tokenizer: TextTokenizer, texts: Sequence[str]) -> NDArray[np.i
 
 
 def _tokens_with_unseen_characters(counts: Mapping[str, int], subwords: Subwords) -> set[str]:
-    """Return the tokens that hold a character which neither the texts nor ASCII have."""
+    """Return the tokens with a character that is neither in the texts nor in ASCII."""
     if isinstance(subwords, BytePairs):
         raise SettingsError(
-            "a BPE tokenizer has no token for a word that it cannot spell, so every character must stay; use "
+            "a BPE tokenizer has no unknown token for a character that was removed, so all must be kept; use "
             "--vocabulary-characters all"
         )
     seen = {character for token, count in counts.items() if count for character in token}
@@ -124,13 +124,13 @@ def kept_tokens(subwords: Subwords, counts: Mapping[str, int], *, always: Collec
     """Return the tokens to keep.
 
     Args:
-        subwords: How the tokenizer spells a token that it no longer has.
-        counts: Every token, the most frequent of the language first, and how often the texts hold it.
-        always: Tokens that are never taken out.
-        size: How many to keep.
+        subwords: How the tokenizer splits a token that was removed.
+        counts: Occurrences of every token in the texts; tokens that are frequent in the language come first.
+        always: Tokens that are never removed.
+        size: Number of tokens to keep.
 
     Raises:
-        SettingsError: More than `size` tokens cannot be missed.
+        SettingsError: More than `size` tokens cannot be removed.
     """
     kept, count_of = set(counts), dict(counts)
     place_of = {token: place for place, token in enumerate(counts)}
@@ -138,16 +138,16 @@ def kept_tokens(subwords: Subwords, counts: Mapping[str, int], *, always: Collec
     def entry(token: str) -> tuple[int, int, str]:
         pieces = subwords.pieces_of(token, kept) if count_of[token] else ()
         cost = count_of[token] * (len(pieces or ()) - 1)
-        return cost, -place_of[token], token  # among equals the rarer one of the language goes first
+        return cost, -place_of[token], token  # of equal costs, the token that is rarer in the language is removed first
 
     queue = [entry(token) for token in counts if token not in always]
     heapq.heapify(queue)
-    needed: set[str] = set()  # by others, when their turn came
+    needed: set[str] = set()  # by other kept tokens, when their turn came
     while len(kept) > size:
         if not queue:
             raise SettingsError(
-                f"vocabulary_size is {size}, but {len(kept)} tokens cannot be missed: the special ones and those that "
-                "spell any other word; raise --vocabulary-size"
+                f"vocabulary_size is {size}, but {len(kept)} tokens cannot be removed: special tokens and those that all "
+                "words can be split into; use a larger --vocabulary-size"
             )
         candidate = heapq.heappop(queue)
         token = candidate[-1]
@@ -156,7 +156,7 @@ def kept_tokens(subwords: Subwords, counts: Mapping[str, int], *, always: Collec
             needed.add(token)
             continue
         current = entry(token)
-        if current > candidate:  # dearer since: it has inherited, or one of its pieces has gone
+        if current > candidate:  # its cost has risen since: it replaced another token, or one of its own pieces was removed
             heapq.heappush(queue, current)
             continue
         kept.remove(token)

@@ -15,9 +15,10 @@ Nothing here trains.
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,8 +35,7 @@ SAMPLE_TEXTS = 512
 """Texts that directions and neurons are measured on, at most: about ten thousand tokens."""
 
 
-@dataclass
-class _Observed:
+class _Observed(NamedTuple):
     """What a model's modules read and returned on the sample, one row for each real token.
 
     Attributes:
@@ -120,12 +120,10 @@ def _narrow_weights(classifier: TorchClassifier, observed: _Observed, projection
         project_outputs(output, *_without_inputs(weights[f"{output}.weight"], weights[f"{output}.bias"], read, kept))
         project_inputs(f"{layer}.{family.up}")
         project_outputs(down, weights[f"{down}.weight"], weights[f"{down}.bias"])
-    head = family.head
-    units = _kept_channels(observed.units, weights[f"{head}.weight"], count=projection.shape[1], group=1)
+    weight, bias = f"{family.head}.weight", f"{family.head}.bias"
+    units = _kept_channels(observed.units, weights[weight], count=projection.shape[1], group=1)
     project_inputs(family.pooler, units)
-    narrow[f"{head}.weight"], narrow[f"{head}.bias"] = _without_inputs(
-        weights[f"{head}.weight"], weights[f"{head}.bias"], observed.units, units
-    )
+    narrow[weight], narrow[bias] = _without_inputs(weights[weight], weights[bias], observed.units, units)
     return {name: tensor.float().contiguous() for name, tensor in narrow.items()}
 
 
@@ -146,10 +144,8 @@ def _projection(observed: _Observed, hidden_size: int, seed: int) -> Tensor:
     # A Householder reflection maps the direction of equal channels onto the last, weakest one.
     axis = torch.full((hidden_size,), hidden_size**-0.5, dtype=torch.float64)
     axis[-1] -= 1
-    reflection = torch.eye(hidden_size, dtype=torch.float64)
-    if float(axis.norm()) > 0:
-        axis = axis / axis.norm()
-        reflection -= 2 * torch.outer(axis, axis)
+    axis = axis / axis.norm().clamp_min(1e-300)  # of one channel it is 0: nothing to reflect
+    reflection = torch.eye(hidden_size, dtype=torch.float64) - 2 * torch.outer(axis, axis)
     return strongest @ rotation @ reflection
 
 
@@ -217,39 +213,18 @@ def _observe(classifier: TorchClassifier, texts: Sequence[str]) -> _Observed:
     )
 
 
-@dataclass(frozen=True)
-class FeedForward:
-    """Names of the two linear layers of one feed-forward."""
+class Moments(NamedTuple):
+    """Mean and standard deviation over tokens of the activation of each neuron, shape (neurons,) each."""
 
-    up: str
-    down: str
-
-
-@dataclass
-class Moments:
-    """Sums over tokens of the activations of one feed-forward, shape (neurons,) each, in double precision.
-
-    A variance is a small difference of large sums.
-    """
-
-    count: int
-    total: Tensor
-    squares: Tensor
-
-    def mean(self) -> Tensor:
-        """Return the mean activation of each neuron."""
-        return self.total / self.count
-
-    def deviation(self) -> Tensor:
-        """Return the standard deviation of each neuron's activation."""
-        return (self.squares / self.count - self.mean() ** 2).clamp(min=0).sqrt()
+    mean: Tensor
+    deviation: Tensor
 
 
 def narrow_feed_forward(classifier: TorchClassifier, size: int, *, texts: Sequence[str]) -> TorchClassifier:
     """Return the classifier with `size` neurons in the feed-forward of each layer.
 
     Args:
-        classifier: Of a family whose feed-forward is two linear layers with an activation between.
+        classifier: A classifier whose feed-forward is two linear layers with an activation between.
         size: Neurons of each layer, at most the present number.
         texts: The transfer set; an even sample of it is run through the model.
 
@@ -267,12 +242,12 @@ def narrow_feed_forward(classifier: TorchClassifier, size: int, *, texts: Sequen
         raise SettingsError("intermediate_size needs texts to choose neurons on, and there are none")
     moments = activation_moments(classifier, layers, sample_of(texts))
     for layer in layers:
+        mean, deviation = moments[layer.down]
         outgoing = weights[f"{layer.down}.weight"]
-        importance = moments[layer.down].deviation() * outgoing.double().norm(dim=0)
-        kept = importance.topk(size).indices.sort().values
+        kept = (deviation * outgoing.double().norm(dim=0)).topk(size).indices.sort().values
         dropped = torch.ones(present, dtype=torch.bool, device=kept.device)
         dropped[kept] = False
-        mean_of_dropped = outgoing[:, dropped].double() @ moments[layer.down].mean()[dropped]
+        mean_of_dropped = outgoing[:, dropped].double() @ mean[dropped]
         weights[f"{layer.down}.bias"] = weights[f"{layer.down}.bias"] + mean_of_dropped.to(outgoing.dtype)
         weights[f"{layer.down}.weight"] = outgoing[:, kept]
         for kind in ("weight", "bias"):
@@ -280,6 +255,13 @@ def narrow_feed_forward(classifier: TorchClassifier, size: int, *, texts: Sequen
     config = copy.deepcopy(classifier.model.config)
     setattr(config, family_of(config).intermediate_size, size)
     return rebuilt(classifier, config=config, weights=weights)
+
+
+class FeedForward(NamedTuple):
+    """Names of the two linear layers of one feed-forward."""
+
+    up: str
+    down: str
 
 
 def feed_forwards(classifier: TorchClassifier) -> list[FeedForward]:
@@ -290,11 +272,11 @@ def feed_forwards(classifier: TorchClassifier) -> list[FeedForward]:
     """
     family = family_of(classifier.model.config)
     places = (in_layer(name) for name, _ in classifier.model.named_modules())
-    prefixes = [f"{place.layers}.{place.number}" for place in places if place is not None and place.part == family.up]
-    if not prefixes:
+    layers = [f"{place.layers}.{place.number}" for place in places if place is not None and place.part == family.up]
+    if not layers:
         kind = classifier.model.config.model_type
         raise SettingsError(f"cannot find the feed-forward of a {kind} model; leave out --intermediate-size")
-    return [FeedForward(f"{prefix}.{family.up}", f"{prefix}.{family.down}") for prefix in prefixes]
+    return [FeedForward(f"{layer}.{family.up}", f"{layer}.{family.down}") for layer in layers]
 
 
 def sample_of(texts: Sequence[str]) -> list[str]:
@@ -305,14 +287,18 @@ def sample_of(texts: Sequence[str]) -> list[str]:
 
 def activation_moments(classifier: TorchClassifier, layers: Sequence[FeedForward], texts: Sequence[str]) -> dict[str, Moments]:
     """Run the texts and return the moments of the input of each `down` layer, by its name; padding is not counted."""
-    found: dict[str, Moments] = {}
+    counts: Counter[str] = Counter()
+    sums: dict[str, Tensor] = {}
 
     def record(name: str, activations: Tensor, _: Tensor) -> None:
+        # in double precision: a variance is a small difference of large sums
         values = activations.double()
-        moments = found.setdefault(name, Moments(0, torch.zeros_like(values[0]), torch.zeros_like(values[0])))
-        moments.count += len(values)
-        moments.total += values.sum(dim=0)
-        moments.squares += (values**2).sum(dim=0)
+        counts[name] += len(values)
+        sums[name] = sums.get(name, 0) + torch.stack([values.sum(dim=0), (values**2).sum(dim=0)])
 
     record_tokens(classifier, sorted(classifier.tokenizer.encode(texts), key=len), [layer.down for layer in layers], record)
-    return found
+    moments = {}
+    for name, (total, squares) in sums.items():
+        mean = total / counts[name]
+        moments[name] = Moments(mean, (squares / counts[name] - mean**2).clamp(min=0).sqrt())
+    return moments

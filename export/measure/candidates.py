@@ -99,7 +99,7 @@ def floor_candidates(train: Dataset) -> list[Candidate]:
 
 def _open_eager(bundle: Bundle, threads: int | None) -> Classifier:
     with requires("running a PyTorch model"):
-        from distill.models.loading import EagerClassifier
+        from distill.models.eager import EagerClassifier
     return EagerClassifier(bundle, threads=threads)
 
 

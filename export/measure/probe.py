@@ -17,7 +17,7 @@ def main(bundle_path: str, runtime: str) -> None:
     texts = sys.stdin.buffer.read().decode().splitlines()
     if runtime == "pytorch":
         from distill.bundle import Bundle
-        from distill.models.loading import EagerClassifier
+        from distill.models.eager import EagerClassifier
 
         classify = EagerClassifier(Bundle.open(bundle_path)).predict_logits
     else:

@@ -177,7 +177,7 @@ def test_a_student_that_reads_fewer_tokens_may_be_compared_and_one_that_reads_mo
 def test_a_static_student_is_refused_token_level_terms(name: LossName, make_pair: MakePair) -> None:
     _, teacher = make_pair()
     static = build_static(teacher, DistillSettings(kind="static", static_features=8, static_head=8), seed=0)
-    with pytest.raises(SettingsError, match="a potstill-static model has no layers whose states could be compared"):
+    with pytest.raises(SettingsError, match="potstill-static model has no layers"):
         objective_of((static, teacher), f"{name}=1")
     assert step(objective_of((static, teacher), "logits=1", "decoupled=1"), (static, teacher)).total.isfinite()
 
@@ -185,14 +185,14 @@ def test_a_static_student_is_refused_token_level_terms(name: LossName, make_pair
 def test_a_teacher_that_is_no_model_is_refused_token_level_terms(make_pair: MakePair) -> None:
     student, _ = make_pair()
     settings = DistillSettings(losses=("hidden=1",))
-    with pytest.raises(SettingsError, match="hidden compares layers, and the teacher is not a PyTorch model"):
+    with pytest.raises(SettingsError, match=r"hidden.*PyTorch"):
         distillation_objective(settings, student=student, teacher=None, label_ids=LABEL_IDS)
 
 
 def test_decoupled_is_refused_where_a_text_may_have_several_labels(make_pair: MakePair) -> None:
     student, teacher = make_pair()
     several = replace(student, problem_type="multi_label_classification")
-    with pytest.raises(SettingsError, match="decoupled needs one label per text"):
+    with pytest.raises(SettingsError, match="decoupled"):
         objective_of((several, teacher), "decoupled=1")
     assert objective_of((several, teacher), "logits=1").terms.keys() == {"soft", "hard", "logits"}
 
@@ -208,6 +208,6 @@ def test_losses_are_name_and_weight(losses: tuple[str, ...]) -> None:
 
 
 def test_a_loss_is_named_once() -> None:
-    with pytest.raises(SettingsError, match="losses must name each term once"):
+    with pytest.raises(SettingsError, match=r"losses.*hidden=1.*hidden=2"):
         DistillSettings(losses=("hidden=1", "hidden=2"))
     assert DistillSettings(losses=("hidden=1", "logits=0.5")).loss_weights == {"hidden": 1.0, "logits": 0.5}

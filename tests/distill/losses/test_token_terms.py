@@ -87,7 +87,7 @@ def test_patient_compares_the_first_token_of_all_layers_but_the_last() -> None:
 
 
 def test_patient_needs_a_layer_below_the_last() -> None:
-    with pytest.raises(SettingsError, match="this student has one layer; use hidden, or a deeper student"):
+    with pytest.raises(SettingsError, match=r"patient.* one layer"):
         PatientStates(num_layers=1, student_width=2, teacher_width=2, seed=0)
 
 

@@ -1,4 +1,4 @@
-"""Loading classifiers from wherever they stand, and laying them down so that any tool reads them."""
+"""Loading classifiers from every source, and saving them so that other tools can load them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from transformers import AutoTokenizer
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.errors import BundleError, DatasetError, SettingsError
-from distill.models.loading import EagerClassifier, load_bundle, load_pretrained
+from distill.models.eager import EagerClassifier
+from distill.models.loading import load_bundle, load_pretrained
 from distill.models.torch_classifier import TorchClassifier, require_max_length, write_model_files
 
 Make = Callable[..., TorchClassifier]
@@ -87,7 +88,7 @@ def test_a_damaged_bundle_is_not_loaded_as_a_folder(copied: Callable[[Bundle], B
 def test_pickled_weights_are_never_loaded(broken: Path) -> None:
     torch.save(safetensors.torch.load_file(broken / "model.safetensors"), broken / "pytorch_model.bin")
     (broken / "model.safetensors").unlink()
-    with pytest.raises(BundleError, match=r"no file named model\.safetensors.*pickled weights are never loaded"):
+    with pytest.raises(BundleError, match=r"model\.safetensors.*pickled"):
         load(broken)
 
 
@@ -132,11 +133,11 @@ def _cut_weights(folder: Path) -> None:
         (_cut_weights, "incomplete metadata"),
         (lambda folder: (folder / "tokenizer.json").write_text('{"a": 1}'), "cannot load a model from"),
         # Each of these, transformers loads without a word, and fills the gap at random.
-        (_rename_weights, "weights of the encoder are not there"),
-        (lambda folder: _change_config(folder, num_hidden_layers=5), r"16 weights .* first is bert\.encoder\.layer\.4\."),
-        (lambda folder: _change_config(folder, vocab_size=40), r"first is bert\.embeddings\.word_embeddings\.weight"),
+        (_rename_weights, "weights of the encoder"),
+        (lambda folder: _change_config(folder, num_hidden_layers=5), r"16 weights .*bert\.encoder\.layer\.4\."),
+        (lambda folder: _change_config(folder, vocab_size=40), r"bert\.embeddings\.word_embeddings\.weight"),
         (_without_tokenizer, "has no tokenizer files"),
-        (_add_a_word, "gives ids up to 34, the model has vectors for 34 tokens"),
+        (_add_a_word, "ids up to 34, .* 34 tokens"),
     ],
     ids=[
         "empty folder",
@@ -158,7 +159,7 @@ def test_a_folder_that_is_no_whole_model_is_refused(damage: Callable[[Path], Any
 
 
 def test_a_name_that_is_nowhere_is_refused_with_what_was_wanted(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"cannot load a model from .*/nowhere: .*; wanted config\.json, model\.safetensors"):
+    with pytest.raises(BundleError, match=r"/nowhere.*config\.json, model\.safetensors"):
         load(tmp_path / "nowhere")
 
 
@@ -171,7 +172,7 @@ def test_a_model_without_a_pooler_gets_a_new_one(broken: Path) -> None:
 
 def test_more_tokens_than_positions_are_refused(tiny_model: Path) -> None:
     assert load(tiny_model, max_length=64).tokenizer.max_length == 64
-    with pytest.raises(SettingsError, match="max_length is 65, but this model has positions for 64 tokens"):
+    with pytest.raises(SettingsError, match=r"65.* 64 .*--max-length"):
         load(tiny_model, max_length=65)
 
 
@@ -180,7 +181,7 @@ def test_robertas_positions_start_after_the_padding(make_classifier: Make) -> No
     config = make_classifier("roberta").model.config
     config.pad_token_id = 1
     require_max_length(config, 62)
-    with pytest.raises(SettingsError, match="positions for 62 tokens"):
+    with pytest.raises(SettingsError, match=r"63.* 62 tokens"):
         require_max_length(config, 63)
 
 

@@ -45,7 +45,7 @@ def test_what_a_neuron_varies_by_counts_times_what_carries_it_on(make_classifier
     classifier = make_classifier(num_hidden_layers=1, intermediate_size=3)
     (layer,) = feed_forwards(classifier)
     down = classifier.model.get_submodule(layer.down)
-    deviation = activation_moments(classifier, [layer], TEXTS)[layer.down].deviation().float()
+    deviation = activation_moments(classifier, [layer], TEXTS)[layer.down].deviation.float()
     with torch.no_grad():  # make the importances 1, 3 and 2, whatever the deviations are
         for neuron, importance in enumerate((1.0, 3.0, 2.0)):
             down.weight[:, neuron] = 0
@@ -66,9 +66,9 @@ def test_moments_are_those_of_the_real_tokens(make_classifier: Make) -> None:
     hook.remove()
     activations = torch.cat(heard).double()
     moments = activation_moments(classifier, layers, TEXTS)[layers[2].down]
-    assert moments.count == len(activations) == sum(map(len, classifier.tokenizer.encode(TEXTS)))
-    torch.testing.assert_close(moments.mean(), activations.mean(dim=0), atol=1e-6, rtol=0)
-    torch.testing.assert_close(moments.deviation(), activations.std(dim=0, correction=0), atol=1e-5, rtol=0)
+    assert len(activations) == sum(map(len, classifier.tokenizer.encode(TEXTS)))
+    torch.testing.assert_close(moments.mean, activations.mean(dim=0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(moments.deviation, activations.std(dim=0, correction=0), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -99,11 +99,11 @@ def test_the_model_is_left_as_it_was_while_it_is_listened_to(make_classifier: Ma
 def test_what_cannot_be_narrowed_is_refused(make_classifier: Make) -> None:
     classifier = make_classifier()
     assert narrow_feed_forward(classifier, 64, texts=()) is classifier
-    with pytest.raises(SettingsError, match="intermediate_size is 65, but the layers have only 64 neurons"):
+    with pytest.raises(SettingsError, match=r"65.* 64 neurons"):
         narrow_feed_forward(classifier, 65, texts=TEXTS)
     with pytest.raises(SettingsError, match="intermediate_size needs texts"):
         narrow_feed_forward(classifier, 8, texts=())
-    with pytest.raises(SettingsError, match="cannot find the feed-forward of a albert model"):
+    with pytest.raises(SettingsError, match=r"albert.*--intermediate-size"):
         narrow_feed_forward(make_classifier("albert"), 8, texts=TEXTS)
 
 

@@ -17,7 +17,8 @@ from distill.bundle import Bundle
 from distill.data import Dataset, Splits
 from distill.errors import SettingsError
 from distill.evaluation.metrics import macro_f1
-from distill.models.loading import EagerClassifier, load_bundle, load_pretrained
+from distill.models.eager import EagerClassifier
+from distill.models.loading import load_bundle, load_pretrained
 from distill.models.static_network import StaticClassifier
 from distill.models.torch_classifier import TorchClassifier
 from distill.settings import DistillSettings

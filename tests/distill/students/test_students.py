@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from distill.models.torch_classifier import TorchClassifier, write_model_files
 from distill.settings import StudentSettings
 from distill.students.build import build_student
 from distill.students.layers import chosen_layers, keep_layers
+from distill.students.width import SAMPLE_TEXTS
 
 Make = Callable[..., TorchClassifier]
 TEXTS = ("a lovely film", "dull", "the plot was funny and the end was warm with a charming actor", "unheard words")
@@ -64,9 +66,9 @@ def test_layers_by_number_override_the_rule_and_keep_their_order() -> None:
 
 
 def test_layers_the_teacher_does_not_have_are_refused() -> None:
-    with pytest.raises(SettingsError, match="num_layers is 7, but the teacher has only 6 layers"):
+    with pytest.raises(SettingsError, match=r"num_layers is 7.* 6 layers"):
         chosen_layers(StudentSettings(num_layers=7), 6)
-    with pytest.raises(SettingsError, match="layers names 6, but the teacher has layers 0 to 5"):
+    with pytest.raises(SettingsError, match=r"layers names 6.* 0 to 5"):
         chosen_layers(StudentSettings(layers=(1, 6)), 6)
 
 
@@ -157,3 +159,38 @@ def test_the_bundle_of_a_student_reloads_with_its_own_number_of_layers(tiny_unex
     with torch.inference_mode():
         logits = plain(**tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")).logits.numpy()
     np.testing.assert_allclose(ours.predict_logits(texts), logits, atol=1e-5)
+
+
+class Unreadable(Sequence[str]):
+    """Texts that fail the test when one of them is read."""
+
+    def __len__(self) -> int:
+        return 1_000_000
+
+    def __getitem__(self, index: Any) -> Any:
+        raise AssertionError(f"text {index} was read")
+
+
+@pytest.mark.parametrize("settings", [{"num_layers": 2}, {"num_layers": 1, "embedding_window": 3}, {"kind": "static"}])
+def test_texts_are_read_by_no_step_that_does_not_choose_on_them(settings: dict[str, Any], make_classifier: Make) -> None:
+    build_student(make_classifier(), StudentSettings(**settings), labelled=Unreadable(), unlabeled=Unreadable())
+
+
+def test_a_step_that_chooses_on_texts_reads_a_sample_of_both_sources(make_classifier: Make) -> None:
+    read = set()
+
+    class Counted(Sequence[str]):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __len__(self) -> int:
+            return 1_000
+
+        def __getitem__(self, index: Any) -> Any:
+            read.add((self.name, int(index) % 1_000))
+            return "a lovely film" if index % 2 else "dull"
+
+    settings = StudentSettings(num_layers=1, intermediate_size=16)
+    build_student(make_classifier(), settings, labelled=Counted("labelled"), unlabeled=Counted("unlabeled"))
+    assert len(read) == SAMPLE_TEXTS
+    assert {name for name, _ in read} == {"labelled", "unlabeled"}

@@ -136,7 +136,7 @@ def test_characters_that_the_texts_lack_make_room_for_words_when_asked_to() -> N
     seen = Tokenizer.from_str(trimmed.json)
     assert seen.get_vocab().keys() == {*SPECIAL, "a", "b", "##a", "##b", "ab"}
     assert seen.encode("ab äb ba", add_special_tokens=False).tokens == ["ab", "[UNK]", "b", "##a"]
-    with pytest.raises(SettingsError, match="cannot be missed"):
+    with pytest.raises(SettingsError, match="--vocabulary-size"):
         trim(tokenizer, 10, ["ab ab a"])
 
 
@@ -164,7 +164,7 @@ def test_ids_are_renumbered_in_the_old_order_everywhere() -> None:
         tokenizer.post_processor = processor
         trimmed = trimmed_tokenizer(TextTokenizer(tokenizer, max_length=9, pad_id=6), NAMES, 7, texts=["a"])
         again = Tokenizer.from_str(trimmed.json)
-        assert trimmed.old_ids == (0, 1, 3, 4, 5, 6, 7)
+        assert list(trimmed.new_ids) == [0, 1, 3, 4, 5, 6, 7]
         assert again.get_vocab() == {"a": 0, "##a": 1, "[UNK]": 2, "[SEP]": 3, "[CLS]": 4, "[PAD]": 5, "<extra>": 6}
         assert again.encode("aa <extra> é").ids == [4, 0, 1, 6, 2, 3]
 
@@ -300,24 +300,24 @@ def test_a_vocabulary_that_is_small_enough_is_left_alone(make_subword_classifier
 
 def test_too_few_tokens_to_spell_every_word_are_refused(make_subword_classifier: Make) -> None:
     needed = smallest(BEFORE["WordPiece"])
-    with pytest.raises(SettingsError, match=f"vocabulary_size is {needed - 1}, but {needed} tokens cannot be missed"):
+    with pytest.raises(SettingsError, match=f"{needed - 1}.* {needed} tokens.*--vocabulary-size"):
         trim_vocabulary(make_subword_classifier(), needed - 1, texts=TEXTS)
     assert trim_vocabulary(make_subword_classifier(), needed, texts=TEXTS).tokenizer.vocabulary_size == needed
 
 
 def test_a_tokenizer_of_whole_words_is_refused(make_classifier: Make) -> None:
-    with pytest.raises(SettingsError, match="a WordLevel tokenizer cannot spell words that it lacks"):
+    with pytest.raises(SettingsError, match=r"WordLevel.*WordPiece, BPE, Unigram"):
         trim_vocabulary(make_classifier(), 20, texts=TEXTS)
 
 
 def test_a_vocabulary_cannot_be_chosen_on_nothing(make_subword_classifier: Make) -> None:
-    with pytest.raises(SettingsError, match="none were given"):
+    with pytest.raises(SettingsError, match="vocabulary_size needs texts"):
         build_student(make_subword_classifier(), StudentSettings(num_layers=1, vocabulary_size=100))
 
 
 def test_a_padding_id_that_positions_are_counted_from_may_not_move(make_subword_classifier: Make) -> None:
     classifier = make_subword_classifier("roberta", "BPE", pad_token_id=300, max_position_embeddings=400)
-    with pytest.raises(SettingsError, match="would move the padding id of a roberta model"):
+    with pytest.raises(SettingsError, match=r"padding id of a roberta model.*--vocabulary-size"):
         trim_vocabulary(classifier, smallest(BEFORE["BPE"]), texts=TEXTS)
 
 

@@ -1,0 +1,55 @@
+"""The baseline that latencies are compared with: PyTorch eager and a transformers tokenizer, as in plain transformers code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from distill.bundle import Bundle
+from distill.classifier import TextInput
+from distill.labels import Logits, ProblemType
+from distill.models.devices import using_threads
+from distill.models.loading import is_static, load_bundle, quiet_transformers
+
+
+class EagerClassifier:
+    """A bundle's model run by PyTorch eager in `inference_mode`, with texts in the given order."""
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        """Load a bundle's model; `threads` None is this process's share of the CPUs it may use."""
+        bundle.weights()  # raises if there are none
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
+            if is_static(bundle.path):  # transformers does not know it
+                self._model = load_bundle(bundle).model
+            else:
+                self._model = AutoModelForSequenceClassification.from_pretrained(bundle.path, use_safetensors=True).eval()
+            self._tokenizer = AutoTokenizer.from_pretrained(bundle.path)
+        self._bundle = bundle
+        self._threads = threads
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names, in the order of the logits."""
+        return self._bundle.labels
+
+    @property
+    def problem_type(self) -> ProblemType:
+        """How logits become probabilities."""
+        return self._bundle.manifest.problem_type
+
+    def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
+        """Return logits, shape (len(texts), len(labels)), all texts in one batch padded to the longest."""
+        if not texts:
+            return np.empty((0, len(self.labels)), dtype=np.float32)
+        with using_threads(self._threads), torch.inference_mode():
+            inputs = self._tokenizer(
+                list(texts),
+                truncation=True,
+                max_length=self._bundle.manifest.max_length,
+                padding=len(texts) > 1,
+                return_tensors="pt",
+            )
+            return np.asarray(self._model(**inputs).logits.numpy(), dtype=np.float32)
