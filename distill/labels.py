@@ -89,12 +89,8 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def majority_accuracy(self, true: NDArray[np.bool_]) -> float:
-        """Return the share of decisions that are right if the most frequent answer is always given.
-
-        Args:
-            true: Which labels each text has, shape (texts, labels).
-        """
+    def most_frequent(self, true: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the most frequent answer, shape (labels,), from which labels each text has, shape (texts, labels)."""
 
     def chosen_labels(self, logits: Logits) -> NDArray[np.bool_]:
         """Return which labels are predicted for each text, shape (texts, labels)."""
@@ -138,9 +134,11 @@ class SingleLabel(Task):
         exact = logits.astype(np.float64)
         return float((np.logaddexp.reduce(exact, axis=1) - exact[np.arange(len(label_ids)), label_ids]).mean())
 
-    def majority_accuracy(self, true: NDArray[np.bool_]) -> float:
-        """Return the share of the most frequent label."""
-        return float(true.sum(axis=0).max()) / len(true)
+    def most_frequent(self, true: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the most frequent label one-hot."""
+        counts = true.sum(axis=0)
+        only: NDArray[np.bool_] = np.arange(len(counts)) == counts.argmax()
+        return only
 
 
 class Regression(SingleLabel):
@@ -189,10 +187,10 @@ class MultiLabel(Task):
         exact = logits.astype(np.float64)
         return float(np.logaddexp(0, np.where(label_ids == 1, -exact, exact)).mean())
 
-    def majority_accuracy(self, true: NDArray[np.bool_]) -> float:
-        """Return the mean over labels of the share of the more frequent answer, yes or no."""
-        counts = true.sum(axis=0)
-        return float(np.maximum(counts, len(true) - counts).sum()) / true.size
+    def most_frequent(self, true: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the labels that at least half of the texts have."""
+        often: NDArray[np.bool_] = 2 * true.sum(axis=0) >= len(true)
+        return often
 
 
 _TASKS: Final[dict[ProblemType, Task]] = {task.problem_type: task for task in (SingleLabel(), MultiLabel(), Regression())}

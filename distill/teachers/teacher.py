@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -10,11 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from distill.bundle import WEIGHTS, Bundle
 from distill.classifier import Classifier, Ensemble, digest_of
 from distill.errors import SettingsError, TeacherError
-from distill.labels import Logits, ProblemType, task_of_labels
+from distill.evaluation.metrics import confusion_matrix, macro_f1_of_counts
+from distill.labels import Logits, ProblemType, Task, task_of_labels
 from distill.models.devices import chosen_device, on_device
 from distill.models.loading import load_bundle
 from distill.models.static_network import StaticClassifier
@@ -103,10 +104,13 @@ def _name_of(teacher: AnyTeacher) -> str:
 logger = logging.getLogger(__name__)
 
 CERTAIN = 3.0
-"""Standard errors from which a better order of the labels is no chance: the best of 720 orders is often a little better."""
+"""Standard errors from which a better order of the labels is not chance."""
 
-MAX_LABELS_PERMUTED = 6
-"""Up to 6 labels all 720 orders are tried; beyond that, only exchanges of two."""
+ROUNDING = 1e-9
+"""Macro-F1 within which two values are the same."""
+
+MAX_LABELS_NAMED = 10
+"""Labels that a message names."""
 
 MAX_LENGTH_COMPARED = 512
 """Any length: tokenizers are compared at the same one."""
@@ -131,9 +135,11 @@ def require_same_task(teacher_task: ProblemType, data_task: ProblemType) -> None
 
 
 def require_useful_teacher(*, logits: Logits, label_ids: NDArray[np.int64], labels: tuple[str, ...]) -> None:
-    """Refuse a teacher that is no better than always giving the commonest label, or better under permuted labels.
+    """Refuse a teacher whose macro-F1 shows no knowledge of the texts, or that is better under permuted labels.
 
-    Where a text may have several labels, each of its decisions counts, and the commonest answer is taken label by label.
+    Macro-F1 is what training selects by; accuracy would refuse a good teacher of a rare class. A teacher must beat the most
+    frequent answer given to every text, and also its own answers given in random order: where one class is rare, those have
+    a macro-F1 above that of the most frequent answer.
 
     Args:
         logits: The teacher's, shape (texts, labels).
@@ -143,29 +149,31 @@ def require_useful_teacher(*, logits: Logits, label_ids: NDArray[np.int64], labe
     Raises:
         TeacherError: It is not worth learning from; the message says why and what to do.
     """
-    several = label_ids.ndim == 2
     task = task_of_labels(label_ids)
     true, given = task.indicator(label_ids, len(labels)), task.chosen_labels(logits)
-    hits = _hits(true, given, several=several)
-    answers = true.size if several else len(true)
-    majority = task.majority_accuracy(true)
-    accuracy = float(np.trace(hits)) / answers
-    order, most = _best_order(hits)
-    best = most / answers
-    of, commonest = ("label decisions", "answer") if several else ("texts", "label")
-    # An untuned teacher, too, may be a little less wrong in another order; only one that learnt something beats the majority.
-    if best > max(accuracy, majority):
-        renamed = ", ".join(f"{labels[index]!r} -> {labels[target]!r}" for index, target in enumerate(order) if index != target)
-        found = f"the teacher is right on {accuracy:.1%} of the {of}, but on {best:.1%} if its labels are read as {renamed}"
-        if _standard_errors(hits, true, order, several=several) >= CERTAIN:
+    order = _best_order(true, given, task)
+    reordered = given[:, np.argsort(order)]
+    accuracy, best = (float(task.equal(true, answers).mean()) for answers in (given, reordered))
+    own, floor = _macro_f1(true, given), _uninformed_macro_f1(true, given, task)
+    # An untuned teacher may be slightly better in another order by chance; only a trained one also beats the floor in it.
+    informed = _macro_f1(true, reordered) > max(own, _uninformed_macro_f1(true, reordered, task))
+    errors = _standard_errors(true, given, task) if best > accuracy and informed else 0.0
+    if errors > 0:
+        moved = [f"{labels[index]!r} -> {labels[target]!r}" for index, target in enumerate(order) if index != target]
+        renamed = ", ".join(moved[:MAX_LABELS_NAMED]) + (" and others" if len(moved) > MAX_LABELS_NAMED else "")
+        decisions = "label decisions" if label_ids.ndim == 2 else "texts"
+        found = (
+            f"the teacher is right on {accuracy:.1%} of the {decisions}, but on {best:.1%} with its labels read as {renamed}"
+        )
+        if errors >= CERTAIN:
             raise TeacherError(
-                f"{found}; its label order is not the data's: name the labels in the teacher's order with --labels"
+                f"{found}; its label order is not that of the data: name the labels in the teacher's order with --labels"
             )
-        logger.warning("%s; on so few that may be chance, but look at the order of the labels", found)
-    if accuracy <= majority:
+        logger.warning("%s; with so few texts this may be chance, but check the order of the labels", found)
+    if own <= floor + ROUNDING:
         raise TeacherError(
-            f"the teacher is right on {accuracy:.1%} of the {of}, always saying the commonest {commonest} on {majority:.1%}; "
-            "fine-tune it first with `potstill teacher`"
+            f"the teacher's macro-F1 on the validation texts is {own:.3f}; answers that ignore the text (always the most "
+            f"frequent one, or the teacher's own in random order) reach {floor:.3f}; fine-tune it with `potstill teacher`"
         )
 
 
@@ -201,39 +209,42 @@ def tokens_of(tokenizer: TextTokenizer) -> str:
     return tokenizer.with_max_length(MAX_LENGTH_COMPARED).digest()
 
 
-def _hits(true: NDArray[np.bool_], given: NDArray[np.bool_], *, several: bool) -> NDArray[np.int64]:
-    """Return how many answers of the teacher's label p are right if it is the data's label t, shape (labels, labels)."""
-    has, gets = true.astype(np.int64), given.astype(np.int64)
-    return gets.T @ has + (1 - gets).T @ (1 - has) if several else gets.T @ has
+def _macro_f1(true: NDArray[np.bool_], given: NDArray[np.bool_]) -> float:
+    return float(macro_f1_of_counts(hits=(true & given).sum(axis=0), true=true.sum(axis=0), given=given.sum(axis=0)))
 
 
-def _best_order(hits: NDArray[np.int64]) -> tuple[tuple[int, ...], float]:
-    """Return which of the data's labels each of the teacher's is best read as, and how many answers are right then."""
-    num_labels = len(hits)
-    identity = tuple(range(num_labels))
-    if num_labels <= MAX_LABELS_PERMUTED:
-        orders = list(itertools.permutations(identity))
+def _uninformed_macro_f1(true: NDArray[np.bool_], given: NDArray[np.bool_], task: Task) -> float:
+    """Return the better macro-F1 of two classifiers that ignore the text: the most frequent answer, the answers shuffled."""
+    texts, has, gets = len(true), true.sum(axis=0), given.sum(axis=0)
+    always = task.most_frequent(true) * texts
+    return float(max(macro_f1_of_counts(hits=has * counts / texts, true=has, given=counts) for counts in (always, gets)))
+
+
+def _best_order(true: NDArray[np.bool_], given: NDArray[np.bool_], task: Task) -> NDArray[np.int64]:
+    """Return the order of labels with the most right decisions: the teacher's label i is best read as the data's order[i]."""
+    num_labels = true.shape[1]
+    if task.problem_type == "multi_label_classification":
+        both = given.T.astype(np.float64) @ true
+        right = 2 * both + len(true) - given.sum(axis=0)[:, None] - true.sum(axis=0)  # yes to both, or no to both
     else:
-        orders = [identity] + [_exchanged(identity, pair) for pair in itertools.combinations(identity, 2)]
-    rows = np.arange(num_labels)
-    scores = [hits[rows, list(order)].sum() for order in orders]
-    best = int(np.argmax(scores))  # the first of equals: the identity comes first
-    return orders[best], float(scores[best])
+        right = confusion_matrix(true.argmax(axis=1), given.argmax(axis=1), num_labels=num_labels).T
+    # Labels stay in place where another order is only as good: all bonuses together count less than one right decision.
+    order: NDArray[np.int64] = linear_sum_assignment(right * (num_labels + 1) + np.eye(num_labels), maximize=True)[1]
+    return order
 
 
-def _standard_errors(hits: NDArray[np.int64], true: NDArray[np.bool_], order: tuple[int, ...], *, several: bool) -> float:
-    """Return by how many standard errors the other order is better.
+def _standard_errors(true: NDArray[np.bool_], given: NDArray[np.bool_], task: Task) -> float:
+    """Return by how many standard errors another order of the labels is better, 0 if it is not.
 
-    McNemar's z: of the answers that are right in one order only, (gained - lost) / sqrt(gained + lost).
+    McNemar's z: of the decisions that are right in one order only, (gained - lost) / sqrt(gained + lost). Each half of the
+    texts is judged in the order that is best on the other half: on the texts it was chosen on, the best of so many orders
+    is always better.
     """
-    rows, targets = np.arange(len(order)), np.array(order)
-    moved = rows != targets
-    gained, lost = hits[rows, targets][moved].sum(), hits[rows, rows][moved].sum()
-    # A yes or no that is right for both labels is no evidence; where the two differ, it is right for one of them.
-    in_one_order = (true[:, rows] != true[:, targets]).sum() if several else gained + lost
-    return float((gained - lost) / math.sqrt(in_one_order))
-
-
-def _exchanged(order: tuple[int, ...], pair: tuple[int, int]) -> tuple[int, ...]:
-    first, second = pair
-    return tuple({first: second, second: first}.get(index, index) for index in order)
+    gained = lost = 0
+    first = np.random.default_rng(0).permutation(len(true)) % 2 == 0  # the texts may be in an order of their own
+    for judged, chosen_on in ((first, ~first), (~first, first)):
+        order, answers = _best_order(true[chosen_on], given[chosen_on], task), given[judged]
+        before, after = (task.equal(true[judged], one) for one in (answers, answers[:, np.argsort(order)]))
+        gained += int((after & ~before).sum())
+        lost += int((before & ~after).sum())
+    return (gained - lost) / math.sqrt(gained + lost) if gained > lost else 0.0
