@@ -37,8 +37,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print how long each folder of tests took, and the slowest tests."""
-    if len(_seconds) > 1:
+    """Print how long each folder of tests took, and the slowest tests, after a run that is not short."""
+    if sum(_seconds.values()) > 10:
         terminalreporter.section("time by folder")
         for line in timing_lines(_seconds):
             terminalreporter.write_line(line)
