@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import SettingsError
+from distill.models.families import family_of, layer_names
 from distill.models.recording import recording
 from distill.models.torch_classifier import TorchClassifier
 from distill.scales import SEVEN_BIT_LIMIT, ChannelRange, InputScales, KnownScales, calibration_texts, input_scales
@@ -64,26 +65,26 @@ def rounded_products(classifier: TorchClassifier) -> list[RoundedProduct]:
             f"rounding in training knows BERT with one table of tokens, not {type(model).__name__}; "
             "leave out --quantization-aware-epochs"
         )
-    layers = list(model.get_submodule("bert.encoder.layer").children())
+    family, layers = family_of(config), layer_names(model)
     query_scale = (config.hidden_size // config.num_attention_heads) ** -0.5
     found = []
     before = "embedding.norm"
     for number, layer in enumerate(layers):
         name, last = f"layer.{number}", number == len(layers) - 1
         inputs = {
-            "attention.self.query": f"{name}.first" if last else before,
-            "attention.self.key": before,
-            "attention.self.value": before,
-            "attention.output.dense": f"{name}.context",
-            "intermediate.dense": f"{name}.attention.norm",
-            "output.dense": f"{name}.active",
+            family.query: f"{name}.first" if last else before,
+            family.key: before,
+            family.value: before,
+            family.attention_output: f"{name}.context",
+            family.up: f"{name}.attention.norm",
+            family.down: f"{name}.active",
         }
         for part, given in inputs.items():
-            module = cast(nn.Linear, layer.get_submodule(part))
-            scale = query_scale if part.endswith("query") else 1.0
+            module = cast(nn.Linear, model.get_submodule(f"{layer}.{part}"))
+            scale = query_scale if part == family.query else 1.0
             found.append(RoundedProduct(module, given, first_token_only=last and given != before, scale=scale))
         before = f"{name}.norm"
-    return [*found, RoundedProduct(cast(nn.Linear, model.get_submodule("bert.pooler.dense")), before, first_token_only=True)]
+    return [*found, RoundedProduct(cast(nn.Linear, model.get_submodule(family.pooler)), before, first_token_only=True)]
 
 
 @contextmanager

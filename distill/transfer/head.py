@@ -24,6 +24,7 @@ from torch import Tensor
 from distill.errors import SettingsError
 from distill.evaluation.metrics import macro_f1
 from distill.labels import Logits
+from distill.models.families import FAMILIES
 from distill.models.loading import rebuilt
 from distill.models.torch_classifier import TorchClassifier
 from distill.students.layers import keep_layers
@@ -246,25 +247,18 @@ def require_computable(encoder: TorchClassifier, pooling: Pooling) -> None:
 def _pooling_layer(config: object, *, number: int) -> dict[str, Tensor]:
     """Weights of a BERT layer that gives every token norm(mean of all tokens + CLS_SHARE * its own state)."""
     width, between = config.hidden_size, config.intermediate_size  # type: ignore[attr-defined]
-    before = f"bert.encoder.layer.{number}."
-    zero, one = torch.zeros(width), torch.ones(width)
-    square, whole = torch.zeros(width, width), torch.eye(width)
-    return {
-        f"{before}attention.self.query.weight": square,
-        f"{before}attention.self.query.bias": zero,
-        f"{before}attention.self.key.weight": square.clone(),
-        f"{before}attention.self.key.bias": zero.clone(),
-        f"{before}attention.self.value.weight": whole,
-        f"{before}attention.self.value.bias": zero.clone(),
-        # The residual brings the token's own state with weight 1: so the mean comes large, and the norm undoes both.
-        f"{before}attention.output.dense.weight": whole / CLS_SHARE,
-        f"{before}attention.output.dense.bias": zero.clone(),
-        f"{before}attention.output.LayerNorm.weight": one,
-        f"{before}attention.output.LayerNorm.bias": zero.clone(),
-        f"{before}intermediate.dense.weight": torch.zeros(between, width),
-        f"{before}intermediate.dense.bias": torch.zeros(between),
-        f"{before}output.dense.weight": torch.zeros(width, between),
-        f"{before}output.dense.bias": zero.clone(),
-        f"{before}output.LayerNorm.weight": one.clone(),
-        f"{before}output.LayerNorm.bias": zero.clone(),
+    names = FAMILIES["bert"]
+    parts = {
+        names.query: torch.zeros(width, width),
+        names.key: torch.zeros(width, width),
+        names.value: torch.eye(width),
+        # The residual adds the token's own state with weight 1: so the mean is scaled up, and the norm undoes both.
+        names.attention_output: torch.eye(width) / CLS_SHARE,
+        names.attention_norm: torch.ones(width),
+        names.up: torch.zeros(between, width),
+        names.down: torch.zeros(width, between),
+        names.norm: torch.ones(width),
     }
+    weights = {f"bert.{names.layers}.{number}.{part}.weight": weight for part, weight in parts.items()}
+    biases = {f"bert.{names.layers}.{number}.{part}.bias": torch.zeros(len(weight)) for part, weight in parts.items()}
+    return weights | biases

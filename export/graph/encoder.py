@@ -105,7 +105,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "FastGelu",
     "relu": "Relu",
 }
-_POOLER_ACTIVATIONS: dict[str, Activation] = {"gelu": "Gelu", "relu": "Relu", "tanh": "Tanh"}
+_OF_POOLER: dict[str, Activation] = {"gelu": "Gelu", "relu": "Relu", "tanh": "Tanh"}
 
 
 def read_encoder(classifier: TorchClassifier) -> Encoder:
@@ -145,7 +145,7 @@ def read_encoder(classifier: TorchClassifier) -> Encoder:
         num_heads=int(config.num_attention_heads),
         activation=_activation(getattr(config, family.activation)),
         hidden_head=reader.dense(family.pooler),
-        head_activation=_POOLER_ACTIVATIONS[family.pooler_activation],
+        head_activation=_OF_POOLER[family.pooler_activation],
         head=reader.dense(family.head),
     )
     if reader.left:
