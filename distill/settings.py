@@ -6,6 +6,7 @@ Flags, their headings in `--help` and the keys of the `--config` file are derive
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -359,15 +360,11 @@ class TrialSettings(Settings):
 
 def _named_weight(loss: str) -> tuple[LossName, float]:
     """Parse NAME=WEIGHT."""
-    name, _, weight = loss.partition("=")
-    for known in get_args(LossName):
-        if name == known:
-            try:
-                value = float(weight)
-            except ValueError:
-                break
-            if 0 < value < float("inf"):
-                return known, value
+    spelled, _, weight = loss.partition("=")
+    name = next((known for known in get_args(LossName) if known == spelled), None)
+    with suppress(ValueError):
+        if name and 0 < float(weight) < float("inf"):
+            return name, float(weight)
     raise ValueError(
         f"losses must be NAME=WEIGHT with a weight above 0 and a name of {', '.join(get_args(LossName))}; got {loss!r}"
     )

@@ -1,4 +1,4 @@
-"""The built wheel, installed into an empty environment with `[serve]` only, predicts and brings no torch."""
+"""The built wheel, installed with only the `serve` extra into an empty environment, predicts without torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         names = archive.namelist()
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"distill", "export", "serve"}
-    assert {"distill/py.typed", "export/report.html.jinja", "serve/page/index.html"} <= set(names)
+    assert {"distill/py.typed", "export/measure/report.html.jinja", "serve/page/index.html"} <= set(names)
 
 
 @pytest.mark.slow

@@ -97,8 +97,8 @@ def _version() -> str:
 
 
 def _shown_default(value: object) -> str | None:
-    """Return a default as a user would type it, and None for flags that are off or empty."""
-    if value is False or value == ():
+    """Return a default as a user would type it; None, which shows nothing, for flags that are off or not set."""
+    if value is None or value is False or value == ():
         return None
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 

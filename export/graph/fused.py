@@ -19,11 +19,11 @@ from distill.models.torch_classifier import TorchClassifier
 from distill.tokenization import INPUT_NAMES
 from export.graph.encoder import Activation, Dense, Encoder, Layer, Norm, read_encoder
 from export.graph.portable import OUTPUT_NAME
+from export.int8.embeddings import MICROSOFT
 
 # LayerNormalization came with 17, and nothing here needs more; IR 8 is that opset's own.
 FUSED_OPSET = 17
 IR_VERSION = 8
-MICROSOFT = "com.microsoft"
 MASKED = -1e9
 """Added to the score of a padded token: its share is 0 to the last bit."""
 

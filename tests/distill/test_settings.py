@@ -22,7 +22,7 @@ def test_every_setting_has_a_default_and_a_description(kind: type[Settings]) -> 
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_settings_survive_being_written_down(kind: type[Settings]) -> None:
+def test_settings_survive_a_round_trip_through_json(kind: type[Settings]) -> None:
     assert kind(**kind().model_dump(mode="json")) == kind()
 
 
@@ -64,7 +64,7 @@ def test_a_value_out_of_range_is_refused_by_name_and_value(name: str, value: Any
 @pytest.mark.parametrize(
     ("name", "value"), [("temperature", 0.01), ("soft_weight", 0), ("soft_weight", 1), ("max_length", 4), ("max_length", None)]
 )
-def test_the_ends_of_a_range_are_taken(name: str, value: Any) -> None:
+def test_the_ends_of_a_range_are_valid(name: str, value: Any) -> None:
     assert getattr(DistillSettings(**{name: value}), name) == value
 
 
@@ -73,7 +73,7 @@ def test_an_unknown_setting_is_refused_by_name() -> None:
         DistillSettings(temprature=2)
 
 
-def test_all_problems_are_said_at_once() -> None:
+def test_one_error_reports_all_problems() -> None:
     with pytest.raises(SettingsError) as caught:
         DistillSettings(alpha=0.5, temperature=-1, epochs=0)
     assert str(caught.value).count(";") == 2
@@ -94,14 +94,14 @@ def test_label_names_are_distinct() -> None:
     assert str(caught.value) == "labels must be distinct names, got ['bad', 'good', 'bad']"
 
 
-def test_numbers_that_command_lines_and_toml_give_as_text_are_read() -> None:
+def test_numbers_are_parsed_from_text() -> None:
     assert DistillSettings(temperature="4", epochs="2").temperature == 4.0
     with pytest.raises(SettingsError, match="epochs: "):
         DistillSettings(epochs="two")
 
 
-def test_a_student_learns_faster_than_a_teacher() -> None:
-    # The two share one loop; the default of the one field they do not share must not be lost by inheritance.
+def test_the_default_learning_rate_of_a_student_is_above_that_of_a_teacher() -> None:
+    # Both inherit the field; the default of the subclass must win.
     assert TeacherSettings().learning_rate == 5e-5
     assert DistillSettings().learning_rate == 1e-4
 

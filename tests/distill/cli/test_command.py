@@ -1,4 +1,4 @@
-"""The command as people meet it: help, settings, exit codes, stdout and stderr."""
+"""The command: help, settings, exit codes, stdout and stderr."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ HEAVY = ("torch", "transformers", "onnxruntime", "onnx", "sklearn", "matplotlib"
 
 
 def fresh(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own."""
+    """Run the command in a new process."""
     command = [sys.executable, "-m", "distill", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=120, **options)  # type: ignore[call-overload,no-any-return]
 
 
 def loaded_by(*arguments: object) -> set[str]:
-    """Return which heavy libraries a fresh process has loaded after running the command."""
+    """Return which heavy libraries a new process has loaded after running the command."""
     script = (
         "import sys\nfrom distill.cli.main import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as exc:\n    assert not exc.code\n"
@@ -89,6 +89,12 @@ def test_every_flag_of_a_command_has_a_help_line_and_a_heading(command: str) -> 
     assert len({flag.name for flag in flags}) == len(flags)
 
 
+def test_help_shows_defaults_as_they_are_typed(potstill: Run) -> None:
+    shown = potstill("export", "--help").out + potstill("distill", "--help").out
+    assert "[default: fp32 int8]" in shown
+    assert not any(f"default: {empty}]" in shown for empty in ("None", "()", "False"))
+
+
 def test_help_of_distill_shows_the_groups_in_the_order_of_a_project(potstill: Run) -> None:
     headings = re.findall(r"^╭─ ([\w ]+) ─", potstill("distill", "--help").out, flags=re.MULTILINE)
     assert headings == [
@@ -125,7 +131,7 @@ def test_a_setting_out_of_range_exits_with_2(potstill: Run, tiny_csv: Path, tmp_
         (("bench", "bundle", "--rounds", "few"), "rounds: input should be a valid integer"),
     ],
 )
-def test_what_cannot_be_honoured_exits_with_2_in_one_line(arguments: tuple[str, ...], said: str, potstill: Run) -> None:
+def test_bad_arguments_exit_with_2_and_one_line(arguments: tuple[str, ...], said: str, potstill: Run) -> None:
     done = potstill(*arguments)
     assert (done.code, done.out) == (2, "")
     assert said in done.complaint
@@ -169,7 +175,7 @@ def test_an_interruption_exits_with_130(potstill: Run, monkeypatch: pytest.Monke
     assert done.complaint.startswith("interrupted; finished steps are kept")
 
 
-def test_what_the_system_refuses_is_one_line(potstill: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_error_of_the_operating_system_is_one_line(potstill: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refused(*arguments: object, **more: object) -> None:
         raise PermissionError(13, "Permission denied", "somewhere")
 
@@ -315,9 +321,7 @@ class TestPredict:
     @pytest.mark.parametrize(
         ("how", "said"), [("truncate", "were cut (see --long-texts)"), ("windows", "were read in windows")]
     )
-    def test_says_how_many_texts_are_longer_than_it_reads(
-        self, how: str, said: str, potstill: Run, tiny_student: Bundle
-    ) -> None:
+    def test_reports_how_many_texts_exceed_max_length(self, how: str, said: str, potstill: Run, tiny_student: Bundle) -> None:
         limit = tiny_student.manifest.max_length
         texts = "lovely film", "lovely " * limit
         done = potstill("predict", tiny_student.path, *texts, "--long-texts", how)
@@ -325,13 +329,15 @@ class TestPredict:
         assert len(done.out.splitlines()) == 2
         assert json.loads(potstill("predict", tiny_student.path, *texts, "--json").out)["num_cut"] == 1
 
-    def test_a_bundle_without_graphs_says_how_to_make_one(self, potstill: Run, tiny_unexported: Bundle) -> None:
+    def test_the_error_for_a_bundle_without_graphs_names_the_command_to_run(
+        self, potstill: Run, tiny_unexported: Bundle
+    ) -> None:
         done = potstill("predict", tiny_unexported.path, "a lovely film")
         assert done.code == 3
         assert f"run `potstill export {tiny_unexported.path}" in done.complaint
 
 
-def test_a_reader_that_goes_away_is_no_error(tiny_student: Bundle, tmp_path: Path) -> None:
+def test_a_closed_pipe_is_no_error(tiny_student: Bundle, tmp_path: Path) -> None:
     many = write_csv(tmp_path / "many.csv", tiny_texts(4000))  # more than a pipe holds
     command = [sys.executable, "-m", "distill", "predict", str(tiny_student.path), "--input", str(many)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
@@ -381,7 +387,7 @@ class TestFigures:
         done = potstill("eval", tiny_student.path, other, "--test", texts_csv, "--json")
         assert [row["name"] for row in json.loads(done.out)["rows"]] == [str(tiny_student.path), str(other)]
 
-    def test_eval_without_texts_says_what_to_give(self, potstill: Run, tiny_student: Bundle) -> None:
+    def test_the_error_for_eval_without_texts_names_the_flag(self, potstill: Run, tiny_student: Bundle) -> None:
         done = potstill("eval", tiny_student.path)
         assert done.code == 2
         assert "--test FILE" in done.complaint
@@ -400,7 +406,7 @@ class TestFigures:
         assert kept["settings"]["rounds"] == len(row["latency_rounds_ms"]) == 2
         assert "benchmark.json" in Bundle.open(bundle.path).manifest.files
 
-    def test_inspect_says_what_it_is_and_that_it_is_whole(self, potstill: Run, tiny_student: Bundle) -> None:
+    def test_inspect_lists_the_files_and_verifies_them(self, potstill: Run, tiny_student: Bundle) -> None:
         done = potstill("inspect", tiny_student.path)
         assert done.code == 0
         for name, entry in tiny_student.manifest.files.items():
