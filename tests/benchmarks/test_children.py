@@ -1,4 +1,4 @@
-"""A harness that is told to stop takes with it what it started: workers, servers, and what those started."""
+"""Stopping the harness also stops what it started: workers, servers, and their children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What else ran meanwhile: from the processors' clocks, by hand, and what a result says of its machine."""
+"""What else ran on the machine, computed from processor clocks, and the machine that a result records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two results side by side: what changed beyond noise, what got worse, and what cannot be compared."""
+"""Two results compared: changes beyond noise, regressions, and results that cannot be compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cold starts and memory of fresh processes, with the quality of what they answer."""
+"""Cold start and memory of fresh processes, with the quality of their answers."""
 
 from __future__ import annotations
 

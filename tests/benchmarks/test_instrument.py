@@ -1,4 +1,4 @@
-"""The instrument: intervals that hold what they promise on made-up rounds, pairs, and too few samples refused."""
+"""Intervals on simulated rounds cover the true value; pairs; too few samples are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ways of making an int8 graph: changes by hand, and all of them on a real graph."""
+"""Variants of the int8 graph: changes computed by hand, and each variant on a real graph."""
 
 from __future__ import annotations
 

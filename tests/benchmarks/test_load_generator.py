@@ -1,4 +1,4 @@
-"""The load generator against small real servers: what it counts, when it counts from, and what it takes itself."""
+"""The load generator against small real servers: what it counts, from when it measures, and its own cost."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every measured number in the READMEs comes from a committed result file that names its command.
+"""Every measured number in the READMEs and in docs/ comes from a committed result file that names its command.
 
-Numbers between markers are made anew from the files (test_pages). Outside them, in the READMEs' bodies, a number is
-measured if it has the form of one: decimals, a percentage, a factor, or a unit of time, size or rate. Each must be the value
+Numbers between markers are generated from the files (test_pages). Outside them, a number counts as measured if it has the
+form of a measurement: decimals, a percentage, a factor, or a unit of time, size or rate. Each must be the value
 of a constant that is named here, or a figure of a result file, rounded as shown. Code, link targets and versions after a name
 do not count. docs/decisions/ is not read: each file there is a dated trial with its own circumstances.
 """
@@ -26,7 +26,7 @@ from export.measure.latency import MIN_SAMPLES_P90, MIN_SAMPLES_P99, NOISY_SPREA
 UNIT = r"(?:\s?%|x\b|\s?(?:ms|MB|GB|kB|µs|times)\b|\ss\b)"
 MEASURED = re.compile(rf"(?<![\w.])\d[\d,]*(?:\.\d+)?{UNIT}|(?<![\w.])\d+\.\d+(?![\w.])")
 
-# A number in a sentence that says what the code does is that of the code: sentence -> the number as the code has it.
+# Numbers that are settings of the code, not measurements: sentence -> the number in the code.
 SETTINGS = {
     f"with alpha {MIGRATION}": f"{MIGRATION}",
     f"with alpha {WAYS[4].migration} it is the same as with {MIGRATION}": f"{MIGRATION}",
@@ -74,7 +74,7 @@ def figures() -> list[float]:
 def test_every_measured_number_in_a_readme_is_a_figure_of_a_result(path: Path) -> None:
     page = path.read_text(encoding="utf-8")
     strange = [shown for shown in measured_in(body_of(page)) if not is_a_figure(shown)]
-    assert not strange, f"{path.relative_to(ROOT)}: {strange} stand in no result file; put them between markers, or run them"
+    assert not strange, f"{path.relative_to(ROOT)}: {strange} are in no result file; put them between markers, or measure them"
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)

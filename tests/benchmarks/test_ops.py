@@ -1,4 +1,4 @@
-"""Single ops: every way runs, says the same as the others of its part, and its time is that of the op alone."""
+"""Single ops: each variant runs and agrees with the others of its part, and its time excludes the call around it."""
 
 from __future__ import annotations
 

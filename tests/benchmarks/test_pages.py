@@ -1,4 +1,4 @@
-"""Tables between markers: made from the result file and nothing else, as often as one likes."""
+"""Tables between markers are generated from the result file and nothing else; generating twice changes nothing."""
 
 from __future__ import annotations
 

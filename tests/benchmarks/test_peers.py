@@ -1,4 +1,4 @@
-"""Peers that run in this interpreter answer as the student does; those that cannot be had say so."""
+"""Peers that run in this interpreter answer as the student does; peers that are not installed are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The quality scenario from end to end on the tiny task: rows, the file, and a second run that trains nothing again."""
+"""The quality scenario end to end on the tiny task: rows, the file, and a second run that trains nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The quality scenario's figures, worked out by hand from the answers of three seeds on four texts."""
+"""Figures of the quality scenario, computed by hand from three seeds and four texts."""
 
 from __future__ import annotations
 

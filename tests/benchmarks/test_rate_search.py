@@ -1,4 +1,4 @@
-"""The server scenario: the search by hand on a made-up server, then a real one."""
+"""The server scenario: the search on a simulated server, then on a real one."""
 
 from __future__ import annotations
 

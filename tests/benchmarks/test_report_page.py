@@ -1,4 +1,4 @@
-"""The report page: what it says follows from the rows, it needs no network, and a browser shows it at every width."""
+"""The report page: its statements follow from the rows, it needs no network, and a browser shows it at every width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Result files: figures from rows worked out by hand, and every way a file can be no result."""
+"""Result files: figures computed by hand from rows, and each kind of invalid file."""
 
 from __future__ import annotations
 

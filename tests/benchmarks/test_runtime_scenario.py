@@ -1,4 +1,4 @@
-"""The runtime scenario: figures by hand from small rows, multiply-adds by hand, and peers over a real pipe."""
+"""The runtime scenario: figures and multiply-adds computed by hand, and peers over a real pipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scale scenario's arithmetic: figures, the capacity model and the noise, without running any of it."""
+"""Arithmetic of the scale scenario: figures, the capacity model and the noise. Nothing is measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The instrument's own scenario: figures by hand, a slow-down that is really there, and the cost of the harness."""
+"""The `instrument` scenario: figures by hand, a real slowdown, and the cost of the harness."""
 
 from __future__ import annotations
 

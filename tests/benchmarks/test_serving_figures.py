@@ -1,4 +1,4 @@
-"""The serving scenario's figures, by hand from small rows, and what its parts promise."""
+"""Figures of the serving scenario, computed by hand from small rows."""
 
 from __future__ import annotations
 

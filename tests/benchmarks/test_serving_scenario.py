@@ -1,4 +1,4 @@
-"""The serving scenario for real, in seconds: our server, the tiny student, every phase but the peers."""
+"""The serving scenario in seconds: our server, the tiny student, every phase except the peers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The speed scenarios on real bundles and real commands: quality beside speed, rows that fail, runs that go on."""
+"""The speed scenarios on real bundles and commands: quality beside speed, rows that fail, interrupted runs."""
 
 from __future__ import annotations
 

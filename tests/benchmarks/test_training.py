@@ -1,4 +1,4 @@
-"""The training scenario: ratios from runs worked out by hand, and the peer's real loop on the tiny task."""
+"""The training scenario: ratios computed by hand, and the peer's real loop on the tiny task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The learning curve, other tasks, confusions and the gap closed, from rows made by hand."""
+"""Learning curve, other tasks, confusion matrices and closed gaps, from rows written by hand."""
 
 from __future__ import annotations
 

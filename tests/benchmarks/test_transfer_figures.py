@@ -1,4 +1,4 @@
-"""The transfer scenario's figures, from rows made by hand."""
+"""Figures of the transfer scenario, from rows written by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transfer scenario's other tasks: what is trained there is `potstill teacher`'s; here is what the harness adds."""
+"""What the harness adds to `potstill teacher` in the transfer scenario's other tasks."""
 
 from __future__ import annotations
 

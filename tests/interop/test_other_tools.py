@@ -1,4 +1,4 @@
-"""Other tools read a bundle, or what it becomes for them, and give its answers: each run for real."""
+"""Other tools read a bundle or its other layouts and give the same answers; each tool is run."""
 
 from __future__ import annotations
 
