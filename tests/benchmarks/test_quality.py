@@ -103,7 +103,7 @@ def test_the_file_has_means_over_seeds_and_figures_drawn_from_them(study: Study,
     assert result["missing"] == []
 
 
-def test_a_second_run_trains_nothing_and_makes_a_lost_row_anew(study: Study, work: Path) -> None:
+def test_a_second_run_trains_nothing_and_recomputes_a_lost_row(study: Study, work: Path) -> None:
     def weights() -> dict[str, int]:
         return {path.parent.name: path.stat().st_mtime_ns for path in work.glob(f"*/{WEIGHTS}")}
 
