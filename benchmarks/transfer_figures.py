@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.evaluation.intervals import Bootstrap, Figure
-from distill.transfer.guards import transfer_words
+from distill.evaluation.proof import verdict_in_words
 
 COMMAND: Final = "python -m benchmarks transfer"
 DOMAINS: Final = ("movies", "amazon", "tweets", "nyt")
@@ -87,7 +87,9 @@ def matrix_of(rows: Sequence[Row], labels: Mapping[str, str]) -> list[dict[str, 
                 gain = (with_source - alone).estimate()
                 cell["gain"] = asdict(gain)
                 cell["wins"] = gain.value > 0
-                cell["words"] = transfer_words(gain, source=source, num_seeds=len(seeds))
+                cell["words"] = verdict_in_words(
+                    gain, subject=f"transfer from {source}", against="the target's labels alone", num_seeds=len(seeds)
+                )
             cells.append(cell)
     return cells
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from distill.errors import BundleError
 from distill.labels import ProblemType
 from distill.settings import Precision
-from distill.storage import write_atomically, writing_to
+from distill.storage import sha256_of, write_atomically, writing_to
 from distill.tokenization import TextTokenizer
 
 SCHEMA: Final = 1
@@ -309,12 +309,6 @@ def seal_new_bundle(path: Path, staged: Path, manifest: Manifest) -> Bundle:
             (path / stale).unlink(missing_ok=True)
     files = {file.name: file for file in sorted(staged.iterdir())}
     return Bundle(path, manifest).adding(files)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

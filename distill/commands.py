@@ -88,8 +88,8 @@ def teacher(
     """Fine-tune a teacher and print its quality; with --control, compare it with one that ignores --init."""
     from distill.bundle import Bundle
     from distill.data import TextSources, texts_not_in
+    from distill.evaluation.proof import verdict_in_words
     from distill.training.fine_tuning import fit_carried
-    from distill.transfer.guards import transfer_words
 
     if origin.control and origin.init is None:
         raise SettingsError("--control compares with a teacher trained without --init, but --init is not given")
@@ -110,7 +110,8 @@ def teacher(
         alone = out.with_name(f"{out.name}-alone")
         control = fit_carried(model, out=alone, settings=settings.model_copy(update={"replay_share": 0.0}), **texts)
         gain = _gain(made, control, splits.test or splits.validation)
-        reporter.say(transfer_words(gain, source=Path(origin.init).name, num_seeds=1))
+        source = f"transfer from {Path(origin.init).name}"
+        reporter.say(verdict_in_words(gain, subject=source, against="the target's labels alone", num_seeds=1))
     print_made(made, json=json)
 
 

@@ -121,6 +121,7 @@ EXTRA_OF_PACKAGE = {
     "transformers": "train",
     "safetensors": "train",
     "sklearn": "train",
+    "scipy": "train",
     "threadpoolctl": "train",
     "pyarrow": "train",
     "datasets": "train",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +82,7 @@ class Task(ABC):
         """Return the probability of the answer given in each decision, shape (texts, decisions)."""
 
     @abstractmethod
-    def negative_log_likelihood(self, label_ids: NDArray[np.int64], logits: Logits) -> float:
+    def negative_log_likelihood(self, label_ids: NDArray[np.int64], logits: NDArray[np.floating[Any]]) -> float:
         """Return the mean negative log-likelihood of the true labels per decision, in nats.
 
         Computed from the logits in float64: small probabilities round to 0 in float32 and have an infinite logarithm.
@@ -129,7 +129,7 @@ class SingleLabel(Task):
         largest: Logits = self.probabilities(logits).max(axis=1, keepdims=True)
         return largest
 
-    def negative_log_likelihood(self, label_ids: NDArray[np.int64], logits: Logits) -> float:
+    def negative_log_likelihood(self, label_ids: NDArray[np.int64], logits: NDArray[np.floating[Any]]) -> float:
         """Return the mean cross-entropy per text."""
         exact = logits.astype(np.float64)
         return float((np.logaddexp.reduce(exact, axis=1) - exact[np.arange(len(label_ids)), label_ids]).mean())
@@ -182,7 +182,7 @@ class MultiLabel(Task):
         sure: Logits = np.maximum(shares, 1 - shares)
         return sure
 
-    def negative_log_likelihood(self, label_ids: NDArray[np.int64], logits: Logits) -> float:
+    def negative_log_likelihood(self, label_ids: NDArray[np.int64], logits: NDArray[np.floating[Any]]) -> float:
         """Return the mean binary cross-entropy per (text, label) pair."""
         exact = logits.astype(np.float64)
         return float(np.logaddexp(0, np.where(label_ids == 1, -exact, exact)).mean())

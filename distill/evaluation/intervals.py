@@ -1,30 +1,30 @@
-"""Whether one way of training is better than another: figures over several seeds and one set of test texts.
+"""95 % intervals: of figures over several seeds and one set of test texts, of one macro-F1, of a share.
 
-A `Bootstrap` draws texts and seeds with replacement, once; every figure of every arm is computed on the same draws, so
-the difference of two figures is a paired one. Arithmetic on figures keeps the pairs:
+A `Bootstrap` computes every figure of every arm on the same texts, the same resamples of them, and seed by seed.
+Arithmetic on figures keeps these pairs:
 
     bootstrap = Bootstrap(labels, num_labels=2, num_seeds=3)
     gain = (bootstrap.macro_f1(student) - bootstrap.macro_f1(control)).estimate()
     kept = (bootstrap.macro_f1(student) / bootstrap.macro_f1(teacher)).estimate()
 
-numpy only; knows no model, and nothing of how an arm was trained.
+Knows no model, and not how an arm was trained. `distill.evaluation.coverage` measures how often the intervals hold the truth.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.errors import DatasetError, SettingsError
-from distill.evaluation.metrics import macro_f1_of_counts
-from distill.labels import indicator
+from distill.errors import DatasetError, SettingsError, requires
+from distill.labels import task_of_labels
 
 SAMPLES = 2000
+MACRO_F1_SAMPLES = 1000
 
 _CHUNK_VALUES = 8 * 2**20  # draws in memory at a time
 
@@ -40,48 +40,93 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A figure as observed, and what it is in each resample, shape (samples,)."""
+    """A figure of each seed; the figure itself is their mean.
 
-    value: float
-    samples: NDArray[np.float64]
+    Attributes:
+        seeds: As observed, shape (seeds,).
+        draws: In each resample of the texts, shape (samples, seeds).
+    """
+
+    seeds: NDArray[np.float64]
+    draws: NDArray[np.float64]
+
+    @property
+    def value(self) -> float:
+        """The mean over seeds, as observed."""
+        return float(self.seeds.mean())
+
+    @property
+    def samples(self) -> NDArray[np.float64]:
+        """The mean over seeds in each resample of the texts, shape (samples,)."""
+        means: NDArray[np.float64] = self.draws.mean(axis=1)
+        return means
 
     def __sub__(self, other: Figure) -> Figure:
-        return Figure(self.value - other.value, self.samples - other.samples)
+        """Return the difference, paired by seed and resample."""
+        return Figure(self.seeds - other.seeds, self.draws - other.draws)
 
     def __truediv__(self, other: Figure) -> Figure:
-        """Return the ratio of means; the divisor must not be 0 in any resample."""
-        return Figure(self.value / other.value, self.samples / other.samples)
+        """Return the ratio of means; the divisor must not be 0 in any resample.
+
+        A seed's part in it is linear (the delta method), so that the mean over seeds is the ratio of the means.
+        """
+        return Figure(_ratio(self.seeds, other.seeds), _ratio(self.draws, other.draws))
 
     def estimate(self) -> Estimate:
-        """Return the figure with its 95 % percentile interval."""
+        """Return the figure with its 95 % interval: distances sqrt(t^2 * seed variance + text distance^2) from the mean.
+
+        Seed variance is that of the mean: s^2 / S, from the spread s of the S seeds' figures, and t is Student's with
+        S - 1 degrees of freedom. A bootstrap over seeds is too narrow: 3 seeds cannot show how far a fourth may lie.
+
+        Text distances are those of the 2.5 % and 97.5 % percentiles of the bootstrap over texts. How the texts interact
+        with a seed is in both parts: the seeds' figures differ for it, too. So the text distances are scaled to the
+        covariance between seeds, which the interaction leaves out.
+
+        With one seed the interval is over texts alone.
+        """
         low, high = np.percentile(self.samples, [2.5, 97.5])
-        return Estimate(self.value, float(low), float(high))
+        below, above = max(0.0, self.value - low), max(0.0, high - self.value)
+        num_seeds = len(self.seeds)
+        if num_seeds == 1:
+            return Estimate(self.value, self.value - below, self.value + above)
+        with requires("intervals over seeds"):
+            from scipy.stats import t
+        seed_part = t.ppf(0.975, num_seeds - 1) ** 2 * self.seeds.var(ddof=1) / num_seeds
+        together = self.samples.var()
+        apart = self.draws.var(axis=0).mean()  # together = covariance + (apart - covariance) / S
+        covariance = max(0.0, (num_seeds * together - apart) / (num_seeds - 1))
+        shared = covariance / together if together else 0.0
+        lower, upper = (float(np.sqrt(seed_part + shared * distance**2)) for distance in (below, above))
+        # Rounded, so that an end at exactly 0 is not moved past it by the last bits.
+        return Estimate(self.value, round(self.value - lower, 12), round(self.value + upper, 12))
+
+
+def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each seed's part in mean(above) / mean(below), over the last axis."""
+    divisor = below.mean(axis=-1, keepdims=True)
+    ratio = above.mean(axis=-1, keepdims=True) / divisor
+    parts: NDArray[np.float64] = ratio + (above - ratio * below) / divisor
+    return parts
 
 
 def mean_of(figures: Sequence[Figure]) -> Figure:
-    """Return the mean of figures of one bootstrap, draw by draw.
+    """Return the mean of figures of one bootstrap, paired by seed and resample.
 
     Raises:
         SettingsError: There is none.
     """
     if not figures:
-        raise SettingsError("the mean of no figures is nothing; name at least one")
-    return Figure(float(np.mean([figure.value for figure in figures])), np.mean([figure.samples for figure in figures], axis=0))
+        raise SettingsError("the mean of no figures is undefined; name at least one")
+    return Figure(np.mean([figure.seeds for figure in figures], axis=0), np.mean([figure.draws for figure in figures], axis=0))
 
 
 class Bootstrap:
-    """Resamples of one set of texts and of the seeds, shared by all arms that answered them.
-
-    A resample draws texts, the same for every seed, and seeds, the same for every arm (crossed factors, each drawn on its
-    own; Owen, 2007, "The pigeonhole bootstrap"). The mean of S seeds drawn with replacement varies only (S - 1) / S as much
-    as the mean of S new seeds, a third too little at S = 3, so its deviation is scaled by sqrt(S / (S - 1)) (Davison and
-    Hinkley, 1997, "Bootstrap methods and their application"). With one seed the interval tells of the texts alone.
-    """
+    """Resamples of one set of texts, shared by all seeds of all arms that answered them."""
 
     def __init__(
         self, labels: NDArray[np.int64], *, num_labels: int, num_seeds: int, seed: int = 0, samples: int = SAMPLES
     ) -> None:
-        """Draw the seeds; the texts are drawn on demand, the same each time.
+        """Fix the resamples; the texts are drawn on demand, the same each time.
 
         Args:
             labels: True class ids, shape (texts,), or zeros and ones, shape (texts, labels).
@@ -99,14 +144,11 @@ class Bootstrap:
         if num_seeds < 1:
             raise SettingsError(f"num_seeds must be at least 1, got {num_seeds}")
         self.num_seeds = num_seeds
-        self._one_label_a_text = labels.ndim == 1
-        self._true = indicator(labels, num_labels)
+        self._task = task_of_labels(labels)
+        self._labels_shape = labels.shape
+        self._true = self._task.indicator(labels, num_labels)
         self._samples = samples
         self._seed = seed
-        drawn = np.random.default_rng([seed, 1]).integers(0, num_seeds, (samples, num_seeds))
-        shares = (drawn[:, :, None] == np.arange(num_seeds)).mean(axis=1)
-        inflated = np.sqrt(num_seeds / (num_seeds - 1)) if num_seeds > 1 else 1.0
-        self._seed_weights = 1 / num_seeds + inflated * (shares - 1 / num_seeds)  # shape (samples, seeds); rows sum to 1
 
     def macro_f1(self, predicted: NDArray[np.int64]) -> Figure:
         """Return the mean macro-F1 of an arm over its seeds.
@@ -120,34 +162,31 @@ class Bootstrap:
         """
         given = self._runs(predicted)
         hits = given & self._true
-        observed = macro_f1_of_counts(hits=hits.sum(axis=1), true=self._true.sum(axis=0), given=given.sum(axis=1))
-        resampled = macro_f1_of_counts(
-            hits=self._resampled_sums(hits), true=self._resampled_sums(self._true[None]), given=self._resampled_sums(given)
+        return Figure(
+            macro_f1_of_counts(hits=hits.sum(axis=1), true=self._true.sum(axis=0), given=given.sum(axis=1)),
+            macro_f1_of_counts(hits=self._resampled_sums(hits), true=self._resampled_true, given=self._resampled_sums(given)),
         )
-        return self._over_seeds(observed, resampled)
 
     def agreement(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> Figure:
         """Return the mean share of equal answers of two arms, seed by seed.
 
-        Of texts; with several labels a text, of (text, label) decisions. Both as for `macro_f1`.
+        Of texts; with several labels per text, of (text, label) decisions. Both as for `macro_f1`.
         """
-        same = self._runs(first) == self._runs(second)
-        if self._one_label_a_text:
-            same = same.all(axis=2, keepdims=True)
-        return self._over_seeds(same.mean(axis=(1, 2)), self._resampled_sums(same).mean(axis=2) / len(self._true))
+        same = self._task.equal(self._runs(first), self._runs(second))
+        return Figure(same.mean(axis=(1, 2)), self._resampled_sums(same).mean(axis=2) / len(self._true))
 
     def _runs(self, predicted: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which labels each run gives each text, shape (seeds, texts, labels)."""
-        texts, num_labels = self._true.shape
-        wanted = (self.num_seeds, texts) if self._one_label_a_text else (self.num_seeds, texts, num_labels)
-        if predicted.shape == wanted[1:]:
+        wanted = (self.num_seeds, *self._labels_shape)
+        if predicted.shape == self._labels_shape:
             predicted = np.broadcast_to(predicted, wanted)
         if predicted.shape != wanted:
-            raise SettingsError(f"predictions have shape {predicted.shape}, wanted {wanted}: seeds, then texts")
-        given: NDArray[np.bool_] = (
-            predicted[:, :, None] == np.arange(num_labels) if self._one_label_a_text else predicted.astype(bool)
-        )
-        return given
+            raise SettingsError(f"predictions have shape {predicted.shape}, expected {wanted}: seeds, then texts")
+        return self._task.indicator(predicted, self._true.shape[1])
+
+    @cached_property
+    def _resampled_true(self) -> NDArray[np.float64]:
+        return self._resampled_sums(self._true[None])
 
     def _resampled_sums(self, values: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Sum over the drawn texts; from shape (seeds, texts, columns) to (samples, seeds, columns)."""
@@ -167,14 +206,41 @@ class Bootstrap:
             rows = generator.integers(0, texts, (count, texts)) + texts * np.arange(count)[:, None]
             yield np.bincount(rows.ravel(), minlength=count * texts).reshape(count, texts).astype(np.float32)
 
-    def _over_seeds(self, observed: NDArray[Any], resampled: NDArray[Any]) -> Figure:
-        """Average over seeds: observed (seeds,), resampled (samples, seeds)."""
-        return Figure(float(observed.mean()), (self._seed_weights * resampled).sum(axis=1))
+
+def macro_f1_interval(true: NDArray[np.bool_], given: NDArray[np.bool_], *, seed: int) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of macro-F1 over texts (1,000 resamples, percentile method).
+
+    Args:
+        true: Which labels each text has, shape (texts, labels).
+        given: Which labels it is given; same shape.
+        seed: Seed of the resamples.
+    """
+    # Drawing texts with replacement is drawing how often each kind of text comes: one multinomial a resample.
+    kinds, counts = np.unique(np.hstack([true, given]), axis=0, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(true), counts / len(true), size=MACRO_F1_SAMPLES).astype(np.float64)
+    had, got = np.hsplit(kinds, 2)
+    scores = macro_f1_of_counts(hits=drawn @ (had & got), true=drawn @ had, given=drawn @ got)
+    low, high = np.percentile(scores, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def macro_f1_of_counts(*, hits: NDArray[Any], true: NDArray[Any], given: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the mean over labels of F1 = 2 hits / (true + given), 0 where a label neither has nor gets a text.
+
+    Args:
+        hits: Texts that have and get a label, shape (..., labels).
+        true: Texts that have it; same shape.
+        given: Texts that get it; same shape.
+    """
+    either = true + given
+    f1 = np.divide(2 * hits, either, out=np.zeros(np.shape(hits)), where=either > 0)
+    means: NDArray[np.float64] = f1.mean(axis=-1)
+    return means
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a share seen in `count` trials (Wilson, 1927)."""
-    z = 1.959964
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    """Return the 95 % Wilson score interval of a share observed in `count` trials (Wilson, 1927)."""
+    with requires("intervals of shares"):
+        from scipy.stats import binomtest
+    interval = binomtest(round(share * count), count).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import DatasetError, requires
+from distill.evaluation.intervals import macro_f1_interval, macro_f1_of_counts
 from distill.labels import Logits, ProblemType, task_of_labels
 
 ECE_BINS = 15
-BOOTSTRAP_SAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -132,37 +132,6 @@ def expected_calibration_error(confidences: NDArray[np.floating[Any]], correct: 
     bins = np.clip(np.ceil(confidences * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
     gaps = np.bincount(bins.ravel(), weights=(confidences - correct).ravel(), minlength=ECE_BINS)
     return float(np.abs(gaps).sum() / correct.size)
-
-
-def macro_f1_interval(true: NDArray[np.bool_], given: NDArray[np.bool_], *, seed: int) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of macro-F1 over texts (1,000 resamples, percentile method).
-
-    Args:
-        true: Which labels each text has, shape (texts, labels).
-        given: Which labels it is given; same shape.
-        seed: Seed of the resamples.
-    """
-    # Drawing texts with replacement is drawing how often each kind of text comes: one multinomial a resample.
-    kinds, counts = np.unique(np.hstack([true, given]), axis=0, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(true), counts / len(true), size=BOOTSTRAP_SAMPLES).astype(np.float64)
-    had, got = np.hsplit(kinds, 2)
-    scores = macro_f1_of_counts(hits=drawn @ (had & got), true=drawn @ had, given=drawn @ got)
-    low, high = np.percentile(scores, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def macro_f1_of_counts(*, hits: NDArray[Any], true: NDArray[Any], given: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the mean over labels of F1 = 2 hits / (true + given), 0 where a label neither has nor gets a text.
-
-    Args:
-        hits: Texts that have and get a label, shape (..., labels).
-        true: Texts that have it; same shape.
-        given: Texts that get it; same shape.
-    """
-    either = true + given
-    f1 = np.divide(2 * hits, either, out=np.zeros(np.shape(hits)), where=either > 0)
-    means: NDArray[np.float64] = f1.mean(axis=-1)
-    return means
 
 
 def retention(*, student_macro_f1: float, teacher_macro_f1: float) -> float:

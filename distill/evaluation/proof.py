@@ -27,20 +27,24 @@ def verdict_of(gain: Estimate) -> Verdict:
     return "did not help" if gain.high < 0 else "cannot be told"
 
 
-def verdict_in_words(gain: Estimate, *, num_seeds: int) -> str:
-    """Return in a sentence whether distilling helped, with the figures that say so.
+def verdict_in_words(gain: Estimate, *, subject: str = "distillation", against: str = "the control", num_seeds: int) -> str:
+    """Return in a sentence whether something helped, with the gain and its interval.
 
     Args:
-        gain: Macro-F1 of the distilled student minus that of the same student without distillation, paired.
-        num_seeds: Training runs of each; one run cannot tell chance in training from a difference, and that is said.
+        gain: Macro-F1 with it minus macro-F1 without it, paired.
+        subject: What may have helped, such as "transfer from movies".
+        against: What it is compared with.
+        num_seeds: Training runs of each. With one, the sentence says that the interval is over texts alone.
     """
-    said = f"{gain.value:+.4f} macro-F1 against the control, 95 % interval {gain.low:+.4f} to {gain.high:+.4f}"
+    found = f"{gain.value:+.4f} macro-F1 against {against}, 95 % interval {gain.low:+.4f} to {gain.high:+.4f}"
     sentence = {
-        "helped": f"Distillation helped: {said}.",
-        "did not help": f"Distillation did not help, it cost quality: {said}.",
-        "cannot be told": f"Whether distillation helped cannot be told: {said}, which holds 0.",
+        "helped": f"{subject[0].upper()}{subject[1:]} helped: {found}.",
+        "did not help": f"{subject[0].upper()}{subject[1:]} lowered quality: {found}.",
+        "cannot be told": f"It is unclear whether {subject} helped: {found}, which contains 0.",
     }[verdict_of(gain)]
-    return sentence if num_seeds > 1 else f"{sentence} One seed: the interval leaves out the chance in training; see --seeds."
+    if num_seeds > 1:
+        return sentence
+    return f"{sentence} One seed: the interval is over texts alone and leaves out the variation between training runs."
 
 
 ArmName = Literal["student", "control"]

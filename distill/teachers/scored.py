@@ -16,7 +16,7 @@ from distill.bundle import MANIFEST, Bundle
 from distill.errors import DatasetError, SettingsError, requires
 from distill.labels import Logits
 from distill.progress import Reporter
-from distill.storage import writing_to
+from distill.storage import sha256_of, writing_to
 from distill.teachers.answer_store import AnswerStore, keys_of, soft_targets_dir
 from distill.teachers.recorded import PartlyAnswered
 from distill.teachers.teacher import AnyTeacher, Teacher
@@ -96,7 +96,7 @@ class ScoredTable:
         for name, size, digest in self.parts:
             path = self.folder / name
             try:
-                if path.stat().st_size != size or _sha256(path) != digest:
+                if path.stat().st_size != size or sha256_of(path) != digest:
                     raise DatasetError(f"{path} is damaged; run the same `potstill score` again", path=path)
                 with pq.ParquetFile(path) as file:
                     for batch in file.iter_batches(_CHUNK_ROWS, columns=list(self.columns)):
@@ -164,9 +164,4 @@ def _take_in(table: ScoredTable, answers: AnswerStore) -> None:
 
 
 def _digest_of(teacher: AnyTeacher) -> str | None:
-    return _sha256(teacher.path / MANIFEST) if isinstance(teacher, Bundle) else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(teacher.path / MANIFEST) if isinstance(teacher, Bundle) else None

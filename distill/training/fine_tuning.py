@@ -19,7 +19,7 @@ from distill.data import Dataset, Splits, fingerprint
 from distill.data.dataset import few_shot, stratified_rows
 from distill.errors import SettingsError
 from distill.evaluation.metrics import evaluate, macro_f1
-from distill.evaluation.temperature import fitted_temperature
+from distill.evaluation.temperature import fit_temperature
 from distill.labels import Logits
 from distill.losses.objective import Objective, fine_tuning_objective
 from distill.models.devices import Compute, chosen_device, chosen_mixed_precision, on_device, using_threads
@@ -318,7 +318,7 @@ class _Run:
         """Calibrate, and say what was over-fitted and what was forgotten."""
         temperature = None
         if self.settings.calibrate:
-            temperature = fitted_temperature(self.validation.label_ids, on_validation)
+            temperature = fit_temperature(on_validation, self.validation.label_ids)
             divide_logits(trained.model, temperature)
             self.reporter.say(f"calibration: the logits are divided by {temperature:.3f}")
         words = overfitting_words(

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from distill.data import Dataset, fold
 from distill.errors import SettingsError, requires
-from distill.evaluation.intervals import Estimate
 from distill.evaluation.metrics import macro_f1
 from distill.labels import Logits, probabilities
 
@@ -103,26 +102,6 @@ def overfitting_words(
         f"over-fitting: macro-F1 is {trained:.3f} on the training texts and {validated:.3f} on the validation texts; the "
         "model has learnt these texts by heart: more labels help, or fewer weights that learn (--freeze-below, --layer-decay)"
     )
-
-
-def transfer_words(gain: Estimate, *, source: str, num_seeds: int) -> str:
-    """Return in a sentence whether a source helped, with the figures that say so.
-
-    Args:
-        gain: Macro-F1 with the transfer minus that without it, paired.
-        source: What was transferred from.
-        num_seeds: Training runs of each.
-    """
-    said = f"{gain.value:+.4f} macro-F1 against the target's labels alone, 95 % interval {gain.low:+.4f} to {gain.high:+.4f}"
-    if gain.low > 0:
-        sentence = f"Transfer from {source} helped: {said}."
-    elif gain.high < 0:
-        sentence = f"Negative transfer: {source} made it worse than no transfer, {said}; leave it out."
-    elif gain.value < 0:
-        sentence = f"Transfer from {source} did not help and may harm: {said}, which holds 0."
-    else:
-        sentence = f"Whether transfer from {source} helped cannot be told: {said}, which holds 0."
-    return sentence if num_seeds > 1 else f"{sentence} One seed: the interval leaves out the chance in training."
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from distill.data import Dataset, limited
 from distill.errors import DatasetError
-from distill.evaluation.metrics import macro_f1, macro_f1_interval
+from distill.evaluation.intervals import macro_f1_interval
+from distill.evaluation.metrics import macro_f1
 from distill.labels import Logits, indicator, task_of_labels
 from distill.models.devices import chosen_device, chosen_mixed_precision, on_device, using_threads
 from distill.models.loading import load_pretrained

@@ -9,7 +9,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from distill.bundle import MANIFEST, Bundle, sha256_of
+from distill.bundle import MANIFEST, Bundle
+from distill.storage import sha256_of
 
 # Names in the manifest's quality figures -> what the card calls them.
 _METRICS = {"macro_f1": "macro-F1", "accuracy": "accuracy", "expected_calibration_error": "expected calibration error"}

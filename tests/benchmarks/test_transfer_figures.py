@@ -63,7 +63,7 @@ def test_only_seeds_that_both_have_are_compared() -> None:
     rows = [cell("few", "nyt", "nyt", seed, BAD) for seed in SEEDS] + [cell("few", "movies", "nyt", 1, GOOD)]
     found = {one["source"]: one for one in matrix_of(rows, LABELS)}
     assert found["movies"]["num_seeds"] == 1
-    assert found["movies"]["words"].endswith("One seed: the interval leaves out the chance in training.")
+    assert found["movies"]["words"].count("One seed") == 1
     assert found["nyt"]["num_seeds"] == 3
 
 
@@ -136,7 +136,7 @@ def test_the_page_names_what_is_missing() -> None:
     assert "| the encoder alone |  |  |  | 0.800 (" in page
     assert "1.000 (1.000-1.000), +0.200 (" in page
     assert f"Unfinished: {len(missing)} cells are missing" in page
-    assert "For nyt: Whether transfer from movies helped cannot be told: +0.0000" in page
+    assert "For nyt: It is unclear whether transfer from movies helped: +0.0000" in page
 
 
 def stand_in(recipe: str, score: float) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from distill import bundle as bundle_module
-from distill.bundle import MANIFEST, Bundle, Manifest, sha256_of
+from distill.bundle import MANIFEST, Bundle, Manifest
 from distill.errors import BundleError
+from distill.storage import sha256_of
 
 TIMES = 20_000
 

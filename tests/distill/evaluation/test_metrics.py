@@ -17,7 +17,6 @@ from distill.evaluation.metrics import (
     evaluate,
     expected_calibration_error,
     macro_f1,
-    macro_f1_interval,
     retention,
 )
 from distill.labels import Logits, ProblemType, task_of_labels
@@ -29,12 +28,6 @@ def ids(*values: int) -> NDArray[np.int64]:
 
 def one_hot(predicted: NDArray[np.int64], num_labels: int) -> Logits:
     return (10 * np.eye(num_labels)[predicted]).astype(np.float32)
-
-
-def interval(
-    labels: NDArray[np.int64], predicted: NDArray[np.int64], *, num_labels: int = 3, seed: int = 0
-) -> tuple[float, float]:
-    return macro_f1_interval(labels[:, None] == np.arange(num_labels), predicted[:, None] == np.arange(num_labels), seed=seed)
 
 
 def calibration_error(labels: NDArray[np.int64], *first: float) -> float:
@@ -72,7 +65,6 @@ def test_macro_f1_by_hand() -> None:
 def test_a_label_that_no_text_has_and_no_text_gets_counts_as_zero() -> None:
     assert macro_f1(ids(0, 1), one_hot(ids(0, 1), 2)) == 1
     assert macro_f1(ids(0, 1), one_hot(ids(0, 1), 4)) == 0.5
-    assert interval(ids(0, 1).repeat(500), ids(0, 1).repeat(500), num_labels=4) == (0.5, 0.5)
 
 
 @given(st.data(), st.integers(2, 4), st.integers(1, 30))
@@ -196,34 +188,6 @@ def test_the_interval_over_several_labels_is_that_of_drawing_texts() -> None:
 def test_labels_of_another_task_are_refused(labels: NDArray[np.int64], problem_type: ProblemType) -> None:
     with pytest.raises(DatasetError, match=problem_type):
         evaluate(labels=labels, logits=SEVERAL_LOGITS, label_names="xyz", problem_type=problem_type)
-
-
-# The interval
-
-
-def test_the_interval_is_that_of_drawing_texts_with_replacement() -> None:
-    generator = np.random.default_rng(5)
-    labels = generator.integers(0, 3, 300)
-    predicted = np.where(generator.random(300) < 0.7, labels, generator.integers(0, 3, 300))
-    drawn = [generator.integers(0, 300, 300) for _ in range(1000)]
-    scores = [f1_score(labels[rows], predicted[rows], average="macro", labels=[0, 1, 2], zero_division=0) for rows in drawn]
-    low, high = interval(labels, predicted)
-    # The ends of two honest bootstraps of 1,000 differ by some thousandths; a 90 % interval would end 0.008 further in.
-    assert low == pytest.approx(np.percentile(scores, 2.5), abs=0.005)
-    assert high == pytest.approx(np.percentile(scores, 97.5), abs=0.005)
-
-
-def test_the_interval_narrows_with_the_root_of_the_texts() -> None:
-    labels, predicted = TRUE.repeat(50), PREDICTED.repeat(50)
-    few = interval(labels, predicted)
-    many = interval(labels.repeat(16), predicted.repeat(16))
-    assert (few[1] - few[0]) / (many[1] - many[0]) == pytest.approx(4, rel=0.1)
-
-
-def test_the_interval_is_that_of_its_seed() -> None:
-    first, again, other = (interval(TRUE.repeat(50), PREDICTED.repeat(50), seed=seed) for seed in (0, 0, 1))
-    assert first == again
-    assert first != other
 
 
 def test_retention_is_a_share_of_the_teacher() -> None:

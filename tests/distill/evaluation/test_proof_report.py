@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from distill.data import Dataset
-from distill.evaluation.proof import PROOF_COLUMNS, ProofReport, Run, proof_cells, prove
+from distill.evaluation.intervals import Estimate
+from distill.evaluation.proof import PROOF_COLUMNS, ProofReport, Run, proof_cells, prove, verdict_in_words, verdict_of
 from distill.labels import Logits
 
 DATA = Dataset(tuple(f"text {n}" for n in range(40)), np.array([0, 1] * 20, dtype=np.int64), ("bad", "good"), "here")
@@ -98,3 +99,30 @@ def test_several_labels_agree_by_decisions() -> None:
     found = prove(data, split="validation", teacher=logits, arms={"student": [Run(0, "runs/x", 1, 1.0, wrong)]}, chosen_seed=0)
     assert found.arms["student"].agreement.value == pytest.approx(39 / 40)
     assert found.arms["student"].macro_f1.value == pytest.approx((18 / 19 + 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict", "figure"),
+    [
+        (Estimate(0.012, 0.004, 0.02), "helped", "+0.0120"),
+        (Estimate(-0.01, -0.02, -0.001), "did not help", "-0.0100"),
+        (Estimate(0.003, -0.004, 0.01), "cannot be told", "-0.0040 to +0.0100"),
+        (Estimate(0, 0, 0), "cannot be told", "+0.0000"),
+    ],
+)
+def test_the_verdict_follows_the_interval(gain: Estimate, verdict: str, figure: str) -> None:
+    assert verdict_of(gain) == verdict
+    words = verdict_in_words(gain, subject="transfer from nyt", against="no transfer", num_seeds=3)
+    assert figure in words
+    assert "ransfer from nyt" in words
+    assert "against no transfer" in words
+
+
+def test_the_three_verdicts_have_three_sentences_and_one_seed_is_reported() -> None:
+    gains = (Estimate(0.1, 0.05, 0.15), Estimate(0.1, -0.05, 0.15), Estimate(0.1, -0.15, -0.05))
+    sentences = [verdict_in_words(gain, num_seeds=2) for gain in gains]
+    assert "helped" in sentences[0]
+    assert "unclear" in sentences[1]
+    assert "lowered" in sentences[2]
+    assert "One seed" not in "".join(sentences)
+    assert "One seed" in verdict_in_words(gains[0], num_seeds=1)
