@@ -14,7 +14,8 @@ from scipy.optimize import linear_sum_assignment
 from distill.bundle import WEIGHTS, Bundle
 from distill.classifier import Classifier, Ensemble, digest_of
 from distill.errors import SettingsError, TeacherError
-from distill.evaluation.metrics import confusion_matrix, macro_f1_of_counts
+from distill.evaluation.intervals import macro_f1_of_counts
+from distill.evaluation.metrics import confusion_matrix
 from distill.labels import Logits, ProblemType, Task, task_of_labels
 from distill.models.devices import chosen_device, on_device
 from distill.models.loading import load_bundle
