@@ -20,7 +20,8 @@ from distill.progress import Reporter
 from distill.scales import MIGRATION, SEVEN_BIT_LIMIT, STEPS, ChannelRange, InputScales, input_scales
 from export.int8.calibration import channel_ranges
 from export.int8.invariance import compare_alone_and_in_batches
-from export.int8.quantize import Quantization, find_products, product_inputs, quantize
+from export.int8.linear import linear_inputs, linear_layers
+from export.int8.quantize import Quantization, quantize
 from export.runtime.sessions import OnnxClassifier
 
 EXACT = 4
@@ -70,7 +71,7 @@ def run_int8_ways(
     from export.graph.fused import write_fused_graph
 
     fp32 = write_fused_graph(load_bundle(bundle))
-    ranges = channel_ranges(fp32, product_inputs(fp32), texts=calibration, tokenizer=bundle.tokenizer())
+    ranges = channel_ranges(fp32, linear_inputs(fp32), texts=calibration, tokenizer=bundle.tokenizer())
     exact = OnnxClassifier.of_graph(fp32.SerializeToString(), bundle).predict_logits(texts)
     rows = []
     for way in ways:
@@ -136,8 +137,8 @@ def rows_of_movies(path: Path, *, texts: int, reporter: Reporter) -> list[dict[s
 
 
 def _scales(graph: onnx.ModelProto, ranges: Mapping[str, ChannelRange], way: Way) -> dict[str, InputScales]:
-    products = find_products(graph)
-    readers = {name: [each.weights for each in products if each.input == name] for name in ranges}
+    layers = linear_layers(graph)
+    readers = {name: [each.weights for each in layers if each.input == name] for name in ranges}
     if way.migration is None:
         return {name: _one_scale(values) for name, values in ranges.items()}
     return {name: input_scales(ranges[name], weights, migration=way.migration) for name, weights in readers.items()}

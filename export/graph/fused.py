@@ -19,7 +19,7 @@ from distill.models.torch_classifier import TorchClassifier
 from distill.tokenization import INPUT_NAMES
 from export.graph.encoder import Activation, Dense, Encoder, Layer, Norm, read_encoder
 from export.graph.portable import OUTPUT_NAME
-from export.int8.embeddings import MICROSOFT
+from export.runtime.sessions import MICROSOFT
 
 # LayerNormalization came with 17, and nothing here needs more; IR 8 is that opset's own.
 FUSED_OPSET = 17

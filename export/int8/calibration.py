@@ -44,22 +44,24 @@ def calibration_split(validation: Dataset) -> tuple[tuple[str, ...], Dataset]:
 def channel_ranges(
     graph: onnx.ModelProto, tensors: Sequence[str], *, texts: Sequence[str], tokenizer: TextTokenizer
 ) -> dict[str, ChannelRange]:
-    """Run an fp32 graph over texts and return the range of each tensor's channels.
+    """Run an fp32 graph over texts and return the range of each channel of some tensors.
 
-    The plain minimum and maximum: percentiles cut off what BERT's few large channels say (microsoft/onnxruntime
-    #10571). One text at a time: padded positions hold values that no answer depends on, and would widen the ranges.
+    The plain minimum and maximum: percentiles cut off the few large channels of BERT (microsoft/onnxruntime #10571). One text
+    at a time: padded positions hold values that no answer depends on, and would widen the ranges.
 
     Args:
         graph: The fp32 graph.
-        tensors: Names of values inside it.
-        texts: Texts like those it will meet; at most 400 are used, and their first words.
+        tensors: Names of tensors inside it.
+        texts: Texts like those that will be classified; at most 400 are used, and their first words.
         tokenizer: Texts to ids.
 
     Raises:
         SettingsError: There is no text.
     """
+    if not tensors:
+        return {}  # without names, onnxruntime would return every output
     if not texts:
-        raise SettingsError("int8 needs texts to calibrate with, and there are none")
+        raise SettingsError("int8 needs texts for calibration, and there are none; give some with --validation")
     opened = onnx.ModelProto()
     opened.CopyFrom(graph)
     opened.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors)
@@ -67,8 +69,6 @@ def channel_ranges(
     options.log_severity_level = 3
     session = ort.InferenceSession(opened.SerializeToString(), options, providers=["CPUExecutionProvider"])
     ranges: dict[str, ChannelRange] = {}
-    if not tensors:  # asked for no output, onnxruntime gives them all
-        return ranges
     for text in calibration_texts(texts):
         batch = tokenizer.pad(tokenizer.encode([text]))
         for name, values in zip(tensors, session.run(list(tensors), batch._asdict()), strict=True):

@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from distill.scales import quantize_blocks, quantize_rows
+from export.runtime.sessions import MICROSOFT
 from export.settings import EmbeddingPrecision
 
 BLOCK_SIZES = (32, 16)
 """The first that divides the width: with 32 numbers to a scale of 16 bits a weight takes 4.5 bits."""
-
-MICROSOFT = "com.microsoft"
 
 
 def quantize_tables(graph: onnx.ModelProto, precision: EmbeddingPrecision = "int8") -> onnx.ModelProto:

@@ -1,6 +1,7 @@
-"""The int8 gate and its ladder: when a form of int8 loses too much, the next gentler one is tried, and said.
+"""The int8 gate and its ladder: when a form of int8 loses too much, the next, gentler one is tried and reported.
 
-The last step leaves the products out that hurt most; when that is not enough either, nothing is sealed.
+The rungs are: as asked; 4-bit tables widened to 8 bits; the one, then the three linear layers that cost most accuracy kept in
+fp32. When no rung passes, nothing is sealed.
 """
 
 from __future__ import annotations
@@ -20,21 +21,19 @@ from distill.labels import Logits, probabilities
 from distill.progress import Reporter
 from distill.scales import INT8_LIMIT, SEVEN_BIT_LIMIT, ChannelRange, InputScales
 from export.int8.invariance import BatchingClassifier, BatchReport, compare_alone_and_in_batches
+from export.int8.linear import linear_layers
 from export.int8.parity import Change, change_between, require_quality
-from export.int8.quantize import Quantization, find_products, quantize
+from export.int8.quantize import Quantization, quantize
 from export.settings import EmbeddingPrecision, ExportSettings
-
-Ranges = Mapping[str, ChannelRange | InputScales]
-Open = Callable[[onnx.ModelProto], BatchingClassifier]
 
 SENSITIVITY_TEXTS = 128
 KEPT = (1, 3)
-"""How many of the products that hurt most stay fp32 on the last two rungs."""
+"""How many linear layers stay fp32 on the last two rungs."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What int8 is measured against: the validation texts and fp32's answers to them."""
+    """What int8 is compared with: validation texts, and the logits and quality of fp32 on them."""
 
     validation: Dataset
     logits: Logits
@@ -51,7 +50,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of one rung; `failure` is None where every gate passed."""
+    """The result of one rung; `failure` is None where every gate passed."""
 
     rung: Rung
     quality: Quality
@@ -60,125 +59,115 @@ class Attempt:
     failure: QualityError | None
 
     def row(self, before: Quality) -> str:
-        """Return one line of the table of what was tried."""
+        """Return one line of the report of all attempts."""
         by_batch = "-" if self.by_batch is None else f"{self.by_batch.probability_change_by_batch:.1e}"
         recall = max(before.per_class[name].recall - after.recall for name, after in self.quality.per_class.items())
+        gained = self.quality.expected_calibration_error - before.expected_calibration_error
         return (
             f"{self.rung.name}: macro-F1 {self.quality.macro_f1 - before.macro_f1:+.4f}, worst recall {-recall:+.4f}, "
-            f"agreement {self.change.agreement:.4f}, calibration error "
-            f"{self.quality.expected_calibration_error - before.expected_calibration_error:+.4f}, moved by batch {by_batch}: "
+            f"agreement {self.change.agreement:.4f}, calibration error {gained:+.4f}, moved by batch {by_batch}: "
             f"{'passed' if self.failure is None else self.failure.metric}"
         )
 
     def figures(self) -> dict[str, Any]:
-        """Return what the manifest keeps."""
-        interval = wilson_interval(self.change.agreement, self.quality.num_texts)
+        """Return the figures for the manifest; texts stay out of it, because the data does not ship."""
+        agreement = self.change.agreement
         by_batch = {} if self.by_batch is None else asdict(self.by_batch)
-        by_batch.pop("worst_text", None)  # the data does not ship
-        by_batch.pop("num_texts", None)
         return {
-            "agreement_with_fp32": self.change.agreement,
-            "agreement_with_fp32_interval": interval,
+            "agreement_with_fp32": agreement,
+            "agreement_with_fp32_interval": wilson_interval(agreement, self.quality.num_texts),
             "form": self.rung.name,
-            **by_batch,
+            **{name: value for name, value in by_batch.items() if name not in {"worst_text", "num_texts"}},
         }
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The forms of int8 for one graph, gentler from rung to rung.
+
+    Attributes:
+        fp32: The fp32 graph.
+        ranges: Scales of the inputs of its linear layers, or the ranges of their values.
+        embeddings: Precision of the embedding tables on the first rung.
+        settings: Budgets and forms.
+        baseline: The answers of fp32.
+        open_graph: From a graph to a classifier.
+    """
+
+    fp32: onnx.ModelProto
+    ranges: Mapping[str, ChannelRange | InputScales]
+    embeddings: EmbeddingPrecision
+    settings: ExportSettings
+    baseline: Baseline
+    open_graph: Callable[[onnx.ModelProto], BatchingClassifier]
+
+    def first_that_passes(self, reporter: Reporter) -> tuple[onnx.ModelProto, Attempt]:
+        """Return the int8 graph of the first rung that passes every gate, and the attempt.
+
+        Raises:
+            QualityError: No rung passes; the error is that of the first rung.
+        """
+        attempts: list[Attempt] = []
+        failures: list[QualityError] = []
+        for rung in self._rungs():
+            graph = quantize(self.fp32, self.ranges, rung.how)
+            attempt = self._attempt(rung, self.open_graph(graph))
+            if attempt.failure is None:
+                return graph, attempt
+            reporter.say(f"export: int8 with {rung.name} is not good enough: {attempt.failure.metric}")
+            attempts.append(attempt)
+            failures.append(attempt.failure)
+        reporter.say("export: what was tried, against fp32:")
+        for attempt in attempts:
+            reporter.say(f"  {attempt.row(self.baseline.quality)}")
+        raise failures[0]
+
+    def _rungs(self) -> Iterator[Rung]:
+        form = asked_form(self.settings, self.embeddings)
+        name = f"{7 if self.settings.target == 'portable' else 8}-bit weights, {self.settings.activations} scales"
+        yield Rung(f"{name}, {form.embeddings} tables", form)
+        if form.embeddings == "int4" and self.settings.max_size_mb is None:
+            form = replace(form, embeddings="int8")
+            yield Rung(f"{name}, int8 tables", form)
+        most_sensitive = self._by_sensitivity(form)
+        for count in KEPT:
+            if count < len(most_sensitive):
+                kept = most_sensitive[:count]
+                fewer = replace(form, keep=frozenset(kept))
+                yield Rung(f"{name}, {form.embeddings} tables, {', '.join(kept)} in fp32", fewer)
+
+    def _by_sensitivity(self, form: Quantization) -> list[str]:
+        """Return the outputs of all layers; first the one that changes the probabilities most when it alone is int8."""
+        outputs = [layer.output for layer in linear_layers(self.fp32)]
+        texts = self.baseline.validation.texts[:SENSITIVITY_TEXTS]
+        change = {}
+        for output in outputs:
+            alone = replace(form, embeddings="fp32", keep=frozenset(outputs) - {output})
+            classifier = self.open_graph(quantize(self.fp32, self.ranges, alone))
+            found = probabilities(classifier.predict_logits(texts), classifier.problem_type)
+            exact = probabilities(self.baseline.logits[: len(texts)], classifier.problem_type)
+            change[output] = float(np.abs(found - exact).mean())
+        return sorted(outputs, key=lambda output: -change[output])
+
+    def _attempt(self, rung: Rung, classifier: BatchingClassifier) -> Attempt:
+        validation, before = self.baseline.validation, self.baseline.quality
+        logits = classifier.predict_logits(validation.texts)
+        after = evaluate(
+            labels=validation.label_ids, logits=logits, label_names=classifier.labels, problem_type=validation.problem_type
+        )
+        change = change_between(self.baseline.logits, logits, validation.problem_type)
+        by_batch = compare_alone_and_in_batches(classifier, validation.texts) if rung.how.activations == "fixed" else None
+        failure: QualityError | None = None
+        try:
+            require_quality(before=before, after=after, change=change, settings=self.settings)
+            if by_batch is not None:
+                by_batch.require(self.settings.batch_tolerance)
+        except QualityError as exc:
+            failure = exc
+        return Attempt(rung, after, change, by_batch, failure)
 
 
 def asked_form(settings: ExportSettings, embeddings: EmbeddingPrecision) -> Quantization:
     """Return the form of the first rung."""
     limit = SEVEN_BIT_LIMIT if settings.target == "portable" else INT8_LIMIT
     return Quantization(limit, settings.activations, embeddings)
-
-
-def first_that_passes(
-    fp32: onnx.ModelProto,
-    ranges: Ranges,
-    *,
-    embeddings: EmbeddingPrecision,
-    settings: ExportSettings,
-    baseline: Baseline,
-    open_graph: Open,
-    reporter: Reporter,
-) -> tuple[onnx.ModelProto, Attempt]:
-    """Return the int8 graph of the first rung that passes every gate, and its figures.
-
-    Args:
-        fp32: The fp32 graph.
-        ranges: Values or scales of its products' inputs.
-        embeddings: Numeric form of the tables.
-        settings: Budgets and forms.
-        baseline: What fp32 answers.
-        open_graph: From a graph to a classifier.
-        reporter: Told of every rung that fails, and at the end of all of them.
-
-    Raises:
-        QualityError: No rung passes; it names what the first one failed on.
-    """
-    attempts: list[Attempt] = []
-    failures: list[QualityError] = []
-    for rung in _rungs(fp32, ranges, embeddings, settings, baseline, open_graph):
-        graph = quantize(fp32, ranges, rung.how)
-        attempt = _attempt(rung, open_graph(graph), baseline, settings)
-        if attempt.failure is None:
-            return graph, attempt
-        reporter.say(f"export: int8 with {rung.name} is not good enough: {attempt.failure.metric}")
-        attempts.append(attempt)
-        failures.append(attempt.failure)
-    reporter.say("export: what was tried, against fp32:")
-    for attempt in attempts:
-        reporter.say(f"  {attempt.row(baseline.quality)}")
-    raise failures[0]
-
-
-def _rungs(
-    fp32: onnx.ModelProto,
-    ranges: Ranges,
-    embeddings: EmbeddingPrecision,
-    settings: ExportSettings,
-    baseline: Baseline,
-    open_graph: Open,
-) -> Iterator[Rung]:
-    asked = asked_form(settings, embeddings)
-    name = f"{7 if settings.target == 'portable' else 8}-bit weights, {settings.activations} scales"
-    yield Rung(f"{name}, {embeddings} tables", asked)
-    if embeddings == "int4" and settings.max_size_mb is None:
-        asked = replace(asked, embeddings="int8")
-        yield Rung(f"{name}, int8 tables", asked)
-    most_sensitive = _by_sensitivity(fp32, ranges, asked, baseline, open_graph)
-    for count in KEPT:
-        if count < len(most_sensitive):
-            kept = most_sensitive[:count]
-            yield Rung(f"{name}, {asked.embeddings} tables, {', '.join(kept)} in fp32", replace(asked, keep=frozenset(kept)))
-
-
-def _by_sensitivity(
-    fp32: onnx.ModelProto, ranges: Ranges, how: Quantization, baseline: Baseline, open_graph: Open
-) -> list[str]:
-    """Return the outputs of all products, first the one whose quantization alone moves the probabilities most."""
-    outputs = [product.output for product in find_products(fp32)]
-    texts = baseline.validation.texts[:SENSITIVITY_TEXTS]
-    damage = {}
-    for output in outputs:
-        alone = replace(how, embeddings="fp32", keep=frozenset(outputs) - {output})
-        classifier = open_graph(quantize(fp32, ranges, alone))
-        shares = probabilities(classifier.predict_logits(texts), classifier.problem_type)
-        exact = probabilities(baseline.logits[: len(texts)], classifier.problem_type)
-        damage[output] = float(np.abs(shares - exact).mean())
-    return sorted(damage, key=lambda output: -damage[output])
-
-
-def _attempt(rung: Rung, classifier: BatchingClassifier, baseline: Baseline, settings: ExportSettings) -> Attempt:
-    texts = baseline.validation.texts
-    logits = classifier.predict_logits(texts)
-    problem_type, label_ids = baseline.validation.problem_type, baseline.validation.label_ids
-    after = evaluate(labels=label_ids, logits=logits, label_names=classifier.labels, problem_type=problem_type)
-    change = change_between(baseline.logits, logits, problem_type)
-    by_batch = compare_alone_and_in_batches(classifier, texts) if rung.how.activations == "fixed" else None
-    failure: QualityError | None = None
-    try:
-        require_quality(before=baseline.quality, after=after, change=change, settings=settings)
-        if by_batch is not None:
-            by_batch.require(settings.batch_tolerance)
-    except QualityError as exc:
-        failure = exc
-    return Attempt(rung, after, change, by_batch, failure)

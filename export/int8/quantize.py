@@ -1,12 +1,12 @@
-"""int8 graphs from fp32 graphs: products with fixed activation scales, tables with a scale per row.
+"""int8 graphs from fp32 graphs: linear layers with int8 weights and byte inputs, embedding tables with a scale per row.
 
-The usual dynamic quantization takes one activation scale for whatever is in the batch, so that a text's answer depends
-on its batch-mates. Here each product's input has scales that were calibrated once, and a text's answer is its own.
+Stock dynamic quantization takes one activation scale for the whole batch, so that the answer to a text depends on the other
+texts of its batch. Here the scales of each input are fixed once; see `docs/decisions/static-int8.md`.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,25 +14,27 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from distill.scales import INT8_LIMIT, ChannelRange, InputScales, input_scales, quantize_columns
-from export.int8.embeddings import MICROSOFT, quantize_tables
+from export.int8.embeddings import quantize_tables
+from export.int8.linear import LinearLayer, linear_layers, value_layers
+from export.runtime.sessions import MICROSOFT
 from export.settings import ActivationScales, EmbeddingPrecision
 
-MIN_WEIGHTS = 4096
-"""Smaller products stay fp32: the last layer weighs nothing and decides everything."""
+Nodes = dict[str, list[onnx.NodeProto]]
+"""By the output of a linear layer, the nodes that replace it."""
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a graph is quantized.
+    """A form of int8 graph.
 
     Attributes:
-        weight_limit: Largest absolute value of an int8 weight: 127, or 63 where 16-bit sums could saturate.
-        activations: `fixed` scales were calibrated, and a text's answer is its own; `dynamic` ones are found in each batch.
-        embeddings: Numeric form of the tables.
-        keep: Outputs of products that stay fp32.
+        weight_limit: Largest absolute value of an int8 weight: 127, or 63 where sums of 16 bits could saturate.
+        activations: `fixed` scales are known before; `dynamic` ones are computed from each batch.
+        embeddings: Precision of the embedding tables.
+        keep: Outputs of linear layers that stay fp32.
     """
 
     weight_limit: int = INT8_LIMIT
@@ -41,52 +43,24 @@ class Quantization:
     keep: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class Product:
-    """A product with constant weights.
-
-    Attributes:
-        node: The MatMul or Gemm.
-        bias_node: The Add that follows a MatMul, which becomes part of the product; None for a Gemm.
-        weights: Shape (inputs, outputs).
-        bias: Shape (outputs,).
-    """
-
-    node: onnx.NodeProto
-    bias_node: onnx.NodeProto | None
-    weights: NDArray[np.float32]
-    bias: NDArray[np.float32]
-
-    @property
-    def input(self) -> str:
-        """Name of the activations."""
-        return str(self.node.input[0])
-
-    @property
-    def output(self) -> str:
-        """Name of the result, bias included."""
-        return str((self.bias_node or self.node).output[0])
-
-
 def quantize(
     graph: onnx.ModelProto, ranges: Mapping[str, ChannelRange | InputScales], how: Quantization = Quantization()
 ) -> onnx.ModelProto:
-    """Return the int8 graph of an fp32 graph; the given one stays as it is.
+    """Return the int8 graph of an fp32 graph, which is not changed.
 
     Args:
         graph: The fp32 graph.
-        ranges: For each of `product_inputs(graph)`, the values it takes, or its scales where they are known; not looked at
-            where scales are dynamic.
-        how: Which form everything takes.
+        ranges: For each of `linear_inputs(graph)` its scales, or the range of its values; not used with dynamic scales.
+        how: The form of the result.
     """
     quantized = onnx.ModelProto()
     quantized.CopyFrom(graph)
-    products = [product for product in find_products(quantized) if product.output not in how.keep]
+    layers = [layer for layer in linear_layers(quantized) if layer.output not in how.keep]
     if how.activations == "dynamic":
-        rewritten = {product.output: [_dynamic_node(quantized.graph, product, how)] for product in products}
+        nodes = {layer.output: [_dynamic_layer(quantized.graph, layer, how)] for layer in layers}
     else:
-        rewritten = _fixed_nodes(quantized.graph, products, ranges, how)
-    _replace_products(quantized.graph, products, rewritten)
+        nodes = _fixed_layers(quantized.graph, layers, ranges, how)
+    _replace(quantized.graph, layers, nodes)
     quantize_tables(quantized, how.embeddings)
     _drop_unused(quantized.graph)
     if all(entry.domain != MICROSOFT for entry in quantized.opset_import):
@@ -94,176 +68,87 @@ def quantize(
     return quantized
 
 
-def product_inputs(graph: onnx.ModelProto) -> list[str]:
-    """Return the names of the activations that int8 products will read, each once."""
-    return list(dict.fromkeys(product.input for product in find_products(graph)))
-
-
 def scales_of_graph(graph: onnx.ModelProto, ranges: Mapping[str, ChannelRange]) -> dict[str, InputScales]:
-    """Return the scales of every product's input, from the values it takes and the weights it meets."""
-    products = find_products(graph)
-    return {name: _scales_of(ranges[name], [each for each in products if each.input == name]) for name in ranges}
+    """Return the scales of each input in `ranges`, from its values and the weights of the layers that read it."""
+    layers = linear_layers(graph)
+    return {name: _scales_of(ranges[name], [each for each in layers if each.input == name]) for name in ranges}
 
 
-def find_products(graph: onnx.ModelProto) -> list[Product]:
-    """Return the products that are worth quantizing, in the order of the graph."""
-    constants = {tensor.name: tensor for tensor in graph.graph.initializer}
-    users: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    for node in graph.graph.node:
-        for name in node.input:
-            users[name].append(node)
-    found = []
-    for node in graph.graph.node:
-        if node.op_type not in {"MatMul", "Gemm"} or node.input[1] not in constants:
-            continue
-        weights = numpy_helper.to_array(constants[node.input[1]])
-        if weights.ndim != 2 or weights.size < MIN_WEIGHTS:
-            continue
-        product = _matmul(node, weights, users, constants) if node.op_type == "MatMul" else _gemm(node, weights, constants)
-        if product is not None:
-            found.append(product)
-    return found
+def _scales_of(known: ChannelRange | InputScales, readers: Sequence[LinearLayer]) -> InputScales:
+    return known if isinstance(known, InputScales) else input_scales(known, [reader.weights for reader in readers])
 
 
-def _fixed_nodes(
+def _fixed_layers(
     graph: onnx.GraphProto,
-    products: Sequence[Product],
+    layers: Sequence[LinearLayer],
     ranges: Mapping[str, ChannelRange | InputScales],
     how: Quantization,
-) -> dict[str, list[onnx.NodeProto]]:
-    """Return, by each product's output, the nodes that take its place; the first reader of an input makes its bytes."""
-    sharing: dict[str, list[Product]] = defaultdict(list)
-    for product in products:
-        sharing[product.input].append(product)
-    scales = {name: _scales_of(ranges[name], users) for name, users in sharing.items()}
-    makers = value_products(graph, products)
-    divided = {makers[name].output: scales[name].step for name in scales if name in makers}
-    graph.initializer.append(numpy_helper.from_array(np.array(1, dtype=np.float32), "unit_scale"))
-    nodes: dict[str, list[onnx.NodeProto]] = {}
-    for product in products:
-        first = sharing[product.input][0] is product
-        before = _input_nodes(graph, product.input, scales[product.input], is_divided=product.input in makers) if first else []
-        nodes[product.output] = [*before, _fixed_node(graph, product, scales[product.input], divided.get(product.output), how)]
+) -> Nodes:
+    """Return int8 layers with fixed scales; the first layer that reads an input comes with the nodes that quantize it."""
+    readers: dict[str, list[LinearLayer]] = defaultdict(list)
+    for layer in layers:
+        readers[layer.input].append(layer)
+    scales = {name: _scales_of(ranges[name], sharing) for name, sharing in readers.items()}
+    makers = value_layers(graph, layers)
+    divisors = {maker.output: scales[name].step for name, maker in makers.items()}
+    _add_constants(graph, {"unit_scale": np.array(1, dtype=np.float32)})
+    nodes: Nodes = {layer.output: [] for layer in layers}
+    for name, (first, *_) in readers.items():
+        nodes[first.output] += _quantized_input(graph, name, scales[name], is_divided=name in makers)
+    for layer in layers:
+        nodes[layer.output].append(_fixed_layer(graph, layer, scales[layer.input], divisors.get(layer.output), how))
     return nodes
 
 
-def _scales_of(given: ChannelRange | InputScales, readers: Sequence[Product]) -> InputScales:
-    return given if isinstance(given, InputScales) else input_scales(given, [reader.weights for reader in readers])
-
-
-def value_products(graph: onnx.GraphProto, products: Sequence[Product]) -> dict[str, Product]:
-    """Return, for each mix of attention values that a product reads, the product that makes these values.
-
-    A mix is linear in its values channel by channel, so its channels' steps can be divided out of the values' weights: no
-    node is left of them at run time.
-    """
-    producers = {output: node for node in graph.node for output in node.output}
-    readers = Counter(name for node in graph.node for name in node.input)
-    by_output = {product.output: product for product in products}
-    found = {}
-    for product in products:
-        maker = by_output.get(_values_behind(product.input, producers, readers))
-        if maker is not None and maker.weights.shape[1] == product.weights.shape[0]:
-            found[product.input] = maker
-    return found
-
-
-def _values_behind(mix: str, producers: Mapping[str, onnx.NodeProto], readers: Mapping[str, int]) -> str:
-    """Follow Reshape(Transpose?(MatMul(shares, Transpose(Reshape(values))))) back to the values; "" is no such thing."""
-    name = mix
-    for op, optional, place in (
-        ("Reshape", 0, 0),
-        ("Transpose", 1, 0),
-        ("MatMul", 0, 1),
-        ("Transpose", 0, 0),
-        ("Reshape", 0, 0),
-    ):
-        node = producers.get(name)
-        if node is None or readers[name] != 1:
-            return ""
-        if node.op_type == op:
-            name = node.input[place]
-        elif not optional:
-            return ""
-    return name if readers[name] == 1 else ""
-
-
-def _input_nodes(graph: onnx.GraphProto, name: str, scales: InputScales, *, is_divided: bool) -> list[onnx.NodeProto]:
-    # A multiplication and a scalar QuantizeLinear: with a scale per channel that op takes a path forty times slower.
-    graph.initializer.append(numpy_helper.from_array(np.array(scales.zero_point, dtype=np.uint8), f"{name}_zero_point"))
+def _quantized_input(graph: onnx.GraphProto, name: str, scales: InputScales, *, is_divided: bool) -> list[onnx.NodeProto]:
+    # A Mul and a scalar QuantizeLinear: with a scale per channel, QuantizeLinear takes a code path forty times slower.
+    _add_constants(graph, {f"{name}_zero_point": np.array(scales.zero_point, dtype=np.uint8)})
     quantizing = helper.make_node("QuantizeLinear", [name, "unit_scale", f"{name}_zero_point"], [f"{name}_uint8"])
     if is_divided:
         return [quantizing]
     quantizing.input[0] = f"{name}_scaled"
-    graph.initializer.append(numpy_helper.from_array(1 / scales.step, f"{name}_factor"))
+    _add_constants(graph, {f"{name}_factor": 1 / scales.step})
     return [helper.make_node("Mul", [name, f"{name}_factor"], [f"{name}_scaled"]), quantizing]
 
 
-def _fixed_node(
-    graph: onnx.GraphProto, product: Product, scales: InputScales, divisor: NDArray[np.float32] | None, how: Quantization
+def _fixed_layer(
+    graph: onnx.GraphProto, layer: LinearLayer, scales: InputScales, divisor: NDArray[np.float32] | None, how: Quantization
 ) -> onnx.NodeProto:
-    """Return the product of bytes; its outputs divided, where another product's input wants them so."""
-    divided = product if divisor is None else replace(product, weights=product.weights / divisor, bias=product.bias / divisor)
-    scaled = replace(divided, weights=divided.weights * scales.step[:, None])
+    """Return the int8 layer; its outputs are divided by the steps of the input that they become, where there is a divisor."""
+    by = np.float32(1) if divisor is None else divisor
+    scaled = replace(layer, weights=layer.weights / by * scales.step[:, None], bias=layer.bias / by)
     weights, column_scales, bias = _weight_constants(graph, scaled, how)
-    inputs = [f"{product.input}_uint8", weights, "unit_scale", column_scales, f"{product.input}_zero_point", "", bias]
-    return helper.make_node("MatMulIntegerToFloat", inputs, [product.output], domain=MICROSOFT)
+    inputs = [f"{layer.input}_uint8", weights, "unit_scale", column_scales, f"{layer.input}_zero_point", "", bias]
+    return helper.make_node("MatMulIntegerToFloat", inputs, [layer.output], domain=MICROSOFT)
 
 
-def _dynamic_node(graph: onnx.GraphProto, product: Product, how: Quantization) -> onnx.NodeProto:
-    weights, column_scales, bias = _weight_constants(graph, product, how)
-    inputs = [product.input, weights, column_scales, "", bias]
-    return helper.make_node("DynamicQuantizeMatMul", inputs, [product.output], domain=MICROSOFT)
+def _dynamic_layer(graph: onnx.GraphProto, layer: LinearLayer, how: Quantization) -> onnx.NodeProto:
+    weights, column_scales, bias = _weight_constants(graph, layer, how)
+    inputs = [layer.input, weights, column_scales, "", bias]
+    return helper.make_node("DynamicQuantizeMatMul", inputs, [layer.output], domain=MICROSOFT)
 
 
-def _weight_constants(graph: onnx.GraphProto, product: Product, how: Quantization) -> tuple[str, str, str]:
-    values, scales = quantize_columns(product.weights, limit=how.weight_limit)
-    constants: dict[str, NDArray[Any]] = {"weights_int8": values, "weights_scales": scales, "bias": product.bias}
-    graph.initializer.extend(numpy_helper.from_array(value, f"{product.output}_{name}") for name, value in constants.items())
-    weights, column_scales, bias = (f"{product.output}_{name}" for name in constants)
-    return weights, column_scales, bias
+def _weight_constants(graph: onnx.GraphProto, layer: LinearLayer, how: Quantization) -> list[str]:
+    """Add the int8 weights, their scales and the bias to the graph and return the three names."""
+    values, scales = quantize_columns(layer.weights, limit=how.weight_limit)
+    parts = {"weights_int8": values, "weights_scales": scales, "bias": layer.bias}
+    return _add_constants(graph, {f"{layer.output}_{name}": part for name, part in parts.items()})
 
 
-def _replace_products(
-    graph: onnx.GraphProto, products: Sequence[Product], rewritten: Mapping[str, list[onnx.NodeProto]]
-) -> None:
-    product_of = {id(product.node): product for product in products}
-    absorbed = {id(product.bias_node) for product in products if product.bias_node is not None}
-    kept: list[onnx.NodeProto] = []
-    for node in list(graph.node):
-        if id(node) not in absorbed:
-            kept += rewritten[product_of[id(node)].output] if id(node) in product_of else [node]
-    replacements = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+def _add_constants(graph: onnx.GraphProto, constants: Mapping[str, NDArray[Any]]) -> list[str]:
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    return list(constants)
+
+
+def _replace(graph: onnx.GraphProto, layers: Sequence[LinearLayer], nodes: Nodes) -> None:
+    """Put the nodes in the places of the layers' MatMul or Gemm; their Add is dropped."""
+    new_nodes = {id(layer.node): nodes[layer.output] for layer in layers}
+    new_nodes |= {id(layer.bias_node): [] for layer in layers if layer.bias_node is not None}
+    copies = [
+        onnx.NodeProto.FromString(each.SerializeToString()) for node in graph.node for each in new_nodes.get(id(node), [node])
+    ]
     del graph.node[:]
-    graph.node.extend(replacements)
-
-
-def _matmul(
-    node: onnx.NodeProto,
-    weights: NDArray[np.float32],
-    users: Mapping[str, list[onnx.NodeProto]],
-    constants: Mapping[str, TensorProto],
-) -> Product:
-    followers = users[node.output[0]]
-    if len(followers) == 1 and followers[0].op_type == "Add":
-        other = next(name for name in followers[0].input if name != node.output[0])
-        if other in constants and list(constants[other].dims) == [weights.shape[1]]:
-            return Product(node, followers[0], weights, numpy_helper.to_array(constants[other]))
-    return Product(node, None, weights, np.zeros(weights.shape[1], dtype=np.float32))
-
-
-def _gemm(node: onnx.NodeProto, weights: NDArray[np.float32], constants: Mapping[str, TensorProto]) -> Product | None:
-    settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    if settings.get("transA") or settings.get("alpha", 1.0) != 1.0 or settings.get("beta", 1.0) != 1.0:
-        return None
-    if settings.get("transB"):
-        weights = np.ascontiguousarray(weights.T)
-    bias = np.zeros(weights.shape[1], dtype=np.float32)
-    if len(node.input) > 2 and node.input[2]:
-        if node.input[2] not in constants:
-            return None
-        bias = numpy_helper.to_array(constants[node.input[2]])
-    return Product(node, None, weights, np.broadcast_to(bias, weights.shape[1:]))
+    graph.node.extend(copies)
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

@@ -33,6 +33,9 @@ with requires("running a graph"):
 
 logger = logging.getLogger(__name__)
 
+MICROSOFT = "com.microsoft"
+"""Domain of the ops that are ONNX Runtime's own."""
+
 # Padded tokens per batch. Activations of 384 tokens stay in a core's cache; 2,048 took 1.5 times the processor time.
 MAX_BATCH_TOKENS = 384
 MAX_BATCH_TEXTS = 32

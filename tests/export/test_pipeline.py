@@ -28,7 +28,7 @@ from export import pipeline
 from export.graph.fused import FUSED_OPSET
 from export.graph.portable import OPSET
 from export.int8.calibration import calibration_split
-from export.int8.quantize import product_inputs
+from export.int8.linear import linear_inputs
 from export.pipeline import export_bundle, strip
 from export.runtime.sessions import OnnxClassifier
 from export.settings import ExportSettings
@@ -385,7 +385,7 @@ def test_scales_that_the_bundle_brings_are_used_and_the_missing_ones_calibrated(
     brought = json.loads((bundle.path / SCALES).read_text())
     names = sorted(brought["inputs"])
     calibrating, _ = calibration_split(tiny_splits.validation)
-    assert names == sorted(product_inputs(onnx.load(bundle.graph("fp32"))))
+    assert names == sorted(linear_inputs(onnx.load(bundle.graph("fp32"))))
     assert (
         brought["inputs"][names[0]]["source"]
         == f"minimum and maximum over {len(calibrating)} validation texts, which the gates did not judge, and their first words"

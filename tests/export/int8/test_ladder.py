@@ -16,8 +16,9 @@ from distill.errors import QualityError
 from distill.evaluation.metrics import evaluate
 from distill.progress import SilentReporter
 from export.int8.calibration import channel_ranges
-from export.int8.ladder import Attempt, Baseline, first_that_passes
-from export.int8.quantize import Quantization, find_products, product_inputs, quantize
+from export.int8.ladder import Attempt, Baseline, Ladder
+from export.int8.linear import linear_inputs, linear_layers
+from export.int8.quantize import Quantization, quantize
 from export.runtime.sessions import OnnxClassifier
 from export.settings import EmbeddingPrecision, ExportSettings
 
@@ -57,20 +58,13 @@ def climb(tiny_student: Bundle, tiny_splits: Splits, fp32: onnx.ModelProto) -> C
     validation = tiny_splits.validation
     logits = opened(fp32).predict_logits(validation.texts)
     quality = evaluate(labels=validation.label_ids, logits=logits, label_names=tiny_student.labels)
-    ranges = channel_ranges(fp32, product_inputs(fp32), texts=validation.texts, tokenizer=tiny_student.tokenizer())
+    ranges = channel_ranges(fp32, linear_inputs(fp32), texts=validation.texts, tokenizer=tiny_student.tokenizer())
 
     def run(
         reporter: Listening, settings: ExportSettings, embeddings: EmbeddingPrecision = "int8"
     ) -> tuple[onnx.ModelProto, Attempt]:
-        return first_that_passes(
-            fp32,
-            ranges,
-            embeddings=embeddings,
-            settings=settings,
-            baseline=Baseline(validation, logits, quality),
-            open_graph=opened,
-            reporter=reporter,
-        )
+        ladder = Ladder(fp32, ranges, embeddings, settings, Baseline(validation, logits, quality), opened)
+        return ladder.first_that_passes(reporter)
 
     return run
 
@@ -115,7 +109,7 @@ def test_tables_that_a_size_asked_for_are_not_widened(climb: Climb, monkeypatch:
 def test_the_product_that_hurts_most_is_left_out_last(
     climb: Climb, fp32: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert BAD in {product.output for product in find_products(fp32)}
+    assert BAD in {layer.output for layer in linear_layers(fp32)}
     monkeypatch.setattr("export.int8.ladder.quantize", damaged_unless(lambda how: BAD in how.keep))
     listening = Listening()
     graph, passed = climb(listening, ExportSettings())

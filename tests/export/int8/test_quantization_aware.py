@@ -21,7 +21,8 @@ from distill.settings import DistillSettings
 from distill.training.distillation import fit_student
 from distill.training.rounding import rounded_input, rounded_products, rounded_weights, rounding
 from export.graph.fused import write_fused_graph
-from export.int8.quantize import Quantization, find_products, product_inputs, quantize
+from export.int8.linear import linear_inputs, linear_layers
+from export.int8.quantize import Quantization, quantize
 from export.pipeline import export_bundle
 from export.runtime.sessions import OnnxClassifier
 
@@ -45,8 +46,8 @@ def test_a_rounding_model_answers_as_its_int8_graph(layers: int, tiny_model: Pat
     fp32 = write_fused_graph(classifier)
     with rounding(classifier, TEXTS) as scales:
         rounded = classifier.predict_logits(TEXTS)
-    assert sorted(scales) == sorted(product_inputs(fp32))
-    assert len(rounded_products(classifier)) == len(find_products(fp32))
+    assert sorted(scales) == sorted(linear_inputs(fp32))
+    assert len(rounded_products(classifier)) == len(linear_layers(fp32))
     int8 = quantize(fp32, scales, Quantization(weight_limit=SEVEN_BIT_LIMIT, embeddings="fp32"))
     by_graph = graph_of(classifier, int8).predict_logits(TEXTS)
     cost = np.abs(by_graph - exact).max()

@@ -22,7 +22,8 @@ from distill.scales import (
 )
 from export.graph.optimized import optimized_ops
 from export.int8.embeddings import quantize_tables
-from export.int8.quantize import MIN_WEIGHTS, Quantization, product_inputs, quantize
+from export.int8.linear import MIN_WEIGHTS, linear_inputs
+from export.int8.quantize import Quantization, quantize
 from export.settings import EmbeddingPrecision
 
 Array = NDArray[np.float32]
@@ -86,7 +87,7 @@ def ranges_of(low: Sequence[float] | Array, high: Sequence[float] | Array) -> di
 @pytest.fixture
 def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let products of any size be quantized, so that sums can be done by hand."""
-    monkeypatch.setattr("export.int8.quantize.MIN_WEIGHTS", 1)
+    monkeypatch.setattr("export.int8.linear.MIN_WEIGHTS", 1)
 
 
 def test_each_row_has_the_scale_of_its_own_largest_number() -> None:
@@ -285,7 +286,7 @@ def test_products_that_read_one_input_share_its_bytes() -> None:
     ]
     weights = {"first": random_matrix(8, 4), "second": random_matrix(8, 4, seed=1)}
     graph = graph_of(nodes, weights, takes=takes, gives=["texts", 4])
-    assert product_inputs(graph) == ["x"]
+    assert linear_inputs(graph) == ["x"]
     x = random_matrix(50, 8, seed=2)
     quantized = quantize(graph, ranges_of(x.min(axis=0), x.max(axis=0)))
     assert ops(quantized).count("QuantizeLinear") == 1
@@ -336,20 +337,20 @@ def test_a_gemm_is_a_product_with_its_bias(attributes: dict[str, float]) -> None
 @pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("attributes", [{"alpha": 2.0}, {"beta": 0.5}], ids=str)
 def test_a_gemm_with_factors_stays(attributes: dict[str, float]) -> None:
-    assert product_inputs(gemm(**attributes)) == []
+    assert linear_inputs(gemm(**attributes)) == []
 
 
 def test_small_products_stay_in_fp32() -> None:
     # 64 * 64 weights are the least.
     assert MIN_WEIGHTS == 64 * 64
-    assert product_inputs(product(random_matrix(64, 63))) == []
-    assert product_inputs(product(random_matrix(64, 64))) == ["x"]
+    assert linear_inputs(product(random_matrix(64, 63))) == []
+    assert linear_inputs(product(random_matrix(64, 64))) == ["x"]
 
 
 def test_a_product_of_two_values_stays_in_fp32() -> None:
     takes = helper.make_tensor_value_info("x", TensorProto.FLOAT, [80, 80])
     graph = graph_of([helper.make_node("MatMul", ["x", "x"], ["out"])], {}, takes=takes, gives=[80, 80])
-    assert product_inputs(graph) == []
+    assert linear_inputs(graph) == []
 
 
 def test_the_given_graph_stays_as_it_is() -> None:
