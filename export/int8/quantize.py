@@ -131,7 +131,7 @@ def _dynamic_layer(graph: onnx.GraphProto, layer: LinearLayer, how: Quantization
 def _weight_constants(graph: onnx.GraphProto, layer: LinearLayer, how: Quantization) -> list[str]:
     """Add the int8 weights, their scales and the bias to the graph and return the three names."""
     values, scales = quantize_columns(layer.weights, limit=how.weight_limit)
-    parts = {"weights_int8": values, "weights_scales": scales, "bias": layer.bias}
+    parts: dict[str, NDArray[Any]] = {"weights_int8": values, "weights_scales": scales, "bias": layer.bias}
     return _add_constants(graph, {f"{layer.output}_{name}": part for name, part in parts.items()})
 
 
