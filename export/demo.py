@@ -1,7 +1,7 @@
-"""The whole job on the built-in movie sentences: floors, teacher, control, student, graphs, quality, speed, report.
+"""The demo: floors, teacher, control, student, graphs, quality, speed and report on the built-in movie sentences.
 
-A finished step is not repeated: bundles are recognised by what they were made from, measurements by the digests of
-what was measured.
+Finished steps are not repeated: a bundle is reused if its lineage and settings match, measurements if the digests of everything
+that was measured match.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Profile:
 
     Attributes:
         data: Where the labelled texts come from.
-        unlabeled: Sets whose texts the student learns from too, without their labels.
-        teacher: How the teacher is fine-tuned.
-        student: How the student, and without the teacher's answers the control, learns.
-        export: Gates of the graphs.
-        bench: How they are timed.
-        model: What the teacher is made of, by the name that goes into its lineage.
+        unlabeled: Data sets whose texts the student learns from too, without their labels.
+        teacher: Settings of fine-tuning the teacher.
+        student: Settings of the student, and of the control, which learns without the teacher's logits.
+        export: Settings of the graphs and their gates.
+        bench: Settings of measuring.
+        model: The encoder of the teacher, as named in its lineage.
     """
 
     data: DataSettings
@@ -62,7 +62,7 @@ def profile_of(settings: DemoSettings) -> Profile:
     if settings.profile == "full":
         return Profile(
             data=DataSettings(train=(source,), test=source),
-            # Texts of other domains: their labels are never read. What a shallow student lacks most is texts to learn from.
+            # Texts of other domains, whose labels are never read: a shallow student gains most from more texts.
             unlabeled=("builtin:amazon", "builtin:tweets", "builtin:nyt"),
             teacher=TeacherSettings(seed=seed),
             student=DistillSettings(seed=seed, num_layers=3),
@@ -74,20 +74,20 @@ def profile_of(settings: DemoSettings) -> Profile:
         unlabeled=(),
         teacher=TeacherSettings(seed=seed, epochs=2, learning_rate=1e-4),
         student=DistillSettings(seed=seed, num_layers=3, epochs=2),
-        # 160 validation texts: one text is 0.006, so the budgets are those of a sample
+        # 160 validation texts: one text is 0.006, so a sample needs wider budgets
         export=ExportSettings(budget_f1=0.03, budget_recall=0.06, min_agreement=0.94),
         bench=BenchSettings(rounds=7, texts_per_round=100, throughput_rounds=1),
     )
 
 
 def run_demo(out: Path, settings: DemoSettings | None = None, *, reporter: Reporter | None = None) -> dict[str, Any]:
-    """Do the whole job and write `report.json`, `report.html` and the bundles into `out`.
+    """Run the demo and write `report.json`, `report.html` and the bundles to `out`.
 
     Returns:
         The report, as written.
 
     Raises:
-        PotstillError: Any stage's own error; finished stages are kept and not repeated next time.
+        PotstillError: The error of any stage; finished stages are kept and not repeated next time.
     """
     settings = settings or DemoSettings()
     reporter = reporter or SilentReporter()
@@ -157,11 +157,11 @@ def _bundles(
         settings=profile.teacher,
         reporter=reporter,
     )
-    reporter.say(f"3 of 6  control: a student of {profile.student.num_layers} layers that learns from the labels alone")
+    reporter.say(f"3 of 6  control: a student with {profile.student.num_layers} layers, trained on the labels alone")
     control = student_at(CONTROL, profile.student.model_copy(update={"soft_weight": 0.0}), ())
-    reporter.say("4 of 6  student: the same, taught by the teacher")
+    reporter.say("4 of 6  student: the same, distilled from the teacher")
     student = student_at(STUDENT, profile.student, unlabeled)
-    reporter.say("5 of 6  export: fp32 and int8 graphs, each proven before it is sealed")
+    reporter.say("5 of 6  export: fp32 and int8 graphs, each checked before it is saved")
     control = _exported(control, profile.export.model_copy(update={"precisions": ("fp32",)}), splits, reporter)
     student = _exported(student, profile.export, splits, reporter)
     return teacher, control, student
@@ -175,7 +175,7 @@ def _exported(bundle: Bundle, settings: ExportSettings, splits: Splits, reporter
 
 
 def _lineage(model: str, splits: Splits, seed: int, *, teacher: Bundle | None, unlabeled: tuple[str, ...]) -> Lineage:
-    """What the lineage of a bundle must be to be taken for this run's."""
+    """Return the lineage of a bundle of this run."""
     return Lineage(
         base_model=model,
         teacher_sha256=teacher.manifest.files[WEIGHTS].sha256 if teacher else None,
@@ -187,7 +187,7 @@ def _lineage(model: str, splits: Splits, seed: int, *, teacher: Bundle | None, u
 
 
 def _already_made(path: Path, stage: Role, settings: Settings, wanted: Lineage, reporter: Reporter) -> Bundle | None:
-    """The bundle of an earlier run, if it is whole and was made from the same settings, texts and teacher."""
+    """Return the bundle of an earlier run if it is complete and has this lineage and these settings, else None."""
     try:
         bundle = Bundle.open(path)
     except BundleError:
@@ -201,14 +201,14 @@ def _already_made(path: Path, stage: Role, settings: Settings, wanted: Lineage, 
 def _measured(
     out: Path, candidates: Sequence[Candidate], splits: Splits, profile: Profile, reporter: Reporter
 ) -> dict[str, Any]:
-    """Quality and speed of all candidates, from the last run when nothing that decides them has changed."""
+    """Return quality and speed of all candidates; those of an earlier run if nothing they depend on has changed."""
     if splits.test is None:
-        raise SettingsError("the demo measures on test texts, and there are none")
+        raise SettingsError("the demo needs test texts to measure on, and the data has none")
     test = splits.test
     kept = out / "measured.json"
     digests = [Bundle.open(c.bundle_path).manifest.to_bytes().decode() for c in candidates if c.bundle_path]
-    said = [digests, test.fingerprint(), splits.train.fingerprint(), profile.bench.model_dump(mode="json")]
-    key = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    parts = [digests, test.fingerprint(), splits.train.fingerprint(), profile.bench.model_dump(mode="json")]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     reporter.say(f"6 of 6  quality on {len(test)} test texts, then speed")
     if found := _already_measured(kept, key):
         reporter.say("        already done")
@@ -222,7 +222,7 @@ def _measured(
 
 
 def _already_measured(kept: Path, key: str) -> dict[str, Any] | None:
-    """What an earlier run measured of the very same; None when there is none, or it cannot be read."""
+    """Return the measurements of an earlier run with this key; None if there are none, or they cannot be read."""
     try:
         found = json.loads(kept.read_text(encoding="utf-8"))
         return {name: found[name] for name in ("environment", "rows")} if found["key"] == key else None

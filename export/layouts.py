@@ -1,6 +1,6 @@
-"""A bundle in other tools' file layouts, written beside it on request; the bundle itself keeps its one layout.
+"""A bundle in the file layouts of other tools, written to another folder; the bundle itself keeps its layout.
 
-Files are copied as they are: nothing is converted, so the answers are the bundle's.
+Files are copied, not converted, so that the answers are those of the bundle.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def write_layout(bundle: Bundle, layout: Layout, out: Path) -> list[Path]:
             "transformers.js": the same with the graphs under `onnx/`, as the library looks for them.
             "triton": a model repository of Triton and KServe, `out/NAME/config.pbtxt` and `out/NAME/1/model.onnx`, where
             NAME is the bundle's folder; the client tokenizes, so `tokenizer.json` comes along.
-        out: The folder to write; one that is not empty is refused.
+        out: The folder to write; it must be empty or not exist.
 
     Raises:
-        SettingsError: There is something in `out` already, or no such layout.
+        SettingsError: `out` is not empty, or the layout is unknown.
         BundleError: The bundle has no graph.
         StorageError: `out` cannot be written.
     """
@@ -46,7 +46,7 @@ def write_layout(bundle: Bundle, layout: Layout, out: Path) -> list[Path]:
 def triton_config(bundle: Bundle, *, name: str) -> str:
     """Return `config.pbtxt` for the graph that `write_layout` puts there.
 
-    Triton batches requests only where that cannot change an answer: fp32, and int8 with fixed scales.
+    Triton may batch requests only where that cannot change an answer: fp32, and int8 with fixed scales.
     """
     scales = bundle.manifest.settings.get("export", {}).get("activations", "fixed")
     batching = "" if bundle.best_precision() == "int8" and scales == "dynamic" else "dynamic_batching { }\n"

@@ -1,4 +1,4 @@
-"""Set a cascade's threshold on validation texts and say what the cascade is worth on them. No torch."""
+"""Choose the threshold of a cascade on validation texts and measure the cascade on them. No torch."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from export.runtime.sessions import OnnxClassifier
 
 
 def set_cascade(student: Bundle, fallback: Bundle, *, validation: Dataset, wanted_agreement: float) -> list[dict[str, Any]]:
-    """Find the threshold, keep it in the student's manifest, and return a row for each of student, fallback and cascade.
+    """Choose the threshold, save it in the student's manifest, and return a row for student, fallback and cascade.
 
     Args:
         student: A bundle with a graph.
-        fallback: A larger one with the same labels.
+        fallback: A larger classifier with the same labels.
         validation: Texts that neither was trained on.
-        wanted_agreement: Share of them to which the cascade must answer as the fallback does.
+        wanted_agreement: Share (0-1) of the texts that must get the same labels from the cascade and the fallback.
 
     Raises:
-        BundleError: One has no graph.
-        SettingsError: They differ in labels or task, or the share is none.
+        BundleError: A bundle has no graph.
+        SettingsError: The two differ in labels or task, or the share is out of range.
         DatasetError: There are no texts.
     """
     members = OnnxClassifier.open(student), OnnxClassifier.open(fallback)
-    trial = Cascade(*members, min_confidence=0)  # before the texts: refuses two that do not belong together
+    trial = Cascade(*members, min_confidence=0)  # refuses two that do not belong together before any text is answered
     logits = [member.predict_logits(validation.texts) for member in members]
     threshold = choose_threshold(
         student_logits=logits[0],

@@ -1,7 +1,7 @@
 """The fused writer: the graph of a BERT-family classifier, written from its weights with the ops that measured fastest.
 
-Nothing is traced, so nothing has to be recognised and fused later. Two things an exporter cannot do are done here: only
-what the first token's answer depends on is computed in the last layer, and positions and mask cost a node or two each.
+Nothing is traced, so no pattern has to be recognised and fused later. The writer does two things that an exporter cannot: the
+last layer computes only what the first token needs, and positions and mask cost a node or two each.
 docs/decisions/graph-writers.md has the measurements behind the choice of ops.
 """
 
@@ -21,33 +21,33 @@ from export.graph.encoder import Activation, Dense, Encoder, Layer, Norm, read_e
 from export.graph.portable import OUTPUT_NAME
 from export.runtime.sessions import MICROSOFT
 
-# LayerNormalization came with 17, and nothing here needs more; IR 8 is that opset's own.
+# LayerNormalization needs opset 17, and nothing here needs a later one; IR 8 belongs to that opset.
 FUSED_OPSET = 17
 IR_VERSION = 8
 MASKED = -1e9
-"""Added to the score of a padded token: its share is 0 to the last bit."""
+"""Added to the attention score of a padding token, so that its attention weight is exactly 0."""
 
 
 def write_fused_graph(classifier: TorchClassifier) -> onnx.ModelProto:
     """Return the fp32 graph, weights inside, both input axes symbolic ("batch", "length").
 
     Raises:
-        SettingsError: The model is not of BERT's family, or has a part that is not known.
+        SettingsError: The model is not of the BERT family, or has a part that this writer does not know.
     """
     return graph_of_encoder(read_encoder(classifier))
 
 
 def expected_ops(graph: onnx.ModelProto) -> Counter[str]:
-    """Return how often each op that costs time must still stand in the graph after ONNX Runtime has optimized it.
+    """Count the ops that cost time and must remain after ONNX Runtime has optimized the graph.
 
-    Its own fusions (`SkipLayerNormalization`, `Attention`) are slower than what they replace, and come without a word.
+    Its own fusions (`SkipLayerNormalization`, `Attention`) are slower than the ops they replace.
     """
     written = Counter(node.op_type for node in graph.graph.node)
     return Counter({op: written[op] for op in ("LayerNormalization", "Softmax", "SkipLayerNormalization", "Attention")})
 
 
 def graph_of_encoder(encoder: Encoder) -> onnx.ModelProto:
-    """Return the graph that computes what these weights say."""
+    """Return the graph of an encoder with these weights."""
     writer = _Writer()
     ids, mask = INPUT_NAMES
     hidden = _embeddings(writer, encoder, ids)
@@ -79,7 +79,7 @@ def _embeddings(writer: _Writer, encoder: Encoder, ids: str) -> str:
 
 
 def _beside_neighbours(writer: _Writer, words: str) -> str:
-    """Return each token's vector between those of the next and of the one before; beyond the ends stand zeros."""
+    """Concatenate the vectors of the next token, of each token and of the previous token; zeros beyond the ends."""
     wider = writer.add("Pad", [words, writer.integers("one_on_each_side", [0, 1, 0, 0, 1, 0])], "words.wider")
     axis, far = writer.integers("axis_1_alone", [1]), writer.integers("far", [np.iinfo(np.int64).max])
     following = writer.add("Slice", [wider, writer.integers("from_2", [2]), far, axis], "words.next")
@@ -88,7 +88,7 @@ def _beside_neighbours(writer: _Writer, words: str) -> str:
 
 
 def _positions_from_padding(writer: _Writer, ids: str, padding_id: int) -> str:
-    """RoBERTa's: the number of tokens up to here that are not padding, after the padding's own id; padding keeps that."""
+    """Return the position ids of RoBERTa: padding_id plus the number of real tokens so far; padding has padding_id."""
     padding = writer.integers("padding_id", padding_id)
     is_padding = writer.add("Equal", [ids, padding], "is_padding")
     real = writer.add("Cast", [writer.add("Not", [is_padding], "is_real")], "real", to=TensorProto.INT64)
@@ -97,8 +97,8 @@ def _positions_from_padding(writer: _Writer, ids: str, padding_id: int) -> str:
 
 
 def _attention_bias(writer: _Writer, encoder: Encoder, ids: str, mask: str) -> str:
-    """Return what is added to every score, shape (batch, 1, 1, length), or (batch, heads, length, length) with distances."""
-    # Looked up by the mask's own 0 and 1: one node, where arithmetic would take three.
+    """Return the bias of the attention scores, shape (batch, 1, 1, length); with distances (batch, heads, length, length)."""
+    # The mask is the index, 0 or 1: one node, where arithmetic would take three.
     of_mask = writer.add("Gather", [writer.constant("mask_bias", np.array([MASKED, 0], dtype=np.float32)), mask], "mask.bias")
     bias = writer.add("Unsqueeze", [of_mask, writer.integers("axes_1_2", [1, 2])], "attention.bias")
     if encoder.relative is None:
@@ -107,7 +107,7 @@ def _attention_bias(writer: _Writer, encoder: Encoder, ids: str, mask: str) -> s
 
 
 def _distance_bias(writer: _Writer, by_distance: NDArray[np.float32], ids: str) -> str:
-    """Return the bias of every pair of places, shape (heads, length, length)."""
+    """Return the bias of every pair of positions, shape (heads, length, length)."""
     numbers = np.arange((by_distance.shape[0] + 1) // 2, dtype=np.int64)
     cut = [_zero(writer), _length(writer, ids), _zero(writer)]
     columns = writer.add("Slice", [writer.constant("columns.all", numbers), *cut], "columns")
@@ -133,14 +133,14 @@ def _layer(
 
 
 def _attention(writer: _Writer, encoder: Encoder, layer: Layer, name: str, asking: str, hidden: str, bias: str) -> str:
-    """Return the mixed values of all heads side by side, shaped as what asks: all tokens (`hidden` itself), or one."""
+    """Return the attention context, all heads concatenated, for all tokens (`asking` is `hidden`) or for one."""
     heads, width = encoder.num_heads, layer.query.bias.size
     scale = np.float32((width // heads) ** -0.5)
     query = writer.dense(asking, Dense(layer.query.weights * scale, layer.query.bias * scale), f"{name}.query")
     by_head = writer.integers("by_head", [0, 0, heads, width // heads])
     if asking == hidden:
         query = _turned(writer, query, by_head, f"{name}.query", [0, 2, 1, 3])
-    else:  # of one token: a reshape alone puts the heads first
+    else:  # one token: a reshape is enough to put the heads first
         query = writer.add(
             "Reshape", [query, writer.integers("by_head_of_one", [0, heads, 1, width // heads])], f"{name}.heads"
         )
@@ -172,12 +172,12 @@ def _zero(writer: _Writer) -> str:
 
 
 def _length(writer: _Writer, ids: str) -> str:
-    """Return the number of tokens, padding included, shape (1,)."""
+    """Return the length of the batch in tokens, shape (1,)."""
     return writer.add("Shape", [ids], "length", start=1, end=2)
 
 
 class _Writer:
-    """Nodes and constants on their way into a graph; what is written twice under one name is written once."""
+    """Collects the nodes and constants of a graph; a second one of the same name is ignored."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, onnx.NodeProto] = {}
@@ -195,8 +195,8 @@ class _Writer:
         return output
 
     def dense(self, tensor: str, dense: Dense, name: str, *, output: str | None = None) -> str:
-        product = self.add("MatMul", [tensor, self.constant(f"{name}.weights", dense.weights)], f"{name}.product")
-        return self.add("Add", [product, self.constant(f"{name}.bias", dense.bias)], output or name)
+        scaled = self.add("MatMul", [tensor, self.constant(f"{name}.weights", dense.weights)], f"{name}.product")
+        return self.add("Add", [scaled, self.constant(f"{name}.bias", dense.bias)], output or name)
 
     def norm(self, tensor: str, norm: Norm, name: str) -> str:
         held = [self.constant(f"{name}.gamma", norm.gamma), self.constant(f"{name}.beta", norm.beta)]

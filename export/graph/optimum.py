@@ -1,7 +1,7 @@
-"""optimum as the writer: Hugging Face's exporter, for a model it knows and ours do not.
+"""The Optimum writer: Hugging Face's exporter, for models that it supports and our writers do not.
 
-It traces with torch's older exporter, so its graph goes through the same gates as ours. Its one release needs an older
-transformers than training does, so it lives in an environment of its own (extra `optimum`).
+It traces with the older exporter of torch; its graph passes the same gates as the others. Its only release needs an older
+transformers than training does, so it needs its own environment (extra `optimum`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ZEROED_INPUT = "token_type_ids"
 
 
 def write_optimum_graph(classifier: TorchClassifier) -> onnx.ModelProto:
-    """Return the fp32 graph that optimum's exporter makes, with the inputs and the output every graph of ours has.
+    """Return the fp32 graph of the Optimum exporter, with the inputs and the output of our other graphs.
 
     Raises:
         MissingExtraError: optimum is not installed.
@@ -35,12 +35,12 @@ def write_optimum_graph(classifier: TorchClassifier) -> onnx.ModelProto:
         try:
             main_export(str(model), output=out, task="text-classification", device="cpu", do_validation=False)
         except (ValueError, KeyError, NotImplementedError) as exc:
-            raise SettingsError(f"optimum cannot export this model: {exc}; take --exporter portable") from exc
+            raise SettingsError(f"optimum cannot export this model: {exc}; use --exporter portable") from exc
         return without_token_types(onnx.load(out / "model.onnx"))
 
 
 def without_token_types(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph with token types as what they are for single texts: zeros, made inside; changed in place."""
+    """Replace the input of token types by zeros, which is what single texts have, in place, and return the graph."""
     inputs = graph.graph.input
     for place, given in enumerate(inputs):
         if given.name == ZEROED_INPUT:
@@ -51,5 +51,5 @@ def without_token_types(graph: onnx.ModelProto) -> onnx.ModelProto:
             break
     taken = [given.name for given in inputs]
     if sorted(taken) != sorted(INPUT_NAMES):
-        raise SettingsError(f"optimum's graph takes {taken}, wanted {list(INPUT_NAMES)}; take --exporter portable")
+        raise SettingsError(f"the graph of optimum has inputs {taken}, expected {list(INPUT_NAMES)}; use --exporter portable")
     return graph

@@ -1,7 +1,7 @@
 """The portable writer: `torch.onnx.export`, standard ops only, any architecture.
 
-Always `dynamo=True`: with torch 2.13 the older exporter gives a BERT graph that loads, runs and is wrong by up to
-0.24 in the logits.
+Always with `dynamo=True`: with torch 2.13 the older exporter writes a BERT graph that loads, runs and is wrong by up to 0.24
+in the logits.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from distill.models.static_network import FoldedStatic, StaticClassifier
 from distill.models.torch_classifier import TorchClassifier
 from distill.tokenization import INPUT_NAMES
 
-# The lowest opset with Gelu as one op: before 20 the exporter spells it as five, each a pass over the widest activations.
+# The lowest opset with Gelu as one op: below 20 the exporter writes five ops, each of them a pass over the widest activations.
 OPSET = 20
 OUTPUT_NAME = "logits"
 _TRACED_TEXTS = ("a masterpiece of boredom", "nothing here is as it was said to be , and yet one stays")
 
 
 class _LogitsOnly(nn.Module):
-    """The model as the graph sees it: two tensors in, logits out."""
+    """The model with the inputs and the output of the graph: two tensors in, logits out."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ def write_portable_graph(classifier: TorchClassifier) -> onnx.ModelProto:
     inputs = tuple(torch.from_numpy(values) for values in batch)
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1, max=classifier.tokenizer.max_length)}
     model = _LogitsOnly(_as_answered(classifier.model)).cpu().eval()
-    # Eager attention: the same products and softmax as PyTorch's fused one, without its guards against rows that are all
-    # masked, which no text gives; a fifth fewer nodes.
+    # Eager attention computes the same as the fused one of PyTorch, without its guards against rows that are all masked, which
+    # no text has: a fifth fewer nodes.
     with _quiet_exporter(), torch.no_grad(), _eager_attention(classifier.model):
         program = torch.onnx.export(
             model,
@@ -66,7 +66,7 @@ def write_portable_graph(classifier: TorchClassifier) -> onnx.ModelProto:
 
 
 def _as_answered(model: PreTrainedModel) -> nn.Module:
-    """The model in the form that answers quickest: a static one with its products worked out for every token."""
+    """Return the fastest form of the model: a static one with its linear layer precomputed for every token."""
     return FoldedStatic(model) if isinstance(model, StaticClassifier) else model
 
 
@@ -81,7 +81,7 @@ def _eager_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _forget_the_machine(graph: onnx.ModelProto) -> None:
-    """Drop the stack traces and docs that the exporter writes into nodes: they hold paths of this machine."""
+    """Remove the stack traces and docs that the exporter writes into nodes: they contain paths of this machine."""
     for node in graph.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
@@ -96,7 +96,7 @@ def _forget_the_machine(graph: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """The exporter prints its steps and warns about torchvision and renamed axes; none of it is for the user."""
+    """Silence the exporter, which prints its steps and warns about torchvision and renamed axes."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

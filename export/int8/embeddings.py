@@ -1,4 +1,4 @@
-"""Tables of vectors in a graph, made small: int8 with a scale per row, or 4 bits with a scale per block."""
+"""Quantized embedding tables of a graph: int8 with a scale per row, or 4 bits with a scale per block."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from export.runtime.sessions import MICROSOFT
 from export.settings import EmbeddingPrecision
 
 BLOCK_SIZES = (32, 16)
-"""The first that divides the width: with 32 numbers to a scale of 16 bits a weight takes 4.5 bits."""
+"""The first that divides the width is used. With 32 values and one 16-bit scale per block, a value takes 4.5 bits."""
 
 
 def quantize_tables(graph: onnx.ModelProto, precision: EmbeddingPrecision = "int8") -> onnx.ModelProto:
-    """Replace each fp32 table that is only looked up, in place.
+    """Replace each fp32 table that is only used for lookups, in place.
 
-    int8: Gather(table, ids) becomes Cast(Gather(int8 table, ids)) * Gather(scales, ids), which is faster than the op made
-    for it. int4: one `GatherBlockQuantized`, its scales stored in fp16; a table whose width no block size divides stays int8. A
-    table that is sliced, as positions are, is small: it is stored in int8 and becomes fp32 again when the graph is loaded.
+    int8: Gather(table, ids) becomes Cast(Gather(int8 table, ids)) * Gather(scales, ids), which is faster than ONNX Runtime's
+    own op for it. int4: one `GatherBlockQuantized` with fp16 scales; a table whose width no block size divides becomes int8. A
+    table that is sliced, like positions, is small: it is stored in int8 and converted to fp32 when the graph is loaded.
     """
     if precision == "fp32":
         return graph
@@ -79,7 +79,7 @@ def _int4_lookup(table: str, ids: str, output: str, block_size: int) -> onnx.Nod
 
 
 def _quantize_at_rest(graph: onnx.GraphProto, tensor: TensorProto) -> None:
-    """Store a table in int8; ONNX Runtime computes the two nodes once, at load."""
+    """Store a table in int8; ONNX Runtime computes the two new nodes once, when it loads the graph."""
     values, scales = quantize_rows(numpy_helper.to_array(tensor))
     name = tensor.name
     graph.initializer.remove(tensor)
@@ -89,7 +89,7 @@ def _quantize_at_rest(graph: onnx.GraphProto, tensor: TensorProto) -> None:
 
 
 def _widen_at_load(graph: onnx.GraphProto, values: NDArray[Any], stored: str, name: str) -> None:
-    """Store values in the narrow type they have; a `Cast` gives them in fp32, which ONNX Runtime does once, at load."""
+    """Store values in their narrow dtype; ONNX Runtime computes the `Cast` to fp32 once, when it loads the graph."""
     graph.initializer.append(numpy_helper.from_array(values, stored))
     graph.node.insert(0, helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
 
@@ -102,8 +102,8 @@ def _replace(graph: onnx.GraphProto, node: onnx.NodeProto, replacement: list[onn
 
 
 def is_table(tensor: TensorProto) -> bool:
-    """Say whether a constant may be a table of vectors: fp32, two axes, more than one row and column."""
-    # One number a row would grow: to a byte and its scale.
+    """Return whether a constant can be an embedding table: fp32, two axes, more than one row and column."""
+    # With one column a row would grow: to a byte and its scale.
     return tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2 and min(tensor.dims) > 1
 
 

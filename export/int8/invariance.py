@@ -1,4 +1,4 @@
-"""Whether a text gets the same answer alone and among batch-mates."""
+"""The batch gate: a text must get the same answer alone and in a batch with other texts."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from distill.labels import Logits, chosen_labels, probabilities
 MAX_TEXTS = 500
 BATCH_TEXTS = 32
 TIE = 2e-4
-"""Two labels this close are a tie, which the last bit of a sum may decide."""
+"""Two probabilities this close are a tie, which the last bit of a sum may decide."""
 
 
 class BatchingClassifier(Classifier, Protocol):
-    """A classifier that can be made to compute texts side by side, padded, although it would rather not."""
+    """A classifier that can also compute all texts in one padded batch, which it avoids otherwise."""
 
     def predict_in_one_batch(self, texts: Sequence[TextInput]) -> Logits:
         """Return logits, shape (len(texts), len(labels)), of one padded batch."""
-        ...
 
 
 @dataclass(frozen=True)
 class BatchReport:
-    """How answers differ between a text alone and in batches of 32 of every length.
+    """How answers differ between texts alone and in batches of 32 with mixed lengths.
 
     Attributes:
-        labels_changed_by_batch: Texts with another top label, ties aside.
+        labels_changed_by_batch: Number of texts with another top label, not counting ties.
         probability_change_by_batch: Largest change of a probability.
-        worst_text: Where that is.
-        num_texts: Texts compared.
+        worst_text: The text with that change.
+        num_texts: Number of texts compared.
     """
 
     labels_changed_by_batch: int
@@ -46,9 +45,9 @@ class BatchReport:
         """Raise `QualityError` when a label changed, or a probability by more than the tolerance."""
         if self.labels_changed_by_batch or not self.probability_change_by_batch <= tolerance:
             raise QualityError(
-                f"int8 answers {self.labels_changed_by_batch} of {self.num_texts} texts otherwise alone than in a batch; a "
-                f"probability moves by {self.probability_change_by_batch:.2g}, allowed is {tolerance:.2g}; nothing was sealed. "
-                f"The text: {self.worst_text[:80]!r}",
+                f"int8 gives {self.labels_changed_by_batch} of {self.num_texts} texts another label in a batch than alone; a "
+                f"probability changes by {self.probability_change_by_batch:.2g}, the limit is {tolerance:.2g}; nothing was "
+                f"sealed. The text: {self.worst_text[:80]!r}",
                 metric="probability alone and in a batch",
                 before=0.0,
                 after=self.probability_change_by_batch,
@@ -57,7 +56,7 @@ class BatchReport:
 
 
 def compare_alone_and_in_batches(classifier: BatchingClassifier, texts: Sequence[str]) -> BatchReport:
-    """Answer at most 500 texts one by one, and in batches of 32 in their own order, so that long and short ones meet."""
+    """Compare at most 500 texts one by one and in batches of 32, unsorted, so that a batch holds short and long texts."""
     chosen = [texts[index] for index in np.linspace(0, len(texts) - 1, min(len(texts), MAX_TEXTS)).astype(int)]
     alone = np.concatenate([classifier.predict_logits([text]) for text in chosen])
     starts = range(0, len(chosen), BATCH_TEXTS)
@@ -65,7 +64,7 @@ def compare_alone_and_in_batches(classifier: BatchingClassifier, texts: Sequence
     one, other = probabilities(alone, classifier.problem_type), probabilities(together, classifier.problem_type)
     changes = np.abs(one - other).max(axis=1)
     flipped = chosen_labels(alone, classifier.problem_type) != chosen_labels(together, classifier.problem_type)
-    # where no probability moved by more than half of it, the labels were a tie
+    # if no probability moved by more than half of this, the labels were a tie
     changed = flipped.reshape(len(chosen), -1).any(axis=1) & (changes > TIE / 2)
     worst = int(np.argmax(changes))
     return BatchReport(int(changed.sum()), float(changes[worst]), chosen[worst], len(chosen))

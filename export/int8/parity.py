@@ -1,4 +1,4 @@
-"""The gates between a PyTorch model, its fp32 graph and its int8 graph. A gate raises; it never only warns."""
+"""The gates between a PyTorch model, its fp32 graph and its int8 graph. A gate that fails raises."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from distill.labels import Logits, ProblemType, chosen_labels, probabilities
 from export.settings import ExportSettings
 
 BATCH_SIZES = (1, 2, 7, 32)
-"""Batches the fp32 graph is checked at; it was traced at 2 texts of one length only."""
+"""Batch sizes for the check of the fp32 graph, which was traced with 2 texts of one length only."""
 
 NUM_PARITY_TEXTS = 64
 
 ROUNDING = 1e-9
-"""1 - 0.96 is more than 0.04 in floating point; a budget that is used up exactly is not overdrawn."""
+"""1 - 0.96 is more than 0.04 in floating point; a loss equal to the budget is allowed."""
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """How far two classifiers' logits are apart, at the text where they differ most."""
+    """The largest difference between the logits of two classifiers, and its text."""
 
     max_abs_diff: float
     worst_text: str
@@ -32,10 +32,10 @@ class ParityReport:
     batch_sizes: tuple[int, ...]
 
     def require(self, tolerance: float) -> None:
-        """Raise `ParityError` unless the largest difference is within the tolerance (NaN never is)."""
+        """Raise `ParityError` when the largest difference is above the tolerance or NaN."""
         if not self.max_abs_diff <= tolerance:
             raise ParityError(
-                f"the fp32 graph differs from PyTorch by {self.max_abs_diff:.2g} in a logit, allowed is {tolerance:.2g}; "
+                f"the fp32 graph differs from PyTorch by {self.max_abs_diff:.2g} in a logit, the limit is {tolerance:.2g}; "
                 f"the text: {self.worst_text[:80]!r}",
                 max_abs_diff=self.max_abs_diff,
                 tolerance=tolerance,
@@ -47,15 +47,15 @@ def compare(reference: Classifier, candidate: Classifier, texts: Sequence[str]) 
     """Compare two classifiers on the same texts, the candidate at several batch sizes.
 
     Args:
-        reference: Whose logits are right.
-        candidate: Whose are checked, at batches of 1, 2, 7 and 32 in the order of the texts, so that short and long
-            ones share a batch and are padded.
+        reference: The classifier with the right logits.
+        candidate: The classifier to check, with batches of 1, 2, 7 and 32 texts in their own order, so that short and long
+            texts share a batch and are padded.
         texts: Real texts of many lengths.
     """
     require_same_labels(reference, candidate, names=("PyTorch", "the graph"))
     expected = reference.predict_logits(texts)
     differences = np.stack([np.abs(_in_batches(candidate, texts, size) - expected).max(axis=1) for size in BATCH_SIZES])
-    row = int(np.argmax(differences)) % len(texts)  # shape (sizes, texts); argmax takes a NaN for the largest
+    row = int(np.argmax(differences)) % len(texts)  # shape (sizes, texts); argmax returns a NaN first
     return ParityReport(float(differences[:, row].max()), texts[row], len(texts), BATCH_SIZES)
 
 
@@ -64,7 +64,7 @@ def _in_batches(classifier: Classifier, texts: Sequence[str], size: int) -> Logi
 
 
 def parity_texts(texts: Sequence[str], *, seed: int = 0) -> list[str]:
-    """Choose real texts for a parity check: a random handful, the shortest, the longest, and one past every limit."""
+    """Choose texts for a parity check: random ones, the shortest, the longest, and one that is longer than any limit."""
     generator = np.random.default_rng(seed)
     by_length = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     chosen = [*generator.permutation(len(texts))[: NUM_PARITY_TEXTS - 5].tolist(), *by_length[:2], *by_length[-2:]]
@@ -94,9 +94,9 @@ def change_between(before: Logits, after: Logits, problem_type: ProblemType) -> 
 def require_quality(*, before: Quality, after: Quality, change: Change, settings: ExportSettings) -> None:
     """Raise `QualityError` when int8 lost more than its budget against fp32.
 
-    Up to two texts with other labels never fail the checks that count labels: so few cannot be told from chance, and on a
-    small set they would exceed any budget. The calibration error is always checked, because probabilities can move while
-    every label stays.
+    Up to two texts with other labels never fail the checks that count labels: two cannot be told from chance, and on a small
+    set they would exceed any budget. The calibration error is always checked, because probabilities can move while every label
+    stays the same.
 
     Args:
         before: fp32 figures.
@@ -123,8 +123,8 @@ def _require(metric: str, before: float, after: float, *, budget: float, flag: s
     lost = before - after
     if not lost <= budget + ROUNDING:
         raise QualityError(
-            f"int8 loses {lost:.4f} of {metric} ({before:.4f} -> {after:.4f}), allowed is {budget:.4f}; nothing was sealed. "
-            f"Train longer, quantize less, or allow more with {flag}",
+            f"int8 loses {lost:.4f} of {metric} ({before:.4f} -> {after:.4f}), the limit is {budget:.4f}; nothing was "
+            f"sealed. Train longer, quantize less (--embeddings, --precisions fp32), or allow more with {flag}",
             metric=metric,
             before=before,
             after=after,

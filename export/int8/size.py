@@ -1,4 +1,4 @@
-"""Making what must be shipped fit a size: the precision of the embedding that fits, or which student would."""
+"""The size limit of a bundle: the precision of its embedding tables that fits, or the student that would."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from export.int8.embeddings import is_table
 from export.settings import EmbeddingPrecision, ExportSettings
 
 MANIFEST_GROWTH = 4096
-"""What sealing may add to the manifest."""
+"""Bytes that sealing can add to the manifest."""
 
 MEGABYTE = 1_000_000
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """Bytes of what must be shipped, and what the two big levers are."""
+    """Bytes of the files needed to serve int8, of their two largest parts, and the vocabulary and width behind these."""
 
     total: int
     words: int
@@ -33,16 +33,16 @@ class _Parts:
 def embeddings_that_fit(
     bundle: Bundle, fp32: onnx.ModelProto, settings: ExportSettings, quantized: Callable[[EmbeddingPrecision], onnx.ModelProto]
 ) -> EmbeddingPrecision:
-    """Return the numeric form of the tables: the one asked for, or the widest of int8 and int4 that fits the size.
+    """Return the precision of the embedding tables: the one in the settings, or the larger of int8 and int4 that fits.
 
     Args:
-        bundle: Its tokenizer and manifest are shipped too.
+        bundle: Its tokenizer and manifest count too.
         fp32: The fp32 graph.
-        settings: The size and the form asked for.
-        quantized: From a form to the int8 graph.
+        settings: The size limit and the precision.
+        quantized: From a precision of the tables to the int8 graph.
 
     Raises:
-        GateError: Not even the narrowest fits; it says which student would.
+        GateError: Not even the smallest fits; the message names a vocabulary or width that would.
     """
     if settings.max_size_mb is None:
         return "int8" if settings.embeddings == "auto" else settings.embeddings
@@ -59,7 +59,7 @@ def _parts_of(bundle: Bundle, fp32: onnx.ModelProto, int8: onnx.ModelProto) -> _
     tokenizer = bundle.manifest.files[TOKENIZER].size_bytes
     rows, width = max(tuple(tensor.dims) for tensor in fp32.graph.initializer if is_table(tensor))
     held = {tensor.name: numpy_helper.to_array(tensor).nbytes for tensor in int8.graph.initializer}
-    # of the graph, what grows with the vocabulary: the largest table and its scales
+    # the part of the graph that grows with the vocabulary: the largest table and its scales
     name = max(held, key=lambda each: held[each])
     scales = held.get(name.removesuffix("_int8").removesuffix("_int4") + "_scales", 0)
     total = int8.ByteSize() + tokenizer + (bundle.path / MANIFEST).stat().st_size + MANIFEST_GROWTH
@@ -67,10 +67,10 @@ def _parts_of(bundle: Bundle, fp32: onnx.ModelProto, int8: onnx.ModelProto) -> _
 
 
 def _what_would_fit(parts: _Parts, limit: float, form: EmbeddingPrecision) -> str:
-    said = (
-        f"what must be shipped takes {parts.total / MEGABYTE:.2f} MB with {form} tables, wanted at most "
-        f"{limit / MEGABYTE:g}: {parts.words / MEGABYTE:.2f} are the vectors of {parts.num_words:,} words, "
-        f"{parts.tokenizer / MEGABYTE:.2f} the tokenizer, the rest the layers"
+    found = (
+        f"the files to ship for int8 take {parts.total / MEGABYTE:.2f} MB with {form} tables, the limit is "
+        f"{limit / MEGABYTE:g} MB: {parts.words / MEGABYTE:.2f} MB are the embeddings of {parts.num_words:,} tokens, "
+        f"{parts.tokenizer / MEGABYTE:.2f} MB the tokenizer, the rest the layers"
     )
     per_word = (parts.words + parts.tokenizer) / parts.num_words
     fixed = parts.total - parts.words - parts.tokenizer
@@ -78,14 +78,14 @@ def _what_would_fit(parts: _Parts, limit: float, form: EmbeddingPrecision) -> st
     width = next((width for width in range(parts.width - 32, 0, -32) if _size_at(parts, width) <= limit), None)
     ways = []
     if num_words >= 1000:
-        ways.append(f"a vocabulary of {num_words // 100 * 100:,} words")
+        ways.append(f"a vocabulary of {num_words // 100 * 100:,} tokens")
     if width is not None:
         ways.append(f"a width of {width}")
-    return f"{said}. {' or '.join(ways) or 'No student of its shape'} would fit; nothing was sealed"
+    return f"{found}. {' or '.join(ways) or 'No student of its shape'} would fit; nothing was sealed"
 
 
 def _size_at(parts: _Parts, width: int) -> float:
-    """Return the size at another width: vectors grow with it, layers with its square."""
+    """Return the size at another width: embeddings grow with the width, layers with its square."""
     share = width / parts.width
     layers = parts.total - parts.words - parts.tokenizer
     return parts.words * share + layers * share**2 + parts.tokenizer

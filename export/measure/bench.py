@@ -1,4 +1,4 @@
-"""`potstill bench`: quality and speed of a bundle against its teacher, kept in the bundle with the circumstances."""
+"""`potstill bench`: quality and speed of a bundle against its teacher, saved in the bundle with the environment."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def bench_bundle(
     """Measure the candidates, write the result into the bundle as `benchmark.json`, and return it.
 
     Args:
-        bundle: Whose result it is.
-        candidates: The bundle itself and what it is compared with.
+        bundle: The bundle to save the result in.
+        candidates: The bundle itself and the classifiers it is compared with.
         test: Labelled texts.
-        teacher: Which candidate the ratios refer to; None gives no ratios.
+        teacher: The candidate that ratios refer to; None: no ratios.
         settings: Rounds, threads, batch size.
-        reporter: Told of progress.
+        reporter: Shows progress.
     """
     require_writable(bundle.path)
     environment = describe_environment()

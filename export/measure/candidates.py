@@ -1,4 +1,4 @@
-"""What is put side by side: a bundle run one way, or a floor. Each knows its size and opens itself on demand."""
+"""Candidates: the classifiers of a comparison, each a bundle in one form or a floor, opened on demand."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Runtime = Literal["pytorch", "onnxruntime", "scikit-learn", "none"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One row in the making.
+    """A classifier of a comparison.
 
     Attributes:
         name: Its name in tables.
-        precision: Numeric form of its weights.
-        runtime: What runs it.
-        open: Number of threads (None: all) to a ready classifier.
-        size_bytes: What must be shipped to answer; None where nothing is shipped as files.
+        precision: Precision of its weights.
+        runtime: The library that runs it.
+        open: From a number of threads (None: all) to the loaded classifier.
+        size_bytes: Size of the files needed to answer; None for a floor, which has no files.
         num_parameters: Number of weights.
         bundle_path: Its bundle; None for a floor.
-        form: How the bundle is run; None for a floor.
+        form: PyTorch or one of the graphs; None for a floor.
     """
 
     name: str
@@ -44,15 +44,15 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """What tells it from the other candidates of one run: one bundle may stand there in two precisions."""
+        """Identifies it within a comparison, where one bundle can appear with two precisions."""
         return f"{self.name} {self.precision}"
 
 
 def bundle_candidate(bundle: Bundle, *, name: str, form: Form) -> Candidate:
-    """Return a bundle run in one form.
+    """Return a bundle in one form as a candidate.
 
     Raises:
-        BundleError: It has no such graph, or no PyTorch weights.
+        BundleError: The bundle has no such graph, or no PyTorch weights.
     """
     if form == "pytorch":
         bundle.weights()

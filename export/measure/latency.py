@@ -1,7 +1,7 @@
-"""Measuring latency, throughput, cold start and memory, so that two classifiers can be compared.
+"""Latency, throughput, cold start and memory of classifiers that are compared with each other.
 
-What is compared takes turns within one run, because absolute times move by a third from run to run. Raw samples are
-kept. A percentile is given only where there are samples enough for it.
+The classifiers take turns within one run, because absolute times change by a third from run to run. All samples are kept. A
+percentile is reported only with enough samples for it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill.classifier import Classifier
 from distill.errors import PotstillError, SettingsError
 from distill.progress import Reporter, SilentReporter
 from export.settings import BenchSettings
 
-# MLPerf LoadGen's rule: so many samples before a percentile may be given.
 MIN_SAMPLES_P90 = 64
 MIN_SAMPLES_P99 = 662
+MIN_SAMPLES = {90: MIN_SAMPLES_P90, 99: MIN_SAMPLES_P99}
+"""Fewest samples for a percentile, by the rule of MLPerf LoadGen."""
+
 NOISY_SPREAD = 0.25
 PROBE_TIMEOUT_S = 300.0
 PROBE_TEXTS = 200
@@ -38,13 +41,13 @@ SETTLED = 0.9
 
 @dataclass(frozen=True)
 class Latency:
-    """Times of single texts, tokenization inside, in milliseconds; one inner list per round."""
+    """Times of single texts in milliseconds, tokenization included; one inner tuple per round."""
 
     rounds_ms: tuple[tuple[float, ...], ...]
 
     @property
-    def samples_ms(self) -> np.ndarray:
-        """Every sample of every round."""
+    def samples_ms(self) -> NDArray[np.float64]:
+        """The samples of all rounds."""
         return np.concatenate([np.asarray(samples) for samples in self.rounds_ms])
 
     @property
@@ -60,29 +63,30 @@ class Latency:
     @property
     def p90_ms(self) -> float | None:
         """90th percentile; None below 64 samples."""
-        return self._percentile(90, MIN_SAMPLES_P90)
+        return percentile(self.samples_ms, 90)
 
     @property
     def p99_ms(self) -> float | None:
         """99th percentile; None below 662 samples."""
-        return self._percentile(99, MIN_SAMPLES_P99)
+        return percentile(self.samples_ms, 99)
 
     @property
     def spread(self) -> float:
-        """How far the rounds' medians are apart, as a share of the median."""
+        """Range of the medians of the rounds, as a share of their median."""
         return (max(self.round_medians_ms) - min(self.round_medians_ms)) / self.p50_ms
-
-    def _percentile(self, percent: int, least: int) -> float | None:
-        samples = self.samples_ms
-        return float(np.percentile(samples, percent)) if len(samples) >= least else None
 
 
 @dataclass(frozen=True)
 class ProcessFigures:
-    """What a fresh process takes: seconds from its start to its first answer, and its peak memory."""
+    """Figures of a new process: seconds from its start to its first answer, and its peak memory."""
 
     cold_start_s: float
     peak_rss_bytes: int
+
+
+def percentile(samples: Sequence[float] | NDArray[np.float64], percent: int) -> float | None:
+    """Return a percentile of the samples; None below the sample count that LoadGen requires for it."""
+    return float(np.percentile(samples, percent)) if len(samples) >= MIN_SAMPLES.get(percent, 1) else None
 
 
 def measure_latency(
@@ -96,11 +100,11 @@ def measure_latency(
     """Time single texts, the classifiers taking turns in each round.
 
     Args:
-        classifiers: Name -> what is timed; tokenization is inside each.
+        classifiers: Classifiers by name; the time of a text includes tokenization.
         texts: Real texts; each round uses the next `texts_per_round` of them, the same for every classifier.
-        settings: Rounds and warm-up.
-        reporter: Told of progress.
-        clock: Seconds.
+        settings: Rounds and warmup.
+        reporter: Shows progress.
+        clock: Returns seconds.
 
     Raises:
         SettingsError: There is no text.
@@ -127,7 +131,7 @@ def measure_throughput(
     reporter: Reporter | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, tuple[float, ...]]:
-    """Return texts per second of each round, texts given `batch_size` at a time in their own order."""
+    """Return texts per second of each round, with `batch_size` texts per call in their own order."""
     rates: dict[str, list[float]] = {name: [] for name in classifiers}
     with (reporter or SilentReporter()).task("throughput", settings.throughput_rounds * len(classifiers)) as advance:
         for round_number in range(settings.throughput_rounds):
@@ -142,13 +146,13 @@ def measure_throughput(
 
 
 def measure_process(bundle_path: Path, runtime: str, texts: Sequence[str], *, repeats: int = 3) -> ProcessFigures:
-    """Start a fresh process that answers with this bundle; medians of `repeats` starts.
+    """Start a new process that answers with this bundle, `repeats` times, and return the medians.
 
     Args:
         bundle_path: The bundle.
         runtime: "fp32", "int8" or "pytorch".
-        texts: What it answers; the first is the one waited for.
-        repeats: Processes started, one after another.
+        texts: Texts to answer; the cold start ends with the answer to the first.
+        repeats: Number of processes, one after the other.
 
     Raises:
         PotstillError: The process died or did not answer in time.
@@ -161,7 +165,7 @@ def measure_process(bundle_path: Path, runtime: str, texts: Sequence[str], *, re
 
 
 def summary_of(latency: Latency, rates: Sequence[float]) -> dict[str, Any]:
-    """Return the figures of one row: percentiles, rate, and whether the machine was too noisy to trust them."""
+    """Return the figures of one row: percentiles, rate, and whether the machine was too noisy to rely on them."""
     return {
         "p50_ms": latency.p50_ms,
         "p90_ms": latency.p90_ms,
@@ -173,7 +177,7 @@ def summary_of(latency: Latency, rates: Sequence[float]) -> dict[str, Any]:
 
 
 def ratio_of_medians(slow: Latency, fast: Latency) -> tuple[float, float, float]:
-    """Return how many times faster `fast` is: the median over rounds of the ratio of medians, the least and the most."""
+    """Return how many times faster `fast` is: median, minimum and maximum over rounds of the ratio of medians."""
     ratios = [a / b for a, b in zip(slow.round_medians_ms, fast.round_medians_ms, strict=True)]
     return float(np.median(ratios)), min(ratios), max(ratios)
 
@@ -190,7 +194,7 @@ def _probe(bundle_path: Path, runtime: str, texts: Sequence[str]) -> ProcessFigu
             watchdog = threading.Timer(PROBE_TIMEOUT_S, process.kill)
             watchdog.daemon = True  # Ctrl-C must not wait for it
             watchdog.start()
-            # This process sleeps in the read meanwhile: nothing competes with what is measured.
+            # This process sleeps in the read, so that it does not compete with the measured process.
             answered = printed.readline().strip() == "answered"
             cold_start_s = time.perf_counter() - started
             rest = printed.read()
@@ -212,9 +216,9 @@ def _turn_of(texts: Sequence[str], round_number: int, count: int) -> list[str]:
 def _warm_up(
     classifier: Classifier, calls: Sequence[Sequence[str]], seconds: float, clock: Callable[[], float], *, is_first: bool
 ) -> None:
-    """Answer the kind of calls that will be timed, for this many seconds; the first time also until that is no faster.
+    """Repeat calls like those that will be timed, for this many seconds; the first time also until they get no faster.
 
-    What is made on first use (a second session, threads, caches) is different for single texts and for batches.
+    Single texts and batches create different things on first use: a second session, threads, caches.
     """
     until, fastest, settled = clock() + seconds, math.inf, not is_first
     while seconds and (clock() < until or not settled):

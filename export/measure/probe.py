@@ -1,7 +1,7 @@
-"""A process that loads one classifier, answers once, works a little, and says what memory it took.
+"""A process that loads one classifier, answers some texts and prints its peak memory.
 
-`export.measure.latency` runs it as `python -m export.measure.probe`. The parent times it from its start to the first line
-it prints, and is idle meanwhile.
+`export.measure.latency` runs it as `python -m export.measure.probe` and measures the time from its start to its first line of
+output.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(bundle_path: str, runtime: str) -> None:
 def _peak_rss_bytes() -> int:
     status = Path("/proc/self/status")
     if status.is_file():
-        # getrusage would count the parent's memory too: Linux carries it across fork and exec.
+        # getrusage would include the peak of the parent: Linux keeps it across fork and exec.
         lines = status.read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
     unit = 1 if sys.platform == "darwin" else 1024

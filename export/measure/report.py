@@ -1,4 +1,4 @@
-"""From a report's figures to what people look at: a table, a picture, and one self-contained HTML page."""
+"""The HTML page of a report: tables and pictures in one self-contained file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from export.measure.tables import (
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
 
-GREY = "#6b7280"  # reads on white and on black
+GREY = "#6b7280"  # readable on white and on black
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _COLOURS = {"pytorch": "#b45309", "onnxruntime": "#0f766e", "scikit-learn": "#64748b", "none": "#64748b"}
@@ -42,7 +42,7 @@ def write_report(out: Path, report: Mapping[str, Any]) -> None:
 
 
 def html_of(report: Mapping[str, Any]) -> str:
-    """Return a page that needs no other file and no network."""
+    """Return an HTML page that needs no other file and no network."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     confusion_columns, confusion_rows = confusion_table(report["rows"])
@@ -62,10 +62,10 @@ def html_of(report: Mapping[str, Any]) -> str:
 
 
 def picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return an SVG of macro-F1 against single-text latency, the area of a point being what must be shipped.
+    """Return an SVG of macro-F1 against single-text latency; the area of a point is the size of the files to ship.
 
     Args:
-        rows: Rows with `p50_ms`; rows without are left out, and so is the majority class, which has no quality to show.
+        rows: Rows; those without `p50_ms` and the majority class are left out.
     """
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     axes = figure.add_subplot()
@@ -102,9 +102,9 @@ def picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def confusion_picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return an SVG of what the int8 student gives to the texts of each true label, the share as the strength of a colour.
+    """Return an SVG of the confusion matrix of the int8 student; the opacity of a cell is its share of the true label.
 
-    Empty where no such row has a confusion matrix, or where it has more labels than can be read.
+    Empty if that row has no confusion matrix or more than `MOST_LABELS` labels.
     """
     found = [row for row in rows if row["name"] == "student" and row["precision"] == "int8" and row.get("confusion")]
     if not found or len(found[0]["confusion"]) > MOST_LABELS:
@@ -127,7 +127,7 @@ def confusion_picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def svg_of(figure: Figure) -> str:
-    """Return a figure of one plot as SVG whose labels read on white and on black."""
+    """Return a figure with one plot as SVG, with labels that are readable on white and on black."""
     (axes,) = figure.axes
     for part in (axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()):
         part.set_color(GREY)
@@ -138,9 +138,9 @@ def svg_of(figure: Figure) -> str:
 
 
 def as_svg(figure: Figure, *, transparent: bool = False) -> str:
-    """Return a figure as SVG; the same figure gives the same bytes."""
+    """Return a figure as SVG; the bytes are reproducible."""
     target = io.StringIO()
-    # Ids from a fixed salt and no date or link: the page names no other place.
+    # A fixed salt for ids, no date and no link: reproducible, and nothing is loaded from elsewhere.
     with matplotlib.rc_context({"svg.hashsalt": "potstill"}):
         figure.savefig(
             target, format="svg", transparent=transparent, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -150,7 +150,7 @@ def as_svg(figure: Figure, *, transparent: bool = False) -> str:
 
 
 def _hides_behind_a_better(row: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a better classifier stands so near that its name would be written over this one's."""
+    """Return whether a better classifier is so close that its name would be drawn over this one's."""
     return any(
         other["macro_f1"] > row["macro_f1"]
         and other["macro_f1"] - row["macro_f1"] < 0.03

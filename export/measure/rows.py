@@ -1,4 +1,4 @@
-"""Rows of results: quality and speed of each candidate, side by side. The command, the demo and the harness share them."""
+"""Rows of results: quality and speed of each candidate. The command, the demo and the harness use the same rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from distill.evaluation.metrics import Quality, confusion_matrix, evaluate, rete
 from distill.labels import Logits
 from distill.progress import Advance, Reporter, SilentReporter
 from export.measure.candidates import Candidate
-from export.measure.latency import Latency, measure_latency, measure_process, measure_throughput, ratio_of_medians, summary_of
+from export.measure.latency import (
+    Latency,
+    ProcessFigures,
+    measure_latency,
+    measure_process,
+    measure_throughput,
+    ratio_of_medians,
+    summary_of,
+)
 from export.settings import BenchSettings
 
 SCHEMA = 1
@@ -27,10 +35,10 @@ class CandidateQuality:
     """Quality of one candidate on the test texts.
 
     Attributes:
-        quality: Its own.
-        confusion: Texts of each true label that were given each label; None where a text may have several.
-        agreement: With the teacher; None without one.
-        retention: Of the teacher's macro-F1; None without one.
+        quality: Its figures.
+        confusion: Number of texts, shape (true label, predicted label); None where a text may have several labels.
+        agreement: Share (0-1) of answers equal to the teacher's; None without a teacher.
+        retention: Share (0-1) of the teacher's macro-F1; None without a teacher.
     """
 
     quality: Quality
@@ -41,13 +49,12 @@ class CandidateQuality:
 
 @dataclass(frozen=True)
 class Speed:
-    """Speed of one candidate and, against the teacher, how many times faster it is (median, least, most of the rounds)."""
+    """Speed of one candidate, and how many times faster than the teacher it is (median, minimum, maximum over rounds)."""
 
     latency: Latency
     texts_per_second_rounds: tuple[float, ...]
     ratio_teacher: tuple[float, float, float] | None
-    cold_start_s: float | None
-    peak_rss_bytes: int | None
+    process: ProcessFigures | None
 
 
 def measure_quality(
@@ -57,16 +64,16 @@ def measure_quality(
     teacher: Candidate | None,
     reporter: Reporter | None = None,
 ) -> dict[str, CandidateQuality]:
-    """Return the quality of each candidate, asked one text at a time, as a server is.
+    """Return the quality of each candidate, answering one text at a time, as a server does.
 
     Args:
-        candidates: What is measured; their labels must be the test texts'.
+        candidates: Candidates with the labels of the test texts.
         test: Labelled texts.
-        teacher: Which of them agreement and retention refer to.
-        reporter: Told of progress.
+        teacher: The candidate that agreement and retention refer to.
+        reporter: Shows progress.
 
     Raises:
-        SettingsError: Labels differ, two candidates cannot be told apart, or `teacher` is not among them.
+        SettingsError: Labels differ, two candidates have the same key, or `teacher` is not among them.
     """
     _require_named(candidates, teacher)
     logits: dict[str, Logits] = {}
@@ -103,7 +110,7 @@ def measure_speed(
     settings: BenchSettings,
     reporter: Reporter | None = None,
 ) -> dict[str, Speed]:
-    """Return the speed of each candidate, all taking turns in one run; cold start and memory in processes of their own."""
+    """Return the speed of each candidate; they take turns in one run. Cold start and memory are measured in new processes."""
     _require_named(candidates, teacher)
     reporter = reporter or SilentReporter()
     single = _opened(candidates, settings.threads)
@@ -122,8 +129,7 @@ def measure_speed(
                 latency=latency,
                 texts_per_second_rounds=rates[candidate.key],
                 ratio_teacher=None if teacher is None else ratio_of_medians(latencies[teacher.key], latency),
-                cold_start_s=process.cold_start_s if process else None,
-                peak_rss_bytes=process.peak_rss_bytes if process else None,
+                process=process,
             )
     return speeds
 
@@ -131,7 +137,7 @@ def measure_speed(
 def rows_of(
     candidates: Sequence[Candidate], qualities: Mapping[str, CandidateQuality], speeds: Mapping[str, Speed] | None = None
 ) -> list[dict[str, Any]]:
-    """Return one flat row per candidate, ready for JSON; a figure that was not measured is None."""
+    """Return one flat row per candidate for JSON; a figure that was not measured is None."""
     return [_row(candidate, qualities[candidate.key], (speeds or {}).get(candidate.key)) for candidate in candidates]
 
 
@@ -159,14 +165,14 @@ def _row(candidate: Candidate, found: CandidateQuality, speed: Speed | None) -> 
 
 
 def speed_figures(speed: Speed) -> dict[str, Any]:
-    """Return the part of a row that tells of speed, every sample included."""
+    """Return the speed figures of a row, all samples included."""
     ratio = speed.ratio_teacher
     return {
         **summary_of(speed.latency, speed.texts_per_second_rounds),
         "p50_ratio_teacher": ratio and ratio[0],
         "p50_ratio_teacher_range": ratio and list(ratio[1:]),
-        "cold_start_s": speed.cold_start_s,
-        "peak_rss_bytes": speed.peak_rss_bytes,
+        "cold_start_s": speed.process and speed.process.cold_start_s,
+        "peak_rss_bytes": speed.process and speed.process.peak_rss_bytes,
         "latency_rounds_ms": [[round(sample, 4) for sample in samples] for samples in speed.latency.rounds_ms],
         "texts_per_second_rounds": list(speed.texts_per_second_rounds),
     }

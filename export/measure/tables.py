@@ -1,4 +1,4 @@
-"""Rows as people read them: column heads, rounded cells, one sentence. Plain text only; no library draws here."""
+"""Rows as tables of text: column names, rounded cells, and a sentence. No drawing library is used here."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EVAL_COLUMNS = ("classifier", "runs on", "macro-F1", "95 % interval", "accuracy"
 CASCADE_COLUMNS = ("answers", "macro-F1", "as the fallback", "by the student")
 CONFUSED_COLUMNS = ("classifier", "true label", "given", "texts", "of its texts")
 MOST_LABELS = 12
-"""Labels up to which a confusion matrix is shown whole; of more, the commonest mistakes."""
+"""With more labels than this, the most frequent mistakes are shown instead of the whole confusion matrix."""
 
 PER_CLASS_COLUMNS = ("classifier", "label", "precision", "recall", "F1", "texts")
 
@@ -60,12 +60,12 @@ def per_class_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def confusion_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return heads and cells of what each classifier gave to the texts of each true label.
+    """Return column names and cells of the confusion matrix of each classifier.
 
-    With more labels than can stand side by side: the commonest mistakes of each classifier, as many as would have been rows.
+    With more than `MOST_LABELS` labels: the most frequent mistakes of each classifier, at most `MOST_LABELS` of them.
 
     Args:
-        rows: Rows whose texts have one label each; others have no confusion and are left out.
+        rows: Rows; those without a confusion matrix (several labels per text) are left out.
     """
     rows = [row for row in rows if row.get("confusion")]
     labels = list(rows[0]["per_class"]) if rows else []
@@ -95,7 +95,7 @@ def markdown_of(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str] = C
 
 
 def verdict_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return in one sentence what the student costs and brings, and whether distilling it helped."""
+    """Return what the student keeps and gains in a sentence, and whether distillation helped."""
     found = {(row["name"], row["precision"]): row for row in rows}
     teacher, student = found["teacher", "fp32"], found["student", "int8"]
     sentence = (
@@ -108,7 +108,9 @@ def verdict_of(rows: Sequence[Mapping[str, Any]]) -> str:
         return sentence
     gain = fp32["macro_f1"] - control["macro_f1"]
     half_width = (control["macro_f1_interval"][1] - control["macro_f1_interval"][0]) / 2
-    judged = "within what one seed can tell" if abs(gain) < half_width else "more than the interval of one test set"
+    judged = (
+        "one seed cannot tell this from zero" if abs(gain) < half_width else "more than half the 95 % interval of this test set"
+    )
     return f"{sentence} Against the same student trained without the teacher's answers it differs by {gain:+.4f}: {judged}."
 
 
@@ -134,7 +136,7 @@ def _share(count: int, whole: int) -> str:
 
 
 def _time(row: Mapping[str, Any], name: str, pattern: str) -> str:
-    """A time or rate; what does no work, like always giving one label, has none worth reading."""
+    """Format a time or rate; a classifier that computes nothing, like the majority class, has none."""
     return ABSENT if row["runtime"] == "none" else _spelled(row.get(name), pattern)
 
 

@@ -1,6 +1,6 @@
-"""A cascade: a student answers the texts it is sure of, a larger classifier the others. One `Classifier` made of two.
+"""A cascade: a student answers the texts it is confident about, a larger classifier (the fallback) the others.
 
-How sure is sure enough is chosen on validation texts for a wanted agreement with the larger one. numpy only.
+The confidence threshold is chosen on validation texts for a wanted agreement with the fallback. numpy only.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from distill.labels import Logits, ProblemType, task_of
 
 Member = Literal["student", "fallback"]
 OnAnswer = Callable[[Member, int, float], object]
-"""Told who computed how many texts in how many seconds; the student computes all, the fallback those it is unsure of."""
+"""Called with the member, its number of texts and its seconds: the student for all texts, the fallback for the unsure ones."""
 
 NEVER_SURE = 2.0
-"""A confidence that no answer has: the fallback answers every text."""
+"""Above every confidence: the fallback answers every text."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """From when on the student is sure enough, as found on validation texts.
+    """The threshold of a cascade and what it reaches on validation texts.
 
     Attributes:
-        temperature: The student's logits are divided by it, so that its confidence is the share it is right.
-        min_confidence: Confidence from which its answer stands.
-        agreement: Share of the texts to which the cascade then answers as the fallback does.
-        student_share: Share of the texts that the student answers.
-        num_texts: Texts it was found on.
+        temperature: Divides the student's logits, so that its confidence matches its accuracy.
+        min_confidence: The student answers from this confidence on.
+        agreement: Share (0-1) of the texts that get the same labels from the cascade and the fallback.
+        student_share: Share (0-1) of the texts that the student answers.
+        num_texts: Number of validation texts.
     """
 
     temperature: float
@@ -48,7 +48,7 @@ class Threshold:
 
 
 class Cascade:
-    """A `Classifier` of two. One instance may be shared by threads if its members may."""
+    """A `Classifier` made of two. Threads may share an instance if they may share its members."""
 
     def __init__(
         self,
@@ -59,22 +59,22 @@ class Cascade:
         temperature: float = 1.0,
         on_answer: OnAnswer | None = None,
     ) -> None:
-        """Put two classifiers together.
+        """Combine two classifiers.
 
         Args:
             student: Asked first, for every text.
             fallback: Asked where the student's confidence is below `min_confidence`.
-            min_confidence: At 0 the fallback is never asked, above 1 always.
-            temperature: Above 0; what the student's logits are divided by, also where they are the answer.
-            on_answer: Told of each call of a member, in the calling thread.
+            min_confidence: With 0 the fallback is never asked, above 1 always.
+            temperature: Above 0; divides the student's logits, also in the answers.
+            on_answer: Called after each call of a member, in the calling thread.
 
         Raises:
-            SettingsError: The two differ in labels or task, the task is a regression, or a number is out of range.
+            SettingsError: The two differ in labels or task, the task is regression, or a value is out of range.
         """
         require_same_labels(student, fallback, names=("the student", "the fallback"))
         if student.problem_type != fallback.problem_type or student.problem_type == "regression":
             raise SettingsError(
-                f"a cascade needs two classifiers of one task with labels; the student is for {student.problem_type}, "
+                f"a cascade needs two classifiers with the same task and labels; the student is for {student.problem_type}, "
                 f"the fallback for {fallback.problem_type}"
             )
         if not min_confidence >= 0 or not temperature > 0:
@@ -82,21 +82,13 @@ class Cascade:
                 f"min_confidence must be at least 0 and temperature above 0, got {min_confidence} and {temperature}"
             )
         self.student, self.fallback = student, fallback
+        self.labels: tuple[str, ...] = student.labels
+        self.problem_type: ProblemType = student.problem_type
         self.min_confidence, self.temperature = min_confidence, temperature
         self.on_answer = on_answer
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Label names of both."""
-        return self.student.labels
-
-    @property
-    def problem_type(self) -> ProblemType:
-        """How logits become probabilities."""
-        return self.student.problem_type
-
     def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
-        """Return logits, shape (len(texts), len(labels)): the student's, calibrated, where it is sure, else the fallback's."""
+        """Return logits, shape (texts, labels): calibrated ones of the student where it is sure, else the fallback's."""
         logits = self._asked("student", self.student, texts) / np.float32(self.temperature)
         unsure = np.flatnonzero(confidences(logits, self.problem_type) < self.min_confidence)
         if len(unsure):
@@ -117,10 +109,10 @@ class Cascade:
 
 
 def threshold_of(student: Bundle, fallback: Bundle) -> CascadeEntry:
-    """Return the threshold that a student's manifest holds for this fallback.
+    """Return the threshold in a student's manifest for this fallback.
 
     Raises:
-        BundleError: It holds none, or one that was found with other graphs.
+        BundleError: There is none, or it was chosen with other graphs.
     """
     entry, hint = student.manifest.cascade, f"run `potstill cascade {student.path} {fallback.path} --validation FILE`"
     if entry is None:
@@ -131,7 +123,7 @@ def threshold_of(student: Bundle, fallback: Bundle) -> CascadeEntry:
 
 
 def graph_digests(student: Bundle, fallback: Bundle) -> dict[str, str]:
-    """Return the sha256 of the two graphs that answer in a cascade: of each bundle the best there is."""
+    """Return the SHA-256 of the two graphs of a cascade: int8 of each bundle where it has one, else fp32."""
     return {
         f"{name}_graph_sha256": bundle.manifest.files[bundle.graph(bundle.best_precision()).name].sha256
         for name, bundle in (("student", student), ("fallback", fallback))
@@ -155,31 +147,31 @@ def choose_threshold(
     problem_type: ProblemType,
     wanted_agreement: float,
 ) -> Threshold:
-    """Return the lowest threshold under which the cascade answers as the fallback does often enough.
+    """Return the lowest threshold with which the cascade agrees with the fallback often enough.
 
     Args:
-        student_logits: Of validation texts, shape (texts, labels), before any temperature.
-        fallback_logits: Of the same texts.
-        labels: Their labels, for the temperature alone.
-        problem_type: What the logits mean.
-        wanted_agreement: Share of texts, from 0 to 1.
+        student_logits: Logits of validation texts, shape (texts, labels), before any temperature.
+        fallback_logits: Logits of the same texts.
+        labels: Labels of the texts; used only to fit the temperature.
+        problem_type: How logits become probabilities.
+        wanted_agreement: Share of texts, above 0 and at most 1.
 
     Raises:
-        SettingsError: The wanted agreement is not a share.
-        DatasetError: There is no text, or the logits are not of the same texts.
+        SettingsError: The wanted agreement is out of range.
+        DatasetError: There is no text, or the logits have different numbers of rows.
     """
     if not 0 < wanted_agreement <= 1:
         raise SettingsError(f"agreement must be above 0 and at most 1, got {wanted_agreement}")
     if len(student_logits) != len(fallback_logits) or not len(labels):
         raise DatasetError(
-            f"{len(student_logits)} and {len(fallback_logits)} rows of logits; wanted a row a text, at least one"
+            f"{len(student_logits)} and {len(fallback_logits)} rows of logits; expected one per text in both, at least one"
         )
     temperature = fit_temperature(student_logits, labels)
     calibrated = student_logits / np.float32(temperature)
     sure = confidences(calibrated, problem_type)
     differs = _answers_differ(calibrated, fallback_logits, problem_type)
     order = np.argsort(-sure, kind="stable")
-    # Among texts as sure as each other the threshold cannot choose: it falls between two different confidences.
+    # A threshold cannot separate texts of equal confidence: only the ends of runs of equal confidences are candidates.
     ends = np.flatnonzero(np.append(np.diff(sure[order]) < 0, True)) + 1
     allowed = int(np.floor((1 - wanted_agreement) * len(sure) + 1e-9))
     fitting = ends[np.cumsum(differs[order])[ends - 1] <= allowed]

@@ -1,8 +1,8 @@
-"""Texts longer than a bundle reads: cut at `max_length`, or read whole in windows that overlap.
+"""Texts longer than `max_length`: truncated, or read whole in overlapping windows.
 
-The logits of a long text are the mean over its windows. A mean stays on the scale of one text's logits, so that calibration
-temperature and thresholds go on meaning what they did, and it does not grow with length, as the largest would: of many windows
-one is loud by chance. Windows are texts of their own to the graph; with fixed scales no answer depends on its batch.
+The logits of a long text are the mean over its windows. The mean keeps the scale of the logits of one text, so that the
+calibration temperature and thresholds still apply. It does not grow with the length of the text, as a maximum over many windows
+would. To the graph, each window is a text; with fixed scales no answer depends on the batch.
 """
 
 from __future__ import annotations
@@ -20,44 +20,39 @@ from distill.settings import LongTexts
 
 
 class Reader(Classifier, Protocol):
-    """A classifier whose two halves, texts to ids and ids to logits, can be called apart, as those of the ONNX runtime."""
+    """A classifier with separate methods for its two steps, texts to ids and ids to logits, like `OnnxClassifier`."""
 
     @property
     def max_length(self) -> int:
-        """Tokens that are read of a text."""
-        ...
+        """Largest number of tokens of a text."""
 
     def encode(self, texts: Sequence[TextInput]) -> list[NDArray[np.int64]]:
         """Return the token ids of each text, at most `max_length` long."""
-        ...
 
     def encode_windows(self, text: str) -> list[NDArray[np.int64]]:
-        """Return the token ids of all of a text, in overlapping windows of at most `max_length`."""
-        ...
+        """Return the token ids of the whole text, in overlapping windows of at most `max_length`."""
 
     def is_cut(self, text: TextInput) -> bool:
-        """Tell whether this text loses tokens to `max_length`."""
-        ...
+        """Return whether this text is longer than `max_length`."""
 
     def predict_encoded(self, rows: Sequence[NDArray[np.int64]]) -> Logits:
         """Return the logits of rows of ids, shape (len(rows), len(labels))."""
-        ...
 
 
 def answer_long(classifier: Reader, texts: Sequence[TextInput], *, long_texts: LongTexts) -> tuple[Logits, int]:
     """Return the logits, shape (texts, labels), and how many of the texts are longer than `max_length`.
 
     Args:
-        classifier: Who answers; the answers to shorter texts are its own to the bit.
-        texts: Any number.
-        long_texts: "truncate" reads the beginning of a long one, "windows" all of it.
+        classifier: Computes the logits; those of shorter texts are bit for bit its own.
+        texts: Any number of texts.
+        long_texts: "truncate" reads the beginning of a long text, "windows" all of it.
 
     Raises:
-        SettingsError: A long pair is to be read in windows: which half goes on would have to be guessed.
+        SettingsError: A long text pair with "windows": it is undefined which of the two texts to continue.
         DatasetError: A text is not a string, or cannot be encoded.
     """
     rows = classifier.encode(texts)
-    full = (place for place, row in enumerate(rows) if len(row) >= classifier.max_length)  # the others cannot be longer
+    full = (place for place, row in enumerate(rows) if len(row) >= classifier.max_length)  # shorter rows cannot be truncated
     long = [place for place in full if classifier.is_cut(texts[place])]
     if long_texts == "truncate" or not long:
         return classifier.predict_encoded(rows), len(long)
@@ -74,24 +69,16 @@ def answer_long(classifier: Reader, texts: Sequence[TextInput], *, long_texts: L
 
 
 class LongTextClassifier:
-    """A `Classifier` that reads long texts as it is told, and counts them; for one thread."""
+    """A `Classifier` that truncates long texts or reads them in windows, and counts them; for one thread."""
 
     def __init__(self, classifier: Reader, *, long_texts: LongTexts) -> None:
-        """Read long texts so; see `answer_long`."""
+        """Wrap a classifier; `answer_long` describes `long_texts`."""
+        self.labels: tuple[str, ...] = classifier.labels
+        self.problem_type: ProblemType = classifier.problem_type
         self._classifier = classifier
         self._long_texts: LongTexts = long_texts
         self.num_texts = 0
         self.num_long = 0
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Label names, in the order of the logits."""
-        return self._classifier.labels
-
-    @property
-    def problem_type(self) -> ProblemType:
-        """How logits become probabilities."""
-        return self._classifier.problem_type
 
     def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
         """Return logits, shape (len(texts), len(labels)), float32; row i belongs to texts[i]."""
@@ -101,14 +88,14 @@ class LongTextClassifier:
         return logits
 
     def words(self) -> str:
-        """Return what share of the texts was long and what became of it; nothing where none was."""
+        """Return a sentence with the share of long texts and how they were read; empty if there was none."""
         if not self.num_long:
             return ""
         return long_words(self.num_long, self.num_texts, max_length=self._classifier.max_length, long_texts=self._long_texts)
 
 
 def long_words(num_long: int, num_texts: int, *, max_length: int | None = None, long_texts: LongTexts) -> str:
-    """Return in words what share of the texts was longer than the limit, and what became of it."""
+    """Return a sentence with the share of texts that were longer than the limit and how they were read."""
     limit = "the bundle reads" if max_length is None else f"{max_length} tokens"
     how = "were cut (see --long-texts)" if long_texts == "truncate" else "were read in windows"
     return f"{num_long:,} of {num_texts:,} texts ({num_long / num_texts:.1%}) were longer than {limit} and {how}"

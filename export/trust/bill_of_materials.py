@@ -1,7 +1,7 @@
 """A bundle's bill of materials: CycloneDX 1.6 with a model card, written from the manifest alone.
 
-What it is, what it was made of and with, its figures, and a sha256 of every file. The same bundle gives the same bytes:
-no time and no random number goes in.
+It lists the model, its ancestors, data and libraries, its metrics, and the SHA-256 of every file. It contains no time and no
+random number, so that the same bundle always has the same bill.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from distill.bundle import MANIFEST, Bundle
 from distill.storage import sha256_of
 
-# Names in the manifest's quality figures -> what the card calls them.
+# Names of quality figures in the manifest -> their names in the bill.
 _METRICS = {"macro_f1": "macro-F1", "accuracy": "accuracy", "expected_calibration_error": "expected calibration error"}
 
 

@@ -1,7 +1,7 @@
 """Signing a bundle and checking who signed it, with the `model-signing` library and a pair of keys; works offline.
 
-A digest proves that nothing changed since the manifest was written; a signature proves who wrote it. The signature
-covers every file of the folder and stands beside them, outside the manifest, which it signs too.
+The digests in the manifest prove that no file changed since it was written; a signature proves who wrote it. The signature
+covers every file of the folder, the manifest included. Its own file is not listed in the manifest.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ SIGNATURE = "model.sig"
 
 
 def sign_bundle(bundle: Bundle, *, private_key: Path, password: str | None = None) -> Path:
-    """Sign a bundle and return the path of the signature, which replaces an earlier one.
+    """Sign a bundle, replacing an earlier signature, and return the path of the signature.
 
     Args:
-        bundle: An opened bundle, so that nothing damaged is signed.
+        bundle: An opened bundle, so that no damaged bundle is signed.
         private_key: A PEM file with a key on the curve P-256, P-384 or P-521.
-        password: Of the key file, if it has one.
+        password: Password of the key file, if it has one.
 
     Raises:
-        SettingsError: There is no such key, or it cannot be used.
+        SettingsError: The key does not exist or cannot be used.
         MissingExtraError: `model-signing` is not installed.
     """
     with requires("signing a bundle"):
@@ -33,26 +33,26 @@ def sign_bundle(bundle: Bundle, *, private_key: Path, password: str | None = Non
     require_writable(bundle.path)
     signature = bundle.path / SIGNATURE
     try:
-        # It says a string and hands it on to a function that takes bytes.
+        # The library declares a string and passes it to a function that takes bytes.
         secret: Any = password.encode() if password else None
         config = signing.Config().use_elliptic_key_signer(private_key=private_key, password=secret)
-    except Exception as exc:  # OSError, ValueError, TypeError and the library's own
-        raise SettingsError(f"{private_key} is not a private key that can sign: {exc}; wanted a PEM file, P-256") from exc
+    except Exception as exc:  # OSError, ValueError, TypeError and classes of the library
+        raise SettingsError(f"{private_key} is not a private key that can sign: {exc}; use a PEM file, P-256") from exc
     config.set_hashing_config(_everything_else(hashing))
     config.sign(bundle.path, signature)
     return signature
 
 
 def verify_signature(bundle: Bundle, *, public_key: Path) -> None:
-    """Require that a bundle is, to the last byte, what the owner of a key signed.
+    """Check that every byte of a bundle is what the owner of a key signed.
 
     Args:
         bundle: An opened bundle.
         public_key: A PEM file.
 
     Raises:
-        SettingsError: There is no such key, or it cannot be used.
-        BundleError: It is not signed, was signed with another key, or changed since.
+        SettingsError: The key does not exist or cannot be used.
+        BundleError: The bundle is not signed, was signed with another key, or changed afterwards.
         MissingExtraError: `model-signing` is not installed.
     """
     with requires("checking a signature"):
@@ -63,18 +63,18 @@ def verify_signature(bundle: Bundle, *, public_key: Path) -> None:
     try:
         config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     except Exception as exc:  # as above
-        raise SettingsError(f"{public_key} is not a public key: {exc}; wanted a PEM file") from exc
-    # Ours, not the one the signature names: a signature must not say which files need no look.
+        raise SettingsError(f"{public_key} is not a public key: {exc}; use a PEM file") from exc
+    # Not the configuration in the signature: a signature must not decide which files are left unchecked.
     config.set_hashing_config(_everything_else(hashing))
     try:
         config.verify(path, signature)
     except Exception as exc:  # as above
-        advice = "do not use it unless you know why"
         raise BundleError(
-            f"{path}: the signature does not hold for {public_key}: {exc or type(exc).__name__}; {advice}"
+            f"{path}: the signature does not match {public_key}: {exc or type(exc).__name__}; "
+            "do not use the bundle unless you know why"
         ) from exc
 
 
 def _everything_else(hashing: Any) -> Any:
-    """Return the library's way to hash a folder, with every file in it but the signature itself."""
+    """Return a hashing configuration for all files of a folder but the signature itself."""
     return hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)

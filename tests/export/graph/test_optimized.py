@@ -31,7 +31,5 @@ def test_a_norm_stays_what_it_is(graph: onnx.ModelProto) -> None:
 
 def test_an_op_that_was_fused_away_is_named(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("export.graph.optimized.DISABLED_OPTIMIZERS", ())
-    with pytest.raises(
-        GateError, match="leaves 0 LayerNormalization in the graph, wanted 1; write it with --exporter portable"
-    ):
+    with pytest.raises(GateError, match=r"0 LayerNormalization.* 1;.*--exporter portable"):
         require_ops(graph, {"LayerNormalization": 1})

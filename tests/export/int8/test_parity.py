@@ -63,7 +63,7 @@ def test_a_logit_that_is_off_in_one_text_is_found_and_named(by: float, sizes: di
     report = compare(Lengths(), OffAt("text 43", by, **sizes), TEXTS)
     assert report.max_abs_diff == pytest.approx(0.01, rel=1e-3)
     assert report.worst_text == "text 43"
-    with pytest.raises(ParityError, match=r"differs from PyTorch by 0\.01 in a logit, allowed is 0\.0001.*'text 43'") as caught:
+    with pytest.raises(ParityError, match=r"0\.01 .*0\.0001.*'text 43'") as caught:
         report.require(1e-4)
     assert caught.value.max_abs_diff == report.max_abs_diff
     assert (caught.value.tolerance, caught.value.worst_text) == (1e-4, "text 43")
@@ -85,7 +85,7 @@ def test_a_reference_that_is_no_number_does_not_pass_either() -> None:
 
 
 def test_classifiers_with_other_label_order_are_not_compared() -> None:
-    with pytest.raises(SettingsError, match=r"PyTorch has labels .*, the graph has"):
+    with pytest.raises(SettingsError, match=r"PyTorch .*the graph "):
         compare(Lengths(("a", "b")), Lengths(("b", "a")), TEXTS)
 
 
@@ -153,7 +153,7 @@ def test_a_gain_is_never_too_much() -> None:
 def test_each_budget_that_is_overdrawn_is_named(
     after: Quality, agreed: float, metric: str, figures: tuple[float, float, float], flag: str
 ) -> None:
-    with pytest.raises(QualityError, match=f"int8 loses .* of {metric} .*{flag}") as caught:
+    with pytest.raises(QualityError, match=f"{metric}.*{flag}") as caught:
         require_quality(before=quality(0.9), after=after, change=changed(agreed), settings=BUDGETS)
     error = caught.value
     assert error.metric == metric

@@ -61,12 +61,12 @@ def test_the_widest_form_that_fits_is_taken(
 
 
 def test_a_size_out_of_reach_names_the_vocabulary_and_the_width_that_would_fit(fit: Callable[..., EmbeddingPrecision]) -> None:
-    with pytest.raises(GateError, match=r"0\.\d+ MB with int4 tables, wanted at most 0\.5.*nothing was sealed") as caught:
+    with pytest.raises(GateError, match=r"0\.\d+ MB with int4 tables.* 0\.5 MB.*nothing was sealed") as caught:
         fit(max_size_mb=0.5)
     assert caught.value.exit_code == 4
     said = str(caught.value)
-    assert "0.36 are the vectors of 10,000 words" in said
-    words = int(re.search(r"vocabulary of ([\d,]+) words", said)[1].replace(",", ""))
+    assert "0.36 MB are the embeddings of 10,000 tokens" in said
+    words = int(re.search(r"vocabulary of ([\d,]+) tokens", said)[1].replace(",", ""))
     # 0.256 MB of layers and a few kB of manifest and tokenizer leave 0.23 MB at 36 bytes a word
     assert 5800 <= words <= 6600
     assert "width of 32 would fit" in said

@@ -127,9 +127,9 @@ def test_the_verdict_says_what_is_kept_and_gained() -> None:
 @pytest.mark.parametrize(
     ("control", "judged"),
     [
-        (0.840, "by +0.0210: more than the interval of one test set."),
-        (0.850, "by +0.0110: within what one seed can tell."),
-        (0.880, "by -0.0190: more than the interval of one test set."),
+        (0.840, "by +0.0210: more than half the 95 % interval of this test set."),
+        (0.850, "by +0.0110: one seed cannot tell this from zero."),
+        (0.880, "by -0.0190: more than half the 95 % interval of this test set."),
     ],
 )
 def test_the_verdict_claims_no_gain_within_the_interval(control: float, judged: str) -> None:

@@ -157,7 +157,7 @@ def test_a_logit_that_is_no_number_is_not_given_as_an_answer(value: float, count
 
 @pytest.mark.parametrize("labels", [("only",), ("a", "b", "c")])
 def test_a_graph_for_another_number_of_labels_is_refused(labels: tuple[str, ...], tiny_student: Bundle) -> None:
-    with pytest.raises(BundleError, match=f"gives 2 logits a text, but there are {len(labels)} labels"):
+    with pytest.raises(BundleError, match=f" 2 logits.* {len(labels)} labels"):
         classifier_of(tiny_student.graph("fp32"), tiny_student, labels=labels)
 
 
@@ -166,7 +166,7 @@ def test_a_graph_that_takes_something_else_is_refused(tiny_student: Bundle) -> N
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])
     graph = helper.make_graph([helper.make_node("Neg", ["pixels"], ["logits"])], "other", [value], [logits])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    with pytest.raises(BundleError, match=r"takes \['pixels'\], wanted \['input_ids', 'attention_mask'\]"):
+    with pytest.raises(BundleError, match=r"\['pixels'\].*\['input_ids', 'attention_mask'\]"):
         classifier_of(model.SerializeToString(), tiny_student)
 
 
@@ -175,7 +175,7 @@ def test_ids_that_the_graph_has_no_vector_for_are_refused(tiny_student: Bundle, 
     content["model"]["vocab"]["unheard"] = 99
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     foreign = TextTokenizer.from_file(tmp_path / "tokenizer.json", max_length=32, pad_id=0)
-    with pytest.raises(BundleError, match="the graph cannot answer; is the tokenizer the one"):
+    with pytest.raises(BundleError, match="tokenizer"):
         classifier_of(tiny_student.graph("fp32"), tiny_student, tokenizer=foreign).predict_logits(["unheard"])
 
 
@@ -243,7 +243,7 @@ def test_int8_for_vnni_is_refused_where_it_can_saturate_and_portable_int8_is_not
     monkeypatch.setattr("export.runtime.sessions.instruction_set", lambda: "avx512_vnni")
     OnnxClassifier.open(wide, precision="int8")
     monkeypatch.setattr("export.runtime.sessions.instruction_set", lambda: "avx2")
-    with pytest.raises(BundleError, match=r"is for processors with VNNI; this one has avx2.*--target portable"):
+    with pytest.raises(BundleError, match=r"VNNI.*avx2.*--target portable"):
         OnnxClassifier.open(wide, precision="int8")
     OnnxClassifier.open(wide, precision="fp32")
     OnnxClassifier.open(tiny_student, precision="int8")
