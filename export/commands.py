@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from export.measure.candidates import Candidate
 
 OUTPUT, RUNNING = GROUPS["Output"], GROUPS["Running"]
-BundlePath = Annotated[Path, Parameter(help="a bundle")]
 GraphBundle = Annotated[Path, Parameter(help="a bundle with an ONNX graph")]
 FormFlag = Annotated[
     Form | None,
@@ -233,7 +232,7 @@ def cascade(
 
 @with_headings
 def inspect(
-    bundle: BundlePath,
+    bundle: Annotated[Path, Parameter(help="a bundle")],
     /,
     *,
     verify_key: Annotated[

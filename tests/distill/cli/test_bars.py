@@ -1,4 +1,4 @@
-"""Progress: how far, how long gone, how long left."""
+"""Progress reporters: count, elapsed and remaining time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distill.progress import SilentReporter
 
 
 class Clock:
-    """Time that passes when told."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -36,7 +36,7 @@ def test_lines_come_at_the_interval_and_at_the_end(capsys: pytest.CaptureFixture
 
 
 def test_a_line_and_its_end_are_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C between the two would print what the command says of it on the same line."""
+    """An interrupt between two writes would put its message on the same line."""
 
     class Writes(io.StringIO):
         def write(self, text: str) -> int:
@@ -49,7 +49,7 @@ def test_a_line_and_its_end_are_one_write(monkeypatch: pytest.MonkeyPatch) -> No
     assert written == ["half-way\n"]
 
 
-def test_pieces_may_come_together_and_with_figures(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_advance_may_have_a_count_and_figures(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     with LineReporter(clock=clock, interval_s=10).task("label", 100) as advance:
         clock.now += 30
@@ -57,7 +57,7 @@ def test_pieces_may_come_together_and_with_figures(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == "label: 75/100, 30 s gone, 10 s left  loss 0.5124  epoch 2\n"
 
 
-def test_what_an_earlier_run_has_done_is_not_taken_for_speed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_rate_leaves_out_the_work_of_an_earlier_run(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     with LineReporter(clock=clock, interval_s=10).task("train", 100) as advance:
         advance(80)  # at once: the run goes on from there
@@ -66,14 +66,14 @@ def test_what_an_earlier_run_has_done_is_not_taken_for_speed(capsys: pytest.Capt
     assert capsys.readouterr().err == "train: 84/100, 12 s gone, 48 s left\n"  # 3 s a piece, 16 pieces
 
 
-def test_only_the_first_process_of_a_run_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_first_process_of_a_run_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     assert isinstance(reporter_for_terminal(), SilentReporter)
     monkeypatch.setenv("RANK", "0")
     assert not isinstance(reporter_for_terminal(), SilentReporter)
 
 
-def test_an_advance_of_nothing_divides_by_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_advance_by_zero_does_not_divide_by_zero(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     with LineReporter(clock=clock).task("label", 0) as advance:
         clock.now += 30
@@ -81,7 +81,7 @@ def test_an_advance_of_nothing_divides_by_nothing(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == ""
 
 
-def test_more_work_than_was_announced_leaves_no_negative_time(capsys: pytest.CaptureFixture[str]) -> None:
+def test_remaining_time_is_never_negative(capsys: pytest.CaptureFixture[str]) -> None:
     with LineReporter(clock=Clock()).task("label", 2) as advance:
         advance(3)
     assert "label: 3/2, 0 s gone, 0 s left" in capsys.readouterr().err
@@ -92,7 +92,7 @@ def test_lines_go_to_stderr_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert tuple(capsys.readouterr()) == ("", "merged 2 texts\n")
 
 
-def test_silence_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_silent_reporter_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = SilentReporter()
     reporter.say("merged 2 texts")
     with reporter.task("train", 2) as advance:
@@ -115,7 +115,7 @@ def test_bars_go_to_stderr_and_take_brackets_literally(capsys: pytest.CaptureFix
     assert "loss 0.2500" in err
 
 
-def test_bars_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bars_are_shown_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
