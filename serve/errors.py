@@ -1,6 +1,6 @@
-"""Why a request was refused, in no protocol's words yet.
+"""Why a request is refused, independent of protocols.
 
-A protocol turns a `Refusal` into its own body. The message is for the client: it never holds an exception's text.
+A protocol turns a `Refusal` into its own error body. The message is for the client and never holds the text of an exception.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from enum import Enum
 
 
 class Reason(Enum):
-    """What went wrong, and the HTTP status it has unless a protocol has another."""
+    """What went wrong, with its HTTP status; a protocol may use another."""
 
     MALFORMED = 400
     UNAUTHORIZED = 401
@@ -27,13 +27,13 @@ class Reason(Enum):
     LATE = 504
 
 
-class Refusal(Exception):  # noqa: N818  # not an error of the server's
-    """A request that is not answered.
+class Refusal(Exception):  # noqa: N818  # not an error of the server
+    """A request is refused.
 
     Attributes:
         reason: What went wrong.
         message: One sentence for the client.
-        retry_after_s: When to try again, where that helps.
+        retry_after_s: When to try again; None when that does not help.
     """
 
     def __init__(self, reason: Reason, message: str, *, retry_after_s: int | None = None) -> None:

@@ -1,6 +1,6 @@
-"""The same server behind Ray Serve: replicas on a cluster, each the ASGI application that `potstill serve` runs.
+"""The server behind Ray Serve: replicas on a cluster, each the ASGI application that `potstill serve` runs.
 
-Ray Serve takes connections, spreads requests and starts replicas; limits, protocols and batching stay those of the server.
+Ray Serve accepts connections, distributes requests and starts replicas; limits, protocols and batching are those of the server.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ def build(arguments: Mapping[str, Any]) -> Any:
     """Return a Ray Serve application: `serve run serve.ray_serve:build bundle=student num_replicas=4`.
 
     Args:
-        arguments: `bundle`, the folder, which every node must see; `num_replicas` (1) and `num_cpus` of each (1); anything
-            else is a setting of the server.
+        arguments: `bundle`, a folder that every node can read; `num_replicas` (default 1); `num_cpus` per replica (default 1);
+            everything else is a setting of the server.
 
     Raises:
-        SettingsError: There is no bundle, or a setting is unknown or out of range.
+        SettingsError: No bundle is given, or a setting is unknown or out of range.
     """
     with requires("serving on a Ray cluster"):
         from ray import serve
 
     if "bundle" not in arguments:
-        raise SettingsError("there is no bundle to serve; name one: serve run serve.ray_serve:build bundle=FOLDER")
+        raise SettingsError("no bundle to serve; name one: serve run serve.ray_serve:build bundle=FOLDER")
     bundle = Path(arguments["bundle"])
     replicas, cpus = (int(arguments.get(name, 1)) for name in _REPLICAS)
     given = {name: value for name, value in arguments.items() if name not in ("bundle", *_REPLICAS)}
-    # A replica computes on as many threads as the processors that Ray counts for it: nothing is oversubscribed.
+    # A replica uses as many threads as Ray reserves processors for it.
     settings = ServeSettings(**{"threads": max(1, cpus), **given})
 
     def app() -> App:

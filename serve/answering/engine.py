@@ -1,7 +1,9 @@
-"""One classifier as the server runs it: texts in; logits, probabilities and which texts were cut out. Knows no HTTP."""
+"""One classifier as the server runs it: texts in; logits, probabilities and which texts were cut. Knows no HTTP."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.bundle import Bundle
+from distill.bundle import BENCHMARK, Bundle
 from distill.classifier import Classifier, TextInput
 from distill.errors import BundleError
 from distill.labels import probabilities
@@ -23,10 +25,10 @@ SELF_CHECK_TEXTS = (
     "A longer one: it goes on, (with brackets), numbers such as 12.5 % and an ümlaut — then it goes on for a while, and stops.",
     "???",
 )
-"""Synthetic texts that a bundle must answer before it is served."""
+"""Synthetic texts of the self-check before a bundle is served."""
 
 BATCH_TOLERANCE = 0.02
-"""How far a probability of a probe may move between alone and together, where activation scales are fixed."""
+"""Largest difference of a probability between a text alone and in a batch, when activation scales are fixed."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class RowAnswer:
 
     Attributes:
         logits: One per label.
-        probabilities: One per label, as the bundle's problem type says.
-        was_cut: Tokens past `max_length` were left out.
+        probabilities: One per label, according to the problem type of the bundle.
+        was_cut: Whether tokens past `max_length` were dropped.
     """
 
     logits: list[float]
@@ -49,11 +51,11 @@ class Engine:
     """A classifier that is ready to answer.
 
     Attributes:
-        classifier: Texts to logits; may be called from several threads.
-        max_length: Tokens kept of a text.
-        about: What `/info` says of it.
-        version: Short digest of what it was made of; answers of two versions are never mixed in one request.
-        live: What `/info` says besides, and what changes as it answers.
+        classifier: Returns the logits of texts; several threads call it.
+        max_length: Tokens kept per text.
+        about: Its card in `/info`.
+        version: Short digest of its files; one request never mixes answers of two versions.
+        live: Returns further fields of `/info`, which change while it answers.
     """
 
     classifier: Classifier
@@ -64,36 +66,40 @@ class Engine:
 
     @classmethod
     def open(cls, path: Path, *, precision: Precision | None = None) -> Engine:
-        """Open a bundle with its digests checked, and require that it answers the probe texts.
+        """Open a bundle, verify its digests and run the self-check.
 
         Raises:
-            BundleError: It is not whole, has no such graph, or does not answer as it should.
+            BundleError: It is damaged, has no such graph, or fails the self-check.
         """
         bundle = Bundle.open(path)
         precision = precision or bundle.best_precision()
-        # One thread a call: the server runs several batches at once instead of one on several threads.
+        # One thread per call: the server runs several batches at once instead of one on several threads.
         classifier = OnnxClassifier.open(bundle, precision=precision, threads=1)
         engine = cls(classifier, bundle.manifest.max_length, about_bundle(bundle, precision), version_of(bundle))
-        engine.require_probes(str(path))
+        engine.self_check(str(path))
         return engine
 
-    def require_probes(self, name: str) -> None:
-        """Answer the probe texts alone and together; this warms the graph up, too."""
+    def self_check(self, name: str) -> None:
+        """Answer the self-check texts one by one and in a batch; this also warms up the graph.
+
+        Raises:
+            BundleError: The logits have a wrong shape, are not finite, or depend on the batch.
+        """
         together = self.classifier.predict_logits(SELF_CHECK_TEXTS)
         if together.shape != (len(SELF_CHECK_TEXTS), len(self.classifier.labels)):
-            raise BundleError(f"{name} gives logits of shape {together.shape} for {len(SELF_CHECK_TEXTS)} texts")
+            raise BundleError(f"{name} returned logits of shape {together.shape} for {len(SELF_CHECK_TEXTS)} texts")
         alone = np.concatenate([self.classifier.predict_logits([text]) for text in SELF_CHECK_TEXTS])
         of = self.classifier.problem_type
         moved = float(np.abs(probabilities(together, of) - probabilities(alone, of)).max())
         if not np.isfinite(together).all():
-            raise BundleError(f"{name} gives the probe texts logits that are not numbers; export it again")
-        if moved > BATCH_TOLERANCE and of != "regression" and self._has_fixed_scales():
+            raise BundleError(f"{name} returned logits that are not finite for the self-check texts; export it again")
+        if moved > BATCH_TOLERANCE and of != "regression" and self.about.get("activations", "fixed") == "fixed":
             raise BundleError(
-                f"{name} answers the probe texts differently alone and together (by {moved:.3f}); export it again"
+                f"{name} answers the self-check texts differently one by one and in a batch (by {moved:.3f}); export it again"
             )
 
     def answer(self, texts: Sequence[TextInput]) -> list[RowAnswer]:
-        """Return the answer of each text, in order."""
+        """Return the answer of each text, in order of the texts."""
         cut = [False] * len(texts)
         reader = self.classifier.student if isinstance(self.classifier, Cascade) else self.classifier
         if isinstance(reader, OnnxClassifier):
@@ -106,23 +112,14 @@ class Engine:
         shares = probabilities(logits, self.classifier.problem_type)
         return list(map(RowAnswer, logits.tolist(), shares.tolist(), cut))
 
-    def _has_fixed_scales(self) -> bool:
-        return bool(self.about.get("activations", "fixed") == "fixed")
-
 
 def version_of(bundle: Bundle) -> str:
-    """Return a short digest of the bundle's manifest, which holds the digest of everything else."""
-    import hashlib
-
+    """Return a short digest of the manifest, which holds the digests of all other files."""
     return hashlib.sha256(bundle.manifest.to_bytes()).hexdigest()[:12]
 
 
 def about_bundle(bundle: Bundle, precision: Precision) -> dict[str, Any]:
-    """Return the bundle's card as values: labels, figures, size, lineage; no path, no user name."""
-    import json
-
-    from distill.bundle import BENCHMARK
-
+    """Return the card of a bundle: labels, quality, size, lineage; no path and no user name."""
     manifest = bundle.manifest
     measured = json.loads((bundle.path / BENCHMARK).read_text()) if BENCHMARK in manifest.files else None
     return {

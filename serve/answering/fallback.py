@@ -1,4 +1,4 @@
-"""A student and its fallback as one model of the server, with who answers and what it costs in `/info` and `/metrics`."""
+"""A student and its fallback as one served model; `/info` and `/metrics` report the share and the cost of each."""
 
 from __future__ import annotations
 
@@ -60,20 +60,21 @@ def _totals(counter: Counter) -> dict[str, float]:
 def cascade_source(
     name: str, path: Path, fallback: Path, limits: LimitSettings, *, min_confidence: float | Literal["auto"]
 ) -> ModelSource:
-    """Return the source of a student that hands on what it is unsure of.
+    """Return the source of a cascade: texts the student is unsure of go to the fallback.
 
     Args:
-        name: In routes and metrics.
-        path: The student's bundle; a reload reads it again, and the fallback with it.
-        fallback: The larger one's.
-        limits: What the model accepts.
-        min_confidence: Confidence from which the student's answer stands; auto takes the manifest's, from `potstill cascade`.
+        name: Its name in routes and metrics.
+        path: The student's bundle; a reload reads both bundles again.
+        fallback: The bundle of the larger classifier.
+        limits: Limits of its requests.
+        min_confidence: Confidence from which the student's answer is used; "auto" uses the threshold in its manifest, which
+            `potstill cascade` writes.
 
     Raises:
-        SettingsError: The limits name a precision; both members run the best graph they have.
+        SettingsError: The limits set a precision; both members run the best graph they have.
     """
     if limits.precision is not None:
-        raise SettingsError("a cascade runs the best graph of both bundles; leave out --precision, or --fallback")
+        raise SettingsError("a cascade runs the best graph of both bundles; omit --precision or --fallback")
     tally = Tally(name)
 
     def open_cascade(folder: Path) -> Engine:
@@ -84,7 +85,7 @@ def cascade_source(
             temperature, bound = entry.temperature, entry.min_confidence
         precision = student.best_precision()
         cascade = Cascade(
-            # One thread a call: the server runs several batches at once instead of one on several threads.
+            # One thread per call: the server runs several batches at once instead of one on several threads.
             OnnxClassifier.open(student, precision=precision, threads=1),
             OnnxClassifier.open(other, threads=1),
             min_confidence=bound,
@@ -100,8 +101,8 @@ def cascade_source(
         engine = Engine(
             cascade, student.manifest.max_length, card, version, live=lambda: {"cascade": {**settings, **tally.summary()}}
         )
-        engine.require_probes(str(folder))
-        cascade.on_answer = tally.add  # from now on: the probes are nobody's texts
+        engine.self_check(str(folder))
+        cascade.on_answer = tally.add  # only now: the self-check is not counted
         return engine
 
     return ModelSource(name, path, limits, open_cascade, watch=lambda metrics: metrics.registry.register(tally))

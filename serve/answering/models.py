@@ -100,7 +100,7 @@ class Model:
         )
         metrics.watch_queue(
             self.name,
-            waiting_texts=lambda: self.batcher.waiting_texts,
+            waiting_texts=lambda: self.batcher.admission.waiting_texts,
             idle_threads=lambda: self.batcher.idle_threads,
         )
 

@@ -1,1 +1,1 @@
-"""Bulk scoring: label a large table, on one machine or on a Ray cluster, losing nothing and doing nothing twice."""
+"""Bulk scoring: label a large table on one machine or a Ray cluster; an interrupted job continues where it stopped."""

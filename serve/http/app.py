@@ -128,7 +128,7 @@ class App:
         try:
             self._access.require("caller", headers.get(b"authorization"))
             model = self._model(found)
-            model.batcher.let_in(deadline_s=deadline_of(headers, model.limits.deadline_ms))
+            model.batcher.admission.let_in(deadline_s=deadline_of(headers, model.limits.deadline_ms))
         except Refusal as refusal:
             if refusal.reason is Reason.OVERLOADED:
                 reply, request_id = _refused(dialect, refusal), self._request_id(headers)
@@ -168,7 +168,7 @@ class App:
         dialect, model = found.route.dialect, self._model(found)
         began, deadline_s = time.monotonic(), deadline_of(headers, model.limits.deadline_ms)
         # Before the body is read: an overloaded server must refuse at little cost.
-        model.batcher.refuse_if_full(1, tokens=0, deadline_s=deadline_s)
+        model.batcher.admission.refuse_if_full(1, tokens=0, deadline_s=deadline_s)
         query = dialect.read(await self._body(headers, receive), headers)
         if self.settings.log_texts:
             requests_log.info("%s %s", request_id, query.texts)

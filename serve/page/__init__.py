@@ -1,1 +1,1 @@
-"""The page at `/`: one file, `index.html`, that asks the server as any other client does; it needs no other resource."""
+"""The page at `/`: one self-contained file, `index.html`, that uses the public routes of the server."""

@@ -1,1 +1,1 @@
-"""How each protocol asks and is answered; one file each. They know the texts and the labels, not the engine."""
+"""The protocols, one file each: they read requests and write answers, and do not compute."""

@@ -1,11 +1,11 @@
-"""What all protocols share: a query, a reply, and strict reading of JSON."""
+"""What all protocols share: a query, a reply, and strict JSON decoding."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ with requires("serving"):
 T = TypeVar("T")
 Headers = Mapping[bytes, bytes]
 
+Text = Annotated[str, msgspec.Meta(min_length=1, description="a text")]
+
 JSON = b"application/json"
 PROBLEM_OF_FUNCTION: Mapping[str, ProblemType] = {
     "softmax": "single_label_classification",
@@ -35,12 +37,12 @@ class Query:
 
     Attributes:
         texts: At least one.
-        is_single: The answer for one text, not a list of answers.
-        top_k: Labels to give; None gives all.
-        function: How logits become scores; None as the bundle says.
-        truncate: What to do with long texts; None as the server's settings say.
-        outputs: What the Open Inference Protocol was asked for: names, and whether in binary form.
-        id: The client's own name of the request.
+        is_single: Answer one text, not a list.
+        top_k: Labels per text; None returns all.
+        function: How logits become scores; None uses the bundle's problem type.
+        truncate: Whether long texts are cut; None uses the server's setting.
+        outputs: Outputs of the Open Inference Protocol: their names, and whether in binary form.
+        id: The client's name of the request.
     """
 
     texts: Sequence[TextInput]
@@ -54,7 +56,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Reply:
-    """What goes back."""
+    """The answer to a request."""
 
     status: int
     body: bytes
@@ -68,7 +70,7 @@ class Dialect(Protocol):
     name: str
 
     def read(self, body: bytes, headers: Headers) -> Query:
-        """Return what is asked; raises `Refusal` for anything that is not well formed."""
+        """Return the query; raises `Refusal` when the request is malformed."""
         ...
 
     def write(self, query: Query, answers: Sequence[RowAnswer], engine: Engine, model: str) -> Reply:
@@ -76,12 +78,12 @@ class Dialect(Protocol):
         ...
 
     def refuse(self, refusal: Refusal) -> Reply:
-        """Return the protocol's error."""
+        """Return the error in the protocol's form."""
         ...
 
 
 def scores_of(query: Query, answers: Sequence[RowAnswer]) -> list[list[float]]:
-    """Return the scores of each text as the query wants them."""
+    """Return the scores of each text, by the query's function."""
     if query.function is None:
         return [answer.probabilities for answer in answers]
     if query.function == "regression":
@@ -93,13 +95,13 @@ def scores_of(query: Query, answers: Sequence[RowAnswer]) -> list[list[float]]:
 
 
 def ranked(scores: Sequence[float], labels: Sequence[str], top_k: int | None) -> list[dict[str, Any]]:
-    """Return labels and scores, the highest first; of equal ones the earlier label first."""
+    """Return labels and scores by falling score; equal scores keep the order of the labels."""
     order = sorted(range(len(labels)), key=lambda index: -scores[index])
     return [{"label": labels[index], "score": scores[index]} for index in order[:top_k]]
 
 
 def require_json(headers: Headers) -> None:
-    """Refuse a body that is said to be something else than JSON."""
+    """Refuse a body whose content type is not JSON, and a compressed body."""
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind != JSON:
         raise Refusal(Reason.MEDIA_TYPE, "the content type must be application/json")
@@ -116,17 +118,17 @@ def decoded(decoder: msgspec.json.Decoder[T], body: bytes, *, once: Sequence[byt
     """Read JSON strictly.
 
     Args:
-        decoder: Of the request's type.
-        body: What came.
-        once: Names in quotes that a usual body holds at most once; a body that holds one twice is looked at closely.
+        decoder: Decoder of the request's type.
+        body: The bytes.
+        once: Quoted names that a valid body usually holds at most once; a body with one twice is checked for duplicates.
 
     Raises:
-        Refusal: It is not JSON, not of the type, or names a member twice.
+        Refusal: It is not JSON, not of the type, or has a duplicate key.
     """
     try:
         value = decoder.decode(body)
     except msgspec.ValidationError as exc:
-        raise Refusal(Reason.INVALID, f"the body does not fit: {_without_values(str(exc))}") from None
+        raise Refusal(Reason.INVALID, f"invalid body: {_without_values(str(exc))}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Refusal(Reason.MALFORMED, "the body is not JSON in UTF-8") from None
     # An escaped name (\u0069nputs) would be counted wrongly.
@@ -136,7 +138,7 @@ def decoded(decoder: msgspec.json.Decoder[T], body: bytes, *, once: Sequence[byt
 
 
 def require_unique_names(body: bytes) -> None:
-    """Refuse an object that names a member twice: readers differ in which of the two they take."""
+    """Refuse an object with a duplicate key: parsers differ in which value they take."""
     try:
         json.loads(body, object_pairs_hook=_unique)
     except Refusal:
@@ -148,12 +150,12 @@ def require_unique_names(body: bytes) -> None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise Refusal(Reason.MALFORMED, "an object in the body names a member twice")
+        raise Refusal(Reason.MALFORMED, "an object in the body has a duplicate key")
     return made
 
 
 def _without_values(message: str) -> str:
-    """Return a validator's message without what the client wrote."""
+    """Return a validator's message without the values the client sent."""
     if "unknown field" in message:
-        return f"there is an unknown member{message[message.rfind(' - at ') :] if ' - at ' in message else ''}"
+        return f"unknown key{message[message.rfind(' - at ') :] if ' - at ' in message else ''}"
     return message.partition("'")[0].rstrip() + message[message.rfind(" - at ") :] if "'" in message else message

@@ -1,4 +1,4 @@
-"""Hugging Face's text classification: `{"inputs": …, "parameters": {…}}`, a nested answer for one text."""
+"""The Hugging Face text classification API: `{"inputs": …, "parameters": {…}}`; the answer for one text is nested."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ from msgspec import Meta, Struct
 from distill.classifier import TextInput
 from serve.answering.engine import Engine, RowAnswer
 from serve.errors import Refusal
-from serve.http.protocols.base import PROBLEM_OF_FUNCTION, Headers, Query, Reply, decoded, ranked, require_json, scores_of
-
-Text = Annotated[str, Meta(min_length=1, description="a text")]
+from serve.http.protocols.base import PROBLEM_OF_FUNCTION, Headers, Query, Reply, Text, decoded, ranked, require_json, scores_of
 
 
 class HuggingFacePair(Struct, forbid_unknown_fields=True):
-    """Two texts that are classified together."""
+    """A pair of texts."""
 
     text: Text
     text_pair: Text
 
 
 class HuggingFaceParameters(Struct, forbid_unknown_fields=True):
-    """How to answer."""
+    """Options of a request."""
 
     top_k: Annotated[int, Meta(ge=1, le=2**31)] | None = None
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
@@ -46,7 +44,7 @@ class LabelScore(Struct):
 
 
 class HuggingFaceError(Struct):
-    """Why there is no answer."""
+    """An error."""
 
     error: str
 
@@ -62,7 +60,7 @@ class HuggingFace:
     name = "huggingface"
 
     def read(self, body: bytes, headers: Headers) -> Query:
-        """Return what is asked."""
+        """Return the query."""
         require_json(headers)
         request = decoded(_DECODER, body, once=_ONCE)
         parameters = request.parameters or HuggingFaceParameters()
@@ -76,7 +74,7 @@ class HuggingFace:
         )
 
     def write(self, query: Query, answers: Sequence[RowAnswer], engine: Engine, model: str) -> Reply:
-        """Return a list of ranked labels per text; one text's stands in a list too, as Hugging Face's own servers have it."""
+        """Return a list of ranked labels per text, also for a single text, like Hugging Face's own servers."""
         labels = engine.classifier.labels
         return Reply(200, _ENCODER.encode([ranked(scores, labels, query.top_k) for scores in scores_of(query, answers)]))
 

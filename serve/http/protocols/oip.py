@@ -1,6 +1,6 @@
 """The Open Inference Protocol, version 2 (KServe, Triton): a BYTES tensor of texts in; labels, probabilities, logits out.
 
-Tensors travel as JSON or, by the binary extension, behind the JSON: each string with its length in 4 bytes before it.
+Tensors are JSON or, with the binary extension, follow the JSON: each string after its length in 4 bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Size = Annotated[int, Meta(ge=0, le=2**31)]
 
 
 class TensorParameters(Struct):
-    """How a tensor travels."""
+    """The form of a tensor."""
 
     binary_data_size: Size | None = None
     binary_data: bool | None = None
@@ -36,7 +36,7 @@ class TensorParameters(Struct):
 
 
 class InputTensor(Struct):
-    """Texts; `data` is absent where they follow in binary form."""
+    """Texts; `data` is absent when they follow in binary form."""
 
     name: str
     shape: Annotated[list[Size], Meta(min_length=1, max_length=2)]
@@ -46,20 +46,20 @@ class InputTensor(Struct):
 
 
 class RequestedOutput(Struct):
-    """An output that is wanted."""
+    """A requested output."""
 
     name: str
     parameters: TensorParameters | None = None
 
 
 class InferParameters(Struct):
-    """Of the whole request."""
+    """Options of a request."""
 
     binary_data_output: bool = False
 
 
 class InferRequest(Struct):
-    """One input named `text`; without `outputs` all of them are given."""
+    """One input named `text`; without `outputs`, all outputs are returned."""
 
     inputs: Annotated[list[InputTensor], Meta(min_length=1, max_length=1)]
     outputs: list[RequestedOutput] | None = None
@@ -68,7 +68,7 @@ class InferRequest(Struct):
 
 
 class InferError(Struct):
-    """Why there is no answer."""
+    """An error."""
 
     error: str
 
@@ -83,7 +83,7 @@ class OpenInference:
     name = "oip"
 
     def read(self, body: bytes, headers: Headers) -> Query:
-        """Return what is asked."""
+        """Return the query."""
         head, tail = _parts(body, headers)
         request = decoded(_DECODER, head, once=())
         require_unique_names(head)
@@ -91,7 +91,7 @@ class OpenInference:
         return Query(_texts(tensor, tail), outputs=_outputs(request), id=request.id)
 
     def write(self, query: Query, answers: Sequence[RowAnswer], engine: Engine, model: str) -> Reply:
-        """Return the outputs that were asked for, binary ones behind the JSON."""
+        """Return the requested outputs; binary ones follow the JSON."""
         described, binaries = [], []
         for name, is_binary in query.outputs:
             datatype, values = _values(name, answers, engine)
@@ -106,17 +106,17 @@ class OpenInference:
         head = _ENCODER.encode({**answer, "id": query.id} if query.id is not None else answer)
         if not binaries:
             return Reply(200, head)
-        length = (b"inference-header-content-length", b"%d" % len(head))
+        length = (HEADER_LENGTH, b"%d" % len(head))
         return Reply(200, b"".join([head, *binaries]), b"application/octet-stream", (length,))
 
     def refuse(self, refusal: Refusal) -> Reply:
-        """Return `{"error": …}`; the protocol knows 400 for anything wrong with a request."""
+        """Return `{"error": …}`; this protocol has 400 for every invalid request."""
         status = 400 if refusal.reason is Reason.INVALID else refusal.reason.value
         return Reply(status, _ENCODER.encode(InferError(refusal.message)))
 
 
 def metadata(engine: Engine, model: str) -> dict[str, Any]:
-    """Return what `/v2/models/{name}` says."""
+    """Return the metadata at `/v2/models/{name}`."""
     labels = len(engine.classifier.labels)
     return {
         "name": model,
@@ -132,19 +132,16 @@ def metadata(engine: Engine, model: str) -> dict[str, Any]:
 
 
 def _parts(body: bytes, headers: Headers) -> tuple[bytes, bytes | None]:
-    """Return the JSON and what follows it."""
+    """Return the JSON, and the bytes after it; None without the header that separates them."""
     declared = headers.get(HEADER_LENGTH)
     if declared is None:
-        require_json({JSON_HEADER: JSON, **headers})
+        require_json({b"content-type": JSON, **headers})
         return body, None
     require_plain(headers)
     length = int(declared) if declared.isdigit() and len(declared) < 12 else -1
     if not 0 < length <= len(body):
         raise Refusal(Reason.MALFORMED, "inference-header-content-length is not the length of the JSON in this body")
     return body[:length], body[length:]
-
-
-JSON_HEADER = b"content-type"
 
 
 def _texts(tensor: InputTensor, tail: bytes | None) -> list[TextInput]:
@@ -154,26 +151,18 @@ def _texts(tensor: InputTensor, tail: bytes | None) -> list[TextInput]:
     if (size is None) == (tensor.data is None):
         raise Refusal(Reason.INVALID, "the input must have either data or the parameter binary_data_size")
     if size is None:
-        texts = list(_flat(tensor.data or []))
+        texts: list[TextInput] = [text for each in tensor.data or [] for text in ([each] if isinstance(each, str) else each)]
     elif tail is None or size != len(tail):
-        raise Refusal(Reason.INVALID, "binary_data_size is not the number of bytes behind the JSON")
+        raise Refusal(Reason.INVALID, "binary_data_size is not the number of bytes after the JSON")
     else:
         texts = list(_unpacked(tail))
     if size is None and tail:
-        raise Refusal(Reason.INVALID, "there are bytes behind the JSON that no input claims")
+        raise Refusal(Reason.INVALID, "there are bytes after the JSON that belong to no input")
     if tensor.shape[1:] not in ([], [1]) or math.prod(tensor.shape) != len(texts) or not texts:
         raise Refusal(
-            Reason.INVALID, f"the shape must be [texts] or [texts, 1], with at least one text; there are {len(texts)}"
+            Reason.INVALID, f"the shape must be [texts] or [texts, 1], with at least one text; there are {len(texts)} texts"
         )
-    return list(texts)
-
-
-def _flat(data: list[str | list[str]]) -> Iterator[str]:
-    for each in data:
-        if isinstance(each, str):
-            yield each
-        else:
-            yield from each
+    return texts
 
 
 def _unpacked(tail: bytes) -> Iterator[str]:
@@ -201,10 +190,10 @@ def _outputs(request: InferRequest) -> list[tuple[str, bool]]:
             raise Refusal(Reason.INVALID, f"an output is unknown; there are {', '.join(OUTPUTS)}")
         parameters = output.parameters or TensorParameters()
         if parameters.classification:
-            raise Refusal(Reason.INVALID, "the classification extension is not offered; ask for the output 'label'")
+            raise Refusal(Reason.INVALID, "the classification extension is not supported; request the output 'label'")
         wanted.append((output.name, by_default if parameters.binary_data is None else parameters.binary_data))
     if len({name for name, _ in wanted}) != len(wanted):
-        raise Refusal(Reason.INVALID, "an output is asked for twice")
+        raise Refusal(Reason.INVALID, "an output is requested twice")
     return wanted
 
 

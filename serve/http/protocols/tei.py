@@ -1,4 +1,4 @@
-"""text-embeddings-inference's `POST /predict`: texts, pairs and batches of them; its error body."""
+"""`POST /predict` of text-embeddings-inference: texts, pairs and batches of them, and its error body."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from msgspec import Meta, Struct
 from distill.classifier import TextInput
 from serve.answering.engine import Engine, RowAnswer
 from serve.errors import Reason, Refusal
-from serve.http.protocols.base import Headers, Query, Reply, decoded, ranked, require_json, scores_of
-
-Text = Annotated[str, Meta(min_length=1, description="a text")]
+from serve.http.protocols.base import Headers, Query, Reply, Text, decoded, ranked, require_json, scores_of
 
 
 class PredictRequest(Struct):
@@ -26,7 +24,7 @@ class PredictRequest(Struct):
 
 
 class ErrorResponse(Struct):
-    """Why there is no answer."""
+    """An error."""
 
     error: str
     error_type: Literal["unhealthy", "backend", "overloaded", "validation", "tokenizer", "empty"]
@@ -49,7 +47,7 @@ class TextEmbeddingsInference:
     name = "tei"
 
     def read(self, body: bytes, headers: Headers) -> Query:
-        """Return what is asked."""
+        """Return the query."""
         require_json(headers)
         request = decoded(_DECODER, body, once=_ONCE)
         texts, is_single = _texts(request.inputs)
@@ -69,7 +67,7 @@ class TextEmbeddingsInference:
 
 
 def _texts(inputs: str | list[str | list[str]]) -> tuple[list[TextInput], bool]:
-    """Return the texts, and whether they are one text."""
+    """Return the texts, and whether the request is a single text or pair."""
     if isinstance(inputs, str):
         return [inputs], True
     if all(isinstance(each, list) for each in inputs):

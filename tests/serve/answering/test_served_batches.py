@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import pytest
 from served import Lengths
 
+from serve.answering.admission import WAIT_SHARE
 from serve.answering.engine import Engine
-from serve.answering.queue import WAIT_SHARE, Batcher
+from serve.answering.queue import Batcher
 from serve.errors import Reason, Refusal
 
 
@@ -83,7 +84,7 @@ def test_a_thread_takes_all_that_waits_while_the_others_compute() -> None:
         async with Held(threads=2) as held:
             other = held.ask(["other"])
             await asyncio.sleep(0)
-            while held.batcher.waiting_texts:  # until the second thread, which may only just start, has taken it
+            while held.batcher.admission.waiting_texts:  # until the second thread, which may only just start, has taken it
                 await asyncio.sleep(0.001)
             waiting = [held.ask([text]) for text in ("a", "b", "c")]
             await asyncio.sleep(0)
@@ -132,10 +133,10 @@ def test_a_burst_that_is_read_at_once_does_not_find_the_room_of_one() -> None:
             held.ask(["a"])
             await asyncio.sleep(0)
             for _ in range(2):  # two of those let in here never ask; the next turn has forgotten them
-                held.batcher.let_in(deadline_s=20)
-                held.batcher.let_in(deadline_s=20)
+                held.batcher.admission.let_in(deadline_s=20)
+                held.batcher.admission.let_in(deadline_s=20)
                 with pytest.raises(Refusal) as refused:
-                    held.batcher.let_in(deadline_s=20)
+                    held.batcher.admission.let_in(deadline_s=20)
                 assert refused.value.reason is Reason.OVERLOADED
                 await asyncio.sleep(0)
 
@@ -148,14 +149,14 @@ def test_the_expected_wait_counts_tokens_and_a_request_that_would_wait_too_long_
             await asyncio.sleep(0.3)
             held.go()
             await held.first
-            seconds_per_token = held.batcher.expected_wait_s(1)
+            seconds_per_token = held.batcher.admission.expected_wait_s(1)
             assert 0.1 <= seconds_per_token < 1  # three tokens took 0.3 s and a little
             held.classifier.may_go.clear()
             held.ask(["x" * 24])  # 8 tokens: a batch, which is held
             await asyncio.sleep(0.1)
             held.ask(["x" * 32])  # 10 tokens: these wait
             await asyncio.sleep(0)
-            assert held.batcher.expected_wait_s() == pytest.approx(10 * seconds_per_token)
+            assert held.batcher.admission.expected_wait_s() == pytest.approx(10 * seconds_per_token)
             patience = (10 + 4) * seconds_per_token / WAIT_SHARE  # what a request of four tokens needs
             with pytest.raises(Refusal) as refused:
                 await held.ask(["x" * 8], deadline_s=0.99 * patience)
@@ -176,7 +177,7 @@ def test_past_its_deadline_a_request_is_answered_and_dropped_from_the_queue() ->
             held.go()
             assert lengths_of(await held.ask(["next"])) == [4]
             assert ["late"] not in held.classifier.batches
-            assert held.batcher.waiting_texts == 0
+            assert held.batcher.admission.waiting_texts == 0
 
     asyncio.run(main())
 

@@ -58,7 +58,7 @@ def test_auto_takes_the_threshold_of_the_manifest_and_a_reload_takes_a_new_one(
 ) -> None:
     student, settings = copied(tiny_student), ServeSettings(port=0, drain_s=0)
     source = cascade_source("both", student.path, tiny_fallback.path, settings.limits_with({}), min_confidence="auto")
-    with pytest.raises(BundleError, match="no cascade threshold; run `potstill cascade"):
+    with pytest.raises(BundleError, match="potstill cascade"):
         source.open(student.path)
     set_cascade(student, tiny_fallback, validation=tiny_splits.validation, wanted_agreement=0.9)
     server = serve_sources([source], settings, {"POTSTILL_ADMIN_TOKENS": "admin-token"})
@@ -90,8 +90,8 @@ def test_a_text_that_is_too_long_for_the_student_is_said_to_be_cut(
 
 
 def test_what_cannot_be_honoured_is_refused(tiny_student: Bundle, tiny_fallback: Bundle) -> None:
-    with pytest.raises(SettingsError, match="--fallback needs a student"):
+    with pytest.raises(SettingsError, match="--fallback"):
         serve(settings=ServeSettings(fallback=tiny_fallback.path), model=(f"tiny={tiny_student.path}",))
     limits = ServeSettings(precision="fp32").limits_with({})
-    with pytest.raises(SettingsError, match="best graph of both"):
+    with pytest.raises(SettingsError, match="--precision"):
         cascade_source("both", tiny_student.path, tiny_fallback.path, limits, min_confidence=0.5)

@@ -38,7 +38,7 @@ def full(serve_sources: Callable[..., Running]) -> Iterator[Callable[..., Runnin
         assert classifier.has_begun.wait(20)
         pool.submit(server.post, "/predict", {"inputs": "waits"}, **headers)
         batcher = server.app.models["tiny"].batcher
-        while not batcher.waiting_texts:
+        while not batcher.admission.waiting_texts:
             time.sleep(0.01)
         return server
 

@@ -33,7 +33,7 @@ class Seen:
         self.page.locator("#ask:enabled").wait_for()
 
     def classify(self, *texts: str) -> None:
-        self.page.get_by_label("Texts, one a line").fill("\n".join(texts))
+        self.page.get_by_label("Texts, one per line").fill("\n".join(texts))
         self.page.get_by_role("button", name="Classify").click()
 
     def answers(self) -> list[list[str]]:
@@ -144,7 +144,7 @@ def test_every_field_and_region_has_a_name(seen: Seen, server: Running) -> None:
 def test_a_token_is_asked_for_where_the_server_wants_one(seen: Seen, serve_bundle: Callable[..., Running]) -> None:
     seen.open(serve_bundle(environment={"POTSTILL_TOKENS": "open-sesame"}))
     page, wrong = seen.page, seen.page.get_by_role("alert")
-    assert "asks for a bearer token" in wrong.inner_text()
+    assert "bearer token" in wrong.inner_text()
     page.get_by_label("Bearer token").fill("open-barley")
     seen.classify("great film")
     wrong.get_by_text("does not know this token").wait_for()
@@ -165,7 +165,7 @@ def test_what_goes_wrong_is_said_in_words(seen: Seen, serve_bundle: Callable[...
     seen.classify(" ")
     wrong.get_by_text("There is no text yet").wait_for()
     seen.classify("a", "b", "c")
-    wrong.get_by_text("The server refused: 3 texts, at most 2 are accepted in a request.").wait_for()
+    wrong.get_by_text("The server refused: the request has 3 texts; at most 2 are accepted.").wait_for()
     seen.classify("great " * 40)
     seen.answers()
     assert "1 text had more tokens than the model reads (32) and was cut" in seen.page.locator("#summary").inner_text()
