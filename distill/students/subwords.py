@@ -10,6 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from distill.errors import SettingsError
@@ -79,14 +80,12 @@ class WordPiece(Subwords):
         start = 0
         while start < len(bare):
             before = self._prefix if start or letters[0].startswith(self._prefix) else ""
-            for end in range(len(bare), start, -1):
-                piece = before + bare[start:end]
-                if piece != token and piece in kept:
-                    break
-            else:
+            shorter = (before + bare[start:end] for end in range(len(bare), start, -1))
+            piece = next((piece for piece in shorter if piece != token and piece in kept), None)
+            if piece is None:
                 return None
             pieces.append(piece)
-            start = end
+            start += len(piece) - len(before)
         return pieces
 
     def _letters(self, token: str) -> list[str]:
@@ -154,20 +153,14 @@ class Unigram(Subwords):
 
     def pieces_of(self, token: str, kept: Collection[str]) -> Sequence[str] | None:
         """Return the most probable split into kept tokens."""
-        best: list[tuple[float, tuple[str, ...]] | None] = [(0.0, ())] + [None] * len(token)
-        for start in range(len(token)):
-            so_far = best[start]
-            if so_far is None:
-                continue
-            for end in range(start + 1, len(token) + 1):
-                piece = token[start:end]
-                if piece == token or piece not in kept or piece not in self._scores:
-                    continue
-                score = so_far[0] + self._scores[piece]
-                there = best[end]
-                if there is None or score > there[0]:
-                    best[end] = (score, (*so_far[1], piece))
-        return None if best[-1] is None else best[-1][1]
+        best: dict[int, tuple[float, tuple[str, ...]]] = {0: (0.0, ())}  # by the length of the part that is split
+        for start, end in combinations(range(len(token) + 1), 2):  # every piece, by its start
+            piece = token[start:end]
+            if start in best and piece != token and piece in kept and piece in self._scores:
+                score = best[start][0] + self._scores[piece]
+                if end not in best or score > best[end][0]:
+                    best[end] = (score, (*best[start][1], piece))
+        return best[len(token)][1] if len(token) in best else None
 
     def with_tokens(self, tokens: Sequence[str]) -> dict[str, Any]:
         """Return the model's JSON for these tokens."""

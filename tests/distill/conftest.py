@@ -20,25 +20,12 @@ settings.register_profile("potstill", derandomize=True, deadline=None)
 settings.load_profile("potstill")
 
 LABELS = ("negative", "positive")
+PLAIN = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 64}
 SIZES: dict[str, dict[str, int]] = {
-    "bert": {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 64},
-    "roberta": {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 64},
-    "xlm-roberta": {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 64},
-    "electra": {
-        "hidden_size": 32,
-        "embedding_size": 16,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-    },
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "mpnet", "deberta"), PLAIN),
+    "electra": {**PLAIN, "embedding_size": 16},
     "distilbert": {"dim": 32, "n_layers": 6, "n_heads": 4, "hidden_dim": 64},
-    "albert": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "embedding_size": 16,
-    },
+    "albert": {**PLAIN, "embedding_size": 16, "num_hidden_layers": 2},
 }
 
 Make = Callable[..., TorchClassifier]

@@ -24,8 +24,12 @@ from distill.students.width import SAMPLE_TEXTS
 Make = Callable[..., TorchClassifier]
 TEXTS = ("a lovely film", "dull", "the plot was funny and the end was warm with a charming actor", "unheard words")
 
-# How each family names the first weight of layer {n}, and its tables.
+# How each family names a weight of layer {n}, and its token table.
 NAMES_OF_FAMILY = {
+    "xlm-roberta": ("roberta.encoder.layer.{n}.attention.self.query.weight", "roberta.embeddings.word_embeddings.weight"),
+    "camembert": ("roberta.encoder.layer.{n}.attention.self.query.weight", "roberta.embeddings.word_embeddings.weight"),
+    "mpnet": ("mpnet.encoder.layer.{n}.attention.attn.q.weight", "mpnet.embeddings.word_embeddings.weight"),
+    "deberta": ("deberta.encoder.layer.{n}.output.dense.weight", "deberta.embeddings.word_embeddings.weight"),
     "bert": ("bert.encoder.layer.{n}.attention.self.query.weight", "bert.embeddings.word_embeddings.weight"),
     "roberta": ("roberta.encoder.layer.{n}.attention.self.query.weight", "roberta.embeddings.word_embeddings.weight"),
     "electra": ("electra.encoder.layer.{n}.attention.self.query.weight", "electra.embeddings.word_embeddings.weight"),
@@ -138,7 +142,8 @@ def test_a_saved_student_reloads_with_plain_transformers(family: str, make_class
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert model.config.num_hidden_layers == 3
-    assert sum(".attention." in name and name.endswith(("query.weight", "q_lin.weight")) for name in model.state_dict()) == 3
+    assert NAMES_OF_FAMILY[family][0].format(n=2) in model.state_dict()
+    assert NAMES_OF_FAMILY[family][0].format(n=3) not in model.state_dict()
     assert model.config.id2label == {0: "negative", 1: "positive"}
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     inputs = tokenizer(list(TEXTS), padding=True, truncation=True, return_tensors="pt")
