@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import pytest
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits
 from distill.errors import DatasetError
-from distill.transfer.select import Ranked, h_score, linear_probe, log_maximum_evidence, recommendation, select
-from distill.transfer_settings import SelectSettings
+from distill.teacher_settings import SelectSettings
+from distill.transfer.select import Ranked, h_score, linear_probe, log_maximum_evidence, nested_probe, recommendation, select
 
 
 def made_up(signal: float, texts: int = 200, width: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -65,8 +66,33 @@ def test_the_probe_answers_only_what_it_has_not_learnt() -> None:
     probe = linear_probe(*made_up(2.0), num_labels=2, folds=5, seed=0)
     assert probe.macro_f1 > 0.93
     assert probe.interval[0] < probe.macro_f1 < probe.interval[1]
-    with pytest.raises(DatasetError, match="a label has 3 texts, and 5 folds want one each"):
+    with pytest.raises(DatasetError, match=r"3 texts, and 5 folds.*--folds"):
         linear_probe(features[:6], labels[:6], num_labels=2, folds=5, seed=0)
+
+
+def test_choosing_the_layer_does_not_flatter_the_estimate() -> None:
+    # Twelve layers of noise: the best of twelve cross-validated scores is above chance, the nested estimate is not.
+    flattered, nested = [], []
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        features = generator.normal(size=(60, 13, 8)).astype(np.float32)
+        labels = np.tile([0, 1], 30)
+        probes = [linear_probe(features[:, layer], labels, num_labels=2, folds=5, seed=0) for layer in range(1, 13)]
+        flattered.append(max(probe.macro_f1 for probe in probes))
+        layers, probe = nested_probe(features, labels, num_labels=2, folds=5, seed=0)
+        assert probes[layers - 1].macro_f1 == flattered[-1]
+        nested.append(probe.macro_f1)
+    assert np.mean(flattered) > 0.56
+    assert abs(np.mean(nested) - 0.5) < 0.05
+
+
+def test_candidates_are_compared_in_pairs_on_the_same_texts(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
+    # A candidate that errs on the same texts is never better than itself, however wide its own interval is.
+    copy = shutil.copytree(tiny_teacher.path, tmp_path / "copy")
+    settings = SelectSettings(max_length=32, max_texts=60)
+    selection = select((str(tiny_teacher.path), str(copy)), tiny_splits.train, settings, folder=tmp_path / "features")
+    assert [one.behind for one in selection.ranked] == [(0.0, 0.0), (0.0, 0.0)]
+    assert "copy may be as good" in selection.words
 
 
 def test_a_trained_encoder_is_ranked_above_an_untrained_one(
@@ -100,15 +126,16 @@ def test_planted_wrong_labels_are_listed(tiny_teacher: Bundle, tiny_splits: Spli
     assert {one.text for one in selection.suspects} == {train.texts[row] for row in planted}
 
 
-def ranked(candidate: str, score: float, low: float, high: float) -> Ranked:
-    return Ranked(candidate, 3, score, (low, high), 0.0, 0.0, 1.0, 0)
+def ranked(candidate: str, score: float, low: float, high: float, behind: tuple[float, float]) -> Ranked:
+    return Ranked(candidate, 3, score, (low, high), 0.0, 0.0, 1.0, 0, behind)
 
 
 def test_the_recommendation_says_what_cannot_be_told() -> None:
-    first, near, far = ranked("a", 0.80, 0.76, 0.84), ranked("b", 0.78, 0.74, 0.82), ranked("c", 0.5, 0.45, 0.55)
-    assert recommendation([first, near, far], chance=0.33) == (
-        "Take a: expected macro-F1 0.800 (0.760 to 0.840) on frozen features; b may be as good: take the smaller, or "
-        "fine-tune both. Fine-tuning usually adds some hundredths."
-    )
+    first, near = ranked("a", 0.80, 0.76, 0.84, (0.0, 0.0)), ranked("b", 0.78, 0.74, 0.82, (-0.01, 0.05))
+    # Its own interval reaches the first one's score, and yet it is surely worse on the same texts.
+    worse, far = ranked("d", 0.77, 0.73, 0.81, (0.01, 0.05)), ranked("c", 0.5, 0.45, 0.55, (0.2, 0.4))
+    words = recommendation([first, near, worse, far], chance=0.33)
+    assert words.startswith("Take a: expected macro-F1 0.800 (0.760 to 0.840)")
+    assert "; b may be as good" in words
     assert "may be as good" not in recommendation([first, far], chance=0.33)
     assert "not surely above always giving the commonest label (0.480)" in recommendation([far], chance=0.48)
