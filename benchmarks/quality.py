@@ -25,8 +25,9 @@ from distill.errors import BundleError, SettingsError
 from distill.evaluation.metrics import evaluate
 from distill.machine import describe_environment
 from distill.progress import Reporter
-from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, Precision, TeacherSettings
+from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, Precision
 from distill.storage import write_atomically
+from distill.teacher_settings import TeacherSettings
 from export.measure.candidates import bundle_candidate
 from export.measure.rows import measure_speed, speed_figures
 from export.pipeline import export_bundle
@@ -152,7 +153,9 @@ def _reference_teacher(bench: Bench, seed: int) -> Bundle:
 
 
 def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) -> Bundle:
-    from distill.training.distillation import fit_student
+    from distill.data import Splits
+    from distill.training.distillation import train_student
+    from distill.training.lesson import control_lesson, distillation_lesson
 
     arm = bench.study.arms[name]
     settings = arm.settings.model_copy(update={"seed": seed})
@@ -167,15 +170,13 @@ def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) ->
         bench.row_path(name, seed, precision).unlink(missing_ok=True)
     bench.reporter.say(f"{arm.shown_as}, seed {seed}")
     others = [teachers[other] for other in bench.study.seeds if other != seed]
-    bundle = fit_student(
-        [teachers[seed], *others],  # the first lends its layers
-        train=bench.splits.train,
-        validation=bench.splits.validation,
-        test=bench.splits.test,
+    bundle = train_student(
+        [teachers[seed], *others],  # the first supplies the layers
+        Splits(bench.splits.train, bench.splits.validation, bench.splits.test),
         unlabeled=bench.unlabeled,
         out=bench.bundle_path(name, seed),
         settings=settings,
-        control=arm.control,
+        lesson_of=control_lesson if arm.control else distillation_lesson,
         reporter=bench.reporter,
     )
     _write_row(bench, name, seed, bundle, teacher=teachers[seed])

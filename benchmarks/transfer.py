@@ -1,6 +1,6 @@
 """The `transfer` scenario: four domains, every pair of them, and what a source brings where labels are few or none.
 
-Cell by cell: a finished cell is a row file in the work folder and is not made again. Carries over with `fit_carried` and
+Cell by cell: a finished cell is a row file in the work folder and is not made again. Carries over with `fit_teacher` and
 `fit_student`, as a user does; adds rows, the intervals over them, and the figures.
 """
 
@@ -34,8 +34,8 @@ from benchmarks.transfer_unlabelled import stand_in, unlabelled
 from distill.errors import SettingsError
 from distill.machine import describe_environment
 from distill.progress import Reporter
-from distill.settings import BUILTIN_MINILM, TeacherSettings
-from distill.transfer_settings import CarrySettings
+from distill.settings import BUILTIN_MINILM
+from distill.teacher_settings import TeacherSettings
 
 
 def run_transfer(folder: Path, *, parts: Sequence[str], seeds: Sequence[int] = SEEDS, reporter: Reporter) -> Bench:
@@ -120,7 +120,7 @@ def _few_cell(
     bench: Bench, kind: str, source: str, target: str, seed: int, *, model: str = BUILTIN_MINILM, init: str | None = None
 ) -> None:
     from distill.models.loading import load_bundle
-    from distill.training.fine_tuning import fit_carried
+    from distill.training.fine_tuning import Origin, fit_teacher
 
     name = f"{kind}-{source}-{target}-{seed}"
     if bench.done(name):
@@ -128,13 +128,13 @@ def _few_cell(
     bench.reporter.say(f"{target} from {source}, seed {seed}")
     splits = bench.splits[target]
     with scratch(bench.folder) as out:
-        bundle = fit_carried(
+        bundle = fit_teacher(
             model,
             train=splits.train,
             validation=splits.validation,
             out=out / "bundle",
             settings=few_settings(LABELS_A_CLASS, seed=seed),
-            init=None if init is None else source_of(bench, init, seed),
+            origin=Origin(init=None if init is None else source_of(bench, init, seed)),
             reporter=bench.reporter,
         )
         seconds = sum(epoch["seconds"] for epoch in bundle.manifest.history)
@@ -145,7 +145,7 @@ def _few_cell(
 def _features(bench: Bench, seed: int) -> None:
     """Movies by a head on frozen features, with an empty cache and again with a full one, against whole fine-tuning."""
     from distill.models.loading import load_bundle
-    from distill.training.fine_tuning import fit_carried
+    from distill.training.fine_tuning import fit_teacher
     from distill.transfer.features import FOLDER
 
     name = f"features-{seed}"
@@ -156,11 +156,11 @@ def _features(bench: Bench, seed: int) -> None:
     with scratch(bench.folder) as out, own_cache(out / "cache"):
         for number in range(2):
             started = time.perf_counter()
-            bundle = fit_carried(
+            bundle = fit_teacher(
                 train=splits.train,
                 validation=splits.validation,
                 out=out / f"bundle-{number}",
-                settings=CarrySettings(transfer="features", seed=seed, mixed_precision="auto"),
+                settings=TeacherSettings(transfer="features", seed=seed, mixed_precision="auto"),
                 reporter=bench.reporter,
             )
             seconds.append(time.perf_counter() - started)

@@ -23,8 +23,9 @@ from distill.data import Dataset, Splits, load_splits
 from distill.evaluation.metrics import evaluate
 from distill.labels import Logits
 from distill.progress import Reporter
-from distill.settings import DataSettings, TeacherSettings
+from distill.settings import DataSettings
 from distill.storage import write_atomically
+from distill.teacher_settings import TeacherSettings
 
 if TYPE_CHECKING:
     from distill.models.torch_classifier import TorchClassifier

@@ -12,13 +12,13 @@ from benchmarks.transfer_figures import CANDIDATES, DOMAINS, TASKS
 from benchmarks.transfer_recipes import CHOICE, CHOICE_TEXTS
 from distill.data import Dataset, limited
 from distill.settings import BUILTIN_MINILM
-from distill.transfer_settings import SelectSettings
+from distill.teacher_settings import SelectSettings
 
 
 def choice(bench: Bench, seed: int) -> None:
     """Rank four candidates on five tasks without fine-tuning, then fine-tune each and compare the ranks."""
     from distill.models.loading import load_bundle
-    from distill.training.fine_tuning import fit_carried
+    from distill.training.fine_tuning import fit_teacher
     from distill.transfer.select import select
 
     for task in TASKS:
@@ -33,7 +33,7 @@ def choice(bench: Bench, seed: int) -> None:
         found = []
         for candidate, folder in folders.items():
             with scratch(bench.folder) as out:
-                bundle = fit_carried(
+                bundle = fit_teacher(
                     folder,
                     train=train,
                     validation=validation,

@@ -9,7 +9,7 @@ from benchmarks.transfer_figures import CURVE_PAIR, CURVE_SHOTS, DOMAINS, LABELS
 from benchmarks.transfer_recipes import few_settings
 from distill.data import Dataset
 from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
-from distill.transfer_settings import CarrySettings
+from distill.teacher_settings import TeacherSettings
 
 
 def floors(bench: Bench, seed: int) -> None:
@@ -36,7 +36,7 @@ def curve(bench: Bench, seed: int) -> None:
     for shots in CURVE_SHOTS:
         _floor(bench, "tfidf", target, seed, shots=shots)
         for origin in (source, target):
-            features = CarrySettings(transfer="features", shots=shots, seed=seed, mixed_precision="auto")
+            features = TeacherSettings(transfer="features", shots=shots, seed=seed, mixed_precision="auto")
             _point(bench, origin, target, seed, features)
             if shots != LABELS_A_CLASS:
                 _point(bench, origin, target, seed, few_settings(shots, seed=seed))
@@ -61,9 +61,9 @@ def _floor(bench: Bench, name: str, target: str, seed: int, *, shots: int) -> No
     bench.keep(cell, row | quality_of_logits(TfidfClassifier(train).predict_logits(test.texts), test))
 
 
-def _point(bench: Bench, origin: str, target: str, seed: int, settings: CarrySettings) -> None:
+def _point(bench: Bench, origin: str, target: str, seed: int, settings: TeacherSettings) -> None:
     from distill.models.loading import load_bundle
-    from distill.training.fine_tuning import fit_carried
+    from distill.training.fine_tuning import Origin, fit_teacher
 
     way, shots = settings.transfer, settings.shots
     cell = f"curve-{way}-{origin}-{target}-{shots}-{seed}"
@@ -72,12 +72,12 @@ def _point(bench: Bench, origin: str, target: str, seed: int, settings: CarrySet
     bench.reporter.say(f"{target} from {origin} as {way}, {shots} labels a class, seed {seed}")
     splits = bench.splits[target]
     with scratch(bench.folder) as out:
-        bundle = fit_carried(
+        bundle = fit_teacher(
             train=splits.train,
             validation=splits.validation,
             out=out / "bundle",
             settings=settings,
-            init=None if origin == target else source_of(bench, origin, seed),
+            origin=Origin(init=None if origin == target else source_of(bench, origin, seed)),
             reporter=bench.reporter,
         )
         row = {"kind": "curve", "way": way, "source": origin, "target": target, "shots": shots, "seed": seed}

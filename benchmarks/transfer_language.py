@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.transfer_bench import Bench, quality_of, quality_of_logits, scratch, source_of
 from benchmarks.transfer_choice import candidate_of
@@ -25,8 +25,11 @@ from distill.bundle import Bundle
 from distill.data import Dataset, limited, load_splits
 from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
 from distill.labels import Logits
-from distill.settings import DataSettings
-from distill.transfer_settings import CarrySettings
+from distill.settings import BUILTIN_MINILM, DataSettings
+from distill.teacher_settings import TeacherSettings
+
+if TYPE_CHECKING:
+    from distill.training.fine_tuning import Origin
 
 SOURCE: Final = "movies"
 VALIDATION_TEXTS: Final = 500
@@ -44,6 +47,8 @@ class MeasuredSplits:
 
 def language(bench: Bench, seed: int) -> None:
     """Make the cells of every origin."""
+    from distill.training.fine_tuning import Origin
+
     splits = language_texts()
     for origin in ("majority", "zero_shot", "tfidf"):
         if not bench.done(_cell(origin, seed)):
@@ -52,19 +57,19 @@ def language(bench: Bench, seed: int) -> None:
     if not (bench.done(_cell(frozen, seed)) and bench.done(_cell(whole, seed))):
         with scratch(bench.folder) as out:
             init = source_of(bench, SOURCE, seed)
-            init = _learnt(bench, frozen, seed, splits, OVER_FROZEN_LAYERS, out=out / "frozen", init=init)
-            _learnt(bench, whole, seed, splits, WITH_ALL_LAYERS, out=out / "whole", init=init)
+            init = _learnt(bench, frozen, seed, splits, OVER_FROZEN_LAYERS, out=out / "frozen", beginning=Origin(init=init))
+            _learnt(bench, whole, seed, splits, WITH_ALL_LAYERS, out=out / "whole", beginning=Origin(init=init))
     random, movies = str(candidate_of(bench, "random", seed)), source_of(bench, SOURCE, seed)
     unlabelled = limited(splits.more, ADAPTED_TEXTS, seed=seed).texts
-    begun: dict[str, tuple[CarrySettings, dict[str, Any]]] = {
-        FROM_SCRATCH: (LANGUAGE_FROM_SCRATCH, {"model": random}),
-        f"{SOURCE}_adapted": (ADAPTED_FIRST, {"init": movies, "adapt_texts": unlabelled}),
-        "random_frozen": (OVER_FROZEN_LAYERS, {"model": random}),
+    begun: dict[str, tuple[TeacherSettings, str | Origin]] = {
+        FROM_SCRATCH: (LANGUAGE_FROM_SCRATCH, random),
+        f"{SOURCE}_adapted": (ADAPTED_FIRST, Origin(init=movies, adapt_texts=unlabelled)),
+        "random_frozen": (OVER_FROZEN_LAYERS, random),
     }
     for origin, (settings, beginning) in begun.items():
         if not bench.done(_cell(origin, seed)):
             with scratch(bench.folder) as out:
-                _learnt(bench, origin, seed, splits, settings, out=out / "bundle", **beginning)
+                _learnt(bench, origin, seed, splits, settings, out=out / "bundle", beginning=beginning)
 
 
 def language_texts() -> MeasuredSplits:
@@ -92,7 +97,14 @@ def _unlearnt(bench: Bench, origin: str, seed: int, splits: MeasuredSplits) -> L
 
 
 def _learnt(
-    bench: Bench, origin: str, seed: int, splits: MeasuredSplits, settings: CarrySettings, *, out: Path, **begun: Any
+    bench: Bench,
+    origin: str,
+    seed: int,
+    splits: MeasuredSplits,
+    settings: TeacherSettings,
+    *,
+    out: Path,
+    beginning: str | Origin,
 ) -> Bundle:
     """Carry a model over to the reviews, keep its row, and return it.
 
@@ -103,19 +115,21 @@ def _learnt(
         splits: The reviews.
         settings: How.
         out: The bundle's folder.
-        begun: What `fit_carried` begins with: `model` or `init`, and `adapt_texts`.
+        beginning: What `fit_teacher` starts from: a model, or an origin.
     """
     from distill.models.loading import load_bundle
-    from distill.training.fine_tuning import fit_carried
+    from distill.training.fine_tuning import fit_teacher
 
     bench.reporter.say(f"chinese from {origin.replace('_', ' ')}, seed {seed}")
-    bundle = fit_carried(
+    model, begun = (beginning, None) if isinstance(beginning, str) else (BUILTIN_MINILM, beginning)
+    bundle = fit_teacher(
+        model,
         train=splits.train,
         validation=splits.validation,
         out=out,
         settings=settings.model_copy(update={"seed": seed}),
+        origin=begun,
         reporter=bench.reporter,
-        **begun,
     )
     seconds = sum(epoch["seconds"] for epoch in bundle.manifest.history)
     _keep(bench, origin, seed, splits, {"training_s": seconds, **quality_of(load_bundle(bundle), splits.test)})

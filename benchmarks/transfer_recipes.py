@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from distill.settings import DistillSettings
-from distill.transfer_settings import CarrySettings
+from distill.teacher_settings import TeacherSettings
 
 
-def few_settings(shots: int, *, seed: int = 0) -> CarrySettings:
+def few_settings(shots: int, *, seed: int = 0) -> TeacherSettings:
     """How a cell with few labels is trained, whatever it begins with: a fifth of the labels choose the epoch.
 
     Args:
@@ -17,13 +17,13 @@ def few_settings(shots: int, *, seed: int = 0) -> CarrySettings:
         seed: Of the run.
     """
     epochs = min(20, max(5, 250 // shots))
-    return CarrySettings(
+    return TeacherSettings(
         shots=shots, epochs=epochs, batch_size=16, learning_rate=1e-4, patience=epochs, mixed_precision="auto", seed=seed
     )
 
 
 CHOICE_TEXTS: Final = 500
-CHOICE: Final = CarrySettings(epochs=2, batch_size=16, learning_rate=5e-5, mixed_precision="auto")
+CHOICE: Final = TeacherSettings(epochs=2, batch_size=16, learning_rate=5e-5, mixed_precision="auto")
 """How a candidate is really fine-tuned, to see whether its rank was right."""
 
 
@@ -57,7 +57,7 @@ LANGUAGE_TEXTS: Final = 2000
 """Chinese reviews that the target language is learnt from, with their labels."""
 
 LANGUAGE_VOCABULARY: Final = 8000
-OVER_FROZEN_LAYERS: Final = CarrySettings(
+OVER_FROZEN_LAYERS: Final = TeacherSettings(
     new_vocabulary=LANGUAGE_VOCABULARY,
     freeze_body=True,
     epochs=3,
@@ -68,7 +68,7 @@ OVER_FROZEN_LAYERS: Final = CarrySettings(
 )
 ADAPTED_TEXTS: Final = 8000
 ADAPTED_FIRST: Final = OVER_FROZEN_LAYERS.model_copy(update={"adapt_learning_rate": 2e-3})
-WITH_ALL_LAYERS: Final = CarrySettings(epochs=1, learning_rate=1e-4, max_length=48, mixed_precision="auto")
+WITH_ALL_LAYERS: Final = TeacherSettings(epochs=1, learning_rate=1e-4, max_length=48, mixed_precision="auto")
 """How the layers then learn too, in the vocabulary that the bundle has by now."""
 
 LANGUAGE_FROM_SCRATCH: Final = OVER_FROZEN_LAYERS.model_copy(

@@ -64,7 +64,7 @@ def spread(logits: Logits, labels: tuple[str, ...], wanted: tuple[str, ...]) -> 
 def _made(bench: Bench, origin: str, seed: int, train: Dataset, validation: Dataset, test: Dataset) -> dict[str, Any]:
     from distill.models.loading import load_bundle
     from distill.teachers.answers import teacher_logits
-    from distill.training.fine_tuning import fit_carried
+    from distill.training.fine_tuning import Origin, fit_teacher
 
     if origin in ("tfidf", "majority"):
         few = all_shots(train, shots=LABELS_A_CLASS, seed=seed)
@@ -74,13 +74,13 @@ def _made(bench: Bench, origin: str, seed: int, train: Dataset, validation: Data
         teacher = load_bundle(source_of(bench, origin.removeprefix("zero_shot_"), seed))
         return quality_of_logits(spread(teacher_logits(teacher, test.texts).logits, teacher.labels, test.labels), test)
     with scratch(bench.folder) as out:
-        bundle = fit_carried(
+        bundle = fit_teacher(
             str(candidate_of(bench, origin, seed)) if origin == "random" else BUILTIN_MINILM,
             train=train,
             validation=validation,
             out=out / "bundle",
             settings=few_settings(LABELS_A_CLASS, seed=seed),
-            init=None if origin in ("minilm", "random") else source_of(bench, origin, seed),
+            origin=Origin(init=None if origin in ("minilm", "random") else source_of(bench, origin, seed)),
             reporter=bench.reporter,
         )
         return quality_of(load_bundle(bundle), test)

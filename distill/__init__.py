@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from distill.estimator import DistilledClassifier as DistilledClassifier
     from distill.settings import DataSettings as DataSettings
     from distill.settings import DistillSettings as DistillSettings
-    from distill.settings import TeacherSettings as TeacherSettings
     from distill.settings import TrialSettings as TrialSettings
+    from distill.teacher_settings import TeacherSettings as TeacherSettings
     from distill.training.distillation import fit_student as fit_student
     from distill.training.fine_tuning import fit_teacher as fit_teacher
     from distill.training.trials import run_trials as run_trials
@@ -28,7 +28,8 @@ _PUBLIC = {
     "data": ("Dataset", "load_splits"),
     "errors": ("PotstillError",),
     "estimator": ("DistilledClassifier",),
-    "settings": ("DataSettings", "DistillSettings", "TeacherSettings", "TrialSettings"),
+    "settings": ("DataSettings", "DistillSettings", "TrialSettings"),
+    "teacher_settings": ("TeacherSettings",),
     "training.distillation": ("fit_student",),
     "training.fine_tuning": ("fit_teacher",),
     "training.trials": ("run_trials",),

@@ -18,14 +18,14 @@ from distill.cli.terminal import print_cells, print_json, print_made
 from distill.errors import SettingsError
 from distill.progress import is_first_process
 from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, TrialSettings
-from distill.transfer_settings import CarrySettings, OriginSettings, SelectSettings
+from distill.teacher_settings import OriginSettings, SelectSettings, TeacherSettings
 
 if TYPE_CHECKING:
     from distill.bundle import Bundle
     from distill.data import Dataset
     from distill.evaluation.intervals import Estimate
     from distill.evaluation.proof import ProofReport
-    from distill.training.fine_tuning import Source
+    from distill.training.fine_tuning import SourceTask
 
 SELECTION_COLUMNS = ("candidate", "layers", "expected macro-F1", "95 % interval", "LogME", "H-score", "s", "cached")
 
@@ -82,14 +82,14 @@ def teacher(
         str, Parameter(group=GROUPS["Teacher"], help="encoder to fine-tune: a folder, a hub id or builtin:minilm")
     ] = BUILTIN_MINILM,
     origin: Annotated[OriginSettings, Flat] = OriginSettings(),
-    settings: Annotated[CarrySettings, Flat] = CarrySettings(),
+    settings: Annotated[TeacherSettings, Flat] = TeacherSettings(),
     json: Json = False,
 ) -> None:
     """Fine-tune a teacher and print its quality; with --control, compare it with one that ignores --init."""
     from distill.bundle import Bundle
     from distill.data import TextSources, texts_not_in
     from distill.evaluation.proof import verdict_in_words
-    from distill.training.fine_tuning import fit_carried
+    from distill.training.fine_tuning import Origin, fit_teacher
 
     if origin.control and origin.init is None:
         raise SettingsError("--control compares with a teacher trained without --init, but --init is not given")
@@ -97,18 +97,17 @@ def teacher(
     splits = reported_splits(data, reporter)
     held_out = [part for part in (splits.validation, splits.test) if part is not None]
     texts: dict[str, Any] = {"train": splits.train, "validation": splits.validation, "reporter": reporter}
-    made = fit_carried(
-        model,
-        out=out,
-        settings=settings,
+    begun = Origin(
         init=None if origin.init is None else Bundle.open(origin.init),
         source=None if origin.source is None else _source(origin.source, data),
-        adapt_texts=texts_not_in(TextSources(origin.adapt, data), held_out) if origin.adapt else (),
-        **texts,
+        adapt_texts=tuple(texts_not_in(TextSources(origin.adapt, data), held_out)) if origin.adapt else (),
     )
+    made = fit_teacher(model, out=out, settings=settings, origin=begun, **texts)
     if origin.control and origin.init is not None:
+        # The control is adapted to the same texts: only --init differs, so that adaptation is not credited to the source.
         alone = out.with_name(f"{out.name}-alone")
-        control = fit_carried(model, out=alone, settings=settings.model_copy(update={"replay_share": 0.0}), **texts)
+        settings = settings.model_copy(update={"replay_share": 0.0})
+        control = fit_teacher(model, out=alone, settings=settings, origin=Origin(adapt_texts=begun.adapt_texts), **texts)
         gain = _gain(made, control, splits.test or splits.validation)
         source = f"transfer from {Path(origin.init).name}"
         reporter.say(verdict_in_words(gain, subject=source, against="the target's labels alone", num_seeds=1))
@@ -143,18 +142,16 @@ def distill(
     """Train a student, or several with --control or --seeds, and print their quality."""
     from distill.bundle import Bundle
     from distill.data import TextSources
-    from distill.training.distillation import fit_student
+    from distill.teachers.scored import with_scored
+    from distill.teachers.teacher import open_teacher
+    from distill.training.distillation import train_student
     from distill.training.trials import run_trials
 
     reporter = reporter_for_terminal()
     opened: list[Any] = [Bundle.open(path) for path in teachers]
     splits = reported_splits(data, reporter, labels=opened[0].labels if opened else ())
     arguments: dict[str, Any] = {
-        "train": splits.train,
-        "validation": splits.validation,
         "unlabeled": TextSources(unlabeled, data),
-        "test": splits.test,
-        "scored": scored,
         "out": out,
         "settings": settings,
         "reporter": reporter,
@@ -165,10 +162,11 @@ def distill(
             compared = (data.test,) if several_runs and data.test else ()  # the teacher is measured only there
             recorded = recorded_teacher(data, (*unlabeled, *compared), splits.train, out=out, device=settings.device)
             opened.append(stack.enter_context(recorded))
+        teaching = with_scored(open_teacher(opened, device=settings.device), scored, reporter=reporter)
         if not several_runs:
-            print_made(fit_student(opened, **arguments), json=json)
+            print_made(train_student(teaching, splits, **arguments), json=json)
             return
-        bundle, report = run_trials(opened, **arguments, trials=trials)
+        bundle, report = run_trials(teaching, splits, **arguments, trials=trials)
     if not is_first_process():
         return
     if json:
@@ -197,12 +195,12 @@ def _gain(made: Bundle, control: Bundle, judge: Dataset) -> Estimate:
     return (first - second).estimate()
 
 
-def _source(name: str, data: DataSettings) -> Source:
+def _source(name: str, data: DataSettings) -> SourceTask:
     """Return the texts of the source task; a fifth of a file is held out as its test texts, a built-in set has its own."""
     from distill.data import load_splits
-    from distill.training.fine_tuning import Source
+    from distill.training.fine_tuning import SourceTask
 
     test = name if name.startswith(("builtin:", "hub:")) else None
     share = data.validation_share if test else 0.2
     changed = {"train": (name,), "validation": None, "test": test, "validation_share": share, "labels": ()}
-    return Source.of_splits(load_splits(data.model_copy(update=changed)))
+    return SourceTask.of_splits(load_splits(data.model_copy(update=changed)))

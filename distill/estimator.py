@@ -25,7 +25,8 @@ from distill.data import Dataset
 from distill.data.dataset import merge_duplicates, split_off
 from distill.errors import DatasetError, SettingsError, requires
 from distill.labels import Logits, probabilities
-from distill.settings import BUILTIN_MINILM, DistillSettings, TeacherSettings
+from distill.settings import BUILTIN_MINILM, DistillSettings
+from distill.teacher_settings import TeacherSettings
 
 with requires("the scikit-learn estimator"):
     from sklearn.base import BaseEstimator, ClassifierMixin

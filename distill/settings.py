@@ -151,8 +151,8 @@ class TrainingSettings(Settings):
     )
 
 
-class TeacherSettings(TrainingSettings):
-    """How a teacher is fine-tuned."""
+class FineTuningSettings(TrainingSettings):
+    """How a classifier is fine-tuned on labelled texts."""
 
     max_length: int = Field(128, ge=4, description="maximum tokens per text; longer texts are cut")
 
@@ -236,7 +236,7 @@ class StudentSettings(Settings):
         return self
 
 
-class TransferSettings(Settings):
+class TransferSetSettings(Settings):
     """The weight of each source of texts in the loss, and which unlabelled texts are used."""
 
     heading: ClassVar[Heading] = "Transfer set"
@@ -315,7 +315,7 @@ class LossSettings(Settings):
         return self
 
 
-class DistillSettings(TrainingSettings, AugmentSettings, TransferSettings, LossSettings, StudentSettings):
+class DistillSettings(TrainingSettings, AugmentSettings, TransferSetSettings, LossSettings, StudentSettings):
     """How one student learns from one teacher."""
 
     heading: ClassVar[Heading] = "Training"

@@ -18,8 +18,9 @@ from distill.data import Splits, fingerprint, load_splits, read_texts, texts_not
 from distill.errors import BundleError, SettingsError, requires
 from distill.machine import describe_environment
 from distill.progress import Reporter, SilentReporter
-from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, Settings, TeacherSettings
+from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, Settings
 from distill.storage import require_writable, write_atomically
+from distill.teacher_settings import TeacherSettings
 from export.measure.candidates import Candidate, bundle_candidate, floor_candidates
 from export.measure.rows import SCHEMA, measure_quality, measure_speed, rows_of
 from export.pipeline import export_bundle

@@ -16,7 +16,8 @@ from tiny_task import BAD_WORDS, GOOD_WORDS, PLAIN_WORDS, Outcome, tiny_texts, w
 
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits, load_splits
-from distill.settings import DataSettings, DistillSettings, TeacherSettings
+from distill.settings import DataSettings, DistillSettings
+from distill.teacher_settings import TeacherSettings
 
 CHROMIUM = Path("/usr/bin/chromium")
 # Without the last three its calls for updates are refused by a closed network, many at a time.

@@ -31,7 +31,7 @@ TOO_LARGE = {
     "distill.models.loading.load_pretrained",
     "distill.training.distillation.fit_student",
     "distill.training.fine_tuning",
-    "distill.training.fine_tuning.fit_carried",
+    "distill.training.fine_tuning.fit_teacher",
     "distill.training.loop.train",
     "distill.training.sealing.seal",
     "distill.training.sealing.train_and_seal",

@@ -85,8 +85,7 @@ def recorded_teacher(
     from distill.training.shared_files import shared_files
 
     sources = [*data.train, *((data.validation,) if data.validation else ()), *further]
-    accelerator = open_accelerator(device)
-    with shared_files(out / ".recorded", accelerator) as files:
+    with open_accelerator(device) as accelerator, shared_files(out / ".recorded", accelerator) as files:
         answers = read_teacher_logits(sources, data) if accelerator.is_main_process else ()
         recorded = RecordedLogits(answers, labels=train.labels, problem_type=train.problem_type, folder=files.folder)
         wait_for_all(accelerator)

@@ -46,10 +46,17 @@ class TrainingBatch:
 
 
 class StepLoss(NamedTuple):
-    """The loss of a step: `total`, a scalar with a gradient, and the plain mean of each term over the texts it is for."""
+    """The loss of a step.
+
+    Attributes:
+        total: A scalar with a gradient.
+        terms: The plain mean of each term over the texts it applies to.
+        num_items: How many items `total` is a mean over, where they are not the texts of the batch.
+    """
 
     total: Tensor
     terms: dict[str, float]
+    num_items: int | None = None
 
 
 @dataclass(frozen=True)

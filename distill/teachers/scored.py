@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from distill.bundle import MANIFEST, Bundle
+from distill.bundle import MANIFEST
 from distill.errors import DatasetError, SettingsError, requires
 from distill.labels import Logits
 from distill.progress import Reporter
 from distill.storage import sha256_of, writing_to
 from distill.teachers.answer_store import AnswerStore, keys_of, soft_targets_dir
 from distill.teachers.recorded import PartlyAnswered
-from distill.teachers.teacher import AnyTeacher, Teacher
+from distill.teachers.teacher import Teacher
 
 JOB = "_manifest.json"
 _SCHEMA = 1
@@ -112,21 +112,12 @@ class ScoredTable:
         return texts.to_pylist(), logits.reshape(len(texts), len(self.labels))
 
 
-def with_scored(
-    teacher: Teacher,
-    given: Sequence[AnyTeacher],
-    folders: Sequence[Path],
-    *,
-    made: Callable[[Callable[[], object]], None],
-    reporter: Reporter,
-) -> Teacher:
+def with_scored(teacher: Teacher, folders: Sequence[Path], *, reporter: Reporter) -> Teacher:
     """Return the teacher with its members' answers from these folders.
 
     Args:
-        teacher: Opened.
-        given: What its members were opened from.
-        folders: Outputs of `potstill score --logits`; one for each member at most.
-        made: Lets the first process of the run do something, and all wait for it.
+        teacher: Loaded from bundles.
+        folders: Outputs of `potstill score --logits`; at most one for each bundle.
         reporter: Told what was found.
 
     Raises:
@@ -134,7 +125,7 @@ def with_scored(
         DatasetError: A folder is not whole.
     """
     members = list(teacher.members)
-    digests = [_digest_of(one) for one in given]
+    digests = [None if path is None else sha256_of(path / MANIFEST) for path in teacher.folders]
     for folder in folders:
         table = ScoredTable.open(folder)
         if table.bundle not in digests:
@@ -144,7 +135,7 @@ def with_scored(
         if isinstance(member, PartlyAnswered):
             raise SettingsError(f"{folder} is the second one scored with the same bundle; score all texts into one folder")
         answers = AnswerStore(soft_targets_dir() / f"{table.digest[:40]}.scored", len(table.labels))
-        made(lambda table=table, answers=answers: _take_in(table, answers))  # type: ignore[misc]
+        _take_in(table, answers)
         reporter.say(f"scored: the {table.precision} graph has answered {table.num_rows:,} rows in {folder}")
         members[place] = PartlyAnswered(member, answers, table.digest)
     return replace(teacher, members=tuple(members))
@@ -161,7 +152,3 @@ def _take_in(table: ScoredTable, answers: AnswerStore) -> None:
             for texts, logits in table:
                 answers.append(keys_of(texts), logits)
             answers.sync()
-
-
-def _digest_of(teacher: AnyTeacher) -> str | None:
-    return sha256_of(teacher.path / MANIFEST) if isinstance(teacher, Bundle) else None

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +37,12 @@ class Teacher:
     Attributes:
         members: Each of them; all have the same labels in the same order.
         names: What the lineage records of each: the sha256 of a bundle's weights, or the digest of another classifier.
+        folders: Folder of each that was loaded from a bundle, otherwise None.
     """
 
     members: tuple[Classifier, ...]
     names: tuple[str, ...]
+    folders: tuple[Path | None, ...]
 
     @property
     def asked(self) -> Classifier:
@@ -73,17 +76,22 @@ class Teacher:
         return (model for model in models if isinstance(model, TorchClassifier))
 
 
-def open_teacher(teacher: AnyTeacher | Sequence[AnyTeacher], *, device: Device) -> Teacher:
+def open_teacher(teacher: AnyTeacher | Sequence[AnyTeacher] | Teacher, *, device: Device) -> Teacher:
     """Load whatever teaches; models of bundles go to the device, other classifiers stay where they are.
+
+    A `Teacher` is returned as it is.
 
     Raises:
         SettingsError: No teacher is given, one has no `digest()`, or they do not share their labels.
         BundleError: A bundle has no weights.
     """
+    if isinstance(teacher, Teacher):
+        return teacher
     several = tuple(teacher) if isinstance(teacher, Sequence) else (teacher,)
     if not several:
         raise SettingsError("no teacher is given; name a bundle")
-    opened = Teacher(tuple(_load(one, device) for one in several), tuple(map(_name_of, several)))
+    folders = tuple(one.path if isinstance(one, Bundle) else None for one in several)
+    opened = Teacher(tuple(_load(one, device) for one in several), tuple(map(_name_of, several)), folders)
     if len(several) > 1:
         Ensemble(opened.members)  # refuses members whose labels differ
     return opened

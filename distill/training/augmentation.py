@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from distill.data import Dataset, fold
 from distill.models.torch_classifier import TorchClassifier
 from distill.settings import AugmentSettings, DistillSettings
+from distill.training.lesson import TransferSet
 
 NUM_NEIGHBOURS = 10
 _BLOCK_ROWS = 512
@@ -172,20 +173,18 @@ def _number_of(text: str) -> int:
 def augmented_texts(
     teacher: TorchClassifier,
     student: TorchClassifier,
+    transfer: TransferSet,
     *,
-    labelled: Sequence[str],
-    unlabeled: Sequence[str],
     held_out: Sequence[Dataset],
     settings: DistillSettings,
 ) -> Iterator[str]:
     """Yield the noisy copies that a student's settings ask for; none by default.
 
     Args:
-        teacher: Its embeddings say which words are near each other.
+        teacher: Its embeddings decide which words are neighbours.
         student: Its tokenizer, too, must know the mask token, or words are dropped instead.
-        labelled: Texts with labels.
-        unlabeled: Texts without.
-        held_out: Sets that no copy may equal a text of.
+        transfer: The texts that are copied.
+        held_out: No copy may equal a text of these sets.
         settings: How many copies, of which texts, made how.
     """
     if not settings.augment:
@@ -198,6 +197,7 @@ def augmented_texts(
         neighbours=neighbours_of(teacher.tokenizer.vocabulary(), teacher.input_vectors()) if replacing else None,
     )
     never = {fold(text) for dataset in held_out for text in dataset.texts}
+    labelled, unlabeled = transfer.labelled.texts, transfer.unlabeled
     sources = {"all": (labelled, unlabeled), "labelled": (labelled,), "unlabeled": (unlabeled,)}[settings.augment_from]
     for texts in sources:
         yield from augmentation.copies(texts, partners=texts, never=never)

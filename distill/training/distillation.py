@@ -1,29 +1,22 @@
-"""The two jobs a user asks for: fine-tune a teacher, teach a student. Both end in a bundle."""
+"""Distilling a student: the job of `potstill distill`. It ends in a bundle."""
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from distill.bundle import Bundle
-from distill.classifier import Classifier, mean_logits
-from distill.data import Dataset
+from distill.bundle import Bundle, Lineage
+from distill.classifier import mean_logits
+from distill.data import Dataset, Splits, fingerprint
 from distill.errors import SettingsError
-from distill.labels import Logits, ProblemType, task_of
-from distill.losses.objective import distillation_objective, fine_tuning_objective
-from distill.models.devices import Compute, using_threads
+from distill.labels import Logits
+from distill.losses.objective import distillation_objective
 from distill.models.families import set_dropout
 from distill.models.torch_classifier import TorchClassifier, require_max_length
-from distill.progress import Reporter, SilentReporter
+from distill.progress import Reporter
 from distill.settings import DistillSettings
-from distill.storage import require_writable
 from distill.students.build import build_student, load_student
-from distill.teachers.scored import with_scored
 from distill.teachers.teacher import (
     AnyTeacher,
     Teacher,
@@ -33,47 +26,46 @@ from distill.teachers.teacher import (
     require_useful_teacher,
 )
 from distill.training.augmentation import augmented_texts
-from distill.training.lesson import TransferSet, keep_sure
-from distill.training.loop import Examples
-from distill.training.rounding import rounded_products
-from distill.training.sealing import Carried, accelerator_of, say_truncated, train_and_seal
-from distill.training.shared_files import TRANSFER, SharedFiles, logits_together, shared_files
-
-logger = logging.getLogger(__name__)
-
-ONE_HOT_SAMPLE = 10_000
+from distill.training.lesson import Prepared, TransferSet, distillation_lesson, keep_confident
+from distill.training.loop import Lesson
+from distill.training.rounding import learned_scales, phase_settings, rounded_products, rounding
+from distill.training.sealing import (
+    ROUNDING_CHECKPOINT,
+    Outcome,
+    TrainingRun,
+    learn,
+    quality_of,
+    report_truncated,
+    seal,
+    training_run,
+)
+from distill.training.shared_files import logits_together
 
 
 def fit_student(
-    teacher: AnyTeacher | Sequence[AnyTeacher],
+    teacher: AnyTeacher | Sequence[AnyTeacher] | Teacher,
     *,
     train: Dataset,
     validation: Dataset,
     out: Path | str,
     unlabeled: Iterable[str] = (),
-    scored: Sequence[Path | str] = (),
     test: Dataset | None = None,
     settings: DistillSettings | None = None,
-    control: bool = False,
     reporter: Reporter | None = None,
 ) -> Bundle:
-    """Make a student of the teacher's layers, or take another model, teach it, and seal it as a bundle.
+    """Build a student from the teacher's layers or from another model, teach it, and seal it as a bundle.
 
     Args:
-        teacher: The teacher's bundle, or any classifier. Of several the logits are averaged; the first that is a PyTorch
-            model lends its layers.
-        train: Texts to learn from, with the teacher's label names.
-        validation: Texts that choose the epoch whose weights are kept, and prove the teacher.
-        out: The bundle's folder; an interrupted run goes on from its last checkpoint there.
-        unlabeled: Further texts to learn from, by the teacher's word alone; read once, one at a time, into a file. Any
-            that also stand in `validation` or `test` are left out.
-        scored: Folders that `potstill score --logits` has filled with a teacher's answers, which is then not asked for these
-            texts; one a teacher.
+        teacher: The teacher's bundle, or any classifier. The logits of several are averaged; the first that is a PyTorch
+            model supplies the layers. Or an opened `Teacher`, such as one with recorded answers; see `with_scored`.
+        train: Labelled texts to learn from, with the teacher's label names.
+        validation: Texts that choose the best epoch, and prove the teacher.
+        out: The bundle's folder; an interrupted run resumes from its last checkpoint there.
+        unlabeled: Further texts to learn from, with the teacher's logits only; read once, one at a time. Texts that are
+            also in `validation` or `test` are left out.
         test: Texts that will measure the student: nothing is learnt from them, and no augmented text equals one.
-        settings: Layers, temperature, weights, rate. With `soft_weight` 0 and no `losses` the teacher only lends its
-            layers: that is the control without distillation.
-        control: Train the control of that student: made in the same way, for at least as many steps, but from the
-            labels alone. Unlabelled and augmented texts then only count towards the steps.
+        settings: Layers, temperature, weights, rate. With `soft_weight` 0 and no `losses` the teacher only supplies its
+            layers, and the student learns from the labels alone.
         reporter: Told of progress.
 
     Raises:
@@ -81,90 +73,81 @@ def fit_student(
         SettingsError: Settings that cannot be honoured.
         StorageError: `out` cannot be written.
     """
-    settings = settings or DistillSettings()
-    reporter = reporter or SilentReporter()
-    require_writable(Path(out))
-    accelerator = accelerator_of(settings, out)
-    reporter = reporter if accelerator.is_main_process else SilentReporter()
-    _require_other_folder(teacher, settings.student, Path(out))
-    several = tuple(teacher) if isinstance(teacher, Sequence) else (teacher,)
-    opened = open_teacher(several, device=settings.device)
-    for data in (train, validation):
-        require_same_label_names(opened.asked.labels, data.labels)
-        require_same_task(opened.asked.problem_type, data.problem_type)
-    held_out = (validation,) if test is None else (validation, test)
-    base = _student_base(opened, settings)
-    with using_threads(), shared_files(Path(out) / TRANSFER, accelerator) as files:
-        opened = with_scored(opened, several, tuple(map(Path, scored)), made=files.made, reporter=reporter)
-        transfer = TransferSet.gather(train, unlabeled, held_out=held_out, files=files)
-        if not settings.asks_teacher and (len(transfer.unlabeled) or settings.augment):
-            raise SettingsError(
-                "with soft_weight 0 nothing is learnt from the teacher, so unlabelled and augmented texts cannot be used; "
-                "raise --soft-weight, or name --losses"
-            )
-        # Before the teacher is asked, which takes minutes: settings that cannot be honoured are found in the first second.
-        student = _new_student(base, settings, labelled=train.texts, unlabeled=transfer.unlabeled)
-        if settings.quantization_aware_epochs:
-            rounded_products(student)
-        objective = distillation_objective(settings, student=student, teacher=opened.torch_member(), label_ids=train.label_ids)
-        say_truncated(student, train, reporter)
-        on_validation = _proven_logits(opened, validation, files, reporter)
-        transfer = keep_sure(opened, transfer, settings, compute=accelerator.mixed_precision, reporter=reporter)
-        copies = augmented_texts(
-            opened.torch_member() or base,
-            student,
-            labelled=train.texts,
-            unlabeled=transfer.unlabeled,
-            held_out=held_out,
-            settings=settings,
-        )
-        learnt = transfer.with_augmented(copies)
-        if control:
-            settings = control_settings(settings, num_texts=len(learnt), num_labelled=len(train))
-            objective = fine_tuning_objective(settings, student=student, label_ids=train.label_ids)
-            learnt = learnt.labels_alone()
-        examples = Examples(
-            rows=learnt.rows(student.tokenizer),
-            label_ids=learnt.label_ids(),
-            teacher_logits=_soft_targets(opened.asked, learnt, settings, accelerator.mixed_precision, reporter),
-            weights=learnt.weights(settings),
-        )
-        return train_and_seal(
-            student,
-            role="student",
-            examples=examples,
-            unlabeled=transfer.unlabeled,
-            train=train,
-            validation=validation,
-            objective=objective,
-            settings=settings,
-            accelerator=accelerator,
-            out=Path(out),
-            teachers=opened.names,
-            validation_teacher_logits=on_validation,
-            reporter=reporter,
-            carried=Carried(said=opened.digest()),
-        )
+    splits, settings = Splits(train, validation, test), settings or DistillSettings()
+    return train_student(teacher, splits, unlabeled=unlabeled, out=out, settings=settings, reporter=reporter)
 
 
-def control_settings(settings: DistillSettings, *, num_texts: int, num_labelled: int) -> DistillSettings:
-    """Return the settings of a student's control: the labels alone, and enough epochs of them for at least as many steps.
+def train_student(
+    teacher: AnyTeacher | Sequence[AnyTeacher] | Teacher,
+    splits: Splits,
+    *,
+    unlabeled: Iterable[str],
+    out: Path | str,
+    settings: DistillSettings,
+    lesson_of: Callable[[Prepared], Lesson] = distillation_lesson,
+    reporter: Reporter | None,
+) -> Bundle:
+    """Gather texts, build the student, prove and ask the teacher, train, seal; see `fit_student`.
 
     Args:
-        settings: The student's.
-        num_texts: How many texts the student learns from.
-        num_labelled: How many of them have a label.
+        teacher: As there.
+        splits: Training, validation and test texts.
+        unlabeled: As there.
+        out: As there.
+        settings: Of the student.
+        lesson_of: What the student learns: `distillation_lesson`, or `control_lesson` for its control.
+        reporter: Told of progress.
     """
-    share = num_texts / num_labelled
-    return settings.model_copy(
-        update={
-            "soft_weight": 0.0,
-            "losses": (),
-            "augment": 0,
-            "epochs": math.ceil(settings.epochs * share),
-            "patience": math.ceil(settings.patience * share),
-        }
-    )
+    train, validation = splits.train, splits.validation
+    held_out = tuple(data for data in (validation, splits.test) if data is not None)
+    with training_run(out, settings, reporter) as run:
+        opened = open_teacher(teacher, device=settings.device)
+        _require_other_folder(opened, settings.student, run.out)
+        for data in (train, validation):
+            require_same_label_names(opened.asked.labels, data.labels)
+            require_same_task(opened.asked.problem_type, data.problem_type)
+        base = _student_base(opened, settings)
+        transfer = TransferSet.gather(train, unlabeled, held_out=held_out, files=run.files)
+        _require_use(transfer, settings)
+        # Before the teacher is run, which takes minutes: settings that cannot be honoured fail in the first seconds.
+        student = _new_student(base, settings, labelled=train.texts, unlabeled=transfer.unlabeled)
+        objective = distillation_objective(settings, student=student, teacher=opened.torch_member(), label_ids=train.label_ids)
+        report_truncated(student, train, run.reporter)
+        on_validation = _proven_logits(opened, validation, run)
+        transfer = keep_confident(opened, transfer, settings, run)
+        lineage = Lineage(
+            base_model=student.origin,
+            teacher_sha256=opened.names[0],
+            ensemble=opened.names if len(opened.names) > 1 else (),
+            train_fingerprint=train.fingerprint(),
+            validation_fingerprint=validation.fingerprint(),
+            unlabeled_fingerprint=fingerprint(transfer.unlabeled) if len(transfer.unlabeled) else None,
+            seed=settings.seed,
+        )
+        copies = augmented_texts(opened.torch_member() or base, student, transfer, held_out=held_out, settings=settings)
+        transfer = replace(transfer, augmented=run.files.texts("augmented", copies))
+        lesson = lesson_of(Prepared(student, opened.asked, objective, transfer, validation, settings, run))
+        outcome = _taught(student, lesson, run, lineage, identity=opened.digest(), calibration=train)
+        logits = student.predict_logits(validation.texts)
+        quality = quality_of(student, validation, logits, split="validation", teacher_logits=on_validation)
+        run = replace(run, settings=lesson.settings)
+        outcome = replace(outcome, quality={"pytorch": quality})
+        return seal(student, run, role="student", lineage=lineage, outcome=outcome)
+
+
+def _require_other_folder(teacher: Teacher, student: str | None, out: Path) -> None:
+    if student is not None and out.resolve() == Path(student).resolve():
+        raise SettingsError(f"the student would replace the model it is made of in {out}; name another folder with --out")
+    if out.resolve() in [folder.resolve() for folder in teacher.folders if folder is not None]:
+        raise SettingsError(f"the student would replace its teacher in {out}; name another folder with --out")
+
+
+def _require_use(transfer: TransferSet, settings: DistillSettings) -> None:
+    if not settings.asks_teacher and (len(transfer.unlabeled) or settings.augment):
+        raise SettingsError(
+            "with soft_weight 0 nothing is learnt from the teacher, so unlabelled and augmented texts cannot be used; "
+            "raise --soft-weight, or name --losses"
+        )
 
 
 def _student_base(teacher: Teacher, settings: DistillSettings) -> TorchClassifier:
@@ -184,21 +167,15 @@ def _new_student(
         base, settings, labelled=labelled, unlabeled=unlabeled, whole=settings.student is not None, seed=settings.seed
     )
     set_dropout(student.model, settings.dropout)
+    if settings.quantization_aware_epochs:
+        rounded_products(student)  # refuses a student that the int8 phase does not know
     return student
 
 
-def _require_other_folder(teacher: AnyTeacher | Sequence[AnyTeacher], student: str | None, out: Path) -> None:
-    if student is not None and out.resolve() == Path(student).resolve():
-        raise SettingsError(f"the student would replace the model it is made of in {out}; name another folder with --out")
-    for one in teacher if isinstance(teacher, Sequence) else (teacher,):
-        if isinstance(one, Bundle) and out.resolve() == one.path.resolve():
-            raise SettingsError(f"the student would replace its teacher in {out}; name another folder with --out")
-
-
-def _proven_logits(teacher: Teacher, validation: Dataset, files: SharedFiles, reporter: Reporter) -> Logits:
-    """Return the teacher's logits of the validation texts, on which each member must have shown that it can teach."""
+def _proven_logits(teacher: Teacher, validation: Dataset, run: TrainingRun) -> Logits:
+    """Return the teacher's logits of the validation texts, after each member has passed the teacher's gate on them."""
     answers = [
-        logits_together(member, validation.texts, files=files, name=f"validation-{number}", reporter=reporter).logits
+        logits_together(member, validation.texts, files=run.files, name=f"validation-{number}", reporter=run.reporter).logits
         for number, member in enumerate(teacher.members)
     ]
     for logits in answers:
@@ -206,24 +183,16 @@ def _proven_logits(teacher: Teacher, validation: Dataset, files: SharedFiles, re
     return mean_logits(answers)
 
 
-def _soft_targets(
-    teacher: Classifier, transfer: TransferSet, settings: DistillSettings, compute: Compute, reporter: Reporter
-) -> Logits | None:
-    if not settings.asks_teacher:
-        return None
-    soft = logits_together(
-        teacher, transfer.texts, files=transfer.files, name="teacher_logits", compute=compute, reporter=reporter
-    )
-    reporter.say(f"teacher logits: {soft.num_cached} of {len(transfer)} texts were in the cache")
-    _warn_if_one_hot(soft.logits[:: 1 + len(transfer) // ONE_HOT_SAMPLE], settings.temperature, teacher.problem_type)
-    return soft.logits
-
-
-def _warn_if_one_hot(logits: Logits, temperature: float, problem_type: ProblemType) -> None:
-    """Soft targets that are one-hot teach what the hard labels already say."""
-    if np.median(task_of(problem_type).confidences(logits / temperature)) > 1 - 1e-4:
-        logger.warning(
-            "at temperature %g the softened targets are one-hot to within 1e-4 on most texts, so they teach no more than "
-            "the labels; raise --temperature",
-            temperature,
-        )
+def _taught(
+    student: TorchClassifier, lesson: Lesson, run: TrainingRun, lineage: Lineage, *, identity: str, calibration: Dataset
+) -> Outcome:
+    """Train the student, and then with the rounding of its int8 graph if the settings ask for it."""
+    history = learn(student, lesson, run, lineage=lineage, identity=identity)
+    settings = lesson.settings
+    if not isinstance(settings, DistillSettings) or not settings.quantization_aware_epochs:
+        return Outcome({}, history)
+    phase = replace(lesson, title=f"{lesson.title} with rounding", settings=phase_settings(settings))
+    with rounding(student, calibration.texts) as scales:
+        further = learn(student, phase, run, lineage=lineage, checkpoint=ROUNDING_CHECKPOINT, identity=identity)
+    history += tuple(replace(epoch, epoch=len(history) + epoch.epoch) for epoch in further)
+    return Outcome({}, history, scales=learned_scales(scales))

@@ -1,66 +1,57 @@
-"""What a student learns from: labelled, unlabelled and augmented texts, with what each source counts.
+"""What a student learns from: its transfer set, and the lesson made of it with or without the teacher.
 
-The texts, their token ids and the teacher's logits stand in files that are mapped, so that a million unlabelled texts
-pass through without growing the run: made once, by the first of its processes, and mapped by all. So a process holds of
-them what it is reading, however many texts there are; the labelled texts alone are in its memory.
+Texts, token ids and the teacher's logits are kept in memory-mapped files, so a million unlabelled texts do not grow
+the process: the first process of a run writes them once, and all map them. Only the labelled texts are in memory.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.classifier import mean_logits
+from distill.classifier import Classifier, mean_logits
 from distill.data import Dataset, SeenTexts
 from distill.data.dataset import JoinedTexts
 from distill.errors import SettingsError
 from distill.labels import Logits, ProblemType, task_of
+from distill.losses.objective import Objective, fine_tuning_objective
 from distill.losses.term import UNLABELLED
-from distill.models.devices import Compute
-from distill.progress import Reporter
-from distill.settings import DistillSettings, TransferSettings
+from distill.models.torch_classifier import TorchClassifier
+from distill.settings import DistillSettings, TransferSetSettings
 from distill.teachers.teacher import Teacher
-from distill.tokenization import TextTokenizer
-from distill.training.shared_files import MappedRows, SharedFiles, logits_together
+from distill.training.loop import Examples, Lesson
+from distill.training.sealing import TrainingRun
+from distill.training.shared_files import SharedFiles, logits_together
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TransferSet:
-    """The texts of the three sources, in this order.
+    """The texts that a student learns from, in this order.
 
     Attributes:
         labelled: Texts with labels.
         unlabeled: Texts without, none of which is labelled or held out, none twice.
-        augmented: Noisy copies of either.
-        files: Where what is made from them is kept while the student learns.
+        augmented: Noisy copies of both.
     """
 
     labelled: Dataset
     unlabeled: Sequence[str]
-    augmented: Sequence[str]
-    files: SharedFiles
+    augmented: Sequence[str] = ()
 
     @classmethod
     def gather(
         cls, labelled: Dataset, unlabeled: Iterable[str], *, held_out: Sequence[Dataset], files: SharedFiles
     ) -> TransferSet:
-        """Read unlabelled texts, once and one at a time, leaving out repeats and what is labelled or held out."""
-        return cls(labelled, files.texts("unlabeled", _fresh(unlabeled, (labelled, *held_out))), (), files)
-
-    def with_unlabeled(self, kept: Iterable[str]) -> TransferSet:
-        """Return the set with these of its unlabelled texts, which are read once and one at a time."""
-        return replace(self, unlabeled=self.files.texts("kept", kept))
-
-    def with_augmented(self, copies: Iterable[str]) -> TransferSet:
-        """Return the set with these augmented texts, which are read once and one at a time."""
-        return replace(self, augmented=self.files.texts("augmented", copies))
-
-    def labels_alone(self) -> TransferSet:
-        """Return the labelled texts as a set of their own."""
-        return replace(self, unlabeled=(), augmented=())
+        """Write the unlabelled texts to a file, one at a time, without duplicates and labelled or held-out texts."""
+        seen = SeenTexts(text for dataset in (labelled, *held_out) for text in dataset.texts)
+        return cls(labelled, files.texts("unlabeled", seen.fresh(unlabeled)))
 
     def __len__(self) -> int:
         return len(self.labelled) + len(self.unlabeled) + len(self.augmented)
@@ -70,72 +61,38 @@ class TransferSet:
         """All texts."""
         return JoinedTexts(self.labelled.texts, self.unlabeled, self.augmented)
 
-    def rows(self, tokenizer: TextTokenizer) -> MappedRows:
-        """Return the token ids of all texts."""
-        return self.files.rows("rows", self.texts, tokenizer)
-
-    def label_ids(self) -> NDArray[np.int64]:
-        """Return the labels of all texts, `UNLABELLED` throughout after the labelled ones."""
-        known = self.labelled.label_ids
-        shape = (len(self) - len(known), *known.shape[1:])
-        return self.files.array("label_ids", lambda: np.concatenate([known, np.full(shape, UNLABELLED, dtype=known.dtype)]))
-
-    def weights(self, settings: TransferSettings) -> NDArray[np.float32] | None:
-        """Return what each text counts, shape (texts,); None where all count 1."""
-        sources = (
-            (self.labelled.texts, settings.labelled_weight),
-            (self.unlabeled, settings.unlabeled_weight),
-            (self.augmented, settings.augmented_weight),
-        )
-        if all(weight == 1 for _, weight in sources):
-            return None
-        return self.files.array(
-            "weights", lambda: np.concatenate([np.full(len(texts), weight, dtype=np.float32) for texts, weight in sources])
-        )
+    def weights(self, settings: TransferSetSettings) -> NDArray[np.float32] | None:
+        """Return the weight of each text in the loss, shape (texts,); None where all are 1."""
+        counts = len(self.labelled), len(self.unlabeled), len(self.augmented)
+        weights = settings.labelled_weight, settings.unlabeled_weight, settings.augmented_weight
+        return None if set(weights) == {1} else np.repeat(np.array(weights, dtype=np.float32), counts)
 
 
-def _fresh(unlabeled: Iterable[str], others: Sequence[Dataset]) -> Iterator[str]:
-    yield from SeenTexts(text for dataset in others for text in dataset.texts).fresh(unlabeled)
-
-
-def keep_sure(
-    teacher: Teacher, transfer: TransferSet, settings: DistillSettings, *, compute: Compute, reporter: Reporter
-) -> TransferSet:
-    """Return the transfer set without the unlabelled texts that its teachers are unsure of, as the settings say.
-
-    Args:
-        teacher: One or several.
-        transfer: Texts before any copies are made.
-        settings: Least confidence, and whether all must agree.
-        compute: Numbers the teachers compute in.
-        reporter: Told how many texts are left.
+def keep_confident(teacher: Teacher, transfer: TransferSet, settings: DistillSettings, run: TrainingRun) -> TransferSet:
+    """Return the transfer set without the unlabelled texts that its teachers are unsure of, as the settings ask.
 
     Raises:
         SettingsError: Teachers are to agree, and there is one; or no text passes.
     """
-    if not len(transfer.unlabeled) or not (settings.unlabeled_confidence or settings.unlabeled_agreed):
+    texts = transfer.unlabeled
+    if not len(texts) or not (settings.unlabeled_confidence or settings.unlabeled_agreed):
         return transfer
     if settings.unlabeled_agreed and len(teacher.members) == 1:
-        raise SettingsError("unlabeled_agreed asks several teachers, and there is one; name more, or leave it out")
+        raise SettingsError("unlabeled_agreed compares several teachers, and there is one; name more, or leave it out")
     answers = [
         logits_together(
-            one, transfer.unlabeled, files=transfer.files, name=f"unlabeled-{number}", compute=compute, reporter=reporter
+            member,
+            texts,
+            files=run.files,
+            name=f"unlabeled-{number}",
+            compute=run.accelerator.mixed_precision,
+            reporter=run.reporter,
         ).logits
-        for number, one in enumerate(teacher.members)
+        for number, member in enumerate(teacher.members)
     ]
-    return transfer.with_unlabeled(_passing(transfer.unlabeled, answers, teacher.asked.problem_type, settings, reporter))
-
-
-def _passing(
-    texts: Sequence[str],
-    answers: Sequence[Logits],
-    problem_type: ProblemType,
-    settings: DistillSettings,
-    reporter: Reporter,
-) -> Iterator[str]:
-    passed = sure_of(
+    passed = confident(
         answers,
-        problem_type=problem_type,
+        problem_type=teacher.asked.problem_type,
         min_confidence=settings.unlabeled_confidence,
         agreed=settings.unlabeled_agreed,
         temperature=settings.unlabeled_temperature,
@@ -144,11 +101,12 @@ def _passing(
         raise SettingsError(
             f"the teachers are sure of none of the {len(passed)} unlabelled texts; lower --unlabeled-confidence"
         )
-    reporter.say(f"unlabelled texts: {int(passed.sum())} of {len(passed)} are kept, the teachers are sure of them")
-    yield from (text for text, kept in zip(texts, passed, strict=True) if kept)
+    run.reporter.say(f"unlabelled texts: {int(passed.sum())} of {len(passed)} are kept, the teachers are sure of them")
+    kept: Iterator[str] = (text for text, sure in zip(texts, passed, strict=True) if sure)
+    return replace(transfer, unlabeled=run.files.texts("kept", kept))
 
 
-def sure_of(
+def confident(
     answers: Sequence[Logits],
     *,
     problem_type: ProblemType,
@@ -161,10 +119,10 @@ def sure_of(
     Args:
         answers: Logits of each teacher, shape (texts, labels) each.
         problem_type: How logits become probabilities.
-        min_confidence: Least probability of the label given, in the mean of the logits; where a text may have several
-            labels, of the side taken for the least sure of them.
-        agreed: Pass only texts that every teacher gives the same labels.
-        temperature: Divides the logits before they become probabilities; above 1 for teachers that are too sure.
+        min_confidence: Smallest probability of the predicted label, by the mean of the logits; where a text may have
+            several labels, of the least certain of its decisions.
+        agreed: Pass only texts to which every teacher gives the same labels.
+        temperature: Divides the logits before the softmax; above 1 for overconfident teachers.
     """
     task = task_of(problem_type)
     confidences = task.confidences(mean_logits(answers) / np.float32(temperature))
@@ -173,3 +131,107 @@ def sure_of(
         given = np.stack([task.chosen_labels(logits) for logits in answers])
         passed = passed & (given == given[0]).all(axis=(0, 2))
     return passed
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that a lesson is made of.
+
+    Attributes:
+        student: The model that learns.
+        teacher: The classifier whose logits are learnt.
+        objective: The distillation loss.
+        transfer: The texts to learn from.
+        validation: The texts that choose the epoch.
+        settings: The student's.
+        run: Where it is trained.
+    """
+
+    student: TorchClassifier
+    teacher: Classifier
+    objective: Objective
+    transfer: TransferSet
+    validation: Dataset
+    settings: DistillSettings
+    run: TrainingRun
+
+    @property
+    def held_out(self) -> Examples:
+        """The tokenized validation texts."""
+        return Examples(self.student.tokenizer.encode(self.validation.texts), self.validation.label_ids)
+
+
+def distillation_lesson(given: Prepared) -> Lesson:
+    """Return the lesson of a student: all texts, with the teacher's logits as soft targets.
+
+    The teacher is not run where the settings give it no weight.
+    """
+    settings, transfer, run = given.settings, given.transfer, given.run
+    soft = None
+    if settings.asks_teacher:
+        found = logits_together(
+            given.teacher,
+            transfer.texts,
+            files=run.files,
+            name="teacher_logits",
+            compute=run.accelerator.mixed_precision,
+            reporter=run.reporter,
+        )
+        run.reporter.say(f"teacher logits: {found.num_cached} of {len(transfer)} texts were in the cache")
+        soft = found.logits
+        _warn_if_one_hot(soft[:: 1 + len(soft) // ONE_HOT_SAMPLE], settings.temperature, given.teacher.problem_type)
+    known = transfer.labelled.label_ids
+    unknown = np.full((len(transfer) - len(known), *known.shape[1:]), UNLABELLED, dtype=known.dtype)
+    examples = Examples(
+        rows=run.files.rows("rows", transfer.texts, given.student.tokenizer),
+        label_ids=run.files.array("label_ids", lambda: np.concatenate([known, unknown])),
+        teacher_logits=soft,
+        weights=transfer.weights(settings),
+    )
+    return Lesson("student", examples, given.held_out, given.objective, settings)
+
+
+def control_lesson(given: Prepared) -> Lesson:
+    """Return the lesson of a student's control: the labels alone, for at least as many steps as the student takes."""
+    labelled = given.transfer.labelled
+    settings = control_settings(given.settings, num_texts=len(given.transfer), num_labelled=len(labelled))
+    examples = Examples(
+        rows=given.run.files.rows("rows", labelled.texts, given.student.tokenizer),
+        label_ids=labelled.label_ids,
+        weights=TransferSet(labelled, ()).weights(settings),
+    )
+    objective = fine_tuning_objective(settings, student=given.student, label_ids=labelled.label_ids)
+    return Lesson("student", examples, given.held_out, objective, settings)
+
+
+def control_settings(settings: DistillSettings, *, num_texts: int, num_labelled: int) -> DistillSettings:
+    """Return the settings of a student's control: the labels alone, and enough epochs for at least as many steps.
+
+    Args:
+        settings: The student's.
+        num_texts: How many texts the student learns from.
+        num_labelled: How many of them have a label.
+    """
+    share = num_texts / num_labelled
+    return settings.model_copy(
+        update={
+            "soft_weight": 0.0,
+            "losses": (),
+            "augment": 0,
+            "epochs": math.ceil(settings.epochs * share),
+            "patience": math.ceil(settings.patience * share),
+        }
+    )
+
+
+ONE_HOT_SAMPLE = 10_000
+
+
+def _warn_if_one_hot(logits: Logits, temperature: float, problem_type: ProblemType) -> None:
+    """Warn where the soft targets are one-hot: they then teach only what the hard labels say."""
+    if np.median(task_of(problem_type).confidences(logits / temperature)) > 1 - 1e-4:
+        logger.warning(
+            "at temperature %g the softened targets are one-hot to within 1e-4 on most texts, so they teach no more than "
+            "the labels; raise --temperature",
+            temperature,
+        )

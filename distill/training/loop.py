@@ -1,6 +1,6 @@
-"""The one training loop, its optimiser and schedule: fine-tuning is distilling with soft weight 0.
+"""The one training loop, with its optimizer and schedule: fine-tuning, adapting and distilling differ in their `Lesson`.
 
-Knows nothing of files or bundles; it is given examples as ids, and leaves the best weights in the model.
+Knows nothing of files or bundles; it trains on token ids and leaves the best weights in the model.
 """
 
 from __future__ import annotations
@@ -32,21 +32,59 @@ from distill.training.processes import mean_figures, open_accelerator, own_share
 from distill.training.shared_files import lengths_of
 
 RateShares = Callable[[str, int], float]
-"""The share of the learning rate that a weight has, by its name and the number of the epoch, from 0."""
+"""The share of the learning rate that a parameter gets, by its name and the epoch, counted from 0."""
 
 
 def whole_rate(name: str, epoch: int) -> float:  # noqa: ARG001
-    """Return 1: every weight learns at the same rate, always."""
+    """Return 1: every parameter learns at the whole rate in every epoch."""
     return 1.0
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Tokenized texts with their targets.
+
+    Attributes:
+        rows: Token ids of each text.
+        label_ids: Class ids, shape (texts,), or zeros and ones, shape (texts, labels); `UNLABELLED` where there is no label.
+        teacher_logits: Shape (texts, labels); None when nothing is distilled.
+        weights: Weight of each text in the loss, shape (texts,); None means 1 each.
+    """
+
+    rows: Sequence[NDArray[np.int64]]
+    label_ids: NDArray[np.int64]
+    teacher_logits: Logits | None = None
+    weights: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one training run learns, and how: fine-tuning, adapting, distilling and its control are four lessons.
+
+    Attributes:
+        title: Heading of the progress bar and of the trackers.
+        examples: Training texts with their targets.
+        validation: Texts that choose the best epoch by macro-F1; None keeps the last epoch.
+        objective: The loss that a step minimises.
+        settings: Learning rate, epochs, batch size, seed.
+        rates: The share of the learning rate that each parameter gets in each epoch.
+    """
+
+    title: str
+    examples: Examples
+    validation: Examples | None
+    objective: Objective
+    settings: TrainingSettings
+    rates: RateShares = whole_rate
 
 
 def adamw(
     *modules: nn.Module, learning_rate: float, weight_decay: float, rates: RateShares = whole_rate, epochs: int = 1
 ) -> torch.optim.AdamW:
-    """Return AdamW over all trained weights of the modules, without decay on biases, norms and embeddings.
+    """Return AdamW over all trainable parameters of the modules, without decay on biases, norms and embeddings.
 
-    Decay would pull the vectors of words that the texts lack towards nothing. Each group says under `shares` what share of
-    the rate it has in each epoch.
+    Decay would pull the vectors of tokens that no text contains towards 0. The `shares` of each parameter group are its
+    shares of the learning rate, one per epoch.
     """
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
@@ -61,13 +99,13 @@ def adamw(
         for members, decay in ((decayed, weight_decay), (kept, 0.0))
         for share in dict.fromkeys(shares[one] for one in members)
     ]
-    # fused: one pass over the weights instead of a dozen; the embedding table makes the plain one a third of a step
+    # fused: one pass over the parameters instead of a dozen; unfused, the embedding table takes a third of a step.
     fused = {parameter.device.type for parameter in (*decayed, *kept)} <= {"cpu", "cuda"}
     return torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
 
 
 def rate_factor(step: int, *, total_steps: int, warmup_share: float) -> float:
-    """Return the share of the peak rate at a step, from 0: up to 1 in the warm-up, then down to 0 after the last."""
+    """Return the share of the peak rate at a step, from 0: rising to 1 during warmup, then falling to 0 after the last step."""
     warmup = round(warmup_share * total_steps)
     if step < warmup:
         return (step + 1) / warmup
@@ -77,49 +115,22 @@ def rate_factor(step: int, *, total_steps: int, warmup_share: float) -> float:
 TRACK_EVERY_STEPS = 10
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Texts as ids, with what they teach.
-
-    Attributes:
-        rows: Token ids of each text.
-        label_ids: Class ids, shape (texts,), or zeros and ones, shape (texts, labels); `UNLABELLED` where there is no label.
-        teacher_logits: Shape (texts, labels); None when nothing is distilled.
-        weights: What each text counts, shape (texts,); None is 1 each.
-    """
-
-    rows: Sequence[NDArray[np.int64]]
-    label_ids: NDArray[np.int64]
-    teacher_logits: Logits | None = None
-    weights: NDArray[np.float32] | None = None
-
-
 def train(
     student: TorchClassifier,
+    lesson: Lesson,
     *,
-    examples: Examples,
-    validation: Examples,
-    objective: Objective,
-    settings: TrainingSettings,
     checkpoint: Checkpoint,
     reporter: Reporter,
-    title: str,
     accelerator: Accelerator | None = None,
-    rates: RateShares = whole_rate,
 ) -> tuple[Epoch, ...]:
     """Train the model in place and leave it with its best weights.
 
     Args:
-        student: Who learns; a teacher being fine-tuned is one too.
-        examples: What it learns from.
-        validation: What decides which epoch was best, by macro-F1.
-        objective: What a step makes small.
-        settings: Rate, epochs, batch, seed.
-        checkpoint: Where the state is kept, to go on from after an interruption.
+        student: The model to train; a teacher being fine-tuned too.
+        lesson: What it learns.
+        checkpoint: Where the state is saved, so that an interrupted run resumes.
         reporter: Told of each step.
-        title: Heading of the progress bar.
-        accelerator: The processes that share the work; None is this one, where the model is.
-        rates: What share of the learning rate each weight has in each epoch.
+        accelerator: The processes that share the work; None trains in this process, on the model's device.
 
     Returns:
         The figures of each epoch.
@@ -127,26 +138,26 @@ def train(
     Raises:
         GateError: The loss is not finite.
     """
-    if accelerator is None:
-        accelerator = open_accelerator(student.model.device, mixed_precision=settings.mixed_precision)
-    run = _Run(student, examples, validation, objective, settings, checkpoint, reporter, title, accelerator)
-    with _circumstances(run) as advance:
-        learner = Learner(
+    settings = lesson.settings
+    with ExitStack() as stack:
+        if accelerator is None:
+            opened = open_accelerator(student.model.device, mixed_precision=settings.mixed_precision)
+            accelerator = stack.enter_context(opened)
+        run = _Run(student, lesson, checkpoint, reporter, accelerator)
+        advance = stack.enter_context(_surroundings(run))
+        optimizer = adamw(
             student.model,
-            objective,
-            adamw(
-                student.model,
-                objective,
-                learning_rate=settings.learning_rate,
-                weight_decay=settings.weight_decay,
-                rates=rates,
-                epochs=settings.epochs,
-            ),
+            lesson.objective,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            rates=lesson.rates,
+            epochs=settings.epochs,
         )
+        learner = Learner(student.model, lesson.objective, optimizer)
         progress = checkpoint.restore(learner)
         if progress.step:
             partial = f" and {progress.partial.steps} steps" if progress.partial.steps else ""
-            reporter.say(f"{title}: going on after epoch {len(progress.epochs)}{partial}")
+            reporter.say(f"{lesson.title}: resuming after epoch {len(progress.epochs)}{partial}")
             advance(progress.step)
         while len(progress.epochs) < settings.epochs and progress.epochs_without_gain < settings.patience:
             _learn_epoch(run, learner, progress, advance)
@@ -161,79 +172,81 @@ class _Run:
     """What stays the same from the first step to the last; see `train`."""
 
     student: TorchClassifier
-    examples: Examples
-    validation: Examples
-    objective: Objective
-    settings: TrainingSettings
+    lesson: Lesson
     checkpoint: Checkpoint
     reporter: Reporter
-    title: str
     accelerator: Accelerator
 
     @property
     def total_steps(self) -> int:
-        return self.settings.epochs * math.ceil(len(self.examples.rows) / self.settings.batch_size)
+        return self.lesson.settings.epochs * math.ceil(len(self.lesson.examples.rows) / self.lesson.settings.batch_size)
 
     def batches(self, epoch: int) -> list[Indices]:
         """The batches of an epoch; they depend on the seed and the epoch alone, so a resumed run draws the same."""
-        generator = np.random.default_rng([self.settings.seed, epoch])
-        return training_batches(lengths_of(self.examples.rows), batch_size=self.settings.batch_size, generator=generator)
+        settings = self.lesson.settings
+        generator = np.random.default_rng([settings.seed, epoch])
+        return training_batches(lengths_of(self.lesson.examples.rows), batch_size=settings.batch_size, generator=generator)
 
     def learning_rate(self, step: int) -> float:
-        factor = rate_factor(step, total_steps=self.total_steps, warmup_share=self.settings.warmup_share)
-        return factor * self.settings.learning_rate
+        settings = self.lesson.settings
+        return settings.learning_rate * rate_factor(step, total_steps=self.total_steps, warmup_share=settings.warmup_share)
 
-    def draw(self, step: int) -> None:
-        """Seed what a step draws at random, by its number, so that no random state has to outlive a kill."""
-        words = [self.settings.seed, step, self.accelerator.process_index]
+    def seed_step(self, step: int) -> None:
+        """Seed torch by the number of the step, so that no random state has to survive a kill."""
+        words = [self.lesson.settings.seed, step, self.accelerator.process_index]
         torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
 
     def save(self, learner: Learner, progress: Progress) -> None:
         if self.accelerator.is_main_process:  # the others hold the same
             self.checkpoint.save(learner, progress)
 
+    def diverged(self) -> GateError:
+        rate = self.lesson.settings.learning_rate
+        return GateError(f"{self.lesson.title}: the loss is not finite; lower its learning rate (it is {rate})")
+
 
 @contextmanager
-def _circumstances(run: _Run) -> Iterator[Advance]:
-    """Threads, random state, attention, trackers and progress bar of a run; torch and model are left as they were."""
-    model, settings = run.student.model, run.settings
-    on_cuda = model.device.type == "cuda"
-    longest = int(lengths_of(run.examples.rows).max())
+def _surroundings(run: _Run) -> Iterator[Advance]:
+    """Set threads, random state, attention kernel, trackers and progress bar for a run; restore torch and model after it."""
+    model, lesson = run.student.model, run.lesson
+    longest = int(lengths_of(lesson.examples.rows).max())
     with ExitStack() as stack:
         stack.enter_context(using_threads())
-        stack.enter_context(torch.random.fork_rng(devices=[model.device] if on_cuda else []))
+        stack.enter_context(torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []))
         stack.enter_context(quick_attention(model, compute=run.accelerator.mixed_precision, longest=longest))
-        stack.enter_context(tracked(run.accelerator, title=run.title, settings=settings))
-        yield stack.enter_context(run.reporter.task(run.title, run.total_steps))
+        stack.enter_context(tracked(run.accelerator, title=lesson.title, settings=lesson.settings))
+        yield stack.enter_context(run.reporter.task(lesson.title, run.total_steps))
 
 
 def _learn_epoch(run: _Run, learner: Learner, progress: Progress, advance: Advance) -> None:
-    """Take the steps of an epoch that are still to take, saving now and then."""
+    """Take the remaining steps of an epoch, saving a checkpoint every `checkpoint_every_s`."""
     partial = progress.partial
     started = time.perf_counter() - partial.seconds
-    due = _every(run.settings.checkpoint_every_s)
+    saved = time.monotonic()
+    best = {} if progress.best is None or progress.best.macro_f1 is None else {"F1": progress.best.macro_f1}
     run.student.model.train()
     for batch in run.batches(len(progress.epochs))[partial.steps :]:
         rate = run.learning_rate(progress.step)
         for group in learner.optimizer.param_groups:
             group["lr"] = rate * group["shares"][len(progress.epochs)]
-        run.draw(progress.step)
+        run.seed_step(progress.step)
         figures = _step(run, learner, batch)
-        loss = figures.pop("loss")
+        loss, count = figures.pop("loss"), figures.pop("count", None)
         if not math.isfinite(loss):
-            raise _diverged(run)
+            raise run.diverged()
         progress.step += 1
-        partial.add(texts=len(batch), loss=loss, terms=figures)
+        partial.add(texts=len(batch), loss=loss, terms=figures, count=count)
         partial.seconds = time.perf_counter() - started
-        if due():
+        if time.monotonic() - saved >= run.lesson.settings.checkpoint_every_s:
             run.save(learner, progress)
+            saved = time.monotonic()
         if progress.step % TRACK_EVERY_STEPS == 0:
             run.accelerator.log({"loss": loss, **figures, "learning_rate": rate}, step=progress.step)
-        advance(1, **_shown(progress, loss=loss, terms=figures))
+        advance(1, loss=loss, **figures, **best, **{"texts/s": round(partial.texts / partial.seconds)})
 
 
 def _step(run: _Run, learner: Learner, batch: Indices) -> dict[str, float]:
-    """Change the weights by one batch, and return the loss and its terms, as means over the texts of the batch."""
+    """Update the weights with one batch, and return the loss and its terms, as means over the batch."""
     learner.optimizer.zero_grad(set_to_none=True)
     parameters = [*learner.model.parameters(), *learner.objective.parameters()]
     if run.accelerator.num_processes == 1:
@@ -244,14 +257,14 @@ def _step(run: _Run, learner: Learner, batch: Indices) -> dict[str, float]:
         figures = _gradients(run, own, share=share) if len(own) else {}
         sum_gradients(parameters, run.accelerator)
         figures = mean_figures(figures, run.accelerator, share=share)
-    nn.utils.clip_grad_norm_(parameters, run.settings.max_grad_norm)
+    nn.utils.clip_grad_norm_(parameters, run.lesson.settings.max_grad_norm)
     learner.optimizer.step()
     return figures
 
 
 def _gradients(run: _Run, texts: Indices, *, share: float) -> dict[str, float]:
     """Add the gradients of these texts, which are this share of their batch, and return the means of their figures."""
-    student, examples = run.student, run.examples
+    student, examples = run.student, run.lesson.examples
     device = student.model.device
     padded = student.tokenizer.pad([examples.rows[index] for index in texts])
     soft, weights = examples.teacher_logits, examples.weights
@@ -262,52 +275,27 @@ def _gradients(run: _Run, texts: Indices, *, share: float) -> dict[str, float]:
         weights=None if weights is None else torch.from_numpy(weights[texts]).to(device),
     )
     with run.accelerator.autocast():
-        loss = run.objective(student.model, batch)
+        loss = run.lesson.objective(student.model, batch)
     (share * loss.total).backward()
-    return {"loss": float(loss.total.detach()), **loss.terms}
+    count = {} if loss.num_items is None else {"count": float(loss.num_items)}
+    return {"loss": float(loss.total.detach()), **count, **loss.terms}
 
 
 def _close_epoch(run: _Run, learner: Learner, progress: Progress) -> None:
-    """Score the validation texts, keep the weights if they are the best so far, save and say it."""
-    logits = shared_logits(run.student, run.validation.rows, run.accelerator)
-    if not np.isfinite(logits).all():  # the last step can break the weights after the last loss was taken
-        raise _diverged(run)
-    epoch = progress.close(macro_f1=macro_f1(run.validation.label_ids, logits))
+    """Score the validation texts, keep the weights if they are the best so far, save a checkpoint and report."""
+    lesson, score = run.lesson, None
+    if lesson.validation is not None:
+        logits = shared_logits(run.student, lesson.validation.rows, run.accelerator)
+        if not np.isfinite(logits).all():  # the last step can break the weights after the last loss was computed
+            raise run.diverged()
+        score = macro_f1(lesson.validation.label_ids, logits)
+    epoch = progress.close(macro_f1=score)
     if progress.best is epoch:
         progress.keep_best(learner.model.state_dict())
     run.save(learner, progress)
-    figures = {"loss": epoch.loss, "macro_f1": epoch.macro_f1, "texts_per_second": epoch.texts_per_second}
+    scored = {} if score is None else {"macro_f1": score}
+    figures = {"loss": epoch.loss, **scored, "texts_per_second": epoch.texts_per_second}
     run.accelerator.log({f"epoch/{name}": value for name, value in figures.items()}, step=progress.step)
-    run.reporter.say(
-        f"{run.title}: epoch {epoch.epoch} of {run.settings.epochs}: "
-        f"{_spelled({'loss': epoch.loss, **epoch.terms})}, validation macro-F1 {epoch.macro_f1:.4f}"
-    )
-
-
-def _shown(progress: Progress, *, loss: float, terms: dict[str, float]) -> dict[str, float]:
-    """What stands beside the bar: the loss and its terms, the best score so far, the rate of this epoch."""
-    best = {} if progress.best is None else {"F1": progress.best.macro_f1}
-    return {"loss": loss, **terms, **best, "texts/s": round(progress.partial.texts / progress.partial.seconds)}
-
-
-def _spelled(figures: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-
-
-def _every(interval_s: float) -> Callable[[], bool]:
-    """Return a function that is true when it was last so at least `interval_s` ago."""
-    last = time.monotonic()
-
-    def due() -> bool:
-        nonlocal last
-        if time.monotonic() - last < interval_s:
-            return False
-        last = time.monotonic()
-        return True
-
-    return due
-
-
-def _diverged(run: _Run) -> GateError:
-    rate = run.settings.learning_rate
-    return GateError(f"{run.title}: the loss is not a number any more; lower --learning-rate (it is {rate})")
+    parts = [f"{name} {value:.4f}" for name, value in {"loss": epoch.loss, **epoch.terms}.items()]
+    parts += [] if score is None else [f"validation macro-F1 {score:.4f}"]
+    run.reporter.say(f"{lesson.title}: epoch {epoch.epoch} of {lesson.settings.epochs}: {', '.join(parts)}")

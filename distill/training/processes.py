@@ -1,8 +1,8 @@
-"""The processes of one run, through accelerate: where each computes, which share of a batch it has, what all sum up to.
+"""The processes of one run, through accelerate: their devices, their shares of a batch, and the sums over all of them.
 
-Started by `accelerate launch` or `torchrun`; a run that neither started is one process. Every process holds all of the
-model and takes the same steps: gradients are summed over the shares of each batch, so that as many processes as you
-like end where one would, up to rounding. One that fails says why and ends; the others end when they next wait for it.
+`accelerate launch` or `torchrun` starts several; otherwise a run is one process. Every process holds the whole model
+and takes the same steps: gradients are summed over the shares of each batch, so any number of processes ends with the
+same weights, up to rounding. A process that fails reports why and ends; the others end when they next wait for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import nn
 
@@ -31,46 +31,58 @@ from distill.settings import Device, MixedPrecision, Tracker, TrainingSettings
 from distill.storage import writing_to
 
 PATIENCE = timedelta(days=1)
-"""How long a process waits for another. One that is gone is noticed at once; one that asks a teacher may take hours."""
+"""How long a process waits for another. A dead process is noticed at once; one that runs the teacher may take hours."""
 
 T = TypeVar("T")
 
 
+@contextmanager
 def open_accelerator(
     device: Device | torch.device = "auto",
     *,
     mixed_precision: MixedPrecision = "no",
     track: Sequence[Tracker] = (),
     logs: Path | None = None,
-) -> Accelerator:
-    """Return what the processes of one run share; several join by the variables their launcher has set.
+) -> Iterator[Accelerator]:
+    """Yield the accelerator of one run; several processes join by the variables that their launcher has set.
+
+    accelerate keeps one state per process and refuses a second precision. Each run gets a state of its own; the
+    caller's state, if there is one, is put back afterwards.
 
     Args:
         device: Where to compute.
-        mixed_precision: Numbers to compute in.
+        mixed_precision: Dtype to compute in.
         track: Where the figures of each step go.
         logs: Folder for the trackers that write files.
 
     Raises:
-        SettingsError: The device is not there, or does not compute so.
+        SettingsError: The device is missing, or does not support the precision.
         MissingExtraError: A tracker is not installed.
     """
     require_trackers(track)
     chosen = device if isinstance(device, torch.device) else chosen_device(device)
-    # accelerate keeps one state per process of the system and refuses another precision; each run of ours has its own.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(
-        cpu=chosen.type == "cpu",
-        mixed_precision=chosen_mixed_precision(mixed_precision, chosen),
-        log_with=list(track) or None,
-        project_dir=logs,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
-    )
+    compute = chosen_mixed_precision(mixed_precision, chosen)
+    states = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
+    callers = [dict(state) for state in states]
+    for state in states:
+        state.clear()
+    try:
+        yield Accelerator(
+            cpu=chosen.type == "cpu",
+            mixed_precision=compute,
+            log_with=list(track) or None,
+            project_dir=logs,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        )
+    finally:
+        for state, callers_own in zip(states, callers, strict=True):
+            state.clear()
+            state.update(callers_own)
 
 
 @contextmanager
 def _talking(accelerator: Accelerator) -> Iterator[None]:
-    """Turn what the library says of a process that is gone into an error of ours."""
+    """Turn the library's error about a dead process into a `ClusterError`."""
     try:
         yield
     except RuntimeError as exc:
@@ -93,7 +105,7 @@ def gathered(value: T, accelerator: Accelerator) -> list[T]:
 
 
 def wait_for_all(accelerator: Accelerator) -> None:
-    """Wait until every process has come here.
+    """Wait until every process has reached this point.
 
     Raises:
         ClusterError: A process has ended.
@@ -103,7 +115,7 @@ def wait_for_all(accelerator: Accelerator) -> None:
 
 
 def require_same_folder(folder: Path, accelerator: Accelerator) -> None:
-    """Refuse a folder that is not one and the same for all processes, such as one on each machine's own disk.
+    """Refuse a folder that the processes do not share, such as one on each machine's own disk.
 
     Raises:
         ClusterError: A process does not see what the first one writes there.
@@ -123,18 +135,18 @@ def require_same_folder(folder: Path, accelerator: Accelerator) -> None:
         probe.unlink()
     if not all(seen):
         raise ClusterError(
-            f"process {seen.index(False)} does not see what process 0 writes to {folder}; all need the same folder: "
-            "name one that the machines share with --out, and with POTSTILL_CACHE for the teacher's answers"
+            f"process {seen.index(False)} does not see what process 0 writes to {folder}; all processes need the same folder: "
+            "set --out, and POTSTILL_CACHE for the teacher's logits, to folders that the machines share"
         )
 
 
 def own_share(batch: Indices, accelerator: Accelerator) -> Indices:
-    """Return the texts of a batch that fall to this process; the last ones may get one less, or none."""
+    """Return this process's share of a batch; the last processes may get one text less, or none."""
     return np.array_split(batch, accelerator.num_processes)[accelerator.process_index]
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
-    """Replace each gradient by its sum over the processes; one that no process has stays None."""
+    """Replace each gradient by its sum over the processes; a gradient that no process has stays None."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     given = gathered([parameter.grad is not None for parameter in trained], accelerator)
     for parameter, anywhere in zip(trained, np.any(given, axis=0), strict=True):
@@ -145,12 +157,12 @@ def sum_gradients(parameters: Iterable[nn.Parameter], accelerator: Accelerator) 
 
 
 def mean_figures(figures: Mapping[str, float], accelerator: Accelerator, *, share: float) -> dict[str, float]:
-    """Return the mean of each figure over the processes, the same in all of them.
+    """Return the mean of each figure over the processes, weighted by their shares; the same in all of them.
 
     Args:
-        figures: This process's means over its texts; it may lack some that others have.
+        figures: This process's means over its texts; it may lack figures that others have.
         accelerator: The processes.
-        share: Its texts as a share of the batch.
+        share: This process's texts as a share of the batch.
     """
     given = gathered((share, dict(figures)), accelerator)
     names = dict.fromkeys(name for _, own in given for name in own)
@@ -159,7 +171,7 @@ def mean_figures(figures: Mapping[str, float], accelerator: Accelerator, *, shar
 
 
 def shared_logits(classifier: TorchClassifier, rows: Sequence[np.ndarray], accelerator: Accelerator) -> Logits:
-    """Return the logits of all rows, of which each process computes a share."""
+    """Return the logits of all rows; each process computes a share."""
     if accelerator.num_processes == 1:
         return classifier.logits_of_rows(rows)
     own = own_share(np.arange(len(rows)), accelerator)
@@ -170,15 +182,16 @@ PROJECT = "potstill"
 
 
 def logs_of(out: Path | str) -> Path:
-    """Return the folder for logs of the run that makes this bundle: beside it, as a bundle keeps to its files."""
-    return Path(out).with_name(f"{Path(out).name}-logs")
+    """Return the folder for the logs of a run: beside the bundle's folder, because a bundle holds only its own files."""
+    folder = Path(out).resolve()  # "." has no name of its own
+    return folder.with_name(f"{folder.name}-logs")
 
 
 def require_trackers(track: Sequence[Tracker]) -> None:
-    """Refuse a tracker whose package is missing: accelerate would leave it out and say nothing.
+    """Refuse a tracker whose package is missing: accelerate would silently leave it out.
 
     Raises:
-        MissingExtraError: Names the extra, which is called as the tracker is.
+        MissingExtraError: Names the extra, which has the tracker's name.
     """
     for name in track:
         if importlib.util.find_spec(name) is None:
@@ -189,7 +202,7 @@ def require_trackers(track: Sequence[Tracker]) -> None:
 def tracked(accelerator: Accelerator, *, title: str, settings: TrainingSettings) -> Iterator[None]:
     """Open the trackers the accelerator was made with and close them after the block.
 
-    Inside, `accelerator.log` reaches them, from the first process alone.
+    Inside the block `accelerator.log` writes to them, from the first process only.
     """
     if not accelerator.log_with:
         yield
@@ -199,6 +212,6 @@ def tracked(accelerator: Accelerator, *, title: str, settings: TrainingSettings)
     try:
         yield
     finally:
-        # not `end_training`, which also ends the group of processes: they have a bundle to seal together
+        # Not `end_training`: it also ends the process group, which is needed to seal the bundle.
         for tracker in accelerator.trackers:
             tracker.finish()

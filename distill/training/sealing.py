@@ -1,259 +1,191 @@
-"""What both jobs end with: the training of a classifier, and its sealing as a bundle.
+"""The frame of every training: open a run, train in it with checkpoints, and seal the result as a bundle.
 
-Knows nothing of where the classifier and its examples come from.
+Knows nothing of where the classifier and its lesson come from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from distill.bundle import QUANTIZATION, Bundle, Lineage, Link, Manifest, Role, new_bundle_folder, seal_new_bundle
+from distill.bundle import QUANTIZATION, Bundle, Lineage, Manifest, Role, new_bundle_folder, seal_new_bundle
 from distill.card import write_card
 from distill.classifier import agreement
-from distill.data import Dataset, fingerprint
+from distill.data import Dataset
 from distill.evaluation.metrics import evaluate
 from distill.labels import Logits
-from distill.losses.objective import Objective
+from distill.models.devices import using_threads
 from distill.models.torch_classifier import TorchClassifier, write_model_files
-from distill.progress import Reporter
-from distill.scales import InputScales, KnownScales, scales_text
-from distill.settings import DistillSettings, TrainingSettings
+from distill.progress import Reporter, SilentReporter
+from distill.scales import KnownScales, scales_text
+from distill.settings import TrainingSettings
+from distill.storage import require_writable
 from distill.training.checkpoints import Checkpoint, Epoch
-from distill.training.loop import Examples, RateShares, whole_rate
+from distill.training.loop import Lesson
 from distill.training.loop import train as run_training
 from distill.training.processes import logs_of, open_accelerator, wait_for_all
-from distill.training.rounding import learned_scales, phase_settings, rounding
+from distill.training.shared_files import TRANSFER, SharedFiles, shared_files
 
 CHECKPOINT = ".checkpoint.safetensors"
 ROUNDING_CHECKPOINT = ".checkpoint-rounding.safetensors"
+ADAPTING_CHECKPOINT = ".checkpoint-adapting.safetensors"
 
 
 @dataclass(frozen=True)
-class Finished:
-    """What the end of a training found out, for the manifest."""
-
-    calibration_temperature: float | None = None
-    quality: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-
-
-def _nothing(student: TorchClassifier) -> Finished:  # noqa: ARG001
-    return Finished()
-
-
-@dataclass(frozen=True)
-class Carried:
-    """What transfer learning adds to the training of a classifier.
+class TrainingRun:
+    """Where a training writes, where it computes, and who is told.
 
     Attributes:
-        chain: The models that its weights passed through.
-        adapted_fingerprint: Of the texts that it was adapted to without labels.
-        rates: What share of the learning rate each weight has in each epoch.
-        finish: Called with the trained classifier, which it may change, before the bundle is sealed.
-        said: Whatever else decides the weights; a checkpoint of another run is known by it.
-    """
-
-    chain: tuple[Link, ...] = ()
-    adapted_fingerprint: str | None = None
-    rates: RateShares = whole_rate
-    finish: Callable[[TorchClassifier], Finished] = _nothing
-    said: str = ""
-
-
-def train_and_seal(
-    student: TorchClassifier,
-    *,
-    role: Role,
-    examples: Examples,
-    train: Dataset,
-    validation: Dataset,
-    objective: Objective,
-    settings: TrainingSettings,
-    accelerator: Accelerator,
-    out: Path,
-    unlabeled: Sequence[str],
-    teachers: tuple[str, ...],
-    validation_teacher_logits: Logits | None,
-    reporter: Reporter,
-    carried: Carried | None = None,
-) -> Bundle:
-    """Train a classifier in place and seal it as a bundle at `out`.
-
-    Args:
-        student: Who learns; a teacher being fine-tuned is one too.
-        role: What the bundle becomes.
-        examples: What is learnt.
-        train: Where the examples come from, for the lineage.
-        validation: Texts that choose the epoch.
-        objective: What a step makes small.
-        settings: Rate, epochs and the like.
+        out: The bundle's folder, which also holds the checkpoints.
+        settings: Of the training.
         accelerator: The processes that share the work.
-        out: The bundle's folder, and the checkpoint's.
-        unlabeled: Texts learnt from without labels, for the lineage.
-        teachers: Who taught, for the lineage.
-        validation_teacher_logits: The teacher's answers to the validation texts, to say how often the student agrees.
-        reporter: Told of progress.
-        carried: What transfer learning adds.
+        files: Files that the processes share, deleted at the end of the run.
+        reporter: Told of progress; silent in all processes but the first.
     """
-    carried = carried or Carried()
-    lineage = Lineage(
-        base_model=student.origin,
-        chain=carried.chain,
-        adapted_fingerprint=carried.adapted_fingerprint,
-        teacher_sha256=teachers[0] if teachers else None,
-        ensemble=teachers if len(teachers) > 1 else (),
-        train_fingerprint=train.fingerprint(),
-        validation_fingerprint=validation.fingerprint(),
-        unlabeled_fingerprint=fingerprint(unlabeled) if unlabeled else None,
-        seed=settings.seed,
+
+    out: Path
+    settings: TrainingSettings
+    accelerator: Accelerator
+    files: SharedFiles
+    reporter: Reporter
+
+    @property
+    def computed(self) -> dict[str, str]:
+        """Device and dtype, as the manifest has them."""
+        return {"device": self.accelerator.device.type, "mixed_precision": self.accelerator.mixed_precision}
+
+
+@contextmanager
+def training_run(out: Path | str, settings: TrainingSettings, reporter: Reporter | None) -> Iterator[TrainingRun]:
+    """Open a run for the length of a `with` block.
+
+    Raises:
+        SettingsError: The device is missing, or does not support the precision.
+        StorageError: `out` cannot be written.
+        ClusterError: The processes do not see the same folder.
+    """
+    out = Path(out)
+    require_writable(out)
+    opened = open_accelerator(
+        settings.device, mixed_precision=settings.mixed_precision, track=settings.track, logs=logs_of(out)
     )
-    computed = {"device": accelerator.device.type, "mixed_precision": accelerator.mixed_precision}
-    held_out = Examples(student.tokenizer.encode(validation.texts), validation.label_ids)
-    checkpoints: list[Checkpoint] = []
-
-    def learn(settings: TrainingSettings, *, kept_in: str, title: str) -> tuple[Epoch, ...]:
-        checkpoints.append(Checkpoint(out / kept_in, key=_run_key(student, lineage, settings, computed, carried)))
-        return run_training(
-            student,
-            examples=examples,
-            validation=held_out,
-            objective=objective,
-            settings=settings,
-            checkpoint=checkpoints[-1],
-            reporter=reporter,
-            title=title,
-            accelerator=accelerator,
-            rates=carried.rates,
-        )
-
-    epochs = learn(settings, kept_in=CHECKPOINT, title=role)
-    scales: dict[str, InputScales] = {}
-    if isinstance(settings, DistillSettings) and settings.quantization_aware_epochs:
-        with rounding(student, train.texts) as scales:
-            further = learn(phase_settings(settings), kept_in=ROUNDING_CHECKPOINT, title=f"{role} with rounding")
-        epochs += tuple(replace(epoch, epoch=len(epochs) + epoch.epoch) for epoch in further)
-    found = carried.finish(student)
-    bundle = seal(
-        student,
-        role=role,
-        lineage=lineage,
-        held_out=held_out,
-        settings=settings,
-        computed=computed,
-        out=out if accelerator.is_main_process else None,
-        found=found,
-        soft=validation_teacher_logits,
-        history=epochs,
-        scales=learned_scales(scales),
-    )
-    if bundle is not None:
-        for checkpoint in checkpoints:
-            checkpoint.remove()
-    wait_for_all(accelerator)
-    return bundle or Bundle.open(out)
+    with opened as accelerator, using_threads(), shared_files(out / TRANSFER, accelerator) as files:
+        told = reporter if reporter is not None and accelerator.is_main_process else SilentReporter()
+        yield TrainingRun(out, settings, accelerator, files, told)
 
 
-def seal(
-    student: TorchClassifier,
+def learn(
+    classifier: TorchClassifier,
+    lesson: Lesson,
+    run: TrainingRun,
     *,
-    role: Role,
     lineage: Lineage,
-    held_out: Examples,
-    settings: TrainingSettings,
-    computed: dict[str, str],
-    out: Path | None,
-    found: Finished,
-    answers: Logits | None = None,
-    soft: Logits | None = None,
-    history: Sequence[Epoch] = (),
-    scales: KnownScales | None = None,
-) -> Bundle | None:
-    """Lay a trained classifier down as a bundle, with its quality on the validation texts.
+    checkpoint: str = CHECKPOINT,
+    identity: str = "",
+) -> tuple[Epoch, ...]:
+    """Train a classifier in place, and return the figures of each epoch.
 
     Args:
-        student: The classifier.
-        role: What it becomes.
-        lineage: Where it came from.
-        held_out: Validation texts.
-        settings: What it was trained with.
-        computed: Device and numbers.
-        out: The folder; None writes nothing, as in all processes of a run but one.
-        found: What the end of the training found out.
-        answers: The student's own logits of the validation texts, where they are known; None asks it.
-        soft: The teacher's answers to the validation texts.
-        history: Epochs.
-        scales: The scales of its int8 graph's inputs, where it learned with them.
+        classifier: The model to train.
+        lesson: What it learns.
+        run: Where.
+        lineage: Where model and data come from.
+        checkpoint: Name of the file that the state is saved in.
+        identity: Whatever else decides the weights. A checkpoint is resumed only by a run with the same starting
+            weights, lineage, settings and identity.
     """
-    manifest = Manifest(
-        role=role,
-        labels=student.labels,
-        problem_type=student.problem_type,
-        max_length=student.tokenizer.max_length,
-        pad_token_id=student.tokenizer.pad_id,
-        num_parameters=student.num_parameters(),
-        lineage=lineage,
-        calibration_temperature=found.calibration_temperature,
-        settings={role: _portable(settings, student), "computed": computed},
-        quality={"pytorch": _validation_quality(student, held_out, answers, soft), **found.quality},
-        history=tuple(epoch.figures() for epoch in history),
-        versions=_versions(),
+    deciding = lesson.settings.model_dump(mode="json", exclude={"device", "mixed_precision", "track", "checkpoint_every_s"})
+    decided_by = [classifier.digest(), lineage.model_dump(mode="json"), deciding, run.computed, identity]
+    key = hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()
+    return run_training(
+        classifier,
+        lesson,
+        checkpoint=Checkpoint(run.out / checkpoint, key=key, reporter=run.reporter),
+        reporter=run.reporter,
+        accelerator=run.accelerator,
     )
-    if out is None:
-        return None
-    with new_bundle_folder(out) as staged:
-        write_model_files(student, staged)
-        if scales:
-            (staged / QUANTIZATION).write_text(scales_text(scales), encoding="utf-8")
-        write_card(seal_new_bundle(out, staged, manifest))
-    return Bundle.open(out)
 
 
-def accelerator_of(settings: TrainingSettings, out: Path | str) -> Accelerator:
-    """Return the processes that share a run, with its trackers."""
-    return open_accelerator(settings.device, mixed_precision=settings.mixed_precision, track=settings.track, logs=logs_of(out))
+@dataclass(frozen=True)
+class Outcome:
+    """What the manifest keeps of a training, beside its settings and lineage.
+
+    Attributes:
+        quality: Figures by name: `pytorch` on the validation texts, and others.
+        history: The epochs.
+        calibration_temperature: By which the logits have been divided.
+        scales: Of the inputs of the int8 graph, where the student learned with them.
+    """
+
+    quality: Mapping[str, dict[str, Any]]
+    history: tuple[Epoch, ...] = ()
+    calibration_temperature: float | None = None
+    scales: KnownScales = field(default_factory=dict)
 
 
-def say_truncated(classifier: TorchClassifier, data: Dataset, reporter: Reporter) -> None:
-    """Say what share of the training texts is cut."""
+def seal(classifier: TorchClassifier, run: TrainingRun, *, role: Role, lineage: Lineage, outcome: Outcome) -> Bundle:
+    """Write a trained classifier to the run's folder as a bundle, and delete the run's checkpoints.
+
+    Args:
+        classifier: The model.
+        run: The run that trained it; only its first process writes.
+        role: What the bundle is.
+        lineage: Where it comes from.
+        outcome: What the training found.
+    """
+    settings = run.settings.model_dump(mode="json")
+    if settings.get("student"):
+        settings["student"] = classifier.origin  # the name of a pretrained student instead of its path
+    if run.accelerator.is_main_process:
+        manifest = Manifest(
+            role=role,
+            labels=classifier.labels,
+            problem_type=classifier.problem_type,
+            max_length=classifier.tokenizer.max_length,
+            pad_token_id=classifier.tokenizer.pad_id,
+            num_parameters=classifier.num_parameters(),
+            lineage=lineage,
+            calibration_temperature=outcome.calibration_temperature,
+            settings={role: settings, "computed": run.computed},
+            quality=dict(outcome.quality),
+            history=tuple(epoch.figures() for epoch in outcome.history),
+            versions={name: version(name) for name in ("potstill", "torch", "transformers", "tokenizers", "numpy")},
+        )
+        with new_bundle_folder(run.out) as staged:
+            write_model_files(classifier, staged)
+            if outcome.scales:
+                (staged / QUANTIZATION).write_text(scales_text(outcome.scales), encoding="utf-8")
+            write_card(seal_new_bundle(run.out, staged, manifest))
+        for name in (CHECKPOINT, ROUNDING_CHECKPOINT, ADAPTING_CHECKPOINT):
+            Checkpoint(run.out / name, key="").remove()
+    wait_for_all(run.accelerator)
+    return Bundle.open(run.out)
+
+
+def quality_of(
+    classifier: TorchClassifier, data: Dataset, logits: Logits, *, split: str, teacher_logits: Logits | None = None
+) -> dict[str, Any]:
+    """Return the quality of these logits as the manifest keeps it, with the agreement with a teacher's logits."""
+    found = evaluate(labels=data.label_ids, logits=logits, label_names=classifier.labels, problem_type=classifier.problem_type)
+    quality = {"split": split, **asdict(found)}
+    if teacher_logits is not None:
+        quality["agreement_with_teacher"] = agreement(logits, teacher_logits, classifier.problem_type)
+    return quality
+
+
+def report_truncated(classifier: TorchClassifier, data: Dataset, reporter: Reporter) -> None:
+    """Report the share of the training texts that is truncated."""
     cut = classifier.tokenizer.count_truncated(data.texts)
     if cut:
         limit = classifier.tokenizer.max_length
         reporter.say(
             f"{cut / len(data):.1%} of the training texts are longer than {limit} tokens and are cut; see --max-length"
         )
-
-
-def _portable(settings: TrainingSettings, student: TorchClassifier) -> dict[str, Any]:
-    """The settings as JSON, with the name of a pretrained student instead of its path."""
-    said = settings.model_dump(mode="json")
-    return {**said, "student": student.origin} if said.get("student") else said
-
-
-def _validation_quality(
-    student: TorchClassifier, held_out: Examples, answers: Logits | None, soft: Logits | None
-) -> dict[str, Any]:
-    logits = student.logits_of_rows(held_out.rows) if answers is None else answers
-    quality = asdict(
-        evaluate(labels=held_out.label_ids, logits=logits, label_names=student.labels, problem_type=student.problem_type)
-    )
-    agreed = {} if soft is None else {"agreement_with_teacher": agreement(logits, soft, student.problem_type)}
-    return {"split": "validation", **quality, **agreed}
-
-
-def _run_key(
-    student: TorchClassifier, lineage: Lineage, settings: TrainingSettings, computed: dict[str, str], carried: Carried
-) -> str:
-    deciding = settings.model_dump(mode="json", exclude={"device", "mixed_precision", "track", "checkpoint_every_s"})
-    said = [student.digest(), lineage.model_dump(mode="json"), deciding, computed, carried.said]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    return {package: version(package) for package in ("potstill", "torch", "transformers", "tokenizers", "numpy")}

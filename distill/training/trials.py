@@ -1,11 +1,11 @@
-"""The same student several times: over seeds, and beside a control that learns without the teacher's answers.
+"""The same student trained several times: over seeds, and beside a control that learns from the labels alone.
 
     out/                        the chosen student's bundle, and report.json
     out/runs/student-seed-0/    each run's own bundle
     out/runs/control-seed-0/
-    out/runs/finished.json      what each finished run was made from, so that it is not repeated
+    out/runs/finished.json      a digest of what each finished run was made from, so that it is not repeated
 
-Trains through `fit_student` and compares through `distill.evaluation.proof`; decides nothing else.
+Student and control are trained by the same function, with another lesson; `distill.evaluation.proof` compares them.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from distill.bundle import WEIGHTS, Bundle, new_bundle_folder, seal_new_bundle
-from distill.data import Dataset, fingerprint
+from distill.data import Dataset, Splits, fingerprint
 from distill.errors import BundleError
 from distill.evaluation.proof import ARMS, ArmName, ProofReport, Run, prove
 from distill.models.loading import load_bundle
 from distill.progress import Reporter, SilentReporter
 from distill.settings import DistillSettings, TrialSettings
 from distill.storage import require_writable, write_atomically
-from distill.teachers.scored import ScoredTable
-from distill.teachers.teacher import AnyTeacher, open_teacher
-from distill.training.distillation import fit_student
+from distill.teachers.teacher import AnyTeacher, Teacher, open_teacher
+from distill.training.distillation import train_student
+from distill.training.lesson import Prepared, control_lesson, distillation_lesson
+from distill.training.loop import Lesson
 from distill.training.processes import open_accelerator
 from distill.training.shared_files import logits_together, shared_files
 
@@ -35,89 +36,76 @@ RUNS = "runs"
 FINISHED = "finished.json"
 REPORT = "report.json"
 FURTHER = ".unlabeled"
+LESSONS: dict[ArmName, Callable[[Prepared], Lesson]] = {"student": distillation_lesson, "control": control_lesson}
 
 
 def run_trials(
-    teacher: AnyTeacher | Sequence[AnyTeacher],
+    teacher: AnyTeacher | Sequence[AnyTeacher] | Teacher,
+    splits: Splits,
     *,
-    train: Dataset,
-    validation: Dataset,
     out: Path | str,
     unlabeled: Iterable[str] = (),
-    scored: Sequence[Path | str] = (),
-    test: Dataset | None = None,
     settings: DistillSettings | None = None,
     trials: TrialSettings,
     reporter: Reporter | None = None,
 ) -> tuple[Bundle, ProofReport]:
-    """Teach a student once for each seed, with a control beside it if wanted, and report what holds.
+    """Train a student once per seed, with a control beside it if asked for, and report what can be concluded.
 
-    A run that is finished is taken as it is when the command is repeated; an interrupted one goes on.
+    Finished runs are kept when the command is repeated; an interrupted run resumes.
 
     Args:
         teacher: As for `fit_student`.
-        train: Texts to learn from.
-        validation: Texts that choose epochs, and the seed whose student is kept in `out`.
+        splits: Texts to learn from; validation texts, which choose epochs and the seed whose student is kept in `out`;
+            and test texts that the arms are compared on. Without test texts the arms are compared on the validation
+            texts, and the report says so.
         out: Folder of the kept student, the report and, below `runs`, every bundle.
-        unlabeled: Further texts for the student; the control gets as many steps on the labelled ones instead.
-        scored: As for `fit_student`.
-        test: Texts the arms are compared on; without them the validation texts, which is said in the report.
+        unlabeled: Further texts for the student; the control takes as many steps on the labelled ones instead.
         settings: Settings of the student; the seeds start at its own.
         trials: How many seeds, and whether there is a control.
         reporter: Told of progress.
 
     Returns:
-        The kept student, and the report, which also stands in `out`.
+        The kept student, and the report, which is also written to `out`.
 
     Raises:
         PotstillError: Any that `fit_student` raises.
     """
-    settings = settings or DistillSettings()
-    reporter = reporter or SilentReporter()
-    out = Path(out)
+    settings, reporter, out = settings or DistillSettings(), reporter or SilentReporter(), Path(out)
     require_writable(out / RUNS)
     opened = open_teacher(teacher, device=settings.device)
-    measured = validation if test is None else test
+    measured = splits.validation if splits.test is None else splits.test
     finished = _Finished(out / RUNS)
     arms: dict[ArmName, list[Run]] = {}
-    with shared_files(out / RUNS / FURTHER, open_accelerator(settings.device)) as files:
+    with (
+        open_accelerator(settings.device) as accelerator,
+        shared_files(out / RUNS / FURTHER, accelerator) as files,
+    ):
         further = files.texts("texts", unlabeled)  # read once, learnt from in every run
-        said = [
-            opened.digest(),
-            train.fingerprint(),
-            validation.fingerprint(),
-            test and test.fingerprint(),
-            fingerprint(further),
-        ]
-        said += [ScoredTable.open(Path(folder)).digest for folder in scored]
+        datasets = (splits.train, splits.validation, splits.test)
+        decided_by = [opened.digest(), *[data and data.fingerprint() for data in datasets], fingerprint(further)]
         for arm in ARMS if trials.control else ARMS[:1]:
             for seed in range(settings.seed, settings.seed + trials.seeds):
                 own = settings.model_copy(update={"seed": seed})
                 name = f"{arm}-seed-{seed}"
-                key = hashlib.sha256(json.dumps([*said, own.model_dump(mode="json"), arm]).encode()).hexdigest()
+                key = hashlib.sha256(json.dumps([*decided_by, own.model_dump(mode="json"), arm]).encode()).hexdigest()
                 bundle = finished.find(name, key)
+                reporter.say(f"{arm}, seed {seed}{': already done' if bundle else ''}")
                 if bundle is None:
-                    reporter.say(f"{arm}, seed {seed}")
-                    bundle = fit_student(
-                        teacher,
-                        train=train,
-                        validation=validation,
+                    bundle = train_student(
+                        opened,
+                        splits,
                         unlabeled=further,
-                        scored=scored,
-                        test=test,
                         out=out / RUNS / name,
                         settings=own,
-                        control=arm == "control",
+                        lesson_of=LESSONS[arm],
                         reporter=reporter,
                     )
                     finished.add(name, key)
-                else:
-                    reporter.say(f"{arm}, seed {seed}: already done")
-                arms.setdefault(arm, []).append(_asked(bundle, seed, measured, folder=f"{RUNS}/{name}"))
+                arms.setdefault(arm, []).append(_measured(bundle, seed, measured, folder=f"{RUNS}/{name}"))
         best = max(arms["student"], key=lambda run: run.validation_macro_f1)  # the first of equals
         report = prove(
             measured,
-            split="validation" if test is None else "test",
+            split="validation" if splits.test is None else "test",
             teacher=logits_together(opened.asked, measured.texts, files=files, name="measured", reporter=reporter).logits,
             arms=arms,
             chosen_seed=best.seed,
@@ -128,7 +116,7 @@ def run_trials(
 
 
 class _Finished:
-    """Which runs are finished, and what from: one small file, replaced after each run."""
+    """Which runs are finished, and from what: one small file, replaced after each run."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -137,10 +125,10 @@ class _Finished:
             found = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
             self._keys = found if isinstance(found, dict) else {}
         except (OSError, ValueError):
-            pass  # none yet, or not readable: the runs are made again
+            pass  # none yet, or not readable: the runs are repeated
 
     def find(self, name: str, key: str) -> Bundle | None:
-        """Return the bundle of a finished run of this very kind, if it is still whole."""
+        """Return the bundle of a finished run with this key, if it is still intact."""
         if self._keys.get(name) != key:
             return None
         try:
@@ -154,7 +142,7 @@ class _Finished:
         write_atomically(self._folder / FINISHED, json.dumps(self._keys, indent=2, sort_keys=True) + "\n")
 
 
-def _asked(bundle: Bundle, seed: int, data: Dataset, *, folder: str) -> Run:
+def _measured(bundle: Bundle, seed: int, data: Dataset, *, folder: str) -> Run:
     return Run(
         seed=seed,
         folder=folder,
@@ -165,7 +153,7 @@ def _asked(bundle: Bundle, seed: int, data: Dataset, *, folder: str) -> Run:
 
 
 def _keep(chosen: Bundle, out: Path) -> None:
-    """Copy the chosen bundle to `out`, unless it already stands there, perhaps with graphs that were exported since."""
+    """Copy the chosen bundle to `out`, unless it is there already, perhaps with graphs that were exported since."""
     try:
         there = Bundle.open(out)
     except BundleError:
@@ -176,4 +164,4 @@ def _keep(chosen: Bundle, out: Path) -> None:
     with new_bundle_folder(out) as staged:
         for name in chosen.manifest.files:
             shutil.copy2(chosen.file(name), staged / name)
-        seal_new_bundle(out, staged, chosen.manifest)
+        seal_new_bundle(out, staged, chosen.manifest.model_copy(update={"files": {}}))

@@ -1,7 +1,8 @@
-"""Adapting an encoder to a domain's texts without labels: masked-language modelling before fine-tuning.
+"""Masked-language modelling: the objective that adapts an encoder to a domain's texts, without labels, before fine-tuning.
 
-Gururangan et al., 2020, "Don't Stop Pretraining". The head that guesses the words is the token table itself with a bias a
-token, so that a checkpoint which lacks BERT's own can be adapted too; it is thrown away afterwards.
+Gururangan et al., 2020, "Don't Stop Pretraining". The head that predicts the words is the token table itself plus a bias
+per token, so a checkpoint that lacks BERT's own head can be adapted too; it is discarded afterwards. Also here: a new
+vocabulary, for a language that the model does not know.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
@@ -22,123 +23,72 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
 
-from distill.batching import training_batches
 from distill.errors import SettingsError
-from distill.models.devices import Compute, computing_in, using_threads
+from distill.losses.objective import Objective, StepLoss, TrainingBatch
 from distill.models.loading import embedding_name, rebuilt
 from distill.models.torch_classifier import TorchClassifier
-from distill.progress import Reporter
 from distill.tokenization import TextTokenizer
-from distill.training.loop import adamw, rate_factor
 from distill.transfer.features import encoder_of
-from distill.transfer_settings import CarrySettings
 
 IGNORED = -100
+"""Target of a token that is not predicted; the value that torch's cross-entropy skips by default."""
 
 
-class TiedHead(nn.Module):
-    """Scores of all tokens for a hidden state: gelu(norm(W h)) against the token table, plus a bias a token."""
+class MaskedWords(Objective):
+    """Cross-entropy of masked tokens, in nats per token: gelu(norm(W h)) against the token table, plus a bias per token.
 
-    def __init__(self, width: int, num_tokens: int) -> None:
-        super().__init__()
+    Raises:
+        SettingsError: The tokenizer has no mask token, or the model has no token table.
+    """
+
+    def __init__(self, classifier: TorchClassifier, *, mask_share: float) -> None:
+        """Make the head for a classifier's encoder; `mask_share` of the tokens are predicted."""
+        super().__init__(())
+        encoder_of(classifier.model)  # refuses a model without one
+        vocabulary = classifier.tokenizer.vocabulary()
+        mask_id = next((vocabulary[token] for token in ("[MASK]", "<mask>") if token in vocabulary), None)
+        if mask_id is None:
+            raise SettingsError("the tokenizer has no [MASK] token, so words cannot be masked; leave out --adapt")
+        table = classifier.model.get_input_embeddings().weight
+        if not isinstance(table, Tensor):
+            raise SettingsError(f"{type(classifier.model).__name__} has no table of token embeddings to predict words with")
+        self._mask_id = mask_id
+        self._mask_share = mask_share
+        num_tokens, width = table.shape
         self.dense = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(num_tokens))
-        with torch.no_grad():  # the states already resemble the tokens they stand for: begin by leaving them as they are
+        with torch.no_grad():  # hidden states already resemble the vectors of their tokens, so start from the identity
             self.dense.weight.copy_(torch.eye(width))
             self.dense.bias.zero_()
+        self.to(classifier.model.device)
 
-    def forward(self, states: Tensor, table: Tensor) -> Tensor:
-        """Return scores, shape (places, tokens), of states (places, width)."""
-        return self.norm(nn.functional.gelu(self.dense(states))) @ table.T + self.bias
-
-
-def adapt(
-    classifier: TorchClassifier, texts: Sequence[str], settings: CarrySettings, *, compute: Compute, reporter: Reporter
-) -> list[float]:
-    """Train the encoder in place to guess masked words of the texts; return the mean loss of each epoch, in nats a word.
-
-    Args:
-        classifier: Whose encoder; its head is not touched.
-        texts: Of the target domain; labels are not needed.
-        settings: Epochs, rate and masked share.
-        compute: Numbers to compute in.
-        reporter: Told of each step.
-
-    Raises:
-        SettingsError: There is no text, or the tokenizer has no token for a masked word.
-    """
-    rows = [row for row in classifier.tokenizer.encode(texts) if len(row) > 2]
-    if not rows:
-        raise SettingsError("there is no text to adapt to; name some with --adapt FILE")
-    vocabulary = classifier.tokenizer.vocabulary()
-    mask_id = next((vocabulary[token] for token in ("[MASK]", "<mask>") if token in vocabulary), None)
-    if mask_id is None:
-        raise SettingsError("the tokenizer has no [MASK] token, so words cannot be masked; leave out --adapt")
-    encoder = encoder_of(classifier.model)
-    table = classifier.model.get_input_embeddings().weight
-    if not isinstance(table, Tensor):
-        raise SettingsError(f"{type(classifier.model).__name__} has no table of token embeddings to guess words with")
-    device = classifier.model.device
-    losses = []
-    with using_threads(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        head = TiedHead(table.shape[1], table.shape[0]).to(device)
-        optimizer = adamw(encoder, head, learning_rate=settings.adapt_learning_rate, weight_decay=settings.weight_decay)
-        batches = [
-            training_batches(
-                [len(row) for row in rows],
-                batch_size=settings.batch_size,
-                generator=np.random.default_rng([settings.seed, epoch]),
-            )
-            for epoch in range(settings.adapt_epochs)
-        ]
-        total = sum(map(len, batches))
-        step = 0
-        encoder.train()
-        with reporter.task("adapting", total) as advance:
-            for epoch in batches:
-                sums = np.zeros(2)
-                for batch in epoch:
-                    padded = classifier.tokenizer.pad([rows[index] for index in batch])
-                    ids = torch.from_numpy(padded.input_ids)
-                    real = torch.from_numpy(padded.attention_mask)
-                    masked, wanted = masked_ids(
-                        ids, real, mask_id=mask_id, num_tokens=table.shape[0], share=settings.adapt_mask_share
-                    )
-                    for group in optimizer.param_groups:
-                        group["lr"] = settings.adapt_learning_rate * rate_factor(
-                            step, total_steps=total, warmup_share=settings.warmup_share
-                        )
-                    optimizer.zero_grad(set_to_none=True)
-                    with computing_in(compute, device):
-                        states = encoder(input_ids=masked.to(device), attention_mask=real.to(device)).last_hidden_state
-                        places = wanted != IGNORED
-                        scores = head(states[places.to(device)], table)
-                    loss = nn.functional.cross_entropy(scores.float(), wanted[places].to(device))
-                    loss.backward()
-                    nn.utils.clip_grad_norm_([*encoder.parameters(), *head.parameters()], settings.max_grad_norm)
-                    optimizer.step()
-                    step += 1
-                    sums += [float(loss.detach()) * int(places.sum()), int(places.sum())]
-                    advance(1, loss=float(loss.detach()))
-                losses.append(float(sums[0] / sums[1]))
-        encoder.eval()
-    reporter.say(f"adapting: a masked word costs {losses[0]:.2f} nats in the first epoch, {losses[-1]:.2f} in the last")
-    return losses
+    def forward(self, model: Any, batch: TrainingBatch) -> StepLoss:
+        """Mask words of a batch, and return the mean loss of predicting them."""
+        ids, real = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+        table = model.get_input_embeddings().weight
+        # Drawn on the CPU, so that every device masks the same words.
+        masked, wanted = masked_ids(ids.cpu(), real.cpu(), mask_id=self._mask_id, num_tokens=len(table), share=self._mask_share)
+        states = encoder_of(model)(input_ids=masked.to(ids.device), attention_mask=real).last_hidden_state
+        places = (wanted != IGNORED).to(ids.device)
+        scores = self.norm(nn.functional.gelu(self.dense(states[places]))) @ table.T + self.bias
+        targets = wanted.to(ids.device)[places]
+        with torch.autocast(ids.device.type, enabled=False):
+            total = nn.functional.cross_entropy(scores.float(), targets, reduction="sum") / max(1, len(targets))
+        return StepLoss(total, {}, num_items=len(targets))
 
 
 def masked_ids(ids: Tensor, real: Tensor, *, mask_id: int, num_tokens: int, share: float) -> tuple[Tensor, Tensor]:
-    """Return ids with words hidden, and what they were (`IGNORED` elsewhere), both of the shape of `ids`.
+    """Return ids with some masked, and their targets (`IGNORED` elsewhere), both of the shape of `ids`.
 
-    Of the chosen words 80 % become the mask, 10 % another token, 10 % stay (Devlin et al., 2019). The first and last token
-    of a text, which are special, are never chosen; at least one of each batch is.
+    Of the chosen tokens 80 % become the mask, 10 % a random token, 10 % stay as they are (Devlin et al., 2019). The first
+    and last token of a text, which are special, are never chosen; at least one token of each batch is, if there is one.
     """
     inner = real.bool().clone()
     inner[:, 0] = False
     inner[torch.arange(len(ids)), real.sum(dim=1) - 1] = False
     chosen = inner & (torch.rand(ids.shape) < share)
-    if not chosen.any():
+    if not chosen.any() and inner.any():
         chosen[tuple(inner.nonzero()[0])] = True
     how = torch.rand(ids.shape)
     hidden = torch.where(chosen & (how < 0.8), mask_id, ids)
@@ -148,19 +98,19 @@ def masked_ids(ids: Tensor, real: Tensor, *, mask_id: int, num_tokens: int, shar
 
 PAD, UNKNOWN, FIRST, LAST, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORD = "\u2581"
-"""How a piece is marked that begins a word."""
+"""Marks a token that begins a word."""
 
 
 def with_new_vocabulary(classifier: TorchClassifier, texts: Sequence[str], *, size: int, seed: int) -> TorchClassifier:
     """Return the classifier with a tokenizer trained on the texts, and vectors for its tokens.
 
-    A token that both vocabularies have, such as a digit or a Latin word, keeps its vector. The others are drawn, channel by
-    channel, with the mean and the deviation of the old table, so that the frozen layers see numbers of the size they know.
+    A token that both vocabularies contain, such as a digit or a Latin word, keeps its vector. The others are drawn, per
+    channel, with the mean and the deviation of the old table, so that the frozen layers see values of the scale they know.
 
     Args:
         classifier: Of BERT's family: with its five special tokens.
         texts: In the new language; labels are not needed.
-        size: Tokens at most, special ones included.
+        size: Maximum number of tokens, special ones included.
         seed: Of the drawn vectors.
 
     Raises:
@@ -169,7 +119,7 @@ def with_new_vocabulary(classifier: TorchClassifier, texts: Sequence[str], *, si
     old = classifier.tokenizer.vocabulary()
     if missing := [token for token in SPECIAL if token not in old]:
         raise SettingsError(
-            f"a new vocabulary is learnt for models with BERT's special tokens, and this tokenizer has no {missing[0]}; "
+            f"a new vocabulary needs a model with BERT's special tokens, and this tokenizer has no {missing[0]}; "
             "leave out --new-vocabulary"
         )
     content = trained_tokenizer(texts, size=size)
@@ -193,20 +143,20 @@ def with_new_vocabulary(classifier: TorchClassifier, texts: Sequence[str], *, si
 def trained_tokenizer(texts: Sequence[str], *, size: int) -> str:
     """Return the content of a `tokenizer.json`: byte-pair encoding, trained on the texts, BERT's special tokens first.
 
-    White space and punctuation end a word, and a piece that begins one is marked. Chinese has neither inside a clause, so there
-    the pieces are whatever strings of characters are common: single ones and words. Of the characters the commonest stay, at
-    most half of all tokens.
+    White space and punctuation end a word, and a token that begins a word is marked. Chinese has neither inside a clause,
+    so its tokens are the common strings of characters: single characters and words. Only the most common characters are
+    kept, at most half of all tokens.
 
     Args:
-        texts: To learn from.
-        size: Tokens at most, special ones included.
+        texts: To train on.
+        size: Maximum number of tokens, special ones included.
 
     Raises:
         SettingsError: There are no texts.
     """
     if not texts:
-        raise SettingsError("a new vocabulary is learnt from texts, and none were given")
-    # Not WordPiece: its trainer breaks ties by the order of a hash table, and gives other tokens each time.
+        raise SettingsError("a new vocabulary is learnt from texts, and there are none")
+    # Not WordPiece: its trainer breaks ties by the order of a hash table, so each run returns other tokens.
     tokenizer = Tokenizer(BPE(unk_token=UNKNOWN))
     tokenizer.normalizer = Normalizers([NFKC(), Lowercase()])
     tokenizer.pre_tokenizer = PreTokenizers([Metaspace(), Punctuation()])

@@ -25,9 +25,9 @@ from distill.models.devices import Compute
 from distill.models.torch_classifier import TorchClassifier
 from distill.progress import Reporter
 from distill.storage import cache_dir
+from distill.teacher_settings import FeatureSettings, Pooling
 from distill.teachers.answers import teacher_logits
 from distill.tokenization import Batch
-from distill.transfer_settings import FeatureSettings, Pooling
 
 Features = NDArray[np.float32]
 """Shape (texts, states, width): state 0 is the embeddings, state i what layer i gives."""

@@ -28,8 +28,8 @@ from distill.models.families import FAMILIES
 from distill.models.loading import rebuilt
 from distill.models.torch_classifier import TorchClassifier
 from distill.students.layers import keep_layers
+from distill.teacher_settings import Pooling
 from distill.transfer.features import CLS_SHARE, Features
-from distill.transfer_settings import Pooling
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
 """Inverse strengths of the regularisation that are tried."""

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from distill.errors import SettingsError, requires
 from distill.losses.objective import Objective, StepLoss, TrainingBatch
 from distill.models.families import family_of, in_layer, layer_names
+from distill.teacher_settings import TeacherSettings
 from distill.transfer.features import encoder_of
-from distill.transfer_settings import CarrySettings
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,21 @@ def depth_of(name: str, *, num_layers: int) -> int:
     if place is not None:
         return num_layers - place.number
     return num_layers + 1 if "embeddings" in name else 0
+
+
+def require_enough_epochs(settings: TeacherSettings, *, num_layers: int) -> None:
+    """Refuse gradual unfreezing that would end before the lowest layer and the embeddings are trained.
+
+    Raises:
+        SettingsError: There are too few epochs; the message says how many are needed.
+    """
+    below = settings.freeze_below
+    needed = 1 + (num_layers - below if below else num_layers + 1)  # the embeddings are below the lowest layer
+    if settings.epochs < needed:
+        raise SettingsError(
+            f"gradual_unfreezing unfreezes one layer per epoch and needs {needed} epochs for this model, but there are "
+            f"{settings.epochs}; set --epochs {needed}, or freeze lower layers for good with --freeze-below"
+        )
 
 
 def freeze(model: PreTrainedModel, *, below: int) -> None:
@@ -120,7 +135,7 @@ class Adapter:
         self.tuner.merge_and_unload()
 
 
-def add_lora(model: PreTrainedModel, settings: CarrySettings) -> Adapter | None:
+def add_lora(model: PreTrainedModel, settings: TeacherSettings) -> Adapter | None:
     """Freeze the encoder and put low-rank directions beside its query and value products; the head learns too.
 
     Hu et al., 2022, "LoRA".

@@ -18,7 +18,8 @@ from distill.data import load_splits
 from distill.errors import BundleError, SettingsError
 from distill.evaluation.metrics import macro_f1
 from distill.progress import SilentReporter
-from distill.settings import DataSettings, DistillSettings, TeacherSettings
+from distill.settings import DataSettings, DistillSettings
+from distill.teacher_settings import TeacherSettings
 from export.runtime.sessions import OnnxClassifier
 from export.settings import BenchSettings
 

@@ -28,7 +28,8 @@ from distill.bundle import Bundle
 from distill.classifier import predict
 from distill.errors import DatasetError, SettingsError, TeacherError
 from distill.models.loading import load_bundle
-from distill.settings import DistillSettings, TeacherSettings
+from distill.settings import DistillSettings
+from distill.teacher_settings import TeacherSettings
 
 TEXTS, LABELS = zip(*tiny_texts(200, seed=4), strict=True)
 FRESH, TRUTH = zip(*tiny_texts(60, seed=5), strict=True)

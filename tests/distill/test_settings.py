@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from distill.errors import SettingsError
-from distill.settings import DataSettings, DistillSettings, Settings, StudentSettings, TeacherSettings, TextSettings
+from distill.settings import DataSettings, DistillSettings, Settings, StudentSettings, TextSettings
+from distill.teacher_settings import TeacherSettings
 
 ALL = (TextSettings, DataSettings, TeacherSettings, StudentSettings, DistillSettings)
 

@@ -13,7 +13,8 @@ from tiny_task import tiny_texts, write_csv
 
 from distill.bundle import Bundle
 from distill.progress import SilentReporter
-from distill.settings import DataSettings, DistillSettings, TeacherSettings
+from distill.settings import DataSettings, DistillSettings
+from distill.teacher_settings import TeacherSettings
 from export import demo
 from export.demo import Profile, profile_of, run_demo
 from export.measure.latency import ProcessFigures

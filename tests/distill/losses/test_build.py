@@ -26,7 +26,7 @@ from distill.progress import SilentReporter
 from distill.settings import DistillSettings, LossName, TrainingSettings
 from distill.students.static_student import build_static
 from distill.training.checkpoints import Checkpoint
-from distill.training.loop import Examples, train
+from distill.training.loop import Examples, Lesson, train
 
 Pair = tuple[TorchClassifier, TorchClassifier]
 MakePair = Callable[..., Pair]
@@ -138,13 +138,15 @@ def test_training_with_a_term_lowers_it(name: LossName, make_pair: MakePair, tin
     maps = [parameter.detach().clone() for parameter in objective.parameters()]
     epochs = train(
         student,
-        examples=examples,
-        validation=Examples(rows, teacher.logits_of_rows(rows).argmax(axis=1)),
-        objective=objective,
-        settings=TrainingSettings(epochs=2, batch_size=4, learning_rate=3e-3, patience=9),
+        Lesson(
+            "student",
+            examples=examples,
+            validation=Examples(rows, teacher.logits_of_rows(rows).argmax(axis=1)),
+            objective=objective,
+            settings=TrainingSettings(epochs=2, batch_size=4, learning_rate=3e-3, patience=9),
+        ),
         checkpoint=Checkpoint(None, key=""),
         reporter=SilentReporter(),
-        title="student",
     )
     assert epochs[-1].loss < epochs[0].loss
     assert step(objective, pair).terms[name] < 0.9 * before

@@ -47,8 +47,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(bundle: Bundle, *folders: Path) -> Teacher:
-    teacher = open_teacher(bundle, device="cpu")
-    return with_scored(teacher, [bundle], folders, made=lambda make: make(), reporter=SilentReporter())
+    return with_scored(open_teacher(bundle, device="cpu"), folders, reporter=SilentReporter())
 
 
 def test_scored_texts_have_the_graphs_logits_and_the_others_the_teachers_own(tiny_student: Bundle, folder: Path) -> None:

@@ -22,7 +22,7 @@ from distill.settings import DistillSettings
 from distill.teachers.teacher import open_teacher
 from distill.training import sealing
 from distill.training.distillation import fit_student
-from distill.training.loop import Examples
+from distill.training.loop import Examples, Lesson
 
 
 class CountsWords:
@@ -63,9 +63,9 @@ def learnt(monkeypatch: pytest.MonkeyPatch) -> list[Examples]:
     seen: list[Examples] = []
     train = sealing.run_training
 
-    def noting(student: Any, *, examples: Examples, **rest: Any) -> Any:
-        seen.append(examples)
-        return train(student, examples=examples, **rest)
+    def noting(student: Any, lesson: Lesson, **rest: Any) -> Any:
+        seen.append(lesson.examples)
+        return train(student, lesson, **rest)
 
     monkeypatch.setattr(sealing, "run_training", noting)
     return seen

@@ -21,7 +21,8 @@ from distill.data import Dataset, Splits, fingerprint
 from distill.errors import BundleError, SettingsError, StorageError, TeacherError
 from distill.models.loading import load_bundle
 from distill.progress import SilentReporter
-from distill.settings import DistillSettings, TeacherSettings
+from distill.settings import DistillSettings
+from distill.teacher_settings import TeacherSettings
 from distill.teachers.answers import SoftTargets, teacher_logits
 from distill.tokenization import TextTokenizer
 from distill.training import distillation as fit
@@ -155,7 +156,7 @@ def test_an_interrupted_student_is_finished_by_the_same_call(
         Bundle.open(tmp_path / "broken")
     heard = Listening()
     resumed = distil(tiny_teacher, few, tmp_path / "broken", reporter=heard)
-    assert "student: going on after epoch 1" in heard.lines
+    assert "student: resuming after epoch 1" in heard.lines
     assert resumed.manifest.files[WEIGHTS] == unbroken.manifest.files[WEIGHTS]
     assert len(resumed.manifest.history) == 2
     assert {file.name for file in resumed.path.iterdir()} == {*resumed.manifest.files, "manifest.json"}
@@ -427,9 +428,9 @@ def test_a_student_with_other_ids_learns_from_what_the_teacher_says_of_its_own(
     learnt: list[Any] = []
     run = sealing.run_training
 
-    def noting(student: Any, *, examples: Any, **rest: Any) -> Any:
-        learnt.append(examples)
-        return run(student, examples=examples, **rest)
+    def noting(student: Any, lesson: Any, **rest: Any) -> Any:
+        learnt.append(lesson.examples)
+        return run(student, lesson, **rest)
 
     monkeypatch.setattr(sealing, "run_training", noting)
     bundle = distil(tiny_teacher, few, tmp_path, losses=("logits=1",), mixed_precision="no", epochs=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from launched import run_program
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits
 from distill.losses.term import UNLABELLED
-from distill.settings import DistillSettings, TransferSettings
+from distill.settings import DistillSettings, TransferSetSettings
 from distill.training import sealing
 from distill.training.distillation import fit_student
 from distill.training.lesson import TransferSet
-from distill.training.loop import Examples
+from distill.training.loop import Examples, Lesson
 from distill.training.shared_files import SharedFiles
 
 
@@ -30,20 +31,19 @@ def transfer(tmp_path: Path) -> TransferSet:
     """Return two labelled, two unlabelled and one augmented text."""
     offered = iter(["new", "ONE", "held  out", "new", "newer"])
     gathered = TransferSet.gather(dataset("one", "two"), offered, held_out=[dataset("Held out")], files=SharedFiles(tmp_path))
-    return gathered.with_augmented(iter(["new newer"]))
+    return replace(gathered, augmented=["new newer"])
 
 
 def test_the_sources_stand_in_their_order_without_repeats_and_held_out_texts(transfer: TransferSet) -> None:
     assert list(transfer.texts) == ["one", "two", "new", "newer", "new newer"]
-    assert transfer.label_ids().tolist() == [0, 1, UNLABELLED, UNLABELLED, UNLABELLED]
     assert len(transfer) == 5
 
 
 def test_each_source_counts_as_its_setting_says(transfer: TransferSet) -> None:
-    weights = transfer.weights(TransferSettings(labelled_weight=2, unlabeled_weight=0.5, augmented_weight=0.25))
+    weights = transfer.weights(TransferSetSettings(labelled_weight=2, unlabeled_weight=0.5, augmented_weight=0.25))
     assert weights is not None
     assert weights.tolist() == [2, 2, 0.5, 0.5, 0.25]
-    assert transfer.weights(TransferSettings()) is None
+    assert transfer.weights(TransferSetSettings()) is None
 
 
 def test_the_loop_is_given_ids_labels_logits_and_weights_of_every_text(
@@ -52,11 +52,11 @@ def test_the_loop_is_given_ids_labels_logits_and_weights_of_every_text(
     seen: list[Examples] = []
     train = sealing.run_training
 
-    def noting(student: Any, *, examples: Examples, **rest: Any) -> Any:
-        seen.append(examples)
+    def noting(student: Any, lesson: Lesson, **rest: Any) -> Any:
+        seen.append(lesson.examples)
         rows = [student.tokenizer.encode([text])[0].tolist() for text in (*few.texts, "a new film")]
-        assert [row.tolist() for row in examples.rows[:17]] == rows
-        return train(student, examples=examples, **rest)
+        assert [row.tolist() for row in lesson.examples.rows[:17]] == rows
+        return train(student, lesson, **rest)
 
     monkeypatch.setattr(sealing, "run_training", noting)
     few = tiny_splits.train.take(range(16))

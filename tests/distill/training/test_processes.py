@@ -10,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from launched import run_program
 from tiny_task import tiny_texts, write_csv
 
 from distill.bundle import Bundle
+from distill.settings import TrainingSettings
 from distill.training import processes
-from distill.training.processes import mean_figures, open_accelerator
+from distill.training.processes import logs_of, mean_figures, open_accelerator
+from distill.training.sealing import training_run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked off one process that has torch loaded")
 
@@ -160,16 +164,44 @@ def test_two_processes_train_a_student_and_its_control_and_one_says_how_they_com
 
 
 def test_a_run_that_nothing_launched_is_one_process() -> None:
-    accelerator = open_accelerator("cpu")
-    assert (accelerator.num_processes, accelerator.is_main_process, accelerator.device.type) == (1, True, "cpu")
+    with open_accelerator("cpu") as accelerator:
+        assert (accelerator.num_processes, accelerator.is_main_process, accelerator.device.type) == (1, True, "cpu")
+
+
+def test_the_callers_accelerate_state_is_left_as_it_was() -> None:
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._shared_state.clear()
+    callers = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=4)
+    with open_accelerator("cpu") as ours:
+        assert ours.mixed_precision == "no"
+        with open_accelerator("cpu", mixed_precision="bf16") as inner:
+            assert inner.mixed_precision == "bf16"
+        assert ours.mixed_precision == "no"
+    assert callers.mixed_precision == AcceleratorState().mixed_precision == "bf16"
+    assert callers.gradient_accumulation_steps == 4
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._shared_state.clear()
+    with open_accelerator("cpu"):
+        pass
+    assert not AcceleratorState._shared_state  # without a state before, there is none afterwards
+
+
+def test_a_bundle_in_the_current_folder_has_its_logs_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "student").mkdir()
+    monkeypatch.chdir(tmp_path / "student")
+    assert logs_of(".") == logs_of(tmp_path / "student") == tmp_path / "student-logs"
+    with training_run(".", TrainingSettings(device="cpu"), None) as run:
+        assert run.computed == {"device": "cpu", "mixed_precision": "no"}
 
 
 def test_each_run_of_a_process_may_compute_in_numbers_of_its_own() -> None:
-    asked = ("no", "bf16", "no")
-    assert [open_accelerator("cpu", mixed_precision=one).mixed_precision for one in asked] == list(asked)
+    for asked in ("no", "bf16", "no"):
+        with open_accelerator("cpu", mixed_precision=asked) as accelerator:  # type: ignore[arg-type]
+            assert accelerator.mixed_precision == asked
 
 
 def test_a_mean_over_processes_is_weighted_by_their_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     others = (0.25, {"loss": 4.0, "hard": 1.0})
     monkeypatch.setattr(processes, "gather_object", lambda own: [*own, others, (0.0, {})])
-    assert mean_figures({"loss": 2.0}, open_accelerator("cpu"), share=0.75) == {"loss": 2.5, "hard": 1.0}
+    with open_accelerator("cpu") as accelerator:
+        assert mean_figures({"loss": 2.0}, accelerator, share=0.75) == {"loss": 2.5, "hard": 1.0}

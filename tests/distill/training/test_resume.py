@@ -28,7 +28,7 @@ import torch
 from distill.cli.bars import SilentReporter
 from distill.settings import TrainingSettings
 from distill.training.checkpoints import Checkpoint
-from distill.training.loop import Examples, train
+from distill.training.loop import Examples, Lesson, train
 from distill.losses.objective import mixed_objective
 from distill.models.loading import load_pretrained
 
@@ -64,16 +64,18 @@ def learn(folder, *, every_s, at_step=0, mixed_precision="no"):
     lessons = Examples(rows, draw.integers(0, 2, TEXTS), draw.normal(size=(TEXTS, 2)).astype(np.float32))
     epochs = train(
         student,
-        examples=lessons,
-        validation=Examples(rows[:16], lessons.label_ids[:16]),
-        objective=mixed_objective(soft_weight=0.5, temperature=2.0),
-        settings=TrainingSettings(
-            epochs=EPOCHS, batch_size=BATCH, learning_rate=1e-3, patience=9, dropout=0.1,
-            checkpoint_every_s=every_s, mixed_precision=mixed_precision,
+        Lesson(
+            "student",
+            examples=lessons,
+            validation=Examples(rows[:16], lessons.label_ids[:16]),
+            objective=mixed_objective(soft_weight=0.5, temperature=2.0),
+            settings=TrainingSettings(
+                epochs=EPOCHS, batch_size=BATCH, learning_rate=1e-3, patience=9, dropout=0.1,
+                checkpoint_every_s=every_s, mixed_precision=mixed_precision,
+            ),
         ),
         checkpoint=Checkpoint(folder / "state", key="this run"),
         reporter=Killer(at_step),
-        title="student",
     )
     digest = hashlib.sha256()
     for name, tensor in sorted(student.model.state_dict().items()):

@@ -67,7 +67,7 @@ def asked(name, *, processes, cache, at_batch=lambda rank, batch: None):
 
         teacher.steady_logits = noting
         try:
-            with shared_files(FOLDER / "transfer", open_accelerator("cpu")) as files:
+            with open_accelerator("cpu") as accelerator, shared_files(FOLDER / "transfer", accelerator) as files:
                 soft = logits_together(teacher, TEXTS, files=files, name="logits", reporter=SilentReporter())
                 digest = shared(files, teacher.tokenizer, rank)
         except PotstillError as exc:

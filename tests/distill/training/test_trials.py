@@ -16,7 +16,7 @@ from distill.evaluation.proof import ProofReport
 from distill.models.loading import load_bundle
 from distill.progress import SilentReporter
 from distill.settings import DistillSettings, TrialSettings
-from distill.training.distillation import control_settings
+from distill.training.lesson import control_settings
 from distill.training.trials import run_trials
 
 SETTINGS = DistillSettings(epochs=1, learning_rate=2e-3, batch_size=32, num_layers=1, seed=3)
@@ -57,9 +57,7 @@ def trial(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path_factory: pytest.Te
 def trials(out: Path, teacher: Bundle, splits: Splits, reporter: Listening) -> tuple[Bundle, ProofReport]:
     return run_trials(
         teacher,
-        train=splits.train,
-        validation=splits.validation,
-        test=splits.test,
+        splits,
         unlabeled=UNLABELED,
         out=out,
         settings=SETTINGS,

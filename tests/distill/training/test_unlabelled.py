@@ -14,14 +14,14 @@ from distill.models.loading import load_bundle
 from distill.progress import SilentReporter
 from distill.settings import DistillSettings
 from distill.training.distillation import fit_student
-from distill.training.lesson import sure_of
+from distill.training.lesson import confident
 
 # Two labels whose logits differ by log 9, log 3 and 0: probabilities 0.9, 0.75 and 0.5.
 SURE = np.array([[np.log(9), 0], [0, np.log(3)], [0, 0]], dtype=np.float32)
 
 
 def passed(*answers: np.ndarray, confidence: float = 0.0, agreed: bool = False, temperature: float = 1.0) -> list[bool]:
-    found = sure_of(
+    found = confident(
         answers,
         problem_type="single_label_classification",
         min_confidence=confidence,
@@ -48,7 +48,7 @@ def test_several_teachers_are_taken_by_their_mean_and_may_have_to_agree() -> Non
 
 def test_with_several_labels_the_least_sure_decision_counts() -> None:
     logits = np.array([[np.log(9), -np.log(9)], [np.log(9), 0.1]], dtype=np.float32)
-    found = sure_of([logits], problem_type="multi_label_classification", min_confidence=0.8, agreed=False)
+    found = confident([logits], problem_type="multi_label_classification", min_confidence=0.8, agreed=False)
     assert found.tolist() == [True, False]
 
 
@@ -92,7 +92,7 @@ def test_what_cannot_be_honoured_is_refused(tiny_teacher: Bundle, tiny_splits: S
             settings=DistillSettings(num_layers=1, epochs=1, **settings),  # type: ignore[arg-type]
         )
 
-    with pytest.raises(SettingsError, match="unlabeled_agreed asks several teachers, and there is one"):
+    with pytest.raises(SettingsError, match="unlabeled_agreed"):
         fit(unlabeled_agreed=True)
     with pytest.raises(SettingsError, match="the teachers are sure of none of the 2 unlabelled texts"):
         fit(unlabeled_confidence=0.9999999)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from distill.data import Dataset, Splits
 from distill.errors import SettingsError
 from distill.models.loading import load_bundle
 from distill.progress import SilentReporter
-from distill.training.fine_tuning import Source, carried_on, fit_carried
-from distill.transfer_settings import CarrySettings
+from distill.teacher_settings import TeacherSettings
+from distill.training.fine_tuning import Origin, SourceTask, fit_teacher, start_from
 
 TEXTS = ["a lovely film", "dull boring plot"]
 
@@ -32,8 +33,8 @@ class Said(SilentReporter):
 
 
 def on(bundle: Bundle, labels: tuple[str, ...]) -> np.ndarray:
-    loaded = carried_on(
-        bundle, labels=labels, settings=CarrySettings(max_length=32), problem_type="single_label_classification"
+    loaded = start_from(
+        bundle, labels=labels, settings=TeacherSettings(max_length=32), problem_type="single_label_classification"
     )
     loaded.model.eval()
     return loaded.predict_logits(TEXTS)
@@ -60,11 +61,17 @@ def topics(part: Dataset) -> Dataset:
 
 
 def test_a_chain_of_three_stands_in_the_lineage(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
-    settings = CarrySettings(epochs=1, learning_rate=1e-3, max_length=32)
+    settings = TeacherSettings(epochs=1, learning_rate=1e-3, max_length=32)
     train, validation = topics(tiny_splits.train), topics(tiny_splits.validation)
-    second = fit_carried(train=train, validation=validation, out=tmp_path / "second", settings=settings, init=tiny_teacher)
-    third = fit_carried(
-        train=tiny_splits.train, validation=tiny_splits.validation, out=tmp_path / "third", settings=settings, init=second
+    second = fit_teacher(
+        train=train, validation=validation, out=tmp_path / "second", settings=settings, origin=Origin(tiny_teacher)
+    )
+    third = fit_teacher(
+        train=tiny_splits.train,
+        validation=tiny_splits.validation,
+        out=tmp_path / "third",
+        settings=settings,
+        origin=Origin(second),
     )
     chain = third.manifest.lineage.chain
     assert [link.labels for link in chain] == [("negative", "positive"), ("other", "music")]
@@ -80,18 +87,17 @@ def test_forgetting_is_measured_and_an_anchor_or_replay_lessens_it(
 ) -> None:
     # A target task that contradicts the source: the labels are turned round.
     turned = [replace(part, label_ids=1 - part.label_ids) for part in (tiny_splits.train, tiny_splits.validation)]
-    source = Source(tiny_splits.train, tiny_test)
+    source = SourceTask(tiny_splits.train, tiny_test)
 
     def after(name: str, **settings: object) -> float:
         reporter = Said()
-        chosen = CarrySettings(epochs=4, learning_rate=1e-3, max_length=32, batch_size=16, **settings)  # type: ignore[arg-type]
-        bundle = fit_carried(
+        chosen = TeacherSettings(epochs=4, learning_rate=1e-3, max_length=32, batch_size=16, **settings)  # type: ignore[arg-type]
+        bundle = fit_teacher(
             train=turned[0].take(range(100)),
             validation=turned[1],
             out=tmp_path / name,
             settings=chosen,
-            init=tiny_teacher,
-            source=source,
+            origin=Origin(tiny_teacher, source),
             reporter=reporter,
         )
         quality = bundle.manifest.quality
@@ -108,28 +114,30 @@ def test_forgetting_is_measured_and_an_anchor_or_replay_lessens_it(
 
 def test_source_settings_that_cannot_be_honoured(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
     train, validation = topics(tiny_splits.train), topics(tiny_splits.validation)
-    with pytest.raises(SettingsError, match="would replace the bundle it goes on from"):
-        fit_carried(train=train, validation=validation, out=tiny_teacher.path, init=tiny_teacher)
+    with pytest.raises(SettingsError, match="would replace the bundle it starts from"):
+        fit_teacher(train=train, validation=validation, out=tiny_teacher.path, origin=Origin(tiny_teacher))
     with pytest.raises(SettingsError, match="and there are none; name them with --source"):
-        fit_carried(train=train, validation=validation, out=tmp_path, settings=CarrySettings(replay_share=0.5))
-    with pytest.raises(SettingsError, match=r"have the labels \['other', 'music'\], the bundle to go on from"):
-        fit_carried(train=train, validation=validation, out=tmp_path, init=tiny_teacher, source=Source(train, validation))
+        fit_teacher(train=train, validation=validation, out=tmp_path, settings=TeacherSettings(replay_share=0.5))
+    with pytest.raises(SettingsError, match=r"have the labels \['other', 'music'\], the bundle to start from"):
+        fit_teacher(
+            train=train, validation=validation, out=tmp_path, origin=Origin(tiny_teacher, SourceTask(train, validation))
+        )
 
 
 def test_adapting_learns_to_guess_words(tiny_model: Path, tiny_splits: Splits, tmp_path: Path) -> None:
     reporter = Said()
-    settings = CarrySettings(epochs=1, max_length=32, adapt_epochs=3, adapt_learning_rate=3e-3, batch_size=16)
-    bundle = fit_carried(
+    settings = TeacherSettings(epochs=1, max_length=32, adapt_epochs=3, adapt_learning_rate=3e-3, batch_size=16)
+    bundle = fit_teacher(
         str(tiny_model),
         train=tiny_splits.train.take(range(32)),
         validation=tiny_splits.validation,
         out=tmp_path,
         settings=settings,
-        adapt_texts=tiny_splits.train.texts,
+        origin=Origin(adapt_texts=tiny_splits.train.texts),
         reporter=reporter,
     )
-    line = next(line for line in reporter.lines if line.startswith("adapting:"))
-    first, last = (float(word) for word in line.split() if word[0].isdigit())
+    line = next(line for line in reporter.lines if "masked word" in line)
+    first, last = map(float, re.findall(r"\d+\.\d+", line))
     assert last < first - 0.1  # 29 words are 3.37 nats for one that knows nothing
     assert bundle.manifest.lineage.adapted_fingerprint is not None
 

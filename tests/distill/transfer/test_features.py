@@ -15,10 +15,10 @@ from distill.errors import SettingsError
 from distill.models.loading import load_bundle, load_pretrained
 from distill.models.torch_classifier import TorchClassifier
 from distill.progress import SilentReporter
-from distill.training.fine_tuning import fit_carried
+from distill.teacher_settings import FeatureSettings, TeacherSettings
+from distill.training.fine_tuning import fit_teacher
 from distill.transfer.features import pooled_features, pooled_states
 from distill.transfer.head import classifier_of, fit_head, fit_heads
-from distill.transfer_settings import CarrySettings, FeatureSettings
 
 LABELS = ("negative", "positive")
 TEXTS = ("a lovely film", "dull plot it was", "the end", "great great great music")
@@ -121,8 +121,8 @@ def test_balanced_classes_let_a_rare_one_count() -> None:
 
 
 def test_features_end_in_a_bundle_that_transformers_loads(tiny_model: Path, tiny_splits: Splits, tmp_path: Path) -> None:
-    settings = CarrySettings(transfer="features", max_length=32)
-    bundle = fit_carried(
+    settings = TeacherSettings(transfer="features", max_length=32)
+    bundle = fit_teacher(
         str(tiny_model), train=tiny_splits.train, validation=tiny_splits.validation, out=tmp_path / "out", settings=settings
     )
     assert bundle.manifest.settings["teacher"]["feature_layer"] in range(1, 5)
@@ -146,12 +146,12 @@ def test_a_second_run_runs_no_layer_and_ends_in_the_same_bundle(
         counts, bundles = [], []
         for number in range(2):
             bundles.append(
-                fit_carried(
+                fit_teacher(
                     str(tiny_model),
                     train=tiny_splits.train,
                     validation=tiny_splits.validation,
                     out=tmp_path / str(number),
-                    settings=CarrySettings(transfer="features", max_length=32),
+                    settings=TeacherSettings(transfer="features", max_length=32),
                 )
             )
             counts.append(run.count("BertLayer"))
@@ -167,9 +167,9 @@ def test_features_export_like_any_teacher(tiny_model: Path, tiny_splits: Splits,
     from export.pipeline import export_bundle
     from export.runtime.sessions import OnnxClassifier
 
-    settings = CarrySettings(transfer="features", max_length=32)
+    settings = TeacherSettings(transfer="features", max_length=32)
     validation = tiny_splits.validation
-    bundle = fit_carried(
+    bundle = fit_teacher(
         str(tiny_model), train=tiny_splits.train, validation=validation, out=tmp_path / "out", settings=settings
     )
     exported = export_bundle(bundle, validation=validation, reporter=SilentReporter())
@@ -178,18 +178,18 @@ def test_features_export_like_any_teacher(tiny_model: Path, tiny_splits: Splits,
 
 
 def test_pooling_that_no_bert_computes_is_refused(tiny_model: Path, tiny_splits: Splits, tmp_path: Path) -> None:
-    settings = CarrySettings(transfer="features", pooling="max", max_length=32)
+    settings = TeacherSettings(transfer="features", pooling="max", max_length=32)
     with pytest.raises(SettingsError, match="computes max-pooled features"):
-        fit_carried(
+        fit_teacher(
             str(tiny_model), train=tiny_splits.train, validation=tiny_splits.validation, out=tmp_path, settings=settings
         )
     with pytest.raises(SettingsError, match="feature_layer is 9, but the model has only 4 layers"):
-        fit_carried(
+        fit_teacher(
             str(tiny_model),
             train=tiny_splits.train,
             validation=tiny_splits.validation,
             out=tmp_path,
-            settings=CarrySettings(transfer="features", feature_layer=9, max_length=32),
+            settings=TeacherSettings(transfer="features", feature_layer=9, max_length=32),
         )
 
 
@@ -198,8 +198,8 @@ def test_a_head_for_several_labels_asks_each_by_itself(tiny_model: Path, tiny_sp
         long = np.array([len(text.split()) > 12 for text in part.texts], dtype=np.int64)
         return Dataset(part.texts, np.stack([part.label_ids, long], axis=1), ("good", "long"), part.source)
 
-    settings = CarrySettings(transfer="features", max_length=32)
+    settings = TeacherSettings(transfer="features", max_length=32)
     train, validation = several(tiny_splits.train), several(tiny_splits.validation)
-    bundle = fit_carried(str(tiny_model), train=train, validation=validation, out=tmp_path / "out", settings=settings)
+    bundle = fit_teacher(str(tiny_model), train=train, validation=validation, out=tmp_path / "out", settings=settings)
     assert bundle.manifest.problem_type == "multi_label_classification"
     assert bundle.manifest.quality["pytorch"]["macro_f1"] > 0.75

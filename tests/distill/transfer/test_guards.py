@@ -15,7 +15,8 @@ from distill.errors import SettingsError
 from distill.evaluation.metrics import evaluate
 from distill.evaluation.temperature import fit_temperature
 from distill.models.loading import load_bundle
-from distill.training.fine_tuning import fit_carried
+from distill.teacher_settings import TeacherSettings
+from distill.training.fine_tuning import Origin, fit_teacher
 from distill.transfer.guards import (
     leakage_words,
     near_duplicates,
@@ -23,7 +24,6 @@ from distill.transfer.guards import (
     suspect_rows,
 )
 from distill.transfer.parameters import divide_logits
-from distill.transfer_settings import CarrySettings
 
 SOURCE = ("a quite lovely film with moving music", "dull plot and clumsy actors all the way", "it was the end of a story")
 
@@ -112,9 +112,9 @@ def test_the_bundle_is_calibrated_and_says_by_what(tiny_teacher: Bundle, tiny_sp
     noisy = validation.label_ids.copy()
     noisy[::3] = 1 - noisy[::3]
     validation = replace(validation, label_ids=noisy)
-    settings = CarrySettings(epochs=1, learning_rate=1e-6, max_length=32, calibrate=True)
-    bundle = fit_carried(
-        train=tiny_splits.train, validation=validation, out=tmp_path / "out", settings=settings, init=tiny_teacher
+    settings = TeacherSettings(epochs=1, learning_rate=1e-6, max_length=32, calibrate=True)
+    bundle = fit_teacher(
+        train=tiny_splits.train, validation=validation, out=tmp_path / "out", settings=settings, origin=Origin(tiny_teacher)
     )
     temperature = bundle.manifest.calibration_temperature
     assert temperature is not None

@@ -13,10 +13,10 @@ from distill.data import Dataset
 from distill.errors import SettingsError
 from distill.models.loading import load_bundle, load_pretrained
 from distill.models.torch_classifier import TorchClassifier
+from distill.teacher_settings import TeacherSettings
 from distill.tokenization import TextTokenizer
-from distill.training.fine_tuning import fit_carried
+from distill.training.fine_tuning import Origin, fit_teacher
 from distill.transfer.adapt import SPECIAL, trained_tokenizer, with_new_vocabulary
-from distill.transfer_settings import CarrySettings
 
 GOOD, BAD = "不错", "很差"
 THINGS = ("酒店", "服务", "书", "质量", "film")
@@ -79,22 +79,22 @@ def test_a_tokenizer_without_berts_special_tokens_is_refused(tiny_model: Path) -
     classifier.tokenizer = TextTokenizer.from_json(content, max_length=32, pad_id=0)
     with pytest.raises(SettingsError, match=r"has no \[MASK\]; leave out --new-vocabulary"):
         with_new_vocabulary(classifier, ["一"], size=100, seed=0)
-    with pytest.raises(SettingsError, match="none were given"):
+    with pytest.raises(SettingsError, match="there are none"):
         trained_tokenizer([], size=100)
 
 
 def test_another_language_is_learnt_over_frozen_layers_and_the_bundle_speaks_it(tiny_model: Path, tmp_path: Path) -> None:
     train, validation, test = (reviews(count, seed=seed) for seed, count in enumerate((400, 40, 100)))
-    settings = CarrySettings(
+    settings = TeacherSettings(
         new_vocabulary=100, freeze_body=True, epochs=8, learning_rate=5e-3, max_length=32, batch_size=16, patience=8
     )
-    bundle = fit_carried(
+    bundle = fit_teacher(
         str(tiny_model),
         train=train,
         validation=validation,
         out=tmp_path / "chinese",
         settings=settings,
-        adapt_texts=reviews(64, seed=9).texts,
+        origin=Origin(adapt_texts=reviews(64, seed=9).texts),
     )
     made, before = load_bundle(bundle), loaded(tiny_model)
     old, new = before.model.state_dict(), made.model.state_dict()
@@ -104,12 +104,12 @@ def test_another_language_is_learnt_over_frozen_layers_and_the_bundle_speaks_it(
     assert bundle.tokenizer().vocabulary_size == made.model.config.vocab_size
     assert (made.predict_logits(test.texts).argmax(axis=1) == test.label_ids).mean() > 0.9
     # The next link of the chain learns with all its weights, in the language that it now has.
-    whole = fit_carried(
+    whole = fit_teacher(
         train=train,
         validation=validation,
         out=tmp_path / "whole",
-        settings=CarrySettings(epochs=1, learning_rate=1e-3, max_length=32),
-        init=bundle,
+        settings=TeacherSettings(epochs=1, learning_rate=1e-3, max_length=32),
+        origin=Origin(bundle),
     )
     assert load_bundle(whole).tokenizer.vocabulary() == made.tokenizer.vocabulary()
     assert any(
@@ -120,7 +120,7 @@ def test_another_language_is_learnt_over_frozen_layers_and_the_bundle_speaks_it(
 
 
 def test_settings_that_leave_nothing_to_learn_a_language_with_are_refused() -> None:
-    with pytest.raises(SettingsError, match="features trains no layer; remove new_vocabulary"):
-        CarrySettings(transfer="features", new_vocabulary=1000)
-    with pytest.raises(SettingsError, match="freeze_body freezes every layer; remove gradual_unfreezing"):
-        CarrySettings(freeze_body=True, gradual_unfreezing=True)
+    with pytest.raises(SettingsError, match=r"features.*new_vocabulary"):
+        TeacherSettings(transfer="features", new_vocabulary=1000)
+    with pytest.raises(SettingsError, match=r"freeze_body.*gradual_unfreezing"):
+        TeacherSettings(freeze_body=True, gradual_unfreezing=True)

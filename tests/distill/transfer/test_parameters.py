@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import nn
 
+from distill.bundle import Bundle
 from distill.data import Splits
 from distill.errors import SettingsError
 from distill.losses.objective import TrainingBatch, mixed_objective
 from distill.models.loading import load_bundle, load_pretrained
 from distill.models.torch_classifier import TorchClassifier
-from distill.training.fine_tuning import fit_carried
+from distill.teacher_settings import TeacherSettings
+from distill.training.fine_tuning import fit_teacher
 from distill.training.loop import adamw
 from distill.transfer.parameters import AnchoredObjective, LayerRates, add_lora, draw_anew, freeze
-from distill.transfer_settings import CarrySettings
 
 
 def loaded(folder: Path) -> TorchClassifier:
@@ -59,9 +60,9 @@ def changed_layers(before: TorchClassifier, after: TorchClassifier) -> set[str]:
 
 
 def carried(tiny_model: Path, splits: Splits, out: Path, **settings: object) -> TorchClassifier:
-    chosen = CarrySettings(epochs=1, learning_rate=1e-3, max_length=32, **settings)  # type: ignore[arg-type]
+    chosen = TeacherSettings(**{"epochs": 1, "learning_rate": 1e-3, "max_length": 32, **settings})  # type: ignore[arg-type]
     train = splits.train.take(range(32))
-    bundle = fit_carried(str(tiny_model), train=train, validation=splits.validation, out=out, settings=chosen)
+    bundle = fit_teacher(str(tiny_model), train=train, validation=splits.validation, out=out, settings=chosen)
     return load_bundle(bundle)
 
 
@@ -71,8 +72,19 @@ def test_frozen_layers_stay(tiny_model: Path, tiny_splits: Splits, tmp_path: Pat
     assert changed_layers(before, carried(tiny_model, tiny_splits, tmp_path / "all")) == everything
     top = carried(tiny_model, tiny_splits, tmp_path / "frozen", freeze_below=3)
     assert changed_layers(before, top) == {"layer.3", "pooler", "classifier"}
-    head = carried(tiny_model, tiny_splits, tmp_path / "gradual", gradual_unfreezing=True)
-    assert changed_layers(before, head) == {"pooler", "classifier"}  # of the first epoch
+    gradual = carried(tiny_model, tiny_splits, tmp_path / "gradual", gradual_unfreezing=True, epochs=6, patience=6)
+    history = Bundle.open(tmp_path / "gradual").manifest.history
+    best = max(range(6), key=lambda epoch: (history[epoch]["macro_f1"], -epoch))
+    # The head learns in the first epoch, and one more part in each further one, down to the embeddings in the sixth.
+    unfrozen = ["layer.3", "layer.2", "layer.1", "layer.0", "embeddings"][:best]
+    assert changed_layers(before, gradual) == {"pooler", "classifier", *unfrozen}
+
+
+def test_gradual_unfreezing_needs_an_epoch_for_each_layer(tiny_model: Path, tiny_splits: Splits, tmp_path: Path) -> None:
+    # Four layers: the head, each layer and the embeddings are six epochs; below frozen layers there is nothing to unfreeze.
+    for settings, needed in ({"epochs": 5}, 6), ({"epochs": 2, "freeze_below": 2}, 3):
+        with pytest.raises(SettingsError, match=f"needs {needed} epochs.*--epochs {needed}"):
+            carried(tiny_model, tiny_splits, tmp_path / "few", gradual_unfreezing=True, **settings)
 
 
 def test_only_the_top_layers_are_drawn_anew(tiny_model: Path) -> None:
@@ -95,7 +107,7 @@ def test_lora_merges_into_plain_weights_that_answer_alike(tiny_model: Path) -> N
     classifier = loaded(tiny_model)
     classifier.model.eval()
     names = set(classifier.model.state_dict())
-    adapter = add_lora(classifier.model, CarrySettings(lora_rank=2))
+    adapter = add_lora(classifier.model, TeacherSettings(lora_rank=2))
     assert adapter is not None
     learning = {name.split(".lora_")[0] for name, weight in classifier.model.named_parameters() if weight.requires_grad}
     assert "bert.encoder.layer.0.attention.self.query" in learning
@@ -120,10 +132,10 @@ def test_lora_ends_in_a_bundle(tiny_model: Path, tiny_splits: Splits, tmp_path: 
 
 
 def test_settings_that_train_nothing_are_refused() -> None:
-    with pytest.raises(SettingsError, match="features trains no layer; remove anchor"):
-        CarrySettings(transfer="features", anchor=1.0)
-    with pytest.raises(SettingsError, match="freezes every layer; remove freeze_below"):
-        CarrySettings(lora_rank=2, freeze_below=1)
+    with pytest.raises(SettingsError, match=r"features.*anchor"):
+        TeacherSettings(transfer="features", anchor=1.0)
+    with pytest.raises(SettingsError, match="freeze_below"):
+        TeacherSettings(lora_rank=2, freeze_below=1)
 
 
 def test_the_anchor_adds_the_squared_way_from_the_start() -> None:

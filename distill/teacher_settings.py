@@ -1,4 +1,4 @@
-"""Settings of transfer learning: how a teacher starts from another model, and how candidate encoders are ranked.
+"""Settings of teachers: how they are fine-tuned, what they start from, and how candidate encoders are ranked.
 
 Outside the torch room `distill/transfer`, so that the flags are made without loading torch.
 """
@@ -9,9 +9,9 @@ from typing import ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from distill.settings import Device, Heading, MixedPrecision, Settings, TeacherSettings
+from distill.settings import Device, FineTuningSettings, Heading, MixedPrecision, Settings
 
-Transfer = Literal["parameters", "features"]
+TeacherMethod = Literal["parameters", "features"]
 Pooling = Literal["cls", "mean", "max", "last"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
@@ -75,19 +75,21 @@ class FeatureSettings(Settings):
     last_layers: int = Field(4, ge=1, description="number of layers that --pooling last averages")
 
 
-class CarrySettings(TeacherSettings, FeatureSettings):
-    """How a teacher is fine-tuned from a model trained on another task."""
+class TeacherSettings(FineTuningSettings, FeatureSettings):
+    """How a teacher is fine-tuned: which weights, from what, and how."""
 
     heading: ClassVar[Heading] = "Transfer learning"
 
-    transfer: Transfer = Field("parameters", description=_TRANSFER)
+    transfer: TeacherMethod = Field("parameters", description=_TRANSFER)
     feature_layer: int | None = Field(None, ge=1, description=_FEATURE_LAYER)
     shots: int | None = Field(None, ge=2, description=_SHOTS)
     freeze_below: int = Field(0, ge=0, description="freeze the embeddings and this many of the lowest layers")
     new_vocabulary: int | None = Field(None, ge=100, description=_NEW_VOCABULARY)
     freeze_body: bool = Field(False, description=_FREEZE_BODY)
     gradual_unfreezing: bool = Field(
-        False, description="train only the head in the first epoch, and unfreeze one layer per epoch from the top"
+        False,
+        description="train only the head in the first epoch, and unfreeze one layer per epoch from the top; needs as many "
+        "--epochs as layers, plus 2",
     )
     layer_decay: float = Field(
         1.0,
