@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distill.errors import BundleError
 from distill.labels import ProblemType
 from distill.settings import Precision
-from distill.storage import sha256_of, write_atomically, writing_to
+from distill.storage import cache_dir, sha256_of, write_atomically, writing_to
 from distill.tokenization import TextTokenizer
 
 SCHEMA: Final = 1
@@ -243,13 +244,31 @@ class Bundle:
     def adding(self, files: Mapping[str, Path], *, dropping: Set[str] = frozenset(), **changes: Any) -> Bundle:
         """Return the bundle with files moved in, others removed, and the manifest changed, all in one seal.
 
-        A file with the content that the manifest lists already is left where it is.
+        The manifest is read again under a lock, so that files which another process added since the bundle was opened stay
+        listed. A file with the content that the manifest lists already is left where it is.
 
         Args:
             files: Name in the bundle -> path of the finished file, on the same disk.
             dropping: Names of files to remove, after the manifest stopped listing them.
             changes: Fields of the manifest to replace.
+
+        Raises:
+            BundleError: Another bundle was written to this folder since this one was opened.
         """
+        with _locked(self.path):
+            return self._current()._changed(files, dropping, changes)
+
+    def _current(self) -> Bundle:
+        """Return the bundle with the manifest that is in its folder now."""
+        path = self.path / MANIFEST
+        if not path.exists():  # a new bundle, or one that is being replaced
+            return self
+        current = Manifest.from_bytes(path.read_bytes(), source=path)
+        if current.lineage != self.manifest.lineage:
+            raise BundleError(f"{self.path} was replaced by another bundle since it was opened; run the command again")
+        return Bundle(self.path, current)
+
+    def _changed(self, files: Mapping[str, Path], dropping: Set[str], changes: Mapping[str, Any]) -> Bundle:
         entries = {name: _entry_of(path) for name, path in files.items()}
         listed = self.manifest.files
         moved = {name: path for name, path in files.items() if listed.get(name) != entries[name]}
@@ -268,7 +287,7 @@ class Bundle:
 
     def with_cascade(self, entry: CascadeEntry) -> Bundle:
         """Return the bundle with a cascade's threshold in its manifest."""
-        return self._seal(self.manifest.model_copy(update={"cascade": entry}))
+        return self.adding({}, cascade=entry)
 
     def without(self, names: Set[str]) -> Bundle:
         """Return the bundle with some files removed: the manifest first, then the files."""
@@ -303,12 +322,24 @@ def seal_new_bundle(path: Path, staged: Path, manifest: Manifest) -> Bundle:
         staged: The folder from `new_bundle_folder`, holding finished files.
         manifest: Everything but `files`, which is read off the staged files.
     """
-    with writing_to(path):
-        (path / MANIFEST).unlink(missing_ok=True)
-        for stale in (*GRAPH_OF_PRECISION.values(), BENCHMARK, CARD, QUANTIZATION):
-            (path / stale).unlink(missing_ok=True)
     files = {file.name: file for file in sorted(staged.iterdir())}
-    return Bundle(path, manifest).adding(files)
+    with _locked(path):
+        with writing_to(path):
+            (path / MANIFEST).unlink(missing_ok=True)
+            for stale in (*GRAPH_OF_PRECISION.values(), BENCHMARK, CARD, QUANTIZATION):
+                (path / stale).unlink(missing_ok=True)
+        return Bundle(path, manifest)._changed(files, frozenset(), {})
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process at a time change the manifest of a bundle."""
+    # In the cache, not in the bundle: a signature covers every file of the folder.
+    lock = cache_dir() / "locks" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}.lock"
+    with writing_to(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield
 
 
 @contextmanager

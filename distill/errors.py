@@ -126,7 +126,6 @@ EXTRA_OF_PACKAGE = {
     "pyarrow": "train",
     "datasets": "train",
     "accelerate": "train",
-    "filelock": "train",
     "tensorboard": "tensorboard",
     "mlflow": "mlflow",
     "wandb": "wandb",

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,35 @@ def test_a_listed_file_is_replaced(whole: Bundle) -> None:
     assert Bundle.open(whole.path) == replaced
     assert replaced.graph("fp32").read_bytes() == b"better"
     assert replaced.manifest.precisions == ("fp32", "int8")
+
+
+def test_files_that_another_process_added_meanwhile_stay_listed(tmp_path: Path) -> None:
+    # As when `bench` measures for minutes a bundle that `export` writes to.
+    opened_early = write_bundle(tmp_path / "bundle", {"model.onnx": b"a graph"}, precisions=("fp32",))
+    other = Bundle.open(opened_early.path)
+    int8 = {"model_int8.onnx": newcomer(other, "model_int8.onnx", b"a smaller graph")}
+    other.adding(int8, precisions=("fp32", "int8"))
+    benchmark = {"benchmark.json": newcomer(opened_early, "benchmark.json", b"{}")}
+    after = opened_early.adding(benchmark)
+    assert after == Bundle.open(after.path)
+    assert after.manifest.files.keys() == {"model.onnx", "model_int8.onnx", "benchmark.json"}
+    assert after.manifest.precisions == ("fp32", "int8")
+
+
+def test_writers_at_the_same_time_lose_no_file(whole: Bundle) -> None:
+    names = [f"extra-{number}.json" for number in range(12)]
+    files = {name: newcomer(whole, name, b"{}") for name in names}
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: whole.adding({name: files[name]}), names))
+    assert Bundle.open(whole.path).manifest.files.keys() == FILES.keys() | set(names)
+
+
+def test_a_file_of_another_bundle_is_not_added(whole: Bundle) -> None:
+    other = Lineage(base_model="other", train_fingerprint="c" * 64, validation_fingerprint="d" * 64, seed=4)
+    replacement = write_bundle(whole.path, lineage=other)
+    with pytest.raises(BundleError, match="replaced"):
+        whole.adding({"benchmark.json": newcomer(whole, "benchmark.json", b"{1}")})
+    assert Bundle.open(whole.path) == replacement
 
 
 def test_files_are_taken_out_with_the_precision_they_were(whole: Bundle) -> None:
