@@ -7,7 +7,7 @@ and pads batches. Knows no model.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ INPUT_NAMES = ("input_ids", "attention_mask")
 """Names of the graph's inputs, in order; every writer and reader of a graph uses these."""
 
 ENCODED_AT_ONCE = 1024
-"""An encoding takes twenty times the memory of its ids, so of many texts few are encoded at a time and only ids kept."""
+"""Texts encoded at a time: an encoding takes twenty times the memory of its ids, and only the ids are kept."""
 
 
 class Batch(NamedTuple):
@@ -91,8 +91,7 @@ class TextTokenizer:
             _require_text(text, index)
         if len(texts) == 1:
             return [self._ids_of_one(texts[0])]
-        portions = (texts[start : start + ENCODED_AT_ONCE] for start in range(0, len(texts), ENCODED_AT_ONCE))
-        return [row for portion in portions for row in self._ids_of(portion)]
+        return [row for portion in _portions(texts) for row in self._ids_of(portion)]
 
     def _ids_of_one(self, text: TextInput) -> NDArray[np.int64]:
         # In the calling thread: a batch is handed to the library's own, and waking one costs more than it saves.
@@ -111,8 +110,11 @@ class TextTokenizer:
 
     def count_truncated(self, texts: Sequence[TextInput]) -> int:
         """Return how many of these texts lose tokens to `max_length`."""
-        encodings = self._tokenizer.encode_batch(list(texts))
-        return sum(bool(encoding.overflowing) for encoding in encodings)
+        return sum(
+            bool(encoding.overflowing)
+            for portion in _portions(texts)
+            for encoding in self._tokenizer.encode_batch(list(portion))
+        )
 
     def windows(self, text: str) -> list[NDArray[np.int64]]:
         """Return the ids of all of a text: as many rows of at most `max_length` as it takes, special tokens in each.
@@ -144,6 +146,10 @@ class TextTokenizer:
             input_ids[index, : len(row)] = row
             attention_mask[index, : len(row)] = 1
         return Batch(input_ids, attention_mask)
+
+
+def _portions(texts: Sequence[TextInput]) -> Iterator[Sequence[TextInput]]:
+    return (texts[start : start + ENCODED_AT_ONCE] for start in range(0, len(texts), ENCODED_AT_ONCE))
 
 
 def _require_text(text: object, index: int) -> None:

@@ -26,7 +26,7 @@ from distill.errors import DatasetError, SettingsError, requires
 from distill.labels import are_numbers, label_ids_by_value, label_names_of
 from distill.settings import DataSettings, TextSettings
 
-Role = Literal["train", "validation", "test"]
+SplitName = Literal["train", "validation", "test"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,19 +68,24 @@ def load_splits(settings: DataSettings, *, labels: Sequence[str] = ()) -> Splits
 
     Args:
         settings: Sources, columns and the cut.
-        labels: Label names that must be kept, such as a teacher's; they go before `settings.labels`.
+        labels: Label names that must be kept, such as a teacher's.
 
     Raises:
-        SettingsError: No training texts are named.
+        SettingsError: No training texts are named, or `settings.labels` differ from `labels`.
         DatasetError: A source cannot be read, or a split cannot be made.
     """
     if not settings.train:
         raise SettingsError("no training texts; name a file with --train FILE, or use --train builtin:movies")
+    if labels and settings.labels and tuple(labels) != settings.labels:
+        raise SettingsError(
+            f"--labels {list(settings.labels)} differ from the teacher's labels {list(labels)}, whose names and order are "
+            "fixed; leave out --labels and write the teacher's names in the label column"
+        )
     parts = [read_labelled(source, "train", settings, labels=labels) for source in settings.train]
     train = merge_duplicates(_joined(parts))
     require_usable(train)
-    others: dict[Role, Dataset | None] = {}
-    roles: tuple[tuple[Role, str | None], ...] = (("test", settings.test), ("validation", settings.validation))
+    others: dict[SplitName, Dataset | None] = {}
+    roles: tuple[tuple[SplitName, str | None], ...] = (("test", settings.test), ("validation", settings.validation))
     for role, source in roles:
         others[role] = None if source is None else read_labelled(source, role, settings, labels=train.labels)
     test, validation = others["test"], others["validation"]
@@ -104,7 +109,7 @@ def load_splits(settings: DataSettings, *, labels: Sequence[str] = ()) -> Splits
     )
 
 
-def read_labelled(source: str, role: Role, settings: DataSettings, *, labels: Sequence[str] = ()) -> Dataset:
+def read_labelled(source: str, role: SplitName, settings: DataSettings, *, labels: Sequence[str] = ()) -> Dataset:
     """Read one source as labelled texts.
 
     Args:
@@ -181,7 +186,7 @@ def read_texts(source: str, settings: TextSettings) -> Iterator[str]:
         logger.warning("%s", left_out.note(source))
 
 
-def _builtin_part(name: str, role: Role, settings: DataSettings) -> Dataset:
+def _builtin_part(name: str, role: SplitName, settings: DataSettings) -> Dataset:
     train, test = builtin.load_builtin(name)
     if role == "test":
         return test
@@ -191,7 +196,7 @@ def _builtin_part(name: str, role: Role, settings: DataSettings) -> Dataset:
     return split_off(train, count=count, seed=settings.split_seed, name="validation")[1]
 
 
-def _read_hub(name: str, role: Role, settings: DataSettings, on_bad_row: BadRow) -> Iterator[Row]:
+def _read_hub(name: str, role: SplitName, settings: DataSettings, on_bad_row: BadRow) -> Iterator[Row]:
     with requires("reading a set from the hub"):
         import datasets
     source = f"hub:{name}"

@@ -73,6 +73,32 @@ def test_texts_that_lose_tokens_are_counted() -> None:
     assert tokenizer(max_length=8).count_truncated(texts) == 0
 
 
+def test_many_texts_are_encoded_and_counted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An encoding takes twenty times the memory of its ids: those of a whole training set must never exist together.
+    sizes = []
+
+    class Recording:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def encode_batch(self, texts: list[str]) -> Any:
+            sizes.append(len(texts))
+            return self.inner.encode_batch(texts)
+
+        def encode_batch_fast(self, texts: list[str]) -> Any:
+            sizes.append(len(texts))
+            return self.inner.encode_batch_fast(texts)
+
+    monkeypatch.setattr("distill.tokenization.ENCODED_AT_ONCE", 3)
+    made = tokenizer(max_length=4)
+    monkeypatch.setattr(made, "_tokenizer", Recording(made._tokenizer))
+    texts = ["one two three four five", "one"] * 4
+    assert made.count_truncated(texts) == 4
+    assert sizes == [3, 3, 2]
+    assert len(made.encode(texts)) == 8
+    assert sizes == [3, 3, 2] * 2
+
+
 def test_another_limit_leaves_the_first_tokenizer_as_it_is() -> None:
     long = tokenizer(max_length=8)
     short = long.with_max_length(4)

@@ -371,11 +371,6 @@ def test_labels_by_number_are_positions_among_the_names(csv: WriteCsv) -> None:
     assert label_ids(csv("a.csv", [("a", "1"), ("b", "0")]), ("good", "bad")) == (("good", "bad"), [1, 0])
 
 
-def test_labels_that_must_be_kept_go_before_those_of_the_settings(csv: WriteCsv) -> None:
-    settings = DataSettings(train=(csv("a.csv", many(20)),), labels=("bad", "good"))
-    assert load_splits(settings, labels=("good", "bad")).train.labels == ("good", "bad")
-
-
 @pytest.mark.parametrize(
     ("labels", "value"),
     [
@@ -516,3 +511,12 @@ def test_bad_rows_of_a_hub_set_are_judged_like_those_of_a_file(hub_folder: Path)
 def test_a_hub_set_that_is_not_there_is_refused(hub_folder: Path) -> None:
     with pytest.raises(DatasetError, match=r"cannot be loaded: .*; check the name and the network"):
         read_labelled(f"hub:{hub_folder / 'absent'}", "train", DataSettings())
+
+
+def test_labels_that_differ_from_the_teachers_are_refused_not_ignored(tmp_path: Path) -> None:
+    source = tmp_path / "a.csv"
+    source.write_text("text,label\n" + "".join(f"text {number},{'ab'[number % 2]}\n" for number in range(20)))
+    settings = DataSettings(train=(str(source),), labels=("b", "a"))
+    with pytest.raises(SettingsError, match=r"--labels.*'b', 'a'.*'a', 'b'"):
+        load_splits(settings, labels=("a", "b"))
+    assert load_splits(settings, labels=("b", "a")).train.labels == ("b", "a")
