@@ -70,7 +70,7 @@ def test_select_prints_one_json_object(workplace: Path) -> None:
 def test_what_cannot_be_honoured_ends_with_2(workplace: Path) -> None:
     twice = run(workplace, "select", "--train", "reviews.csv", "--candidates", "encoder", "encoder")
     assert twice.returncode == 2
-    assert "--candidates must be distinct" in twice.stderr
+    assert "--candidates" in twice.stderr
     frozen = run(workplace, "teacher", "--train", "reviews.csv", "--transfer", "features", "--anchor", "1", "--out", "nothing")
     assert frozen.returncode == 2
     assert "anchor" in frozen.stderr
