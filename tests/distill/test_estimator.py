@@ -9,6 +9,7 @@ sparse matrices, numbers of features and `partial_fit` do not exist here.
 from __future__ import annotations
 
 import pickle
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_the_default_learning_rate_is_that_of_the_kind_also_in_a_clone(
         given.append(settings.learning_rate)
         raise TeacherError("far enough")
 
-    monkeypatch.setattr("distill.training.distillation.fit_student", fit_student)
+    monkeypatch.setattr(import_module("distill.training.distillation"), "fit_student", fit_student)
     with pytest.raises(TeacherError):
         clone(DistilledClassifier(tiny_teacher, **parameters)).fit(TEXTS, LABELS)
     assert given == [learning_rate]
