@@ -19,7 +19,7 @@ from distill.data import Dataset, Splits, fingerprint
 from distill.data.dataset import JoinedTexts, few_shot, stratified_rows
 from distill.errors import SettingsError
 from distill.evaluation.temperature import fit_temperature
-from distill.labels import Logits, ProblemType
+from distill.labels import Logits
 from distill.losses.objective import Objective, fine_tuning_objective
 from distill.losses.term import UNLABELLED
 from distill.models.devices import on_device
@@ -54,10 +54,10 @@ from distill.transfer.parameters import (
     add_lora,
     divide_logits,
     draw_anew,
-    draw_head_anew,
     freeze,
     freeze_body,
     require_enough_epochs,
+    start_from,
 )
 
 GAP_TEXTS = 500
@@ -180,27 +180,6 @@ def fit_teacher(
         features = settings.transfer == "features"
         trained = _train_head(teacher, task) if features else _fine_tune(teacher, task, lineage)
         return _calibrated_and_sealed(trained, task, lineage)
-
-
-def start_from(
-    init: Bundle, *, labels: tuple[str, ...], settings: TeacherSettings, problem_type: ProblemType
-) -> TorchClassifier:
-    """Load a bundle for another task: its encoder, and its head where the label names are the same, in any order."""
-    loaded = load_pretrained(
-        str(init.path), labels=labels, max_length=settings.max_length, seed=settings.seed, problem_type=problem_type
-    )
-    loaded.origin = init.manifest.lineage.base_model
-    if init.labels == labels:
-        return loaded
-    if sorted(init.labels) != sorted(labels):
-        draw_head_anew(loaded.model, seed=settings.seed)
-        return loaded
-    order = [init.labels.index(name) for name in labels]
-    prefix = f"{loaded.model.base_model_prefix}."
-    weights = loaded.model.state_dict()
-    heads = [name for name, tensor in weights.items() if not name.startswith(prefix) and len(tensor) == len(labels)]
-    loaded.model.load_state_dict({**weights, **{name: weights[name][order] for name in heads}})
-    return loaded
 
 
 def chain_of(init: Bundle) -> tuple[Link, ...]:

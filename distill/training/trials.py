@@ -74,34 +74,12 @@ def run_trials(
     require_writable(out / RUNS)
     opened = open_teacher(teacher, device=settings.device)
     measured = splits.validation if splits.test is None else splits.test
-    finished = _Finished(out / RUNS)
-    arms: dict[ArmName, list[Run]] = {}
     with (
         open_accelerator(settings.device) as accelerator,
         shared_files(out / RUNS / FURTHER, accelerator) as files,
     ):
         further = files.texts("texts", unlabeled)  # read once, learnt from in every run
-        datasets = (splits.train, splits.validation, splits.test)
-        decided_by = [opened.digest(), *[data and data.fingerprint() for data in datasets], fingerprint(further)]
-        for arm in ARMS if trials.control else ARMS[:1]:
-            for seed in range(settings.seed, settings.seed + trials.seeds):
-                own = settings.model_copy(update={"seed": seed})
-                name = f"{arm}-seed-{seed}"
-                key = hashlib.sha256(json.dumps([*decided_by, own.model_dump(mode="json"), arm]).encode()).hexdigest()
-                bundle = finished.find(name, key)
-                reporter.say(f"{arm}, seed {seed}{': already done' if bundle else ''}")
-                if bundle is None:
-                    bundle = train_student(
-                        opened,
-                        splits,
-                        unlabeled=further,
-                        out=out / RUNS / name,
-                        settings=own,
-                        lesson_of=LESSONS[arm],
-                        reporter=reporter,
-                    )
-                    finished.add(name, key)
-                arms.setdefault(arm, []).append(_measured(bundle, seed, measured, folder=f"{RUNS}/{name}"))
+        arms = _trained_arms(opened, splits, further, settings=settings, trials=trials, out=out, reporter=reporter)
         best = max(arms["student"], key=lambda run: run.validation_macro_f1)  # the first of equals
         report = prove(
             measured,
@@ -113,6 +91,44 @@ def run_trials(
         files.made(lambda: _keep(Bundle.open(out / best.folder), out))
         files.made(lambda: write_atomically(out / REPORT, json.dumps(report.to_dict(), indent=2) + "\n"))
     return Bundle.open(out), report
+
+
+def _trained_arms(
+    teacher: Teacher,
+    splits: Splits,
+    unlabeled: Sequence[str],
+    *,
+    settings: DistillSettings,
+    trials: TrialSettings,
+    out: Path,
+    reporter: Reporter,
+) -> dict[ArmName, list[Run]]:
+    """Train every arm with every seed, unless that is done, and label the texts that measure them."""
+    finished = _Finished(out / RUNS)
+    measured = splits.validation if splits.test is None else splits.test
+    datasets = (splits.train, splits.validation, splits.test)
+    decided_by = [teacher.digest(), *[data and data.fingerprint() for data in datasets], fingerprint(unlabeled)]
+    arms: dict[ArmName, list[Run]] = {}
+    for arm in ARMS if trials.control else ARMS[:1]:
+        for seed in range(settings.seed, settings.seed + trials.seeds):
+            own = settings.model_copy(update={"seed": seed})
+            name = f"{arm}-seed-{seed}"
+            key = hashlib.sha256(json.dumps([*decided_by, own.model_dump(mode="json"), arm]).encode()).hexdigest()
+            bundle = finished.find(name, key)
+            reporter.say(f"{arm}, seed {seed}{': already done' if bundle else ''}")
+            if bundle is None:
+                bundle = train_student(
+                    teacher,
+                    splits,
+                    unlabeled=unlabeled,
+                    out=out / RUNS / name,
+                    settings=own,
+                    lesson_of=LESSONS[arm],
+                    reporter=reporter,
+                )
+                finished.add(name, key)
+            arms.setdefault(arm, []).append(_measured(bundle, seed, measured, folder=f"{RUNS}/{name}"))
+    return arms
 
 
 class _Finished:

@@ -13,9 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from distill.bundle import Bundle
 from distill.errors import SettingsError, requires
+from distill.labels import ProblemType
 from distill.losses.objective import Objective, StepLoss, TrainingBatch
 from distill.models.families import family_of, in_layer, layer_names
+from distill.models.loading import load_pretrained
+from distill.models.torch_classifier import TorchClassifier
 from distill.teacher_settings import TeacherSettings
 from distill.transfer.features import encoder_of
 
@@ -122,6 +126,27 @@ def draw_head_anew(model: PreTrainedModel, *, seed: int) -> None:
 def draw_all_anew(model: PreTrainedModel, *, seed: int) -> None:
     """Draw every weight: what training from scratch begins with."""
     _draw(model, lambda name: True, seed=seed)  # noqa: ARG005
+
+
+def start_from(
+    init: Bundle, *, labels: tuple[str, ...], settings: TeacherSettings, problem_type: ProblemType
+) -> TorchClassifier:
+    """Load a bundle for another task: its encoder, and its head where the label names are the same, in any order."""
+    loaded = load_pretrained(
+        str(init.path), labels=labels, max_length=settings.max_length, seed=settings.seed, problem_type=problem_type
+    )
+    loaded.origin = init.manifest.lineage.base_model
+    if init.labels == labels:
+        return loaded
+    if sorted(init.labels) != sorted(labels):
+        draw_head_anew(loaded.model, seed=settings.seed)
+        return loaded
+    order = [init.labels.index(name) for name in labels]
+    prefix = f"{loaded.model.base_model_prefix}."
+    weights = loaded.model.state_dict()
+    heads = [name for name, tensor in weights.items() if not name.startswith(prefix) and len(tensor) == len(labels)]
+    loaded.model.load_state_dict({**weights, **{name: weights[name][order] for name in heads}})
+    return loaded
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def test_a_source_that_learnt_the_opposite_is_reported_as_harmful(
     settings = TeacherSettings(epochs=6, learning_rate=2e-3, max_length=32, batch_size=16)
     wrong = fit_teacher(str(tiny_model), train=turned[0], validation=turned[1], out=tmp_path / "opposite", settings=settings)
     said = verdict(potstill, tiny_model, wrong.path, tmp_path)
-    assert said.startswith("Negative transfer: opposite made it worse than no transfer, -"), said
+    assert said.startswith("Transfer from opposite lowered quality: -"), said
 
 
 def test_the_control_is_adapted_to_the_same_texts(
