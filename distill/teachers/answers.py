@@ -1,10 +1,9 @@
-"""Teacher logits, computed once and kept by content.
+"""Teacher logits, computed once and cached by text.
 
-A cache keyed by row number goes stale when rows move; this one is keyed by the text itself, in a file per teacher
-(weights, config, tokenizer, max_length, and what it computes with). Logits only. What was computed before a kill is
-kept, piece by piece; several processes may ask at once, each for the texts that fall to it by their content. Cold, warm
-or half warm, a PyTorch teacher's logits are the same to the last bit: the shape of the batch in which a text is computed
-depends on that text alone.
+There is one cache file for each teacher (weights, config, tokenizer, max_length) and way of computing (dtype, device,
+PyTorch version). An interrupted run keeps what it had computed, and several processes may ask at once, each for its share
+of the texts. A PyTorch teacher's logits have the same bits whether the cache is cold, warm or half warm: the shape of the
+batch in which a text is computed depends on that text alone.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -29,17 +29,17 @@ from distill.teachers.answer_store import AnswerStore, Keys, keys_of, soft_targe
 from distill.teachers.recorded import PartlyAnswered, RecordedLogits
 
 CHUNK_TEXTS = 16_384
-"""Texts looked up and computed at a time; the more, the fewer batches are filled up."""
+"""Texts looked up and computed at a time; a larger chunk has fewer batches that are not full."""
 
 PIECE_TEXTS = 512
-"""Texts after which computed logits are written down."""
+"""Texts after which computed logits are written to the cache."""
 
 _FORMAT = 2
 
 
 @dataclass(frozen=True)
-class SoftTargets:
-    """Teacher logits of a list of texts, and how many of them were already known.
+class Answers:
+    """Teacher logits of some texts, and how many of these were already in the cache.
 
     Attributes:
         logits: Shape (texts, labels), float32; row i belongs to text i.
@@ -58,20 +58,20 @@ def teacher_logits(
     folder: Path | None = None,
     into: Path | None = None,
     reporter: Reporter | None = None,
-) -> SoftTargets:
+) -> Answers:
     """Return the teacher's logits of each text, computing only those that no earlier run has computed.
 
     Args:
-        teacher: Who is asked. The answers of each member of an ensemble are kept apart, so that they serve alone too.
-        texts: What it is asked; repeated texts are computed once.
-        compute: Numbers a PyTorch teacher computes in; answers in others are kept apart.
-        folder: Where the cache files stand; None is `soft_targets` in the user's cache folder.
+        teacher: One classifier or an ensemble, whose members are cached separately.
+        texts: Repeated texts are computed once.
+        compute: The dtype a PyTorch teacher computes in; each dtype is cached separately.
+        folder: The folder of the cache files; None is `soft_targets` in the user's cache.
         into: A new file that the logits are written to and mapped from; None returns them in memory.
-        reporter: Told of progress.
+        reporter: Receives progress.
 
     Raises:
         SettingsError: A teacher has no `digest()`.
-        TeacherError: A teacher's answers are not finite numbers of the right shape.
+        TeacherError: A teacher's logits are not finite or have the wrong shape.
         StorageError: The cache or `into` cannot be written.
     """
     askers = _askers(teacher, compute, folder)
@@ -87,65 +87,43 @@ def teacher_logits(
         asker.finish()
     if isinstance(logits.base, np.memmap):
         logits.base.flush()  # another machine may read the file
-    return SoftTargets(logits, num_cached)
+    return Answers(logits, num_cached)
 
 
-def answer_share(
-    teacher: Classifier,
-    texts: Sequence[str],
-    *,
-    share: int,
-    of: int,
-    compute: Compute = "no",
-    folder: Path | None = None,
-    reporter: Reporter | None = None,
-) -> int:
-    """Bring the logits of a share of the texts into the cache, and return how many of these were there before.
+class _ChosenTexts(Sequence[str]):
+    """Some of a sequence of texts, read when they are asked for."""
 
-    A text falls to one share by its content alone: no two shares hold the same text, and none depends on what the cache
-    holds when it is looked at, so that the processes of a run need not talk.
+    def __init__(self, texts: Sequence[str], places: Indices) -> None:
+        self._texts, self._places = texts, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._texts[place] for place in self._places[index].tolist()]
+        return self._texts[int(self._places[index])]
+
+
+def share_of(texts: Sequence[str], *, share: int, of: int) -> Sequence[str]:
+    """Return the texts that one of several processes asks the teacher for.
+
+    The content of a text decides its share, so that repeated texts are in one share, no share depends on what the cache
+    holds at the moment, and the processes need not exchange anything.
 
     Args:
-        teacher: Who is asked.
         texts: All texts.
         share: Which share, from 0.
         of: Number of shares.
-        compute: As for `teacher_logits`, as are the rest and what is raised.
-        folder: Where the cache files stand.
-        reporter: Told of progress: a text of the share stands for one of every share.
     """
-    askers = _askers(teacher, compute, folder)
-    num_cached, left = 0, len(askers) * len(texts)
-    with (reporter or SilentReporter()).task("teacher logits", left) as advance:
-
-        def advance_all(count: int) -> None:
-            nonlocal left
-            step = min(of * count, left)  # the shares are not quite of one size
-            left -= step
-            advance(step)
-
-        for own in _share_of(texts, share=share, of=of):
-            answers = [asker.answer(own, advance_all) for asker in askers]
-            num_cached += min(answer.num_cached for answer in answers)
-        if left:
-            advance(left)
-    for asker in askers:
-        asker.finish()
-    return num_cached
-
-
-def _share_of(texts: Sequence[str], *, share: int, of: int) -> Iterator[list[str]]:
-    """Yield the texts of a share, `CHUNK_TEXTS` at a time."""
-    own: list[str] = []
-    for start in range(0, len(texts), CHUNK_TEXTS):
-        chunk = texts[start : start + CHUNK_TEXTS]
-        falls = keys_of(chunk)[:, 1] % np.uint64(of) == share
-        own += [text for text, ours in zip(chunk, falls, strict=True) if ours]
-        while len(own) >= CHUNK_TEXTS:
-            yield own[:CHUNK_TEXTS]
-            own = own[CHUNK_TEXTS:]
-    if own:
-        yield own
+    starts = range(0, len(texts), CHUNK_TEXTS)
+    keys = (keys_of(texts[start : start + CHUNK_TEXTS]) for start in starts)
+    places = [start + np.flatnonzero(some[:, 1] % np.uint64(of) == share) for start, some in zip(starts, keys, strict=True)]
+    return _ChosenTexts(texts, np.concatenate(places) if places else np.empty(0, dtype=np.int64))
 
 
 def _askers(teacher: Classifier, compute: Compute, folder: Path | None) -> list[_Asker]:
@@ -170,7 +148,7 @@ class _Asker:
         self._compute = compute
         self._file = AnswerStore(folder / _file_name(teacher, compute), len(teacher.labels))
 
-    def answer(self, texts: Sequence[str], advance: Callable[[int], object]) -> SoftTargets:
+    def answer(self, texts: Sequence[str], advance: Callable[[int], object]) -> Answers:
         keys = keys_of(texts)
         found, logits = self._file.find(keys)
         if self._known is not None:
@@ -179,14 +157,14 @@ class _Asker:
         advance(int(found.sum()))
         missing = np.flatnonzero(~found)
         if not len(missing):
-            return SoftTargets(logits, len(texts))
+            return Answers(logits, len(texts))
         _, first, same_as = np.unique(keys[missing], axis=0, return_index=True, return_inverse=True)
         asked = missing[np.sort(first)]
         self._compute_into(logits, texts, keys, asked, advance)
         # Repeated texts: each takes the answer to its first appearance.
         logits[missing] = logits[missing[first]][same_as.reshape(-1)]
         advance(len(missing) - len(asked))
-        return SoftTargets(logits, len(texts) - len(missing))
+        return Answers(logits, len(texts) - len(missing))
 
     def _compute_into(
         self, logits: Logits, texts: Sequence[str], keys: Keys, asked: Indices, advance: Callable[[int], object]

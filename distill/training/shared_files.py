@@ -1,4 +1,4 @@
-"""Files that the processes of a run share: written once by the first, mapped by all; and asking the teacher together."""
+"""Files that the processes of a run share: the first process writes them, all map them. Teacher logits are among them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distill.models.devices import Compute
 from distill.progress import Reporter
 from distill.storage import writing_to
 from distill.teachers.answer_store import soft_targets_dir
-from distill.teachers.answers import SoftTargets, answer_share, teacher_logits
+from distill.teachers.answers import Answers, share_of, teacher_logits
 from distill.tokenization import TextTokenizer
 from distill.training.processes import gathered, require_same_folder, wait_for_all
 
@@ -28,7 +28,7 @@ _TOKEN = np.dtype("<i4")
 
 @contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder and remove it afterwards; what a killed run left in it is removed first."""
+    """Yield an empty folder and remove it afterwards; files that a killed run left in it are removed first."""
     with writing_to(folder):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -96,7 +96,7 @@ class MappedRows(Sequence[NDArray[np.int64]]):
 
 
 def lengths_of(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return the tokens of each row, shape (rows,), without reading rows that stand in a file."""
+    """Return the number of tokens of each row, shape (rows,), without reading mapped rows."""
     return rows.lengths if isinstance(rows, MappedRows) else np.array([len(row) for row in rows], dtype=np.int64)
 
 
@@ -137,18 +137,18 @@ Item = TypeVar("Item", bound=np.generic)
 
 @dataclass(frozen=True)
 class SharedFiles:
-    """A folder of files that the first process of a run writes and all map.
+    """A folder of files that the first process of a run writes and all processes map.
 
     Attributes:
-        folder: Seen by all processes.
-        accelerator: The processes; None is this one alone.
+        folder: All processes see it.
+        accelerator: The processes of the run; None if there is only this one.
     """
 
     folder: Path
     accelerator: Accelerator | None = None
 
     def texts(self, name: str, texts: Iterable[str]) -> MappedTexts:
-        """Return these texts from a file; only the first process reads where they come from, once and one at a time."""
+        """Return the texts from a file; only the first process reads `texts`, once and a few at a time."""
         self.made(lambda: MappedTexts.write(self.folder / name, texts))
         return MappedTexts(self.folder / name)
 
@@ -158,14 +158,14 @@ class SharedFiles:
         return MappedRows(self.folder / name)
 
     def made(self, make: Callable[[], object]) -> None:
-        """Let the first process make something here, and go on in all when it has."""
+        """Call `make` in the first process; all others wait until it has returned."""
         if self.accelerator is None or self.accelerator.is_main_process:
             make()
         if self.accelerator is not None:
             wait_for_all(self.accelerator)
 
     def array(self, name: str, make: Callable[[], NDArray[Item]]) -> NDArray[Item]:
-        """Return what the first process has made, from a file, as a plain array; at least one number."""
+        """Return an array, which the first process makes, from a file; it must not be empty."""
         path = self.folder / f"{name}.npy"
         with writing_to(path):
             self.made(lambda: np.save(path, make()))
@@ -175,7 +175,7 @@ class SharedFiles:
 
 @contextmanager
 def shared_files(folder: Path, accelerator: Accelerator) -> Iterator[SharedFiles]:
-    """Yield an empty folder for all processes, and remove it afterwards; what a killed run left in it is removed first.
+    """Yield an empty folder for all processes and remove it afterwards; files of a killed run are removed first.
 
     Raises:
         ClusterError: The processes do not see the same folder.
@@ -185,7 +185,7 @@ def shared_files(folder: Path, accelerator: Accelerator) -> Iterator[SharedFiles
     with scratch_folder(folder) if accelerator.is_main_process else nullcontext():
         wait_for_all(accelerator)
         yield SharedFiles(folder, accelerator)
-        wait_for_all(accelerator)  # before the first removes what another has still to map
+        wait_for_all(accelerator)  # before the first process removes what another has yet to map
 
 
 def logits_together(
@@ -196,45 +196,30 @@ def logits_together(
     name: str,
     compute: Compute = "no",
     reporter: Reporter,
-) -> SoftTargets:
-    """Return the teacher's logits of each text, from a file, each process having asked for its share of them.
+) -> Answers:
+    """Return the teacher's logits of each text, from a file. Of several processes, each computes a share of them.
 
     Args:
-        teacher: One or an ensemble. One whose answers cannot be kept is asked by the first process alone.
-        texts: The same in all processes, as is the teacher; at least one.
-        files: Where the logits are laid down.
-        name: Of their file.
-        compute: Numbers the teacher computes in.
-        reporter: Told of progress.
+        teacher: One classifier or an ensemble; the same in all processes, as are the texts.
+        texts: At least one.
+        files: Where the file of the logits is saved.
+        name: Name of that file.
+        compute: The dtype the teacher computes in.
+        reporter: Receives progress; of several processes, that of the first one's share.
 
     Raises:
-        ClusterError: A process has ended, or the cache is not one and the same for all.
-        TeacherError: The answers are not finite numbers of the right shape.
+        ClusterError: Another process has ended, or the processes do not see the same cache.
+        TeacherError: The logits are not finite or have the wrong shape.
     """
-    num_cached = _ask_together(teacher, texts, accelerator=files.accelerator, compute=compute, reporter=reporter)
-    found: list[SoftTargets] = []
-    path = files.folder / name
-    files.made(lambda: found.append(teacher_logits(teacher, texts, compute=compute, into=path, reporter=reporter)))
-    if num_cached is None:
-        return found[0]
-    logits = np.memmap(path, dtype=np.float32, mode="r", shape=(len(texts), len(teacher.labels))).view(np.ndarray)
-    return SoftTargets(logits, num_cached)
-
-
-def _ask_together(
-    teacher: Classifier, texts: Sequence[str], *, accelerator: Accelerator | None, compute: Compute, reporter: Reporter
-) -> int | None:
-    """Bring the teacher's answers into the cache, of which each process computes its share; wait until all are there.
-
-    Returns:
-        How many of the texts were in the cache before; None where a process is alone, which asks when it needs to.
-    """
+    path, accelerator = files.folder / name, files.accelerator
     if accelerator is None or accelerator.num_processes == 1:
-        return None
+        return teacher_logits(teacher, texts, compute=compute, into=path, reporter=reporter)
     require_same_folder(soft_targets_dir(), accelerator)
-    share, of = accelerator.process_index, accelerator.num_processes
-    num_cached = answer_share(teacher, texts, share=share, of=of, compute=compute, reporter=reporter)
-    return sum(gathered(num_cached, accelerator))
+    own = share_of(texts, share=accelerator.process_index, of=accelerator.num_processes)
+    num_cached = sum(gathered(teacher_logits(teacher, own, compute=compute, reporter=reporter).num_cached, accelerator))
+    files.made(lambda: teacher_logits(teacher, texts, compute=compute, into=path, reporter=reporter))
+    logits = np.memmap(path, dtype=np.float32, mode="r", shape=(len(texts), len(teacher.labels))).view(np.ndarray)
+    return Answers(logits, num_cached)
 
 
 def _encoded(tokenizer: TextTokenizer, texts: Sequence[str]) -> Iterator[NDArray[np.int64]]:

@@ -24,7 +24,7 @@ from distill.models.loading import load_bundle
 from distill.models.torch_classifier import TorchClassifier
 from distill.teachers import answers as soft_targets
 from distill.teachers.answer_store import AnswerStore, keys_of
-from distill.teachers.answers import answer_share, teacher_logits
+from distill.teachers.answers import share_of, teacher_logits
 
 Make = Callable[..., TorchClassifier]
 TEXTS = ("a lovely film", "dull", "the plot was funny and the end was warm", "it was cold with awful music", "a great actor")
@@ -271,7 +271,7 @@ def test_shares_are_each_text_once_whoever_asks_first(
     texts = [*(text for text, _ in tiny_texts(40, seed=4)), *TEXTS, *TEXTS]
     teacher_logits(teacher, TEXTS, folder=tmp_path)
     asked = rows_asked(teacher)
-    found = [answer_share(teacher, texts, share=share, of=3, folder=tmp_path) for share in (2, 0, 1)]
+    found = [teacher_logits(teacher, share_of(texts, share=share, of=3), folder=tmp_path).num_cached for share in (2, 0, 1)]
     assert sum(asked) == 40
     assert sum(found) == 10
     assert len(cache_file(tmp_path).read_bytes()) == 45 * RECORD_BYTES

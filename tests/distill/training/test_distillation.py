@@ -23,7 +23,7 @@ from distill.models.loading import load_bundle
 from distill.progress import SilentReporter
 from distill.settings import DistillSettings
 from distill.teacher_settings import TeacherSettings
-from distill.teachers.answers import SoftTargets, teacher_logits
+from distill.teachers.answers import Answers, teacher_logits
 from distill.tokenization import TextTokenizer
 from distill.training import distillation as fit
 from distill.training import fine_tuning, sealing
@@ -77,7 +77,7 @@ def asked_texts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     asked: list[tuple[str, ...]] = []
     answer = together.teacher_logits
 
-    def noting(teacher: Any, texts: Sequence[str], **rest: Any) -> SoftTargets:
+    def noting(teacher: Any, texts: Sequence[str], **rest: Any) -> Answers:
         asked.append(tuple(texts))
         return answer(teacher, texts, **rest)
 
@@ -241,7 +241,7 @@ def test_augmented_texts_are_asked_of_the_teacher_once_and_never_equal_a_held_ou
     asked: list[Sequence[str]] = []
     answer = together.teacher_logits
 
-    def listened(teacher: Any, texts: Sequence[str], **rest: Any) -> SoftTargets:
+    def listened(teacher: Any, texts: Sequence[str], **rest: Any) -> Answers:
         asked.append(tuple(texts))
         return answer(teacher, texts, **rest)
 
