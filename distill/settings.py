@@ -56,14 +56,18 @@ LEARNING_RATES: dict[StudentKind, float] = {"encoder": 1e-4, "static": 1e-3}
 class Settings(BaseModel):
     """Base of every stage's settings: immutable, rejects unknown keys, raises `SettingsError`.
 
-    Attributes:
-        heading: Heading in `--help` of the fields that a class declares.
+    A subclass names the `--help` heading of the fields it declares: `class TextSettings(Settings, heading="Data")`.
     """
 
     heading: ClassVar[Heading]
 
     # Deferred: a run uses one or two of the models, a serving process none.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+    def __init_subclass__(cls, *, heading: Heading | None = None, **config: Any) -> None:
+        super().__init_subclass__(**config)
+        if heading is not None:
+            cls.heading = heading
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -72,20 +76,16 @@ class Settings(BaseModel):
             raise SettingsError(_describe(exc)) from exc
 
 
-class TextSettings(Settings):
+class TextSettings(Settings, heading="Data"):
     """Which column of a file holds the texts, and what happens to rows that cannot be used."""
-
-    heading: ClassVar[Heading] = "Data"
 
     text_column: str = Field("text", min_length=1, description="column with the text")
     max_text_chars: int = Field(100_000, ge=1, description="longest text accepted, in characters")
     skip_bad_rows: bool = Field(False, description="skip unusable rows and report how many, instead of stopping")
 
 
-class SplitSettings(Settings):
+class SplitSettings(Settings, heading="Data"):
     """Where the texts come from."""
-
-    heading: ClassVar[Heading] = "Data"
 
     train: tuple[str, ...] = Field((), description="training texts: FILE (CSV, TSV, JSONL, Parquet), builtin:NAME or hub:ID")
     validation: str | None = Field(
@@ -124,10 +124,8 @@ _MIXED_PRECISION = (
 )
 
 
-class TrainingSettings(Settings):
+class TrainingSettings(Settings, heading="Training"):
     """What fine-tuning and distilling have in common: one loop, one optimizer (AdamW)."""
-
-    heading: ClassVar[Heading] = "Training"
 
     epochs: int = Field(3, ge=1, description="maximum number of passes over the training texts")
     batch_size: int = Field(32, ge=1, description="texts per step")
@@ -157,10 +155,8 @@ class FineTuningSettings(TrainingSettings):
     max_length: int = Field(128, ge=4, description="maximum tokens per text; longer texts are cut")
 
 
-class StudentSettings(Settings):
+class StudentSettings(Settings, heading="Student"):
     """Which parts of the teacher a student is made of."""
-
-    heading: ClassVar[Heading] = "Student"
 
     num_layers: int | None = Field(
         None, ge=1, description="encoder layers; default: 3 of the teacher's, or all of those of --student"
@@ -216,30 +212,20 @@ class StudentSettings(Settings):
     static_head: int = Field(128, ge=1, description="static students: hidden units between pooled features and logits")
 
     @model_validator(mode="after")
-    def _layers_are_distinct(self) -> Self:
+    def _parts_fit(self) -> Self:
         if len(set(self.layers)) != len(self.layers) or any(layer < 0 for layer in self.layers):
             raise ValueError(f"layers must be distinct numbers from 0, got {list(self.layers)}")
-        return self
-
-    @model_validator(mode="after")
-    def _static_has_no_layers(self) -> Self:
         of_layers = ("embedding_size", "hidden_size", "intermediate_size", "layers", "num_layers")
         refused = [name for name in of_layers if getattr(self, name)] + ["embedding_window"] * (self.embedding_window > 1)
         if self.kind == "static" and refused:
             raise ValueError(f"a static student has no layers; remove {' and '.join(refused)}, or use kind encoder")
-        return self
-
-    @model_validator(mode="after")
-    def _window_has_a_middle(self) -> Self:
         if self.static_window % 2 == 0:
             raise ValueError(f"static_window must be odd, so that it has a middle token, got {self.static_window}")
         return self
 
 
-class TransferSetSettings(Settings):
+class TransferSetSettings(Settings, heading="Transfer set"):
     """The weight of each source of texts in the loss, and which unlabelled texts are used."""
-
-    heading: ClassVar[Heading] = "Transfer set"
 
     labelled_weight: float = Field(1.0, gt=0, description="loss weight of labelled texts")
     unlabeled_weight: float = Field(1.0, gt=0, description="loss weight of unlabelled texts")
@@ -251,10 +237,8 @@ class TransferSetSettings(Settings):
     unlabeled_agreed: bool = Field(False, description="drop unlabelled texts on whose label several teachers disagree")
 
 
-class AugmentSettings(Settings):
+class AugmentSettings(Settings, heading="Augmentation"):
     """How many noisy copies of its texts a student also learns from, and how they are made."""
-
-    heading: ClassVar[Heading] = "Augmentation"
 
     augment: int = Field(0, ge=0, description="noisy copies of each text to add; the teacher labels them")
     augment_from: TextSource = Field("all", description="texts to copy")
@@ -277,10 +261,8 @@ class AugmentSettings(Settings):
         return self
 
 
-class LossSettings(Settings):
+class LossSettings(Settings, heading="Losses"):
     """The terms of the distillation loss."""
-
-    heading: ClassVar[Heading] = "Losses"
 
     soft_weight: float = Field(
         0.9,
@@ -315,10 +297,10 @@ class LossSettings(Settings):
         return self
 
 
-class DistillSettings(TrainingSettings, AugmentSettings, TransferSetSettings, LossSettings, StudentSettings):
+class DistillSettings(
+    TrainingSettings, AugmentSettings, TransferSetSettings, LossSettings, StudentSettings, heading="Training"
+):
     """How one student learns from one teacher."""
-
-    heading: ClassVar[Heading] = "Training"
 
     learning_rate: float = Field(
         LEARNING_RATES["encoder"],
@@ -340,10 +322,8 @@ class DistillSettings(TrainingSettings, AugmentSettings, TransferSetSettings, Lo
         return values
 
 
-class TrialSettings(Settings):
+class TrialSettings(Settings, heading="Training"):
     """How many runs of the same recipe are compared."""
-
-    heading: ClassVar[Heading] = "Training"
 
     control: bool = Field(
         False,

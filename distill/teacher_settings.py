@@ -5,57 +5,31 @@ Outside the torch room `distill/transfer`, so that the flags are made without lo
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from distill.settings import Device, FineTuningSettings, Heading, MixedPrecision, Settings
+from distill.settings import Device, FineTuningSettings, MixedPrecision, Settings
 
 TeacherMethod = Literal["parameters", "features"]
 Pooling = Literal["cls", "mean", "max", "last"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
-_TRANSFER = (
-    "parameters: fine-tune the weights; features: freeze the encoder and train a head on its pooled hidden states, which are "
-    "cached; takes seconds"
-)
-_POOLING = (
-    "how the hidden states of a text become one vector: cls: that of the first token; mean, max: over the tokens; last: mean "
-    "over the tokens and the last --last-layers layers"
-)
-_FEATURE_LAYER = "features: number of encoder layers to run, from 1; default: the best on the validation texts"
-_SHOTS = (
-    "few-shot: use this many labelled texts per class, sampled by --seed; a fifth of them, at least one per class, "
-    "replaces the validation texts"
-)
-_SOURCE = (
-    "labelled texts of the task that --init was trained on: reports the score on them before and after, detects test texts "
-    "that leaked into them (extra: transfer), and supplies --replay-share"
-)
-_NEW_VOCABULARY = (
-    "for a language the model does not know: train a tokenizer with this many tokens on the training and --adapt texts, and "
-    "initialize their embeddings randomly"
-)
-_FREEZE_BODY = (
-    "freeze all layers, also while adapting; only embeddings and head are trained, the usual first step of --new-vocabulary"
-)
-_ANCHOR = (
-    "L2-SP against forgetting: weight of the squared distance of the encoder from its initial weights, added to the loss; "
-    "try 0.01 to 1"
-)
 
-
-class OriginSettings(Settings):
+class OriginSettings(Settings, heading="Transfer learning"):
     """Where a teacher's weights come from, other than a pretrained encoder."""
-
-    heading: ClassVar[Heading] = "Transfer learning"
 
     init: str | None = Field(
         None,
         min_length=1,
         description="bundle to continue from instead of --model: its encoder, and its head if the labels match",
     )
-    source: str | None = Field(None, min_length=1, description=_SOURCE)
+    source: str | None = Field(
+        None,
+        min_length=1,
+        description="labelled texts of the task that --init was trained on: reports the score on them before and after, "
+        "detects test texts that leaked into them (extra: transfer), and supplies --replay-share",
+    )
     control: bool = Field(
         False,
         description="also train from --model without --init, in OUT-alone, and report whether --init helped",
@@ -66,26 +40,48 @@ class OriginSettings(Settings):
     )
 
 
-class FeatureSettings(Settings):
+class FeatureSettings(Settings, heading="Transfer learning"):
     """How the hidden states of a text become one vector."""
 
-    heading: ClassVar[Heading] = "Transfer learning"
-
-    pooling: Pooling = Field("mean", description=_POOLING)
+    pooling: Pooling = Field(
+        "mean",
+        description="how the hidden states of a text become one vector: cls: that of the first token; mean, max: over the "
+        "tokens; last: mean over the tokens and the last --last-layers layers",
+    )
     last_layers: int = Field(4, ge=1, description="number of layers that --pooling last averages")
 
 
-class TeacherSettings(FineTuningSettings, FeatureSettings):
+class TeacherSettings(FineTuningSettings, FeatureSettings, heading="Transfer learning"):
     """How a teacher is fine-tuned: which weights, from what, and how."""
 
-    heading: ClassVar[Heading] = "Transfer learning"
-
-    transfer: TeacherMethod = Field("parameters", description=_TRANSFER)
-    feature_layer: int | None = Field(None, ge=1, description=_FEATURE_LAYER)
-    shots: int | None = Field(None, ge=2, description=_SHOTS)
+    transfer: TeacherMethod = Field(
+        "parameters",
+        description="parameters: fine-tune the weights; features: freeze the encoder and train a head on its pooled "
+        "hidden states, which are cached; takes seconds",
+    )
+    feature_layer: int | None = Field(
+        None,
+        ge=1,
+        description="features: number of encoder layers to run, from 1; default: the best on the validation texts",
+    )
+    shots: int | None = Field(
+        None,
+        ge=2,
+        description="few-shot: use this many labelled texts per class, sampled by --seed; a fifth of them, at least one "
+        "per class, replaces the validation texts",
+    )
     freeze_below: int = Field(0, ge=0, description="freeze the embeddings and this many of the lowest layers")
-    new_vocabulary: int | None = Field(None, ge=100, description=_NEW_VOCABULARY)
-    freeze_body: bool = Field(False, description=_FREEZE_BODY)
+    new_vocabulary: int | None = Field(
+        None,
+        ge=100,
+        description="for a language the model does not know: train a tokenizer with this many tokens on the training and "
+        "--adapt texts, and initialize their embeddings randomly",
+    )
+    freeze_body: bool = Field(
+        False,
+        description="freeze all layers, also while adapting; only embeddings and head are trained, the usual first step "
+        "of --new-vocabulary",
+    )
     gradual_unfreezing: bool = Field(
         False,
         description="train only the head in the first epoch, and unfreeze one layer per epoch from the top; needs as many "
@@ -102,7 +98,12 @@ class TeacherSettings(FineTuningSettings, FeatureSettings):
         0, ge=0, description="LoRA: train adapters of this rank on the query and value layers instead (extra: lora)"
     )
     lora_scale: int = Field(2, ge=1, description="LoRA: scale of the adapters (alpha divided by rank)")
-    anchor: float = Field(0.0, ge=0, description=_ANCHOR)
+    anchor: float = Field(
+        0.0,
+        ge=0,
+        description="L2-SP against forgetting: weight of the squared distance of the encoder from its initial weights, "
+        "added to the loss; try 0.01 to 1",
+    )
     replay_share: float = Field(
         0.0, ge=0, description="also train on texts of --source, as a share of the training texts; needs the same labels"
     )
@@ -115,7 +116,7 @@ class TeacherSettings(FineTuningSettings, FeatureSettings):
     )
 
     @model_validator(mode="after")
-    def _features_train_no_layer(self) -> Self:
+    def _methods_do_not_conflict(self) -> Self:
         of_parameters = (
             *("new_vocabulary", "freeze_body", "freeze_below", "gradual_unfreezing"),
             *("reinit_layers", "lora_rank", "anchor", "replay_share"),
@@ -123,10 +124,6 @@ class TeacherSettings(FineTuningSettings, FeatureSettings):
         asked = [name for name in of_parameters if getattr(self, name)] + ["layer_decay"] * (self.layer_decay != 1)
         if self.transfer == "features" and asked:
             raise ValueError(f"transfer features trains no layer; remove {' and '.join(asked)}, or use transfer parameters")
-        return self
-
-    @model_validator(mode="after")
-    def _a_layer_is_left_as_it_is_once(self) -> Self:
         of_layers = ("freeze_below", "gradual_unfreezing")
         for name, against in (("lora_rank", of_layers), ("freeze_body", (*of_layers, "reinit_layers", "lora_rank"))):
             if getattr(self, name) and (asked := [other for other in against if getattr(self, other)]):
@@ -134,10 +131,8 @@ class TeacherSettings(FineTuningSettings, FeatureSettings):
         return self
 
 
-class SelectSettings(FeatureSettings):
+class SelectSettings(FeatureSettings, heading="Ranking"):
     """How candidates are ranked."""
-
-    heading: ClassVar[Heading] = "Ranking"
 
     folds: int = Field(5, ge=2, description="folds of the cross-validation of the linear probe")
     max_length: int = Field(128, ge=4, description="maximum tokens per text; longer texts are cut")

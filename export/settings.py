@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from distill.settings import Heading, Precision, Settings
+from distill.settings import Precision, Settings
 
 Exporter = Literal["auto", "fused", "portable", "optimum"]
 Target = Literal["portable", "vnni"]
@@ -20,10 +20,8 @@ ActivationScales = Literal["fixed", "dynamic"]
 EmbeddingPrecision = Literal["fp32", "int8", "int4"]
 
 
-class GateSettings(Settings):
+class GateSettings(Settings, heading="Gates"):
     """How much a graph may lose."""
-
-    heading: ClassVar[Heading] = "Gates"
 
     budget_f1: float = Field(
         0.005, ge=0, description="macro-F1 that int8 may lose against fp32; two changed labels are always allowed"
@@ -37,10 +35,8 @@ class GateSettings(Settings):
     parity_tolerance: float = Field(1e-4, gt=0, description="largest difference between a PyTorch and an fp32 ONNX logit")
 
 
-class ExportSettings(GateSettings):
+class ExportSettings(GateSettings, heading="Graphs"):
     """Which graphs to write, and how much they may lose."""
-
-    heading: ClassVar[Heading] = "Graphs"
 
     precisions: tuple[Precision, ...] = Field(
         ("fp32", "int8"), min_length=1, description="graphs to write; int8 is made from fp32"
@@ -65,10 +61,8 @@ class ExportSettings(GateSettings):
     recalibrate: bool = Field(False, description="calibrate all activation scales again instead of using quantization.json")
 
 
-class BenchSettings(Settings):
+class BenchSettings(Settings, heading="Measuring"):
     """How latency and throughput are measured."""
-
-    heading: ClassVar[Heading] = "Measuring"
 
     rounds: int = Field(7, ge=1, description="latency rounds; the classifiers take turns in each")
     texts_per_round: int = Field(100, ge=1, description="single texts per classifier and round")
@@ -79,10 +73,8 @@ class BenchSettings(Settings):
     throughput_rounds: int = Field(3, ge=1, description="throughput rounds")
 
 
-class DemoSettings(Settings):
+class DemoSettings(Settings, heading="Running"):
     """What the demo runs."""
-
-    heading: ClassVar[Heading] = "Running"
 
     profile: Literal["full", "quick"] = Field("full", description="quick: train on a sample, in minutes, with lower scores")
     seed: int = Field(0, ge=0, description="seed of head initialization, dropout and the order of texts; splits stay the same")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from distill.errors import SettingsError
-from distill.settings import Heading, Precision, Settings
+from distill.settings import Precision, Settings
 
 
-class LimitSettings(Settings):
+class LimitSettings(Settings, heading="Limits"):
     """What one model accepts."""
-
-    heading: ClassVar[Heading] = "Limits"
 
     precision: Precision | None = Field(None, description="graph to run; default: int8 if the bundle has it, else fp32")
     max_texts: int = Field(1024, ge=1, description="maximum texts per request")
@@ -31,10 +29,8 @@ class LimitSettings(Settings):
     cache_entries: int = Field(0, ge=0, description="size of the cache of answers, keyed by text; 0: no cache")
 
 
-class NetworkSettings(Settings):
+class NetworkSettings(Settings, heading="Network"):
     """Where the server listens, and how connections begin and end."""
-
-    heading: ClassVar[Heading] = "Network"
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0: all addresses")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0: any free port")
@@ -49,10 +45,8 @@ class NetworkSettings(Settings):
     shutdown_s: float = Field(20.0, gt=0, description="seconds after that for requests in flight to finish")
 
 
-class AccessSettings(Settings):
+class AccessSettings(Settings, heading="Access"):
     """Who may call."""
-
-    heading: ClassVar[Heading] = "Access"
 
     token_file: Path | None = Field(
         None, description="file of bearer tokens, one per line, added to POTSTILL_TOKENS (separated by commas)"
@@ -64,20 +58,16 @@ class AccessSettings(Settings):
     cors_origins: tuple[str, ...] = Field((), description="origins whose pages may call; default: none")
 
 
-class LogSettings(Settings):
+class LogSettings(Settings, heading="Logging"):
     """What is logged and traced."""
-
-    heading: ClassVar[Heading] = "Logging"
 
     log_requests: bool = Field(False, description="log method, path, status, duration and request id of each request")
     log_texts: bool = Field(False, description="with --log-requests, also log the texts")
     telemetry: bool = Field(False, description="export OpenTelemetry traces, configured by OTEL_* (extra: telemetry)")
 
 
-class ServeSettings(LogSettings, AccessSettings, NetworkSettings, LimitSettings):
+class ServeSettings(LogSettings, AccessSettings, NetworkSettings, LimitSettings, heading="Running"):
     """How the server listens, computes and stops; its limits hold for every model without limits of its own."""
-
-    heading: ClassVar[Heading] = "Running"
 
     threads: int | None = Field(
         None, ge=1, description="batches computed in parallel, one thread each; default: the CPUs available to this process"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
-from distill.settings import Heading, LongTexts, Precision, Settings
+from distill.settings import LongTexts, Precision, Settings
 
 QUARANTINE = "_quarantine"
 """Folder of the output for rows that could not be labelled."""
@@ -15,10 +15,8 @@ LINE_KEY = ("source", "line")
 """Columns that identify a row if there is no key: the file name, and the line or row in it, from 1."""
 
 
-class TableSettings(Settings):
+class TableSettings(Settings, heading="Data"):
     """Which columns of the input are read and passed through."""
-
-    heading: ClassVar[Heading] = "Data"
 
     text_column: str = Field("text", min_length=1, description="column with the text")
     key: tuple[str, ...] = Field((), description="columns that identify a row; default: the file name and the line number")
@@ -26,10 +24,8 @@ class TableSettings(Settings):
     max_text_chars: int = Field(100_000, ge=1, description="longest text accepted; rows with longer texts go to the quarantine")
 
 
-class AnswerSettings(Settings):
+class AnswerSettings(Settings, heading="Output"):
     """Which columns are added, and how the output is cut into parts."""
-
-    heading: ClassVar[Heading] = "Output"
 
     probabilities: bool = Field(False, description="add the probability of every label, a list in the order of the bundle")
     logits: bool = Field(False, description="add the logits, a list; `potstill distill --scored` can learn from them")
@@ -37,10 +33,8 @@ class AnswerSettings(Settings):
     part_rows: int = Field(8_192, ge=1, description="maximum rows per part; a killed run loses only the parts in progress")
 
 
-class ScoreSettings(AnswerSettings, TableSettings):
+class ScoreSettings(AnswerSettings, TableSettings, heading="Running"):
     """What is read, what is written, and the resources used."""
-
-    heading: ClassVar[Heading] = "Running"
 
     precision: Precision | None = Field(None, description="graph to run; default: int8 if the bundle has it, else fp32")
     long_texts: LongTexts = Field(
