@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from serve.errors import Reason, Refusal
 
@@ -13,23 +14,27 @@ The rest is for running batches, the event loop, and wrong estimates.
 """
 
 
+@dataclass(eq=False)
 class Admission:
     """Admission to one queue.
 
     Attributes:
+        threads: How many threads empty the queue.
+        max_queue: Texts that may wait.
         waiting_texts: Texts in the queue.
         waiting_tokens: Their estimated tokens.
+        let_in_now: Requests let in by their heads that are not in the queue yet.
+        seconds_per_token: Moving mean over the last batches.
+        tokens_per_text: Moving mean over the last batches.
     """
 
-    def __init__(self, *, threads: int, max_queue: int) -> None:
-        """Admit at most `max_queue` texts to a queue that `threads` threads empty."""
-        self.waiting_texts = 0
-        self.waiting_tokens = 0
-        self._threads = threads
-        self._max_queue = max_queue
-        self._let_in = 0
-        self._seconds_per_token = 0.0
-        self._tokens_per_text = 0.0
+    threads: int
+    max_queue: int
+    waiting_texts: int = 0
+    waiting_tokens: int = 0
+    let_in_now: int = 0
+    seconds_per_token: float = 0.0
+    tokens_per_text: float = 0.0
 
     def count(self, texts: int, tokens: int) -> None:
         """Count texts that enter the queue, or with negative numbers leave it; the caller holds the queue's lock."""
@@ -38,12 +43,12 @@ class Admission:
 
     def learn(self, texts: int, tokens: int, seconds: float) -> None:
         """Update the estimates from one batch."""
-        self._seconds_per_token = _moving_mean(self._seconds_per_token, seconds / tokens)
-        self._tokens_per_text = _moving_mean(self._tokens_per_text, tokens / texts)
+        self.seconds_per_token = _moving_mean(self.seconds_per_token, seconds / tokens)
+        self.tokens_per_text = _moving_mean(self.tokens_per_text, tokens / texts)
 
     def expected_wait_s(self, tokens: float = 0) -> float:
         """Return how long a new request of this many tokens would wait, estimated from the last batches."""
-        return (self.waiting_tokens + tokens) * self._seconds_per_token / self._threads
+        return (self.waiting_tokens + tokens) * self.seconds_per_token / self.threads
 
     def refuse_if_full(self, texts: int, *, tokens: float, deadline_s: float) -> None:
         """Refuse a request that could not be answered in time.
@@ -53,7 +58,7 @@ class Admission:
         """
         wait = self.expected_wait_s(tokens)
         # An empty queue admits a request of any size: waiting would not make it smaller.
-        if self.waiting_texts and (self.waiting_texts + texts > self._max_queue or wait > WAIT_SHARE * deadline_s):
+        if self.waiting_texts and (self.waiting_texts + texts > self.max_queue or wait > WAIT_SHARE * deadline_s):
             raise Refusal(Reason.OVERLOADED, "the server is busy; try again later", retry_after_s=max(1, round(wait)))
 
     def let_in(self, *, deadline_s: float) -> None:
@@ -65,14 +70,11 @@ class Admission:
         Raises:
             Refusal: As in `refuse_if_full`.
         """
-        coming = self._let_in + 1
-        self.refuse_if_full(coming, tokens=coming * self._tokens_per_text, deadline_s=deadline_s)
-        if not self._let_in:
-            asyncio.get_running_loop().call_soon(self._forget_let_in)
-        self._let_in = coming
-
-    def _forget_let_in(self) -> None:
-        self._let_in = 0
+        coming = self.let_in_now + 1
+        self.refuse_if_full(coming, tokens=coming * self.tokens_per_text, deadline_s=deadline_s)
+        if not self.let_in_now:
+            asyncio.get_running_loop().call_soon(setattr, self, "let_in_now", 0)
+        self.let_in_now = coming
 
 
 def _moving_mean(before: float, seen: float) -> float:

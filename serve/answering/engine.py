@@ -100,16 +100,13 @@ class Engine:
 
     def answer(self, texts: Sequence[TextInput]) -> list[RowAnswer]:
         """Return the answer of each text, in order of the texts."""
-        cut = [False] * len(texts)
-        reader = self.classifier.student if isinstance(self.classifier, Cascade) else self.classifier
+        classifier, cut = self.classifier, [False] * len(texts)
+        reader = classifier.student if isinstance(classifier, Cascade) else classifier
         if isinstance(reader, OnnxClassifier):
             rows = reader.encode(texts)
             cut = [len(row) >= self.max_length and reader.is_cut(text) for row, text in zip(rows, texts, strict=True)]
-        if isinstance(self.classifier, OnnxClassifier):
-            logits = self.classifier.predict_encoded(rows)
-        else:
-            logits = self.classifier.predict_logits(texts)
-        shares = probabilities(logits, self.classifier.problem_type)
+        logits = classifier.predict_encoded(rows) if isinstance(classifier, OnnxClassifier) else classifier.predict_logits(texts)
+        shares = probabilities(logits, classifier.problem_type)
         return list(map(RowAnswer, logits.tolist(), shares.tolist(), cut))
 
 
@@ -121,7 +118,6 @@ def version_of(bundle: Bundle) -> str:
 def about_bundle(bundle: Bundle, precision: Precision) -> dict[str, Any]:
     """Return the card of a bundle: labels, quality, size, lineage; no path and no user name."""
     manifest = bundle.manifest
-    measured = json.loads((bundle.path / BENCHMARK).read_text()) if BENCHMARK in manifest.files else None
     return {
         "role": manifest.role,
         "labels": list(manifest.labels),
@@ -132,7 +128,7 @@ def about_bundle(bundle: Bundle, precision: Precision) -> dict[str, Any]:
         "num_parameters": manifest.num_parameters,
         "size_bytes": bundle.size_bytes(precision),
         "quality": manifest.quality,
-        "benchmark": measured,
+        "benchmark": json.loads((bundle.path / BENCHMARK).read_text()) if BENCHMARK in manifest.files else None,
         "lineage": manifest.lineage.model_dump(mode="json"),
         "versions": manifest.versions,
         "version": version_of(bundle),

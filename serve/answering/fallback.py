@@ -91,15 +91,14 @@ def cascade_source(
             min_confidence=bound,
             temperature=temperature,
         )
-        version = f"{version_of(student)}-{version_of(other)}"
-        card = about_bundle(student, precision)
-        settings = {
-            "min_confidence": bound,
-            "temperature": temperature,
-            "fallback": about_bundle(other, other.best_precision()),
-        }
+        card = about_bundle(other, other.best_precision())
+        settings = {"min_confidence": bound, "temperature": temperature, "fallback": card}
         engine = Engine(
-            cascade, student.manifest.max_length, card, version, live=lambda: {"cascade": {**settings, **tally.summary()}}
+            cascade,
+            student.manifest.max_length,
+            about_bundle(student, precision),
+            f"{version_of(student)}-{version_of(other)}",
+            live=lambda: {"cascade": {**settings, **tally.summary()}},
         )
         engine.self_check(str(folder))
         cascade.on_answer = tally.add  # only now: the self-check is not counted

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from distill.errors import requires
 
 with requires("serving"):
@@ -18,6 +16,8 @@ class Metrics:
 
     Attributes:
         registry: Further metrics may be registered here.
+        queue: Texts in the queue, by model.
+        idle: Idle worker threads, by model.
         cut: Texts cut to `max_length`, by model.
         reloads: Reloads, by model and result.
     """
@@ -35,8 +35,8 @@ class Metrics:
         self._batch_seconds = Histogram(
             "potstill_batch_seconds", "Tokenizing and computing a batch", ["model"], buckets=SECONDS, registry=registry
         )
-        self._queue = Gauge("potstill_queue_texts", "Texts in the queue", ["model"], registry=registry)
-        self._idle = Gauge("potstill_idle_threads", "Idle worker threads", ["model"], registry=registry)
+        self.queue = Gauge("potstill_queue_texts", "Texts in the queue", ["model"], registry=registry)
+        self.idle = Gauge("potstill_idle_threads", "Idle worker threads", ["model"], registry=registry)
         self.cut = Counter("potstill_truncated_texts", "Texts cut to max_length", ["model"], registry=registry)
         self._cache = Counter("potstill_cache", "Cache look-ups of texts", ["model", "result"], registry=registry)
         self._cache_rate = Gauge(
@@ -48,29 +48,18 @@ class Metrics:
 
     def count_request(self, protocol: str, status: int, seconds: float) -> None:
         """Count an answered request."""
-        found = self._by_status.get((protocol, status))
-        if found is None:  # kept, because `labels` formats and locks
-            found = self._requests.labels(protocol, str(status)), self._seconds.labels(protocol)
-            self._by_status[protocol, status] = found
-        found[0].inc()
-        found[1].observe(seconds)
+        key = protocol, status
+        if key not in self._by_status:  # kept, because `labels` formats and locks
+            self._by_status[key] = self._requests.labels(protocol, str(status)), self._seconds.labels(protocol)
+        total, times = self._by_status[key]
+        total.inc()
+        times.observe(seconds)
 
-    def batches(self, model: str) -> Callable[[int, float], None]:
-        """Return a function that counts a batch by its texts and seconds."""
-        texts_total = self._texts.labels(model)
-        sizes, times = self._batch_texts.labels(model), self._batch_seconds.labels(model)
-
-        def on_batch(texts: int, seconds: float) -> None:
-            texts_total.inc(texts)
-            sizes.observe(texts)
-            times.observe(seconds)
-
-        return on_batch
-
-    def watch_queue(self, model: str, *, waiting_texts: Callable[[], int], idle_threads: Callable[[], int]) -> None:
-        """Read the length of a queue and its idle threads whenever the metrics are read."""
-        self._queue.labels(model).set_function(waiting_texts)
-        self._idle.labels(model).set_function(idle_threads)
+    def count_batch(self, model: str, texts: int, seconds: float) -> None:
+        """Count a batch that was computed."""
+        self._texts.labels(model).inc(texts)
+        self._batch_texts.labels(model).observe(texts)
+        self._batch_seconds.labels(model).observe(seconds)
 
     def count_cache(self, model: str, *, hits: int, misses: int) -> None:
         """Count cache look-ups."""

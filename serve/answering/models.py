@@ -8,6 +8,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -38,21 +39,15 @@ class AnswerCache:
 
     def get(self, key: bytes) -> RowAnswer | None:
         """Return the answer; None when it is not cached."""
-        answer = self._answers.get(key)
-        if answer is not None:
+        if key in self._answers:
             self._answers.move_to_end(key)
-        return answer
+        return self._answers.get(key)
 
     def put(self, key: bytes, answer: RowAnswer) -> None:
         """Store an answer; a full cache drops the least recently used one."""
         self._answers[key] = answer
-        self._answers.move_to_end(key)
         if len(self._answers) > self._entries:
             self._answers.popitem(last=False)
-
-    def clear(self) -> None:
-        """Remove all answers."""
-        self._answers.clear()
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,14 @@ class ModelSource:
 
 
 class Model:
-    """One model that requests can name."""
+    """One model that requests can name.
+
+    Attributes:
+        name: Its name in routes and metrics.
+        limits: Limits of its requests.
+        engine: Answers new requests; a reload replaces it.
+        batcher: Its queue.
+    """
 
     def __init__(self, source: ModelSource, settings: ServeSettings, metrics: Metrics, *, threads: int) -> None:
         """Open the bundle and start the threads; raises what opening raises."""
@@ -88,7 +90,7 @@ class Model:
         self.limits = source.limits
         self._source = source
         self._metrics = metrics
-        self._engine = source.open(source.path)
+        self.engine = source.open(source.path)
         source.watch(metrics)
         self._cache = AnswerCache(self.limits.cache_entries) if self.limits.cache_entries else None
         self._reloading = asyncio.Lock()
@@ -96,18 +98,10 @@ class Model:
             threads=threads,
             max_queue=self.limits.max_queue,
             max_batch_tokens=settings.max_batch_tokens,
-            on_batch=metrics.batches(self.name),
+            on_batch=partial(metrics.count_batch, self.name),
         )
-        metrics.watch_queue(
-            self.name,
-            waiting_texts=lambda: self.batcher.admission.waiting_texts,
-            idle_threads=lambda: self.batcher.idle_threads,
-        )
-
-    @property
-    def engine(self) -> Engine:
-        """The engine that answers new requests."""
-        return self._engine
+        metrics.queue.labels(self.name).set_function(lambda: self.batcher.admission.waiting_texts)
+        metrics.idle.labels(self.name).set_function(lambda: self.batcher.idle_threads)
 
     def require_acceptable(self, texts: Sequence[TextInput]) -> None:
         """Refuse too many, too long and empty texts."""
@@ -133,8 +127,9 @@ class Model:
         missing = [place for place, answer in enumerate(answers) if answer is None]
         self._metrics.count_cache(self.name, hits=len(texts) - len(missing), misses=len(missing))
         if missing:
-            asked = [texts[place] for place in missing]
-            found = await self.batcher.submit(asked, engine, deadline_s=deadline_s, is_wanted=is_wanted)
+            found = await self.batcher.submit(
+                [texts[place] for place in missing], engine, deadline_s=deadline_s, is_wanted=is_wanted
+            )
             for place, answer in zip(missing, found, strict=True):
                 answers[place] = answer
                 self._cache.put(keys[place], answer)
@@ -154,7 +149,7 @@ class Model:
             folder = path or source.path
             try:
                 fresh = await asyncio.get_running_loop().run_in_executor(None, source.open, folder)
-                old = self._engine.classifier.labels
+                old = self.engine.classifier.labels
                 if fresh.classifier.labels != old:
                     raise SettingsError(
                         f"the new bundle has labels {list(fresh.classifier.labels)}, the served one has {list(old)}; "
@@ -162,12 +157,10 @@ class Model:
                     )
             except PotstillError as exc:
                 self._metrics.reloads.labels(self.name, "failed").inc()
-                logger.warning("reload of %s failed, still serving version %s: %s", self.name, self._engine.version, exc)
+                logger.warning("reload of %s failed, still serving version %s: %s", self.name, self.engine.version, exc)
                 raise
             self._source = replace(source, path=folder)
-            self._engine = fresh
-            if self._cache is not None:
-                self._cache.clear()
+            self.engine = fresh
             self._metrics.reloads.labels(self.name, "done").inc()
             logger.info("reloaded %s: version %s", self.name, fresh.version)
             return fresh

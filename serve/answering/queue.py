@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, cast
 
@@ -38,9 +38,9 @@ class Pending:
         future: Receives the answers.
         cost: Estimated tokens of each text.
         is_wanted: Returns whether the client still waits.
-        taken: Texts already taken into a batch.
         answers: Answers so far, in the order of the texts.
         missing: Texts without an answer.
+        taken: Texts already taken into a batch.
     """
 
     texts: Sequence[TextInput]
@@ -48,13 +48,9 @@ class Pending:
     future: asyncio.Future[list[RowAnswer]]
     cost: list[int]
     is_wanted: Callable[[], bool]
+    answers: list[RowAnswer | None]
+    missing: int
     taken: int = 0
-    answers: list[RowAnswer | None] = field(init=False)
-    missing: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.missing = len(self.texts)
-        self.answers = [None] * self.missing
 
 
 class Portion(NamedTuple):
@@ -75,7 +71,7 @@ class Batcher:
         threads: int,
         max_queue: int,
         max_batch_tokens: int,
-        on_batch: Callable[[int, float], object] | None = None,
+        on_batch: Callable[[int, float], object] = lambda texts, seconds: None,
     ) -> None:
         """Start the threads.
 
@@ -111,26 +107,21 @@ class Batcher:
         Raises:
             Refusal: The queue is full, or the deadline passed.
         """
-        loop = asyncio.get_running_loop()
+        loop, count = asyncio.get_running_loop(), len(texts)
         costs = [_estimated_tokens(text, engine.max_length) for text in texts]
-        tokens = sum(costs)
-        self.admission.refuse_if_full(len(texts), tokens=tokens, deadline_s=deadline_s)
-        request = Pending(texts, engine, loop.create_future(), costs, is_wanted)
-        due = time.monotonic() + deadline_s
-        timer = loop.call_later(deadline_s, _end, request.future, late())
-        with self._ready:
-            self._waiting.append(request)
-            self.admission.count(len(texts), tokens)
-        if not self._will_wake:
-            self._will_wake = True
-            loop.call_soon(self._wake)
+        self.admission.refuse_if_full(count, tokens=sum(costs), deadline_s=deadline_s)
+        request = Pending(texts, engine, loop.create_future(), costs, is_wanted, [None] * count, count)
         try:
-            answers = await request.future
-        finally:
-            timer.cancel()
-        if time.monotonic() > due:  # a busy event loop may deliver the answer before it runs the timer
-            raise late()
-        return answers
+            async with asyncio.timeout(deadline_s):
+                with self._ready:
+                    self._waiting.append(request)
+                    self.admission.count(count, sum(costs))
+                if not self._will_wake:
+                    self._will_wake = True
+                    loop.call_soon(self._wake)
+                return await request.future
+        except TimeoutError:
+            raise late() from None
 
     def close(self) -> None:
         """Let the threads end when the queue is empty, and wait for them."""
@@ -153,23 +144,17 @@ class Batcher:
             seconds = time.perf_counter() - started
             texts = sum(portion.stop - portion.start for portion in batch)
             self.admission.learn(texts, sum(portion.tokens for portion in batch), seconds)
-            if self._on_batch is not None:
-                self._on_batch(texts, seconds)
-            try:
-                batch[0].request.future.get_loop().call_soon_threadsafe(_deliver, batch, answers)
-            except RuntimeError:  # the event loop is closed: nobody waits
-                return
+            self._on_batch(texts, seconds)
+            _hand_over(batch, answers)
 
     def _next_batch(self) -> list[Portion]:
         """Wait for work and return a batch for one engine; empty when closed."""
         with self._ready:
             self.idle_threads += 1
-            while True:
-                batch = self._take()
-                if batch or (self._closed and not self._waiting):
-                    self.idle_threads -= 1
-                    return batch
+            while not (batch := self._take()) and (self._waiting or not self._closed):
                 self._ready.wait()
+            self.idle_threads -= 1
+            return batch
 
     def _take(self) -> list[Portion]:
         batch: list[Portion] = []
@@ -181,7 +166,8 @@ class Batcher:
             if request.future.done() or not request.is_wanted():
                 self._waiting.popleft()
                 self.admission.count(request.taken - len(request.texts), -sum(request.cost[request.taken :]))
-                _end_gone(request)
+                # The request, and a shutdown, would otherwise wait for its deadline.
+                _hand_over([Portion(request, 0, 0, 0)], [Refusal(Reason.GONE, "the client disconnected")])
                 continue
             if batch and request.engine is not batch[0].request.engine:
                 break
@@ -213,20 +199,8 @@ def _portion_of(request: Pending, room: int) -> Portion:
 
 
 def _estimated_tokens(text: TextInput, max_length: int) -> int:
-    chars = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+    chars = len(text) if isinstance(text, str) else sum(map(len, text))
     return min(max_length, chars // CHARS_PER_TOKEN + 2)
-
-
-def _end_gone(request: Pending) -> None:
-    """End a request whose client disconnected; it, and a shutdown, would otherwise wait for its deadline."""
-    with suppress(RuntimeError):  # the event loop is closed: nobody waits
-        gone = Refusal(Reason.GONE, "the client disconnected")
-        request.future.get_loop().call_soon_threadsafe(_end, request.future, gone)
-
-
-def _end(future: asyncio.Future[list[RowAnswer]], refusal: Refusal) -> None:
-    if not future.done():
-        future.set_exception(refusal)
 
 
 def _answered(batch: list[Portion]) -> list[list[RowAnswer] | Exception]:
@@ -239,8 +213,14 @@ def _answered(batch: list[Portion]) -> list[list[RowAnswer] | Exception]:
     return [list(islice(answers, portion.stop - portion.start)) for portion in batch]
 
 
-def _deliver(batch: list[Portion], answers: list[list[RowAnswer] | Exception]) -> None:
-    """Hand out the answers of a batch, in the event loop."""
+def _hand_over(batch: list[Portion], answers: Sequence[list[RowAnswer] | Exception]) -> None:
+    """Deliver the answers or errors of a batch from another thread than the event loop's."""
+    with suppress(RuntimeError):  # the event loop is closed: nobody waits
+        batch[0].request.future.get_loop().call_soon_threadsafe(_deliver, batch, answers)
+
+
+def _deliver(batch: list[Portion], answers: Sequence[list[RowAnswer] | Exception]) -> None:
+    """Put the answers of a batch together; a request is answered when none of its texts is missing."""
     for (request, start, stop, _), answer in zip(batch, answers, strict=True):
         if request.future.done():
             continue
