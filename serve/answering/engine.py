@@ -105,7 +105,9 @@ class Engine:
         if isinstance(reader, OnnxClassifier):
             rows = reader.encode(texts)
             cut = [len(row) >= self.max_length and reader.is_cut(text) for row, text in zip(rows, texts, strict=True)]
-        logits = classifier.predict_encoded(rows) if isinstance(classifier, OnnxClassifier) else classifier.predict_logits(texts)
+        logits = (
+            classifier.predict_encoded(rows) if isinstance(classifier, OnnxClassifier) else classifier.predict_logits(texts)
+        )
         shares = probabilities(logits, classifier.problem_type)
         return list(map(RowAnswer, logits.tolist(), shares.tolist(), cut))
 

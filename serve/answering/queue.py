@@ -71,7 +71,7 @@ class Batcher:
         threads: int,
         max_queue: int,
         max_batch_tokens: int,
-        on_batch: Callable[[int, float], object] = lambda texts, seconds: None,
+        on_batch: Callable[[int, float], object] = lambda *_: None,
     ) -> None:
         """Start the threads.
 

@@ -34,10 +34,11 @@ def json_reply(values: Mapping[str, Any]) -> Reply:
 def fixed_replies() -> dict[str, Reply]:
     """Return the replies that never change, by what their route does."""
     document = openapi.document(ROUTES)
-    server = {"name": "potstill", "version": version("potstill"), "extensions": ["binary_tensor_data"]}
     return {
         "live": json_reply({"live": True}),
-        "server_metadata": json_reply(server),
+        "server_metadata": json_reply(
+            {"name": "potstill", "version": version("potstill"), "extensions": ["binary_tensor_data"]}
+        ),
         "openapi": json_reply(document),
         "docs": Reply(200, openapi.page(document), _HTML, _SAME_ORIGIN_ONLY),
         "page": Reply(200, PAGE.read_bytes(), _HTML, _SAME_ORIGIN_ONLY),
@@ -47,10 +48,14 @@ def fixed_replies() -> dict[str, Reply]:
 def info(models: Mapping[str, Model], default: Model) -> dict[str, Any]:
     """Return `/info`: the default model in the fields of text-embeddings-inference, and the card of every model."""
     labels = default.engine.classifier.labels
-    classifier = {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
     return {
         "model_id": default.name,
-        "model_type": {"classifier": classifier},
+        "model_type": {
+            "classifier": {
+                "id2label": dict(enumerate(labels)),
+                "label2id": {label: index for index, label in enumerate(labels)},
+            }
+        },
         "max_input_length": default.engine.max_length,
         "max_client_batch_size": default.limits.max_texts,
         "version": version("potstill"),

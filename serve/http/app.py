@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,6 @@ import msgspec
 
 from distill.errors import DatasetError, PotstillError, SettingsError
 from distill.machine import available_cpus
-from serve.answering.engine import Engine, RowAnswer
 from serve.answering.metrics import Metrics
 from serve.answering.models import Model, ModelSource
 from serve.answering.queue import late
@@ -35,9 +34,9 @@ from serve.http.asgi import (
     headers_of,
     read_body,
 )
-from serve.http.protocols.base import Dialect, Headers, Query, Reply, decoded
+from serve.http.protocols.base import Dialect, Headers, Reply, decoded
 from serve.http.protocols.oip import metadata
-from serve.http.routes import ROUTES, Found, Table
+from serve.http.routes import ROUTES, Found, find
 from serve.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -64,8 +63,7 @@ def create_app(sources: Sequence[ModelSource], settings: ServeSettings, *, envir
     if not sources or len({source.name for source in sources}) != len(sources):
         raise SettingsError("a server needs at least one bundle, each with its own name")
     metrics = Metrics()
-    threads = settings.threads or available_cpus()
-    models = {source.name: Model(source, settings, metrics, threads=threads) for source in sources}
+    models = {source.name: Model(source, settings, metrics, threads=settings.threads or available_cpus()) for source in sources}
     return App(models, settings, Access.of(settings, environment), metrics)
 
 
@@ -81,10 +79,7 @@ class App:
         self.is_closing = False
         self._access = access
         self._default = next(iter(models.values()))
-        self._table = Table()
         self._fixed = fixed_replies()
-        self._ids = itertools.count()
-        self._id_prefix = secrets.token_hex(4)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -95,7 +90,7 @@ class App:
         headers: Headers = dict(scope["headers"])
         request_id = self._request_id(headers)
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        by_method = self._table.find(scope["path"])
+        by_method = find(scope["path"])
         found = by_method.get(method)
         dialect = (found or next(iter(by_method.values()), Found(ROUTES[0]))).route.dialect
         try:
@@ -112,8 +107,8 @@ class App:
         except Exception:
             logger.exception("request %s failed", request_id)
             reply = dialect.refuse(Refusal(Reason.FAILED, f"internal error; the server's log names request {request_id}"))
-        name = dialect.name if found and found.route.does == "infer" else "other"
-        self._record(name, (request_id, method, scope["path"]), reply.status, time.perf_counter() - started)
+        protocol = dialect.name if found and found.route.does == "infer" else "other"
+        self._record(protocol, (request_id, method, scope["path"]), reply.status, time.perf_counter() - started)
         await self._send(reply, request_id, headers, scope.get(ANSWER), send)
 
     def refused_early(self, method: str, path: str, headers: Headers) -> tuple[Reply, str] | None:
@@ -121,13 +116,13 @@ class App:
 
         The server calls it with nothing but the head: under overload, the cost of refusals is taken from answers.
         """
-        found = self._table.find(path).get(method)
+        found = find(path).get(method)
         if found is None or found.route.does != "infer" or self.is_closing or b"origin" in headers:
             return None
         dialect = found.route.dialect
         try:
             self._access.require("caller", headers.get(b"authorization"))
-            model = self._model(found)
+            model = self._model(found.name, found.version)
             model.batcher.admission.let_in(deadline_s=deadline_of(headers, model.limits.deadline_ms))
         except Refusal as refusal:
             if refusal.reason is Reason.OVERLOADED:
@@ -150,13 +145,12 @@ class App:
             case "reload":
                 return await self._reload(await self._body(headers, receive))
             case "ready":
-                self._model(found)
+                self._model(found.name, found.version)
                 if self.is_draining:
                     raise Refusal(Reason.NOT_READY, "the server is shutting down")
                 return json_reply({"ready": True})
             case "model_metadata":
-                model = self._model(found)
-                return json_reply(metadata(model.engine, model.name))
+                return json_reply(metadata(self._model(found.name, found.version)))
             case "info":
                 return json_reply(info(self.models, self._default))
             case "metrics":
@@ -165,7 +159,7 @@ class App:
                 return self._fixed[route.does]
 
     async def _infer(self, found: Found, scope: Scope, headers: Headers, receive: Receive, request_id: str) -> Reply:
-        dialect, model = found.route.dialect, self._model(found)
+        dialect, model = found.route.dialect, self._model(found.name, found.version)
         began, deadline_s = time.monotonic(), deadline_of(headers, model.limits.deadline_ms)
         # Before the body is read: an overloaded server must refuse at little cost.
         model.batcher.admission.refuse_if_full(1, tokens=0, deadline_s=deadline_s)
@@ -178,31 +172,25 @@ class App:
         if left_s <= 0:
             raise late()
         try:
-            answers = await model.answer(engine, query.texts, deadline_s=left_s, is_wanted=scope.get(IS_WANTED, _always))
+            answers = await model.answer(engine, query.texts, deadline_s=left_s, is_wanted=scope.get(IS_WANTED, lambda: True))
         except (DatasetError, SettingsError):
             raise Refusal(Reason.INVALID, "a text cannot be encoded, or this model does not take pairs of texts") from None
-        cut = self._count_cut(model, engine, query, answers)
-        reply = dialect.write(query, answers, engine, model.name)
-        return replace(reply, headers=(*reply.headers, (b"x-truncated-texts", b"%d" % cut))) if cut else reply
-
-    def _count_cut(self, model: Model, engine: Engine, query: Query, answers: Sequence[RowAnswer]) -> int:
-        cut = sum(answer.was_cut for answer in answers)
-        if cut:
-            if not (model.limits.long_texts == "truncate" if query.truncate is None else query.truncate):
-                raise Refusal(
-                    Reason.INVALID, f"{cut} texts have more than {engine.max_length} tokens; shorten them or allow truncation"
-                )
-            self.metrics.cut.labels(model.name).inc(cut)
-        return cut
+        reply, cut = dialect.write(query, answers, engine, model.name), sum(answer.was_cut for answer in answers)
+        if not cut:
+            return reply
+        if not (model.limits.long_texts == "truncate" if query.truncate is None else query.truncate):
+            raise Refusal(
+                Reason.INVALID, f"{cut} texts have more than {engine.max_length} tokens; shorten them or allow truncation"
+            )
+        self.metrics.cut.labels(model.name).inc(cut)
+        return replace(reply, headers=(*reply.headers, (b"x-truncated-texts", b"%d" % cut)))
 
     async def _reload(self, body: bytes) -> Reply:
         try:
-            wanted = decoded(_RELOAD, body, once=(b'"model"', b'"bundle"')) if body.strip() else ReloadRequest()
+            wanted = decoded(_RELOAD, body.strip() or b"{}", once=(b'"model"', b'"bundle"'))
         except Refusal:
             raise Refusal(Reason.MALFORMED, 'the body may hold "model" and "bundle", both strings') from None
-        model = self.models.get(wanted.model or self._default.name)
-        if model is None:
-            raise Refusal(Reason.NOT_FOUND, "there is no such model")
+        model = self._model(wanted.model)
         try:
             engine = await model.reload(Path(wanted.bundle) if wanted.bundle else None)
         except PotstillError:
@@ -212,10 +200,8 @@ class App:
     async def reload_all(self) -> None:
         """Read the folder of every bundle again; a model whose reload fails keeps its bundle."""
         for model in self.models.values():
-            try:
+            with suppress(PotstillError):  # the model has logged it
                 await model.reload()
-            except PotstillError:
-                continue  # the model has logged it
 
     def close(self) -> None:
         """Let the engines finish the waiting requests."""
@@ -223,12 +209,12 @@ class App:
             model.batcher.close()
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        settings = self.settings
-        return await read_body(headers, receive, limit=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+        return await read_body(headers, receive, limit=self.settings.max_body_bytes, timeout_s=self.settings.body_timeout_s)
 
-    def _model(self, found: Found) -> Model:
-        model = self._default if found.model is None else self.models.get(found.model)
-        if model is None or found.version not in (None, "1"):
+    def _model(self, name: str | None, version: str | None = None) -> Model:
+        """Return the model of this name, or the default model."""
+        model = self.models.get(name) if name else self._default
+        if model is None or version not in (None, "1"):
             raise Refusal(Reason.NOT_FOUND, "there is no such model")
         return model
 
@@ -237,7 +223,7 @@ class App:
         # Only harmless characters: a client must not be able to forge a log line.
         if given and len(given) <= 64 and given.replace("-", "").replace("_", "").isalnum():
             return given
-        return f"{self._id_prefix}-{next(self._ids):x}"
+        return secrets.token_hex(8)
 
     async def _send(self, reply: Reply, request_id: str, headers: Headers, answer: Answer | None, send: Send) -> None:
         sent = headers_of(reply, request_id)
@@ -261,7 +247,3 @@ def _refused(dialect: Dialect, refusal: Refusal) -> Reply:
     if refusal.reason is Reason.UNAUTHORIZED:
         return replace(reply, headers=(*reply.headers, (b"www-authenticate", b"Bearer")))
     return reply
-
-
-def _always() -> bool:
-    return True

@@ -31,35 +31,23 @@ async def read_body(headers: Headers, receive: Receive, *, limit: int, timeout_s
         Refusal: It is larger than `limit` bytes, did not arrive in `timeout_s`, or the client disconnected.
     """
     declared = headers.get(b"content-length", b"0")
+    is_too_large = len(declared) > 15 or (declared.isdigit() and int(declared) > limit)
+    body, more = bytearray(), True
     try:
-        if len(declared) > 15 or (declared.isdigit() and int(declared) > limit):
-            raise _too_large(limit)
         async with asyncio.timeout(timeout_s):
-            return await _whole_body(receive, limit)
-    except Refusal as refusal:
-        if refusal.reason is Reason.TOO_LARGE and b"expect" not in headers:
-            await _discard(receive)
-        raise
+            while more and not is_too_large:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Refusal(Reason.GONE, "the client disconnected")
+                body += message.get("body", b"")
+                is_too_large, more = len(body) > limit, message.get("more_body", False)
     except TimeoutError:
         raise Refusal(Reason.TOO_SLOW, "the body did not arrive in time") from None
-
-
-async def _whole_body(receive: Receive, limit: int) -> bytes:
-    parts, size, more = [], 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Refusal(Reason.GONE, "the client disconnected")
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise _too_large(limit)
-        more = message.get("more_body", False)
-    return b"".join(parts)
-
-
-def _too_large(limit: int) -> Refusal:
-    return Refusal(Reason.TOO_LARGE, f"the body is larger than {limit} bytes")
+    if is_too_large:
+        if b"expect" not in headers:
+            await _discard(receive)
+        raise Refusal(Reason.TOO_LARGE, f"the body is larger than {limit} bytes")
+    return bytes(body)
 
 
 async def _discard(receive: Receive) -> None:

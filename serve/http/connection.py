@@ -56,7 +56,7 @@ class Connection(HttpToolsProtocol):
         self._has_asked = True
         self.waits_since = time.monotonic()
         self._head_bytes = 0
-        self.scope[IS_WANTED] = self._is_wanted  # type: ignore[literal-required]
+        self.scope[IS_WANTED] = lambda: self.is_there  # type: ignore[literal-required]
 
     def on_url(self, url: bytes) -> None:
         """Read a piece of the URL within the size limit."""
@@ -96,18 +96,18 @@ class Connection(HttpToolsProtocol):
 
     def _was_refused(self) -> bool:
         """Refuse the request on the connection itself, without a task and without ASGI messages, if it must be refused."""
-        if self._refuse is None or (self.cycle is not None and not self.cycle.response_complete):
-            return False  # an earlier answer may still be due
-        if not self.parser.should_keep_alive() or self.parser.get_http_version() != "1.1" or self.transport.is_closing():
+        parser, path = self.parser, self.url.partition(b"?")[0].decode("latin-1")
+        is_earlier_due = self.cycle is not None and not self.cycle.response_complete
+        if self._refuse is None or is_earlier_due or self.transport.is_closing():
             return False
-        path = self.url.partition(b"?")[0].decode("latin-1")
-        refused = self._refuse(self.parser.get_method().decode("latin-1"), path, dict(self.headers))
-        if refused is None:
+        if not parser.should_keep_alive() or parser.get_http_version() != "1.1":
             return False
-        reply, request_id = refused
-        self._write(reply.status, headers_of(reply, request_id), reply.body)
-        self.on_response_complete()
-        return True
+        refused = self._refuse(parser.get_method().decode("latin-1"), path, dict(self.headers))
+        if refused is not None:
+            reply, request_id = refused
+            self._write(reply.status, headers_of(reply, request_id), reply.body)
+            self.on_response_complete()
+        return refused is not None
 
     def _answer(self, cycle: RequestResponseCycle, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
         """Answer a request in one write: uvicorn makes two system calls, which wake the client twice."""
@@ -133,20 +133,15 @@ class Connection(HttpToolsProtocol):
 
     def close_if_slow(self, now: float, *, head_s: float, idle_s: float) -> None:
         """Close a connection whose head takes longer than `head_s`, or that has sent nothing for `idle_s`."""
-        if self.waits_since is None or self.transport.is_closing():
+        limit_s = head_s if self._has_asked else idle_s
+        if self.waits_since is None or now - self.waits_since <= limit_s or self.transport.is_closing():
             return
-        waited_s = now - self.waits_since
         # No 408 to a client that has sent nothing: it would take it as the answer to a request it is just sending.
-        if self._has_asked and waited_s > head_s:
+        if self._has_asked:
             self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
-            self.transport.close()
-        elif not self._has_asked and waited_s > idle_s:
-            self.transport.close()
+        self.transport.close()
 
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
             raise ValueError("the head is too long")  # the parser raises its own error, which uvicorn answers with 400
-
-    def _is_wanted(self) -> bool:
-        return self.is_there

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -33,20 +34,16 @@ _STYLE = (
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
     """Return the OpenAPI document."""
-    types = [kind for route in routes for kind in (route.takes, route.gives, route.error) if kind is not None]
+    types = [kind for route in routes for kind in (route.takes, route.gives, route.error)]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-    refs = iter(schemas)
     paths: dict[str, Any] = {}
-    for route in routes:
-        takes = next(refs) if route.takes is not None else None
-        operation = _operation(route, takes, gives=next(refs), error=next(refs))
-        paths.setdefault(route.path, {})[route.method.lower()] = operation
-    bearer = {"type": "http", "scheme": "bearer"}
+    for route, takes, gives, error in zip(routes, schemas[0::3], schemas[1::3], schemas[2::3], strict=True):
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, takes, gives=gives, error=error)
     return {
         "openapi": "3.1.0",
         "info": {"title": "potstill", "version": version("potstill"), "description": "Text classification in three protocols."},
         "paths": paths,
-        "components": {"schemas": components, "securitySchemes": {"bearer": bearer}},
+        "components": {"schemas": components, "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
     }
 
 
@@ -71,16 +68,21 @@ def page(described: dict[str, Any]) -> bytes:
 
 def _operation(route: Route, takes: Any, *, gives: Any, error: Any) -> dict[str, Any]:
     kind = _KINDS.get(route.does, "application/json")
-    responses: dict[str, Any] = {"200": {"description": "the answer", "content": {kind: {"schema": gives}}}}
-    for status, why in _refusals_of(route).items():
-        responses[status] = {"description": why, "content": {"application/json": {"schema": error}}}
-    operation: dict[str, Any] = {"summary": route.summary, "operationId": _operation_id(route), "responses": responses}
-    if takes is not None:
+    refusals = {
+        status: {"description": why, "content": {"application/json": {"schema": error}}}
+        for status, why in _refusals_of(route).items()
+    }
+    operation: dict[str, Any] = {
+        "summary": route.summary,
+        "operationId": "_".join(re.findall(r"\w+", route.method.lower() + route.path)),
+        "responses": {"200": {"description": "the answer", "content": {kind: {"schema": gives}}}, **refusals},
+    }
+    if route.takes is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": takes}}}
-    names = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
-    if names:
+    if "{" in route.path:
         operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in re.findall(r"{(\w+)}", route.path)
         ]
     if route.audience != "open":
         operation["security"] = [{"bearer": []}, {}]
@@ -96,8 +98,3 @@ def _refusals_of(route: Route) -> dict[str, str]:
     if route.audience == "administrator":
         return {status: REFUSALS[status] for status in ("400", "401", "404")} | {"409": "bundle refused; the old one is served"}
     return {**known, "401": REFUSALS["401"]} if route.audience == "caller" else known
-
-
-def _operation_id(route: Route) -> str:
-    words = [word.strip("{}") for word in route.path.split("/") if word]
-    return "_".join([route.method.lower(), *words]).replace(".", "_")

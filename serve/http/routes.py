@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 from serve.http.access import Audience
@@ -43,36 +44,34 @@ class Route:
     error: Any = HuggingFaceError
 
 
-def _inference(path: str, dialect: Dialect, summary: str, *, takes: Any, gives: Any, error: Any) -> Route:
-    return Route(path, "POST", "infer", summary, dialect, takes=takes, gives=gives, error=error)
-
-
-_HF: dict[str, Any] = {"takes": HuggingFaceRequest, "gives": list[list[LabelScore]], "error": HuggingFaceError}
-_TEI: dict[str, Any] = {"takes": PredictRequest, "gives": list[LabelScore | list[LabelScore]], "error": ErrorResponse}
-_OIP: dict[str, Any] = {"takes": InferRequest, "error": InferError, "gives": dict[str, Any]}
+_HF = partial(
+    Route, method="POST", does="infer", takes=HuggingFaceRequest, gives=list[list[LabelScore]], error=HuggingFaceError
+)
+_TEI = partial(
+    Route,
+    method="POST",
+    does="infer",
+    dialect=TEI,
+    takes=PredictRequest,
+    gives=list[LabelScore | list[LabelScore]],
+    error=ErrorResponse,
+)
+_OIP = partial(Route, dialect=OIP, error=InferError)
 
 ROUTES = (
-    _inference("/", HUGGING_FACE, "Hugging Face text classification", **_HF),
-    _inference("/models/{name}", HUGGING_FACE, "The same for a named model", **_HF),
-    _inference("/predict", TEI, "text-embeddings-inference's predict", **_TEI),
-    _inference("/models/{name}/predict", TEI, "The same for a named model", **_TEI),
-    _inference("/v2/models/{name}/infer", OIP, "Open Inference Protocol", **_OIP),
-    _inference("/v2/models/{name}/versions/{version}/infer", OIP, "The same for a version", **_OIP),
-    Route("/v2", "GET", "server_metadata", "Name and extensions of the server", OIP, error=InferError),
-    Route("/v2/health/live", "GET", "live", "Liveness: the process runs", OIP, "open", error=InferError),
-    Route("/v2/health/ready", "GET", "ready", "Readiness: the server accepts requests", OIP, "open", error=InferError),
-    Route("/v2/models/{name}", "GET", "model_metadata", "Inputs and outputs of a model", OIP, error=InferError),
-    Route("/v2/models/{name}/versions/{version}", "GET", "model_metadata", "The same for a version", OIP, error=InferError),
-    Route("/v2/models/{name}/ready", "GET", "ready", "Readiness of a model", OIP, "open", error=InferError),
-    Route(
-        "/v2/models/{name}/versions/{version}/ready",
-        "GET",
-        "ready",
-        "The same for a version",
-        OIP,
-        "open",
-        error=InferError,
-    ),
+    _HF("/", summary="Hugging Face text classification"),
+    _HF("/models/{name}", summary="The same for a named model"),
+    _TEI("/predict", summary="text-embeddings-inference's predict"),
+    _TEI("/models/{name}/predict", summary="The same for a named model"),
+    _OIP("/v2/models/{name}/infer", "POST", "infer", "Open Inference Protocol", takes=InferRequest),
+    _OIP("/v2/models/{name}/versions/{version}/infer", "POST", "infer", "The same for a version", takes=InferRequest),
+    _OIP("/v2", "GET", "server_metadata", "Name and extensions of the server"),
+    _OIP("/v2/health/live", "GET", "live", "Liveness: the process runs", audience="open"),
+    _OIP("/v2/health/ready", "GET", "ready", "Readiness: the server accepts requests", audience="open"),
+    _OIP("/v2/models/{name}", "GET", "model_metadata", "Inputs and outputs of a model"),
+    _OIP("/v2/models/{name}/versions/{version}", "GET", "model_metadata", "The same for a version"),
+    _OIP("/v2/models/{name}/ready", "GET", "ready", "Readiness of a model", audience="open"),
+    _OIP("/v2/models/{name}/versions/{version}/ready", "GET", "ready", "The same for a version", audience="open"),
     Route("/health", "GET", "ready", "Readiness: the server accepts requests", audience="open"),
     Route("/health/live", "GET", "live", "Liveness: the process runs", audience="open"),
     Route("/health/ready", "GET", "ready", "Readiness: the server accepts requests", audience="open"),
@@ -93,30 +92,18 @@ ROUTES = (
 
 @dataclass(frozen=True)
 class Found:
-    """A route, and the model and version in its path."""
+    """A route, and the name of the model and the version in its path."""
 
     route: Route
-    model: str | None = None
+    name: str | None = None
     version: str | None = None
 
 
-class Table:
-    """Finds routes by path; a path without variables takes one dictionary look-up."""
+_PATTERNS = [(re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(route.path))), route) for route in ROUTES]
 
-    def __init__(self, routes: tuple[Route, ...] = ROUTES) -> None:
-        self._exact: dict[str, dict[str, Found]] = {}
-        self._patterns: list[tuple[re.Pattern[str], Route]] = []
-        for route in routes:
-            if "{" in route.path:
-                pattern = re.escape(route.path).replace(r"\{name\}", "(?P<model>[^/]+)")
-                self._patterns.append((re.compile(pattern.replace(r"\{version\}", "(?P<version>[^/]+)")), route))
-            else:
-                self._exact.setdefault(route.path, {})[route.method] = Found(route)
 
-    def find(self, path: str) -> Mapping[str, Found]:
-        """Return the routes of a path by method; empty when there are none."""
-        exact = self._exact.get(path)
-        if exact is not None:
-            return exact
-        matches = ((pattern.fullmatch(path), route) for pattern, route in self._patterns)
-        return {route.method: Found(route, **match.groupdict()) for match, route in matches if match}
+@lru_cache(maxsize=256)
+def find(path: str) -> Mapping[str, Found]:
+    """Return the routes of a path by method; empty when there are none."""
+    matches = ((pattern.fullmatch(path), route) for pattern, route in _PATTERNS)
+    return {route.method: Found(route, **match.groupdict()) for match, route in matches if match}

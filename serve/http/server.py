@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-BACKLOG = 2048
 GC_THRESHOLDS = (20_000, 20, 100)
 """Net allocations before a young collection, and collections of one generation before the next one is collected."""
 LAST_ANSWERS_S = 0.3
@@ -51,8 +51,6 @@ class Server(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
-                date_header=True,
-                backlog=BACKLOG,
                 timeout_keep_alive=max(1, round(settings.keep_alive_s)),
                 timeout_graceful_shutdown=max(1, round(settings.shutdown_s)),
                 ssl_certfile=settings.tls_certificate,
@@ -63,17 +61,14 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reloads: set[asyncio.Task[None]] = set()
-        self.was_forced = False
 
     async def startup(self, sockets: Any = None) -> None:
         """Listen, and reload on SIGHUP."""
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
         if hasattr(signal, "SIGHUP"):
-            try:
+            with suppress(RuntimeError, ValueError):  # not in the main thread
                 self._loop.add_signal_handler(signal.SIGHUP, self._reload)
-            except (RuntimeError, ValueError):
-                logger.debug("not in the main thread: SIGHUP is not handled")
 
     async def on_tick(self, counter: int) -> bool:
         """Do what uvicorn does ten times a second; once a second, close connections whose head does not arrive."""
@@ -87,14 +82,14 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Shut down in order on the first signal: not ready, no new connections, exit. Exit at once on the second."""
         if self._app.is_draining:
-            self.was_forced = self.should_exit = self.force_exit = True
+            self.should_exit = self.force_exit = True
             return
         self._app.is_draining = True
         logger.info("shutting down: not ready; new connections are accepted for %.1f s", self._settings.drain_s)
         if self._loop is None:
             self.should_exit = True
         else:
-            self._loop.call_soon_threadsafe(self._loop.call_later, self._settings.drain_s, self._stop)
+            self._loop.call_soon_threadsafe(self._loop.call_later, self._settings.drain_s, setattr, self, "should_exit", True)
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Stop accepting connections; answer once more on open ones, with `connection: close`; then close them."""
@@ -106,9 +101,6 @@ class Server(uvicorn.Server):
         if self.server_state.connections and not self.force_exit:
             await asyncio.sleep(LAST_ANSWERS_S)
         await super().shutdown(sockets)
-
-    def _stop(self) -> None:
-        self.should_exit = True
 
     def _reload(self) -> None:
         task = asyncio.get_running_loop().create_task(self._app.reload_all())
@@ -139,17 +131,13 @@ def freeze_garbage_collection() -> None:
 def run(app: App, settings: ServeSettings) -> int:
     """Serve until a signal; return 0, or 1 after a second signal."""
     freeze_garbage_collection()
-    provider, wrapped = None, None
+    wrapped = None
     if settings.telemetry:
         from serve.http.tracing import Traced, provider_from_environment
 
-        provider = provider_from_environment()
-        wrapped = Traced(app, provider)
+        wrapped = Traced(app, provider_from_environment())
     server = Server(app, settings, wrapped=wrapped)
     server.run()
-    if provider is not None:
-        provider.shutdown()
-    if server.was_forced:
-        return 1
-    app.close()
-    return 0
+    if not server.force_exit:
+        app.close()
+    return int(server.force_exit)

@@ -71,15 +71,12 @@ class Dialect(Protocol):
 
     def read(self, body: bytes, headers: Headers) -> Query:
         """Return the query; raises `Refusal` when the request is malformed."""
-        ...
 
     def write(self, query: Query, answers: Sequence[RowAnswer], engine: Engine, model: str) -> Reply:
         """Return the answer."""
-        ...
 
     def refuse(self, refusal: Refusal) -> Reply:
         """Return the error in the protocol's form."""
-        ...
 
 
 def scores_of(query: Query, answers: Sequence[RowAnswer]) -> list[list[float]]:
@@ -141,8 +138,6 @@ def require_unique_names(body: bytes) -> None:
     """Refuse an object with a duplicate key: parsers differ in which value they take."""
     try:
         json.loads(body, object_pairs_hook=_unique)
-    except Refusal:
-        raise
     except (ValueError, RecursionError):
         raise Refusal(Reason.MALFORMED, "the body is not JSON in UTF-8") from None
 

@@ -50,7 +50,6 @@ class HuggingFaceError(Struct):
 
 
 _DECODER = msgspec.json.Decoder(HuggingFaceRequest)
-_ENCODER = msgspec.json.Encoder()
 _ONCE = (b'"inputs"', b'"parameters"', b'"text"', b'"text_pair"', b'"top_k"', b'"function_to_apply"', b'"truncation"')
 
 
@@ -75,12 +74,12 @@ class HuggingFace:
 
     def write(self, query: Query, answers: Sequence[RowAnswer], engine: Engine, model: str) -> Reply:
         """Return a list of ranked labels per text, also for a single text, like Hugging Face's own servers."""
-        labels = engine.classifier.labels
-        return Reply(200, _ENCODER.encode([ranked(scores, labels, query.top_k) for scores in scores_of(query, answers)]))
+        rows = [ranked(scores, engine.classifier.labels, query.top_k) for scores in scores_of(query, answers)]
+        return Reply(200, msgspec.json.encode(rows))
 
     def refuse(self, refusal: Refusal) -> Reply:
         """Return `{"error": …}`."""
-        return Reply(refusal.reason.value, _ENCODER.encode(HuggingFaceError(refusal.message)))
+        return Reply(refusal.reason.value, msgspec.json.encode({"error": refusal.message}))
 
 
 def _text(given: str | HuggingFacePair) -> TextInput:

@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 from distill.classifier import TextInput
 from distill.labels import chosen_labels
 from serve.answering.engine import Engine, RowAnswer
+from serve.answering.models import Model
 from serve.errors import Reason, Refusal
 from serve.http.protocols.base import JSON, Headers, Query, Reply, decoded, require_json, require_plain, require_unique_names
 
@@ -74,7 +75,6 @@ class InferError(Struct):
 
 
 _DECODER = msgspec.json.Decoder(InferRequest)
-_ENCODER = msgspec.json.Encoder()
 
 
 class OpenInference:
@@ -87,8 +87,7 @@ class OpenInference:
         head, tail = _parts(body, headers)
         request = decoded(_DECODER, head, once=())
         require_unique_names(head)
-        tensor = request.inputs[0]
-        return Query(_texts(tensor, tail), outputs=_outputs(request), id=request.id)
+        return Query(_texts(request.inputs[0], tail), outputs=_outputs(request), id=request.id)
 
     def write(self, query: Query, answers: Sequence[RowAnswer], engine: Engine, model: str) -> Reply:
         """Return the requested outputs; binary ones follow the JSON."""
@@ -103,23 +102,23 @@ class OpenInference:
                 output["data"] = values.ravel().tolist()
             described.append(output)
         answer = {"model_name": model, "model_version": "1", "outputs": described}
-        head = _ENCODER.encode({**answer, "id": query.id} if query.id is not None else answer)
+        head = msgspec.json.encode({**answer, "id": query.id} if query.id is not None else answer)
         if not binaries:
             return Reply(200, head)
-        length = (HEADER_LENGTH, b"%d" % len(head))
-        return Reply(200, b"".join([head, *binaries]), b"application/octet-stream", (length,))
+        length = b"%d" % len(head)
+        return Reply(200, b"".join([head, *binaries]), b"application/octet-stream", ((HEADER_LENGTH, length),))
 
     def refuse(self, refusal: Refusal) -> Reply:
         """Return `{"error": …}`; this protocol has 400 for every invalid request."""
         status = 400 if refusal.reason is Reason.INVALID else refusal.reason.value
-        return Reply(status, _ENCODER.encode(InferError(refusal.message)))
+        return Reply(status, msgspec.json.encode({"error": refusal.message}))
 
 
-def metadata(engine: Engine, model: str) -> dict[str, Any]:
+def metadata(model: Model) -> dict[str, Any]:
     """Return the metadata at `/v2/models/{name}`."""
-    labels = len(engine.classifier.labels)
+    labels = len(model.engine.classifier.labels)
     return {
-        "name": model,
+        "name": model.name,
         "versions": ["1"],
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
@@ -168,12 +167,10 @@ def _texts(tensor: InputTensor, tail: bytes | None) -> list[TextInput]:
 def _unpacked(tail: bytes) -> Iterator[str]:
     at = 0
     while at < len(tail):
-        if at + 4 > len(tail):
-            raise Refusal(Reason.INVALID, "the binary data end within a length")
-        (length,) = struct.unpack_from("<I", tail, at)
+        length = int.from_bytes(tail[at : at + 4], "little")
         at += 4 + length
         if at > len(tail):
-            raise Refusal(Reason.INVALID, "the binary data end within a text")
+            raise Refusal(Reason.INVALID, "the binary data end within a text or its length")
         try:
             yield tail[at - length : at].decode()
         except UnicodeDecodeError:
@@ -184,17 +181,14 @@ def _outputs(request: InferRequest) -> list[tuple[str, bool]]:
     by_default = request.parameters.binary_data_output if request.parameters else False
     if request.outputs is None:
         return [(name, by_default) for name in OUTPUTS]
-    wanted = []
-    for output in request.outputs:
-        if output.name not in OUTPUTS:
-            raise Refusal(Reason.INVALID, f"an output is unknown; there are {', '.join(OUTPUTS)}")
-        parameters = output.parameters or TensorParameters()
-        if parameters.classification:
-            raise Refusal(Reason.INVALID, "the classification extension is not supported; request the output 'label'")
-        wanted.append((output.name, by_default if parameters.binary_data is None else parameters.binary_data))
-    if len({name for name, _ in wanted}) != len(wanted):
+    wanted = [(output.name, output.parameters or TensorParameters()) for output in request.outputs]
+    if any(name not in OUTPUTS for name, _ in wanted):
+        raise Refusal(Reason.INVALID, f"an output is unknown; there are {', '.join(OUTPUTS)}")
+    if any(parameters.classification for _, parameters in wanted):
+        raise Refusal(Reason.INVALID, "the classification extension is not supported; request the output 'label'")
+    if len(dict(wanted)) != len(wanted):
         raise Refusal(Reason.INVALID, "an output is requested twice")
-    return wanted
+    return [(name, by_default if form.binary_data is None else form.binary_data) for name, form in wanted]
 
 
 def _values(name: str, answers: Sequence[RowAnswer], engine: Engine) -> tuple[str, np.ndarray[Any, Any]]:

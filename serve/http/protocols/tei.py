@@ -37,7 +37,6 @@ _TYPE_OF_REASON = {
     Reason.NOT_READY: "unhealthy",
 }
 _DECODER = msgspec.json.Decoder(PredictRequest)
-_ENCODER = msgspec.json.Encoder()
 _ONCE = (b'"inputs"', b'"raw_scores"', b'"truncate"', b'"truncation_direction"')
 
 
@@ -58,12 +57,12 @@ class TextEmbeddingsInference:
     def write(self, query: Query, answers: Sequence[RowAnswer], engine: Engine, model: str) -> Reply:
         """Return ranked labels; a list of them for a batch."""
         rows = [ranked(scores, engine.classifier.labels, None) for scores in scores_of(query, answers)]
-        return Reply(200, _ENCODER.encode(rows[0] if query.is_single else rows))
+        return Reply(200, msgspec.json.encode(rows[0] if query.is_single else rows))
 
     def refuse(self, refusal: Refusal) -> Reply:
         """Return `{"error": …, "error_type": …}`."""
         kind = _TYPE_OF_REASON.get(refusal.reason, "validation")
-        return Reply(refusal.reason.value, _ENCODER.encode({"error": refusal.message, "error_type": kind}))
+        return Reply(refusal.reason.value, msgspec.json.encode({"error": refusal.message, "error_type": kind}))
 
 
 def _texts(inputs: str | list[str | list[str]]) -> tuple[list[TextInput], bool]:

@@ -14,7 +14,7 @@ from served import Running
 
 from distill.bundle import Bundle
 from distill.errors import SettingsError
-from serve.http.access import Tokens
+from serve.http.access import Access, read_tokens
 from serve.settings import ServeSettings
 
 
@@ -46,13 +46,13 @@ def test_the_admin_door_has_its_own_key(serve_bundle: Callable[..., Running]) ->
 
 def test_a_short_token_and_an_empty_file_are_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"--token-file.*8"):
-        Tokens.read(None, "short", name="token-file")
+        read_tokens(None, "short", name="token-file")
     (tmp_path / "none").write_text("# nothing\n")
     with pytest.raises(SettingsError, match="--token-file"):
-        Tokens.read(tmp_path / "none", None, name="token-file")
+        read_tokens(tmp_path / "none", None, name="token-file")
     with pytest.raises(SettingsError, match="missing"):
-        Tokens.read(tmp_path / "missing", None, name="token-file")
-    assert "secret-token" not in repr(Tokens((b"secret-token",)))
+        read_tokens(tmp_path / "missing", None, name="token-file")
+    assert "secret-token" not in repr(Access((b"secret-token",), ()))
 
 
 def test_cors_is_off_and_opens_for_named_origins_only(serve_bundle: Callable[..., Running], server: Running) -> None:

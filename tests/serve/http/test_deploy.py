@@ -18,7 +18,7 @@ from served import Running
 
 from distill.cli.main import app
 from serve.http.access import Access
-from serve.http.routes import Table
+from serve.http.routes import find
 from serve.settings import ServeSettings
 
 ROOT = Path(__file__).parents[3]
@@ -35,7 +35,7 @@ def settings_of(command: list[str]) -> tuple[Path, ServeSettings]:
 
 def is_open(path: str) -> bool:
     """A probe brings no token."""
-    found = Table().find(path).get("GET")
+    found = find(path).get("GET")
     return found is not None and found.route.audience == "open"
 
 
@@ -115,7 +115,7 @@ def test_the_kubernetes_manifest() -> None:
         assert probe["port"] == port["name"]
         assert is_open(probe["path"])
     # A server that ends is not ready, but alive: else it would be killed with its requests.
-    assert Table().find(container["livenessProbe"]["httpGet"]["path"])["GET"].route.does == "live"
+    assert find(container["livenessProbe"]["httpGet"]["path"])["GET"].route.does == "live"
     assert pod["terminationGracePeriodSeconds"] > settings.drain_s + settings.shutdown_s
     readiness = container["readinessProbe"]
     assert settings.drain_s > readiness["periodSeconds"] * readiness["failureThreshold"]

@@ -9,13 +9,15 @@ from served import Running
 
 from serve.http.app import App
 from serve.http.server import Server
-from serve.http.tracing import Traced
 from serve.settings import ServeSettings
 
 
 def test_a_request_is_a_span_of_its_callers_trace(start_server: Callable[..., Running], server: Running) -> None:
     sdk = pytest.importorskip("opentelemetry.sdk.trace")
     export = pytest.importorskip("opentelemetry.sdk.trace.export")
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    from serve.http.tracing import Traced
+
     memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
     kept = memory.InMemorySpanExporter()
     provider = sdk.TracerProvider()
