@@ -29,7 +29,7 @@ from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, Prec
 from distill.storage import write_atomically
 from distill.teacher_settings import TeacherSettings
 from export.measure.candidates import bundle_candidate
-from export.measure.rows import measure_speed, speed_figures
+from export.measure.rows import measure_speed
 from export.pipeline import export_bundle
 from export.runtime.sessions import OnnxClassifier
 from export.settings import BenchSettings
@@ -306,7 +306,7 @@ def _speed_of_shipped(bench: Bench) -> list[dict[str, Any]]:
             "runtime": candidate.runtime,
             "measured": "speed",
             "size_bytes": candidate.size_bytes,
-            **speed_figures(speeds[candidate.key]),
+            **speeds[candidate.key],
         }
         for candidate in candidates
     ]

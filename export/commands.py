@@ -22,6 +22,7 @@ from export.settings import BenchSettings, DemoSettings, ExportSettings, Form, L
 if TYPE_CHECKING:
     from distill.bundle import Bundle
     from export.measure.candidates import Candidate
+    from export.measure.tables import Table
 
 OUTPUT, RUNNING = GROUPS["Output"], GROUPS["Running"]
 GraphBundle = Annotated[Path, Parameter(help="a bundle with an ONNX graph")]
@@ -40,16 +41,17 @@ def demo(
 ) -> None:
     """Run every stage on the built-in movie sentences and print the table of the report."""
     from export.demo import run_demo
-    from export.measure.tables import DEMO_COLUMNS, verdict_of
+    from export.measure.tables import DEMO_COLUMNS, table_of, verdict_of
 
     report = run_demo(out, settings, reporter=reporter_for_terminal())
-    if json:
-        print_json(report)
-        return
-    _print_rows(report["rows"], DEMO_COLUMNS)
-    print(f"\n{verdict_of(report['rows'])}\n")
-    print(f"report  {out / 'report.html'}")
-    print(f"student {out / 'student'}\ntry     potstill predict {out / 'student'} 'a masterpiece of boredom'")
+    _show(
+        report,
+        table_of(report["rows"], DEMO_COLUMNS),
+        f"\n{verdict_of(report['rows'])}\n",
+        f"report  {out / 'report.html'}",
+        f"student {out / 'student'}\ntry     potstill predict {out / 'student'} 'a masterpiece of boredom'",
+        json=json,
+    )
 
 
 @with_headings
@@ -109,24 +111,17 @@ def evaluate(
 ) -> None:
     """Print the quality of bundles on test texts, in total, by label, and the confusion matrix."""
     from distill.bundle import Bundle
-    from export.measure.rows import measure_quality, rows_of
-    from export.measure.tables import EVAL_COLUMNS, PER_CLASS_COLUMNS, confusion_table, per_class_cells
+    from export.measure.rows import SCHEMA, measure_quality
+    from export.measure.tables import EVAL_COLUMNS, confusion_table, per_class_table, table_of
 
     opened = [Bundle.open(path) for path in bundles]
-    candidates, reference = _with_teacher(teacher)
     names = [path.resolve().name for path in bundles]
-    for made, path, name in zip(opened, bundles, names, strict=True):
-        candidates.append(_candidate(made, name if names.count(name) == 1 else str(path), form))
+    unique = [name if names.count(name) == 1 else str(path) for name, path in zip(names, bundles, strict=True)]
+    candidates, reference = _candidates(opened, unique, form, teacher)
     test = measuring_texts(data, opened[-1].labels)
-    rows = rows_of(candidates, measure_quality(candidates, test, teacher=reference, reporter=reporter_for_terminal()))
-    if json:
-        print_json({"schema": 1, "rows": rows})
-        return
-    _print_rows(rows, EVAL_COLUMNS)
-    print_cells(PER_CLASS_COLUMNS, per_class_cells(rows))
-    columns, cells = confusion_table(rows)
-    if cells:
-        print_cells(columns, cells)
+    rows = list(measure_quality(candidates, test, teacher=reference, reporter=reporter_for_terminal()).values())
+    tables = (table_of(rows, EVAL_COLUMNS), per_class_table(rows), confusion_table(rows))
+    _show({"schema": SCHEMA, "rows": rows}, *tables, json=json)
 
 
 @with_headings
@@ -143,19 +138,14 @@ def bench(
     """Measure a bundle against its teacher in one run, save the result in the bundle, and print it."""
     from distill.bundle import Bundle
     from export.measure.bench import bench_bundle
-    from export.measure.tables import COLUMNS
+    from export.measure.tables import table_of
 
     opened = Bundle.open(bundle)
-    candidates, reference = _with_teacher(teacher)
-    candidates.append(_candidate(opened, "student", form))
+    candidates, reference = _candidates([opened], ["student"], form, teacher)
     test = measuring_texts(data, opened.labels)
     report = bench_bundle(opened, candidates, test, teacher=reference, settings=settings, reporter=reporter_for_terminal())
-    if json:
-        print_json(report)
-        return
-    _print_rows(report["rows"], COLUMNS)
-    if any(row["noisy"] for row in report["rows"]):
-        print("the timings are noisy: rounds differ by more than 25 %; run again on an idle machine")
+    noisy = "the timings are noisy: rounds differ by more than 25 %; run again on an idle machine"
+    _show(report, table_of(report["rows"]), noisy if any(row["noisy"] for row in report["rows"]) else "", json=json)
 
 
 @with_headings
@@ -193,8 +183,9 @@ def predict(
     classifier = LongTextClassifier(OnnxClassifier.open(bundle, precision=precision, threads=threads), long_texts=long_texts)
     answers = predict_stream(classifier, texts or (read_texts(input, rows) if input else stdin_texts(rows)))
     if json:
-        found = [{"text": text, **asdict(answer)} for text, answer in answers]
-        print_json({"predictions": found, "num_cut": classifier.num_long})
+        print_json(
+            {"predictions": [{"text": text, **asdict(answer)} for text, answer in answers], "num_cut": classifier.num_long}
+        )
         return
     for text, answer in answers:
         print(f"{'|'.join(answer.labels)}\t{answer.score:.4f}\t{' '.join(text.split())}")
@@ -218,16 +209,13 @@ def cascade(
 ) -> None:
     """Set the cascade threshold of a student on validation texts, and print quality and cost."""
     from distill.bundle import Bundle
-    from export.measure.tables import CASCADE_COLUMNS, cascade_cells
+    from export.measure.tables import CASCADE_COLUMNS, table_of
     from export.threshold import set_cascade
 
     opened = Bundle.open(student)
     texts = gate_texts(data, opened.labels, reporter_for_terminal())
     rows = set_cascade(opened, Bundle.open(fallback), validation=texts, wanted_agreement=agreement)
-    if json:
-        print_json({"rows": rows})
-        return
-    print_cells(CASCADE_COLUMNS, cascade_cells(rows))
+    _show({"rows": rows}, table_of(rows, CASCADE_COLUMNS), json=json)
 
 
 @with_headings
@@ -250,15 +238,15 @@ def inspect(
     opened = Bundle.open(bundle)
     if verify_key:
         verify_signature(opened, public_key=verify_key)
-    if sbom or json:
-        print_json(ml_bom(opened) if sbom else opened.manifest.model_dump(mode="json", by_alias=True))
-        return
-    print(card_text(opened))
-    for name, entry in opened.manifest.files.items():
-        print(f"{entry.size_bytes:>12,}  {entry.sha256[:16]}…  {name}")
-    print(f"\n{bundle} is whole: {len(opened.manifest.files)} files match their SHA-256")
-    if verify_key:
-        print(f"the signature is valid for {verify_key}")
+    files = opened.manifest.files
+    _show(
+        ml_bom(opened) if sbom else opened.manifest.model_dump(mode="json", by_alias=True),
+        card_text(opened),
+        *(f"{entry.size_bytes:>12,}  {entry.sha256[:16]}…  {name}" for name, entry in files.items()),
+        f"\n{bundle} is whole: {len(files)} files match their SHA-256",
+        f"the signature is valid for {verify_key}" if verify_key else "",
+        json=sbom or json,
+    )
 
 
 @with_headings
@@ -281,20 +269,27 @@ def sign(
     print(f"signed: {sign_bundle(Bundle.open(bundle), private_key=key, password=password)}")
 
 
-def _candidate(bundle: Bundle, name: str, form: Form | None) -> Candidate:
+def _candidates(
+    bundles: Sequence[Bundle], names: Sequence[str], form: Form | None, teacher: Path | None
+) -> tuple[list[Candidate], Candidate | None]:
+    """Return the teacher, if there is one, and the bundles as candidates; and the teacher once more."""
+    from distill.bundle import Bundle
     from export.measure.candidates import best_form, bundle_candidate
 
-    return bundle_candidate(bundle, name=name, form=form or best_form(bundle))
+    reference = bundle_candidate(Bundle.open(teacher), name="teacher", form="pytorch") if teacher else None
+    students = [
+        bundle_candidate(bundle, name=name, form=form or best_form(bundle)) for bundle, name in zip(bundles, names, strict=True)
+    ]
+    return [reference, *students] if reference else students, reference
 
 
-def _with_teacher(path: Path | None) -> tuple[list[Candidate], Candidate | None]:
-    from distill.bundle import Bundle
-
-    reference = None if path is None else _candidate(Bundle.open(path), "teacher", "pytorch")
-    return [reference] if reference else [], reference
-
-
-def _print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    from export.measure.tables import cells_of
-
-    print_cells(columns, [cells_of(row, columns) for row in rows])
+def _show(report: Mapping[str, Any], *parts: str | Table, json: bool) -> None:
+    """Print the report as JSON, or else its lines and tables; empty ones are left out."""
+    if json:
+        print_json(report)
+        return
+    for part in parts:
+        if isinstance(part, str):
+            print(part, end="\n" if part else "")
+        elif part[1]:
+            print_cells(*part)

@@ -16,13 +16,12 @@ from typing import Any, Final
 from distill.bundle import WEIGHTS, Bundle, Lineage, Role
 from distill.data import Splits, fingerprint, load_splits, read_texts, texts_not_in
 from distill.errors import BundleError, SettingsError, requires
-from distill.machine import describe_environment
 from distill.progress import Reporter, SilentReporter
 from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, Settings
 from distill.storage import require_writable, write_atomically
 from distill.teacher_settings import TeacherSettings
 from export.measure.candidates import Candidate, bundle_candidate, floor_candidates
-from export.measure.rows import SCHEMA, measure_quality, measure_speed, rows_of
+from export.measure.rows import SCHEMA, measure
 from export.pipeline import export_bundle
 from export.settings import BenchSettings, DemoSettings, ExportSettings
 
@@ -214,10 +213,7 @@ def _measured(
     if found := _already_measured(kept, key):
         reporter.say("        already done")
         return found
-    qualities = measure_quality(candidates, test, teacher=candidates[0], reporter=reporter)
-    environment = describe_environment()
-    speeds = measure_speed(candidates, test, teacher=candidates[0], settings=profile.bench, reporter=reporter)
-    result = {"environment": environment, "rows": rows_of(candidates, qualities, speeds)}
+    result = measure(candidates, test, teacher=candidates[0], settings=profile.bench, reporter=reporter)
     write_atomically(kept, json.dumps({"key": key, **result}))
     return result
 

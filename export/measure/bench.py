@@ -8,11 +8,10 @@ from typing import Any
 
 from distill.bundle import BENCHMARK, Bundle
 from distill.data import Dataset
-from distill.machine import describe_environment
 from distill.progress import Reporter
 from distill.storage import require_writable, write_atomically
 from export.measure.candidates import Candidate
-from export.measure.rows import SCHEMA, measure_quality, measure_speed, rows_of
+from export.measure.rows import SCHEMA, measure
 from export.settings import BenchSettings
 
 
@@ -36,15 +35,11 @@ def bench_bundle(
         reporter: Shows progress.
     """
     require_writable(bundle.path)
-    environment = describe_environment()
-    qualities = measure_quality(candidates, test, teacher=teacher, reporter=reporter)
-    speeds = measure_speed(candidates, test, teacher=teacher, settings=settings, reporter=reporter)
     report = {
         "schema": SCHEMA,
         "test_fingerprint": test.fingerprint(),
-        "environment": environment,
         "settings": settings.model_dump(mode="json"),
-        "rows": rows_of(candidates, qualities, speeds),
+        **measure(candidates, test, teacher=teacher, settings=settings, reporter=reporter),
     }
     with bundle.staging() as staged:
         write_atomically(staged / BENCHMARK, json.dumps(report, indent=1, allow_nan=False) + "\n")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from distill.bundle import Bundle
 from distill.classifier import Classifier
 from distill.data import Dataset
-from distill.errors import BundleError, requires
+from distill.errors import BundleError
 from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
 from distill.settings import Precision
+from export.measure.forms import open_form
 from export.settings import Form
 
 Runtime = Literal["pytorch", "onnxruntime", "scikit-learn", "none"]
@@ -54,25 +56,13 @@ def bundle_candidate(bundle: Bundle, *, name: str, form: Form) -> Candidate:
     Raises:
         BundleError: The bundle has no such graph, or no PyTorch weights.
     """
-    if form == "pytorch":
-        bundle.weights()
-        return Candidate(
-            name=name,
-            precision="fp32",
-            runtime="pytorch",
-            open=lambda threads: _open_eager(bundle, threads),
-            size_bytes=bundle.size_bytes(None),
-            num_parameters=bundle.manifest.num_parameters,
-            bundle_path=bundle.path,
-            form=form,
-        )
-    bundle.graph(form)
+    precision = None if form == "pytorch" else form
     return Candidate(
         name=name,
-        precision=form,
-        runtime="onnxruntime",
-        open=lambda threads: _open_graph(bundle, form, threads),
-        size_bytes=bundle.size_bytes(form),
+        precision=precision or "fp32",
+        runtime="onnxruntime" if precision else "pytorch",
+        open=partial(open_form, bundle, form),
+        size_bytes=bundle.size_bytes(precision),  # refuses a form that the bundle does not have
         num_parameters=bundle.manifest.num_parameters,
         bundle_path=bundle.path,
         form=form,
@@ -80,11 +70,10 @@ def bundle_candidate(bundle: Bundle, *, name: str, form: Form) -> Candidate:
 
 
 def best_form(bundle: Bundle) -> Form:
-    """Return int8 where there is such a graph, else fp32, else PyTorch."""
+    """Return int8 if the bundle has that graph, else fp32, else PyTorch."""
     try:
         return bundle.best_precision()
     except BundleError:
-        bundle.weights()
         return "pytorch"
 
 
@@ -95,15 +84,3 @@ def floor_candidates(train: Dataset) -> list[Candidate]:
         Candidate("tfidf", "fp32", "scikit-learn", lambda _: tfidf, None, tfidf.num_parameters),
         Candidate("majority", "fp32", "none", lambda _: majority, None, majority.num_parameters),
     ]
-
-
-def _open_eager(bundle: Bundle, threads: int | None) -> Classifier:
-    with requires("running a PyTorch model"):
-        from distill.models.eager import EagerClassifier
-    return EagerClassifier(bundle, threads=threads)
-
-
-def _open_graph(bundle: Bundle, precision: Precision, threads: int | None) -> Classifier:
-    from export.runtime.sessions import OnnxClassifier
-
-    return OnnxClassifier.open(bundle, precision=precision, threads=threads)

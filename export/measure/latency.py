@@ -10,13 +10,12 @@ import json
 import math
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,19 +60,14 @@ class Latency:
         return float(np.median(self.round_medians_ms))
 
     @property
-    def p90_ms(self) -> float | None:
-        """90th percentile; None below 64 samples."""
-        return percentile(self.samples_ms, 90)
-
-    @property
-    def p99_ms(self) -> float | None:
-        """99th percentile; None below 662 samples."""
-        return percentile(self.samples_ms, 99)
-
-    @property
     def spread(self) -> float:
         """Range of the medians of the rounds, as a share of their median."""
         return (max(self.round_medians_ms) - min(self.round_medians_ms)) / self.p50_ms
+
+    def percentile_ms(self, percent: int) -> float | None:
+        """Return a percentile of all samples; None below the sample count that LoadGen requires for it."""
+        samples = self.samples_ms
+        return float(np.percentile(samples, percent)) if len(samples) >= MIN_SAMPLES[percent] else None
 
 
 @dataclass(frozen=True)
@@ -82,11 +76,6 @@ class ProcessFigures:
 
     cold_start_s: float
     peak_rss_bytes: int
-
-
-def percentile(samples: Sequence[float] | NDArray[np.float64], percent: int) -> float | None:
-    """Return a percentile of the samples; None below the sample count that LoadGen requires for it."""
-    return float(np.percentile(samples, percent)) if len(samples) >= MIN_SAMPLES.get(percent, 1) else None
 
 
 def measure_latency(
@@ -111,16 +100,10 @@ def measure_latency(
     """
     if not texts:
         raise SettingsError("there is no text to measure with")
-    rounds: dict[str, list[tuple[float, ...]]] = {name: [] for name in classifiers}
-    with (reporter or SilentReporter()).task("latency", settings.rounds * len(classifiers)) as advance:
-        for round_number in range(settings.rounds):
-            calls = [[text] for text in _turn_of(texts, round_number, settings.texts_per_round)]
-            for name, classifier in classifiers.items():
-                seconds = settings.warmup_s if round_number == 0 else settings.warmup_s / 10
-                _warm_up(classifier, calls, seconds, clock, is_first=round_number == 0)
-                rounds[name].append(tuple(_timed_ms(classifier, call, clock) for call in calls))
-                advance(1)
-    return {name: Latency(tuple(samples)) for name, samples in rounds.items()}
+    rounds = _rounds_of(texts, settings.rounds, settings.texts_per_round, batch_size=1)
+    warmup_s = (settings.warmup_s, settings.warmup_s / 10)
+    timed = _timed_rounds(classifiers, rounds, warmup_s, title="latency", reporter=reporter, clock=clock)
+    return {name: Latency(tuple(rounds_ms)) for name, rounds_ms in timed.items()}
 
 
 def measure_throughput(
@@ -132,17 +115,13 @@ def measure_throughput(
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, tuple[float, ...]]:
     """Return texts per second of each round, with `batch_size` texts per call in their own order."""
-    rates: dict[str, list[float]] = {name: [] for name in classifiers}
-    with (reporter or SilentReporter()).task("throughput", settings.throughput_rounds * len(classifiers)) as advance:
-        for round_number in range(settings.throughput_rounds):
-            chosen = _turn_of(texts, round_number, settings.throughput_texts)
-            batches = [chosen[start : start + settings.batch_size] for start in range(0, len(chosen), settings.batch_size)]
-            for name, classifier in classifiers.items():
-                _warm_up(classifier, batches, settings.warmup_s / 2, clock, is_first=round_number == 0)
-                taken_ms = sum(_timed_ms(classifier, batch, clock) for batch in batches)
-                rates[name].append(len(chosen) / taken_ms * 1000)
-                advance(1)
-    return {name: tuple(samples) for name, samples in rates.items()}
+    rounds = _rounds_of(texts, settings.throughput_rounds, settings.throughput_texts, batch_size=settings.batch_size)
+    warmup_s = (settings.warmup_s / 2, settings.warmup_s / 2)
+    timed = _timed_rounds(classifiers, rounds, warmup_s, title="throughput", reporter=reporter, clock=clock)
+    return {
+        name: tuple(settings.throughput_texts / sum(batches_ms) * 1000 for batches_ms in rounds_ms)
+        for name, rounds_ms in timed.items()
+    }
 
 
 def measure_process(bundle_path: Path, runtime: str, texts: Sequence[str], *, repeats: int = 3) -> ProcessFigures:
@@ -164,53 +143,94 @@ def measure_process(bundle_path: Path, runtime: str, texts: Sequence[str], *, re
     )
 
 
-def summary_of(latency: Latency, rates: Sequence[float]) -> dict[str, Any]:
-    """Return the figures of one row: percentiles, rate, and whether the machine was too noisy to rely on them."""
-    return {
-        "p50_ms": latency.p50_ms,
-        "p90_ms": latency.p90_ms,
-        "p99_ms": latency.p99_ms,
-        "latency_spread": latency.spread,
-        "noisy": latency.spread > NOISY_SPREAD,
-        "texts_per_second": float(np.median(rates)),
-    }
-
-
 def ratio_of_medians(slow: Latency, fast: Latency) -> tuple[float, float, float]:
     """Return how many times faster `fast` is: median, minimum and maximum over rounds of the ratio of medians."""
     ratios = [a / b for a, b in zip(slow.round_medians_ms, fast.round_medians_ms, strict=True)]
     return float(np.median(ratios)), min(ratios), max(ratios)
 
 
+def speed_figures(
+    latency: Latency, rates: Sequence[float], *, teacher: Latency | None = None, process: ProcessFigures | None = None
+) -> dict[str, Any]:
+    """Return the speed figures of a row for JSON, all samples included.
+
+    Args:
+        latency: Times of single texts.
+        rates: Texts per second of each throughput round.
+        teacher: Times that the ratios refer to; None: no ratios.
+        process: Figures of a new process; None: not measured.
+    """
+    median, *extremes = ratio_of_medians(teacher, latency) if teacher else (None,)
+    return {
+        "p50_ms": latency.p50_ms,
+        "p90_ms": latency.percentile_ms(90),
+        "p99_ms": latency.percentile_ms(99),
+        "latency_spread": latency.spread,
+        "noisy": latency.spread > NOISY_SPREAD,
+        "texts_per_second": float(np.median(rates)),
+        "p50_ratio_teacher": median,
+        "p50_ratio_teacher_range": extremes or None,
+        **(asdict(process) if process else {"cold_start_s": None, "peak_rss_bytes": None}),
+        "latency_rounds_ms": [[round(sample, 4) for sample in samples] for samples in latency.rounds_ms],
+        "texts_per_second_rounds": list(rates),
+    }
+
+
 def _probe(bundle_path: Path, runtime: str, texts: Sequence[str]) -> ProcessFigures:
-    command = [sys.executable, "-m", "export.measure.probe", str(bundle_path.resolve()), runtime]
+    """Run the process; this one sleeps meanwhile, so that it does not compete with it."""
     lines = "\n".join(" ".join(text.split()) for text in texts)
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as given, tempfile.TemporaryFile("w+", encoding="utf-8") as complaints:
-        given.write(lines)
-        given.seek(0)
-        started = time.perf_counter()
-        with subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, stderr=complaints, text=True) as process:
-            printed = cast(IO[str], process.stdout)
-            watchdog = threading.Timer(PROBE_TIMEOUT_S, process.kill)
-            watchdog.daemon = True  # Ctrl-C must not wait for it
-            watchdog.start()
-            # This process sleeps in the read, so that it does not compete with the measured process.
-            answered = printed.readline().strip() == "answered"
-            cold_start_s = time.perf_counter() - started
-            rest = printed.read()
-            watchdog.cancel()
-        complaints.seek(0)
-        if not answered or process.returncode != 0:
-            raise PotstillError(
-                f"a process that answers with {bundle_path} died, or took more than {PROBE_TIMEOUT_S:g} s: "
-                f"{complaints.read().strip()[-300:]}"
-            )
-    return ProcessFigures(cold_start_s, json.loads(rest)["peak_rss_bytes"])
+    started = time.monotonic()  # the clock of the system, the same in both processes
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "export.measure.probe", str(bundle_path.resolve()), runtime],
+            input=lines.encode(),
+            capture_output=True,
+            timeout=PROBE_TIMEOUT_S,
+            check=True,
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as exc:
+        raise PotstillError(
+            f"a process that answers with {bundle_path} died, or took more than {PROBE_TIMEOUT_S:g} s: "
+            f"{(exc.stderr or b'').decode(errors='replace').strip()[-300:]}"
+        ) from exc
+    found = json.loads(done.stdout)
+    return ProcessFigures(found["answered_at"] - started, found["peak_rss_bytes"])
 
 
-def _turn_of(texts: Sequence[str], round_number: int, count: int) -> list[str]:
-    start = round_number * count
-    return [texts[index % len(texts)] for index in range(start, start + count)]
+def _rounds_of(texts: Sequence[str], rounds: int, texts_per_round: int, *, batch_size: int) -> list[list[list[str]]]:
+    """Return the batches of each round; each round uses the next texts, and they begin again after the last."""
+    endless = cycle(texts)
+    chosen = [list(islice(endless, texts_per_round)) for _ in range(rounds)]
+    return [[each[start : start + batch_size] for start in range(0, len(each), batch_size)] for each in chosen]
+
+
+def _timed_rounds(
+    classifiers: Mapping[str, Classifier],
+    rounds: Sequence[Sequence[Sequence[str]]],
+    warmup_s: tuple[float, float],
+    *,
+    title: str,
+    reporter: Reporter | None,
+    clock: Callable[[], float],
+) -> dict[str, list[tuple[float, ...]]]:
+    """Return the milliseconds of each batch by classifier and round; the classifiers take turns in each round.
+
+    Args:
+        classifiers: Classifiers by name.
+        rounds: Batches of texts of each round.
+        warmup_s: Seconds of warmup before a turn in the first round, and in the later ones.
+        title: Shown with the progress.
+        reporter: Shows progress.
+        clock: Returns seconds.
+    """
+    found: dict[str, list[tuple[float, ...]]] = {name: [] for name in classifiers}
+    with (reporter or SilentReporter()).task(title, len(rounds) * len(classifiers)) as advance:
+        for number, batches in enumerate(rounds):
+            for name, classifier in classifiers.items():
+                _warm_up(classifier, batches, warmup_s[number > 0], clock, is_first=number == 0)
+                found[name].append(tuple(_timed_ms(classifier, batch, clock) for batch in batches))
+                advance(1)
+    return found
 
 
 def _warm_up(

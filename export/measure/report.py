@@ -16,15 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
 from distill.storage import write_atomically
-from export.measure.tables import (
-    COLUMNS,
-    MOST_LABELS,
-    PER_CLASS_COLUMNS,
-    cells_of,
-    confusion_table,
-    per_class_cells,
-    verdict_of,
-)
+from export.measure.tables import MOST_LABELS, confusion_table, per_class_table, table_of, verdict_of
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
@@ -44,20 +36,16 @@ def write_report(out: Path, report: Mapping[str, Any]) -> None:
 def html_of(report: Mapping[str, Any]) -> str:
     """Return an HTML page that needs no other file and no network."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    confusion_columns, confusion_rows = confusion_table(report["rows"])
-    return template.render(
+    rows = report["rows"]
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
-        verdict=verdict_of(report["rows"]),
-        columns=COLUMNS,
-        rows=[cells_of(row) for row in report["rows"]],
-        picture=picture_of(report["rows"]),
-        noisy=[row["name"] for row in report["rows"] if row.get("noisy")],
-        per_class_columns=PER_CLASS_COLUMNS,
-        per_class_rows=per_class_cells(report["rows"]),
-        confusion_columns=confusion_columns,
-        confusion_rows=confusion_rows,
-        confusion_picture=confusion_picture_of(report["rows"]),
+        verdict=verdict_of(rows),
+        figures=table_of(rows),
+        picture=picture_of(rows),
+        noisy=[row["name"] for row in rows if row.get("noisy")],
+        per_class=per_class_table(rows),
+        confusion=confusion_table(rows),
+        confusion_picture=confusion_picture_of(rows),
     )
 
 
@@ -92,11 +80,13 @@ def picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
             fontsize=8.5,
             color=GREY,
         )
-    axes.set_xscale("log")
+    axes.set(
+        xscale="log",
+        xlabel="median time of one text, tokenization included, one thread (ms, log scale)",
+        ylabel="macro-F1 with 95 % interval",
+    )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.margins(x=0.22)
-    axes.set_xlabel("median time of one text, tokenization inside, one thread (ms, log scale)")
-    axes.set_ylabel("macro-F1 with 95 % interval")
     axes.grid(visible=True, alpha=0.25)
     return svg_of(figure)
 
@@ -120,9 +110,8 @@ def confusion_picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
         axes.text(given, true, f"{counts[true, given]}\n{share:.1%}", ha="center", va="center", fontsize=8.5, color=colour)
     axes.set_xticks(range(len(labels)), labels)
     axes.set_yticks(range(len(labels)), labels)
-    axes.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5), aspect="equal")
-    axes.set_xlabel("given label")
-    axes.set_ylabel("true label")
+    limits = (-0.5, len(labels) - 0.5)
+    axes.set(xlim=limits, ylim=limits[::-1], aspect="equal", xlabel="given label", ylabel="true label")
     return svg_of(figure)
 
 
@@ -132,8 +121,7 @@ def svg_of(figure: Figure) -> str:
     for part in (axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()):
         part.set_color(GREY)
     axes.tick_params(colors=GREY, which="both")
-    for spine in axes.spines.values():
-        spine.set_color("#9ca3af")
+    axes.spines[:].set_color("#9ca3af")
     return as_svg(figure)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 ABSENT = "-"
 
 Cell = Callable[[Mapping[str, Any]], str]
+Table = tuple[Sequence[str], list[list[str]]]
+"""Column names, and the rows of cells."""
 
 _CELLS: dict[str, Cell] = {
     "classifier": lambda row: row["name"].replace("_", " "),
@@ -24,12 +26,15 @@ _CELLS: dict[str, Cell] = {
     "faster": lambda row: _time(row, "p50_ratio_teacher", "{:,.1f}x"),
     "texts/s": lambda row: _time(row, "texts_per_second", "{:,.0f}"),
     "ships MB": lambda row: _spelled(row["size_bytes"], "{:.1f}", unit=1e6),
-    "parameters": lambda row: f"{row['num_parameters']:,}",
     "cold start s": lambda row: _spelled(row.get("cold_start_s"), "{:.2f}"),
     "memory MB": lambda row: _spelled(row.get("peak_rss_bytes"), "{:,.0f}", unit=1e6),
+    "answers": lambda row: row["name"],
+    "as the fallback": lambda row: f"{row['agreement_with_fallback']:.1%}",
+    "by the student": lambda row: f"{row['student_share']:.1%}",
 }
 
-COLUMNS = tuple(name for name in _CELLS if name not in {"accuracy", "calibration error", "parameters"})
+SPEED_COLUMNS = ("p50 ms", "p90 ms", "p99 ms", "faster", "texts/s", "ships MB", "cold start s", "memory MB")
+COLUMNS = ("classifier", "runs on", "macro-F1", "95 % interval", "kept", "agrees", *SPEED_COLUMNS)
 DEMO_COLUMNS = ("classifier", "runs on", "macro-F1", "kept", "p50 ms", "faster", "texts/s", "ships MB")
 EVAL_COLUMNS = ("classifier", "runs on", "macro-F1", "95 % interval", "accuracy", "kept", "agrees", "calibration error")
 CASCADE_COLUMNS = ("answers", "macro-F1", "as the fallback", "by the student")
@@ -37,30 +42,23 @@ CONFUSED_COLUMNS = ("classifier", "true label", "given", "texts", "of its texts"
 MOST_LABELS = 12
 """With more labels than this, the most frequent mistakes are shown instead of the whole confusion matrix."""
 
-PER_CLASS_COLUMNS = ("classifier", "label", "precision", "recall", "F1", "texts")
+
+def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> Table:
+    """Return a table with one row for each row of results; a figure that was not measured is a dash."""
+    return columns, [[_CELLS[name](row) for name in columns] for row in rows]
 
 
-def cells_of(row: Mapping[str, Any], columns: Sequence[str] = COLUMNS) -> list[str]:
-    """Return the cells of one row; a figure that was not measured is a dash."""
-    return [_CELLS[name](row) for name in columns]
-
-
-def per_class_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return a row of cells per classifier and label, in the order of `PER_CLASS_COLUMNS`."""
-    return [
-        [
-            _named(row),
-            label,
-            *(f"{figures[name]:.4f}" for name in ("precision", "recall", "f1")),
-            str(figures["support"]),
-        ]
+def per_class_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table with one row for each classifier and label."""
+    return ("classifier", "label", "precision", "recall", "F1", "texts"), [
+        [_named(row), label, *(f"{figures[name]:.4f}" for name in ("precision", "recall", "f1")), str(figures["support"])]
         for row in rows
         for label, figures in row["per_class"].items()
     ]
 
 
-def confusion_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return column names and cells of the confusion matrix of each classifier.
+def confusion_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the confusion matrix of each classifier as one table; it has no rows if no classifier has a matrix.
 
     With more than `MOST_LABELS` labels: the most frequent mistakes of each classifier, at most `MOST_LABELS` of them.
 
@@ -70,28 +68,20 @@ def confusion_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[
     rows = [row for row in rows if row.get("confusion")]
     labels = list(rows[0]["per_class"]) if rows else []
     if len(labels) > MOST_LABELS:
-        return list(CONFUSED_COLUMNS), [cells for row in rows for cells in _commonest_mistakes(row, labels)]
+        return CONFUSED_COLUMNS, [cells for row in rows for cells in _commonest_mistakes(row, labels)]
     cells = [
-        [_named(row), label, *(_share(count, sum(counts)) for count in counts)]
+        [_named(row), label, *(f"{count} ({count / max(1, sum(counts)):.1%})" for count in counts)]
         for row in rows
         for label, counts in zip(labels, row["confusion"], strict=True)
     ]
     return ["classifier", "true label", *(f"given {label}" for label in labels)], cells
 
 
-def cascade_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return the cells of student, fallback and cascade, in the order of `CASCADE_COLUMNS`."""
-    return [
-        [row["name"], f"{row['macro_f1']:.4f}", f"{row['agreement_with_fallback']:.1%}", f"{row['student_share']:.1%}"]
-        for row in rows
-    ]
-
-
 def markdown_of(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str] = COLUMNS) -> str:
     """Return the rows as a Markdown table with some of the columns."""
-    lines = ["| " + " | ".join(columns) + " |", "|---|---|" + "--:|" * (len(columns) - 2)]
-    lines += ["| " + " | ".join(cells_of(row, columns)) + " |" for row in rows]
-    return "\n".join(lines)
+    _, cells = table_of(rows, columns)
+    lines = [" | ".join(each) for each in (columns, *cells)]
+    return "\n".join([f"| {lines[0]} |", "|---|---|" + "--:|" * (len(columns) - 2), *(f"| {line} |" for line in lines[1:])])
 
 
 def verdict_of(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -106,11 +96,10 @@ def verdict_of(rows: Sequence[Mapping[str, Any]]) -> str:
     fp32, control = found.get(("student", "fp32")), found.get(("student_no_distillation", "fp32"))
     if fp32 is None or control is None:
         return sentence
-    gain = fp32["macro_f1"] - control["macro_f1"]
-    half_width = (control["macro_f1_interval"][1] - control["macro_f1_interval"][0]) / 2
-    judged = (
-        "one seed cannot tell this from zero" if abs(gain) < half_width else "more than half the 95 % interval of this test set"
-    )
+    gain, (low, high) = fp32["macro_f1"] - control["macro_f1"], control["macro_f1_interval"]
+    judged = "one seed cannot tell this from zero"
+    if abs(gain) >= (high - low) / 2:
+        judged = "more than half the 95 % interval of this test set"
     return f"{sentence} Against the same student trained without the teacher's answers it differs by {gain:+.4f}: {judged}."
 
 
@@ -129,10 +118,6 @@ def _commonest_mistakes(row: Mapping[str, Any], labels: Sequence[str]) -> list[l
 
 def _named(row: Mapping[str, Any]) -> str:
     return f"{row['name'].replace('_', ' ')} {row['precision']}"
-
-
-def _share(count: int, whole: int) -> str:
-    return f"{count} ({count / max(1, whole):.1%})"
 
 
 def _time(row: Mapping[str, Any], name: str, pattern: str) -> str:

@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_any_work(
     def no_work(*arguments: object, **more: object) -> None:
         raise AssertionError("nothing may be measured before the folder is known to be writable")
 
-    monkeypatch.setattr(bench, "measure_quality", no_work)
+    monkeypatch.setattr(bench, "measure", no_work)
     (tmp_path / "file").write_text("not a folder")
     candidates = [bundle_candidate(tiny_student, name="student", form="int8")]
     with pytest.raises(StorageError, match="cannot write"):

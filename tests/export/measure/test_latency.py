@@ -15,7 +15,14 @@ from distill.data import Dataset
 from distill.errors import PotstillError, SettingsError
 from distill.labels import Logits, ProblemType
 from export.measure import latency as measure
-from export.measure.latency import Latency, measure_latency, measure_process, measure_throughput, ratio_of_medians, summary_of
+from export.measure.latency import (
+    Latency,
+    measure_latency,
+    measure_process,
+    measure_throughput,
+    ratio_of_medians,
+    speed_figures,
+)
 from export.settings import BenchSettings
 
 NO_WARM_UP = {"warmup_s": 0.0}
@@ -129,32 +136,46 @@ def test_the_median_is_that_of_the_rounds_medians() -> None:
 
 @pytest.mark.parametrize(("samples", "given"), [(63, False), (64, True)])
 def test_a_90th_percentile_needs_64_samples(samples: int, given: bool) -> None:
-    found = latency(np.arange(samples, dtype=float)).p90_ms
+    found = latency(np.arange(samples, dtype=float)).percentile_ms(90)
     assert found == (pytest.approx(0.9 * 63) if given else None)
 
 
 @pytest.mark.parametrize(("samples", "given"), [(661, False), (662, True)])
 def test_a_99th_percentile_needs_662_samples(samples: int, given: bool) -> None:
     half = samples // 2
-    found = latency(np.arange(half, dtype=float), np.arange(half, samples, dtype=float)).p99_ms
+    found = latency(np.arange(half, dtype=float), np.arange(half, samples, dtype=float)).percentile_ms(99)
     assert found == (pytest.approx(0.99 * 661) if given else None)
 
 
 def test_the_spread_is_the_range_of_the_medians_over_their_median() -> None:
     assert latency([9, 9], [10, 10], [14, 14]).spread == pytest.approx(0.5)
-    assert summary_of(latency([9], [10], [14]), [1.0])["noisy"] is True
-    assert summary_of(latency([10], [10], [12]), [1.0])["noisy"] is False
+    assert speed_figures(latency([9], [10], [14]), [1.0])["noisy"] is True
+    assert speed_figures(latency([10], [10], [12]), [1.0])["noisy"] is False
 
 
-def test_a_summary_names_every_figure_with_its_unit() -> None:
-    assert summary_of(latency([2.0] * 70), [100.0, 300.0, 200.0]) == {
+def test_speed_figures_have_a_unit_in_their_name_and_are_none_if_not_measured() -> None:
+    figures = speed_figures(latency([2.0] * 70), [100.0, 300.0, 200.0])
+    assert figures == {
         "p50_ms": 2.0,
         "p90_ms": 2.0,
         "p99_ms": None,
         "latency_spread": 0.0,
         "noisy": False,
         "texts_per_second": 200.0,
+        "p50_ratio_teacher": None,
+        "p50_ratio_teacher_range": None,
+        "cold_start_s": None,
+        "peak_rss_bytes": None,
+        "latency_rounds_ms": [[2.0] * 70],
+        "texts_per_second_rounds": [100.0, 300.0, 200.0],
     }
+
+
+def test_speed_figures_compare_with_the_teacher_and_include_the_process() -> None:
+    process = measure.ProcessFigures(cold_start_s=0.5, peak_rss_bytes=10**8)
+    figures = speed_figures(latency([1], [2], [1]), [1.0], teacher=latency([8], [16], [10]), process=process)
+    assert (figures["p50_ratio_teacher"], figures["p50_ratio_teacher_range"]) == (8, [8, 10])
+    assert (figures["cold_start_s"], figures["peak_rss_bytes"]) == (0.5, 10**8)
 
 
 def test_a_ratio_compares_medians_of_the_same_round() -> None:

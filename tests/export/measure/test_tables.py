@@ -10,10 +10,10 @@ from export.measure.tables import (
     COLUMNS,
     DEMO_COLUMNS,
     EVAL_COLUMNS,
-    cells_of,
     confusion_table,
     markdown_of,
-    per_class_cells,
+    per_class_table,
+    table_of,
     verdict_of,
 )
 
@@ -44,8 +44,8 @@ SPEED: dict[str, Any] = {
 
 
 def test_figures_are_rounded_and_carry_their_unit() -> None:
-    cells = dict(zip(COLUMNS, cells_of(QUALITY | SPEED), strict=True))
-    assert cells == {
+    columns, (cells,) = table_of([QUALITY | SPEED])
+    assert dict(zip(columns, cells, strict=True)) == {
         "classifier": "student no distillation",
         "runs on": "onnxruntime fp32",
         "macro-F1": "0.8123",
@@ -66,13 +66,13 @@ def test_figures_are_rounded_and_carry_their_unit() -> None:
 @pytest.mark.parametrize("columns", [COLUMNS, DEMO_COLUMNS, EVAL_COLUMNS])
 def test_what_was_not_measured_is_a_dash(columns: tuple[str, ...]) -> None:
     row = {**QUALITY, "agreement": None, "retention": None, "size_bytes": None, "runtime": "none"}
-    cells = dict(zip(columns, cells_of(row, columns), strict=True))
-    absent = {name for name, cell in cells.items() if cell == "-"}
+    _, (cells,) = table_of([row], columns)
+    absent = {name for name, cell in zip(columns, cells, strict=True) if cell == "-"}
     assert absent == set(columns) - {"classifier", "macro-F1", "95 % interval", "accuracy", "calibration error"}
 
 
 def test_each_label_of_each_classifier_has_a_row() -> None:
-    assert per_class_cells([QUALITY]) == [["student no distillation fp32", "bad", "0.5000", "0.2500", "0.3333", "8"]]
+    assert per_class_table([QUALITY])[1] == [["student no distillation fp32", "bad", "0.5000", "0.2500", "0.3333", "8"]]
 
 
 def confused(counts: list[list[int]]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def test_of_many_labels_the_commonest_mistakes_are_shown() -> None:
     counts = [[10 if true == given else 0 for given in range(13)] for true in range(13)]
     counts[7][2], counts[0][12] = 6, 2
     columns, cells = confusion_table([confused(counts)])
-    assert columns == ["classifier", "true label", "given", "texts", "of its texts"]
+    assert columns == ("classifier", "true label", "given", "texts", "of its texts")
     assert [row[1:] for row in cells] == [["label 7", "label 2", "6", "37.5%"], ["label 0", "label 12", "2", "16.7%"]]
 
 
