@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from distill.errors import SettingsError
-from distill.losses.term import Seen, Term, matched_layers, mean_over_tokens
+from distill.losses.term import Seen, matched_layers, mean_over_tokens
 from distill.models.recording import Layers
 
 
@@ -42,50 +42,33 @@ class Projections(nn.Module):
             yield ours @ weight.T, theirs
 
 
-class _MappedStates(Term):
+def squared_difference(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean over dimensions of (student state - teacher state)² at each token, shape (batch, length)."""
+    return (student - teacher).square().mean(dim=-1)
+
+
+def angle(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return 1 - cosine(student state, teacher state) at each token, shape (batch, length)."""
+    return 1 - functional.cosine_similarity(student, teacher, dim=-1)
+
+
+class MappedStates(nn.Module):
     """Mean over layers and real tokens of a distance between mapped student states and teacher states."""
 
-    reads_hidden: ClassVar[bool] = True
-
-    def __init__(self, projections: Projections) -> None:
+    def __init__(self, projections: Projections, distance: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Set the maps and the distance: `squared_difference` or `angle`."""
         super().__init__()
         self.projections = projections
+        self.distance = distance
 
     def forward(self, seen: Seen) -> Tensor:
         """Return the loss of each text, shape (batch,)."""
         pairs = self.projections.pairs(seen.student, seen.teacher)
         return torch.stack([mean_over_tokens(self.distance(*pair), seen.mask) for pair in pairs]).mean(dim=0)
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the distance at each token, shape (batch, length)."""
-        raise NotImplementedError
 
-
-class HiddenDistance(_MappedStates):
-    """Mean over layers, real tokens and dimensions of (mapped student state - teacher state)²."""
-
-    name: ClassVar[str] = "hidden"
-
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the mean squared difference at each token."""
-        return (student - teacher).square().mean(dim=-1)
-
-
-class HiddenAngle(_MappedStates):
-    """Mean over layers and real tokens of 1 - cosine(mapped student state, teacher state)."""
-
-    name: ClassVar[str] = "hidden-cosine"
-
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return 1 - cosine at each token."""
-        return 1 - functional.cosine_similarity(student, teacher, dim=-1)
-
-
-class PatientStates(Term):
+class PatientStates(nn.Module):
     """Mean over all layers but the last of |student / |student| - teacher / |teacher||², of the first token's states."""
-
-    name: ClassVar[str] = "patient"
-    reads_hidden: ClassVar[bool] = True
 
     def __init__(self, *, num_layers: int, student_width: int, teacher_width: int, seed: int) -> None:
         """Make learned maps for the student's states if the widths differ.
@@ -107,12 +90,9 @@ class PatientStates(Term):
 
     def forward(self, seen: Seen) -> Tensor:
         """Return the loss of each text, shape (batch,)."""
-        if self.projections is None:
-            below = hidden_pairs(seen.student, seen.teacher)[:-1]
-        else:
-            below = list(self.projections.pairs(seen.student, seen.teacher))
+        pairs = hidden_pairs if self.projections is None else self.projections.pairs
         losses = [
             (functional.normalize(student[:, 0], dim=-1) - functional.normalize(teacher[:, 0], dim=-1)).square().sum(dim=-1)
-            for student, teacher in below
+            for student, teacher in islice(pairs(seen.student, seen.teacher), len(seen.student.hidden) - 1)
         ]
         return torch.stack(losses).mean(dim=0)

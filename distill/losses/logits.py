@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from distill.errors import SettingsError
-from distill.losses.term import UNLABELLED, Seen, Term
+from distill.losses.term import UNLABELLED, Seen
 
 
-class HardLabels(Term):
+class HardLabels(nn.Module):
     """-log of the student's probability of the true class, in nats; 0 for a text without a label.
 
     With several labels per text, the mean over labels of -log of the probability of each true yes or no.
     """
 
-    name: ClassVar[str] = "hard"
     class_weights: Tensor | None
 
     def __init__(self, *, class_weights: NDArray[np.float32] | None = None) -> None:
         """Set the weight of each class, in the shape of `balanced_weights`; None is 1 each."""
         super().__init__()
-        weights = None if class_weights is None else torch.from_numpy(class_weights)
-        self.register_buffer("class_weights", weights, persistent=False)
+        self.register_buffer(
+            "class_weights", None if class_weights is None else torch.from_numpy(class_weights), persistent=False
+        )
 
     def forward(self, seen: Seen) -> Tensor:
         """Return the loss of each text, shape (batch,)."""
@@ -67,20 +64,19 @@ def balanced_weights(label_ids: NDArray[np.int64], num_labels: int) -> NDArray[n
     return np.where(counts > 0, weights, 1.0).astype(np.float32)
 
 
-class SoftTargets(Term):
+class SoftTargets(nn.Module):
     """T² * KL(teacher_T || student_T); with several labels per text, the mean over labels of that of each yes or no."""
-
-    name: ClassVar[str] = "soft"
 
     def __init__(self, *, temperature: float) -> None:
         super().__init__()
-        self.temperature = require_temperature(temperature)
+        self.temperature = temperature
 
     def forward(self, seen: Seen) -> Tensor:
         """Return the loss of each text, shape (batch,)."""
-        teacher_logits = seen.logits_to_match(self.name)
         loss = binary_soft_target_loss if seen.several_labels else soft_target_loss
-        return loss(student_logits=seen.student_logits, teacher_logits=teacher_logits, temperature=self.temperature)
+        return loss(
+            student_logits=seen.student_logits, teacher_logits=seen.logits_to_match("soft"), temperature=self.temperature
+        )
 
 
 def soft_target_loss(*, student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -90,12 +86,7 @@ def soft_target_loss(*, student_logits: Tensor, teacher_logits: Tensor, temperat
         student_logits: Unnormalised scores, shape (batch, num_labels).
         teacher_logits: Same shape; no gradient flows into it.
         temperature: T, finite and above 0. The T² keeps the size of the gradient independent of T (Hinton et al., 2015).
-
-    Raises:
-        SettingsError: The temperature is not finite and positive, or the shapes differ.
     """
-    require_temperature(temperature)
-    require_same_shape(student_logits, teacher_logits)
     student = functional.log_softmax(student_logits / temperature, dim=-1)
     teacher = functional.log_softmax(teacher_logits.detach() / temperature, dim=-1)
     # kl_div(input, target) is KL(target || input): the student is the input, the teacher the target.
@@ -111,52 +102,26 @@ def binary_soft_target_loss(*, student_logits: Tensor, teacher_logits: Tensor, t
         student_logits: Unnormalised scores, shape (batch, num_labels).
         teacher_logits: Same shape; no gradient flows into it.
         temperature: T, finite and above 0.
-
-    Raises:
-        SettingsError: The temperature is not finite and positive, or the shapes differ.
     """
-    require_temperature(temperature)
-    require_same_shape(student_logits, teacher_logits)
     student, teacher = student_logits / temperature, teacher_logits.detach() / temperature
     yes = torch.sigmoid(teacher) * (functional.logsigmoid(teacher) - functional.logsigmoid(student))
     no = torch.sigmoid(-teacher) * (functional.logsigmoid(-teacher) - functional.logsigmoid(-student))
     return (yes + no).mean(dim=-1) * temperature**2
 
 
-def require_temperature(temperature: float) -> float:
-    """Return the temperature, or raise `SettingsError` if it is not finite and above 0."""
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise SettingsError(f"temperature must be finite and above 0, got {temperature}")
-    return temperature
-
-
-def require_same_shape(student_logits: Tensor, teacher_logits: Tensor) -> None:
-    """Raise `SettingsError` for shapes that torch would broadcast without an error."""
-    if student_logits.shape != teacher_logits.shape:
-        raise SettingsError(
-            f"student logits {tuple(student_logits.shape)} and teacher logits {tuple(teacher_logits.shape)} differ in shape"
-        )
-
-
-class LogitDistance(Term):
+class LogitDistance(nn.Module):
     """Mean over the labels of (student logit - teacher logit)²."""
-
-    name: ClassVar[str] = "logits"
 
     def forward(self, seen: Seen) -> Tensor:
         """Return the loss of each text, shape (batch,)."""
-        teacher_logits = seen.logits_to_match(self.name)
-        require_same_shape(seen.student_logits, teacher_logits)
-        return (seen.student_logits - teacher_logits).square().mean(dim=-1)
+        return (seen.student_logits - seen.logits_to_match("logits")).square().mean(dim=-1)
 
 
-class DecoupledTargets(Term):
+class DecoupledTargets(nn.Module):
     """T² * (TCKD + nontarget_weight * NCKD), with the names of Zhao et al., 2022, "Decoupled Knowledge Distillation".
 
     TCKD compares the probability of the target class, NCKD the shares of the other classes among themselves.
     """
-
-    name: ClassVar[str] = "decoupled"
 
     def __init__(self, *, temperature: float, nontarget_weight: float, num_labels: int) -> None:
         """Set the weight of NCKD relative to TCKD.
@@ -170,37 +135,18 @@ class DecoupledTargets(Term):
                 f"decoupled needs three classes or more, there are {num_labels}: with two, the only other class always has "
                 "share 1 among the others, so decoupled equals the soft term; use --soft-weight"
             )
-        self.temperature = require_temperature(temperature)
+        self.temperature = temperature
         self.nontarget_weight = nontarget_weight
 
     def forward(self, seen: Seen) -> Tensor:
         """Return the loss of each text, shape (batch,)."""
-        teacher_logits = seen.logits_to_match(self.name)
+        teacher_logits = seen.logits_to_match("decoupled").detach()
         # the target of a text without a label is the teacher's top class
         targets = torch.where(seen.labels == UNLABELLED, teacher_logits.argmax(dim=-1), seen.labels)
-        target, others = decoupled_losses(
-            student_logits=seen.student_logits, teacher_logits=teacher_logits, targets=targets, temperature=self.temperature
-        )
+        is_target = functional.one_hot(targets, teacher_logits.shape[-1]).bool()
+        student, teacher = (_parts(logits / self.temperature, is_target) for logits in (seen.student_logits, teacher_logits))
+        target, others = ((t.exp() * (t - s)).sum(dim=-1) * self.temperature**2 for s, t in zip(student, teacher, strict=True))
         return target + self.nontarget_weight * others
-
-
-def decoupled_losses(
-    *, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Return T² * TCKD and T² * NCKD of each text, shape (batch,) each, in nats.
-
-    Args:
-        student_logits: Unnormalised scores, shape (batch, num_labels).
-        teacher_logits: Same shape; no gradient flows into it.
-        targets: The target class of each text, shape (batch,).
-        temperature: T, finite and above 0.
-    """
-    require_same_shape(student_logits, teacher_logits)
-    is_target = functional.one_hot(targets, student_logits.shape[-1]).bool()
-    student = _parts(student_logits / temperature, is_target)
-    teacher = _parts(teacher_logits.detach() / temperature, is_target)
-    target, others = ((t.exp() * (t - s)).sum(dim=-1) * temperature**2 for s, t in zip(student, teacher, strict=True))
-    return target, others
 
 
 def _parts(logits: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,18 +14,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from distill.errors import SettingsError
-from distill.labels import ProblemType
-from distill.losses.attention import AttentionDistance, AttentionDivergence, Relations
-from distill.losses.hidden import HiddenAngle, HiddenDistance, PatientStates, Projections
+from distill.losses.attention import AttentionMaps, Relations, squared_distance_of_rows
+from distill.losses.hidden import MappedStates, PatientStates, Projections, angle, squared_difference
 from distill.losses.logits import DecoupledTargets, HardLabels, LogitDistance, SoftTargets, balanced_weights
-from distill.losses.term import Seen, Term
+from distill.losses.term import Seen, divergence_of_rows
 from distill.models.devices import evaluating
 from distill.models.recording import Layers, require_readable, run_with_layers
 from distill.models.torch_classifier import TorchClassifier
 from distill.settings import DistillSettings, LossName, TrainingSettings
 from distill.teachers.teacher import require_same_tokens
+
+HIDDEN: tuple[LossName, ...] = ("hidden", "hidden-cosine", "patient")
+"""Terms that read hidden states."""
+ATTENTION: tuple[LossName, ...] = ("attention", "attention-kl", "relations")
+"""Terms that read queries, keys and values."""
+TOKEN_LEVEL: tuple[LossName, ...] = (*ATTENTION, *HIDDEN)
+"""Terms that compare token by token: the teacher runs in every step, on the student's token ids."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +67,11 @@ class StepLoss(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FrozenTeacher:
-    """A teacher that runs beside the student in every step; not a module, so that it is never trained or saved."""
-
-    model: nn.Module
-
-    def layers(self, inputs: dict[str, Tensor], *, hidden: bool, attention: bool) -> Layers:
-        """Return the states of its layers for the batch, without dropout and without gradients."""
-        # no_grad, not inference_mode: the student's backward pass keeps these tensors
-        with evaluating(self.model), torch.no_grad():
-            return run_with_layers(self.model, inputs, hidden=hidden, attention=attention)[1]
-
-
-@dataclass(frozen=True)
 class Weighted:
-    """A term with its weight on texts with a label, and its weight on texts without."""
+    """A term with its name in settings and logs, its weight on texts with a label, and its weight on texts without."""
 
-    term: Term
+    name: str
+    term: nn.Module
     weight: float
     unlabelled_weight: float
 
@@ -88,21 +83,14 @@ class Objective(nn.Module):
     that a text's weight has the same effect in every batch.
     """
 
-    def __init__(self, parts: Sequence[Weighted], *, teacher: FrozenTeacher | None = None) -> None:
-        """Set the terms, and the teacher that runs in every step if one of them reads its layers."""
+    def __init__(self, parts: Sequence[Weighted], *, teacher: nn.Module | None = None) -> None:
+        """Set the terms, and the teacher that runs in every step; one of `TOKEN_LEVEL` needs it."""
         super().__init__()
-        self.terms = nn.ModuleDict({part.term.name: part.term for part in parts})
-        self._parts = tuple(parts)
-        self._teacher = teacher
-        self._hidden = any(part.term.reads_hidden for part in parts)
-        self._attention = any(part.term.reads_attention for part in parts)
-        if (self._hidden or self._attention) and teacher is None:
-            raise SettingsError("a term reads the teacher's layers, but there is no teacher to run")
-
-    @property
-    def parts(self) -> tuple[Weighted, ...]:
-        """The terms with their weights."""
-        return self._parts
+        self.terms = nn.ModuleDict({part.name: part.term for part in parts})
+        self.parts = tuple(parts)
+        self._teacher = (teacher,)  # in a tuple, which a module does not look into: it is never trained or saved
+        names = self.terms.keys()
+        self._states = {"hidden": not names.isdisjoint(HIDDEN), "attention": not names.isdisjoint(ATTENTION)}
 
     def forward(self, model: nn.Module, batch: TrainingBatch) -> StepLoss:
         """Run the student on a batch, and the teacher if a term reads its layers; return the weighted loss.
@@ -112,10 +100,13 @@ class Objective(nn.Module):
         Raises:
             SettingsError: A term with weight needs teacher logits and the batch has none.
         """
-        logits, layers = run_with_layers(model, batch.inputs, hidden=self._hidden, attention=self._attention)
-        teacher = Layers()
-        if self._teacher is not None:
-            teacher = self._teacher.layers(batch.inputs, hidden=self._hidden, attention=self._attention)
+        logits, layers = run_with_layers(model, batch.inputs, **self._states)
+        (teacher,) = self._teacher
+        teacher_layers = Layers()
+        if teacher is not None:
+            # no_grad, not inference_mode: the student's backward pass keeps these tensors
+            with evaluating(teacher), torch.no_grad():
+                _, teacher_layers = run_with_layers(teacher, batch.inputs, **self._states)
         with torch.autocast(logits.device.type, enabled=False):
             seen = Seen(
                 mask=batch.inputs["attention_mask"],
@@ -123,96 +114,30 @@ class Objective(nn.Module):
                 student_logits=logits.float(),
                 teacher_logits=None if batch.teacher_logits is None else batch.teacher_logits.detach().float(),
                 student=layers,
-                teacher=teacher,
+                teacher=teacher_layers,
             )
             return self._weighted_sum(seen, batch.weights)
 
     def _weighted_sum(self, seen: Seen, text_weights: Tensor | None) -> StepLoss:
         total = torch.zeros_like(seen.student_logits[:, 0])
         means = {}
-        for part in self._parts:
+        for part in self.parts:
             share = torch.where(seen.unlabelled, part.unlabelled_weight, part.weight)
             counted = share != 0
             if not bool(counted.any()):
                 continue
             losses = part.term(seen)
             total = total + share * losses
-            means[part.term.name] = float(losses.detach()[counted].mean())
+            means[part.name] = float(losses.detach()[counted].mean())
         if text_weights is not None:
             total = total * text_weights
         return StepLoss(total.mean(), means)
 
 
-def mixed(*, soft: Term, hard: Term, soft_weight: float) -> tuple[Weighted, Weighted]:
-    """Return soft_weight * soft + (1 - soft_weight) * hard; a text without a label has soft weight 1.
-
-    Raises:
-        SettingsError: The weight is outside 0 to 1.
-    """
-    if not 0 <= soft_weight <= 1:
-        raise SettingsError(f"soft_weight must be from 0 to 1, got {soft_weight}")
+def mixed(*, soft: nn.Module, hard: nn.Module, soft_weight: float) -> tuple[Weighted, Weighted]:
+    """Return soft_weight * soft + (1 - soft_weight) * hard, for a weight from 0 to 1; an unlabelled text has soft weight 1."""
     hard_weight = float(1 - np.float32(soft_weight))  # from the fp32 value of the share, so that both sum to 1
-    return Weighted(soft, soft_weight, 1.0), Weighted(hard, hard_weight, 0.0)
-
-
-def mixed_objective(*, soft_weight: float = 0.0, temperature: float = 1.0) -> Objective:
-    """Return soft_weight * T² * KL(teacher_T || student_T) + (1 - soft_weight) * CE(labels, student).
-
-    With several labels per text, both are means over its labels, each of which is a yes or no.
-
-    Args:
-        soft_weight: Share of the soft term, from 0 to 1; 0 is plain fine-tuning.
-        temperature: T, finite and above 0; softens both distributions of the soft term.
-
-    Raises:
-        SettingsError: A value is out of its range.
-    """
-    return Objective(mixed(soft=SoftTargets(temperature=temperature), hard=HardLabels(), soft_weight=soft_weight))
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """What the makers of terms need to know; `student` and `teacher` are the configs of the two models."""
-
-    settings: DistillSettings
-    student: Any
-    teacher: Any
-    num_labels: int
-    problem_type: ProblemType
-
-    def widths(self) -> dict[str, int]:
-        return {"student_width": self.student.hidden_size, "teacher_width": self.teacher.hidden_size}
-
-    def layers(self) -> dict[str, int]:
-        return {"num_layers": self.student.num_hidden_layers, "seed": self.settings.seed, **self.widths()}
-
-
-def _decoupled(pair: _Pair) -> Term:
-    if pair.problem_type != "single_label_classification":
-        raise SettingsError("decoupled needs one label per text; with several, the soft term compares each label separately")
-    return DecoupledTargets(
-        temperature=pair.settings.temperature,
-        nontarget_weight=pair.settings.nontarget_weight,
-        num_labels=pair.num_labels,
-    )
-
-
-_MAKERS: dict[LossName, Callable[[_Pair], Term]] = {
-    "logits": lambda _: LogitDistance(),
-    "decoupled": _decoupled,
-    "hidden": lambda pair: HiddenDistance(Projections(**pair.layers())),
-    "hidden-cosine": lambda pair: HiddenAngle(Projections(**pair.layers())),
-    "attention": lambda _: AttentionDistance(),
-    "attention-kl": lambda _: AttentionDivergence(),
-    "relations": lambda pair: Relations(
-        num_heads=pair.settings.relation_heads or pair.teacher.num_attention_heads, **pair.widths()
-    ),
-    "patient": lambda pair: PatientStates(**pair.layers()),
-}
-ATTENTION: tuple[LossName, ...] = ("attention", "attention-kl", "relations")
-"""Terms that read queries, keys and values."""
-TOKEN_LEVEL: tuple[LossName, ...] = (*ATTENTION, "hidden", "hidden-cosine", "patient")
-"""Terms that compare token by token: the teacher runs in every step, on the student's token ids."""
+    return Weighted("soft", soft, soft_weight, 1.0), Weighted("hard", hard, hard_weight, 0.0)
 
 
 def fine_tuning_objective(settings: TrainingSettings, *, student: TorchClassifier, label_ids: NDArray[np.int64]) -> Objective:
@@ -223,7 +148,7 @@ def fine_tuning_objective(settings: TrainingSettings, *, student: TorchClassifie
         student: The model to train.
         label_ids: Labels of the training texts, to count the classes.
     """
-    return Objective((Weighted(_hard(settings, student, label_ids), 1.0, 0.0),)).to(student.model.device)
+    return Objective((Weighted("hard", _hard(settings, student, label_ids), 1.0, 0.0),)).to(student.model.device)
 
 
 def distillation_objective(
@@ -249,21 +174,44 @@ def distillation_objective(
         hard=_hard(settings, student, label_ids),
         soft_weight=settings.soft_weight,
     )
+    if "decoupled" in settings.loss_weights and student.problem_type != "single_label_classification":
+        raise SettingsError("decoupled needs one label per text; with several, the soft term compares each label separately")
     beside = _teacher_beside(settings, student=student, teacher=teacher)
-    pair = _Pair(
-        settings=settings,
-        student=student.model.config,
-        teacher=None if teacher is None else teacher.model.config,
-        num_labels=len(student.labels),
-        problem_type=student.problem_type,
-    )
-    further = tuple(Weighted(_MAKERS[name](pair), weight, weight) for name, weight in settings.loss_weights.items())
+    makers = _makers(settings, student, teacher)
+    further = tuple(Weighted(name, makers[name](), weight, weight) for name, weight in settings.loss_weights.items())
     return Objective((*parts, *further), teacher=beside).to(student.model.device)
+
+
+def _makers(
+    settings: DistillSettings, student: TorchClassifier, teacher: TorchClassifier | None
+) -> dict[LossName, Callable[[], nn.Module]]:
+    """Return a function for each term that makes it; some need what only an encoder's config holds."""
+    ours = student.model.config
+    theirs: Any = None if teacher is None else teacher.model.config
+
+    def widths() -> dict[str, int]:
+        return {"student_width": ours.hidden_size, "teacher_width": theirs.hidden_size}
+
+    def layers() -> dict[str, int]:
+        return {"num_layers": ours.num_hidden_layers, "seed": settings.seed, **widths()}
+
+    return {
+        "logits": LogitDistance,
+        "decoupled": lambda: DecoupledTargets(
+            temperature=settings.temperature, nontarget_weight=settings.nontarget_weight, num_labels=len(student.labels)
+        ),
+        "hidden": lambda: MappedStates(Projections(**layers()), squared_difference),
+        "hidden-cosine": lambda: MappedStates(Projections(**layers()), angle),
+        "attention": lambda: AttentionMaps(squared_distance_of_rows),
+        "attention-kl": lambda: AttentionMaps(divergence_of_rows),
+        "relations": lambda: Relations(num_heads=settings.relation_heads or theirs.num_attention_heads, **widths()),
+        "patient": lambda: PatientStates(**layers()),
+    }
 
 
 def _teacher_beside(
     settings: DistillSettings, *, student: TorchClassifier, teacher: TorchClassifier | None
-) -> FrozenTeacher | None:
+) -> PreTrainedModel | None:
     """Return the teacher to run in every step, after checking that it can; None if no term needs it."""
     asking = [name for name in settings.loss_weights if name in TOKEN_LEVEL]
     if not asking:
@@ -273,7 +221,7 @@ def _teacher_beside(
     require_same_tokens(student, teacher, term=asking[0])
     for classifier in (student, teacher):
         require_readable(classifier.model, attention=any(name in ATTENTION for name in asking))
-    return FrozenTeacher(teacher.model)
+    return teacher.model
 
 
 def _hard(settings: TrainingSettings, student: TorchClassifier, label_ids: NDArray[np.int64]) -> HardLabels:

@@ -1,15 +1,15 @@
-"""The interface of a loss term, a function from a batch to one loss for each text, and what several terms compute with.
+"""What a loss term reads, and what several terms compute with.
 
-A term returns one loss for each text, so that weights of texts and missing labels are handled in one place, the objective.
+A term is a module that maps `Seen` to one loss for each text, shape (batch,), which must not depend on the padding. It is a
+module because some terms have weights to learn. Weights of texts and missing labels are handled in one place, the objective.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from distill.errors import SettingsError
@@ -51,28 +51,19 @@ class Seen:
         return missing.any(dim=1) if self.several_labels else missing
 
     def logits_to_match(self, term: str) -> Tensor:
-        """Return the teacher's logits, or raise `SettingsError` if the batch has none; `term` names the term in the message."""
+        """Return the teacher's logits, for the term of this name.
+
+        Raises:
+            SettingsError: The batch has none, or their shape differs from the student's, which torch would broadcast.
+        """
         if self.teacher_logits is None:
             raise SettingsError(f"the {term} term has weight, but there are no teacher logits to compare with")
+        if self.teacher_logits.shape != self.student_logits.shape:
+            raise SettingsError(
+                f"student logits {tuple(self.student_logits.shape)} and teacher logits {tuple(self.teacher_logits.shape)} "
+                "differ in shape"
+            )
         return self.teacher_logits
-
-
-class Term(nn.Module):
-    """One part of a loss; a module, because some terms have weights to learn.
-
-    Attributes:
-        name: Its name in settings and logs.
-        reads_hidden: The term compares hidden states, so the teacher runs in every step.
-        reads_attention: The term compares queries, keys or values; the same.
-    """
-
-    name: ClassVar[str]
-    reads_hidden: ClassVar[bool] = False
-    reads_attention: ClassVar[bool] = False
-
-    def forward(self, seen: Seen) -> Tensor:
-        """Return the loss of each text, shape (batch,); it must not depend on the padding."""
-        raise NotImplementedError
 
 
 def matched_layers(num_student_layers: int, num_teacher_layers: int) -> tuple[int, ...]:
@@ -97,24 +88,20 @@ def mean_over_tokens(values: Tensor, mask: Tensor) -> Tensor:
     return (values * real).sum(dim=1) / real.sum(dim=1)
 
 
-def split_heads(states: Tensor, num_heads: int) -> Tensor:
-    """Return (batch, length, width) as (batch, heads, length, width / heads)."""
-    batch, length, width = states.shape
-    return states.view(batch, length, num_heads, width // num_heads).transpose(1, 2)
-
-
-def log_attention(left: Tensor, right: Tensor, mask: Tensor) -> Tensor:
-    """Return the log of softmax(left rightᵀ / √d) over the real tokens.
+def log_attention(left: Tensor, right: Tensor, mask: Tensor, *, num_heads: int) -> Tensor:
+    """Return the log of softmax(left rightᵀ / √d) of each head over the real tokens; d is the width of a head.
 
     Args:
-        left: Shape (batch, heads, length, d); its tokens are the rows.
+        left: Shape (batch, length, width), all heads side by side; its tokens are the rows.
         right: Same shape; its tokens are the columns.
         mask: 1 where a token is real, shape (batch, length).
+        num_heads: Number of heads; it divides the width.
 
     Returns:
         Shape (batch, heads, length, length). Columns of padding are low enough that their probability is 0, but finite:
         0 times infinity would be NaN.
     """
+    left, right = (states.unflatten(-1, (num_heads, -1)).transpose(1, 2) for states in (left, right))
     scores = left @ right.transpose(-1, -2) / left.shape[-1] ** 0.5
     lowest = torch.finfo(scores.dtype).min / 2
     return functional.log_softmax(scores.masked_fill(mask[:, None, None, :] == 0, lowest), dim=-1)
@@ -128,5 +115,4 @@ def divergence_of_rows(*, student: Tensor, teacher: Tensor, mask: Tensor) -> Ten
         teacher: Same shape.
         mask: 1 where a token is real, shape (batch, length).
     """
-    rows = (teacher.exp() * (teacher - student)).sum(dim=-1)
-    return mean_over_tokens(rows.mean(dim=1), mask)
+    return mean_over_tokens((teacher.exp() * (teacher - student)).sum(dim=-1).mean(dim=1), mask)

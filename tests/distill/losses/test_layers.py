@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from distill.errors import SettingsError
-from distill.losses.hidden import hidden_pairs
-from distill.losses.objective import FrozenTeacher
-from distill.losses.term import log_attention, matched_layers, split_heads
+from distill.losses.hidden import MappedStates, Projections, hidden_pairs, squared_difference
+from distill.losses.objective import Objective, TrainingBatch, Weighted
+from distill.losses.term import log_attention, matched_layers
 from distill.models.recording import require_readable, run_with_layers
 from distill.models.torch_classifier import TorchClassifier
 
@@ -49,8 +49,8 @@ def test_attention_from_queries_and_keys_is_the_models_own(family: str, make_cla
     assert torch.allclose(logits, own.logits, atol=1e-5)
     assert len(layers.queries) == len(layers.values) == len(own.attentions) == classifier.model.config.num_hidden_layers
     for queries, keys, expected in zip(layers.queries, layers.keys, own.attentions, strict=True):
-        heads = (split_heads(states, layers.num_heads) for states in (queries, keys))
-        assert torch.allclose(log_attention(*heads, inputs["attention_mask"]).exp(), expected, atol=1e-5)
+        attention = log_attention(queries, keys, inputs["attention_mask"], num_heads=layers.num_heads)
+        assert torch.allclose(attention.exp(), expected, atol=1e-5)
     assert len(layers.hidden) == len(own.hidden_states) - 1
     assert all(
         torch.allclose(state, other, atol=1e-5) for state, other in zip(layers.hidden, own.hidden_states[1:], strict=True)
@@ -79,13 +79,17 @@ def test_hidden_states_are_paired_from_the_first_layer_up(make_classifier: Make)
 
 
 def test_a_teacher_beside_the_student_has_no_dropout_and_no_gradient(make_classifier: Make) -> None:
+    student = make_classifier("bert", seed=1, num_hidden_layers=1)
     teacher = make_classifier("bert", num_hidden_layers=1, hidden_dropout_prob=0.5)
     teacher.model.train()
-    beside = FrozenTeacher(teacher.model)
-    once, again = (beside.layers(inputs_of(teacher), hidden=True, attention=True) for _ in range(2))
-    assert torch.equal(once.hidden[0], again.hidden[0])
-    assert not once.hidden[0].requires_grad
-    assert not once.queries[0].requires_grad
+    projections = Projections(num_layers=1, student_width=32, teacher_width=32, seed=0)
+    term = Weighted("hidden", MappedStates(projections, squared_difference), 1.0, 1.0)
+    objective = Objective([term], teacher=teacher.model)
+    batch = TrainingBatch(inputs_of(student), labels=torch.zeros(2, dtype=torch.int64))
+    once, again = (objective(student.model, batch).total for _ in range(2))
+    assert once.item() == again.item() > 0
+    once.backward()
+    assert all(parameter.grad is None for parameter in teacher.model.parameters())
     assert teacher.model.training  # left as it was
 
 

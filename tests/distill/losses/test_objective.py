@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from objectives import mixed_objective
 from torch import Tensor, nn
 
 from distill.errors import SettingsError
-from distill.losses.objective import StepLoss, TrainingBatch, mixed_objective
+from distill.losses.objective import StepLoss, TrainingBatch
 from distill.losses.term import UNLABELLED
 
 EVEN = torch.zeros(1, 2)  # probabilities 1/2, 1/2
@@ -108,10 +109,10 @@ def test_a_term_with_weight_needs_its_targets(soft_weight: float, label: int) ->
         mixed(student=EVEN, teacher=None, labels=[label], soft_weight=soft_weight)
 
 
-@pytest.mark.parametrize("soft_weight", [-0.1, 1.1, math.nan])
-def test_a_soft_weight_outside_zero_to_one_is_refused(soft_weight: float) -> None:
-    with pytest.raises(SettingsError, match="soft_weight must be from 0 to 1"):
-        mixed_objective(soft_weight=soft_weight)
+@pytest.mark.parametrize("shape", [(1, 2), (3, 1), (3, 3)])
+def test_logits_of_two_shapes_are_refused_and_not_broadcast(shape: tuple[int, ...]) -> None:
+    with pytest.raises(SettingsError, match="differ in shape"):
+        mixed(student=torch.zeros(3, 2), teacher=torch.zeros(shape), labels=[0, 0, 0], soft_weight=1.0)
 
 
 def test_no_gradient_flows_into_the_teachers_logits() -> None:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.errors import SettingsError
-from distill.losses.attention import AttentionDistance, AttentionDivergence, Relations
-from distill.losses.hidden import HiddenAngle, HiddenDistance, PatientStates, Projections
-from distill.losses.term import Seen
+from distill.losses.attention import AttentionMaps, Relations, squared_distance_of_rows
+from distill.losses.hidden import MappedStates, PatientStates, Projections, angle, squared_difference
+from distill.losses.term import Seen, divergence_of_rows
 from distill.models.recording import Layers
 
 LN3 = math.log(3)
@@ -37,20 +37,20 @@ def hidden(*layers: list[list[list[float]]]) -> Layers:
 def test_hidden_distance_is_a_mean_over_real_tokens_and_dimensions() -> None:
     student, teacher = hidden([[[1.0, 0.0], [0.0, 0.0], FAR]]), hidden([[[0.0, 0.0], [0.0, 2.0], [0.0, 0.0]]])
     # First token (1² + 0²) / 2, second (0² + 2²) / 2, the third is padding.
-    loss = HiddenDistance(same_width())(seen_of(student, teacher, [[1, 1, 0]]))
+    loss = MappedStates(same_width(), squared_difference)(seen_of(student, teacher, [[1, 1, 0]]))
     assert loss.tolist() == pytest.approx([(0.5 + 2) / 2])
 
 
 def test_hidden_distance_is_a_mean_over_layers_against_their_segments_last() -> None:
     one, zero, five = [[[1.0, 1.0]]], [[[0.0, 0.0]]], [[[5.0, 5.0]]]
     # Layers 0 and 1 of the student against 1 and 3 of the teacher: distances 1 and 16.
-    loss = HiddenDistance(same_width(2))(seen_of(hidden(one, one), hidden(five, zero, zero, five), [[1]]))
+    loss = MappedStates(same_width(2), squared_difference)(seen_of(hidden(one, one), hidden(five, zero, zero, five), [[1]]))
     assert loss.tolist() == pytest.approx([(1 + 16) / 2])
 
 
 def test_hidden_angle_is_one_minus_the_cosine() -> None:
     student, teacher = hidden([[[1.0, 0.0], [1.0, 1.0], FAR]]), hidden([[[0.0, 3.0], [2.0, 0.0], [1.0, 0.0]]])
-    loss = HiddenAngle(same_width())(seen_of(student, teacher, [[1, 1, 0]]))
+    loss = MappedStates(same_width(), angle)(seen_of(student, teacher, [[1, 1, 0]]))
     assert loss.tolist() == pytest.approx([(1 + (1 - math.sqrt(0.5))) / 2])
 
 
@@ -60,7 +60,7 @@ def test_a_narrower_student_is_compared_through_a_map_that_learns() -> None:
     assert torch.allclose(weight.T @ weight, torch.eye(2), atol=1e-6)  # it neither stretches nor folds
     with torch.no_grad():
         weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
-    loss = HiddenDistance(projections)(seen_of(hidden([[[1.0, 2.0]]]), hidden([[[1.0, 2.0, 0.0]]]), [[1]]))
+    loss = MappedStates(projections, squared_difference)(seen_of(hidden([[[1.0, 2.0]]]), hidden([[[1.0, 2.0, 0.0]]]), [[1]]))
     assert loss.tolist() == pytest.approx([9 / 3])
     loss.sum().backward()
     assert weight.grad is not None
@@ -102,30 +102,30 @@ MASK = [[1, 1, 0]]
 
 
 def test_attention_distance_is_squared_and_of_real_tokens_only() -> None:
-    loss = AttentionDistance()(seen_of(EVEN, LEANING, MASK))
+    loss = AttentionMaps(squared_distance_of_rows)(seen_of(EVEN, LEANING, MASK))
     assert loss.tolist() == pytest.approx([((3 / 4 - 1 / 2) ** 2 + (1 / 4 - 1 / 2) ** 2) / 2])  # two rows, one of them equal
 
 
 def test_attention_divergence_goes_from_teacher_to_student() -> None:
-    assert AttentionDivergence()(seen_of(EVEN, LEANING, MASK)).tolist() == pytest.approx([KL_LEANING_TO_EVEN / 2])
+    assert AttentionMaps(divergence_of_rows)(seen_of(EVEN, LEANING, MASK)).tolist() == pytest.approx([KL_LEANING_TO_EVEN / 2])
     reversed_kl = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
-    assert AttentionDivergence()(seen_of(LEANING, EVEN, MASK)).tolist() == pytest.approx([reversed_kl / 2])
+    assert AttentionMaps(divergence_of_rows)(seen_of(LEANING, EVEN, MASK)).tolist() == pytest.approx([reversed_kl / 2])
 
 
 def test_scores_are_divided_by_the_root_of_the_heads_width() -> None:
     wide = attending([[2 * LN3, 0.0, 0.0, 0.0], [0.0] * 4], [[1.0, 0.0, 0.0, 0.0], [0.0] * 4], 1)  # 2 ln 3 / √4
     even = attending([[0.0] * 4] * 2, [[0.0] * 4] * 2, 1)
-    assert AttentionDivergence()(seen_of(even, wide, [[1, 1]])).tolist() == pytest.approx([KL_LEANING_TO_EVEN / 2])
+    assert AttentionMaps(divergence_of_rows)(seen_of(even, wide, [[1, 1]])).tolist() == pytest.approx([KL_LEANING_TO_EVEN / 2])
 
 
 def test_heads_are_compared_one_by_one_where_there_are_as_many() -> None:
     # Head 0 leans to the first token, head 1 to the second.
     two = attending([[LN3, LN3], [0.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], 2)
     even = attending([[0.0, 0.0]] * 2, [[0.0, 0.0]] * 2, 2)
-    assert AttentionDivergence()(seen_of(even, two, [[1, 1]])).tolist() == pytest.approx([KL_LEANING_TO_EVEN / 2])
+    assert AttentionMaps(divergence_of_rows)(seen_of(even, two, [[1, 1]])).tolist() == pytest.approx([KL_LEANING_TO_EVEN / 2])
 
 
-@pytest.mark.parametrize("term", [AttentionDistance(), AttentionDivergence()])
+@pytest.mark.parametrize("term", [AttentionMaps(squared_distance_of_rows), AttentionMaps(divergence_of_rows)])
 def test_where_the_numbers_of_heads_differ_their_mean_is_compared(term: torch.nn.Module) -> None:
     two = attending([[LN3, LN3], [0.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], 2)  # 3/4, 1/4 and 1/4, 3/4: on the mean even
     even = attending([[0.0]] * 2, [[0.0]] * 2, 1)
@@ -181,13 +181,13 @@ def test_relation_heads_must_divide_both_widths(student: int, teacher: int, whos
 @pytest.mark.parametrize(
     "term",
     [
-        HiddenDistance(same_width()),
-        HiddenAngle(same_width()),
-        AttentionDistance(),
-        AttentionDivergence(),
+        MappedStates(same_width(), squared_difference),
+        MappedStates(same_width(), angle),
+        AttentionMaps(squared_distance_of_rows),
+        AttentionMaps(divergence_of_rows),
         Relations(num_heads=1, student_width=2, teacher_width=2),
     ],
-    ids=lambda term: term.name,
+    ids=["hidden", "hidden-cosine", "attention", "attention-kl", "relations"],
 )
 def test_a_student_like_its_teacher_has_nothing_to_learn(term: torch.nn.Module) -> None:
     states: Tensor = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(0))

@@ -12,11 +12,11 @@ import pytest
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from objectives import mixed_objective
 from torch import Tensor
 
 from distill.data import Splits
 from distill.errors import GateError
-from distill.losses.objective import mixed_objective
 from distill.losses.term import UNLABELLED
 from distill.models.devices import Compute, quick_attention
 from distill.models.torch_classifier import TorchClassifier

@@ -29,7 +29,8 @@ from distill.cli.bars import SilentReporter
 from distill.settings import TrainingSettings
 from distill.training.checkpoints import Checkpoint
 from distill.training.loop import Examples, Lesson, train
-from distill.losses.objective import mixed_objective
+from distill.losses.logits import HardLabels, SoftTargets
+from distill.losses.objective import Objective, mixed
 from distill.models.loading import load_pretrained
 
 MODEL, FOLDER = sys.argv[1], Path(sys.argv[2])
@@ -68,7 +69,7 @@ def learn(folder, *, every_s, at_step=0, mixed_precision="no"):
             "student",
             examples=lessons,
             validation=Examples(rows[:16], lessons.label_ids[:16]),
-            objective=mixed_objective(soft_weight=0.5, temperature=2.0),
+            objective=Objective(mixed(soft=SoftTargets(temperature=2.0), hard=HardLabels(), soft_weight=0.5)),
             settings=TrainingSettings(
                 epochs=EPOCHS, batch_size=BATCH, learning_rate=1e-3, patience=9, dropout=0.1,
                 checkpoint_every_s=every_s, mixed_precision=mixed_precision,

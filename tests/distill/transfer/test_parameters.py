@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from objectives import mixed_objective
 from torch import nn
 
 from distill.bundle import Bundle
 from distill.data import Splits
 from distill.errors import SettingsError
-from distill.losses.objective import TrainingBatch, mixed_objective
+from distill.losses.objective import TrainingBatch
 from distill.models.loading import load_bundle, load_pretrained
 from distill.models.torch_classifier import TorchClassifier
 from distill.teacher_settings import TeacherSettings
