@@ -15,7 +15,7 @@ import onnx
 
 from benchmarks.rows import slug_of
 from distill.bundle import Bundle
-from distill.labels import Logits, probabilities
+from distill.labels import Logits, task_of
 from distill.progress import Reporter
 from distill.scales import MIGRATION, SEVEN_BIT_LIMIT, STEPS, ChannelRange, InputScales, input_scales
 from export.int8.calibration import channel_ranges
@@ -96,7 +96,7 @@ def run_int8_ways(
 
 def changes(exact: Logits, found: Logits, problem_type: Any) -> dict[str, float]:
     """Return how many texts have another top label, and the mean over texts of the largest change of a probability."""
-    one, other = probabilities(exact, problem_type), probabilities(found, problem_type)
+    one, other = map(task_of(problem_type).probabilities, (exact, found))
     return {
         "labels_changed": int((exact.argmax(axis=1) != found.argmax(axis=1)).sum()),
         "probability_change_mean": float(np.abs(one - other).max(axis=1).mean()),

@@ -19,7 +19,7 @@ from distill.data import Dataset
 from distill.errors import PotstillError
 from distill.evaluation.intervals import Bootstrap
 from distill.evaluation.metrics import evaluate
-from distill.labels import Logits, chosen_labels
+from distill.labels import Logits
 
 DIGITS = 10
 
@@ -67,8 +67,7 @@ def quality_part(
     }
     if reference is not None:
         bootstrap = Bootstrap(label_ids, num_labels=len(test.labels), num_seeds=1, seed=seed)
-        chosen = [chosen_labels(each, task) if label_ids.ndim == 2 else each.argmax(axis=1) for each in (logits, reference)]
-        ours, theirs = (bootstrap.macro_f1(np.asarray(each, dtype=np.int64)) for each in chosen)
+        ours, theirs = (bootstrap.macro_f1(test.task.decisions(each)) for each in (logits, reference))
         part["retention"] = vars((ours / theirs).estimate()) if theirs.value else None
         part["agreement"] = agreement(logits, reference, task)
     return part
@@ -151,10 +150,10 @@ def _ratio(reference: Reference, turns: Turns, seed: int) -> dict[str, float]:
 
 def _spelled(logits: Logits, test: Dataset) -> Any:
     """Return the labels given, a digit a text where there are few enough."""
-    if test.label_ids.ndim == 2:
-        return chosen_labels(logits, test.problem_type).astype(int).tolist()
-    chosen = logits.argmax(axis=1).tolist()
-    return "".join(map(str, chosen)) if len(test.labels) <= DIGITS else chosen
+    decisions = test.task.decisions(logits)
+    if decisions.ndim == 1 and len(test.labels) <= DIGITS:
+        return "".join(map(str, decisions.tolist()))
+    return decisions.tolist()
 
 
 def _microseconds(rounds: Sequence[Sequence[float]]) -> list[list[int]]:

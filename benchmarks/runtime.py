@@ -24,7 +24,7 @@ from benchmarks.peers.workers import PeerError, Worker, started
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import Dataset
 from distill.evaluation.metrics import evaluate
-from distill.labels import probabilities
+from distill.labels import task_of
 from distill.progress import Reporter
 from export.measure.latency import NOISY_SPREAD, Latency, measure_process
 from export.runtime.sessions import OnnxClassifier
@@ -272,7 +272,7 @@ def _quality_row(path: Path, test: Dataset, plan: Plan) -> dict[str, Any]:
         classifier = OnnxClassifier.open(bundle, precision=precision, threads=1)
         alone[precision] = np.concatenate([classifier.predict_logits([text]) for text in texts])
     batched = footprint.logits_in_plain_batches(bundle, texts)
-    kind = bundle.manifest.problem_type
+    task = task_of(bundle.manifest.problem_type)
     f1 = {name: evaluate(labels=label_ids, logits=logits, label_names=test.labels).macro_f1 for name, logits in alone.items()}
     return {
         "kind": "quality",
@@ -282,7 +282,7 @@ def _quality_row(path: Path, test: Dataset, plan: Plan) -> dict[str, Any]:
         "fp32_macro_f1": f1["fp32"],
         "int8_macro_f1": f1["int8"],
         "labels_changed_by_batch": int((batched.argmax(axis=1) != alone["int8"].argmax(axis=1)).sum()),
-        "probability_change_by_batch": float(np.abs(probabilities(batched, kind) - probabilities(alone["int8"], kind)).max()),
+        "probability_change_by_batch": float(np.abs(task.probabilities(batched) - task.probabilities(alone["int8"])).max()),
         "size_bytes": bundle.size_bytes("int8"),
         "student_sha256": bundle.manifest.files[WEIGHTS].sha256 if WEIGHTS in bundle.manifest.files else None,
         "teacher_sha256": bundle.manifest.lineage.teacher_sha256,

@@ -1,4 +1,4 @@
-"""How texts are grouped into batches: by length, so that little is padded, and within a token budget.
+"""Grouping texts into batches of similar length, so that there is little padding, within a token budget.
 
 Shared by training, the PyTorch classifier and the ONNX runtime. numpy only.
 """
@@ -8,37 +8,28 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill.labels import Logits
-from distill.tokenization import Batch, TextTokenizer
+from distill.tokenization import Batch
 
 Indices = NDArray[np.int64]
 
 FEW_TEXTS = 64
-"""Up to so many texts the best cuts are looked for; of more, neighbours are of like length wherever they are cut."""
+"""Largest number of texts for which the optimal batches are searched; with more, neighbours have similar lengths anyway."""
 
 _WIDTH_STEP = 8
 
 
-class OrderedMap(Protocol):
-    """`map`, or an executor's `map`: a function applied to each item, the results in the items' order."""
-
-    def __call__(self, function: Callable[[Indices], Logits], items: Sequence[Indices], /) -> Iterable[Logits]:
-        """Yield function(item) for each item."""
-        ...
-
-
 def length_sorted_batches(lengths: Sequence[int], *, max_tokens: int, max_texts: int) -> list[Indices]:
-    """Group texts of like length, longest first, so that the largest batch comes first and memory is known early.
+    """Group texts of similar length, longest first: the first batch shows whether memory suffices.
 
     Args:
         lengths: Tokens of each text.
-        max_tokens: Padded tokens a batch may hold (longest text x texts); a longer text stands alone.
-        max_texts: Texts a batch may hold.
+        max_tokens: Padded tokens per batch (longest text x texts); a longer text gets a batch of its own.
+        max_texts: Texts per batch.
 
     Returns:
         Positions of the texts, each in exactly one batch.
@@ -46,8 +37,7 @@ def length_sorted_batches(lengths: Sequence[int], *, max_tokens: int, max_texts:
     batches: list[list[int]] = []
     longest = 0
     for index in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable"):
-        full = not batches or len(batches[-1]) >= max_texts or longest * (len(batches[-1]) + 1) > max_tokens
-        if full:
+        if not batches or len(batches[-1]) >= max_texts or longest * (len(batches[-1]) + 1) > max_tokens:
             batches.append([])
             longest = lengths[index]
         batches[-1].append(int(index))
@@ -55,16 +45,16 @@ def length_sorted_batches(lengths: Sequence[int], *, max_tokens: int, max_texts:
 
 
 def cheapest_batches(lengths: Sequence[int], *, max_tokens: int, max_texts: int, overhead_tokens: int) -> list[Indices]:
-    """Group a few texts so that what is computed in all is least, the longest first.
+    """Group a few texts so that the total cost is smallest, longest first.
 
-    Of few texts the lengths differ much, and in one batch each is padded to the longest; in many batches each pays for
-    the call. The best cuts of the texts sorted by length are found by dynamic programming, in texts x `max_texts` steps.
+    A few texts differ much in length: one batch pads all of them to the longest, and many batches add the overhead of many
+    calls. Dynamic programming finds the best cuts of the texts sorted by length, in texts x `max_texts` steps.
 
     Args:
         lengths: Tokens of each text.
-        max_tokens: Padded tokens a batch may hold; a longer text stands alone.
-        max_texts: Texts a batch may hold.
-        overhead_tokens: What a batch costs beside its padded tokens, in tokens.
+        max_tokens: Padded tokens per batch; a longer text gets a batch of its own.
+        max_texts: Texts per batch.
+        overhead_tokens: Fixed cost of a batch, in padded tokens.
 
     Returns:
         Positions of the texts, each in exactly one batch.
@@ -74,11 +64,10 @@ def cheapest_batches(lengths: Sequence[int], *, max_tokens: int, max_texts: int,
     for start, first in enumerate(order):
         longest = lengths[first]
         room = max(1, min(max_texts, max_tokens // max(1, longest)))
-        before = cost[start] + overhead_tokens
         for stop in range(start + 1, min(start + room, len(order)) + 1):
-            through = before + (stop - start) * longest
-            if through < cost[stop]:
-                cost[stop], began[stop] = through, start
+            total = cost[start] + overhead_tokens + (stop - start) * longest
+            if total < cost[stop]:
+                cost[stop], began[stop] = total, start
     batches: list[Indices] = []
     stop = len(order)
     while stop:
@@ -89,11 +78,11 @@ def cheapest_batches(lengths: Sequence[int], *, max_tokens: int, max_texts: int,
 
 @dataclass(frozen=True)
 class SteadyBatch:
-    """Texts and the shape of the batch they are computed in.
+    """Texts, and the shape of the batch in which they are computed.
 
     Attributes:
         places: Positions of the texts.
-        shape: Rows and tokens a row; there is always a row more than texts.
+        shape: Rows and tokens per row; there is always at least one row more than texts.
     """
 
     places: Indices
@@ -101,33 +90,31 @@ class SteadyBatch:
 
 
 def steady_batches(lengths: Sequence[int], *, max_length: int, max_tokens: int) -> list[SteadyBatch]:
-    """Group texts so that the shape of a text's batch depends on its own length alone, the longest first.
+    """Group texts so that the shape of a text's batch depends only on the length of that text, longest first.
 
-    Matrix products of one shape sum each row in one order, so a text's logits are the same to the last bit whatever
-    its batch-mates are. A row is always left free: a batch without padding would be given another attention kernel.
+    Matmuls of the same shape sum each row in the same order, so the logits of a text are bit-identical whatever else is in
+    its batch. One row always stays empty, because PyTorch chooses another attention kernel for a batch without padding.
 
     Args:
         lengths: Tokens of each text.
-        max_length: Tokens a row may have.
-        max_tokens: Padded tokens of a batch.
+        max_length: Maximum tokens per row.
+        max_tokens: Padded tokens per batch.
 
     Returns:
-        Each text in exactly one batch.
+        Batches that hold each text exactly once.
     """
     steps = np.maximum(-(-np.asarray(lengths, dtype=np.int64) // _WIDTH_STEP), 1)
     widths = np.minimum(steps * _WIDTH_STEP, max_length)
     batches = []
-    for width in np.unique(widths)[::-1]:
+    for width in np.unique(widths)[::-1].tolist():
         places = np.flatnonzero(widths == width)
-        rows = max(2, max_tokens // int(width))
-        batches += [
-            SteadyBatch(places[start : start + rows - 1], (rows, int(width))) for start in range(0, len(places), rows - 1)
-        ]
+        rows = max(2, max_tokens // width)
+        batches += [SteadyBatch(places[start : start + rows - 1], (rows, width)) for start in range(0, len(places), rows - 1)]
     return batches
 
 
 def filled_up(batch: Batch, shape: tuple[int, int], *, pad_id: int) -> Batch:
-    """Return the batch with padding up to a shape; rows that hold no text attend to one token, so as to stay finite."""
+    """Return the batch padded to a shape; empty rows attend to one token, so that their values stay finite."""
     texts, tokens = batch.input_ids.shape
     grown = ((0, shape[0] - texts), (0, shape[1] - tokens))
     filled = Batch(np.pad(batch.input_ids, grown, constant_values=pad_id), np.pad(batch.attention_mask, grown))
@@ -136,14 +123,14 @@ def filled_up(batch: Batch, shape: tuple[int, int], *, pad_id: int) -> Batch:
 
 
 def training_batches(lengths: Sequence[int] | Indices, *, batch_size: int, generator: np.random.Generator) -> list[Indices]:
-    """Shuffle texts into batches of like length, in random order.
+    """Shuffle texts into batches of similar length, in random order.
 
-    Lengths are alike only within pools of 50 batches, so that two epochs do not see the same batches.
+    Texts are sorted by length only within random pools of 50 batches, so that each epoch has other batches.
 
     Args:
         lengths: Tokens of each text.
-        batch_size: Texts per batch; the last of a pool may be smaller.
-        generator: Decides the order.
+        batch_size: Texts per batch; the last batch of a pool may be smaller.
+        generator: Random generator.
     """
     order = generator.permutation(len(lengths))
     sizes = np.asarray(lengths)
@@ -159,27 +146,25 @@ def training_batches(lengths: Sequence[int] | Indices, *, batch_size: int, gener
 def logits_in_order(
     rows: Sequence[NDArray[np.int64]],
     *,
-    tokenizer: TextTokenizer,
-    run: Callable[[Batch], Logits],
+    run: Callable[[list[NDArray[np.int64]]], Logits],
     num_labels: int,
     max_tokens: int,
     max_texts: int,
     overhead_tokens: int | None = None,
     on_batch: Callable[[int], object] | None = None,
-    run_all: OrderedMap = map,
+    run_all: Callable[..., Iterable[Logits]] = map,
 ) -> Logits:
-    """Run a model over rows of ids in length-sorted batches and put the answers back in order.
+    """Run a model on batches of similar length and return the logits in the order of the rows.
 
     Args:
         rows: Token ids of each text.
-        tokenizer: Pads the batches.
-        run: Padded batch to logits, shape (texts, labels).
-        num_labels: Columns of the result, for no texts at all.
+        run: Pads the rows of a batch and returns their logits, shape (texts, labels).
+        num_labels: Columns of the result, also if there are no rows.
         max_tokens: Padded tokens per batch.
         max_texts: Texts per batch.
-        overhead_tokens: What a batch costs beside its tokens, where it is known; few texts are then grouped by it.
-        on_batch: Told how many texts each finished batch held.
-        run_all: Runs the batches: one after another, or an executor's `map` for several at once.
+        overhead_tokens: Fixed cost of a batch, in padded tokens, if known; a few texts are then divided by cost.
+        on_batch: Called with the number of texts after each batch.
+        run_all: Runs the batches: `map`, or the `map` of an executor to run several at once.
 
     Returns:
         Shape (len(rows), num_labels), float32; row i belongs to rows[i].
@@ -190,7 +175,7 @@ def logits_in_order(
         batches = cheapest_batches(lengths, max_tokens=max_tokens, max_texts=max_texts, overhead_tokens=overhead_tokens)
     else:
         batches = length_sorted_batches(lengths, max_tokens=max_tokens, max_texts=max_texts)
-    answers = run_all(lambda batch: run(tokenizer.pad([rows[index] for index in batch])), batches)
+    answers = run_all(lambda batch: run([rows[index] for index in batch]), batches)
     for batch, answer in zip(batches, answers, strict=True):
         logits[batch] = answer
         if on_batch is not None:

@@ -1,7 +1,6 @@
-"""The contract everything in memory follows: texts in, logits out, labels attached.
+"""The `Classifier` protocol: texts in, logits out, with label names.
 
-The PyTorch teacher, the PyTorch student, the fp32 graph and the int8 graph are all a `Classifier`; metrics,
-gates, measuring and serving are functions over it.
+Teachers, students, fp32 and int8 graphs all implement it; metrics, gates, benchmarks and the server are written for it.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ TextInput = str | tuple[str, str]
 
 
 class Classifier(Protocol):
-    """Anything that labels texts."""
+    """A text classifier."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -30,7 +30,7 @@ class Classifier(Protocol):
 
     @property
     def problem_type(self) -> ProblemType:
-        """How logits become probabilities, in Hugging Face's words."""
+        """How logits become probabilities; the names are those of Hugging Face."""
         ...
 
     def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
@@ -40,20 +40,20 @@ class Classifier(Protocol):
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Several classifiers that answer as one: with the mean of their logits.
+    """Several classifiers that answer with the mean of their logits.
 
     Attributes:
         members: Classifiers with the same labels in the same order.
 
     Raises:
-        SettingsError: There is none, or they differ in labels or problem type.
+        SettingsError: There are no members, or they differ in labels or problem type.
     """
 
     members: tuple[Classifier, ...]
 
     def __post_init__(self) -> None:
         if not self.members:
-            raise SettingsError("an ensemble has no members; give it one or more")
+            raise SettingsError("an ensemble needs at least one member")
         for number, member in enumerate(self.members[1:], start=2):
             require_same_labels(self.members[0], member, names=("member 1 of the ensemble", f"member {number}"))
             if member.problem_type != self.problem_type:
@@ -76,14 +76,14 @@ class Ensemble:
         return mean_logits([member.predict_logits(texts) for member in self.members])
 
     def digest(self) -> str:
-        """Return a digest of the members' digests, in their order."""
+        """Return the sha256 of the members' digests, in order."""
         return hashlib.sha256(" ".join(map(digest_of, self.members)).encode()).hexdigest()
 
 
 def digest_of(classifier: Classifier) -> str:
-    """Return the digest of everything that decides a classifier's logits.
+    """Return a classifier's digest, which identifies its logits.
 
-    Caches, checkpoints and finished trials are keyed by it, so a teacher must have one.
+    It is part of the keys of caches, checkpoints and finished trials, so a teacher must have one.
 
     Raises:
         SettingsError: The classifier has no method `digest()`.
@@ -91,16 +91,15 @@ def digest_of(classifier: Classifier) -> str:
     digest = getattr(classifier, "digest", None)
     if not callable(digest):
         raise SettingsError(
-            f"{type(classifier).__name__} has no digest(), so it cannot teach: its cached answers could not be told from those "
-            "of another teacher; add a method `digest() -> str` that returns another value whenever the logits would change"
+            f"{type(classifier).__name__} has no digest(), so it cannot be a teacher: its cached logits could be mistaken for "
+            "those of another; add a method `digest() -> str` whose value changes whenever the logits would change"
         )
     return str(digest())
 
 
 def mean_logits(answers: Sequence[Logits]) -> Logits:
-    """Return the mean over classifiers of logits of the same shape; summed in float64, in the order given."""
-    mean: Logits = np.stack(answers).mean(axis=0, dtype=np.float64).astype(np.float32)
-    return mean
+    """Return the mean of several classifiers' logits, all of the same shape; the sum is in float64."""
+    return np.asarray(np.mean(answers, axis=0, dtype=np.float64), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,9 @@ class Prediction:
     Attributes:
         label: The label with the highest probability.
         score: Its probability.
-        labels: The labels given: that one; or, where a text may have several, all from `THRESHOLD` on, be it none.
-        probabilities: One per label.
+        labels: The predicted labels: `label`; or, for multi-label classifiers, all with a probability of at least
+            `THRESHOLD`, possibly none.
+        probabilities: The probability of each label.
     """
 
     label: str
@@ -121,7 +121,7 @@ class Prediction:
 
 
 def predict(classifier: Classifier, texts: Sequence[TextInput]) -> list[Prediction]:
-    """Label texts, in their order."""
+    """Return the prediction for each text, in order."""
     logits = classifier.predict_logits(texts)
     task = task_of(classifier.problem_type)
     return [
@@ -136,36 +136,30 @@ def predict(classifier: Classifier, texts: Sequence[TextInput]) -> list[Predicti
 
 
 def predict_stream(classifier: Classifier, texts: Iterable[str], *, chunk_size: int = 1024) -> Iterator[tuple[str, Prediction]]:
-    """Label a stream of texts of any length, `chunk_size` texts in memory at a time."""
-    chunk: list[str] = []
-    for text in texts:
-        chunk.append(text)
-        if len(chunk) == chunk_size:
-            yield from zip(chunk, predict(classifier, chunk), strict=True)
-            chunk = []
-    if chunk:
+    """Label a stream of texts, with `chunk_size` texts in memory at a time."""
+    remaining = iter(texts)
+    while chunk := list(islice(remaining, chunk_size)):
         yield from zip(chunk, predict(classifier, chunk), strict=True)
 
 
 def top_labels(logits: Logits) -> NDArray[np.int64]:
     """Return the class id with the largest logit of each row, shape (texts,)."""
-    ids: NDArray[np.int64] = logits.argmax(axis=1).astype(np.int64)
-    return ids
+    return np.asarray(logits.argmax(axis=1), dtype=np.int64)
 
 
 def agreement(first: Logits, second: Logits, problem_type: ProblemType = "single_label_classification") -> float:
-    """Return the share (0-1) of equal answers of two classifiers to the same texts, at least one.
+    """Return the share (0-1) of texts for which two classifiers predict the same label, or the same set of labels.
 
-    Of texts with the same top label; where a text may have several labels, of equal (text, label) decisions.
+    Raises:
+        DatasetError: There are no texts, or the two answered different numbers of them.
     """
     if len(first) != len(second) or not len(first):
-        raise DatasetError(f"{len(first)} and {len(second)} rows of logits; wanted one row a text in both, at least one")
-    task = task_of(problem_type)
-    return float(task.equal(task.chosen_labels(first), task.chosen_labels(second)).mean())
+        raise DatasetError(f"cannot compare {len(first)} and {len(second)} rows of logits: both need one row per text")
+    return float(task_of(problem_type).same_labels(first, second).mean())
 
 
 def require_same_labels(first: Classifier, second: Classifier, *, names: tuple[str, str]) -> None:
-    """Refuse to compare two classifiers whose labels or label order differ."""
+    """Raise `SettingsError` if the labels of two classifiers or their order differ."""
     if first.labels != second.labels:
         raise SettingsError(
             f"{names[0]} has labels {list(first.labels)}, {names[1]} has {list(second.labels)}; "

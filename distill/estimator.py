@@ -24,7 +24,7 @@ from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.data.dataset import merge_duplicates, split_off
 from distill.errors import DatasetError, SettingsError, requires
-from distill.labels import Logits, probabilities
+from distill.labels import Logits, task_of
 from distill.settings import BUILTIN_MINILM, DistillSettings
 from distill.teacher_settings import TeacherSettings
 
@@ -133,19 +133,19 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Iterable[str]) -> NDArray[Any]:  # noqa: N803
         """Return the label of each text, shape (texts,); or zeros and ones, shape (texts, labels)."""
-        shares = self.predict_proba(X)
-        if self._student.problem_type == "multi_label_classification":
-            return (shares >= 0.5).astype(np.int64)
-        answers: NDArray[Any] = self.classes_[shares.argmax(axis=1)]
-        return answers
+        logits = self._logits(X)
+        decisions = task_of(self._student.problem_type).decisions(logits)
+        return decisions if decisions.ndim == 2 else np.asarray(self.classes_[decisions])
 
     def predict_proba(self, X: Iterable[str]) -> NDArray[np.float64]:  # noqa: N803
         """Return probabilities, shape (texts, labels), with columns in the order of `classes_`."""
+        logits = self._logits(X)
+        return task_of(self._student.problem_type).probabilities(logits).astype(np.float64)
+
+    def _logits(self, texts: Iterable[str]) -> Logits:
+        """Return the logits, with columns in the order of `classes_`."""
         check_is_fitted(self, "bundle_")
-        logits: Logits = self._student.predict_logits(_texts_of(X))
-        shares = probabilities(logits.astype(np.float64), self._student.problem_type)
-        ordered: NDArray[np.float64] = shares.astype(np.float64)[:, self._columns]
-        return ordered
+        return self._student.predict_logits(_texts_of(texts))[:, self._columns]
 
     def _own_folder(self) -> Path:
         """Return a new temporary folder, which is deleted with this object or by its next fit."""

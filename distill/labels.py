@@ -1,11 +1,10 @@
-"""Label names, their order, and the tasks: what logits mean with one label per text, or with several.
+"""Label names, their order, and the tasks: what logits mean in single-label, multi-label and regression models.
 
-Every stage and every runtime turns logits into answers here. numpy only.
+All stages turn logits into answers with a `Task`. numpy only.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Final, Literal
 
@@ -15,16 +14,16 @@ from numpy.typing import NDArray
 from distill.errors import SettingsError
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
-"""Hugging Face's own names, so that the value travels unchanged from `config.json` to the server."""
+"""The names that Hugging Face uses in `config.json`."""
 
 Logits = NDArray[np.float32]
 
 THRESHOLD = 0.5
-"""Least probability of a predicted label where a text may have several."""
+"""Multi-label: smallest probability of a predicted label."""
 
 
 def label_names_of(values: Iterable[str]) -> tuple[str, ...]:
-    """Return the distinct labels in their fixed order: by number when all are whole numbers, else by name."""
+    """Return the distinct labels, sorted by number if all are whole numbers, else by name."""
     distinct = set(values)
     if are_numbers(distinct):
         return tuple(sorted(distinct, key=lambda value: (int(value), value)))  # "01" and "1" are two names
@@ -32,15 +31,16 @@ def label_names_of(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def are_numbers(values: Iterable[str]) -> bool:
-    """Tell whether every one of these labels is written as a whole number."""
-    return all(_is_whole_number(value) for value in values)
+    """Return whether all labels are whole numbers."""
+    # At most 18 digits: Python does not parse numbers with thousands of digits, and no class has such an id.
+    return all(value.isascii() and value.removeprefix("-").isdigit() and len(value) <= 18 for value in values)
 
 
 def label_ids_by_value(names: Sequence[str], values: Iterable[str]) -> dict[str, int]:
-    """Map each distinct value of a label column to a class id; values that fit no name are left out.
+    """Map each distinct value of a label column to a class id; unknown values are left out.
 
-    A value is a label's name. When *no* value is a name and all are whole numbers, the column holds class ids, unless
-    the names are numbers themselves: then 0 beside the names 1 to 5 is an unknown label, not the first one.
+    The values are label names. If none of them is a name and all are whole numbers, they are class ids; but not if the names
+    are numbers too: with the names 1 to 5, a 0 is an unknown label, not the first one.
     """
     distinct = set(values)
     by_name = {name: index for index, name in enumerate(names)}
@@ -49,100 +49,62 @@ def label_ids_by_value(names: Sequence[str], values: Iterable[str]) -> dict[str,
     return {value: int(value) for value in distinct if 0 <= int(value) < len(names)}
 
 
-class Task(ABC):
-    """What depends on whether a text has one label or several.
+class Task:
+    """Single-label classification, and the interface of the other tasks: what logits and labels mean.
 
     Labels are written as `label_ids`: class ids, shape (texts,), with one label per text; zeros and ones, shape
-    (texts, labels), with several. A decision is one yes-or-no question that a classifier answers: which label the text has
-    (one decision per text), or whether it has each label (one per label).
+    (texts, labels), with several. A decision is one question that a classifier answers: which label a text has (one decision
+    per text), or whether it has a label (one decision per text and label).
     """
 
-    problem_type: ClassVar[ProblemType]
-    labels_per_text: ClassVar[str]
+    problem_type: ClassVar[ProblemType] = "single_label_classification"
+    labels_per_text: ClassVar[str] = "one label"
     """For messages: "one label" or "several labels"."""
 
-    @abstractmethod
     def probabilities(self, logits: Logits) -> Logits:
-        """Turn logits into probabilities; same shape (texts, labels), float32."""
+        """Return the softmax of each row, shape (texts, labels), float32."""
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float32)
 
-    @abstractmethod
     def decisions(self, logits: Logits) -> NDArray[np.int64]:
-        """Return the predicted labels, written as `label_ids`."""
+        """Return the predicted labels in the form of `label_ids`: the class id with the largest logit of each row."""
+        return np.asarray(logits.argmax(axis=1), dtype=np.int64)
 
-    @abstractmethod
     def indicator(self, label_ids: NDArray[np.int64], num_labels: int) -> NDArray[np.bool_]:
         """Return which labels each text has, shape (..., texts, labels)."""
+        return np.asarray(label_ids[..., None] == np.arange(num_labels))
 
-    @abstractmethod
     def equal(self, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Compare two indicators decision by decision, shape (..., texts, decisions)."""
+        """Return which decisions of two indicators are the same, shape (..., texts, decisions)."""
+        return np.asarray((first == second).all(axis=-1, keepdims=True))
 
-    @abstractmethod
     def confidences(self, logits: Logits) -> Logits:
-        """Return the probability of the answer given in each decision, shape (texts, decisions)."""
+        """Return the probability of the predicted answer of each decision, shape (texts, decisions)."""
+        return np.asarray(self.probabilities(logits).max(axis=1, keepdims=True))
 
-    @abstractmethod
     def negative_log_likelihood(self, label_ids: NDArray[np.int64], logits: NDArray[np.floating[Any]]) -> float:
-        """Return the mean negative log-likelihood of the true labels per decision, in nats.
+        """Return the mean cross-entropy per decision, in nats.
 
-        Computed from the logits in float64: small probabilities round to 0 in float32 and have an infinite logarithm.
+        It is computed from the logits in float64: in float32, small probabilities round to 0, whose logarithm is infinite.
         """
+        exact = logits.astype(np.float64)
+        return float((np.logaddexp.reduce(exact, axis=1) - exact[np.arange(len(label_ids)), label_ids]).mean())
 
-    @abstractmethod
     def most_frequent(self, true: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return the most frequent answer, shape (labels,), from which labels each text has, shape (texts, labels)."""
+        """Return the most frequent answer, shape (labels,), given the labels of each text, shape (texts, labels)."""
+        return np.asarray(np.arange(true.shape[1]) == true.sum(axis=0).argmax())
 
     def chosen_labels(self, logits: Logits) -> NDArray[np.bool_]:
         """Return which labels are predicted for each text, shape (texts, labels)."""
         return self.indicator(self.decisions(logits), logits.shape[1])
 
-
-class SingleLabel(Task):
-    """One label per text: softmax, and the label with the largest logit."""
-
-    problem_type: ClassVar[ProblemType] = "single_label_classification"
-    labels_per_text = "one label"
-
-    def probabilities(self, logits: Logits) -> Logits:
-        """Return the softmax of each row; rows sum to 1."""
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares: Logits = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
-        return shares
-
-    def decisions(self, logits: Logits) -> NDArray[np.int64]:
-        """Return the class id with the largest logit of each row, shape (texts,)."""
-        ids: NDArray[np.int64] = logits.argmax(axis=1).astype(np.int64)
-        return ids
-
-    def indicator(self, label_ids: NDArray[np.int64], num_labels: int) -> NDArray[np.bool_]:
-        """Return the class ids one-hot."""
-        has: NDArray[np.bool_] = label_ids[..., None] == np.arange(num_labels)
-        return has
-
-    def equal(self, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return whether the label is the same, shape (..., texts, 1)."""
-        same: NDArray[np.bool_] = (first == second).all(axis=-1, keepdims=True)
-        return same
-
-    def confidences(self, logits: Logits) -> Logits:
-        """Return the largest probability of each row, shape (texts, 1)."""
-        largest: Logits = self.probabilities(logits).max(axis=1, keepdims=True)
-        return largest
-
-    def negative_log_likelihood(self, label_ids: NDArray[np.int64], logits: NDArray[np.floating[Any]]) -> float:
-        """Return the mean cross-entropy per text."""
-        exact = logits.astype(np.float64)
-        return float((np.logaddexp.reduce(exact, axis=1) - exact[np.arange(len(label_ids)), label_ids]).mean())
-
-    def most_frequent(self, true: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return the most frequent label one-hot."""
-        counts = true.sum(axis=0)
-        only: NDArray[np.bool_] = np.arange(len(counts)) == counts.argmax()
-        return only
+    def same_labels(self, first: Logits, second: Logits) -> NDArray[np.bool_]:
+        """Return for which texts two classifiers predict the same labels, shape (texts,)."""
+        return np.asarray((self.chosen_labels(first) == self.chosen_labels(second)).all(axis=1))
 
 
-class Regression(SingleLabel):
-    """Values instead of classes; they are their own probabilities."""
+class Regression(Task):
+    """Values instead of classes; they are returned as they are."""
 
     problem_type = "regression"
 
@@ -152,19 +114,19 @@ class Regression(SingleLabel):
 
 
 class MultiLabel(Task):
-    """Several labels per text, or none: sigmoid, and every label whose probability is at least `THRESHOLD`."""
+    """Multi-label classification: sigmoid; a label is predicted if its probability is at least `THRESHOLD`."""
 
     problem_type = "multi_label_classification"
     labels_per_text = "several labels"
 
     def probabilities(self, logits: Logits) -> Logits:
         """Return the sigmoid of each value."""
-        # exp of a non-positive number only, so that large logits cannot overflow
+        # exp of non-positive numbers only, so that large logits cannot overflow.
         decay = np.exp(-np.abs(logits))
         return np.where(logits >= 0, 1 / (1 + decay), decay / (1 + decay)).astype(np.float32)
 
     def decisions(self, logits: Logits) -> NDArray[np.int64]:
-        """Return 1 where the probability reaches `THRESHOLD`, shape (texts, labels)."""
+        """Return 1 where the probability is at least `THRESHOLD`, shape (texts, labels)."""
         return (self.probabilities(logits) >= THRESHOLD).astype(np.int64)
 
     def indicator(self, label_ids: NDArray[np.int64], num_labels: int) -> NDArray[np.bool_]:  # noqa: ARG002
@@ -172,15 +134,13 @@ class MultiLabel(Task):
         return label_ids.astype(bool)
 
     def equal(self, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return whether each label is given or withheld alike, shape (..., texts, labels)."""
-        same: NDArray[np.bool_] = first == second
-        return same
+        """Return the (text, label) pairs on which two indicators are the same, shape (..., texts, labels)."""
+        return np.asarray(first == second)
 
     def confidences(self, logits: Logits) -> Logits:
-        """Return the probability of each yes or no, from 0.5, shape (texts, labels)."""
+        """Return the probability of each yes or no, at least 0.5, shape (texts, labels)."""
         shares = self.probabilities(logits)
-        sure: Logits = np.maximum(shares, 1 - shares)
-        return sure
+        return np.maximum(shares, 1 - shares)
 
     def negative_log_likelihood(self, label_ids: NDArray[np.int64], logits: NDArray[np.floating[Any]]) -> float:
         """Return the mean binary cross-entropy per (text, label) pair."""
@@ -188,45 +148,24 @@ class MultiLabel(Task):
         return float(np.logaddexp(0, np.where(label_ids == 1, -exact, exact)).mean())
 
     def most_frequent(self, true: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return the labels that at least half of the texts have."""
-        often: NDArray[np.bool_] = 2 * true.sum(axis=0) >= len(true)
-        return often
+        """Return the labels of at least half of the texts."""
+        return np.asarray(2 * true.sum(axis=0) >= len(true))
 
 
-_TASKS: Final[dict[ProblemType, Task]] = {task.problem_type: task for task in (SingleLabel(), MultiLabel(), Regression())}
+_TASKS: Final[dict[ProblemType, Task]] = {task.problem_type: task for task in (Task(), MultiLabel(), Regression())}
 
 
 def task_of(problem_type: ProblemType) -> Task:
-    """Return the task with this name."""
+    """Return the task with this problem type."""
     return _TASKS[problem_type]
 
 
 def task_of_labels(label_ids: NDArray[np.int64]) -> Task:
-    """Return the task whose labels are written like these: class ids (one axis), or zeros and ones (two axes)."""
+    """Return the task of these labels: single-label for class ids (one axis), multi-label for zeros and ones (two axes)."""
     return _TASKS["multi_label_classification" if label_ids.ndim == 2 else "single_label_classification"]
 
 
-def probabilities(logits: Logits, problem_type: ProblemType) -> Logits:
-    """Turn logits, shape (texts, labels), into probabilities (softmax or sigmoid); regression values pass unchanged."""
-    return task_of(problem_type).probabilities(logits)
-
-
-def chosen_labels(logits: Logits, problem_type: ProblemType) -> NDArray[np.bool_]:
-    """Return which labels are predicted for each text, shape (texts, labels)."""
-    return task_of(problem_type).chosen_labels(logits)
-
-
-def indicator(label_ids: NDArray[np.int64], num_labels: int) -> NDArray[np.bool_]:
-    """Return which labels each text has, shape (texts, labels), from class ids (texts,) or zeros and ones (texts, labels)."""
-    return task_of_labels(label_ids).indicator(label_ids, num_labels)
-
-
 def require_single_label(problem_type: ProblemType, job: str) -> None:
-    """Refuse a job that is written for one label per text."""
+    """Raise `SettingsError` unless each text has one label."""
     if problem_type != "single_label_classification":
-        raise SettingsError(f"{job} works for single_label_classification; this classifier is {problem_type}")
-
-
-def _is_whole_number(value: str) -> bool:
-    # At most 18 digits: Python refuses to read numbers of thousands, and no class has such an id.
-    return value.isascii() and value.removeprefix("-").isdigit() and len(value) <= 18
+        raise SettingsError(f"{job} needs single_label_classification; this classifier is {problem_type}")

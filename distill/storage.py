@@ -1,4 +1,4 @@
-"""Where potstill keeps files, and how it writes them so that nothing half-written is taken for whole."""
+"""The cache folder, and writing files atomically, so that an incomplete file is never mistaken for a complete one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from distill.errors import StorageError
 
 
 def cache_dir() -> Path:
-    """Return the user's cache folder: `POTSTILL_CACHE`, else the platform's own (XDG on Linux)."""
-    chosen = os.environ.get("POTSTILL_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("potstill"))
+    """Return the cache folder: `POTSTILL_CACHE`, by default the user's cache folder on this platform (XDG on Linux)."""
+    return Path(os.environ.get("POTSTILL_CACHE") or platformdirs.user_cache_dir("potstill"))
 
 
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
-    """Turn an operating system's refusal to write below `path` into a `StorageError`."""
+    """Raise an `OSError` of the block as a `StorageError` that names `path`."""
     try:
         yield
     except StorageError:
@@ -32,16 +31,16 @@ def writing_to(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file beside its place, flush it to disk and rename it in; an old file stays until then."""
+    """Write a temporary file, flush it to disk and rename it to `path`; until then an existing file is unchanged."""
     with replacing(path) as beside:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield where to write the new content of a file; it is flushed to disk and renamed in when the block ends well.
+    """Yield the path of a temporary file; if the block succeeds, it is flushed to disk and renamed to `path`.
 
-    The old file stays until then. A kill can leave what was half written; `sweep` removes it.
+    Until then an existing file is unchanged. A killed process can leave its temporary file; `sweep` removes it.
     """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with writing_to(path):
@@ -62,13 +61,13 @@ def sha256_of(path: Path) -> str:
 
 
 def sweep(path: Path) -> None:
-    """Remove what killed writers of this file left beside it."""
+    """Remove the temporary files that killed processes left while writing this file."""
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         left.unlink(missing_ok=True)
 
 
 def require_writable(folder: Path) -> None:
-    """Create the folder and write a small file in it, so that a long job fails in its first second, not its last."""
+    """Create the folder and write a small file in it, so that a long job fails at its start rather than at its end."""
     probe = folder / f".potstill-{secrets.token_hex(4)}.tmp"
     write_atomically(probe, b"potstill" * 512)
     probe.unlink()

@@ -1,7 +1,7 @@
-"""Texts to token ids: the one tokenizer, in training and at run time alike.
+"""The tokenizer, from texts to token ids; training and inference use the same one.
 
-A thin layer over the `tokenizers` library: it fixes truncation and padding, refuses what cannot be encoded,
-and pads batches. Knows no model.
+A thin wrapper of the `tokenizers` library with fixed truncation and padding; it rejects texts that cannot be encoded, and pads
+batches.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from distill.classifier import TextInput
 from distill.errors import BundleError, DatasetError, SettingsError
 
 INPUT_NAMES = ("input_ids", "attention_mask")
-"""Names of the graph's inputs, in order; every writer and reader of a graph uses these."""
+"""Names of the inputs of a graph, in order."""
 
 ENCODED_AT_ONCE = 1024
-"""Texts encoded at a time: an encoding takes twenty times the memory of its ids, and only the ids are kept."""
+"""Texts per call of the library: an encoding takes twenty times the memory of its ids, and only the ids are kept."""
 
 
 class Batch(NamedTuple):
-    """Padded token ids and which of them are real; both int64, shape (texts, longest)."""
+    """Padded token ids, and a mask with 0 for padding; both int64, shape (texts, longest)."""
 
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
 
 
 class TextTokenizer:
-    """A fast tokenizer with a fixed `max_length`, in tokens."""
+    """A fast tokenizer with a fixed `max_length` in tokens."""
 
     def __init__(self, tokenizer: Tokenizer, *, max_length: int, pad_id: int) -> None:
         tokenizer.no_padding()
@@ -45,7 +45,7 @@ class TextTokenizer:
 
     @classmethod
     def from_file(cls, path: Path, *, max_length: int, pad_id: int) -> TextTokenizer:
-        """Read a `tokenizer.json`."""
+        """Load a `tokenizer.json`."""
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as exc:  # the library raises a bare Exception, for a missing file too
@@ -54,20 +54,20 @@ class TextTokenizer:
 
     @classmethod
     def from_json(cls, content: str, *, max_length: int, pad_id: int) -> TextTokenizer:
-        """Read the content of a `tokenizer.json`."""
+        """Create a tokenizer from the content of a `tokenizer.json`."""
         return cls(Tokenizer.from_str(content), max_length=max_length, pad_id=pad_id)
 
     def with_max_length(self, max_length: int) -> TextTokenizer:
-        """Return the same tokenizer with another limit; this one stays as it is."""
+        """Return a copy of this tokenizer with another limit."""
         return TextTokenizer.from_json(self.to_json(), max_length=max_length, pad_id=self.pad_id)
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of tokens, added ones included."""
+        """Number of tokens, including added ones."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     def vocabulary(self) -> dict[str, int]:
-        """Return every token and its id, added ones included."""
+        """Return the id of each token, including added ones."""
         return self._tokenizer.get_vocab(with_added_tokens=True)
 
     def to_json(self) -> str:
@@ -75,41 +75,36 @@ class TextTokenizer:
         return self._tokenizer.to_str(pretty=False)
 
     def digest(self) -> str:
-        """Return the sha256 of everything that decides the ids, `max_length` included."""
+        """Return the sha256 of everything that the ids depend on, including `max_length`."""
         return hashlib.sha256(f"{self.max_length} {self.pad_id} {self.to_json()}".encode()).hexdigest()
 
     def encode(self, texts: Sequence[TextInput]) -> list[NDArray[np.int64]]:
-        """Return the ids of each text, special tokens included, at most `max_length` long.
+        """Return the ids of each text, including special tokens, at most `max_length` of them.
 
         Raises:
-            DatasetError: A text is not a string, or holds a lone surrogate, which no UTF-8 can carry; or `texts` is one string.
-            SettingsError: A pair whose halves need token types, which the graph does not take.
+            DatasetError: A text is not a string, or has a lone surrogate and is not valid UTF-8; or `texts` is a single string.
+            SettingsError: A pair needs token type ids, but the graph has no such input.
         """
-        if isinstance(texts, str):  # a string is a sequence of strings: each of its letters would be a text
-            raise DatasetError(f"texts is one string, wanted a sequence of them: pass [{texts[:20]!r}]")
+        if isinstance(texts, str):  # a string is also a sequence of strings; its characters would become texts
+            raise DatasetError(f"texts is one string, expected a sequence of strings: pass [{texts[:20]!r}]")
         for index, text in enumerate(texts):
             _require_text(text, index)
-        if len(texts) == 1:
-            return [self._ids_of_one(texts[0])]
+        if len(texts) == 1 and isinstance(texts[0], str):
+            # In the calling thread: a batch wakes a thread of the library, which costs more than it saves for one text.
+            return [np.array(self._tokenizer.encode(texts[0]).ids, dtype=np.int64)]
         return [row for portion in _portions(texts) for row in self._ids_of(portion)]
 
-    def _ids_of_one(self, text: TextInput) -> NDArray[np.int64]:
-        # In the calling thread: a batch is handed to the library's own, and waking one costs more than it saves.
-        if not isinstance(text, str):
-            return self._ids_of([text])[0]
-        return np.array(self._tokenizer.encode(text).ids, dtype=np.int64)
-
     def _ids_of(self, texts: Sequence[TextInput]) -> list[NDArray[np.int64]]:
-        encodings = self._tokenizer.encode_batch_fast(list(texts))  # fast: without the places of tokens in the text
+        encodings = self._tokenizer.encode_batch_fast(list(texts))  # fast: without the offsets of the tokens
         if any(isinstance(text, tuple) for text in texts) and any(any(encoding.type_ids) for encoding in encodings):
             raise SettingsError(
-                "this tokenizer marks the second text of a pair by token types, which the graph does not take; "
-                "join the two texts into one instead"
+                "this tokenizer uses token type ids for the second text of a pair, but the graph has no such input; "
+                "join the two texts into one"
             )
         return [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def count_truncated(self, texts: Sequence[TextInput]) -> int:
-        """Return how many of these texts lose tokens to `max_length`."""
+        """Return how many of these texts are cut at `max_length`."""
         return sum(
             bool(encoding.overflowing)
             for portion in _portions(texts)
@@ -117,10 +112,10 @@ class TextTokenizer:
         )
 
     def windows(self, text: str) -> list[NDArray[np.int64]]:
-        """Return the ids of all of a text: as many rows of at most `max_length` as it takes, special tokens in each.
+        """Return the ids of a whole text in windows of at most `max_length`, each with special tokens.
 
-        A window begins with the last tokens of the one before, a quarter of its length, so that what stands at a cut is
-        read whole in one of the two and the last window is never a stray word.
+        Consecutive windows overlap by a quarter, so that a phrase at a cut is complete in one of the two windows, and the last
+        window is never a single word.
         """
         _require_text(text, 0)
         encoding = self._overlapping.encode(text)
@@ -128,14 +123,14 @@ class TextTokenizer:
 
     @cached_property
     def _overlapping(self) -> Tokenizer:
-        # Of its own: the overlap must not be written into the tokenizer.json of a bundle.
+        # A separate tokenizer, so that the overlap is not saved in the tokenizer.json of a bundle.
         tokenizer = Tokenizer.from_str(self.to_json())
         room = self.max_length - tokenizer.num_special_tokens_to_add(is_pair=False)
         tokenizer.enable_truncation(self.max_length, stride=room // 4)
         return tokenizer
 
     def pad(self, rows: Sequence[NDArray[np.int64]]) -> Batch:
-        """Pad rows of ids to the longest of them."""
+        """Pad rows of ids to the length of the longest."""
         if len(rows) == 1:  # nothing to pad
             input_ids = rows[0][None]
             return Batch(input_ids, np.ones_like(input_ids))
@@ -153,11 +148,10 @@ def _portions(texts: Sequence[TextInput]) -> Iterator[Sequence[TextInput]]:
 
 
 def _require_text(text: object, index: int) -> None:
-    parts = text if isinstance(text, tuple) and len(text) == 2 else (text,)
-    for part in parts:
+    for part in text if isinstance(text, tuple) and len(text) == 2 else (text,):
         if not isinstance(part, str):
-            raise DatasetError(f"text {index} is {type(part).__name__}, wanted a string or a pair of strings")
+            raise DatasetError(f"text {index} is {type(part).__name__}, expected a string or a pair of strings")
         try:
             part.encode()
         except UnicodeEncodeError as exc:
-            raise DatasetError(f"text {index} holds a lone surrogate at character {exc.start}; it is not UTF-8") from exc
+            raise DatasetError(f"text {index} has a lone surrogate at character {exc.start}; it is not valid UTF-8") from exc

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import DatasetError
-from distill.labels import ProblemType, Task, indicator, task_of_labels
+from distill.labels import ProblemType, Task, task_of_labels
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Dataset:
     @property
     def counts(self) -> dict[str, int]:
         """Texts per label, every label named."""
-        return dict(zip(self.labels, indicator(self.label_ids, len(self.labels)).sum(axis=0).tolist(), strict=True))
+        has = self.task.indicator(self.label_ids, len(self.labels))
+        return dict(zip(self.labels, has.sum(axis=0).tolist(), strict=True))
 
     @property
     def problem_type(self) -> ProblemType:

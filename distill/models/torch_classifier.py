@@ -62,8 +62,7 @@ class TorchClassifier:
         with evaluating(self.model):
             return logits_in_order(
                 rows,
-                tokenizer=self.tokenizer,
-                run=self._run,
+                run=lambda batch: self._run(self.tokenizer.pad(batch)),
                 num_labels=len(self.labels),
                 max_tokens=MAX_BATCH_TOKENS,
                 max_texts=MAX_BATCH_TEXTS,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from distill.data import Dataset, fold
 from distill.errors import SettingsError, requires
 from distill.evaluation.metrics import macro_f1
-from distill.labels import Logits, probabilities
+from distill.labels import Logits
 
 SHINGLE = 5
 """Characters of a shingle: long enough that two sentences share few by chance."""
@@ -139,7 +139,7 @@ def suspect_rows(dataset: Dataset, held_out_logits: Logits, *, limit: int) -> li
         raise SettingsError("suspects are looked for where a text has one label; leave out --suspects")
     with requires("finding wrong labels"):
         from cleanlab.filter import find_label_issues
-    shares = probabilities(held_out_logits, dataset.problem_type)
+    shares = dataset.task.probabilities(held_out_logits)
     rows = find_label_issues(dataset.label_ids, shares, return_indices_ranked_by="self_confidence", n_jobs=1)
     return [
         Suspect(

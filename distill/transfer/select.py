@@ -20,7 +20,7 @@ from distill.data import Dataset, limited
 from distill.errors import DatasetError
 from distill.evaluation.intervals import Bootstrap, macro_f1_interval
 from distill.evaluation.metrics import macro_f1
-from distill.labels import Logits, indicator, task_of_labels
+from distill.labels import Logits, task_of_labels
 from distill.models.devices import chosen_device, chosen_mixed_precision, on_device, using_threads
 from distill.models.loading import load_pretrained
 from distill.progress import Reporter, SilentReporter
@@ -328,7 +328,7 @@ def log_maximum_evidence(features: NDArray[np.float32], label_ids: NDArray[np.in
     """
     exact = features.astype(np.float64)
     left, singular, _ = np.linalg.svd(exact, full_matrices=False)
-    answers = indicator(label_ids, num_labels).astype(np.float64)
+    answers = task_of_labels(label_ids).indicator(label_ids, num_labels).astype(np.float64)
     return float(np.mean([_evidence(left, singular, answers[:, label], width=exact.shape[1]) for label in range(num_labels)]))
 
 

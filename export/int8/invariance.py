@@ -10,7 +10,7 @@ import numpy as np
 
 from distill.classifier import Classifier, TextInput
 from distill.errors import QualityError
-from distill.labels import Logits, chosen_labels, probabilities
+from distill.labels import Logits, task_of
 
 MAX_TEXTS = 500
 BATCH_TEXTS = 32
@@ -61,10 +61,9 @@ def compare_alone_and_in_batches(classifier: BatchingClassifier, texts: Sequence
     alone = np.concatenate([classifier.predict_logits([text]) for text in chosen])
     starts = range(0, len(chosen), BATCH_TEXTS)
     together = np.concatenate([classifier.predict_in_one_batch(chosen[start : start + BATCH_TEXTS]) for start in starts])
-    one, other = probabilities(alone, classifier.problem_type), probabilities(together, classifier.problem_type)
-    changes = np.abs(one - other).max(axis=1)
-    flipped = chosen_labels(alone, classifier.problem_type) != chosen_labels(together, classifier.problem_type)
+    task = task_of(classifier.problem_type)
+    changes = np.abs(task.probabilities(alone) - task.probabilities(together)).max(axis=1)
     # if no probability moved by more than half of this, the labels were a tie
-    changed = flipped.reshape(len(chosen), -1).any(axis=1) & (changes > TIE / 2)
+    changed = ~task.same_labels(alone, together) & (changes > TIE / 2)
     worst = int(np.argmax(changes))
     return BatchReport(int(changed.sum()), float(changes[worst]), chosen[worst], len(chosen))

@@ -17,7 +17,7 @@ from distill.data import Dataset
 from distill.errors import QualityError
 from distill.evaluation.intervals import wilson_interval
 from distill.evaluation.metrics import Quality, evaluate
-from distill.labels import Logits, probabilities
+from distill.labels import Logits, task_of
 from distill.progress import Reporter
 from distill.scales import INT8_LIMIT, SEVEN_BIT_LIMIT, ChannelRange, InputScales
 from export.int8.invariance import BatchingClassifier, BatchReport, compare_alone_and_in_batches
@@ -144,8 +144,8 @@ class Ladder:
         for output in outputs:
             alone = replace(form, embeddings="fp32", keep=frozenset(outputs) - {output})
             classifier = self.open_graph(quantize(self.fp32, self.ranges, alone))
-            found = probabilities(classifier.predict_logits(texts), classifier.problem_type)
-            exact = probabilities(self.baseline.logits[: len(texts)], classifier.problem_type)
+            probabilities = task_of(classifier.problem_type).probabilities
+            found, exact = probabilities(classifier.predict_logits(texts)), probabilities(self.baseline.logits[: len(texts)])
             change[output] = float(np.abs(found - exact).mean())
         return sorted(outputs, key=lambda output: -change[output])
 

@@ -10,7 +10,7 @@ import numpy as np
 from distill.classifier import Classifier, require_same_labels
 from distill.errors import ParityError, QualityError
 from distill.evaluation.metrics import Quality
-from distill.labels import Logits, ProblemType, chosen_labels, probabilities
+from distill.labels import Logits, ProblemType, task_of
 from export.settings import ExportSettings
 
 BATCH_SIZES = (1, 2, 7, 32)
@@ -86,9 +86,9 @@ class Change:
 
 def change_between(before: Logits, after: Logits, problem_type: ProblemType) -> Change:
     """Compare two classifiers' logits, both of shape (texts, labels)."""
-    same = (chosen_labels(before, problem_type) == chosen_labels(after, problem_type)).all(axis=1)
-    moved = np.abs(probabilities(before, problem_type) - probabilities(after, problem_type)).max(axis=1)
-    return Change(float(same.mean()), float(moved.mean()))
+    task = task_of(problem_type)
+    moved = np.abs(task.probabilities(before) - task.probabilities(after)).max(axis=1)
+    return Change(float(task.same_labels(before, after).mean()), float(moved.mean()))
 
 
 def require_quality(*, before: Quality, after: Quality, change: Change, settings: ExportSettings) -> None:

@@ -169,7 +169,7 @@ def choose_threshold(
     temperature = fit_temperature(student_logits, labels)
     calibrated = student_logits / np.float32(temperature)
     sure = confidences(calibrated, problem_type)
-    differs = _answers_differ(calibrated, fallback_logits, problem_type)
+    differs = ~task_of(problem_type).same_labels(calibrated, fallback_logits)
     order = np.argsort(-sure, kind="stable")
     # A threshold cannot separate texts of equal confidence: only the ends of runs of equal confidences are candidates.
     ends = np.flatnonzero(np.append(np.diff(sure[order]) < 0, True)) + 1
@@ -183,10 +183,3 @@ def choose_threshold(
         student_share=taken / len(sure),
         num_texts=len(sure),
     )
-
-
-def _answers_differ(first: Logits, second: Logits, problem_type: ProblemType) -> NDArray[np.bool_]:
-    """Return which texts are given other labels, shape (texts,)."""
-    task = task_of(problem_type)
-    same = task.equal(task.chosen_labels(first), task.chosen_labels(second))
-    return np.logical_not(same.all(axis=1))

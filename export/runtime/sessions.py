@@ -10,16 +10,15 @@ import hashlib
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.batching import OrderedMap, logits_in_order
+from distill.batching import logits_in_order
 from distill.bundle import Bundle
 from distill.classifier import TextInput
 from distill.errors import BundleError, SettingsError, requires
@@ -154,14 +153,14 @@ class OnnxClassifier:
         """Return the logits of token ids from `encode`."""
         if len(rows) == 1:  # nothing to sort: planning batches took a twentieth of the half millisecond of one text
             return _answer(self._session, self._tokenizer.pad(rows))
-        session, run_all = self._session, cast(OrderedMap, map)
+        session = self._session
+        run_all: Callable[..., Iterable[Logits]] = map
         if self._threads > 1 and (len(rows) > MAX_BATCH_TEXTS or sum(map(len, rows)) > MAX_BATCH_TOKENS):
             crew = self._crew_for_many()
             session, run_all = crew.session, crew.pool.map
         return logits_in_order(
             rows,
-            tokenizer=self._tokenizer,
-            run=lambda batch: _answer(session, batch),
+            run=lambda batch: _answer(session, self._tokenizer.pad(batch)),
             num_labels=len(self.labels),
             max_tokens=MAX_BATCH_TOKENS,
             max_texts=MAX_BATCH_TEXTS,

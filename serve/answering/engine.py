@@ -14,7 +14,7 @@ import numpy as np
 from distill.bundle import BENCHMARK, Bundle
 from distill.classifier import Classifier, TextInput
 from distill.errors import BundleError
-from distill.labels import probabilities
+from distill.labels import task_of
 from distill.settings import Precision
 from export.runtime.cascade import Cascade
 from export.runtime.sessions import OnnxClassifier
@@ -89,11 +89,11 @@ class Engine:
         if together.shape != (len(SELF_CHECK_TEXTS), len(self.classifier.labels)):
             raise BundleError(f"{name} returned logits of shape {together.shape} for {len(SELF_CHECK_TEXTS)} texts")
         alone = np.concatenate([self.classifier.predict_logits([text]) for text in SELF_CHECK_TEXTS])
-        of = self.classifier.problem_type
-        moved = float(np.abs(probabilities(together, of) - probabilities(alone, of)).max())
+        task = task_of(self.classifier.problem_type)
+        moved = float(np.abs(task.probabilities(together) - task.probabilities(alone)).max())
         if not np.isfinite(together).all():
             raise BundleError(f"{name} returned logits that are not finite for the self-check texts; export it again")
-        if moved > BATCH_TOLERANCE and of != "regression" and self.about.get("activations", "fixed") == "fixed":
+        if moved > BATCH_TOLERANCE and task.problem_type != "regression" and self.about.get("activations", "fixed") == "fixed":
             raise BundleError(
                 f"{name} answers the self-check texts differently one by one and in a batch (by {moved:.3f}); export it again"
             )
@@ -108,7 +108,7 @@ class Engine:
         logits = (
             classifier.predict_encoded(rows) if isinstance(classifier, OnnxClassifier) else classifier.predict_logits(texts)
         )
-        shares = probabilities(logits, classifier.problem_type)
+        shares = task_of(classifier.problem_type).probabilities(logits)
         return list(map(RowAnswer, logits.tolist(), shares.tolist(), cut))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from distill.classifier import Classifier, top_labels
 from distill.data.files import problem_with
 from distill.errors import requires
-from distill.labels import Logits, chosen_labels, probabilities
+from distill.labels import Logits, task_of
 from distill.settings import LongTexts
 from export.runtime.long_texts import answer_long
 from export.runtime.sessions import OnnxClassifier
@@ -106,12 +106,12 @@ def _answers(
     classifier: Classifier, logits: Logits, settings: ScoreSettings
 ) -> tuple[dict[str, pa.Array], dict[str, int], float]:
     """Return the added columns, the rows per label and the sum of the scores."""
-    problem_type, names = classifier.problem_type, classifier.labels
-    shares = probabilities(logits, problem_type)
+    task, names = task_of(classifier.problem_type), classifier.labels
+    shares = task.probabilities(logits)
     tops = top_labels(logits)
     scores = shares[np.arange(len(tops)), tops]
-    if problem_type == "multi_label_classification":
-        chosen = chosen_labels(logits, problem_type)
+    if task.problem_type == "multi_label_classification":
+        chosen = task.chosen_labels(logits)
         label: pa.Array = pa.array([[names[place] for place in np.flatnonzero(row)] for row in chosen], pa.list_(pa.string()))
         counts = dict(zip(names, map(int, chosen.sum(axis=0)), strict=True))
     else:

@@ -88,9 +88,16 @@ def test_agreement_is_the_share_of_equal_labels_whatever_the_margin() -> None:
     assert agreement(first, second) == 0.75
 
 
+def test_agreement_on_several_labels_counts_texts_with_the_same_set_of_labels() -> None:
+    # Of three texts one has another set of labels, although five of the six single decisions are the same.
+    first = np.array([[1, 1], [1, -1], [-1, -1]], dtype=np.float32)
+    second = np.array([[2, 3], [1, 1], [-9, -1]], dtype=np.float32)
+    assert agreement(first, second, "multi_label_classification") == pytest.approx(2 / 3)
+
+
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 3), (3, 1)])
 def test_agreement_of_different_or_no_texts_is_refused(first: int, second: int) -> None:
-    with pytest.raises(DatasetError, match=f"{first} and {second} rows of logits"):
+    with pytest.raises(DatasetError, match=f"{first} and {second} rows"):
         agreement(np.zeros((first, 2), np.float32), np.zeros((second, 2), np.float32))
 
 

@@ -18,7 +18,6 @@ from distill.labels import (
     are_numbers,
     label_ids_by_value,
     label_names_of,
-    probabilities,
     require_single_label,
     task_of,
     task_of_labels,
@@ -90,31 +89,31 @@ def test_values_are_names_or_else_positions(names: tuple[str, ...], values: list
 
 def test_softmax_by_hand() -> None:
     # Odds 3 : 1 and 1 : 1.
-    shares = probabilities(logits([math.log(3), 0], [5, 5]), "single_label_classification")
+    shares = task_of("single_label_classification").probabilities(logits([math.log(3), 0], [5, 5]))
     assert shares.tolist() == [pytest.approx([0.75, 0.25]), pytest.approx([0.5, 0.5])]
     assert shares.dtype == np.float32
 
 
 def test_sigmoid_by_hand() -> None:
-    shares = probabilities(logits([math.log(3), -math.log(3), 0]), "multi_label_classification")
+    shares = task_of("multi_label_classification").probabilities(logits([math.log(3), -math.log(3), 0]))
     assert shares.tolist() == [pytest.approx([0.75, 0.25, 0.5])]
     assert shares.dtype == np.float32
 
 
 def test_regression_values_are_no_probabilities() -> None:
     values = logits([-3, 7])
-    assert probabilities(values, "regression").tolist() == [[-3, 7]]
+    assert task_of("regression").probabilities(values).tolist() == [[-3, 7]]
 
 
 @pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
 def test_large_logits_do_not_overflow(problem_type: ProblemType) -> None:
     # Warnings are errors here, so an overflow inside would fail the test too.
-    assert probabilities(logits([1e4, -1e4]), problem_type).tolist() == [[1, 0]]
+    assert task_of(problem_type).probabilities(logits([1e4, -1e4])).tolist() == [[1, 0]]
 
 
 def test_no_texts_have_no_probabilities() -> None:
     for problem_type in ("single_label_classification", "multi_label_classification"):
-        assert probabilities(np.empty((0, 3), np.float32), problem_type).shape == (0, 3)
+        assert task_of(problem_type).probabilities(np.empty((0, 3), np.float32)).shape == (0, 3)
 
 
 SINGLE, MULTI = task_of("single_label_classification"), task_of("multi_label_classification")

@@ -146,7 +146,7 @@ def test_the_digest_moves_with_all_that_decides_the_ids() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "culprit"),
     [
         (None, "text 1 is NoneType"),
         (7, "text 1 is int"),
@@ -156,18 +156,18 @@ def test_the_digest_moves_with_all_that_decides_the_ids() -> None:
         (("a", None), "text 1 is NoneType"),
     ],
 )
-def test_what_is_no_text_is_refused_with_its_position(text: object, said: str) -> None:
-    with pytest.raises(DatasetError, match=f"{said}, wanted a string or a pair of strings"):
+def test_what_is_no_text_is_refused_with_its_position(text: object, culprit: str) -> None:
+    with pytest.raises(DatasetError, match=culprit):
         tokenizer().encode(["fine", text])  # type: ignore[list-item]
 
 
 def test_a_lone_surrogate_is_refused_with_its_position() -> None:
-    with pytest.raises(DatasetError, match="text 1 holds a lone surrogate at character 2; it is not UTF-8"):
+    with pytest.raises(DatasetError, match=r"text 1 .*surrogate at character 2"):
         tokenizer().encode(["fine", "a \ud83d film"])
 
 
 def test_one_string_is_not_taken_for_a_list_of_letters() -> None:
-    with pytest.raises(DatasetError, match=r"texts is one string, wanted a sequence of them: pass \['a fine film'\]"):
+    with pytest.raises(DatasetError, match=r"pass \['a fine film'\]"):
         tokenizer().encode("a fine film")
 
 
@@ -189,7 +189,7 @@ def test_pairs_are_encoded_where_no_token_types_are_needed() -> None:
 
 
 def test_pairs_that_need_token_types_are_refused() -> None:
-    with pytest.raises(SettingsError, match="token types, which the graph does not take; join the two texts"):
+    with pytest.raises(SettingsError, match="token type ids"):
         tokenizer(second_type=1).encode([("a", "film")])
 
 

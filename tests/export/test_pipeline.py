@@ -19,7 +19,7 @@ from distill.bundle import BENCHMARK, CARD, WEIGHTS, Bundle
 from distill.data import Dataset, Splits
 from distill.errors import BundleError, GateError, ParityError, QualityError, SettingsError, StorageError
 from distill.evaluation.intervals import wilson_interval
-from distill.labels import probabilities
+from distill.labels import task_of
 from distill.models.families import FAMILIES
 from distill.progress import SilentReporter
 from distill.scales import read_scales
@@ -148,8 +148,8 @@ def test_int8_keeps_no_table_and_no_large_product_in_fp32(tiny_student: Bundle) 
 def test_int8_gives_a_text_one_answer_whatever_its_batch_mates(tiny_student: Bundle, tiny_test: Dataset) -> None:
     # A scale for the whole batch, the usual way, changes 2 % of the labels and moves probabilities by up to 0.6.
     int8 = OnnxClassifier.open(tiny_student, threads=1)
-    together = probabilities(int8.predict_logits(tiny_test.texts), int8.problem_type)
-    alone = probabilities(np.concatenate([int8.predict_logits([text]) for text in tiny_test.texts]), int8.problem_type)
+    together = task_of(int8.problem_type).probabilities(int8.predict_logits(tiny_test.texts))
+    alone = task_of(int8.problem_type).probabilities(np.concatenate([int8.predict_logits([text]) for text in tiny_test.texts]))
     assert np.abs(together - alone).max() < 1e-3
     np.testing.assert_array_equal(together.argmax(axis=1), alone.argmax(axis=1))
 

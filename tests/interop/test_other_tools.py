@@ -14,7 +14,7 @@ import pytest
 
 from distill.bundle import Bundle
 from distill.data import Dataset
-from distill.labels import probabilities
+from distill.labels import task_of
 from export.layouts import write_layout
 from export.runtime.sessions import OnnxClassifier
 
@@ -116,7 +116,7 @@ def test_transformers_js_reads_its_layout_from_disk(
     write_layout(tiny_student, "transformers.js", tmp_path / "model")
     answers = in_node(READ_BY_TRANSFORMERS_JS, tmp_path, dtype, *texts)
     scores = [{answer["label"]: answer["score"] for answer in answers_of_text} for answers_of_text in answers]
-    ours = probabilities(expected_logits(tiny_student, precision, texts), tiny_student.manifest.problem_type)
+    ours = task_of(tiny_student.manifest.problem_type).probabilities(expected_logits(tiny_student, precision, texts))
     theirs = [[row[label] for label in tiny_student.labels] for row in scores]
     np.testing.assert_allclose(theirs, ours, atol=1e-3)
 
@@ -158,4 +158,4 @@ def test_ten_lines_of_the_readme_answer_without_potstill(tiny_student: Bundle, t
     (row,) = OnnxClassifier.open(tiny_student, precision="int8", threads=1).predict_logits([text])
     label, score = done.stdout.split()
     assert label == tiny_student.labels[int(row.argmax())]
-    assert float(score) == pytest.approx(float(probabilities(row[None], "single_label_classification").max()), abs=1e-3)
+    assert float(score) == pytest.approx(float(task_of("single_label_classification").probabilities(row[None]).max()), abs=1e-3)

@@ -11,7 +11,7 @@ import numpy as np
 
 from distill.classifier import TextInput
 from distill.errors import requires
-from distill.labels import ProblemType, probabilities
+from distill.labels import ProblemType, task_of
 from serve.answering.engine import Engine, RowAnswer
 from serve.errors import Reason, Refusal
 
@@ -85,9 +85,8 @@ def scores_of(query: Query, answers: Sequence[RowAnswer]) -> list[list[float]]:
         return [answer.probabilities for answer in answers]
     if query.function == "regression":
         return [answer.logits for answer in answers]
-    rows: list[list[float]] = probabilities(
-        np.array([answer.logits for answer in answers], np.float32), query.function
-    ).tolist()
+    logits = np.array([answer.logits for answer in answers], np.float32)
+    rows: list[list[float]] = task_of(query.function).probabilities(logits).tolist()
     return rows
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from distill.classifier import TextInput
-from distill.labels import chosen_labels
+from distill.labels import task_of
 from serve.answering.engine import Engine, RowAnswer
 from serve.answering.models import Model
 from serve.errors import Reason, Refusal
@@ -197,7 +197,7 @@ def _values(name: str, answers: Sequence[RowAnswer], engine: Engine) -> tuple[st
     logits = np.array([answer.logits for answer in answers], np.float32)
     if name == "logits":
         return "FP32", logits
-    chosen = chosen_labels(logits, engine.classifier.problem_type)
+    chosen = task_of(engine.classifier.problem_type).chosen_labels(logits)
     names = ["|".join(label for label, given in zip(engine.classifier.labels, row, strict=True) if given) for row in chosen]
     return "BYTES", np.array(names, object)
 

@@ -13,7 +13,7 @@ from tiny_task import BAD_WORDS, GOOD_WORDS, PLAIN_WORDS
 from distill.bundle import Bundle
 from distill.classifier import TextInput
 from distill.errors import QualityError
-from distill.labels import Logits, ProblemType, probabilities
+from distill.labels import Logits, ProblemType, task_of
 from export.int8.invariance import MAX_TEXTS, compare_alone_and_in_batches
 from export.runtime.sessions import OnnxClassifier
 
@@ -90,10 +90,10 @@ def test_at_most_500_texts_are_asked_evenly_taken() -> None:
 def test_no_text_and_no_split_into_batches_changes_an_answer_of_int8(int8: OnnxClassifier, data: st.DataObject) -> None:
     words = st.sampled_from([*GOOD_WORDS, *BAD_WORDS, *PLAIN_WORDS, "unheard-of", "…", "[SEP]", "[PAD]"])
     texts = data.draw(st.lists(st.lists(words, max_size=40).map(" ".join), min_size=2, max_size=40))
-    together = probabilities(int8.predict_logits(texts), int8.problem_type)
+    together = task_of(int8.problem_type).probabilities(int8.predict_logits(texts))
     cuts = sorted(data.draw(st.sets(st.integers(1, len(texts) - 1))))
     parts = [texts[start:end] for start, end in zip([0, *cuts], [*cuts, len(texts)], strict=True)]
-    apart = probabilities(np.concatenate([int8.predict_logits(part) for part in parts]), int8.problem_type)
+    apart = task_of(int8.problem_type).probabilities(np.concatenate([int8.predict_logits(part) for part in parts]))
     assert np.abs(together - apart).max() <= 1e-4
     tied = np.abs(together[:, 0] - together[:, 1]) <= 2e-4
     np.testing.assert_array_equal(together.argmax(axis=1)[~tied], apart.argmax(axis=1)[~tied])

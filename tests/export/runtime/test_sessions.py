@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.errors import BundleError, DatasetError, SettingsError
-from distill.labels import Logits, probabilities
+from distill.labels import Logits, task_of
 from distill.storage import write_atomically
 from distill.teachers.teacher import open_teacher
 from distill.tokenization import TextTokenizer
@@ -105,7 +105,7 @@ def test_one_session_answers_several_threads_at_once(fp32: OnnxClassifier, tiny_
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("half \ud83d of a pair", "text 1 holds a lone surrogate at character 5"),
+        ("half \ud83d of a pair", "text 1 has a lone surrogate at character 5"),
         (None, "text 1 is NoneType"),
         (3, "text 1 is int"),
         (b"bytes", "text 1 is bytes"),
@@ -361,7 +361,7 @@ def test_no_text_and_no_split_into_batches_changes_an_answer(data: st.DataObject
 
 
 def require_same_answers(first: Logits, second: Logits) -> None:
-    shares = [probabilities(logits, "single_label_classification") for logits in (first, second)]
+    shares = [task_of("single_label_classification").probabilities(logits) for logits in (first, second)]
     assert np.abs(shares[0] - shares[1]).max() <= 1e-4
     decided = np.abs(np.diff(shares[1], axis=1))[:, 0] > 2e-4
     np.testing.assert_array_equal(first.argmax(axis=1)[decided], second.argmax(axis=1)[decided])

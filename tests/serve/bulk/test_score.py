@@ -22,7 +22,7 @@ from tiny_task import Outcome, tiny_texts
 from distill.bundle import Bundle
 from distill.classifier import predict
 from distill.errors import BundleError, DatasetError, SettingsError, StorageError
-from distill.labels import ProblemType, probabilities
+from distill.labels import ProblemType, task_of
 from export.runtime.sessions import OnnxClassifier
 from serve.bulk import inputs, parts, scoring
 from serve.bulk.run import score
@@ -47,7 +47,7 @@ def test_every_row_gets_the_answer_of_predict_and_keeps_its_key(tmp_path: Path, 
     assert np.allclose(table["score"].to_numpy(), [answer.score for answer in answers], atol=1e-6)
     logits = np.array(table["logits"].to_pylist(), dtype=np.float32)
     shares = np.array(table["probabilities"].to_pylist(), dtype=np.float32)
-    assert np.array_equal(probabilities(logits, "single_label_classification"), shares)
+    assert np.array_equal(task_of("single_label_classification").probabilities(logits), shares)
     assert summary["labels"] == {name: table["label"].to_pylist().count(name) for name in ("negative", "positive")}
     assert summary["mean_score"] == pytest.approx(float(np.mean(table["score"].to_numpy())), abs=1e-6)
     assert (summary["num_rows"], summary["num_bad"], summary["rows_scored"]) == (300, 0, 300)

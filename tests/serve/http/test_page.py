@@ -10,7 +10,7 @@ import pytest
 from served import Running
 
 from distill.bundle import Bundle
-from distill.labels import probabilities
+from distill.labels import task_of
 from export.runtime.sessions import OnnxClassifier
 from serve.answering.models import ModelSource
 from serve.http.about import PAGE
@@ -57,7 +57,7 @@ def test_each_line_gets_the_servers_answer(seen: Seen, server: Running, tiny_stu
     classifier = OnnxClassifier.open(tiny_student)
     seen.open(server)
     seen.classify(TEXTS[0], "   ", *TEXTS[1:])
-    expected = probabilities(classifier.predict_logits(TEXTS), classifier.problem_type).tolist()
+    expected = task_of(classifier.problem_type).probabilities(classifier.predict_logits(TEXTS)).tolist()
     assert seen.answers() == [shown(row, classifier.labels) for row in expected]
     widths = "[...document.querySelectorAll('.bar')].map(bar => bar.clientWidth / bar.parentElement.clientWidth)"
     by_rank = [score for row in expected for score in sorted(row, reverse=True)]
@@ -76,7 +76,7 @@ def test_the_words_that_matter_are_those_whose_absence_moves_the_answer(
     seen.page.get_by_role("button", name="Which words mattered?").click()
     titles = [seen.page.locator(f"article .word:text-is('{word}')").get_attribute("title") for word in ("the", "great", "plot")]
     texts = ["the great plot", " great plot", "the  plot", "the great "]
-    whole, *without = probabilities(classifier.predict_logits(texts), classifier.problem_type)
+    whole, *without = task_of(classifier.problem_type).probabilities(classifier.predict_logits(texts))
     label = int(whole.argmax())
     for title, row in zip(titles, without, strict=True):
         number = float(title.partition(" ")[0].replace("\N{MINUS SIGN}", "-"))
