@@ -12,7 +12,7 @@ def task_texts(data: DataSettings, unlabeled: Sequence[str]) -> tuple[Splits, tu
     """Return the splits of a task, and the texts of other sources that are in none of them."""
     splits = load_splits(data)
     held_out = [part for part in (splits.train, splits.validation, splits.test) if part is not None]
-    return splits, texts_not_in([text for source in unlabeled for text in read_texts(source, data)], held_out)
+    return splits, tuple(texts_not_in((text for source in unlabeled for text in read_texts(source, data)), held_out))
 
 
 def measured_on(splits: Splits) -> Dataset:

@@ -125,7 +125,7 @@ def run_demo(out: Path, settings: DemoSettings | None = None, *, reporter: Repor
 
 def _unlabeled(splits: Splits, profile: Profile) -> tuple[str, ...]:
     texts = [text for source in profile.unlabeled for text in read_texts(source, profile.data)]
-    return texts_not_in(texts, [part for part in (splits.train, splits.validation, splits.test) if part is not None])
+    return tuple(texts_not_in(texts, [part for part in (splits.train, splits.validation, splits.test) if part is not None]))
 
 
 def _bundles(

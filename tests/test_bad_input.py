@@ -1,4 +1,4 @@
-"""What a user sees of bad input: an exit code and one line that says what was seen, what was wanted and what to do."""
+"""Bad input: an exit code, and one line with what was found, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -58,15 +58,16 @@ def no_rows(path: Path) -> None:
     write_csv(path, [])
 
 
-BAD_FILES: dict[Callable[[Path], None], str] = {
-    missing_column: "has no column 'text'; it has 'review', 'label': name it with --text-column",
-    label_seen_once: "label 'neutral' is seen once; each label needs two texts or more",
-    one_class: "every text has the label 'positive'; a classifier needs two labels or more",
-    empty_text: ":6: the text is empty (--skip-bad-rows leaves such rows out)",
-    not_utf8: ":62: the text is not UTF-8; save the file as UTF-8",
-    text_of_5_mb: ":62: the text has 5,000,000 characters, more than --max-text-chars 100,000",
-    rows_without_end: ":2: not well-formed from here on",
-    no_rows: "holds no",
+# What the message must contain, besides the path of the file.
+BAD_FILES: dict[Callable[[Path], None], tuple[str, ...]] = {
+    missing_column: ("'text'", "'review', 'label'", "--text-column"),
+    label_seen_once: ("'neutral'", "one text"),
+    one_class: ("'positive'", "two labels"),
+    empty_text: (":6:", "empty", "--skip-bad-rows"),
+    not_utf8: (":62:", "UTF-8"),
+    text_of_5_mb: (":62:", "5,000,000", "--max-text-chars", "100,000"),
+    rows_without_end: (":2:", "quote"),
+    no_rows: ("no training text",),
 }
 
 
@@ -80,16 +81,15 @@ def earlier(tiny_teacher: Bundle, copied: Copied) -> Iterator[Path]:
     Bundle.open(folder)
 
 
-@pytest.mark.parametrize(("damage", "said"), BAD_FILES.items(), ids=[damage.__name__ for damage in BAD_FILES])
+@pytest.mark.parametrize(("damage", "facts"), BAD_FILES.items(), ids=[damage.__name__ for damage in BAD_FILES])
 def test_a_file_that_cannot_be_used_is_named_and_nothing_is_touched(
-    damage: Callable[[Path], None], said: str, potstill: Run, earlier: Path, tiny_model: Path, tmp_path: Path
+    damage: Callable[[Path], None], facts: tuple[str, ...], potstill: Run, earlier: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "bad.csv"
     damage(path)
     done = potstill("teacher", "--model", tiny_model, "--train", path, "--out", earlier)
     assert (done.code, done.out) == (3, "")
-    assert str(path) in done.complaint
-    assert said in done.complaint
+    assert all(fact in done.complaint for fact in (str(path), *facts)), done.complaint
 
 
 @pytest.mark.parametrize("damage", [missing_column, empty_text, not_utf8, text_of_5_mb])
@@ -101,7 +101,7 @@ def test_eval_and_predict_refuse_the_same_files(
     for arguments in (("eval", tiny_student.path, "--test", path), ("predict", tiny_student.path, "--input", path)):
         done = potstill(*arguments)
         assert done.code == 3
-        assert BAD_FILES[damage] in done.complaint
+        assert all(fact in done.complaint for fact in BAD_FILES[damage]), done.complaint
 
 
 def test_a_5_mb_text_is_labelled_where_the_limit_allows(potstill: Run, tiny_student: Bundle, tmp_path: Path) -> None:
@@ -111,23 +111,25 @@ def test_a_5_mb_text_is_labelled_where_the_limit_allows(potstill: Run, tiny_stud
     assert len(done.out) > 4_900_000
 
 
-def test_bad_rows_are_left_out_on_request_and_counted(potstill: Run, tiny_model: Path, tmp_path: Path) -> None:
+def test_bad_rows_are_skipped_on_request_and_counted(potstill: Run, tiny_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
     not_utf8(path)
     done = potstill("teacher", "--model", tiny_model, "--train", path, "--out", tmp_path / "out", "--skip-bad-rows", *FAST)
     assert done.code == 0
-    assert "left out 1 rows that cannot be used; the first:" in done.err
-    assert ":62: the text is not UTF-8" in done.err
+    (note,) = (line for line in done.err.splitlines() if "skipped 1 " in line)
+    assert ":62:" in note
 
 
-def test_texts_in_two_files_stand_on_one_side_only_and_are_counted(potstill: Run, tiny_model: Path, tmp_path: Path) -> None:
+def test_texts_in_two_files_are_in_one_split_only_and_are_counted(potstill: Run, tiny_model: Path, tmp_path: Path) -> None:
     train, test = write_csv(tmp_path / "train.csv", ROWS), tmp_path / "test.csv"
     shared = [(text.upper().replace(" ", "  "), label) for text, label in ROWS[:7]]  # the same but for case and space
     write_csv(test, [*shared, *tiny_texts(20, seed=9)])
     out = tmp_path / "out"
     done = potstill("teacher", "--model", tiny_model, "--train", train, "--test", test, "--out", out, *FAST)
     assert done.code == 0
-    assert f"{train}: dropped 7 texts that also stand in {test}" in done.err
+    (note,) = (line for line in done.err.splitlines() if "dropped 7 " in line)
+    assert str(train) in note
+    assert str(test) in note
     assert Bundle.open(out).manifest.quality["pytorch"]["num_texts"] == 5  # a tenth of 53
 
 
@@ -135,7 +137,7 @@ def test_an_unknown_label_in_texts_to_measure_with_is_named(potstill: Run, tiny_
     path = write_csv(tmp_path / "test.csv", [*ROWS, ("a plot", "neutral")])
     done = potstill("eval", tiny_student.path, "--test", path)
     assert done.code == 3
-    assert f"{path}:62: label 'neutral' is not one of 'negative', 'positive'" in done.complaint
+    assert all(fact in done.complaint for fact in (f"{path}:62:", "'neutral'", "'negative', 'positive'"))
 
 
 @pytest.mark.parametrize("command", ["distill", "export", "eval", "bench", "predict", "inspect"])
@@ -143,7 +145,7 @@ def test_a_folder_that_is_no_bundle_is_refused(command: str, potstill: Run, tmp_
     flags = {"distill": ("--train", tiny_csv, "--out", tmp_path / "out"), "predict": ("a text",)}
     done = potstill(command, tmp_path, *flags.get(command, () if command == "inspect" else ("--test", tiny_csv)))
     assert done.code == 3
-    assert f"{tmp_path} is not a bundle: it has no manifest.json" in done.complaint
+    assert all(fact in done.complaint for fact in (str(tmp_path), "not a bundle", "manifest.json"))
 
 
 @pytest.mark.parametrize("name", ["model_int8.onnx", "model.onnx", "model.safetensors", "tokenizer.json", "manifest.json"])
@@ -164,7 +166,7 @@ def test_a_truncated_graph_is_found(potstill: Run, tiny_student: Bundle, copied:
     path.write_bytes(whole[: len(whole) // 2])
     done = potstill("predict", path.parent, "a text")
     assert done.code == 3
-    assert f"{path} has {len(whole) // 2:,} bytes, the manifest says {len(whole):,}" in done.complaint
+    assert all(fact in done.complaint for fact in (str(path), f"{len(whole) // 2:,}", f"{len(whole):,}"))
 
 
 def test_a_graph_that_was_truncated_before_it_was_sealed_is_found(
@@ -176,7 +178,8 @@ def test_a_graph_that_was_truncated_before_it_was_sealed_is_found(
     bundle.adding({"model_int8.onnx": cut}, precisions=("fp32", "int8"))
     done = potstill("predict", bundle.path, "a text")
     assert done.code == 3
-    assert "model_int8.onnx is not a graph that ONNX Runtime" in done.complaint
+    assert "model_int8.onnx" in done.complaint
+    assert "ONNX Runtime" in done.complaint
 
 
 @contextmanager
@@ -197,7 +200,6 @@ def test_a_teacher_that_cannot_be_written_leaves_the_earlier_one(
         done = potstill("teacher", "--model", tiny_model, "--train", tiny_csv, "--out", earlier, *FAST)
     assert done.code == 3
     assert f"cannot write {earlier}" in done.complaint
-    assert "free some space or choose another folder" in done.complaint
 
 
 def test_a_student_that_cannot_be_written_leaves_the_earlier_bundle(
@@ -229,7 +231,7 @@ def test_a_disk_that_fills_up_says_so(potstill: Run, small_disk: Path, tiny_mode
     out = small_disk / "teacher"
     done = potstill("teacher", "--model", tiny_model, "--train", tiny_csv, "--out", out, *FAST)
     assert done.code == 3
-    assert "No space left on device; free some space" in done.complaint
+    assert "No space left on device" in done.complaint
     assert contents(out) == {}
 
 
@@ -294,11 +296,12 @@ def test_the_first_use_of_built_in_texts_without_a_network_says_what_to_do(
     flags = () if command == "demo" else ("--train", "builtin:movies")
     done = potstill(command, *flags, "--out", tmp_path / "out")
     assert done.code == 3
-    assert "connect to the network for the first use" in done.complaint
+    assert "network" in done.complaint
+    assert str(tmp_path / "cache") in done.complaint
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_an_unknown_built_in_set_names_those_there_are(potstill: Run, tmp_path: Path) -> None:
     done = potstill("teacher", "--train", "builtin:books", "--out", tmp_path / "out")
     assert done.code == 3
-    assert "builtin:movies, builtin:amazon, builtin:tweets, builtin:nyt" in done.complaint
+    assert all(f"builtin:{name}" in done.complaint for name in ("books", "movies", "amazon", "tweets", "nyt"))

@@ -5,7 +5,6 @@ Modules that read data are imported inside the functions, so that importing the 
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,6 @@ from distill.settings import DataSettings, Device, TextSettings
 if TYPE_CHECKING:
     from distill.data import Dataset, Splits
     from distill.teachers.recorded import RecordedLogits
-
-logger = logging.getLogger(__name__)
 
 
 def reported_splits(data: DataSettings, reporter: Reporter, *, labels: Sequence[str] = ()) -> Splits:
@@ -98,14 +95,10 @@ def stdin_texts(settings: TextSettings) -> Iterator[str]:
     Raises:
         DatasetError: A line is not UTF-8, or longer than `max_text_chars`.
     """
-    from distill.data.files import Columns, stop_at_bad_row, usable_rows
-    from distill.data.sources import LeftOut
+    from distill.data.files import BadRows, Columns, usable_rows
 
-    left_out = LeftOut()
+    bad_rows = BadRows(settings.skip_bad_rows)
     lines = (line.decode(errors="surrogateescape").strip() for line in sys.stdin.buffer)
     records = ((number, {"text": text}) for number, text in enumerate(lines, start=1) if text)
     columns = Columns("text", None, settings.max_text_chars)
-    for row in usable_rows("stdin", records, columns, left_out if settings.skip_bad_rows else stop_at_bad_row):
-        yield row.text
-    if left_out.count:
-        logger.warning("%s", left_out.note("stdin"))
+    yield from bad_rows.texts("stdin", usable_rows("stdin", records, columns, bad_rows))

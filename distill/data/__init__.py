@@ -1,11 +1,10 @@
 """Labelled texts: reading them from files, built-in sets or the hub, cleaning and splitting them."""
 
-from distill.data.dataset import Dataset, SeenTexts, fingerprint, fold, limited, texts_not_in
+from distill.data.dataset import Dataset, fingerprint, fold, limited, texts_not_in
 from distill.data.sources import Splits, TextSources, load_splits, read_labelled, read_teacher_logits, read_texts
 
 __all__ = [
     "Dataset",
-    "SeenTexts",
     "Splits",
     "TextSources",
     "fingerprint",

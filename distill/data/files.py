@@ -1,26 +1,40 @@
-"""Rows out of CSV, TSV, JSONL and Parquet files, one at a time, each with the line it came from.
+"""Rows of CSV, TSV, JSONL and Parquet files, read one at a time, each with its line number.
 
-Decides what a usable row is; knows nothing of splits or label names.
+Decides which rows are usable; knows nothing of splits or label names.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import math
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
+
 from distill.errors import DatasetError, requires
+
+logger = logging.getLogger(__name__)
+
+# A quote that is not closed swallows the rest of the file, up to this limit. A shorter field is at most one bad row.
+_MAX_FIELD_CHARS = 64 * 2**20
+
+_LOGITS = TypeAdapter(list[FiniteFloat])
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns to read; `label` None reads texts alone, `label_separator` stands between several labels of a text.
+    """Which columns to read.
 
-    `logits` is a column of numbers, one a label: a JSON list, or a list where the file knows lists.
+    Attributes:
+        text: Column with the text.
+        label: Column with the label; None reads texts without labels.
+        max_text_chars: Longest text accepted, in characters.
+        label_separator: Separator between several labels of a text, in multi-label data.
+        logits: Column with a list of numbers, one per label: a JSON list in CSV files, a list in JSONL and Parquet files.
     """
 
     text: str
@@ -32,7 +46,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Row:
-    """One text, its label as written (None when not asked for, a tuple where there may be several), and its line, from 1."""
+    """One text, its label as written (None if not read, a tuple in multi-label data), its line, from 1, and its logits."""
 
     text: str
     label: str | tuple[str, ...] | None
@@ -43,33 +57,52 @@ class Row:
 Record = tuple[int, dict[str, Any]]
 """A line number and the columns of that line."""
 
-# An open quote swallows the rest of the file; it is noticed here at the latest. Shorter fields are one bad row at most.
-_MAX_FIELD_CHARS = 64 * 2**20
-
-BadRow = Callable[[DatasetError], None]
-"""Told of each row that cannot be used; it raises to stop, or returns to leave the row out."""
+OnBadRow = Callable[[DatasetError], None]
+"""Called with the error of each unusable row; raises it to stop, or returns to skip the row."""
 
 
-def stop_at_bad_row(error: DatasetError) -> None:
-    """Raise the error: the first bad row ends the reading."""
-    raise error
+@dataclass
+class BadRows:
+    """An `OnBadRow` that raises the first error, or, with `skip`, counts the rows and keeps the first error only."""
+
+    skip: bool
+    count: int = 0
+    first: DatasetError | None = None
+
+    def __call__(self, error: DatasetError) -> None:
+        """Raise the error of an unusable row, or count it."""
+        if not self.skip:
+            raise error
+        self.count += 1
+        self.first = self.first or error
+
+    def note(self, source: str) -> str:
+        """Return a sentence on how many rows of `source` were skipped, with the first error."""
+        return f"{source}: skipped {self.count} unusable rows; the first: {self.first}"
+
+    def texts(self, source: str, rows: Iterable[Row]) -> Iterator[str]:
+        """Yield the texts of rows; in the end log a warning if rows were skipped."""
+        for row in rows:
+            yield row.text
+        if self.count:
+            logger.warning("%s", self.note(source))
 
 
-def read_rows(path: Path, columns: Columns, *, on_bad_row: BadRow = stop_at_bad_row) -> Iterator[Row]:
+def read_rows(path: Path, columns: Columns, on_bad_row: OnBadRow) -> Iterator[Row]:
     """Yield the rows of a file, in order, without holding the file in memory.
 
     Args:
         path: A .csv, .tsv, .jsonl (.ndjson) or .parquet file.
         columns: Names of the columns to read.
-        on_bad_row: Called for an empty, too long, untyped or non-UTF-8 row.
+        on_bad_row: Called for a row that is empty, too long, of a wrong type or not UTF-8.
 
     Raises:
-        DatasetError: The file is missing, of an unknown kind, cut, or lacks a column.
+        DatasetError: The file is missing, of an unknown format or truncated, or lacks a column.
     """
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".parquet": _read_parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise DatasetError(f"{path}: cannot tell its kind; wanted a name ending in {', '.join(readers)}", path=path)
+        raise DatasetError(f"{path} has an unknown format; expected a name ending in {', '.join(readers)}", path=path)
     try:
         if not path.is_file():
             raise DatasetError(f"{path} is not a file", path=path)
@@ -78,8 +111,8 @@ def read_rows(path: Path, columns: Columns, *, on_bad_row: BadRow = stop_at_bad_
         raise DatasetError(f"cannot read {path}: {exc.strerror or exc}", path=path) from exc
 
 
-def usable_rows(source: Path | str, records: Iterable[Record], columns: Columns, on_bad_row: BadRow) -> Iterator[Row]:
-    """Yield records as rows; those that cannot be used go to `on_bad_row`."""
+def usable_rows(source: Path | str, records: Iterable[Record], columns: Columns, on_bad_row: OnBadRow) -> Iterator[Row]:
+    """Yield records as rows; call `on_bad_row` with the error of each unusable one."""
     for line, record in records:
         try:
             row = _usable_row(source, line, record, columns)
@@ -90,78 +123,80 @@ def usable_rows(source: Path | str, records: Iterable[Record], columns: Columns,
 
 
 def require_columns(source: Path | str, present: list[str], columns: Columns, *, line: int | None = None) -> None:
-    """Refuse a table, or one line of a file whose lines name their own columns, that lacks a wanted column."""
+    """Check that a table, or with `line` one record of a JSONL file, has each wanted column once."""
     where = source if line is None else f"{source}:{line}"
-    flags = ("--text-column", "--label-column", "--teacher-logits-column")
-    for flag, name in zip(flags, (columns.text, columns.label, columns.logits), strict=True):
+    wanted = {"--text-column": columns.text, "--label-column": columns.label, "--teacher-logits-column": columns.logits}
+    for flag, name in wanted.items():
         if name is not None and name not in present:
             seen = ", ".join(map(repr, present)) or "none"
-            raise DatasetError(f"{where} has no column {name!r}; it has {seen}: name it with {flag}", path=source, line=line)
+            raise DatasetError(
+                f"{where} has no column {name!r}; its columns: {seen}; set the name with {flag}", path=source, line=line
+            )
         if name is not None and present.count(name) > 1:
-            raise DatasetError(f"{where} has {present.count(name)} columns named {name!r}; wanted one", path=source, line=line)
+            raise DatasetError(f"{where} has {present.count(name)} columns named {name!r}, expected 1", path=source, line=line)
 
 
-def _read_csv(path: Path, columns: Columns, on_bad_row: BadRow) -> Iterator[Record]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+def _read_csv(path: Path, columns: Columns, on_bad_row: OnBadRow) -> Iterator[Record]:
     with path.open("rb") as file:
         header, records = csv_records(
-            path, text_lines(file), delimiter=delimiter, max_field_chars=columns.max_text_chars, on_bad_row=on_bad_row
+            path,
+            text_lines(file),
+            delimiter="\t" if path.suffix.lower() == ".tsv" else ",",
+            max_field_chars=columns.max_text_chars,
+            on_bad_row=on_bad_row,
         )
         require_columns(path, header, columns)
         yield from records
 
 
 def csv_records(
-    path: Path | str, lines: Iterable[str], *, delimiter: str, max_field_chars: int, on_bad_row: BadRow
+    path: Path | str, lines: Iterable[str], *, delimiter: str, max_field_chars: int, on_bad_row: OnBadRow
 ) -> tuple[list[str], Iterator[Record]]:
     """Read CSV lines: return the header and an iterator over the records below it.
 
     Args:
-        path: Where they come from, for messages.
+        path: File of the lines, for messages.
         lines: With their line ends.
-        delimiter: Between two fields.
-        max_field_chars: Fields up to this long are taken.
+        delimiter: Separator of fields.
+        max_field_chars: Fields up to this length are accepted.
         on_bad_row: Called for a row with another number of fields than the header.
 
     Raises:
-        DatasetError: There is no header, or a quote is left open.
+        DatasetError: There is no header, or a quote is not closed.
     """
-    # The limit is the csv module's own global; it is only ever raised.
+    # The limit is a global of the csv module; it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD_CHARS, max_field_chars))
     rows = _csv_rows(path, csv.reader(lines, delimiter=delimiter, strict=True))
     _, header = next(rows, (0, None))
     if header is None:
-        raise DatasetError(f"{path} is empty; wanted a header line and rows", path=path)
+        raise DatasetError(f"{path} is empty; expected a header line and rows", path=path)
     return header, _csv_records(path, header, rows, on_bad_row)
-
-
-def _csv_records(
-    path: Path | str, header: list[str], rows: Iterator[tuple[int, list[str]]], on_bad_row: BadRow
-) -> Iterator[Record]:
-    for line, values in rows:
-        if len(values) == len(header):
-            yield line, dict(zip(header, values, strict=True))
-        elif values:
-            on_bad_row(DatasetError(f"{path}:{line}: {len(values)} fields, wanted {len(header)}", path=path, line=line))
 
 
 def _csv_rows(path: Path | str, reader: Any) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each row begins, and its fields."""
     line = 1
-    while True:
-        try:
-            values = next(reader, None)
-        except csv.Error as exc:
-            raise DatasetError(
-                f"{path}:{line}: not well-formed from here on ({exc}); is a quote left open?", path=path, line=line
-            ) from exc
-        if values is None:
-            return
-        yield line, values
-        line = reader.line_num + 1
+    try:
+        for values in reader:
+            yield line, values
+            line = reader.line_num + 1
+    except csv.Error as exc:
+        raise DatasetError(
+            f"{path}:{line}: not well-formed CSV from this line on ({exc}); is a quote not closed?", path=path, line=line
+        ) from exc
 
 
-def _read_jsonl(path: Path, columns: Columns, on_bad_row: BadRow) -> Iterator[Record]:
+def _csv_records(
+    path: Path | str, header: list[str], rows: Iterable[tuple[int, list[str]]], on_bad_row: OnBadRow
+) -> Iterator[Record]:
+    for line, values in rows:
+        if len(values) == len(header):
+            yield line, dict(zip(header, values, strict=True))
+        elif values:
+            on_bad_row(DatasetError(f"{path}:{line}: {len(values)} fields, expected {len(header)}", path=path, line=line))
+
+
+def _read_jsonl(path: Path, columns: Columns, on_bad_row: OnBadRow) -> Iterator[Record]:
     with path.open("rb") as file:
         for line, content in enumerate(text_lines(file), start=1):
             if not content.strip():
@@ -183,14 +218,14 @@ def json_object(path: Path | str, line: int, content: str) -> dict[str, Any]:
     """
     try:
         record = json.loads(content)
-    except (ValueError, RecursionError) as exc:  # a number of 5,000 digits is a bare ValueError
-        raise DatasetError(f"{path}:{line}: not JSON: {exc}", path=path, line=line) from exc
+    except (ValueError, RecursionError) as exc:  # an integer of 5,000 digits is a bare ValueError
+        raise DatasetError(f"{path}:{line}: not valid JSON: {exc}", path=path, line=line) from exc
     if not isinstance(record, dict):
-        raise DatasetError(f"{path}:{line}: {type(record).__name__}, wanted an object", path=path, line=line)
+        raise DatasetError(f"{path}:{line}: {type(record).__name__}, expected a JSON object", path=path, line=line)
     return record
 
 
-def _read_parquet(path: Path, columns: Columns, on_bad_row: BadRow) -> Iterator[Record]:  # noqa: ARG001  (one signature)
+def _read_parquet(path: Path, columns: Columns, on_bad_row: OnBadRow) -> Iterator[Record]:  # noqa: ARG001  (one signature)
     with requires("reading Parquet files"):
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -204,21 +239,20 @@ def _read_parquet(path: Path, columns: Columns, on_bad_row: BadRow) -> Iterator[
                     line += 1
                     yield line, dict(zip(batch.schema.names, values, strict=True))
     except pa.ArrowException as exc:
-        raise DatasetError(f"{path} is not a whole Parquet file: {exc}", path=path) from exc
+        raise DatasetError(f"{path} is not a complete Parquet file: {exc}", path=path) from exc
 
 
 def values_of(column: Any) -> list[Any]:
     """Return the values of an Arrow column; a byte that is not UTF-8 becomes a lone surrogate, as in `text_lines`."""
     try:
-        values: list[Any] = column.to_pylist()
+        return list(column.to_pylist())
     except UnicodeDecodeError:
         contents = column.cast("large_binary").to_pylist()
         return [None if content is None else content.decode(errors="surrogateescape") for content in contents]
-    return values
 
 
 def text_lines(file: Iterable[bytes]) -> Iterator[str]:
-    """Yield lines; a byte that is not UTF-8 becomes a lone surrogate, so that its row can be named and refused."""
+    """Yield decoded lines; a byte that is not UTF-8 becomes a lone surrogate, so that the error can name its row."""
     for number, line in enumerate(file):
         yield line.decode("utf-8-sig" if number == 0 else "utf-8", errors="surrogateescape")
 
@@ -226,24 +260,24 @@ def text_lines(file: Iterable[bytes]) -> Iterator[str]:
 def _usable_row(source: Path | str, line: int, record: dict[str, Any], columns: Columns) -> Row:
     text = record[columns.text]
     label = None if columns.label is None else _label_of(record[columns.label], columns.label_separator)
+    logits = None if columns.logits is None else _logits_of(record[columns.logits])
     problem = problem_with(text, columns.max_text_chars)
     if problem is None and columns.label is not None:
         if label is None:
-            problem = f"the label is {record[columns.label]!r}, wanted a name or a whole number"
+            problem = f"the label is {record[columns.label]!r}, expected a name or a whole number"
         elif not _is_utf8("".join(label)):
             problem = f"the label {label!r} is not UTF-8; save the file as UTF-8"
-    logits = None if columns.logits is None else _logits_of(record[columns.logits])
     if problem is None and columns.logits is not None and logits is None:
-        problem = f"the teacher logits are {record[columns.logits]!r}, wanted a list of numbers such as [-1.5, 2.25]"
+        problem = f"the teacher logits are {record[columns.logits]!r}, expected a list of numbers such as [-1.5, 2.25]"
     if problem is not None:
-        raise DatasetError(f"{source}:{line}: {problem} (--skip-bad-rows leaves such rows out)", path=source, line=line)
+        raise DatasetError(f"{source}:{line}: {problem} (--skip-bad-rows skips such rows)", path=source, line=line)
     return Row(text, label, line, logits)
 
 
 def problem_with(text: object, max_text_chars: int) -> str | None:
-    """Return why a text cannot be used, in words; None where it can."""
+    """Return why a text is unusable, for messages; None if it is usable."""
     if not isinstance(text, str):
-        return f"the text is {type(text).__name__}, wanted a string"
+        return f"the text is {type(text).__name__}, expected a string"
     if not text.strip():
         return "the text is empty"
     if len(text) > max_text_chars:
@@ -260,35 +294,29 @@ def _is_utf8(text: str) -> bool:
 
 
 def _logits_of(value: object) -> tuple[float, ...] | None:
-    """Return a row's logits; None where they cannot be read."""
+    """Return the logits of a row, from a list or a JSON list; None if it is not a list of finite numbers."""
     try:
-        values = json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
+        if isinstance(value, str):
+            return tuple(_LOGITS.validate_json(value, strict=True)) or None
+        return tuple(_LOGITS.validate_python(value, strict=True)) or None
+    except ValidationError:
         return None
-    if not isinstance(values, list) or not values:
-        return None
-    if any(isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number) for number in values):
-        return None
-    return tuple(map(float, values))
 
 
 def _label_of(value: object, separator: str | None) -> str | tuple[str, ...] | None:
-    """Return a label, or all labels where the column is a list or has a separator; None where one cannot be read."""
-    if separator is not None and (isinstance(value, str) or value is None):
-        value = value.split(separator) if value and value.strip() else []
-    elif separator is not None and not isinstance(value, list):
-        value = [value]
+    """Return a label, or all labels if the value is a list or there is a separator; None if one is unusable."""
+    if separator is not None and not isinstance(value, list):
+        is_empty = value is None or (isinstance(value, str) and not value.strip())
+        value = [] if is_empty else value.split(separator) if isinstance(value, str) else [value]
     if not isinstance(value, list):
         return _label_text(value)
     names = tuple(dict.fromkeys(map(_label_text, value)))
-    return None if None in names else names  # type: ignore[return-value]  # mypy does not see that no None is left
+    return None if None in names else names  # type: ignore[return-value]  # mypy does not narrow the elements
 
 
 def _label_text(value: object) -> str | None:
-    if isinstance(value, bool) or value is None:
-        return str(value).lower() if isinstance(value, bool) else None
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, str | int):
-        return None
-    return str(value).strip() or None
+    return (str(value).strip() or None) if isinstance(value, str | int) else None

@@ -1,8 +1,7 @@
-"""From what the user named (`FILE`, `builtin:NAME`, `hub:ID`) to clean, disjoint training, validation and test texts."""
+"""Reads what the user names (`FILE`, `builtin:NAME`, `hub:ID`) as clean, disjoint training, validation and test texts."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,19 +20,17 @@ from distill.data.dataset import (
     split_off,
     without_texts_of,
 )
-from distill.data.files import BadRow, Columns, Record, Row, read_rows, require_columns, stop_at_bad_row, usable_rows
+from distill.data.files import BadRows, Columns, OnBadRow, Record, Row, read_rows, require_columns, usable_rows
 from distill.errors import DatasetError, SettingsError, requires
 from distill.labels import are_numbers, label_ids_by_value, label_names_of
 from distill.settings import DataSettings, TextSettings
 
-SplitName = Literal["train", "validation", "test"]
-
-logger = logging.getLogger(__name__)
+Split = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Three sets that share label names and no text."""
+    """Three sets with the same labels and no text in common."""
 
     train: Dataset
     validation: Dataset
@@ -41,57 +38,40 @@ class Splits:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was dropped, merged or cut anywhere, each said once."""
+        """What was dropped, merged or sampled in any split, each note once."""
         parts = [self.train, self.validation, *([self.test] if self.test else [])]
         return tuple(dict.fromkeys(note for part in parts for note in part.notes))
 
 
-@dataclass
-class LeftOut:
-    """Counts rows that cannot be used, and remembers the first; there may be more of them than fit into memory."""
-
-    count: int = 0
-    first: DatasetError | None = None
-
-    def __call__(self, error: DatasetError) -> None:
-        """Leave a row out."""
-        self.count += 1
-        self.first = self.first or error
-
-    def note(self, source: str) -> str:
-        """Return how many rows were left out, in words."""
-        return f"{source}: left out {self.count} rows that cannot be used; the first: {self.first}"
-
-
 def load_splits(settings: DataSettings, *, labels: Sequence[str] = ()) -> Splits:
-    """Read, clean and split what the settings name.
+    """Read, clean and split the texts that the settings name.
+
+    A text that is in several splits stays in the test texts, else in the validation texts.
 
     Args:
-        settings: Sources, columns and the cut.
-        labels: Label names that must be kept, such as a teacher's.
+        settings: Sources, columns and the split.
+        labels: Label names that must be kept, such as those of a teacher.
 
     Raises:
-        SettingsError: No training texts are named, or `settings.labels` differ from `labels`.
-        DatasetError: A source cannot be read, or a split cannot be made.
+        SettingsError: There are no training texts, or `settings.labels` differ from `labels`.
+        DatasetError: A source cannot be read, or the texts cannot be split.
     """
     if not settings.train:
         raise SettingsError("no training texts; name a file with --train FILE, or use --train builtin:movies")
     if labels and settings.labels and tuple(labels) != settings.labels:
         raise SettingsError(
             f"--labels {list(settings.labels)} differ from the teacher's labels {list(labels)}, whose names and order are "
-            "fixed; leave out --labels and write the teacher's names in the label column"
+            "fixed; leave out --labels and use the teacher's names in the label column"
         )
-    parts = [read_labelled(source, "train", settings, labels=labels) for source in settings.train]
-    train = merge_duplicates(_joined(parts))
+    train = merge_duplicates(_joined([read_labelled(source, "train", settings, labels=labels) for source in settings.train]))
     require_usable(train)
-    others: dict[SplitName, Dataset | None] = {}
-    roles: tuple[tuple[SplitName, str | None], ...] = (("test", settings.test), ("validation", settings.validation))
-    for role, source in roles:
-        others[role] = None if source is None else read_labelled(source, role, settings, labels=train.labels)
-    test, validation = others["test"], others["validation"]
+    test = None if settings.test is None else read_labelled(settings.test, "test", settings, labels=train.labels)
+    validation = (
+        None if settings.validation is None else read_labelled(settings.validation, "validation", settings, labels=train.labels)
+    )
     if test is not None:
         train = without_texts_of(train, test)
-        validation = without_texts_of(validation, test) if validation is not None else None
+        validation = validation and without_texts_of(validation, test)
     if validation is None:
         count = max(len(train.labels), round(settings.validation_share * len(train)))
         train, validation = split_off(train, count=count, seed=settings.split_seed, name="validation")
@@ -101,61 +81,57 @@ def load_splits(settings: DataSettings, *, labels: Sequence[str] = ()) -> Splits
     require_texts(validation, "validation")
     if test is not None:
         require_texts(test, "test")
-    seed = settings.split_seed
-    return Splits(
-        train=limited(train, settings.limit, seed=seed),
-        validation=limited(validation, settings.limit, seed=seed),
-        test=None if test is None else limited(test, settings.limit, seed=seed),
-    )
+        test = limited(test, settings.limit, seed=settings.split_seed)
+    train, validation = (limited(part, settings.limit, seed=settings.split_seed) for part in (train, validation))
+    return Splits(train, validation, test)
 
 
-def read_labelled(source: str, role: SplitName, settings: DataSettings, *, labels: Sequence[str] = ()) -> Dataset:
+def read_labelled(source: str, split: Split, settings: DataSettings, *, labels: Sequence[str] = ()) -> Dataset:
     """Read one source as labelled texts.
 
     Args:
         source: A file, `builtin:NAME` or `hub:ID`.
-        role: Which part of a built-in or hub set is meant.
+        split: Split to read from a built-in or hub set; files have only one.
         settings: Column names and limits.
-        labels: Label names to map to; without them `settings.labels`, else the names found.
+        labels: Label names and their order; default: `settings.labels`, else the names in the data.
 
     Raises:
-        DatasetError: It cannot be read, or holds a label that is not one of `labels`.
+        DatasetError: The source cannot be read, or has a label that is not one of `labels`.
     """
     names = tuple(labels) or settings.labels
     kind, _, name = source.partition(":")
     if kind == "builtin":
-        return _with_labels(_builtin_part(name, role, settings), names)
-    left_out = LeftOut()
-    on_bad_row: BadRow = left_out if settings.skip_bad_rows else stop_at_bad_row
+        return _with_labels(_builtin_split(name, split, settings), names)
+    bad_rows = BadRows(settings.skip_bad_rows)
+    columns = Columns(settings.text_column, settings.label_column, settings.max_text_chars, settings.label_separator)
     if kind == "hub":
-        rows = list(_read_hub(name, role, settings, on_bad_row))
+        rows = list(_read_hub(name, split, columns, bad_rows))
     else:
-        columns = _labelled_columns(settings)
-        rows = list(read_rows(Path(source), columns, on_bad_row=on_bad_row))
-    if left_out.first and not rows:
-        raise left_out.first
+        rows = list(read_rows(Path(source), columns, bad_rows))
+    if bad_rows.first and not rows:
+        raise bad_rows.first
     dataset = _from_rows(rows, source, names)
-    return replace(dataset, notes=(*dataset.notes, left_out.note(source))) if left_out.count else dataset
+    return replace(dataset, notes=(bad_rows.note(source),)) if bad_rows.count else dataset
 
 
 def read_teacher_logits(sources: Sequence[str], settings: DataSettings) -> Iterator[tuple[str, tuple[float, ...]]]:
     """Yield the texts of files with the logits in their `teacher_logits_column`, one at a time.
 
     Raises:
-        DatasetError: A source is not a file, lacks the column, or a row's logits cannot be read.
+        DatasetError: A source is not a file, lacks the column, or has a row with unusable logits.
     """
     columns = Columns(settings.text_column, None, settings.max_text_chars, logits=settings.teacher_logits_column)
-    on_bad_row: BadRow = LeftOut() if settings.skip_bad_rows else stop_at_bad_row  # counted where the texts are read
     for source in sources:
         if source.startswith(("builtin:", "hub:")):
             raise DatasetError(f"{source} has no column of teacher logits; name files, or leave out --teacher-logits-column")
-        for row in read_rows(Path(source), columns, on_bad_row=on_bad_row):
+        # The same rows are reported where the texts are read.
+        for row in read_rows(Path(source), columns, BadRows(settings.skip_bad_rows)):
             yield row.text, row.logits or ()
 
 
 @dataclass(frozen=True)
 class TextSources:
-    """Sources of texts that need no labels; each iteration reads them anew, one text at a time.
+    """Sources of texts without labels; each iteration reads them again, one text at a time.
 
     Attributes:
         sources: Files or `builtin:NAME`.
@@ -171,51 +147,46 @@ class TextSources:
 
 
 def read_texts(source: str, settings: TextSettings) -> Iterator[str]:
-    """Yield the texts of a source that needs no labels, one at a time: a file, or all of `builtin:NAME`."""
+    """Yield the texts of a source without reading labels, one at a time: a file, or all splits of `builtin:NAME`."""
     kind, _, name = source.partition(":")
     if kind == "builtin":
         for part in builtin.load_builtin(name):
             yield from part.texts
         return
+    bad_rows = BadRows(settings.skip_bad_rows)
     columns = Columns(settings.text_column, None, settings.max_text_chars)
-    left_out = LeftOut()
-    on_bad_row: BadRow = left_out if settings.skip_bad_rows else stop_at_bad_row
-    for row in read_rows(Path(source), columns, on_bad_row=on_bad_row):
-        yield row.text
-    if left_out.count:
-        logger.warning("%s", left_out.note(source))
+    yield from bad_rows.texts(source, read_rows(Path(source), columns, bad_rows))
 
 
-def _builtin_part(name: str, role: SplitName, settings: DataSettings) -> Dataset:
+def _builtin_split(name: str, split: Split, settings: DataSettings) -> Dataset:
     train, test = builtin.load_builtin(name)
-    if role == "test":
-        return test
-    if role == "train":
-        return train
-    count = round(settings.validation_share * len(train))
-    return split_off(train, count=count, seed=settings.split_seed, name="validation")[1]
+    if split == "validation":
+        count = round(settings.validation_share * len(train))
+        return split_off(train, count=count, seed=settings.split_seed, name="validation")[1]
+    return test if split == "test" else train
 
 
-def _read_hub(name: str, role: SplitName, settings: DataSettings, on_bad_row: BadRow) -> Iterator[Row]:
+def _read_hub(name: str, split: Split, columns: Columns, on_bad_row: OnBadRow) -> Iterator[Row]:
+    """Yield the rows of `ID`, `ID:CONFIG`, `ID@SPLIT` or `ID:CONFIG@SPLIT`."""
     with requires("reading a set from the hub"):
         import datasets
     source = f"hub:{name}"
-    columns = _labelled_columns(settings)
     name, _, chosen_split = name.partition("@")
     name, _, config = name.partition(":")
     try:
-        # Scripts inside a dataset repository are never run: `datasets` dropped them, and nothing here asks for them.
+        # Scripts inside a dataset repository are never run: `datasets` no longer supports them.
         parts = datasets.load_dataset(name, config or None)
-    except Exception as exc:  # the library raises its own, huggingface_hub's, httpx's and OSError
+    except Exception as exc:  # the library raises its own errors, those of huggingface_hub and httpx, and OSError
         raise DatasetError(f"{source} cannot be loaded: {exc}; check the name and the network", path=source) from exc
-    split = chosen_split or role
-    if split not in parts:
-        present = ", ".join(parts)
-        raise DatasetError(f"{source} has no {split!r} split; it has {present}: choose one with hub:ID@SPLIT", path=source)
-    table = parts[split]
+    wanted = chosen_split or split
+    if wanted not in parts:
+        raise DatasetError(
+            f"{source} has no {wanted!r} split; its splits: {', '.join(parts)}; choose one with hub:ID@SPLIT", path=source
+        )
+    table = parts[wanted]
     require_columns(source, table.column_names, columns)
     records: Iterable[Record] = enumerate(table, start=1)
-    label = settings.label_column
+    label = str(columns.label)
     feature = table.features[label]
     if isinstance(feature, datasets.ClassLabel):
         records = ((line, {**record, label: _class_name(feature, record[label])}) for line, record in records)
@@ -227,21 +198,16 @@ def _read_hub(name: str, role: SplitName, settings: DataSettings, on_bad_row: Ba
 
 
 def _class_name(feature: Any, class_id: int | None) -> str | None:
-    # -1 is how sets on the hub mark a row whose label is kept back.
+    # Sets on the hub mark a row whose label is withheld with -1.
     return None if class_id is None or class_id < 0 else str(feature.int2str(class_id))
 
 
-def _labelled_columns(settings: DataSettings) -> Columns:
-    return Columns(settings.text_column, settings.label_column, settings.max_text_chars, settings.label_separator)
-
-
 def _from_rows(rows: Sequence[Row], source: str, labels: Sequence[str]) -> Dataset:
-    several = [isinstance(row.label, tuple) for row in rows]
-    if any(several) and not all(several):
-        line = rows[several.index(not several[0])].line
+    is_list = [isinstance(row.label, tuple) for row in rows]
+    if any(is_list) and not all(is_list):
+        line = rows[is_list.index(not is_list[0])].line
         raise DatasetError(
-            f"{source}:{line}: some rows have a list of labels, others a single one; write lists throughout, or "
-            "single labels throughout",
+            f"{source}:{line}: some rows have a list of labels, others a single label; use lists in all rows or in none",
             path=source,
             line=line,
         )
@@ -249,24 +215,23 @@ def _from_rows(rows: Sequence[Row], source: str, labels: Sequence[str]) -> Datas
     names = tuple(labels) or label_names_of(value for values in written for value in values)
     ids = label_ids_by_value(names, (value for values in written for value in values))
     for row, values in zip(rows, written, strict=True):
-        for value in values:
-            if value not in ids:
-                raise DatasetError(
-                    f"{source}:{row.line}: label {value!r} is not one of {', '.join(map(repr, names))}",
-                    path=source,
-                    line=row.line,
-                )
-    if not any(several):
-        label_ids = np.array([ids[value] for (value,) in written], dtype=np.int64)
-    else:
+        if unknown := [value for value in values if value not in ids]:
+            raise DatasetError(
+                f"{source}:{row.line}: label {unknown[0]!r} is not one of {', '.join(map(repr, names))}",
+                path=source,
+                line=row.line,
+            )
+    if any(is_list):
         label_ids = np.zeros((len(rows), len(names)), dtype=np.int64)
         for index, values in enumerate(written):
             label_ids[index, [ids[value] for value in values]] = 1
+    else:
+        label_ids = np.array([ids[value] for (value,) in written], dtype=np.int64)
     return Dataset(tuple(row.text for row in rows), label_ids, names, source)
 
 
 def _with_labels(dataset: Dataset, labels: Sequence[str]) -> Dataset:
-    """Number the labels as `labels` does, by name."""
+    """Renumber the labels in the order of `labels`, by name."""
     if not labels or tuple(labels) == dataset.labels:
         return dataset
     rows = [Row(text, dataset.label_names(index), index + 1) for index, text in enumerate(dataset.texts)]
@@ -274,25 +239,23 @@ def _with_labels(dataset: Dataset, labels: Sequence[str]) -> Dataset:
 
 
 def _joined(parts: Sequence[Dataset]) -> Dataset:
-    """Join sources into one set whose labels are those of all, numbered afresh."""
-    if len(parts) == 1:
-        return parts[0]
+    """Join sets into one, with the labels of all of them."""
     tasks = {part.problem_type: part for part in parts}
     if len(tasks) > 1:
         single, several = tasks["single_label_classification"], tasks["multi_label_classification"]
         raise DatasetError(
-            f"{several.source} has several labels a text, {single.source} one; use sets of one kind", path=several.source
+            f"{several.source} has several labels per text, {single.source} one; use sets of one kind", path=several.source
         )
     by_number = [part for part in parts if part.labels and are_numbers(part.labels)]
     by_name = [part for part in parts if not are_numbers(part.labels)]
     if by_number and by_name:
         raise DatasetError(
-            f"{by_number[0].source} has its labels by number, {by_name[0].source} by name; say which is which with --labels",
+            f"{by_number[0].source} has its labels by number, {by_name[0].source} by name; name the labels, in the order of "
+            "the numbers, with --labels",
             path=by_number[0].source,
         )
-    names = label_names_of(name for part in parts for name in part.labels)
-    if all(part.labels == parts[0].labels for part in parts):
-        names = parts[0].labels
+    same = len({part.labels for part in parts}) == 1
+    names = parts[0].labels if same else label_names_of(name for part in parts for name in part.labels)
     parts = [_with_labels(part, names) for part in parts]
     return Dataset(
         texts=tuple(text for part in parts for text in part.texts),

@@ -255,7 +255,7 @@ def _with_replay(train: Dataset, source: SourceTask, settings: TeacherSettings, 
     if not settings.replay_share:
         return train
     count = min(len(source.train), round(settings.replay_share * len(train)))
-    rows = stratified_rows(source.train.label_ids, num_labels=len(train.labels), count=count, seed=settings.seed)
+    rows = stratified_rows(source.train.label_ids, count=count, seed=settings.seed)
     again = source.train.take(rows)
     reporter.say(f"replay: {count} texts of {again.source} are added to the training texts")
     return Dataset(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.classifier import Classifier, mean_logits
-from distill.data import Dataset, SeenTexts
+from distill.data import Dataset, texts_not_in
 from distill.data.dataset import JoinedTexts
 from distill.errors import SettingsError
 from distill.labels import Logits, ProblemType, task_of
@@ -50,8 +50,7 @@ class TransferSet:
         cls, labelled: Dataset, unlabeled: Iterable[str], *, held_out: Sequence[Dataset], files: SharedFiles
     ) -> TransferSet:
         """Write the unlabelled texts to a file, one at a time, without duplicates and labelled or held-out texts."""
-        seen = SeenTexts(text for dataset in (labelled, *held_out) for text in dataset.texts)
-        return cls(labelled, files.texts("unlabeled", seen.fresh(unlabeled)))
+        return cls(labelled, files.texts("unlabeled", texts_not_in(unlabeled, (labelled, *held_out))))
 
     def __len__(self) -> int:
         return len(self.labelled) + len(self.unlabeled) + len(self.augmented)

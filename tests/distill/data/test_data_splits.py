@@ -71,7 +71,8 @@ def test_repeated_texts_are_merged_into_the_first_and_counted() -> None:
 def test_a_text_under_two_labels_is_dropped_altogether() -> None:
     merged = merge_duplicates(dataset(("one", 0), ("two", 1), ("ONE", 1), ("one", 0), ("three", 0)))
     assert merged.texts == ("two", "three")
-    assert merged.notes == ("here: dropped 3 texts that stand under two labels",)
+    (note,) = merged.notes
+    assert note.startswith("here: dropped 3 texts")
 
 
 def test_a_clean_set_is_returned_without_a_note() -> None:
@@ -82,11 +83,13 @@ def test_a_clean_set_is_returned_without_a_note() -> None:
 def test_overlap_is_found_after_folding_and_said() -> None:
     kept = without_texts_of(dataset(("one", 0), ("Two", 1), ("three", 1)), dataset(("TWO", 0), source="there"))
     assert kept.texts == ("one", "three")
-    assert kept.notes == ("here: dropped 1 texts that also stand in there",)
+    (note,) = kept.notes
+    assert note.startswith("here: dropped 1 texts")
+    assert note.endswith("there")
 
 
 def test_unlabelled_texts_are_taken_once_and_never_from_other_parts() -> None:
-    assert texts_not_in(["new", "One", "NEW", "other"], [dataset(("one", 0)), dataset(("two", 1))]) == ("new", "other")
+    assert list(texts_not_in(["new", "One", "NEW", "other"], [dataset(("one", 0)), dataset(("two", 1))])) == ["new", "other"]
 
 
 # Cuts
@@ -140,17 +143,17 @@ def test_which_texts_are_cut_is_fixed_for_good() -> None:
 
 @pytest.mark.parametrize("count", [0, 4, 5])
 def test_a_cut_that_leaves_one_side_empty_is_refused(count: int) -> None:
-    with pytest.raises(DatasetError, match=f"cannot cut {count} validation texts from 4"):
+    with pytest.raises(DatasetError, match=f"{count} validation texts from 4"):
         split_off(counted(2, 2), count=count, seed=0, name="validation")
 
 
 def test_a_label_seen_once_is_refused_by_name() -> None:
-    with pytest.raises(DatasetError, match="label 'label1' is seen once; each label needs two texts or more"):
+    with pytest.raises(DatasetError, match="'label1'"):
         require_usable(counted(5, 1, 2))
 
 
 def test_one_label_only_is_refused_by_name() -> None:
-    with pytest.raises(DatasetError, match="every text has the label 'label1'; a classifier needs two"):
+    with pytest.raises(DatasetError, match="every text has the label 'label1'"):
         require_usable(counted(0, 5))
 
 
@@ -227,7 +230,7 @@ WORDS = st.sampled_from(
 
 @settings(max_examples=60, deadline=None)
 @given(train=st.lists(WORDS), validation=st.lists(WORDS), test=st.lists(WORDS), given_validation=st.booleans())
-def test_no_text_stands_on_two_sides(
+def test_no_text_is_in_two_splits(
     tmp_path_factory: pytest.TempPathFactory, train: list[str], validation: list[str], test: list[str], given_validation: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("splits")
@@ -277,22 +280,22 @@ def test_overlapping_files_are_made_disjoint_and_every_drop_is_said(csv: WriteCs
     assert (len(splits.train), len(splits.validation), splits.test and len(splits.test)) == (20, 11, 12)
     assert splits.notes == (
         f"{train}: merged 1 repeated texts",
-        f"{train}: dropped 1 texts that also stand in {test}",
-        f"{train}: dropped 1 texts that also stand in {validation}",
-        f"{validation}: dropped 1 texts that also stand in {test}",
+        f"{train}: dropped 1 texts that are also in {test}",
+        f"{train}: dropped 1 texts that are also in {validation}",
+        f"{validation}: dropped 1 texts that are also in {test}",
     )
 
 
 @pytest.mark.parametrize(("flag", "left"), [("test", "training"), ("validation", "training")])
 def test_one_file_for_two_parts_is_refused(csv: WriteCsv, flag: str, left: str) -> None:
     path = csv("a.csv", many(20))
-    with pytest.raises(DatasetError, match=rf"a.csv holds no {left} text \(.*dropped 20 texts that also stand in .*a.csv\)"):
+    with pytest.raises(DatasetError, match=rf"a.csv has no {left} text \(.*dropped 20 texts .*a.csv\)"):
         load_splits(DataSettings(train=(path,), **{flag: path}))
 
 
 def test_validation_texts_that_all_stand_in_the_test_texts_are_refused(csv: WriteCsv) -> None:
     other = csv("b.csv", many(20, 100))
-    with pytest.raises(DatasetError, match="holds no validation text"):
+    with pytest.raises(DatasetError, match="no validation text"):
         load_splits(DataSettings(train=(csv("a.csv", many(20)),), validation=other, test=other))
 
 
@@ -300,7 +303,7 @@ def test_validation_texts_that_all_stand_in_the_test_texts_are_refused(csv: Writ
 def test_a_file_with_a_header_only_is_refused(csv: WriteCsv, flag: str, part: str) -> None:
     full, empty = csv("a.csv", many(20)), csv("empty.csv", [])
     named: dict[str, Any] = {"train": (full,), flag: (empty,) if flag == "train" else empty}
-    with pytest.raises(DatasetError, match=rf"empty.csv holds no {part} text"):
+    with pytest.raises(DatasetError, match=rf"empty.csv .* {part} text"):
         load_splits(DataSettings(**named))
 
 
@@ -310,7 +313,7 @@ def test_two_texts_of_a_label_suffice(csv: WriteCsv) -> None:
 
 
 def test_a_label_seen_once_in_a_file_is_refused(csv: WriteCsv) -> None:
-    with pytest.raises(DatasetError, match="label 'odd' is seen once"):
+    with pytest.raises(DatasetError, match="'odd'"):
         load_splits(DataSettings(train=(csv("a.csv", [*many(20), ("strange", "odd")]),)))
 
 
@@ -338,7 +341,8 @@ def test_rows_left_out_are_counted_and_the_first_is_shown(csv: WriteCsv) -> None
         load_splits(DataSettings(train=(path,)))
     notes = load_splits(DataSettings(train=(path,), skip_bad_rows=True)).notes
     assert len(notes) == 1
-    assert notes[0].startswith(f"{path}: left out 2 rows that cannot be used; the first: {path}:22: the text is empty")
+    assert notes[0].startswith(f"{path}: skipped 2 unusable rows")
+    assert f"{path}:22: the text is empty" in notes[0]
 
 
 def test_a_file_of_bad_rows_alone_says_what_is_wrong_with_them(tmp_path: Path) -> None:
@@ -413,14 +417,12 @@ def test_files_that_contradict_each_other_lose_the_text(csv: WriteCsv) -> None:
     paths = csv("a.csv", many(20)), csv("b.csv", [("text 0", "good"), ("other", "good")])
     splits = load_splits(DataSettings(train=paths))
     assert "text 0" not in splits.train.texts + splits.validation.texts
-    assert any("dropped 2 texts that stand under two labels" in note for note in splits.notes)
+    assert any("dropped 2 texts" in note for note in splits.notes)
 
 
 def test_files_labelled_by_name_and_by_number_are_not_guessed_together(csv: WriteCsv) -> None:
     paths = csv("a.csv", many(20)), csv("b.csv", [("x", "0"), ("y", "1")])
-    with pytest.raises(
-        DatasetError, match=r"b.csv has its labels by number, .*a.csv by name; say which is which with --labels"
-    ):
+    with pytest.raises(DatasetError, match=r"b.csv has its labels by number, .*a.csv by name; .*--labels"):
         load_splits(DataSettings(train=paths))
     told = load_splits(DataSettings(train=paths, labels=("bad", "good")))
     assert len(told.train) + len(told.validation) == 22
@@ -440,7 +442,7 @@ def test_texts_left_out_are_counted_in_a_warning(tmp_path: Path, caplog: pytest.
     path.write_text('text,id\none,1\n" ",2\ntwo,3\n')
     with caplog.at_level(logging.WARNING):
         assert list(read_texts(str(path), TextSettings(skip_bad_rows=True))) == ["one", "two"]
-    assert "left out 1 rows that cannot be used; the first:" in caplog.text
+    assert f"skipped 1 unusable rows; the first: {path}:3" in caplog.text
     with pytest.raises(DatasetError, match=r"a\.csv:3: the text is empty"):
         list(read_texts(str(path), TextSettings()))
 
@@ -490,12 +492,12 @@ def test_a_hub_split_can_be_chosen(hub_folder: Path) -> None:
 
 
 def test_a_missing_hub_split_is_refused_with_those_present(hub_folder: Path) -> None:
-    with pytest.raises(DatasetError, match=r"has no 'validation' split; it has train, test, unfinished: .*hub:ID@SPLIT"):
+    with pytest.raises(DatasetError, match=r"'validation'.* train, test, unfinished.*hub:ID@SPLIT"):
         read_labelled(f"hub:{hub_folder}", "validation", DataSettings())
 
 
 def test_a_missing_hub_column_is_refused_with_those_present(hub_folder: Path) -> None:
-    with pytest.raises(DatasetError, match="no column 'sentence'; it has 'text', 'label': name it with --text-column"):
+    with pytest.raises(DatasetError, match=r"'sentence'.* 'text', 'label'.*--text-column"):
         read_labelled(f"hub:{hub_folder}", "test", DataSettings(text_column="sentence"))
 
 
@@ -505,7 +507,7 @@ def test_bad_rows_of_a_hub_set_are_judged_like_those_of_a_file(hub_folder: Path)
         read_labelled(source, "train", DataSettings())
     kept = read_labelled(source, "train", DataSettings(skip_bad_rows=True))
     assert kept.texts == ("one", "last")
-    assert "left out 3 rows" in kept.notes[0]
+    assert "skipped 3 unusable rows" in kept.notes[0]
 
 
 def test_a_hub_set_that_is_not_there_is_refused(hub_folder: Path) -> None:
