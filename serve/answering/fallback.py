@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,15 +45,18 @@ class Tally(Collector):
             **{f"{name}_ms_per_text": seconds[name] / texts[name] * 1000 if texts[name] else None for name in MEMBERS},
         }
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield the counters, for Prometheus."""
-        yield from self._texts.collect()
-        yield from self._seconds.collect()
+    def collect(self) -> list[Metric]:
+        """Return the counters, for Prometheus."""
+        return [*self._texts.collect(), *self._seconds.collect()]
 
 
 def _totals(counter: Counter) -> dict[str, float]:
-    samples = [sample for metric in counter.collect() for sample in metric.samples if sample.name.endswith("_total")]
-    return {sample.labels["member"]: sample.value for sample in samples}
+    return {
+        sample.labels["member"]: sample.value
+        for metric in counter.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    }
 
 
 def cascade_source(

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -107,14 +108,13 @@ class Model:
         """Refuse too many, too long and empty texts."""
         if len(texts) > self.limits.max_texts:
             raise Refusal(Reason.INVALID, f"the request has {len(texts)} texts; at most {self.limits.max_texts} are accepted")
-        for text in texts:
-            for part in (text,) if isinstance(text, str) else text:
-                if not part:
-                    raise Refusal(Reason.INVALID, "a text is empty")
-                if len(part) > self.limits.max_text_chars:
-                    raise Refusal(
-                        Reason.INVALID, f"a text has {len(part)} characters; at most {self.limits.max_text_chars} are accepted"
-                    )
+        for part in chain.from_iterable((text,) if isinstance(text, str) else text for text in texts):
+            if not part:
+                raise Refusal(Reason.INVALID, "a text is empty")
+            if len(part) > self.limits.max_text_chars:
+                raise Refusal(
+                    Reason.INVALID, f"a text has {len(part)} characters; at most {self.limits.max_text_chars} are accepted"
+                )
 
     async def answer(
         self, engine: Engine, texts: Sequence[TextInput], *, deadline_s: float, is_wanted: Callable[[], bool]
@@ -145,10 +145,9 @@ class Model:
             PotstillError: The new bundle is damaged, fails its self-check, or has other labels.
         """
         async with self._reloading:
-            source = self._source
-            folder = path or source.path
+            folder = path or self._source.path
             try:
-                fresh = await asyncio.get_running_loop().run_in_executor(None, source.open, folder)
+                fresh = await asyncio.get_running_loop().run_in_executor(None, self._source.open, folder)
                 old = self.engine.classifier.labels
                 if fresh.classifier.labels != old:
                     raise SettingsError(
@@ -159,7 +158,7 @@ class Model:
                 self._metrics.reloads.labels(self.name, "failed").inc()
                 logger.warning("reload of %s failed, still serving version %s: %s", self.name, self.engine.version, exc)
                 raise
-            self._source = replace(source, path=folder)
+            self._source = replace(self._source, path=folder)
             self.engine = fresh
             self._metrics.reloads.labels(self.name, "done").inc()
             logger.info("reloaded %s: version %s", self.name, fresh.version)

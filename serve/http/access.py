@@ -28,7 +28,7 @@ def read_tokens(file: Path | None, listed: str | None, *, name: str) -> tuple[by
         lines = file.read_text(encoding="utf-8").splitlines() if file else []
     except (OSError, UnicodeDecodeError) as exc:
         raise SettingsError(f"cannot read the tokens in {file}: {exc}") from exc
-    words = [word.strip() for word in (*lines, *(listed or "").split(","))]
+    words = map(str.strip, (*lines, *(listed or "").split(",")))
     tokens = tuple(word.encode() for word in words if word and not word.startswith("#"))
     if file and not tokens:
         raise SettingsError(f"{file} has no token; write one per line, or omit --{name}")

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -67,19 +67,27 @@ def create_app(sources: Sequence[ModelSource], settings: ServeSettings, *, envir
     return App(models, settings, Access.of(settings, environment), metrics)
 
 
+@dataclass(eq=False)
 class App:
-    """The ASGI callable."""
+    """The ASGI callable.
 
-    def __init__(self, models: Mapping[str, Model], settings: ServeSettings, access: Access, metrics: Metrics) -> None:
-        """Serve these models; routes without a model name use the first."""
-        self.models = models
-        self.settings = settings
-        self.metrics = metrics
-        self.is_draining = False
-        self.is_closing = False
-        self._access = access
-        self._default = next(iter(models.values()))
-        self._fixed = fixed_replies()
+    Attributes:
+        models: Models by name; routes without a model name use the first.
+        settings: Limits, CORS origins and logging.
+        access: The tokens.
+        metrics: Where requests are counted.
+        is_draining: The server is shutting down: not ready, but it still answers.
+        is_closing: Clients are told to close their connections.
+        fixed: Replies that never change.
+    """
+
+    models: Mapping[str, Model]
+    settings: ServeSettings
+    access: Access
+    metrics: Metrics
+    is_draining: bool = False
+    is_closing: bool = False
+    fixed: Mapping[str, Reply] = field(default_factory=fixed_replies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -121,7 +129,7 @@ class App:
             return None
         dialect = found.route.dialect
         try:
-            self._access.require("caller", headers.get(b"authorization"))
+            self.access.require("caller", headers.get(b"authorization"))
             model = self._model(found.name, found.version)
             model.batcher.admission.let_in(deadline_s=deadline_of(headers, model.limits.deadline_ms))
         except Refusal as refusal:
@@ -138,7 +146,7 @@ class App:
 
     async def _answer(self, found: Found, scope: Scope, headers: Headers, receive: Receive, request_id: str) -> Reply:
         route = found.route
-        self._access.require(route.audience, headers.get(b"authorization"))
+        self.access.require(route.audience, headers.get(b"authorization"))
         match route.does:
             case "infer":
                 return await self._infer(found, scope, headers, receive, request_id)
@@ -152,11 +160,11 @@ class App:
             case "model_metadata":
                 return json_reply(metadata(self._model(found.name, found.version)))
             case "info":
-                return json_reply(info(self.models, self._default))
+                return json_reply(info(self.models, self._model(None)))
             case "metrics":
                 return Reply(200, self.metrics.text(), METRICS_TYPE)
             case _:
-                return self._fixed[route.does]
+                return self.fixed[route.does]
 
     async def _infer(self, found: Found, scope: Scope, headers: Headers, receive: Receive, request_id: str) -> Reply:
         dialect, model = found.route.dialect, self._model(found.name, found.version)
@@ -213,7 +221,7 @@ class App:
 
     def _model(self, name: str | None, version: str | None = None) -> Model:
         """Return the model of this name, or the default model."""
-        model = self.models.get(name) if name else self._default
+        model = self.models.get(name) if name else next(iter(self.models.values()))
         if model is None or version not in (None, "1"):
             raise Refusal(Reason.NOT_FOUND, "there is no such model")
         return model

@@ -83,7 +83,6 @@ async def answer_other_than_http(scope: Scope, receive: Receive, send: Send) -> 
     if scope["type"] == "websocket":
         await send({"type": "websocket.close"})
         return
-    kind = ""
-    while kind != "lifespan.shutdown":
-        kind = (await receive())["type"]
-        await send({"type": f"{kind}.complete"})
+    for _ in ("startup", "shutdown"):
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})

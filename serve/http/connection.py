@@ -131,10 +131,10 @@ class Connection(HttpToolsProtocol):
         lines = [name + b": " + value for name, value in (*self.server_state.default_headers, *headers)]
         self.transport.write(STATUS_LINE[status] + b"\r\n".join(lines) + b"\r\n\r\n" + body)
 
-    def close_if_slow(self, now: float, *, head_s: float, idle_s: float) -> None:
+    def close_if_slow(self, *, head_s: float, idle_s: float) -> None:
         """Close a connection whose head takes longer than `head_s`, or that has sent nothing for `idle_s`."""
         limit_s = head_s if self._has_asked else idle_s
-        if self.waits_since is None or now - self.waits_since <= limit_s or self.transport.is_closing():
+        if self.waits_since is None or time.monotonic() - self.waits_since <= limit_s or self.transport.is_closing():
             return
         # No 408 to a client that has sent nothing: it would take it as the answer to a request it is just sending.
         if self._has_asked:

@@ -67,7 +67,7 @@ def page(described: dict[str, Any]) -> bytes:
 
 
 def _operation(route: Route, takes: Any, *, gives: Any, error: Any) -> dict[str, Any]:
-    kind = _KINDS.get(route.does, "application/json")
+    content = {_KINDS.get(route.does, "application/json"): {"schema": gives}}
     refusals = {
         status: {"description": why, "content": {"application/json": {"schema": error}}}
         for status, why in _refusals_of(route).items()
@@ -75,7 +75,7 @@ def _operation(route: Route, takes: Any, *, gives: Any, error: Any) -> dict[str,
     operation: dict[str, Any] = {
         "summary": route.summary,
         "operationId": "_".join(re.findall(r"\w+", route.method.lower() + route.path)),
-        "responses": {"200": {"description": "the answer", "content": {kind: {"schema": gives}}}, **refusals},
+        "responses": {"200": {"description": "the answer", "content": content}, **refusals},
     }
     if route.takes is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": takes}}}

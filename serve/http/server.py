@@ -7,7 +7,6 @@ import gc
 import logging
 import signal
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -73,10 +72,9 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Do what uvicorn does ten times a second; once a second, close connections whose head does not arrive."""
         if counter % 10 == 0:
-            now = time.monotonic()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Connection):
-                    connection.close_if_slow(now, head_s=self._settings.body_timeout_s, idle_s=self._settings.keep_alive_s)
+                    connection.close_if_slow(head_s=self._settings.body_timeout_s, idle_s=self._settings.keep_alive_s)
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -133,9 +131,9 @@ def run(app: App, settings: ServeSettings) -> int:
     freeze_garbage_collection()
     wrapped = None
     if settings.telemetry:
-        from serve.http.tracing import Traced, provider_from_environment
+        from serve.http.tracing import Traced, tracer_from_environment
 
-        wrapped = Traced(app, provider_from_environment())
+        wrapped = Traced(app, tracer_from_environment())
     server = Server(app, settings, wrapped=wrapped)
     server.run()
     if not server.force_exit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -76,30 +76,27 @@ class Dialect(Protocol):
         """Return the answer."""
 
     def refuse(self, refusal: Refusal) -> Reply:
-        """Return the error in the protocol's form."""
+        """Return the error in the protocol's form; `{"error": …}` where it has no other."""
+        return Reply(refusal.reason.value, msgspec.json.encode({"error": refusal.message}))
 
 
 def scores_of(query: Query, answers: Sequence[RowAnswer]) -> list[list[float]]:
     """Return the scores of each text, by the query's function."""
     if query.function is None:
         return [answer.probabilities for answer in answers]
-    if query.function == "regression":
-        return [answer.logits for answer in answers]
     logits = np.array([answer.logits for answer in answers], np.float32)
-    rows: list[list[float]] = task_of(query.function).probabilities(logits).tolist()
-    return rows
+    return cast(list[list[float]], task_of(query.function).probabilities(logits).tolist())
 
 
 def ranked(scores: Sequence[float], labels: Sequence[str], top_k: int | None) -> list[dict[str, Any]]:
     """Return labels and scores by falling score; equal scores keep the order of the labels."""
-    order = sorted(range(len(labels)), key=lambda index: -scores[index])
-    return [{"label": labels[index], "score": scores[index]} for index in order[:top_k]]
+    pairs = sorted(zip(labels, scores, strict=True), key=lambda pair: -pair[1])
+    return [{"label": label, "score": score} for label, score in pairs[:top_k]]
 
 
 def require_json(headers: Headers) -> None:
     """Refuse a body whose content type is not JSON, and a compressed body."""
-    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if kind != JSON:
+    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != JSON:
         raise Refusal(Reason.MEDIA_TYPE, "the content type must be application/json")
     require_plain(headers)
 

@@ -8,10 +8,19 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from distill.classifier import TextInput
 from serve.answering.engine import Engine, RowAnswer
-from serve.errors import Refusal
-from serve.http.protocols.base import PROBLEM_OF_FUNCTION, Headers, Query, Reply, Text, decoded, ranked, require_json, scores_of
+from serve.http.protocols.base import (
+    PROBLEM_OF_FUNCTION,
+    Dialect,
+    Headers,
+    Query,
+    Reply,
+    Text,
+    decoded,
+    ranked,
+    require_json,
+    scores_of,
+)
 
 
 class HuggingFacePair(Struct, forbid_unknown_fields=True):
@@ -53,7 +62,7 @@ _DECODER = msgspec.json.Decoder(HuggingFaceRequest)
 _ONCE = (b'"inputs"', b'"parameters"', b'"text"', b'"text_pair"', b'"top_k"', b'"function_to_apply"', b'"truncation"')
 
 
-class HuggingFace:
+class HuggingFace(Dialect):
     """`POST /` and `POST /models/{name}`."""
 
     name = "huggingface"
@@ -65,7 +74,10 @@ class HuggingFace:
         parameters = request.parameters or HuggingFaceParameters()
         inputs = request.inputs
         return Query(
-            texts=[_text(each) for each in (inputs if isinstance(inputs, list) else [inputs])],
+            texts=[
+                each if isinstance(each, str) else (each.text, each.text_pair)
+                for each in (inputs if isinstance(inputs, list) else [inputs])
+            ],
             is_single=not isinstance(inputs, list),
             top_k=parameters.top_k,
             function=PROBLEM_OF_FUNCTION[parameters.function_to_apply] if parameters.function_to_apply else None,
@@ -76,11 +88,3 @@ class HuggingFace:
         """Return a list of ranked labels per text, also for a single text, like Hugging Face's own servers."""
         rows = [ranked(scores, engine.classifier.labels, query.top_k) for scores in scores_of(query, answers)]
         return Reply(200, msgspec.json.encode(rows))
-
-    def refuse(self, refusal: Refusal) -> Reply:
-        """Return `{"error": …}`."""
-        return Reply(refusal.reason.value, msgspec.json.encode({"error": refusal.message}))
-
-
-def _text(given: str | HuggingFacePair) -> TextInput:
-    return given if isinstance(given, str) else (given.text, given.text_pair)

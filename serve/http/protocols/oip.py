@@ -5,6 +5,7 @@ Tensors are JSON or, with the binary extension, follow the JSON: each string aft
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from collections.abc import Iterator, Sequence
@@ -101,12 +102,10 @@ class OpenInference:
             else:
                 output["data"] = values.ravel().tolist()
             described.append(output)
-        answer = {"model_name": model, "model_version": "1", "outputs": described}
-        head = msgspec.json.encode({**answer, "id": query.id} if query.id is not None else answer)
-        if not binaries:
-            return Reply(200, head)
-        length = b"%d" % len(head)
-        return Reply(200, b"".join([head, *binaries]), b"application/octet-stream", ((HEADER_LENGTH, length),))
+        named = {} if query.id is None else {"id": query.id}
+        head = msgspec.json.encode({"model_name": model, "model_version": "1", "outputs": described, **named})
+        headers = ((HEADER_LENGTH, b"%d" % len(head)),) if binaries else ()
+        return Reply(200, b"".join([head, *binaries]), b"application/octet-stream" if binaries else JSON, headers)
 
     def refuse(self, refusal: Refusal) -> Reply:
         """Return `{"error": …}`; this protocol has 400 for every invalid request."""
@@ -130,12 +129,12 @@ def metadata(model: Model) -> dict[str, Any]:
     }
 
 
-def _parts(body: bytes, headers: Headers) -> tuple[bytes, bytes | None]:
-    """Return the JSON, and the bytes after it; None without the header that separates them."""
+def _parts(body: bytes, headers: Headers) -> tuple[bytes, bytes]:
+    """Return the JSON, and the bytes after it."""
     declared = headers.get(HEADER_LENGTH)
     if declared is None:
         require_json({b"content-type": JSON, **headers})
-        return body, None
+        return body, b""
     require_plain(headers)
     length = int(declared) if declared.isdigit() and len(declared) < 12 else -1
     if not 0 < length <= len(body):
@@ -143,20 +142,16 @@ def _parts(body: bytes, headers: Headers) -> tuple[bytes, bytes | None]:
     return body[:length], body[length:]
 
 
-def _texts(tensor: InputTensor, tail: bytes | None) -> list[TextInput]:
+def _texts(tensor: InputTensor, tail: bytes) -> list[TextInput]:
     if tensor.name != INPUT or tensor.datatype != "BYTES":
         raise Refusal(Reason.INVALID, f"the input must be named {INPUT!r} and have datatype BYTES")
     size = tensor.parameters.binary_data_size if tensor.parameters else None
     if (size is None) == (tensor.data is None):
         raise Refusal(Reason.INVALID, "the input must have either data or the parameter binary_data_size")
-    if size is None:
-        texts: list[TextInput] = [text for each in tensor.data or [] for text in ([each] if isinstance(each, str) else each)]
-    elif tail is None or size != len(tail):
-        raise Refusal(Reason.INVALID, "binary_data_size is not the number of bytes after the JSON")
-    else:
-        texts = list(_unpacked(tail))
-    if size is None and tail:
-        raise Refusal(Reason.INVALID, "there are bytes after the JSON that belong to no input")
+    if (size or 0) != len(tail):
+        raise Refusal(Reason.INVALID, f"binary_data_size must be the number of bytes after the JSON; there are {len(tail)}")
+    rows = [[each] if isinstance(each, str) else each for each in tensor.data or ()]
+    texts: list[TextInput] = [*itertools.chain(*rows), *_unpacked(tail)]
     if tensor.shape[1:] not in ([], [1]) or math.prod(tensor.shape) != len(texts) or not texts:
         raise Refusal(
             Reason.INVALID, f"the shape must be [texts] or [texts, 1], with at least one text; there are {len(texts)} texts"
@@ -198,11 +193,11 @@ def _values(name: str, answers: Sequence[RowAnswer], engine: Engine) -> tuple[st
     if name == "logits":
         return "FP32", logits
     chosen = task_of(engine.classifier.problem_type).chosen_labels(logits)
-    names = ["|".join(label for label, given in zip(engine.classifier.labels, row, strict=True) if given) for row in chosen]
+    names = ["|".join(itertools.compress(engine.classifier.labels, row)) for row in chosen]
     return "BYTES", np.array(names, object)
 
 
 def _packed(values: np.ndarray[Any, Any]) -> bytes:
-    if values.dtype != object:
-        return values.astype("<f4").tobytes()
-    return b"".join(struct.pack("<I", len(content)) + content for content in (str(value).encode() for value in values))
+    if values.dtype == object:
+        return b"".join(struct.pack("<I", len(text)) + text for text in map(str.encode, values))
+    return values.astype("<f4").tobytes()

@@ -61,19 +61,17 @@ class TextEmbeddingsInference:
 
     def refuse(self, refusal: Refusal) -> Reply:
         """Return `{"error": …, "error_type": …}`."""
-        kind = _TYPE_OF_REASON.get(refusal.reason, "validation")
-        return Reply(refusal.reason.value, msgspec.json.encode({"error": refusal.message, "error_type": kind}))
+        error = {"error": refusal.message, "error_type": _TYPE_OF_REASON.get(refusal.reason, "validation")}
+        return Reply(refusal.reason.value, msgspec.json.encode(error))
 
 
 def _texts(inputs: str | list[str | list[str]]) -> tuple[list[TextInput], bool]:
     """Return the texts, and whether the request is a single text or pair."""
-    if isinstance(inputs, str):
-        return [inputs], True
-    if all(isinstance(each, list) for each in inputs):
-        return [_text(each) for each in inputs if isinstance(each, list)], False
-    if all(isinstance(each, str) for each in inputs) and len(inputs) <= 2:
-        return [_text([each for each in inputs if isinstance(each, str)])], True
-    raise Refusal(Reason.INVALID, "a list of strings is one text or a pair; a batch is a list of lists: [[a], [b, c], …]")
+    given = [inputs] if isinstance(inputs, str) else inputs
+    single, batch = [part for part in given if isinstance(part, str)], [row for row in given if isinstance(row, list)]
+    if (single and batch) or len(single) > 2:
+        raise Refusal(Reason.INVALID, "a list of strings is one text or a pair; a batch is a list of lists: [[a], [b, c], …]")
+    return ([_text(single)], True) if single else ([_text(row) for row in batch], False)
 
 
 def _text(parts: Sequence[str]) -> TextInput:

@@ -172,7 +172,7 @@ def status_of(url: str, body: bytes | None = None) -> int:
 
 
 def test_sigterm_is_not_ready_first_then_ends_with_0_and_loses_nothing(tiny_student: Bundle) -> None:
-    with process(tiny_student.path, "--drain-s", "1") as (running, url):
+    with process(tiny_student.path, "--drain-s", "3") as (running, url):
         body = json.dumps({"inputs": ["great film"] * 100}).encode()
         statuses: list[int] = []
         asking = [threading.Thread(target=lambda: statuses.append(status_of(url, body))) for _ in range(8)]

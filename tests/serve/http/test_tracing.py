@@ -24,7 +24,7 @@ def test_a_request_is_a_span_of_its_callers_trace(start_server: Callable[..., Ru
     provider.add_span_processor(export.SimpleSpanProcessor(kept))
 
     def traced(app: App, settings: ServeSettings) -> Server:
-        return Server(app, settings, wrapped=Traced(app, provider))
+        return Server(app, settings, wrapped=Traced(app, provider.get_tracer("potstill")))
 
     running = start_server(server.app, ServeSettings(port=0), make=traced)
     trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
