@@ -73,7 +73,7 @@ def candidate_of(bench: Bench, candidate: str, seed: int, *, task: str = "") -> 
     from distill.models.loading import load_pretrained
     from distill.models.torch_classifier import write_model_files
     from distill.students.layers import keep_layers
-    from distill.transfer.parameters import draw_all_anew
+    from distill.transfer.parameters import reinitialize
 
     if candidate == "minilm":
         return BUILTIN_MINILM
@@ -87,7 +87,7 @@ def candidate_of(bench: Bench, candidate: str, seed: int, *, task: str = "") -> 
         if candidate == "lowest_3_layers":
             classifier = keep_layers(classifier, range(3))
         else:
-            draw_all_anew(classifier.model, seed=seed)
+            reinitialize(classifier.model, lambda _: True, seed=seed)
         (out / "model").mkdir()
         write_model_files(classifier, out / "model")
         (out / "model").rename(folder)  # whole or not at all

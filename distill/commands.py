@@ -142,8 +142,7 @@ def distill(
     """Train a student, or several with --control or --seeds, and print their quality."""
     from distill.bundle import Bundle
     from distill.data import TextSources
-    from distill.teachers.scored import with_scored
-    from distill.teachers.teacher import open_teacher
+    from distill.teachers.teacher import open_teacher, with_scored
     from distill.training.distillation import train_student
     from distill.training.trials import run_trials
 

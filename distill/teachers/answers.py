@@ -25,7 +25,7 @@ from distill.models.devices import Compute
 from distill.models.torch_classifier import TorchClassifier
 from distill.progress import Reporter, SilentReporter
 from distill.storage import writing_to
-from distill.teachers.answer_store import AnswerStore, Keys, keys_of, soft_targets_dir
+from distill.teachers.answer_store import AnswerStore, keys_of, soft_targets_dir
 from distill.teachers.recorded import PartlyAnswered, RecordedLogits
 
 CHUNK_TEXTS = 16_384
@@ -74,8 +74,9 @@ def teacher_logits(
         TeacherError: A teacher's logits are not finite or have the wrong shape.
         StorageError: The cache or `into` cannot be written.
     """
-    askers = _askers(teacher, compute, folder)
-    logits = _room(len(texts), len(teacher.labels), into)
+    members = teacher.members if isinstance(teacher, Ensemble) else (teacher,)
+    askers = [_Asker(member, compute, folder or soft_targets_dir()) for member in members]
+    logits = _empty_logits(len(texts), len(teacher.labels), into)
     num_cached = 0
     with (reporter or SilentReporter()).task("teacher logits", len(askers) * len(texts)) as advance:
         for start in range(0, len(texts), CHUNK_TEXTS):
@@ -84,7 +85,7 @@ def teacher_logits(
             logits[start : start + len(chunk)] = mean_logits([answer.logits for answer in answers])
             num_cached += min(answer.num_cached for answer in answers)
     for asker in askers:
-        asker.finish()
+        asker.file.sync()
     if isinstance(logits.base, np.memmap):
         logits.base.flush()  # another machine may read the file
     return Answers(logits, num_cached)
@@ -120,18 +121,12 @@ def share_of(texts: Sequence[str], *, share: int, of: int) -> Sequence[str]:
         share: Which share, from 0.
         of: Number of shares.
     """
-    starts = range(0, len(texts), CHUNK_TEXTS)
-    keys = (keys_of(texts[start : start + CHUNK_TEXTS]) for start in starts)
-    places = [start + np.flatnonzero(some[:, 1] % np.uint64(of) == share) for start, some in zip(starts, keys, strict=True)]
-    return _ChosenTexts(texts, np.concatenate(places) if places else np.empty(0, dtype=np.int64))
+    chunks = ((start, texts[start : start + CHUNK_TEXTS]) for start in range(0, len(texts), CHUNK_TEXTS))
+    places = [start + np.flatnonzero(keys_of(chunk)[:, 1] % np.uint64(of) == share) for start, chunk in chunks]
+    return _ChosenTexts(texts, np.concatenate([np.empty(0, dtype=np.int64), *places]))
 
 
-def _askers(teacher: Classifier, compute: Compute, folder: Path | None) -> list[_Asker]:
-    members = teacher.members if isinstance(teacher, Ensemble) else (teacher,)
-    return [_Asker(member, compute, folder or soft_targets_dir()) for member in members]
-
-
-def _room(num_texts: int, num_labels: int, into: Path | None) -> Logits:
+def _empty_logits(num_texts: int, num_labels: int, into: Path | None) -> Logits:
     if into is None or not num_texts:  # an empty file cannot be mapped
         return np.empty((num_texts, num_labels), dtype=np.float32)
     with writing_to(into):
@@ -139,77 +134,59 @@ def _room(num_texts: int, num_labels: int, into: Path | None) -> Logits:
 
 
 class _Asker:
-    """One teacher and the file of what it has answered."""
+    """One teacher, its cache file, and answers that were recorded elsewhere."""
 
     def __init__(self, teacher: Classifier, compute: Compute, folder: Path) -> None:
-        self._known = teacher.answers if isinstance(teacher, PartlyAnswered | RecordedLogits) else None
-        teacher = teacher.teacher if isinstance(teacher, PartlyAnswered) else teacher
-        self._teacher = teacher
+        self._recorded = teacher.answers if isinstance(teacher, PartlyAnswered | RecordedLogits) else None
+        self._teacher = teacher.teacher if isinstance(teacher, PartlyAnswered) else teacher
         self._compute = compute
-        self._file = AnswerStore(folder / _file_name(teacher, compute), len(teacher.labels))
+        self.file = AnswerStore(folder / _file_name(self._teacher, compute), len(teacher.labels))
 
     def answer(self, texts: Sequence[str], advance: Callable[[int], object]) -> Answers:
+        """Return the logits of each text, computing and caching those that are not known."""
         keys = keys_of(texts)
-        found, logits = self._file.find(keys)
-        if self._known is not None:
-            known, given = self._known.find(keys)
-            found, logits = found | known, np.where(known[:, None], given, logits)
+        found, logits = self.file.find(keys)
+        if self._recorded is not None:
+            recorded, rows = self._recorded.find(keys)
+            found, logits = found | recorded, np.where(recorded[:, None], rows, logits)
         advance(int(found.sum()))
         missing = np.flatnonzero(~found)
         if not len(missing):
             return Answers(logits, len(texts))
         _, first, same_as = np.unique(keys[missing], axis=0, return_index=True, return_inverse=True)
         asked = missing[np.sort(first)]
-        self._compute_into(logits, texts, keys, asked, advance)
-        # Repeated texts: each takes the answer to its first appearance.
+        unwritten: list[int] = []
+        try:
+            for places, computed in self._computed([texts[index] for index in asked]):
+                logits[asked[places]] = computed
+                unwritten.extend(asked[places].tolist())
+                advance(len(places))
+                if len(unwritten) >= PIECE_TEXTS:
+                    self.file.append(keys[unwritten], logits[unwritten])
+                    unwritten.clear()
+        finally:  # an interrupted run keeps what it has
+            self.file.append(keys[unwritten], logits[unwritten])
+        # A repeated text gets the logits of its first appearance.
         logits[missing] = logits[missing[first]][same_as.reshape(-1)]
         advance(len(missing) - len(asked))
         return Answers(logits, len(texts) - len(missing))
 
-    def _compute_into(
-        self, logits: Logits, texts: Sequence[str], keys: Keys, asked: Indices, advance: Callable[[int], object]
-    ) -> None:
-        unwritten: list[Indices] = []
-        answers = _answers(self._teacher, [texts[index] for index in asked], self._compute)
-        try:
-            for places, computed in answers:
-                where = asked[places]
-                logits[where] = computed
-                unwritten.append(where)
-                advance(len(where))
-                if sum(map(len, unwritten)) >= PIECE_TEXTS:
-                    self._write_down(logits, keys, unwritten)
-        finally:  # an interrupted run keeps what it has
-            self._write_down(logits, keys, unwritten)
-
-    def _write_down(self, logits: Logits, keys: Keys, unwritten: list[Indices]) -> None:
-        if unwritten:
-            places = np.concatenate(unwritten)
-            self._file.append(keys[places], logits[places])
-        unwritten.clear()
-
-    def finish(self) -> None:
-        self._file.sync()
-
-
-def _answers(teacher: Classifier, texts: Sequence[str], compute: Compute) -> Iterator[tuple[Indices, Logits]]:
-    """Yield the positions of some texts and their logits, until all are answered."""
-    if isinstance(teacher, TorchClassifier):
-        for places, logits in teacher.steady_logits(teacher.tokenizer.encode(texts), compute):
-            yield places, _require_good(logits, places, teacher)
-        return
-    for start in range(0, len(texts), PIECE_TEXTS):
-        places = np.arange(start, min(start + PIECE_TEXTS, len(texts)))
-        yield places, _require_good(teacher.predict_logits(texts[start : start + PIECE_TEXTS]), places, teacher)
-
-
-def _require_good(logits: Logits, places: Indices, teacher: Classifier) -> Logits:
-    wanted = (len(places), len(teacher.labels))
-    if np.shape(logits) != wanted or not np.isfinite(logits).all():
-        raise TeacherError(
-            f"the teacher gave logits of shape {np.shape(logits)} to {len(places)} texts; wanted finite numbers, {wanted}"
-        )
-    return np.asarray(logits, dtype=np.float32)
+    def _computed(self, texts: Sequence[str]) -> Iterator[tuple[Indices, Logits]]:
+        """Yield the positions of some texts and their logits, until all texts are answered."""
+        teacher = self._teacher
+        if isinstance(teacher, TorchClassifier):
+            pieces = teacher.steady_logits(teacher.tokenizer.encode(texts), self._compute)
+        else:
+            parts = np.split(np.arange(len(texts)), range(PIECE_TEXTS, len(texts), PIECE_TEXTS))
+            pieces = ((places, teacher.predict_logits([texts[place] for place in places])) for places in parts)
+        for places, logits in pieces:
+            wanted = (len(places), len(teacher.labels))
+            if np.shape(logits) != wanted or not np.isfinite(logits).all():
+                raise TeacherError(
+                    f"the teacher returned logits of shape {np.shape(logits)} for {len(places)} texts; wanted finite numbers "
+                    f"of shape {wanted}"
+                )
+            yield places, np.asarray(logits, dtype=np.float32)
 
 
 def _file_name(teacher: Classifier, compute: Compute) -> str:

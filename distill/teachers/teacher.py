@@ -1,18 +1,18 @@
-"""Who teaches: a bundle, any classifier, or several whose logits are averaged; and what must hold of a teacher first."""
+"""Open a teacher: a bundle, any classifier, or several whose logits are averaged; and refuse one that cannot teach."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from distill.bundle import WEIGHTS, Bundle
+from distill.bundle import MANIFEST, WEIGHTS, Bundle
 from distill.classifier import Classifier, Ensemble, digest_of
 from distill.errors import SettingsError, TeacherError
 from distill.evaluation.intervals import macro_f1_of_counts
@@ -22,22 +22,37 @@ from distill.models.devices import chosen_device, on_device
 from distill.models.loading import load_bundle
 from distill.models.static_network import StaticClassifier
 from distill.models.torch_classifier import TorchClassifier
+from distill.progress import Reporter
 from distill.settings import Device
-from distill.teachers.recorded import PartlyAnswered
-from distill.tokenization import TextTokenizer
+from distill.storage import sha256_of
+from distill.teachers.recorded import PartlyAnswered, ScoredTable
+
+logger = logging.getLogger(__name__)
 
 AnyTeacher = Bundle | Classifier
-"""What may teach, alone or with others."""
+"""What can be a teacher, alone or in an ensemble."""
+
+CERTAIN = 3.0
+"""Number of standard errors above which a better label order is not explained by chance."""
+
+ROUNDING = 1e-9
+"""Difference of macro-F1 up to which two values are equal."""
+
+MAX_LABELS_NAMED = 10
+"""Maximum number of labels in a message."""
+
+MAX_LENGTH_COMPARED = 512
+"""Any number: tokenizers are compared at the same `max_length`."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """One teacher or several, ready to be asked.
+    """One teacher or several, ready to predict.
 
     Attributes:
-        members: Each of them; all have the same labels in the same order.
-        names: What the lineage records of each: the sha256 of a bundle's weights, or the digest of another classifier.
-        folders: Folder of each that was loaded from a bundle, otherwise None.
+        members: The classifiers; all have the same labels in the same order.
+        names: Identity of each member in the lineage: the sha256 of a bundle's weights, or the digest of another classifier.
+        folders: Folder of each member that was loaded from a bundle, otherwise None.
     """
 
     members: tuple[Classifier, ...]
@@ -46,29 +61,29 @@ class Teacher:
 
     @property
     def asked(self) -> Classifier:
-        """The one that gives the answers: the only member, or the mean of all."""
+        """The classifier that predicts: the only member, or an ensemble of all."""
         return self.members[0] if len(self.members) == 1 else Ensemble(self.members)
 
     def digest(self) -> str:
-        """Return the digest of everything that decides the answers; see `digest_of`."""
+        """Return the digest of everything that changes the logits; see `digest_of`."""
         return digest_of(self.asked)
 
     def lender(self) -> TorchClassifier:
-        """Return whose layers a student is made of: the first PyTorch member that has some.
+        """Return the model that a student copies layers from: the first PyTorch member that has layers.
 
         Raises:
-            SettingsError: There is none.
+            SettingsError: No member has layers.
         """
         member = next((one for one in self._torch_members() if not isinstance(one.model, StaticClassifier)), None)
         if member is None:
             raise SettingsError(
-                "a student is made of its teacher's layers, and this teacher has none; name a bundle with weights too, or "
-                "a pretrained model with --student"
+                "a student copies layers from its teacher, but this teacher has none; add a bundle with weights as a teacher, "
+                "or name a pretrained model with --student"
             )
         return member
 
     def torch_member(self) -> TorchClassifier | None:
-        """Return the first PyTorch member, if there is one."""
+        """Return the first PyTorch member, or None."""
         return next(self._torch_members(), None)
 
     def _torch_members(self) -> Iterator[TorchClassifier]:
@@ -77,12 +92,12 @@ class Teacher:
 
 
 def open_teacher(teacher: AnyTeacher | Sequence[AnyTeacher] | Teacher, *, device: Device) -> Teacher:
-    """Load whatever teaches; models of bundles go to the device, other classifiers stay where they are.
+    """Load the teacher; PyTorch models are moved to the device.
 
     A `Teacher` is returned as it is.
 
     Raises:
-        SettingsError: No teacher is given, one has no `digest()`, or they do not share their labels.
+        SettingsError: No teacher is given, one has no `digest()`, or their labels differ.
         BundleError: A bundle has no weights.
     """
     if isinstance(teacher, Teacher):
@@ -90,73 +105,76 @@ def open_teacher(teacher: AnyTeacher | Sequence[AnyTeacher] | Teacher, *, device
     several = tuple(teacher) if isinstance(teacher, Sequence) else (teacher,)
     if not several:
         raise SettingsError("no teacher is given; name a bundle")
-    folders = tuple(one.path if isinstance(one, Bundle) else None for one in several)
-    opened = Teacher(tuple(_load(one, device) for one in several), tuple(map(_name_of, several)), folders)
-    if len(several) > 1:
-        Ensemble(opened.members)  # refuses members whose labels differ
+    members = tuple(load_bundle(one) if isinstance(one, Bundle) else one for one in several)
+    for member in members:
+        if isinstance(member, TorchClassifier):
+            on_device(member.model, chosen_device(device))
+    names = (one.manifest.files[WEIGHTS].sha256 if isinstance(one, Bundle) else digest_of(one) for one in several)
+    opened = Teacher(members, tuple(names), tuple(one.path if isinstance(one, Bundle) else None for one in several))
+    Ensemble(members)  # refuses members whose labels differ
     return opened
 
 
-def _load(teacher: AnyTeacher, device: Device) -> Classifier:
-    loaded = load_bundle(teacher) if isinstance(teacher, Bundle) else teacher
-    if isinstance(loaded, TorchClassifier):
-        on_device(loaded.model, chosen_device(device))
-    return loaded
+def with_scored(teacher: Teacher, folders: Sequence[Path], *, reporter: Reporter) -> Teacher:
+    """Return the teacher with the logits that `potstill score --logits` wrote; they are not computed again.
 
+    Args:
+        teacher: Loaded from bundles.
+        folders: Output folders of that command; at most one for each bundle.
+        reporter: Told the number of rows.
 
-def _name_of(teacher: AnyTeacher) -> str:
-    if isinstance(teacher, Bundle):
-        return teacher.manifest.files[WEIGHTS].sha256
-    return digest_of(teacher)
-
-
-logger = logging.getLogger(__name__)
-
-CERTAIN = 3.0
-"""Standard errors from which a better order of the labels is not chance."""
-
-ROUNDING = 1e-9
-"""Macro-F1 within which two values are the same."""
-
-MAX_LABELS_NAMED = 10
-"""Labels that a message names."""
-
-MAX_LENGTH_COMPARED = 512
-"""Any length: tokenizers are compared at the same one."""
+    Raises:
+        SettingsError: A folder was scored with another bundle, or two with the same.
+        DatasetError: A folder is not complete, or damaged.
+    """
+    members = list(teacher.members)
+    digests = [None if path is None else sha256_of(path / MANIFEST) for path in teacher.folders]
+    for folder in folders:
+        table = ScoredTable.open(folder)
+        if table.bundle not in digests:
+            raise SettingsError(
+                f"{folder} was scored with another bundle, or the bundle has changed since; score it with the teacher again"
+            )
+        place = digests.index(table.bundle)
+        if isinstance(members[place], PartlyAnswered):
+            raise SettingsError(f"{folder} is the second folder scored with this bundle; score all texts into one folder")
+        members[place] = PartlyAnswered(members[place], table.store(), table.digest)
+        reporter.say(f"scored: {folder} has the logits of {table.num_rows:,} rows, computed by the {table.precision} graph")
+    return replace(teacher, members=tuple(members))
 
 
 def require_same_label_names(teacher_labels: tuple[str, ...], data_labels: tuple[str, ...]) -> None:
-    """Refuse data whose label names or their order are not the teacher's."""
+    """Refuse data whose label names or label order differ from the teacher's."""
     if teacher_labels != data_labels:
         raise SettingsError(
-            f"the teacher's labels are {list(teacher_labels)}, the data's {list(data_labels)}; "
-            "map the data to the teacher's names"
+            f"the teacher's labels are {list(teacher_labels)}, the labels of the data are {list(data_labels)}; write the "
+            "teacher's label names in the data"
         )
 
 
 def require_same_task(teacher_task: ProblemType, data_task: ProblemType) -> None:
-    """Refuse data with several labels a text for a teacher that gives one, and the other way round."""
+    """Refuse data with several labels per text for a teacher of one label per text, and the reverse."""
     if teacher_task != data_task:
         raise SettingsError(
-            f"the teacher is for {teacher_task}, the data for {data_task}; several labels a text stand in the label column "
-            "as a list, or with --label-separator between them"
+            f"the teacher is for {teacher_task}, the data for {data_task}; write several labels per text as a list in the "
+            "label column, or separated by --label-separator"
         )
 
 
 def require_useful_teacher(*, logits: Logits, label_ids: NDArray[np.int64], labels: tuple[str, ...]) -> None:
-    """Refuse a teacher whose macro-F1 shows no knowledge of the texts, or that is better under permuted labels.
+    """Refuse a teacher whose macro-F1 is not above that of a classifier that ignores the text, or that is better if permuted.
 
-    Macro-F1 is what training selects by; accuracy would refuse a good teacher of a rare class. A teacher must beat the most
-    frequent answer given to every text, and also its own answers given in random order: where one class is rare, those have
-    a macro-F1 above that of the most frequent answer.
+    Training selects by macro-F1, too; accuracy would refuse a good teacher of a rare class. A teacher must be better than
+    predicting the most frequent answer for every text, and better than its own answers in random order, which have the higher
+    macro-F1 of the two if one class is rare.
 
     Args:
-        logits: The teacher's, shape (texts, labels).
+        logits: Logits of the teacher, shape (texts, labels).
         label_ids: True class ids, shape (texts,), or zeros and ones, shape (texts, labels).
         labels: Label names.
 
     Raises:
-        TeacherError: It is not worth learning from; the message says why and what to do.
+        TeacherError: A student should not learn from it; the message says why and what to do.
     """
     task = task_of_labels(label_ids)
     true, given = task.indicator(label_ids, len(labels)), task.chosen_labels(logits)
@@ -164,21 +182,22 @@ def require_useful_teacher(*, logits: Logits, label_ids: NDArray[np.int64], labe
     reordered = given[:, np.argsort(order)]
     accuracy, best = (float(task.equal(true, answers).mean()) for answers in (given, reordered))
     own, floor = _macro_f1(true, given), _uninformed_macro_f1(true, given, task)
-    # An untuned teacher may be slightly better in another order by chance; only a trained one also beats the floor in it.
+    # An untrained teacher may be slightly better in another order by chance; only a trained one is above the floor in it.
     informed = _macro_f1(true, reordered) > max(own, _uninformed_macro_f1(true, reordered, task))
     errors = _standard_errors(true, given, task) if best > accuracy and informed else 0.0
     if errors > 0:
         moved = [f"{labels[index]!r} -> {labels[target]!r}" for index, target in enumerate(order) if index != target]
         renamed = ", ".join(moved[:MAX_LABELS_NAMED]) + (" and others" if len(moved) > MAX_LABELS_NAMED else "")
-        decisions = "label decisions" if label_ids.ndim == 2 else "texts"
         found = (
-            f"the teacher is right on {accuracy:.1%} of the {decisions}, but on {best:.1%} with its labels read as {renamed}"
+            f"the teacher is right on {accuracy:.1%} of the {'label decisions' if label_ids.ndim == 2 else 'texts'}, but on "
+            f"{best:.1%} with its labels read as {renamed}"
         )
         if errors >= CERTAIN:
             raise TeacherError(
-                f"{found}; its label order is not that of the data: name the labels in the teacher's order with --labels"
+                f"{found}; its label order differs from the data's: correct the label names in the data, or fine-tune the "
+                "teacher again; for recorded logits, list --labels in the teacher's order"
             )
-        logger.warning("%s; with so few texts this may be chance, but check the order of the labels", found)
+        logger.warning("%s; this may be chance because there are few texts, but check the order of the labels", found)
     if own <= floor + ROUNDING:
         raise TeacherError(
             f"the teacher's macro-F1 on the validation texts is {own:.3f}; answers that ignore the text (always the most "
@@ -187,35 +206,30 @@ def require_useful_teacher(*, logits: Logits, label_ids: NDArray[np.int64], labe
 
 
 def require_same_tokens(student: TorchClassifier, teacher: TorchClassifier, *, term: str) -> None:
-    """Refuse to compare two models token by token unless both cut every text into the same ids.
+    """Refuse to compare two models token by token unless their tokenizers return the same ids.
 
-    The teacher then runs on the student's batch; on ids of another tokenizer it would read other words.
+    The teacher runs on the student's batch; ids of another tokenizer would be other words to it.
 
     Args:
-        student: Who learns.
-        teacher: Who is compared with.
-        term: Name of the loss term that asks for it.
+        student: The student.
+        teacher: The teacher.
+        term: Name of the loss term that compares them.
 
     Raises:
         SettingsError: Their tokenizers differ, or the student reads more tokens than the teacher can.
     """
-    if tokens_of(student.tokenizer) != tokens_of(teacher.tokenizer):
-        sizes = [classifier.tokenizer.vocabulary_size for classifier in (student, teacher)]
+    own, others = student.tokenizer, teacher.tokenizer
+    if own.with_max_length(MAX_LENGTH_COMPARED).digest() != others.with_max_length(MAX_LENGTH_COMPARED).digest():
         raise SettingsError(
             f"{term} compares student and teacher token by token, but their tokenizers differ (vocabularies of "
-            f"{sizes[0]:,} and {sizes[1]:,} tokens), so the same place need not hold the same word; keep the teacher's whole "
-            "vocabulary, or use losses on logits"
+            f"{own.vocabulary_size:,} and {others.vocabulary_size:,} tokens); keep the teacher's whole vocabulary, or use "
+            "losses on logits"
         )
-    if student.tokenizer.max_length > teacher.tokenizer.max_length:
+    if own.max_length > others.max_length:
         raise SettingsError(
-            f"{term} runs the teacher on the student's texts of up to {student.tokenizer.max_length} tokens, but it reads "
-            f"{teacher.tokenizer.max_length}; lower --max-length"
+            f"{term} runs the teacher on the student's inputs of up to {own.max_length} tokens, but the teacher's maximum is "
+            f"{others.max_length}; lower --max-length"
         )
-
-
-def tokens_of(tokenizer: TextTokenizer) -> str:
-    """Return a digest of everything that decides a tokenizer's ids but where it cuts long texts."""
-    return tokenizer.with_max_length(MAX_LENGTH_COMPARED).digest()
 
 
 def _macro_f1(true: NDArray[np.bool_], given: NDArray[np.bool_]) -> float:
@@ -223,34 +237,34 @@ def _macro_f1(true: NDArray[np.bool_], given: NDArray[np.bool_]) -> float:
 
 
 def _uninformed_macro_f1(true: NDArray[np.bool_], given: NDArray[np.bool_], task: Task) -> float:
-    """Return the better macro-F1 of two classifiers that ignore the text: the most frequent answer, the answers shuffled."""
+    """Return the higher macro-F1 of two classifiers that ignore the text: the most frequent answer, shuffled answers."""
     texts, has, gets = len(true), true.sum(axis=0), given.sum(axis=0)
-    always = task.most_frequent(true) * texts
-    return float(max(macro_f1_of_counts(hits=has * counts / texts, true=has, given=counts) for counts in (always, gets)))
+    both = (task.most_frequent(true) * texts, gets)
+    return float(max(macro_f1_of_counts(hits=has * counts / texts, true=has, given=counts) for counts in both))
 
 
 def _best_order(true: NDArray[np.bool_], given: NDArray[np.bool_], task: Task) -> NDArray[np.int64]:
-    """Return the order of labels with the most right decisions: the teacher's label i is best read as the data's order[i]."""
+    """Return the label order with the most correct decisions: the teacher's label i is read as the data's order[i]."""
     num_labels = true.shape[1]
     if task.problem_type == "multi_label_classification":
         both = given.T.astype(np.float64) @ true
-        right = 2 * both + len(true) - given.sum(axis=0)[:, None] - true.sum(axis=0)  # yes to both, or no to both
+        right = 2 * both + len(true) - given.sum(axis=0)[:, None] - true.sum(axis=0)  # both yes or both no
     else:
         right = confusion_matrix(true.argmax(axis=1), given.argmax(axis=1), num_labels=num_labels).T
-    # Labels stay in place where another order is only as good: all bonuses together count less than one right decision.
+    # Prefer the order as it is among equally good ones: all bonuses together are less than one correct decision.
     order: NDArray[np.int64] = linear_sum_assignment(right * (num_labels + 1) + np.eye(num_labels), maximize=True)[1]
     return order
 
 
 def _standard_errors(true: NDArray[np.bool_], given: NDArray[np.bool_], task: Task) -> float:
-    """Return by how many standard errors another order of the labels is better, 0 if it is not.
+    """Return by how many standard errors another label order is better, 0 if it is not.
 
-    McNemar's z: of the decisions that are right in one order only, (gained - lost) / sqrt(gained + lost). Each half of the
-    texts is judged in the order that is best on the other half: on the texts it was chosen on, the best of so many orders
-    is always better.
+    McNemar's z: of the decisions that are correct in only one order, (gained - lost) / sqrt(gained + lost). Each half of the
+    texts is judged in the order that is best on the other half, because the best of many orders is always better on the texts
+    it was chosen on.
     """
     gained = lost = 0
-    first = np.random.default_rng(0).permutation(len(true)) % 2 == 0  # the texts may be in an order of their own
+    first = np.random.default_rng(0).permutation(len(true)) % 2 == 0  # the texts may be sorted
     for judged, chosen_on in ((first, ~first), (~first, first)):
         order, answers = _best_order(true[chosen_on], given[chosen_on], task), given[judged]
         before, after = (task.equal(true[judged], one) for one in (answers, answers[:, np.argsort(order)]))

@@ -53,9 +53,9 @@ from distill.transfer.parameters import (
     LayerRates,
     add_lora,
     divide_logits,
-    draw_anew,
     freeze,
     freeze_body,
+    reinitialize_top,
     require_enough_epochs,
     start_from,
 )
@@ -291,9 +291,9 @@ def _fine_tune(teacher: TorchClassifier, task: _Task, lineage: Lineage) -> _Trai
     """Train the parameters that the settings do not freeze."""
     settings, validation, model = task.settings, task.validation, teacher.model
     set_dropout(model, settings.dropout)
-    draw_anew(model, top_layers=settings.reinit_layers, seed=settings.seed)
+    reinitialize_top(model, layers=settings.reinit_layers, seed=settings.seed)
     freeze(model, below=settings.freeze_below)
-    adapter = add_lora(model, settings)
+    adapters = add_lora(model, settings)
     objective: Objective = fine_tuning_objective(settings, student=teacher, label_ids=task.learnt.label_ids)
     if settings.anchor:
         objective = AnchoredObjective(objective, encoder_of(model), weight=settings.anchor)
@@ -310,8 +310,8 @@ def _fine_tune(teacher: TorchClassifier, task: _Task, lineage: Lineage) -> _Trai
         ),
     )
     history = learn(teacher, lesson, task.run, lineage=lineage)
-    if adapter is not None:
-        adapter.merge()
+    if adapters is not None:
+        adapters.merge_and_unload()
     return _Trained(teacher, teacher.predict_logits(validation.texts), teacher.predict_logits(task.seen.texts), history)
 
 
@@ -343,7 +343,7 @@ def _train_head(teacher: TorchClassifier, task: _Task) -> _Trained:
     classifier.model.eval()
     on_validation = teacher_logits(classifier, validation.texts, reporter=reporter).logits
     # The head's logits of the cached features are the classifier's, up to the dtype that the encoder computed in.
-    on_seen = chosen.head.logits(pooled[0].after(chosen.layers)[:: 1 + len(train) // GAP_TEXTS])
+    on_seen = chosen.head.logits(pooled[0].values[:: 1 + len(train) // GAP_TEXTS, chosen.layers])
     return _Trained(classifier, on_validation, on_seen, feature_layer=chosen.layers)
 
 

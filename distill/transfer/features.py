@@ -1,8 +1,8 @@
-"""Pooled features of an encoder: one vector a text and layer, computed once and kept on disk by content.
+"""Pooled features of an encoder: one vector per text and layer, computed once and cached by text.
 
-They go through the cache of teacher logits, which a row that moved cannot make stale: to it the encoder is a classifier
-whose labels are the columns. The file is named after everything that decides the numbers: the encoder's weights and
-config, the tokenizer, the pooling and what it computes in; not after the head.
+They are stored in the cache of teacher logits: to it the encoder is a classifier whose labels are the columns. The name of
+the cache file depends on everything that changes the features: the encoder's weights and config, the tokenizer, the pooling
+and the dtype of the computation. The head does not change them.
 """
 
 from __future__ import annotations
@@ -30,48 +30,51 @@ from distill.teachers.answers import teacher_logits
 from distill.tokenization import Batch
 
 Features = NDArray[np.float32]
-"""Shape (texts, states, width): state 0 is the embeddings, state i what layer i gives."""
+"""Shape (texts, states, width): state 0 is the output of the embeddings, state i that of layer i."""
 
 CLS_SHARE = 1e-3
-"""What the first token counts beside the mean, so that a pooling layer of BERT's own making gives the same; see `head`."""
+"""Weight of the first token beside the mean, so that a BERT layer can compute the same pooling; see `head`."""
 
 FOLDER = "features"
+
+_HEAD_KEYS = frozenset(
+    ("_name_or_path", "architectures", "id2label", "label2id", "num_labels", "problem_type", "transformers_version")
+)
+"""Config keys that do not change the features: names, versions, and keys of the head."""
 
 
 @dataclass(frozen=True)
 class PooledFeatures:
-    """Features of some texts, and how many of them were in the cache.
+    """Features of some texts.
 
     Attributes:
         values: See `Features`.
-        num_cached: Texts that no layer was run for.
+        num_cached: Number of texts whose features were in the cache.
     """
 
     values: Features
     num_cached: int
 
-    def after(self, layers: int) -> NDArray[np.float32]:
-        """Return the features after so many layers, shape (texts, width)."""
-        return self.values[:, layers]
-
 
 @dataclass(eq=False)
 class PooledEncoder(TorchClassifier):
-    """An encoder that answers with its pooled states.
+    """An encoder whose logits are its pooled hidden states.
 
     Attributes:
-        pooling: How a layer's states become one vector.
-        last_layers: States that the pooling `last` averages.
+        pooling: How the hidden states of a layer become one vector.
+        last_layers: Number of states that the pooling `last` averages.
     """
 
     pooling: Pooling = "mean"
     last_layers: int = 4
 
     def digest(self) -> str:
-        """Return the sha256 of all that decides the features; the head does not."""
+        """Return the sha256 of everything that changes the features; the head does not."""
         digest = hashlib.sha256(f"{self.pooling} {self.last_layers} {self.tokenizer.digest()}".encode())
         encoder = encoder_of(self.model)
-        digest.update(json.dumps(_deciding(encoder.config.to_dict()), sort_keys=True).encode())
+        config = encoder.config.to_dict().items()
+        deciding = {name: value for name, value in config if name not in _HEAD_KEYS and "dropout" not in name}
+        digest.update(json.dumps(deciding, sort_keys=True).encode())
         for name, tensor in sorted(encoder.state_dict().items()):
             if "pooler." not in name:
                 digest.update(name.encode())
@@ -96,18 +99,18 @@ def pooled_features(
     folder: Path | None = None,
     reporter: Reporter | None = None,
 ) -> PooledFeatures:
-    """Return the pooled states of each text after each number of layers, running the encoder only for new texts.
+    """Return the pooled hidden states of each text and layer, running the encoder only on texts that are not cached.
 
     Args:
-        classifier: Whose encoder; its head is not used.
-        texts: Any.
+        classifier: The encoder; its head is not used.
+        texts: Any texts.
         settings: The pooling.
-        compute: Numbers the encoder computes in; features in others are kept apart.
-        folder: Where the cache stands; None is `features` in the user's cache folder.
-        reporter: Told of progress.
+        compute: The dtype the encoder computes in; each dtype is cached separately.
+        folder: Folder of the cache; None is `features` in the user's cache folder.
+        reporter: Receives progress.
 
     Raises:
-        SettingsError: The model gives no hidden states.
+        SettingsError: The model has no encoder.
         StorageError: The cache cannot be written.
     """
     config = classifier.model.config
@@ -126,14 +129,14 @@ def pooled_features(
 
 
 def pooled_states(states: Sequence[Tensor], mask: Tensor, *, pooling: Pooling, last_layers: int) -> Tensor:
-    """Return one vector a text and state, shape (texts, states, width), fp32.
+    """Return one vector per text and state, shape (texts, states, width), float32.
 
     Args:
-        states: Of the embeddings and each layer, shape (texts, length, width) each.
-        mask: 1 where a token is real, shape (texts, length).
-        pooling: `cls`: the first token. `mean`: over the real tokens, normalised to mean 0 and deviation 1 as BERT's norms
-            do. `max`: the same with the largest. `last`: the mean of the means of up to `last_layers` states.
-        last_layers: See there.
+        states: Output of the embeddings and of each layer, shape (texts, length, width) each.
+        mask: Attention mask, shape (texts, length).
+        pooling: `cls`: the first token. `mean`: the mean over the tokens, normalised like LayerNorm. `max`: the maximum over
+            the tokens, normalised likewise. `last`: the mean of the means of up to `last_layers` states.
+        last_layers: Number of states that `last` averages.
     """
     stacked = torch.stack([state.float() for state in states], dim=1)
     real = mask[:, None, :, None].to(stacked.dtype)
@@ -150,7 +153,7 @@ def pooled_states(states: Sequence[Tensor], mask: Tensor, *, pooling: Pooling, l
 
 
 def normalised(vectors: Tensor) -> Tensor:
-    """Return vectors with mean 0 and deviation 1 along the last axis."""
+    """Return vectors with mean 0 and standard deviation 1 along the last axis."""
     return nn.functional.layer_norm(vectors, vectors.shape[-1:], eps=1e-12)
 
 
@@ -158,15 +161,9 @@ def encoder_of(model: Any) -> Any:
     """Return the encoder inside a sequence classifier.
 
     Raises:
-        SettingsError: There is none.
+        SettingsError: The model has no encoder.
     """
     encoder = getattr(model, model.base_model_prefix, None) if model.base_model_prefix else None
     if encoder is None:
-        raise SettingsError(f"{type(model).__name__} has no encoder of layers; name another model")
+        raise SettingsError(f"{type(model).__name__} has no encoder of layers; use another model")
     return encoder
-
-
-def _deciding(config: dict[str, Any]) -> dict[str, Any]:
-    """The config without names, versions and what only the head knows."""
-    head = {"_name_or_path", "architectures", "id2label", "label2id", "num_labels", "problem_type", "transformers_version"}
-    return {name: value for name, value in config.items() if name not in head and "dropout" not in name}

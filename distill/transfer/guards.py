@@ -1,6 +1,6 @@
-"""What goes wrong in transfer without a word: leaked texts, over-fitting, wrong labels, a source that harms.
+"""Checks for problems of transfer learning that raise no error: leaked texts, overfitting, wrong labels.
 
-Each guard looks, and says in a sentence what it saw; none changes the data.
+Each check reports what it found; none changes the data.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from distill.evaluation.metrics import macro_f1
 from distill.labels import Logits
 
 SHINGLE = 5
-"""Characters of a shingle: long enough that two sentences share few by chance."""
+"""Characters per shingle: long enough that two different sentences share few."""
 
 NEAR = 0.7
-"""Jaccard similarity of the shingles from which two texts are near duplicates."""
+"""Minimum Jaccard similarity of the shingles of near duplicates."""
 
 PERMUTATIONS = 128
 GAP = 0.1
-"""Macro-F1 by which the training texts may do better than the validation texts before it is said."""
+"""Difference of the training and validation macro-F1 up to which overfitting is not reported."""
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Two texts that are the same, or nearly.
+    """A text of the target that is also in the source, exactly or nearly.
 
     Attributes:
-        source_row: Place of the one in the source texts.
-        target_row: Place of the other in the target texts.
-        similarity: Jaccard similarity of their shingles; 1 where they differ in case and white space alone.
+        source_row: Index in the source texts.
+        target_row: Index in the target texts.
+        similarity: Jaccard similarity of their shingles; 1 if they differ only in case and white space.
     """
 
     source_row: int
@@ -43,14 +43,15 @@ class Duplicate:
 
 
 def near_duplicates(source: Sequence[str], target: Sequence[str], *, threshold: float = NEAR) -> list[Duplicate]:
-    """Return the target texts that stand in the source too, exactly or nearly, each with the nearest one.
+    """Return the target texts that are also in the source, exactly or nearly, each with its nearest source text.
 
-    MinHash finds the pairs (Broder, 1997), and the true similarity decides. Texts shorter than a shingle are compared exactly.
+    MinHash finds candidate pairs (Broder, 1997); their exact similarity decides. Texts shorter than a shingle are compared
+    exactly.
 
     Args:
-        source: Texts that a model has learnt from.
-        target: Texts that are to measure it.
-        threshold: Similarity from which a pair counts.
+        source: Texts that a model was trained on.
+        target: Texts that evaluate it.
+        threshold: Minimum similarity of a pair.
 
     Raises:
         MissingExtraError: datasketch is not installed.
@@ -64,7 +65,7 @@ def near_duplicates(source: Sequence[str], target: Sequence[str], *, threshold: 
     found = []
     wanted = [_shingles(text) for text in target]
     for row, (parts, sketch) in enumerate(zip(wanted, MinHash.bulk(wanted, num_perm=PERMUTATIONS), strict=True)):
-        pairs = [(_jaccard(parts, shingles[other]), -other) for other in index.query(sketch)]
+        pairs = [(len(parts & shingles[other]) / len(parts | shingles[other]), -other) for other in index.query(sketch)]
         similarity, other = max(pairs, default=(0.0, 0))
         if similarity >= threshold:
             found.append(Duplicate(source_row=-other, target_row=row, similarity=similarity))
@@ -72,35 +73,34 @@ def near_duplicates(source: Sequence[str], target: Sequence[str], *, threshold: 
 
 
 def leakage_words(source: Dataset, target: Dataset, duplicates: Sequence[Duplicate]) -> str:
-    """Return in words which texts stand on both sides, with the first of them; nothing where there are none."""
+    """Return a warning that counts the duplicates and quotes the first; an empty string if there are none."""
     if not duplicates:
         return ""
     first = duplicates[0]
     exact = sum(fold(source.texts[one.source_row]) == fold(target.texts[one.target_row]) for one in duplicates)
     return (
-        f"leakage: {len(duplicates)} of {len(target)} texts of {target.source} stand in {source.source} too ({exact} exactly), "
-        f"the first is {target.texts[first.target_row][:60]!r}; what was learnt there is not new here: take them out of "
-        "one side, or measure on others"
+        f"leakage: {len(duplicates)} of {len(target)} texts of {target.source} are also in {source.source} ({exact} exactly), "
+        f"the first is {target.texts[first.target_row][:60]!r}; the model has seen them, so the score is too high: remove them "
+        "from one side, or evaluate on other texts"
     )
 
 
 def overfitting_words(
     *, train_labels: NDArray[np.int64], train_logits: Logits, validation_labels: NDArray[np.int64], validation_logits: Logits
 ) -> str:
-    """Return a warning where the training texts do so much better than the validation texts that chance does not explain it.
+    """Return a warning if the training macro-F1 exceeds the validation macro-F1 by more than chance; else an empty string.
 
-    The gap must exceed `GAP` and twice its standard error, taken as that of two shares.
+    The difference must exceed `GAP` and twice its standard error, approximated by that of two proportions.
     """
     trained, validated = macro_f1(train_labels, train_logits), macro_f1(validation_labels, validation_logits)
     variance = sum(
         score * (1 - score) / len(labels) for score, labels in ((trained, train_labels), (validated, validation_labels))
     )
-    gap = trained - validated
-    if gap <= max(GAP, 2 * float(np.sqrt(variance))):
+    if trained - validated <= max(GAP, 2 * float(np.sqrt(variance))):
         return ""
     return (
-        f"over-fitting: macro-F1 is {trained:.3f} on the training texts and {validated:.3f} on the validation texts; the "
-        "model has learnt these texts by heart: more labels help, or fewer weights that learn (--freeze-below, --layer-decay)"
+        f"overfitting: macro-F1 is {trained:.3f} on the training texts and {validated:.3f} on the validation texts; use more "
+        "labelled texts, or train fewer weights (--freeze-below, --layer-decay)"
     )
 
 
@@ -109,11 +109,11 @@ class Suspect:
     """A row whose label is probably wrong.
 
     Attributes:
-        row: Its place.
-        text: It.
-        label: The label it has.
-        likely: The label that a model which never saw it gives.
-        confidence: That model's probability of the label it has.
+        row: Index of the row.
+        text: The text.
+        label: Its label in the data.
+        likely: The label predicted by a model that was not trained on it.
+        confidence: That model's probability of `label`.
     """
 
     row: int
@@ -124,19 +124,20 @@ class Suspect:
 
 
 def suspect_rows(dataset: Dataset, held_out_logits: Logits, *, limit: int) -> list[Suspect]:
-    """Return the rows with the most doubtful labels, the worst first (confident learning; Northcutt et al., 2021).
+    """Return the rows whose labels are most likely wrong, worst first (confident learning; Northcutt et al., 2021).
 
     Args:
         dataset: Texts with one label each.
-        held_out_logits: Of a model that did not learn from the text, such as a cross-validated one, shape (texts, labels).
-        limit: Rows at most.
+        held_out_logits: Logits of a model that was not trained on the text, for example by cross-validation, shape
+            (texts, labels).
+        limit: Maximum number of rows.
 
     Raises:
         MissingExtraError: cleanlab is not installed.
-        SettingsError: A text may have several labels.
+        SettingsError: The texts have several labels each.
     """
     if dataset.label_ids.ndim == 2:
-        raise SettingsError("suspects are looked for where a text has one label; leave out --suspects")
+        raise SettingsError("wrong labels can only be found with one label per text; leave out --suspects")
     with requires("finding wrong labels"):
         from cleanlab.filter import find_label_issues
     shares = dataset.task.probabilities(held_out_logits)
@@ -155,9 +156,5 @@ def suspect_rows(dataset: Dataset, held_out_logits: Logits, *, limit: int) -> li
 
 def _shingles(text: str) -> set[bytes]:
     folded = fold(text)
-    pieces = {folded[start : start + SHINGLE] for start in range(max(1, len(folded) - SHINGLE + 1))}
-    return {piece.encode(errors="surrogatepass") for piece in pieces}
-
-
-def _jaccard(first: set[bytes], second: set[bytes]) -> float:
-    return len(first & second) / len(first | second)
+    starts = range(max(1, len(folded) - SHINGLE + 1))
+    return {folded[start : start + SHINGLE].encode(errors="surrogatepass") for start in starts}

@@ -1,12 +1,12 @@
-"""A head trained on features, and the bundle-ready classifier it makes together with the encoder.
+"""A linear head trained on pooled features, and the classifier that it forms with the encoder.
 
-Logistic regression by scikit-learn. What comes out is a plain `BertForSequenceClassification` of the layers that were
-needed, so that transformers, the exporter and the quantizer know it; nothing else computes the pooling. Knows no file.
+scikit-learn fits the logistic regression. The result is a plain `BertForSequenceClassification` of the layers that are
+needed, so transformers, the exporter and the quantizer can read it; no other code computes the pooling. Reads no files.
 
-    mean pooling   one more layer with queries and keys of 0: its first token attends to all tokens alike, its value and
-                   output products hand the mean on, and its norm does what `features` does
-    regression     the pooler's product standardises and makes the features so small that its tanh is a straight line;
-                   the classifier's product makes them large again
+    mean pooling   one more layer whose queries and keys are 0: its first token attends to all tokens equally, its value
+                   and output layers pass the mean on, and its LayerNorm normalises like `features` does
+    regression     the linear layer of the pooler standardises and makes the features so small that its tanh is linear;
+                   the weights of the classifier undo that scale
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ from distill.teacher_settings import Pooling
 from distill.transfer.features import CLS_SHARE, Features
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
-"""Inverse strengths of the regularisation that are tried."""
+"""Inverse regularisation strengths that are tried."""
 
 LINEAR_SHARE = 1e-3
-"""Size of a standardised feature inside the pooler: tanh(x) = x to within x³/3, here 3e-10."""
+"""Scale of a standardised feature inside the pooler: tanh(x) = x to within x³/3, here 3e-10."""
 
 MAX_STEPS = 500
+
+ABSENT = -20.0
+"""Logit of a label that no training text has, relative to the others."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ class LinearHead:
     Attributes:
         weight: Shape (labels, width).
         bias: Shape (labels,).
-        mean: Of the training features, shape (width,).
-        deviation: The same; never 0.
+        mean: Mean of the training features, shape (width,).
+        deviation: Standard deviation of the training features, shape (width,); never 0.
     """
 
     weight: NDArray[np.float64]
@@ -58,35 +61,23 @@ class LinearHead:
 
     def logits(self, features: NDArray[np.float32]) -> Logits:
         """Return logits, shape (texts, labels)."""
-        answers: Logits = (((features - self.mean) / self.deviation) @ self.weight.T + self.bias).astype(np.float32)
-        return answers
+        standard = (features - self.mean) / self.deviation
+        return (standard @ self.weight.T + self.bias).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class ChosenHead:
-    """The head that is best on the validation texts.
+    """The head with the best validation macro-F1.
 
     Attributes:
-        head: It.
-        layers: Layers that its features come after.
-        strength: Of its regularisation, inverse.
-        macro_f1: On the validation texts.
-        tried: Validation macro-F1 by number of layers, of the best strength.
+        head: The head.
+        layers: Number of encoder layers before its features.
+        tried: Validation macro-F1 by number of layers, each with its best regularisation strength.
     """
 
     head: LinearHead
     layers: int
-    strength: float
-    macro_f1: float
     tried: dict[int, float]
-
-
-def fit_head(
-    features: NDArray[np.float32], label_ids: NDArray[np.int64], *, num_labels: int, strength: float, balanced: bool = False
-) -> LinearHead:
-    """Fit logistic regression of one strength; see `fit_heads`."""
-    (head,) = fit_heads(features, label_ids, num_labels=num_labels, strengths=(strength,), balanced=balanced)
-    return head
 
 
 def fit_heads(
@@ -97,76 +88,57 @@ def fit_heads(
     strengths: Sequence[float],
     balanced: bool = False,
 ) -> list[LinearHead]:
-    """Fit logistic regression, one question a label where a text may have several; each strength starts where the last ended.
+    """Fit a logistic regression for each strength; each starts from the weights of the one before.
+
+    With several labels per text, each label has its own binary regression.
 
     Args:
         features: Shape (texts, width).
         label_ids: Class ids, shape (texts,), or zeros and ones, shape (texts, labels).
         num_labels: Number of labels.
-        strengths: Inverse strengths of the regularisation (scikit-learn's C), the strongest first.
-        balanced: Every class counts the same, however rare.
+        strengths: Inverse regularisation strengths (scikit-learn's C), the smallest first.
+        balanced: Weight the classes inversely to their frequency.
     """
     mean = features.mean(axis=0, dtype=np.float64)
     deviation = np.maximum(features.std(axis=0, dtype=np.float64), 1e-6)
-    # In single precision, as the features are: half the time, and the same weights to the regression's own tolerance.
+    # float32, like the features: half the time, and the same weights to within the tolerance of the solver.
     standard = ((features - mean) / deviation).astype(np.float32)
-    counts = "balanced" if balanced else None
-    fitted = _questions if label_ids.ndim == 2 else _one_question
-    # Its products are of a matrix by a vector, hundreds in a row: threads would wait for each other more than they help.
+    # The solver multiplies a matrix by a vector hundreds of times in a row: several threads only slow that down.
     with threadpool_limits(limits=1):
-        products = fitted(standard, label_ids, num_labels=num_labels, strengths=strengths, counts=counts)
-    return [LinearHead(weight, bias, mean, deviation) for weight, bias in products]
+        if label_ids.ndim == 1:
+            fitted = _regressions(standard, label_ids, num_labels=num_labels, strengths=strengths, balanced=balanced)
+        else:
+            by_label = [
+                _regressions(standard, has, num_labels=2, strengths=strengths, balanced=balanced) for has in label_ids.T
+            ]
+            # Yes against no, so that a sigmoid of the difference is the softmax of the two.
+            fitted = [np.stack([yes - no for no, yes in of_strength]) for of_strength in zip(*by_label, strict=True)]
+    return [LinearHead(weight=rows[:, :-1], bias=rows[:, -1], mean=mean, deviation=deviation) for rows in fitted]
 
 
-Products = list[tuple[NDArray[np.float64], NDArray[np.float64]]]
-"""Weight and bias by strength, shapes (labels, width) and (labels,)."""
+def _regressions(
+    standard: NDArray[np.float32], label_ids: NDArray[np.int64], *, num_labels: int, strengths: Sequence[float], balanced: bool
+) -> list[NDArray[np.float64]]:
+    """Return the weights of each label and, in the last column, its bias, shape (labels, width + 1), for each strength.
 
-
-def _one_question(
-    standard: NDArray[np.float32],
-    label_ids: NDArray[np.int64],
-    *,
-    num_labels: int,
-    strengths: Sequence[float],
-    counts: str | None,
-) -> Products:
-    """Fit one regression over all classes; a class without a text is never the answer."""
+    A label without a text is never predicted.
+    """
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(max_iter=MAX_STEPS, class_weight=counts, warm_start=True)
-    found: Products = []
+    model = LogisticRegression(max_iter=MAX_STEPS, class_weight="balanced" if balanced else None, warm_start=True)
+    present = np.unique(label_ids)
+    fitted = []
     for strength in strengths:
-        model.set_params(C=strength).fit(standard, label_ids)
-        coefficients, intercepts = model.coef_, model.intercept_
-        if len(model.classes_) == 2:  # scikit-learn keeps the second class's row alone; half to each side is the same
-            coefficients = np.vstack([-coefficients, coefficients]) / 2
-            intercepts = np.concatenate([-intercepts, intercepts]) / 2
-        weight, bias = np.zeros((num_labels, standard.shape[1])), np.full(num_labels, -20.0)
-        weight[model.classes_], bias[model.classes_] = coefficients, intercepts
-        found.append((weight, bias))
-    return found
-
-
-def _questions(
-    standard: NDArray[np.float32],
-    label_ids: NDArray[np.int64],
-    *,
-    num_labels: int,
-    strengths: Sequence[float],
-    counts: str | None,
-) -> Products:
-    """Fit a yes or no a label; a label that all texts or none have is always, or never, an answer."""
-    found: Products = [(np.zeros((num_labels, standard.shape[1])), np.full(num_labels, -20.0)) for _ in strengths]
-    for label in range(num_labels):
-        answers = label_ids[:, label]
-        if len(np.unique(answers)) < 2:
-            for _, bias in found:
-                bias[label] = 20.0 if answers[0] else -20.0
-            continue
-        yes = _one_question(standard, answers, num_labels=2, strengths=strengths, counts=counts)
-        for (weight, bias), (coefficients, intercepts) in zip(found, yes, strict=True):
-            weight[label], bias[label] = 2 * coefficients[1], 2 * intercepts[1]
-    return found
+        rows = np.zeros((num_labels, standard.shape[1] + 1))
+        rows[:, -1] = ABSENT
+        rows[present] = 0.0
+        if len(present) > 1:  # scikit-learn refuses a single class
+            model.set_params(C=strength).fit(standard, label_ids)
+            found = np.column_stack([model.coef_, model.intercept_])
+            # scikit-learn keeps only the row of the second of two classes; half of it on each side is the same.
+            rows[present] = found if len(found) > 1 else np.vstack([-found, found]) / 2
+        fitted.append(rows)
+    return fitted
 
 
 def choose_head(
@@ -179,40 +151,40 @@ def choose_head(
     layers: int | None = None,
     balanced: bool = False,
 ) -> ChosenHead:
-    """Return the head, among the numbers of layers and strengths, with the best validation macro-F1.
+    """Return the head with the best validation macro-F1 over the numbers of layers and the regularisation strengths.
 
     Args:
-        train: Features to learn from.
-        validation: Features that choose.
-        train_labels: Of the first.
-        validation_labels: Of the second.
+        train: Features to train on.
+        validation: Features to choose on.
+        train_labels: Labels of the training texts.
+        validation_labels: Labels of the validation texts.
         num_labels: Number of labels.
-        layers: Only after so many layers; None tries all.
-        balanced: Every class counts the same, however rare.
+        layers: The only number of layers to try; None tries all.
+        balanced: Weight the classes inversely to their frequency.
+
+    Raises:
+        SettingsError: The model has no layers.
     """
-    depths = [layers] if layers is not None else range(1, train.shape[1])
-    best: ChosenHead | None = None
+    heads: dict[int, LinearHead] = {}
     tried: dict[int, float] = {}
-    for depth in depths:
-        heads = fit_heads(train[:, depth], train_labels, num_labels=num_labels, strengths=STRENGTHS, balanced=balanced)
-        for strength, head in zip(STRENGTHS, heads, strict=True):
-            score = macro_f1(validation_labels, head.logits(validation[:, depth]))
-            tried[depth] = max(score, tried.get(depth, 0.0))
-            if best is None or score > best.macro_f1:
-                best = ChosenHead(head, depth, strength, score, tried)
-    if best is None:
-        raise SettingsError("the model has no layers, so there are no features; name another")
-    return best
+    for depth in range(1, train.shape[1]) if layers is None else (layers,):
+        fitted = fit_heads(train[:, depth], train_labels, num_labels=num_labels, strengths=STRENGTHS, balanced=balanced)
+        scores = [macro_f1(validation_labels, head.logits(validation[:, depth])) for head in fitted]
+        tried[depth], heads[depth] = max(scores), fitted[int(np.argmax(scores))]
+    if not tried:
+        raise SettingsError("the model has no layers, so it has no features; use another model")
+    best = max(tried, key=lambda depth: tried[depth])
+    return ChosenHead(heads[best], best, tried)
 
 
 def classifier_of(encoder: TorchClassifier, head: LinearHead, *, layers: int, pooling: Pooling) -> TorchClassifier:
-    """Return a sequence classifier of the lowest layers whose logits are the head's on their pooled states.
+    """Return a sequence classifier of the lowest layers that computes the head's logits.
 
     Args:
-        encoder: Whose layers.
-        head: Trained on the states after `layers` layers.
-        layers: How many are kept.
-        pooling: `cls` or `mean`, as the head's features were pooled.
+        encoder: The model that the features come from.
+        head: Trained on the features after `layers` layers.
+        layers: Number of layers to keep.
+        pooling: The pooling of the head's features, `cls` or `mean`.
 
     Raises:
         SettingsError: No BERT classifier computes this pooling, or the model is not a BERT.
@@ -220,15 +192,17 @@ def classifier_of(encoder: TorchClassifier, head: LinearHead, *, layers: int, po
     require_computable(encoder, pooling)
     kept = keep_layers(encoder, range(layers))
     config = copy.deepcopy(kept.model.config)
-    weights = dict(kept.model.state_dict())
+    scale = torch.from_numpy(LINEAR_SHARE / head.deviation)
+    weights = {
+        **kept.model.state_dict(),
+        "bert.pooler.dense.weight": torch.diag(scale).float(),
+        "bert.pooler.dense.bias": (-torch.from_numpy(head.mean) * scale).float(),
+        "classifier.weight": torch.from_numpy(head.weight / LINEAR_SHARE).float(),
+        "classifier.bias": torch.from_numpy(head.bias).float(),
+    }
     if pooling == "mean":
         weights |= _pooling_layer(config, number=layers)
         config.num_hidden_layers = layers + 1
-    scale = torch.from_numpy(LINEAR_SHARE / head.deviation)
-    weights["bert.pooler.dense.weight"] = torch.diag(scale).float()
-    weights["bert.pooler.dense.bias"] = (-torch.from_numpy(head.mean) * scale).float()
-    weights["classifier.weight"] = torch.from_numpy(head.weight / LINEAR_SHARE).float()
-    weights["classifier.bias"] = torch.from_numpy(head.bias).float()
     return rebuilt(kept, config=config, weights=weights)
 
 
@@ -236,29 +210,29 @@ def require_computable(encoder: TorchClassifier, pooling: Pooling) -> None:
     """Refuse features that no BERT classifier computes."""
     if pooling not in ("cls", "mean"):
         raise SettingsError(
-            f"no classifier of transformers computes {pooling}-pooled features, so no bundle can be made of them; use "
+            f"no classifier of transformers computes {pooling}-pooled features, so they cannot be saved as a bundle; use "
             "--pooling mean or cls (`potstill select` compares all four)"
         )
     family = encoder.model.config.model_type
     if family != "bert":
-        raise SettingsError(f"a head on features is written for BERT models, this is a {family}; use --transfer parameters")
+        raise SettingsError(f"a head on features needs a BERT model, this is a {family}; use --transfer parameters")
 
 
 def _pooling_layer(config: object, *, number: int) -> dict[str, Tensor]:
-    """Weights of a BERT layer that gives every token norm(mean of all tokens + CLS_SHARE * its own state)."""
+    """Return the weights of a BERT layer that maps each token to LayerNorm(mean of all tokens + CLS_SHARE * its own state)."""
     width, between = config.hidden_size, config.intermediate_size  # type: ignore[attr-defined]
     names = FAMILIES["bert"]
     parts = {
         names.query: torch.zeros(width, width),
         names.key: torch.zeros(width, width),
         names.value: torch.eye(width),
-        # The residual adds the token's own state with weight 1: so the mean is scaled up, and the norm undoes both.
+        # The residual connection adds the token's own state with weight 1, so the mean is scaled up; LayerNorm undoes both.
         names.attention_output: torch.eye(width) / CLS_SHARE,
         names.attention_norm: torch.ones(width),
         names.up: torch.zeros(between, width),
         names.down: torch.zeros(width, between),
         names.norm: torch.ones(width),
     }
-    weights = {f"bert.{names.layers}.{number}.{part}.weight": weight for part, weight in parts.items()}
-    biases = {f"bert.{names.layers}.{number}.{part}.bias": torch.zeros(len(weight)) for part, weight in parts.items()}
-    return weights | biases
+    layer = f"bert.{names.layers}.{number}"
+    biases = {f"{layer}.{part}.bias": torch.zeros(len(weight)) for part, weight in parts.items()}
+    return biases | {f"{layer}.{part}.weight": weight for part, weight in parts.items()}

@@ -1,16 +1,16 @@
-"""Which weights of a model learn, and how fast: freezing, unfreezing, slower lower layers, new top layers, LoRA.
+"""Choose which weights of a model are trained, and how fast: freezing, layer-wise rates, reinitialization, LoRA, L2-SP.
 
-Works on the module alone; the loop asks `LayerRates` for the share of the rate that a weight has in an epoch.
+Works on the module alone; the training loop asks `LayerRates` for a weight's share of the learning rate in an epoch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from distill.bundle import Bundle
@@ -23,19 +23,22 @@ from distill.models.torch_classifier import TorchClassifier
 from distill.teacher_settings import TeacherSettings
 from distill.transfer.features import encoder_of
 
+if TYPE_CHECKING:
+    from peft import LoraModel
+
 
 @dataclass(frozen=True)
 class LayerRates:
-    """The share of the learning rate that each weight has in each epoch.
+    """Each weight's share of the learning rate in each epoch.
 
-    With decay d a weight that lies n layers below the head learns at d^n of the rate (Howard and Ruder, 2018, call it
-    discriminative fine-tuning); the embeddings lie below the lowest layer. With gradual unfreezing only weights less than e
-    layers below the head learn in epoch e, counted from 1.
+    With decay d, a weight n layers below the head has d^n of the rate (discriminative fine-tuning; Howard and Ruder, 2018);
+    the embeddings are below the lowest layer. With gradual unfreezing, only weights less than e layers below the head are
+    trained in epoch e, counted from 1.
 
     Attributes:
-        num_layers: Layers of the encoder.
+        num_layers: Number of layers of the encoder.
         decay: From 0 to 1.
-        gradual: Unfreeze one layer an epoch.
+        gradual: Unfreeze one layer per epoch.
     """
 
     num_layers: int
@@ -43,13 +46,13 @@ class LayerRates:
     gradual: bool = False
 
     def __call__(self, name: str, epoch: int) -> float:
-        """Return the share of a weight, by its name, in an epoch from 0."""
+        """Return the share of the weight with this name in an epoch, counted from 0."""
         depth = depth_of(name, num_layers=self.num_layers)
         return 0.0 if self.gradual and depth > epoch else self.decay**depth
 
 
 def depth_of(name: str, *, num_layers: int) -> int:
-    """Return how many layers below the head a weight lies: 0 is the head and pooler, 1 the top layer."""
+    """Return how many layers below the head a weight is: 0 for the head and pooler, 1 for the top layer."""
     place = in_layer(name)
     if place is not None:
         return num_layers - place.number
@@ -72,102 +75,86 @@ def require_enough_epochs(settings: TeacherSettings, *, num_layers: int) -> None
 
 
 def freeze(model: PreTrainedModel, *, below: int) -> None:
-    """Leave the embeddings and the `below` lowest layers as they are; 0 leaves none.
+    """Freeze the embeddings and the `below` lowest layers; 0 freezes nothing.
 
     Raises:
-        SettingsError: There are fewer layers.
+        SettingsError: The model has fewer layers.
     """
-    if not below:
-        return
-    num_layers = model.config.num_hidden_layers
-    if below > num_layers:
-        raise SettingsError(f"freeze_below is {below}, but the model has only {num_layers} layers")
-    for name, parameter in model.named_parameters():
-        if depth_of(name, num_layers=num_layers) > num_layers - below:
-            parameter.requires_grad_(False)
+    if below:
+        first = _layers_above(model, below, setting="freeze_below")
+        for name, parameter in model.named_parameters():
+            if depth_of(name, num_layers=model.config.num_hidden_layers) > first:
+                parameter.requires_grad_(False)
 
 
 def freeze_body(model: PreTrainedModel) -> None:
-    """Leave every layer as it is; embeddings, pooler and head learn.
+    """Freeze every layer; embeddings, pooler and head are trained.
 
     Raises:
-        SettingsError: The family names its layers in a way that is not known.
+        SettingsError: The layers of this model family are not known.
     """
     for layer in layer_names(model):
         model.get_submodule(layer).requires_grad_(False)
 
 
-def draw_anew(model: PreTrainedModel, *, top_layers: int, seed: int) -> None:
-    """Draw the weights of the top layers, and of the pooler, as at the model's own beginning (Zhang et al., 2021).
+def reinitialize_top(model: PreTrainedModel, *, layers: int, seed: int) -> None:
+    """Reinitialize the weights of the top layers and of the pooler (Zhang et al., 2021); 0 layers changes nothing.
 
     Raises:
-        SettingsError: There are fewer layers, or the family names them in a way that is not known.
+        SettingsError: The model has fewer layers, or the layers of this model family are not known.
     """
-    if not top_layers:
-        return
-    num_layers = model.config.num_hidden_layers
-    if top_layers > num_layers:
-        raise SettingsError(f"reinit_layers is {top_layers}, but the model has only {num_layers} layers")
-
-    def concerned(name: str) -> bool:
-        place = in_layer(name)
-        return place.number >= num_layers - top_layers if place else ".pooler" in name
-
-    layer_names(model)  # raises if there are none
-    _draw(model, concerned, seed=seed)
+    if layers:
+        first = _layers_above(model, layers, setting="reinit_layers")
+        layer_names(model)  # raises if they are not known
+        reinitialize(model, lambda name: place.number >= first if (place := in_layer(name)) else ".pooler." in name, seed=seed)
 
 
-def draw_head_anew(model: PreTrainedModel, *, seed: int) -> None:
-    """Draw the weights of the head, all that is not the encoder."""
-    prefix = f"{model.base_model_prefix}."
-    _draw(model, lambda name: bool(name) and not f"{name}.".startswith(prefix), seed=seed)
+def reinitialize(model: PreTrainedModel, chosen: Callable[[str], bool], *, seed: int) -> None:
+    """Replace the weights whose name is chosen by those of a new model with the same config."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        new = type(model)(model.config).state_dict()
+    model.load_state_dict({name: new[name] if chosen(name) else weight for name, weight in model.state_dict().items()})
 
 
-def draw_all_anew(model: PreTrainedModel, *, seed: int) -> None:
-    """Draw every weight: what training from scratch begins with."""
-    _draw(model, lambda name: True, seed=seed)  # noqa: ARG005
+def _layers_above(model: PreTrainedModel, count: int, *, setting: str) -> int:
+    """Return the number of layers without `count` of them; refuse more than there are."""
+    num_layers = int(model.config.num_hidden_layers)
+    if count > num_layers:
+        raise SettingsError(f"{setting} is {count}, but the model has only {num_layers} layers")
+    return num_layers - count
 
 
 def start_from(
     init: Bundle, *, labels: tuple[str, ...], settings: TeacherSettings, problem_type: ProblemType
 ) -> TorchClassifier:
-    """Load a bundle for another task: its encoder, and its head where the label names are the same, in any order."""
+    """Load a bundle for another task: its encoder, and its head if the label names are the same, in any order."""
     loaded = load_pretrained(
         str(init.path), labels=labels, max_length=settings.max_length, seed=settings.seed, problem_type=problem_type
     )
     loaded.origin = init.manifest.lineage.base_model
-    if init.labels == labels:
-        return loaded
-    if sorted(init.labels) != sorted(labels):
-        draw_head_anew(loaded.model, seed=settings.seed)
-        return loaded
-    order = [init.labels.index(name) for name in labels]
     prefix = f"{loaded.model.base_model_prefix}."
-    weights = loaded.model.state_dict()
-    heads = [name for name, tensor in weights.items() if not name.startswith(prefix) and len(tensor) == len(labels)]
-    loaded.model.load_state_dict({**weights, **{name: weights[name][order] for name in heads}})
+    if sorted(init.labels) != sorted(labels):
+        reinitialize(loaded.model, lambda name: not name.startswith(prefix), seed=settings.seed)
+    else:
+        order = [init.labels.index(name) for name in labels]
+        weights = loaded.model.state_dict()
+        heads = [name for name, tensor in weights.items() if not name.startswith(prefix) and len(tensor) == len(labels)]
+        loaded.model.load_state_dict({**weights, **{name: weights[name][order] for name in heads}})
     return loaded
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """Low-rank directions beside the products of a model, to be merged into them when they have learnt."""
-
-    tuner: Any
-
-    def merge(self) -> None:
-        """Add the directions to the weights they stand beside; the model is then as plain as before."""
-        self.tuner.merge_and_unload()
-
-
-def add_lora(model: PreTrainedModel, settings: TeacherSettings) -> Adapter | None:
-    """Freeze the encoder and put low-rank directions beside its query and value products; the head learns too.
+def add_lora(model: PreTrainedModel, settings: TeacherSettings) -> LoraModel | None:
+    """Freeze the encoder and add LoRA adapters to its query and value layers; pooler and head are trained too.
 
     Hu et al., 2022, "LoRA".
 
+    Returns:
+        The adapters, whose `merge_and_unload` adds them to the weights after training; None if `lora_rank` is 0.
+
     Raises:
         MissingExtraError: peft is not installed.
-        SettingsError: The family names its products in a way that is not known.
+        SettingsError: The query and value layers of this model family are not known.
     """
     if not settings.lora_rank:
         return None
@@ -176,40 +163,24 @@ def add_lora(model: PreTrainedModel, settings: TeacherSettings) -> Adapter | Non
     family = family_of(model.config)
     targets = [family.query, family.value]
     if not all(any(name.endswith(f".{target}") for name, _ in model.named_modules()) for target in targets):
-        raise SettingsError(f"lora_rank: the query and value products of a {model.config.model_type} model are not known")
+        raise SettingsError(
+            f"lora_rank needs the query and value layers, which are not known for a {model.config.model_type} model; "
+            "leave out --lora-rank"
+        )
     config = LoraConfig(
         r=settings.lora_rank, lora_alpha=settings.lora_rank * settings.lora_scale, target_modules=targets, bias="none"
     )
     encoder = encoder_of(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        tuner = LoraModel(encoder, config, "default")
+        adapters = LoraModel(encoder, config, "default")
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_("lora_" in name or "pooler." in name)
-    return Adapter(tuner)
-
-
-def _draw(model: PreTrainedModel, concerned: Callable[[str], bool], *, seed: int) -> None:
-    """Draw the weights of the concerned modules."""
-    deviation = float(getattr(model.config, "initializer_range", 0.02))
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        for name, module in model.named_modules():
-            if not concerned(name) or not list(module.parameters(recurse=False)):
-                continue
-            for kind, parameter in module.named_parameters(recurse=False):
-                if kind == "bias":
-                    parameter.zero_()
-                elif parameter.ndim < 2:
-                    parameter.fill_(1.0)
-                else:
-                    parameter.normal_(0.0, deviation)
-            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-                module.weight[module.padding_idx].zero_()
+    return adapters
 
 
 class AnchoredObjective(Objective):
-    """An objective plus weight * the squared distance of the encoder's trained weights from their first values.
+    """An objective plus weight * the squared distance of the encoder's trained weights from their initial values (L2-SP).
 
     The head is left out: it is new, or belongs to another task.
     """
@@ -217,42 +188,30 @@ class AnchoredObjective(Objective):
     def __init__(self, objective: Objective, encoder: nn.Module, *, weight: float) -> None:
         super().__init__(objective.parts)
         self._weight = weight
-        trained = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
-        # In lists, which a module does not look into: the weights are the model's, and where they began need not be saved.
-        self._now = list(trained.values())
-        self._began = [parameter.detach().clone() for parameter in trained.values()]
-
-    def distance(self) -> Tensor:
-        """Return the squared distance, a scalar with a gradient."""
-        pairs = zip(self._now, self._began, strict=True)
-        squares = [(parameter - began).square().sum() for parameter, began in pairs]
-        total = squares[0]
-        for square in squares[1:]:
-            total = total + square
-        return total
+        # In a list, which a module does not search for parameters: neither the weights nor the copies are saved twice.
+        self._pairs = [(now, now.detach().clone()) for now in encoder.parameters() if now.requires_grad]
 
     def forward(self, model: nn.Module, batch: TrainingBatch) -> StepLoss:
-        """Return the objective's loss with the pull added; the terms name it `anchor`, before it is weighted."""
+        """Return the objective's loss plus the weighted distance; the term `anchor` is the distance without the weight."""
         loss = super().forward(model, batch)
-        distance = self.distance()
+        distance = torch.stack([(now - initial).square().sum() for now, initial in self._pairs]).sum()
         return StepLoss(loss.total + self._weight * distance, {**loss.terms, "anchor": float(distance.detach())})
 
 
 def divide_logits(model: PreTrainedModel, temperature: float) -> None:
-    """Divide what the model answers by a temperature, in the weights of its last product.
+    """Divide the model's logits by a temperature, in the weights of its last linear layer.
 
     Raises:
-        SettingsError: There is no such product.
+        SettingsError: The model has no such layer.
     """
     prefix = f"{model.base_model_prefix}."
-    products = [
+    linear = [
         module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and not name.startswith(prefix) and module.out_features == model.config.num_labels
     ]
-    if not products:
-        raise SettingsError(f"{type(model).__name__} has no product that gives the logits, so it cannot be calibrated")
+    if not linear:
+        raise SettingsError(f"{type(model).__name__} has no linear layer that returns the logits, so it cannot be calibrated")
     with torch.no_grad():
-        products[-1].weight.div_(temperature)
-        if products[-1].bias is not None:
-            products[-1].bias.div_(temperature)
+        for parameter in linear[-1].parameters():
+            parameter.div_(temperature)

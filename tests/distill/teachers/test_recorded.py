@@ -29,7 +29,7 @@ SETTINGS = DataSettings(teacher_logits_column="scores")
 def test_the_recorded_logits_are_given_by_text(tmp_path: Path) -> None:
     teacher = RecordedLogits(iter(ANSWERS), labels=LABELS, folder=tmp_path)
     assert teacher.predict_logits(["dull", "a film", "dull"]).tolist() == [[3, -3.25], [-1.5, 2], [3, -3.25]]
-    with pytest.raises(DatasetError, match="recorded for the text 'A film'"):
+    with pytest.raises(DatasetError, match="'A film'"):
         teacher.predict_logits(["dull", "A film"])
 
 
@@ -76,7 +76,7 @@ def test_one_changed_logit_makes_another_trial_and_another_checkpoint(
 
 @pytest.mark.parametrize("logits", [[1.0], [1.0, 2.0, 3.0], [1.0, float("nan")]])
 def test_logits_that_do_not_fit_the_labels_are_refused(logits: list[float], tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="wanted 2 finite numbers, for negative, positive in this order"):
+    with pytest.raises(DatasetError, match=r"'a film'.*2 finite numbers.*negative, positive"):
         RecordedLogits([("a film", logits)], labels=LABELS, folder=tmp_path)
 
 
@@ -135,4 +135,4 @@ def test_the_command_teaches_a_pretrained_model_with_the_column_alone(
     assert not (out / ".recorded").exists()
     refused = potstill("distill", *flags, "--student", tiny_model, "--num-layers", 1, "--augment", 1, "--out", tmp_path / "b")
     assert refused.code == 3
-    assert "augmented texts need a teacher that can be asked" in refused.complaint
+    assert "--augment" in refused.complaint

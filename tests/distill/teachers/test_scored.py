@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,7 @@ from distill.errors import DatasetError, SettingsError
 from distill.progress import SilentReporter
 from distill.teachers.answer_store import AnswerStore, soft_targets_dir
 from distill.teachers.answers import teacher_logits
-from distill.teachers.scored import with_scored
-from distill.teachers.teacher import Teacher, open_teacher
+from distill.teachers.teacher import Teacher, open_teacher, with_scored
 from serve.bulk.run import score
 from serve.bulk.settings import ScoreSettings
 
@@ -95,7 +95,7 @@ def test_a_student_learns_from_a_scored_corpus(
     settings = ("--num-layers", 1, "--epochs", 1, "--device", "cpu", "--json")
     done = potstill("distill", tiny_student.path, *named, *settings, "--out", tmp_path / "student")
     assert done.code == 0, done.err
-    assert "the int8 graph has answered 60 rows" in done.err
+    assert re.search(r"scored: .* 60 rows.*int8", done.err)
     assert "teacher logits: 60 of 150 texts were in the cache" in done.err  # 90 to train with, 10 to validate
     assert json.loads(done.out.splitlines()[-1])["lineage"]["unlabeled_fingerprint"]
 
@@ -103,11 +103,9 @@ def test_a_student_learns_from_a_scored_corpus(
 def test_what_is_not_the_teachers_or_not_whole_is_refused(
     tmp_path: Path, tiny_student: Bundle, tiny_fallback: Bundle, folder: Path
 ) -> None:
-    with pytest.raises(
-        SettingsError, match="was scored with another bundle, or before that changed; score it with the teacher"
-    ):
+    with pytest.raises(SettingsError, match="another bundle"):
         opened(tiny_fallback, folder)
-    with pytest.raises(DatasetError, match=r"holds no _manifest.json of `potstill score`; name its --output"):
+    with pytest.raises(DatasetError, match=r"_manifest\.json.*--output"):
         opened(tiny_student, tmp_path)
     damaged = tmp_path / "damaged"
     shutil.copytree(folder, damaged)
@@ -117,13 +115,13 @@ def test_what_is_not_the_teachers_or_not_whole_is_refused(
         opened(tiny_student, damaged)
     manifest = json.loads((damaged / "_manifest.json").read_text())
     (damaged / "_manifest.json").write_text(json.dumps({**manifest, "complete": False}))
-    with pytest.raises(DatasetError, match="is not finished; run the same `potstill score` again"):
+    with pytest.raises(DatasetError, match="not complete; run the same `potstill score` again"):
         opened(tiny_student, damaged)
-    with pytest.raises(SettingsError, match="is the second one scored with the same bundle"):
+    with pytest.raises(SettingsError, match="second folder"):
         opened(tiny_student, folder, folder)
 
 
 @pytest.mark.parametrize("lacking", [{"logits": False}, {"columns": ()}])
 def test_a_table_without_logits_or_texts_is_refused(lacking: dict[str, Any], tmp_path: Path, tiny_student: Bundle) -> None:
-    with pytest.raises(SettingsError, match="lacks the logits or the texts; score with --logits --columns text"):
+    with pytest.raises(SettingsError, match="--logits --columns text"):
         opened(tiny_student, scored_folder(tiny_student, tmp_path, **lacking))

@@ -130,7 +130,7 @@ def test_what_decides_a_teachers_answers_changes_its_digest(tiny_teacher: Bundle
 
 
 def test_a_teacher_without_layers_cannot_lend_them(tiny_splits: Splits, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="this teacher has none"):
+    with pytest.raises(SettingsError, match="--student"):
         distil(CountsWords(), tiny_splits, tmp_path)
 
 

@@ -18,10 +18,17 @@ from distill.progress import SilentReporter
 from distill.teacher_settings import FeatureSettings, TeacherSettings
 from distill.training.fine_tuning import fit_teacher
 from distill.transfer.features import pooled_features, pooled_states
-from distill.transfer.head import classifier_of, fit_head, fit_heads
+from distill.transfer.head import LinearHead, classifier_of, fit_heads
 
 LABELS = ("negative", "positive")
 TEXTS = ("a lovely film", "dull plot it was", "the end", "great great great music")
+
+
+def fit_head(
+    features: np.ndarray, labels: np.ndarray, *, num_labels: int, strength: float, balanced: bool = False
+) -> LinearHead:
+    (head,) = fit_heads(features, labels, num_labels=num_labels, strengths=(strength,), balanced=balanced)
+    return head
 
 
 def loaded(folder: Path) -> TorchClassifier:
@@ -78,7 +85,7 @@ def test_the_classifier_computes_the_heads_logits(tiny_model: Path, tiny_splits:
     train = tiny_splits.train
     encoder = loaded(tiny_model)
     settings = FeatureSettings(pooling=pooling)  # type: ignore[arg-type]
-    features = pooled_features(encoder, train.texts, settings, folder=tmp_path).after(2)
+    features = pooled_features(encoder, train.texts, settings, folder=tmp_path).values[:, 2]
     head = fit_head(features, train.label_ids, num_labels=2, strength=0.1)
     made = classifier_of(encoder, head, layers=2, pooling=settings.pooling)
     assert made.model.config.num_hidden_layers == (3 if pooling == "mean" else 2)
@@ -107,6 +114,17 @@ def test_each_strength_ends_where_it_would_end_alone() -> None:
         alone = fit_head(features, labels, num_labels=3, strength=strength)
         np.testing.assert_allclose(head.logits(features), alone.logits(features), atol=5e-3)
     assert abs(together[0].weight).max() < abs(together[2].weight).max() / 2
+
+
+def test_a_label_that_all_or_no_training_texts_have_is_always_or_never_predicted() -> None:
+    features = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    several = np.stack([np.ones(20), np.zeros(20), features[:, 0] > 0], axis=1).astype(np.int64)
+    logits = fit_head(features, several, num_labels=3, strength=1.0).logits(features)
+    assert (logits[:, 0] > 10).all()
+    assert (logits[:, 1] < -10).all()
+    assert ((logits[:, 2] > 0) == several[:, 2]).mean() > 0.9
+    only = fit_head(features, np.full(20, 1), num_labels=3, strength=1.0).logits(features)
+    assert (only.argmax(axis=1) == 1).all()
 
 
 def test_balanced_classes_let_a_rare_one_count() -> None:
@@ -179,7 +197,7 @@ def test_features_export_like_any_teacher(tiny_model: Path, tiny_splits: Splits,
 
 def test_pooling_that_no_bert_computes_is_refused(tiny_model: Path, tiny_splits: Splits, tmp_path: Path) -> None:
     settings = TeacherSettings(transfer="features", pooling="max", max_length=32)
-    with pytest.raises(SettingsError, match="computes max-pooled features"):
+    with pytest.raises(SettingsError, match=r"max-pooled.*--pooling"):
         fit_teacher(
             str(tiny_model), train=tiny_splits.train, validation=tiny_splits.validation, out=tmp_path, settings=settings
         )

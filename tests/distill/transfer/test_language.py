@@ -77,9 +77,9 @@ def test_a_tokenizer_without_berts_special_tokens_is_refused(tiny_model: Path) -
     classifier = loaded(tiny_model)
     content = classifier.tokenizer.to_json().replace("[MASK]", "<mask>")
     classifier.tokenizer = TextTokenizer.from_json(content, max_length=32, pad_id=0)
-    with pytest.raises(SettingsError, match=r"has no \[MASK\]; leave out --new-vocabulary"):
+    with pytest.raises(SettingsError, match=r"\[MASK\].*--new-vocabulary"):
         with_new_vocabulary(classifier, ["一"], size=100, seed=0)
-    with pytest.raises(SettingsError, match="there are none"):
+    with pytest.raises(SettingsError, match="--new-vocabulary"):
         trained_tokenizer([], size=100)
 
 

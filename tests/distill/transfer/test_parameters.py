@@ -19,7 +19,7 @@ from distill.models.torch_classifier import TorchClassifier
 from distill.teacher_settings import TeacherSettings
 from distill.training.fine_tuning import fit_teacher
 from distill.training.loop import adamw
-from distill.transfer.parameters import AnchoredObjective, LayerRates, add_lora, draw_anew, freeze
+from distill.transfer.parameters import AnchoredObjective, LayerRates, add_lora, freeze, reinitialize_top
 
 
 def loaded(folder: Path) -> TorchClassifier:
@@ -88,17 +88,17 @@ def test_gradual_unfreezing_needs_an_epoch_for_each_layer(tiny_model: Path, tiny
             carried(tiny_model, tiny_splits, tmp_path / "few", gradual_unfreezing=True, **settings)
 
 
-def test_only_the_top_layers_are_drawn_anew(tiny_model: Path) -> None:
+def test_only_the_top_layers_are_reinitialized(tiny_model: Path) -> None:
     before, after = loaded(tiny_model), loaded(tiny_model)
-    draw_anew(after.model, top_layers=2, seed=1)
+    reinitialize_top(after.model, layers=2, seed=1)
     assert changed_layers(before, after) == {"layer.2", "layer.3", "pooler"}
     weight = after.model.bert.encoder.layer[3].intermediate.dense.weight
     assert float(weight.detach().std()) == pytest.approx(0.02, rel=0.05)
     again = loaded(tiny_model)
-    draw_anew(again.model, top_layers=2, seed=1)
+    reinitialize_top(again.model, layers=2, seed=1)
     assert not changed_layers(after, again)
     with pytest.raises(SettingsError, match="reinit_layers is 5, but the model has only 4 layers"):
-        draw_anew(after.model, top_layers=5, seed=1)
+        reinitialize_top(after.model, layers=5, seed=1)
     with pytest.raises(SettingsError, match="freeze_below is 5, but the model has only 4 layers"):
         freeze(after.model, below=5)
 
@@ -120,7 +120,7 @@ def test_lora_merges_into_plain_weights_that_answer_alike(tiny_model: Path) -> N
                 weight.normal_(0, 0.3)
     texts = ["a lovely film", "dull plot"]
     beside = classifier.predict_logits(texts)
-    adapter.merge()
+    adapter.merge_and_unload()
     assert set(classifier.model.state_dict()) == names
     np.testing.assert_allclose(classifier.predict_logits(texts), beside, atol=1e-5)
     assert np.abs(loaded(tiny_model).predict_logits(texts) - beside).max() > 1e-3
