@@ -165,7 +165,8 @@ class _Asker:
                     self.file.append(keys[unwritten], logits[unwritten])
                     unwritten.clear()
         finally:  # an interrupted run keeps what it has
-            self.file.append(keys[unwritten], logits[unwritten])
+            if unwritten:
+                self.file.append(keys[unwritten], logits[unwritten])
         # A repeated text gets the logits of its first appearance.
         logits[missing] = logits[missing[first]][same_as.reshape(-1)]
         advance(len(missing) - len(asked))

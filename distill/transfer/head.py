@@ -14,11 +14,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from distill.errors import SettingsError
@@ -38,6 +39,9 @@ LINEAR_SHARE = 1e-3
 """Scale of a standardised feature inside the pooler: tanh(x) = x to within x³/3, here 3e-10."""
 
 MAX_STEPS = 500
+
+_thread_pools = cache(ThreadpoolController)
+"""The thread pools of the loaded libraries; finding them takes about 20 ms."""
 
 ABSENT = -20.0
 """Logit of a label that no training text has, relative to the others."""
@@ -103,16 +107,12 @@ def fit_heads(
     deviation = np.maximum(features.std(axis=0, dtype=np.float64), 1e-6)
     # float32, like the features: half the time, and the same weights to within the tolerance of the solver.
     standard = ((features - mean) / deviation).astype(np.float32)
-    # The solver multiplies a matrix by a vector hundreds of times in a row: several threads only slow that down.
-    with threadpool_limits(limits=1):
-        if label_ids.ndim == 1:
-            fitted = _regressions(standard, label_ids, num_labels=num_labels, strengths=strengths, balanced=balanced)
-        else:
-            by_label = [
-                _regressions(standard, has, num_labels=2, strengths=strengths, balanced=balanced) for has in label_ids.T
-            ]
-            # Yes against no, so that a sigmoid of the difference is the softmax of the two.
-            fitted = [np.stack([yes - no for no, yes in of_strength]) for of_strength in zip(*by_label, strict=True)]
+    if label_ids.ndim == 1:
+        fitted = _regressions(standard, label_ids, num_labels=num_labels, strengths=strengths, balanced=balanced)
+    else:
+        by_label = [_regressions(standard, has, num_labels=2, strengths=strengths, balanced=balanced) for has in label_ids.T]
+        # Yes against no, so that a sigmoid of the difference is the softmax of the two.
+        fitted = [np.stack([yes - no for no, yes in of_strength]) for of_strength in zip(*by_label, strict=True)]
     return [LinearHead(weight=rows[:, :-1], bias=rows[:, -1], mean=mean, deviation=deviation) for rows in fitted]
 
 
@@ -133,7 +133,9 @@ def _regressions(
         rows[:, -1] = ABSENT
         rows[present] = 0.0
         if len(present) > 1:  # scikit-learn refuses a single class
-            model.set_params(C=strength).fit(standard, label_ids)
+            # The solver multiplies a matrix by a vector hundreds of times in a row: several threads only slow that down.
+            with _thread_pools().limit(limits=1):
+                model.set_params(C=strength).fit(standard, label_ids)
             found = np.column_stack([model.coef_, model.intercept_])
             # scikit-learn keeps only the row of the second of two classes; half of it on each side is the same.
             rows[present] = found if len(found) > 1 else np.vstack([-found, found]) / 2

@@ -148,7 +148,7 @@ def test_every_member_must_be_worth_learning_from(tiny_teacher: Bundle, tiny_spl
 
 
 def test_answers_that_are_not_finite_are_refused(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match=r"wanted finite numbers, \(100, 2\)"):
+    with pytest.raises(TeacherError, match=r"finite.*\(100, 2\)"):
         distil((tiny_teacher, CountsWords(spoilt=float("nan"))), tiny_splits, tmp_path)
 
 
