@@ -16,8 +16,10 @@ from distill.models.recording import Layers
 
 def hidden_pairs(student: Layers, teacher: Layers) -> list[tuple[Tensor, Tensor]]:
     """Return (student's hidden state, the teacher's state it is compared with) of each student layer, first layer first."""
-    matched = matched_layers(len(student.hidden), len(teacher.hidden))
-    return [(state, teacher.hidden[layer]) for state, layer in zip(student.hidden, matched, strict=True)]
+    return [
+        (student.hidden[layer], teacher.hidden[matched])
+        for layer, matched in enumerate(matched_layers(len(student.hidden), len(teacher.hidden)))
+    ]
 
 
 class Projections(nn.Module):

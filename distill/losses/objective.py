@@ -129,9 +129,7 @@ class Objective(nn.Module):
             losses = part.term(seen)
             total = total + share * losses
             means[part.name] = float(losses.detach()[counted].mean())
-        if text_weights is not None:
-            total = total * text_weights
-        return StepLoss(total.mean(), means)
+        return StepLoss((total if text_weights is None else total * text_weights).mean(), means)
 
 
 def mixed(*, soft: nn.Module, hard: nn.Module, soft_weight: float) -> tuple[Weighted, Weighted]:
@@ -225,5 +223,5 @@ def _teacher_beside(
 
 
 def _hard(settings: TrainingSettings, student: TorchClassifier, label_ids: NDArray[np.int64]) -> HardLabels:
-    balanced = settings.class_weights == "balanced"
-    return HardLabels(class_weights=balanced_weights(label_ids, len(student.labels)) if balanced else None)
+    weights = balanced_weights(label_ids, len(student.labels)) if settings.class_weights == "balanced" else None
+    return HardLabels(class_weights=weights)

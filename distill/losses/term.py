@@ -73,8 +73,9 @@ def matched_layers(num_student_layers: int, num_teacher_layers: int) -> tuple[in
     with the last layer of its segment: 1, 3, 5 of six. Students are made by the same rule ("spread"), and patient
     distillation calls it "skip" (Sun et al., 2019).
     """
-    ends = (round((layer + 1) * num_teacher_layers / num_student_layers) for layer in range(num_student_layers))
-    return tuple(max(0, end - 1) for end in ends)
+    return tuple(
+        max(0, round((layer + 1) * num_teacher_layers / num_student_layers) - 1) for layer in range(num_student_layers)
+    )
 
 
 def mean_over_tokens(values: Tensor, mask: Tensor) -> Tensor:
@@ -103,8 +104,8 @@ def log_attention(left: Tensor, right: Tensor, mask: Tensor, *, num_heads: int) 
     """
     left, right = (states.unflatten(-1, (num_heads, -1)).transpose(1, 2) for states in (left, right))
     scores = left @ right.transpose(-1, -2) / left.shape[-1] ** 0.5
-    lowest = torch.finfo(scores.dtype).min / 2
-    return functional.log_softmax(scores.masked_fill(mask[:, None, None, :] == 0, lowest), dim=-1)
+    scores = scores.masked_fill(mask[:, None, None, :] == 0, torch.finfo(scores.dtype).min / 2)
+    return functional.log_softmax(scores, dim=-1)
 
 
 def divergence_of_rows(*, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

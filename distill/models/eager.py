@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distill.bundle import Bundle
 from distill.classifier import TextInput
-from distill.labels import Logits, ProblemType
+from distill.labels import Logits
 from distill.models.devices import using_threads
 from distill.models.loading import is_static, load_bundle, quiet_transformers
 
@@ -27,18 +27,10 @@ class EagerClassifier:
             else:
                 self._model = AutoModelForSequenceClassification.from_pretrained(bundle.path, use_safetensors=True).eval()
             self._tokenizer = AutoTokenizer.from_pretrained(bundle.path)
-        self._bundle = bundle
+        self.labels = bundle.labels
+        self.problem_type = bundle.manifest.problem_type
+        self._max_length = bundle.manifest.max_length
         self._threads = threads
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Label names, in the order of the logits."""
-        return self._bundle.labels
-
-    @property
-    def problem_type(self) -> ProblemType:
-        """How logits become probabilities."""
-        return self._bundle.manifest.problem_type
 
     def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
         """Return logits, shape (len(texts), len(labels)), all texts in one batch padded to the longest."""
@@ -48,7 +40,7 @@ class EagerClassifier:
             inputs = self._tokenizer(
                 list(texts),
                 truncation=True,
-                max_length=self._bundle.manifest.max_length,
+                max_length=self._max_length,
                 padding=len(texts) > 1,
                 return_tensors="pt",
             )

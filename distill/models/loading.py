@@ -58,20 +58,15 @@ def load_pretrained(
         Bundle.open(folder)  # raises if it is damaged
         if is_static(Path(folder)):
             raise SettingsError(f"{folder} is a static student, which cannot be fine-tuned; name an encoder")
-    names = dict(enumerate(labels))
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            config = AutoConfig.from_pretrained(
-                folder,
-                num_labels=len(labels),
-                id2label=names,
-                label2id={name: index for index, name in names.items()},
-                problem_type=problem_type,
-            )
             model, loading = AutoModelForSequenceClassification.from_pretrained(
                 folder,
-                config=config,
+                num_labels=len(labels),
+                id2label=dict(enumerate(labels)),
+                label2id={name: index for index, name in enumerate(labels)},
+                problem_type=problem_type,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,
                 dtype=torch.float32,
@@ -84,14 +79,11 @@ def load_pretrained(
                 "weights are never loaded) and tokenizer files, in a folder or on the hub"
             ) from exc
     _require_encoder_weights(source, model, loading)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or tokenizer.pad_token_id is None:
-        raise SettingsError(f"{source} has no fast tokenizer with a padding token, which potstill needs")
-    _require_vocabulary(source, model, tokenizer)
-    require_max_length(config, max_length)
+    _require_tokenizer(source, model, tokenizer)
+    require_max_length(model.config, max_length)
     return TorchClassifier(
         model=model,
-        tokenizer=TextTokenizer(backend, max_length=max_length, pad_id=int(tokenizer.pad_token_id)),
+        tokenizer=TextTokenizer(tokenizer.backend_tokenizer, max_length=max_length, pad_id=int(tokenizer.pad_token_id)),
         tokenizer_config=_portable_tokenizer_config(tokenizer),
         labels=tuple(labels),
         origin=source if source == BUILTIN_MINILM or not Path(source).exists() else Path(source).resolve().name,
@@ -102,8 +94,10 @@ def load_pretrained(
 def load_bundle(bundle: Bundle) -> TorchClassifier:
     """Load the PyTorch model of a bundle."""
     weights = bundle.weights()
+    # Not registered with transformers: that would change what AutoConfig loads in the whole process.
+    config_class = StaticConfig if is_static(bundle.path) else AutoConfig
     with quiet_transformers():
-        model = blank_model(_config_of(bundle))
+        model = blank_model(config_class.from_pretrained(bundle.path))
     # strict: a bundle with missing or additional weights must not load
     model.load_state_dict(safetensors.torch.load_file(weights), strict=True)
     return TorchClassifier(
@@ -143,13 +137,6 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _config_of(bundle: Bundle) -> PretrainedConfig:
-    # Not registered with transformers: that would change what AutoConfig loads in the whole process.
-    if is_static(bundle.path):
-        return StaticConfig.from_pretrained(bundle.path)
-    return AutoConfig.from_pretrained(bundle.path)
-
-
 def _require_encoder_weights(source: str, model: PreTrainedModel, loading: dict[str, Any]) -> None:
     """Raise `BundleError` if transformers drew a part of the encoder at random; a new pooler and head are expected."""
     drawn = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
@@ -161,8 +148,10 @@ def _require_encoder_weights(source: str, model: PreTrainedModel, loading: dict[
         )
 
 
-def _require_vocabulary(source: str, model: PreTrainedModel, tokenizer: Any) -> None:
-    """Raise `BundleError` for another model's tokenizer, or an empty one, which transformers makes if files are missing."""
+def _require_tokenizer(source: str, model: PreTrainedModel, tokenizer: Any) -> None:
+    """Refuse a slow tokenizer, another model's, or an empty one, which transformers makes if files are missing."""
+    if getattr(tokenizer, "backend_tokenizer", None) is None or tokenizer.pad_token_id is None:
+        raise SettingsError(f"{source} has no fast tokenizer with a padding token, which potstill needs")
     vocabulary = tokenizer.get_vocab()
     rows = model.get_input_embeddings().num_embeddings
     if not vocabulary.keys() - set(tokenizer.all_special_tokens):

@@ -13,8 +13,6 @@ table lookups, sums and the head.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
@@ -41,24 +39,12 @@ class StaticConfig(PretrainedConfig):
 
     model_type = MODEL_TYPE
 
-    def __init__(
-        self,
-        *,
-        vocab_size: int = 1,
-        pad_token_id: int = 0,
-        hidden_size: int = 1,
-        window: int = 1,
-        num_features: int = 1,
-        head_size: int = 1,
-        **others: Any,
-    ) -> None:
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.window = window
-        self.num_features = num_features
-        self.head_size = head_size
-        super().__init__(**others)
-        self.pad_token_id = pad_token_id
+    vocab_size: int = 1
+    pad_token_id: int = 0
+    hidden_size: int = 1
+    window: int = 1
+    num_features: int = 1
+    head_size: int = 1
 
 
 class StaticClassifier(PreTrainedModel):
@@ -67,6 +53,7 @@ class StaticClassifier(PreTrainedModel):
     config_class = StaticConfig
     config: StaticConfig
     base_model_prefix = ""
+    _input_embed_layer = "token_embeddings"
 
     def __init__(self, config: StaticConfig) -> None:
         if config.window < 1 or config.window % 2 == 0:
@@ -79,10 +66,6 @@ class StaticClassifier(PreTrainedModel):
         self.classifier = nn.Linear(config.head_size, config.num_labels or 0)
         self.dropout = nn.Dropout(0.0)
         nn.init.zeros_(self.importance_embeddings.weight)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the table of token vectors."""
-        return self.token_embeddings
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SequenceClassifierOutput:
         """Return logits, shape (texts, labels), for ids and mask of shape (texts, length)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +76,8 @@ class TorchClassifier:
         with evaluating(self.model):
             for batch in steady_batches(lengths, max_length=self.tokenizer.max_length, max_tokens=STEADY_BATCH_TOKENS):
                 padded = self.tokenizer.pad([rows[place] for place in batch.places])
-                filled = filled_up(padded, batch.shape, pad_id=self.tokenizer.pad_id)
                 with computing_in(compute, self.model.device):
-                    logits = self._run(filled)
+                    logits = self._run(filled_up(padded, batch.shape, pad_id=self.tokenizer.pad_id))
                 yield batch.places, logits[: len(batch.places)]
 
     def tensors(self, batch: Batch) -> dict[str, Tensor]:
@@ -90,8 +90,7 @@ class TorchClassifier:
 
     def input_vectors(self) -> NDArray[np.float32]:
         """Return the embedding of each token, shape (tokens, dimensions)."""
-        vectors: NDArray[np.float32] = self.token_table().detach().float().cpu().numpy()
-        return vectors
+        return np.asarray(self.token_table().detach().float().cpu())
 
     def token_table(self) -> Tensor:
         """Return the weight that holds the embedding of each token, shape (tokens, dimensions).
@@ -114,8 +113,11 @@ class TorchClassifier:
         Pooler and head are not counted: they see one token of each text. Nor are the matmuls of attention scores.
         """
         encoder = getattr(self.model, self.model.base_model_prefix, self.model)
-        linear = (name for name, module in encoder.named_modules() if isinstance(module, nn.Linear) and "pooler" not in name)
-        return sum(encoder.get_submodule(name).get_parameter("weight").numel() for name in linear)
+        return sum(
+            module.weight.numel()
+            for name, module in encoder.named_modules()
+            if isinstance(module, nn.Linear) and "pooler" not in name
+        )
 
     def digest(self) -> str:
         """Return the sha256 of everything that the logits depend on: weights, config, tokenizer, max_length."""
@@ -139,10 +141,7 @@ def write_model_files(classifier: TorchClassifier, folder: Path) -> None:
 
 def require_max_length(config: Any, max_length: int) -> None:
     """Raise `SettingsError` if the position table has fewer rows than `max_length` tokens need."""
-    table = getattr(config, "max_position_embeddings", None)
-    if table is None:
-        return
-    usable = table - position_offset(config)
+    usable = (getattr(config, "max_position_embeddings", None) or math.inf) - position_offset(config)
     if max_length > usable:
         raise SettingsError(
             f"max_length is {max_length}, but this model has positions for {usable} tokens; use a smaller --max-length"
@@ -151,7 +150,5 @@ def require_max_length(config: Any, max_length: int) -> None:
 
 def _portable_config(classifier: TorchClassifier) -> str:
     """The config as JSON, without the path it was loaded from."""
-    values = classifier.model.config.to_dict()
-    values.pop("_name_or_path", None)
-    values["architectures"] = [type(classifier.model).__name__]
-    return json.dumps(values, indent=2, sort_keys=True) + "\n"
+    config = {name: value for name, value in classifier.model.config.to_dict().items() if name != "_name_or_path"}
+    return json.dumps({**config, "architectures": [type(classifier.model).__name__]}, indent=2, sort_keys=True) + "\n"

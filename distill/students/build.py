@@ -52,8 +52,8 @@ def build_student(
     student = teacher
     if settings.kind == "encoder":
         num_layers = teacher.model.config.num_hidden_layers
-        default = num_layers if whole else DEFAULT_NUM_LAYERS
-        student = keep_layers(student, chosen_layers(settings, num_layers, default=default))
+        layers = chosen_layers(settings, num_layers, default=num_layers if whole else DEFAULT_NUM_LAYERS)
+        student = keep_layers(student, layers)
     if settings.hidden_size is not None:
         student = narrowed(student, settings.hidden_size, texts)
     student = trim_positions(student)
@@ -87,11 +87,10 @@ def load_student(source: str, settings: DistillSettings, *, teacher: Classifier)
         SettingsError: Neither settings nor teacher give a `max_length`, or the model has fewer positions.
         BundleError: No model can be loaded from the source.
     """
-    max_length = settings.max_length
+    inherited = teacher.tokenizer.max_length if isinstance(teacher, TorchClassifier) else None
+    max_length = settings.max_length or inherited
     if max_length is None:
-        if not isinstance(teacher, TorchClassifier):
-            raise SettingsError("this teacher has no max_length for its student to inherit; set it with --max-length")
-        max_length = teacher.tokenizer.max_length
+        raise SettingsError("this teacher has no max_length for its student to inherit; set it with --max-length")
     student = load_pretrained(
         source, labels=teacher.labels, max_length=max_length, seed=settings.seed, problem_type=teacher.problem_type
     )

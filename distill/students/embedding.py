@@ -95,8 +95,7 @@ def look_at_neighbours(classifier: TorchClassifier) -> TorchClassifier:
             "--embedding-window"
         )
     nothing = torch.zeros_like(weight)
-    table = table.clone()
-    table[classifier.tokenizer.pad_id] = 0
+    table = table.index_fill(0, torch.tensor(classifier.tokenizer.pad_id, device=table.device), 0)
     return _with_linear(classifier, table, torch.cat([nothing, weight, nothing], dim=1), bias, trigram_input=True)
 
 
@@ -106,10 +105,9 @@ def _with_linear(
     """Return the classifier with this token table and linear layer; all other weights are kept."""
     config = classifier.model.config
     base = f"{classifier.model.base_model_prefix}."
-    weights = {name.replace(base, "mobilebert.", 1): tensor for name, tensor in classifier.model.state_dict().items()}
-    weights[f"mobilebert.{_TABLE}"] = table
-    weights[f"mobilebert.{_LINEAR}.weight"] = weight
-    weights[f"mobilebert.{_LINEAR}.bias"] = bias
+    renamed = {name.replace(base, "mobilebert.", 1): tensor for name, tensor in classifier.model.state_dict().items()}
+    changed = {_TABLE: table, f"{_LINEAR}.weight": weight, f"{_LINEAR}.bias": bias}
+    weights = {**renamed, **{f"mobilebert.{name}": tensor for name, tensor in changed.items()}}
     shared: dict[str, Any] = {name: getattr(config, name, None) for name in _SHARED}
     mobile_config = MobileBertConfig(
         **shared,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from distill.errors import SettingsError
 from distill.models.families import in_layer, layer_names, position_offset
 from distill.models.loading import rebuilt
 from distill.models.torch_classifier import TorchClassifier
-from distill.settings import StudentSettings
+from distill.settings import LayerRule, StudentSettings
 
 DEFAULT_NUM_LAYERS = 3
 """Layers of a student when its settings name none."""
@@ -31,18 +31,18 @@ def chosen_layers(settings: StudentSettings, num_teacher_layers: int, *, default
         SettingsError: The teacher has fewer layers.
     """
     if settings.layers:
-        beyond = [layer for layer in settings.layers if layer >= num_teacher_layers]
-        if beyond:
-            raise SettingsError(f"layers names {beyond[0]}, but the teacher has layers 0 to {num_teacher_layers - 1}")
+        if (highest := max(settings.layers)) >= num_teacher_layers:
+            raise SettingsError(f"layers names {highest}, but the teacher has layers 0 to {num_teacher_layers - 1}")
         return settings.layers
     count = settings.num_layers or default
     if count > num_teacher_layers:
         raise SettingsError(f"num_layers is {count}, but the teacher has only {num_teacher_layers} layers")
-    if settings.layer_rule == "lower":
-        return tuple(range(count))
-    if settings.layer_rule == "upper":
-        return tuple(range(num_teacher_layers - count, num_teacher_layers))
-    return tuple(round((index + 1) * num_teacher_layers / count) - 1 for index in range(count))
+    by_rule: dict[LayerRule, Iterable[int]] = {
+        "lower": range(count),
+        "upper": range(num_teacher_layers - count, num_teacher_layers),
+        "spread": (round((index + 1) * num_teacher_layers / count) - 1 for index in range(count)),
+    }
+    return tuple(by_rule[settings.layer_rule])
 
 
 def keep_layers(teacher: TorchClassifier, layers: Sequence[int]) -> TorchClassifier:
@@ -56,14 +56,14 @@ def keep_layers(teacher: TorchClassifier, layers: Sequence[int]) -> TorchClassif
     if tuple(layers) != tuple(range(config.num_hidden_layers)):
         layer_names(teacher.model)  # raises if there are none
         config.num_hidden_layers = len(layers)
-        new_number = {layer: number for number, layer in enumerate(layers)}
-        weights = {}
-        for name, tensor in teacher.model.state_dict().items():
-            place = in_layer(name)
-            if place is None:
-                weights[name] = tensor
-            elif place.number in new_number:
-                weights[f"{place.layers}.{new_number[place.number]}.{place.part}"] = tensor
+        places = {name: in_layer(name) for name in weights}
+        outside = {name: weights[name] for name, place in places.items() if place is None}
+        kept = {
+            f"{place.layers}.{layers.index(place.number)}.{place.part}": weights[name]
+            for name, place in places.items()
+            if place is not None and place.number in layers
+        }
+        weights = {**outside, **kept}
     return rebuilt(teacher, config=config, weights=weights)
 
 
@@ -76,9 +76,8 @@ def trim_positions(classifier: TorchClassifier) -> TorchClassifier:
     weights = classifier.model.state_dict()
     rows = position_offset(config) + classifier.tokenizer.max_length
     names = [name for name in weights if name.endswith(_TABLE)]
-    if len(names) != 1 or len(weights[names[0]]) != config.max_position_embeddings or rows >= len(weights[names[0]]):
-        return classifier
-    if getattr(config, "relative_attention", False):  # DeBERTa bounds its relative distances by the same setting
+    relative = getattr(config, "relative_attention", False)  # DeBERTa bounds its relative distances by the same setting
+    if relative or len(names) != 1 or not rows < len(weights[names[0]]) == config.max_position_embeddings:
         return classifier
     shorter = copy.deepcopy(config)
     shorter.max_position_embeddings = rows

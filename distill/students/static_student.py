@@ -60,10 +60,9 @@ def token_vectors(teacher: TorchClassifier) -> Tensor:
     row = torch.from_numpy(np.insert(special, place, 0))
     seen = []
     with evaluating(teacher.model), torch.inference_mode():
-        for tokens in torch.arange(len(teacher.input_vectors())).split(_TOKENS_AT_ONCE):
-            ids = row.repeat(len(tokens), 1)
+        for tokens in torch.arange(len(teacher.token_table())).split(_TOKENS_AT_ONCE):
+            ids = row.repeat(len(tokens), 1).to(teacher.model.device)
             ids[:, place] = tokens
-            ids = ids.to(teacher.model.device)
             output = teacher.model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
             seen.append(output.hidden_states[-1][:, place].float().cpu().clone())
     vectors = torch.cat(seen)

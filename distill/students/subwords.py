@@ -6,16 +6,15 @@ Reads and writes `tokenizer.json`. Knows nothing of texts.
 from __future__ import annotations
 
 import json
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from distill.errors import SettingsError
 
-_BYTE = re.compile(r"^<0x[0-9A-F]{2}>$")
+_BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
 
 
 class Subwords(ABC):
@@ -23,14 +22,24 @@ class Subwords(ABC):
 
     def __init__(self, model: dict[str, Any]) -> None:
         self._model = model
+        self._prefix = model.get("continuing_subword_prefix") or ""
 
     def tokens(self) -> list[str]:
         """Return the model's tokens by id."""
         return sorted(self._model["vocab"], key=self._model["vocab"].__getitem__)
 
-    @abstractmethod
-    def alphabet(self) -> Collection[str]:
-        """Return the tokens without which some text could no longer be split into tokens."""
+    def alphabet(self) -> set[str]:
+        """Return the tokens without which some text could no longer be split into tokens.
+
+        They are the single characters, and tokens with a character that has no token of its own.
+        """
+        letters_of = {token: self._letters(token) for token in self.tokens()}
+        single = {token for token, letters in letters_of.items() if len(letters) <= 1}
+        return single | {token for token, letters in letters_of.items() if not single.issuperset(letters)}
+
+    def _letters(self, token: str) -> list[str]:
+        """Return the single-character tokens of a token."""
+        return list(token)
 
     @abstractmethod
     def pieces_of(self, token: str, kept: Collection[str]) -> Sequence[str] | None:
@@ -48,29 +57,20 @@ def subwords_of(model: dict[str, Any]) -> Subwords:
         SettingsError: A model of this kind cannot split a word that has no token.
     """
     kinds: dict[str, type[Subwords]] = {"WordPiece": WordPiece, "BPE": BytePairs, "Unigram": Unigram}
-    kind = kinds.get(model["type"])
-    if kind is None:
+    if model["type"] not in kinds:
         raise SettingsError(
             f"a {model['type']} tokenizer cannot split words that have no token, so its vocabulary cannot be trimmed; leave "
             f"out --vocabulary-size (it works with {', '.join(kinds)})"
         )
-    return kind(model)
+    return kinds[model["type"]](model)
 
 
 class WordPiece(Subwords):
     """Longest match from the left; tokens inside a word start with a prefix."""
 
-    def __init__(self, model: dict[str, Any]) -> None:
-        super().__init__(model)
-        self._prefix = model["continuing_subword_prefix"]
-
-    def alphabet(self) -> Collection[str]:
+    def alphabet(self) -> set[str]:
         """Return [UNK], single characters in both forms, and tokens with a character that has no token of its own."""
-        tokens = self._model["vocab"]
-        letters = {token for token in tokens if len(self._letters(token)) <= 1}
-        return (
-            letters | {self._model["unk_token"]} | {token for token in tokens if not letters.issuperset(self._letters(token))}
-        )
+        return super().alphabet() | {self._model["unk_token"]}
 
     def pieces_of(self, token: str, kept: Collection[str]) -> Sequence[str] | None:
         """Return the longest matches from the left."""
@@ -89,7 +89,6 @@ class WordPiece(Subwords):
         return pieces
 
     def _letters(self, token: str) -> list[str]:
-        """Return the single-character tokens of a token."""
         if token.startswith(self._prefix) and token != self._prefix:
             return [self._prefix + letter for letter in token.removeprefix(self._prefix)]
         return [letter if index == 0 else self._prefix + letter for index, letter in enumerate(token)]
@@ -100,7 +99,6 @@ class BytePairs(Subwords):
 
     def __init__(self, model: dict[str, Any]) -> None:
         super().__init__(model)
-        self._prefix = model.get("continuing_subword_prefix") or ""
         self._merges = [tuple(merge.split(" ", 1) if isinstance(merge, str) else merge) for merge in model["merges"]]
         self._parts: dict[str, tuple[str, ...]] = {}
         self._wholes: dict[str, set[str]] = {}
@@ -111,15 +109,14 @@ class BytePairs(Subwords):
                 for part in parts:
                     self._wholes.setdefault(part, set()).add(whole)
 
-    def alphabet(self) -> Collection[str]:
+    def alphabet(self) -> set[str]:
         """Return the tokens that no merge makes: bytes or characters."""
         return {token for token in self._model["vocab"] if token not in self._parts}
 
     def pieces_of(self, token: str, kept: Collection[str]) -> Sequence[str] | None:
         """Return the two parts of its merge, unless a kept token is merged from it."""
-        if any(whole in kept for whole in self._wholes.get(token, ())):
-            return None
-        return self._parts.get(token)
+        needed = any(whole in kept for whole in self._wholes.get(token, ()))
+        return None if needed else self._parts.get(token)
 
     def with_tokens(self, tokens: Sequence[str]) -> dict[str, Any]:
         """Return the model's JSON for these tokens."""
@@ -142,14 +139,11 @@ class Unigram(Subwords):
         """Return the tokens by id."""
         return [token for token, _ in self._model["vocab"]]
 
-    def alphabet(self) -> Collection[str]:
+    def alphabet(self) -> set[str]:
         """Return single characters, bytes, the unknown token, and tokens with a character that has no token."""
-        letters = {token for token in self._scores if len(token) <= 1}
-        uncovered = {token for token in self._scores if not letters.issuperset(token)}
         unknown = self._model["unk_id"]
         unknown_token = set() if unknown is None else {self.tokens()[unknown]}
-        byte_tokens = {token for token in self._scores if _BYTE.match(token)}
-        return letters | uncovered | unknown_token | byte_tokens
+        return super().alphabet() | unknown_token | _BYTES.intersection(self._scores)
 
     def pieces_of(self, token: str, kept: Collection[str]) -> Sequence[str] | None:
         """Return the most probable split into kept tokens."""
@@ -199,33 +193,22 @@ def with_tokens(tokenizer_json: str, kept: Collection[str]) -> TrimmedTokenizer:
     beside = sorted(added["id"] for added in tokenizer["added_tokens"] if added["content"] not in known)
     new_ids = {old: new for new, old in enumerate((*(known[token] for token in tokens), *beside))}
     tokenizer["model"] = subwords.with_tokens(tokens)
-    _replace_ids(tokenizer, new_ids.__getitem__)
+    for holder, key in _places_of_ids(tokenizer):
+        holder[key] = new_ids[holder[key]]
     return TrimmedTokenizer(json.dumps(tokenizer, ensure_ascii=False), new_ids)
 
 
 def special_ids(tokenizer_json: str) -> set[int]:
     """Return the ids of the added tokens and of the tokens that the post-processor puts around a text."""
-    found = set()
-
-    def note(index: int) -> int:
-        found.add(index)
-        return index
-
-    _replace_ids(json.loads(tokenizer_json), note)
-    return found
+    return {holder[key] for holder, key in _places_of_ids(json.loads(tokenizer_json))}
 
 
-def _replace_ids(tokenizer: dict[str, Any], new_id: Callable[[int], int]) -> None:
-    """Replace every token id outside the model, in place, by what `new_id` returns for it."""
-    for added in tokenizer["added_tokens"]:
-        added["id"] = new_id(added["id"])
+def _places_of_ids(tokenizer: dict[str, Any]) -> Iterator[tuple[Any, str | int]]:
+    """Yield (object or array, key) of every token id outside the model."""
+    yield from ((added, "id") for added in tokenizer["added_tokens"])
     processors = [tokenizer.get("post_processor") or {}]
     for processor in processors:  # grows while it is read: a Sequence holds others
         processors += processor.get("processors", ())
-        if processor.get("type") == "TemplateProcessing":
-            for special in processor["special_tokens"].values():
-                special["ids"] = [new_id(index) for index in special["ids"]]
-        for end in ("cls", "sep"):
-            if end in processor:
-                token, index = processor[end]
-                processor[end] = [token, new_id(index)]
+        for special in processor.get("special_tokens", {}).values():
+            yield from ((special["ids"], index) for index in range(len(special["ids"])))
+        yield from ((processor[end], 1) for end in ("cls", "sep") if end in processor)  # each is [token, id]

@@ -57,8 +57,7 @@ def trim_vocabulary(
             f"vocabulary_size would change the padding id of a {config.model_type} model, from which it counts positions; "
             "leave out --vocabulary-size"
         )
-    name = embedding_name(classifier)
-    weights = classifier.model.state_dict()
+    name, weights = embedding_name(classifier), classifier.model.state_dict()
     rows = torch.tensor(list(new_ids), device=weights[name].device)
     tokenizer = TextTokenizer.from_json(
         trimmed.json, max_length=classifier.tokenizer.max_length, pad_id=new_ids[classifier.tokenizer.pad_id]
@@ -87,7 +86,6 @@ def trimmed_tokenizer(
     subwords = subwords_of(json.loads(content)["model"])
     tokens = subwords.tokens()
     occurrences = count_tokens(tokenizer, texts)
-    beside = len(occurrences) - len(tokens)  # added tokens that the model itself does not know
     special = {tokens[index] for index in {*special_ids(content), tokenizer.pad_id} if index < len(tokens)}
     named = {value for value in tokenizer_config.values() if isinstance(value, str)}.intersection(tokens)
     counts = dict(zip(tokens, occurrences.tolist(), strict=False))
@@ -96,8 +94,8 @@ def trimmed_tokenizer(
         foreign = _tokens_with_unseen_characters(counts, subwords) - special - named
         counts = {token: count for token, count in counts.items() if token not in foreign}
         always -= foreign
-    kept = kept_tokens(subwords, counts, always=always, size=size - beside)
-    return with_tokens(content, kept)
+    beside = len(occurrences) - len(tokens)  # added tokens that the model itself does not know
+    return with_tokens(content, kept_tokens(subwords, counts, always=always, size=size - beside))
 
 
 def count_tokens(tokenizer: TextTokenizer, texts: Sequence[str]) -> NDArray[np.int64]:

@@ -15,9 +15,8 @@ Nothing here trains.
 from __future__ import annotations
 
 import copy
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -25,28 +24,15 @@ import torch
 from torch import Tensor
 
 from distill.errors import SettingsError
-from distill.models.devices import on_device
 from distill.models.families import families_with, family_of, in_layer, layer_names
-from distill.models.loading import blank_model, rebuilt
+from distill.models.loading import rebuilt
 from distill.models.recording import record_tokens
 from distill.models.torch_classifier import TorchClassifier
 
 SAMPLE_TEXTS = 512
 """Texts that directions and neurons are measured on, at most: about ten thousand tokens."""
-
-
-class _Observed(NamedTuple):
-    """What a model's modules read and returned on the sample, one row for each real token.
-
-    Attributes:
-        norms: Input and output of each LayerNorm, by name, shapes (tokens, hidden).
-        heads: Input of the linear layer after each attention, by the name of its encoder layer, shape (tokens, hidden).
-        units: Input of the last linear layer of the head, shape (texts, hidden).
-    """
-
-    norms: dict[str, tuple[Tensor, Tensor]]
-    heads: dict[str, Tensor]
-    units: Tensor
+_Observed = dict[str, tuple[Tensor, Tensor]]
+"""What modules read and returned on the sample, by name: one row for each real token, in the head one for each text."""
 
 
 def narrowed(classifier: TorchClassifier, hidden_size: int, texts: Sequence[str], *, seed: int = 0) -> TorchClassifier:
@@ -80,16 +66,15 @@ def narrowed(classifier: TorchClassifier, hidden_size: int, texts: Sequence[str]
         raise SettingsError("hidden_size needs texts to measure the teacher on, and there are none")
     order = np.random.default_rng(seed).permutation(len(texts))[:SAMPLE_TEXTS]
     observed = _observe(classifier, [texts[int(index)] for index in order])
-    projection = _projection(observed, hidden_size, seed)
+    stream = torch.cat([observed[name][1] for name in _norm_names(classifier)])
+    projection = _projection(stream, hidden_size, seed)
     narrow_config = copy.deepcopy(config)
     narrow_config.hidden_size = hidden_size
     narrow_config.num_attention_heads = hidden_size // head_size
     if hasattr(config, "embedding_size"):
         narrow_config.embedding_size = hidden_size
-    model = blank_model(narrow_config)
     weights = _narrow_weights(classifier, observed, projection, narrow_config.num_attention_heads)
-    model.load_state_dict(weights, strict=True)  # strict: no weight of the student may stay random
-    return replace(classifier, model=on_device(model.eval(), classifier.model.device))
+    return rebuilt(classifier, config=narrow_config, weights=weights)
 
 
 def _narrow_weights(classifier: TorchClassifier, observed: _Observed, projection: Tensor, num_heads: int) -> dict[str, Tensor]:
@@ -110,37 +95,38 @@ def _narrow_weights(classifier: TorchClassifier, observed: _Observed, projection
     def project_outputs(name: str, weight: Tensor, bias: Tensor) -> None:
         narrow[f"{name}.weight"], narrow[f"{name}.bias"] = projection.T @ weight, projection.T @ bias
 
-    for name, (before, after) in observed.norms.items():
-        narrow[f"{name}.weight"], narrow[f"{name}.bias"] = fitted_norm(before, after, projection)
-    for layer, read in observed.heads.items():
+    for name in _norm_names(classifier):
+        narrow[f"{name}.weight"], narrow[f"{name}.bias"] = fitted_norm(*observed[name], projection)
+    for layer in layer_names(classifier.model):
         output, down = f"{layer}.{family.attention_output}", f"{layer}.{family.down}"
+        read, _ = observed[output]
         kept = _kept_channels(read, weights[f"{output}.weight"], count=num_heads, group=head_size)
         for part in (family.query, family.key, family.value):
             project_inputs(f"{layer}.{part}", kept)
-        project_outputs(output, *_without_inputs(weights[f"{output}.weight"], weights[f"{output}.bias"], read, kept))
+        project_outputs(
+            output, *_without_inputs(weights[f"{output}.weight"], weights[f"{output}.bias"], read.mean(dim=0), kept)
+        )
         project_inputs(f"{layer}.{family.up}")
         project_outputs(down, weights[f"{down}.weight"], weights[f"{down}.bias"])
     weight, bias = f"{family.head}.weight", f"{family.head}.bias"
-    units = _kept_channels(observed.units, weights[weight], count=projection.shape[1], group=1)
+    read, _ = observed[family.head]
+    units = _kept_channels(read, weights[weight], count=projection.shape[1], group=1)
     project_inputs(family.pooler, units)
-    narrow[weight], narrow[bias] = _without_inputs(weights[weight], weights[bias], observed.units, units)
+    narrow[weight], narrow[bias] = _without_inputs(weights[weight], weights[bias], read.mean(dim=0), units)
     return {name: tensor.float().contiguous() for name, tensor in narrow.items()}
 
 
-def _projection(observed: _Observed, hidden_size: int, seed: int) -> Tensor:
-    """Return orthonormal columns, shape (hidden, hidden_size), that span the strongest directions of the stream.
+def _projection(stream: Tensor, hidden_size: int, seed: int) -> Tensor:
+    """Return orthonormal columns, shape (hidden, hidden_size), that span the strongest directions of the stream's rows.
 
     They are rotated within that subspace: the direction that a LayerNorm removes, in which all channels are equal, becomes
     the weakest one, and the rest is spread evenly over the channels.
     """
-    stream = torch.cat([after for _, after in observed.norms.values()])
     _, directions = torch.linalg.eigh(stream.T @ stream)  # ascending
     strongest = directions.flip(1)[:, :hidden_size]
     generator = torch.Generator().manual_seed(seed)
-    rotation = torch.eye(hidden_size, dtype=torch.float64)
-    if hidden_size > 1:
-        drawn = torch.randn(hidden_size - 1, hidden_size - 1, generator=generator, dtype=torch.float64)
-        rotation[:-1, :-1] = torch.linalg.qr(drawn).Q
+    drawn = torch.randn(hidden_size - 1, hidden_size - 1, generator=generator, dtype=torch.float64)
+    rotation = torch.block_diag(torch.linalg.qr(drawn).Q, torch.ones(1, 1, dtype=torch.float64))
     # A Householder reflection maps the direction of equal channels onto the last, weakest one.
     axis = torch.full((hidden_size,), hidden_size**-0.5, dtype=torch.float64)
     axis[-1] -= 1
@@ -157,8 +143,7 @@ def fitted_norm(before: Tensor, after: Tensor, projection: Tensor) -> tuple[Tens
         after: Its output, same shape.
         projection: Shape (hidden, hidden_size).
     """
-    wanted = after @ projection
-    projected = before @ projection
+    wanted, projected = after @ projection, before @ projection
     centred = projected - projected.mean(dim=1, keepdim=True)
     normalised = centred / centred.pow(2).mean(dim=1, keepdim=True).sqrt().clamp_min(1e-6)
     mean_in, mean_out = normalised.mean(dim=0), wanted.mean(dim=0)
@@ -184,33 +169,31 @@ def _kept_channels(read: Tensor, weight: Tensor, *, count: int, group: int) -> T
     return (groups[:, None] * group + torch.arange(group)).reshape(-1)
 
 
-def _without_inputs(weight: Tensor, bias: Tensor, read: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Drop all but the kept inputs of a linear layer; its bias takes over the mean of what the others added."""
-    dropped = torch.ones(weight.shape[1], dtype=torch.bool)
+def _without_inputs(weight: Tensor, bias: Tensor, mean: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Drop all but the kept inputs of a linear layer; its bias takes over what the others added on the mean, in fp64."""
+    dropped = torch.ones(weight.shape[1], dtype=torch.bool, device=weight.device)
     dropped[kept] = False
-    return weight[:, kept], bias + weight[:, dropped] @ read.mean(dim=0)[dropped]
+    return weight[:, kept], bias + (weight[:, dropped].double() @ mean[dropped]).to(bias.dtype)
 
 
 def _observe(classifier: TorchClassifier, texts: Sequence[str]) -> _Observed:
-    model = classifier.model
-    family, layers = family_of(model.config), layer_names(model)
-    norms = [f"{model.base_model_prefix}.{family.embedding_norm}"]
-    norms += [f"{layer}.{part}" for layer in layers for part in (family.attention_norm, family.norm)]
-    outputs = {f"{layer}.{family.attention_output}": layer for layer in layers}
-    read: defaultdict[str, list[Tensor]] = defaultdict(list)
-    returned: defaultdict[str, list[Tensor]] = defaultdict(list)
+    family = family_of(classifier.model.config)
+    seen: defaultdict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     def record(name: str, before: Tensor, after: Tensor) -> None:
-        read[name].append(before.cpu().double())
-        if name in norms:
-            returned[name].append(after.cpu().double())
+        seen[name].append((before.cpu().double(), after.cpu().double()))
 
-    record_tokens(classifier, classifier.tokenizer.encode(texts), [*norms, *outputs, family.head], record)
-    return _Observed(
-        norms={name: (torch.cat(read[name]), torch.cat(returned[name])) for name in norms},
-        heads={layer: torch.cat(read[name]) for name, layer in outputs.items()},
-        units=torch.cat(read[family.head]),
-    )
+    outputs = [f"{layer}.{family.attention_output}" for layer in layer_names(classifier.model)]
+    names = [*_norm_names(classifier), *outputs, family.head]
+    record_tokens(classifier, classifier.tokenizer.encode(texts), names, record)
+    return {name: (torch.cat([read for read, _ in rows]), torch.cat([made for _, made in rows])) for name, rows in seen.items()}
+
+
+def _norm_names(classifier: TorchClassifier) -> list[str]:
+    """Return the names of the norms that write the residual stream, in the order they run."""
+    model, family = classifier.model, family_of(classifier.model.config)
+    in_layers = (f"{layer}.{part}" for layer in layer_names(model) for part in (family.attention_norm, family.norm))
+    return [f"{model.base_model_prefix}.{family.embedding_norm}", *in_layers]
 
 
 class Moments(NamedTuple):
@@ -233,39 +216,29 @@ def narrow_feed_forward(classifier: TorchClassifier, size: int, *, texts: Sequen
     """
     layers = feed_forwards(classifier)
     weights = dict(classifier.model.state_dict())
-    present = len(weights[f"{layers[0].up}.bias"])
+    present = len(weights[f"{layers[0][0]}.bias"])
     if size > present:
         raise SettingsError(f"intermediate_size is {size}, but the layers have only {present} neurons")
     if size == present:
         return classifier
     if not texts:
         raise SettingsError("intermediate_size needs texts to choose neurons on, and there are none")
-    moments = activation_moments(classifier, layers, sample_of(texts))
-    for layer in layers:
-        mean, deviation = moments[layer.down]
-        outgoing = weights[f"{layer.down}.weight"]
+    moments = activation_moments(classifier, [down for _, down in layers], sample_of(texts))
+    for up, down in layers:
+        mean, deviation = moments[down]
+        outgoing = weights[f"{down}.weight"]
         kept = (deviation * outgoing.double().norm(dim=0)).topk(size).indices.sort().values
-        dropped = torch.ones(present, dtype=torch.bool, device=kept.device)
-        dropped[kept] = False
-        mean_of_dropped = outgoing[:, dropped].double() @ mean[dropped]
-        weights[f"{layer.down}.bias"] = weights[f"{layer.down}.bias"] + mean_of_dropped.to(outgoing.dtype)
-        weights[f"{layer.down}.weight"] = outgoing[:, kept]
+        bias = weights[f"{down}.bias"]
+        weights[f"{down}.weight"], weights[f"{down}.bias"] = _without_inputs(outgoing, bias, mean, kept)
         for kind in ("weight", "bias"):
-            weights[f"{layer.up}.{kind}"] = weights[f"{layer.up}.{kind}"][kept]
+            weights[f"{up}.{kind}"] = weights[f"{up}.{kind}"][kept]
     config = copy.deepcopy(classifier.model.config)
     setattr(config, family_of(config).intermediate_size, size)
     return rebuilt(classifier, config=config, weights=weights)
 
 
-class FeedForward(NamedTuple):
-    """Names of the two linear layers of one feed-forward."""
-
-    up: str
-    down: str
-
-
-def feed_forwards(classifier: TorchClassifier) -> list[FeedForward]:
-    """Return the names of each layer's feed-forward, lowest layer first.
+def feed_forwards(classifier: TorchClassifier) -> list[tuple[str, str]]:
+    """Return the names of the two linear layers of each feed-forward, lowest layer first.
 
     Raises:
         SettingsError: The feed-forward has names that no known family uses.
@@ -274,9 +247,10 @@ def feed_forwards(classifier: TorchClassifier) -> list[FeedForward]:
     places = (in_layer(name) for name, _ in classifier.model.named_modules())
     layers = [f"{place.layers}.{place.number}" for place in places if place is not None and place.part == family.up]
     if not layers:
-        kind = classifier.model.config.model_type
-        raise SettingsError(f"cannot find the feed-forward of a {kind} model; leave out --intermediate-size")
-    return [FeedForward(f"{layer}.{family.up}", f"{layer}.{family.down}") for layer in layers]
+        raise SettingsError(
+            f"cannot find the feed-forward of a {classifier.model.config.model_type} model; leave out --intermediate-size"
+        )
+    return [(f"{layer}.{family.up}", f"{layer}.{family.down}") for layer in layers]
 
 
 def sample_of(texts: Sequence[str]) -> list[str]:
@@ -285,20 +259,19 @@ def sample_of(texts: Sequence[str]) -> list[str]:
     return [texts[index * len(texts) // count] for index in range(count)]
 
 
-def activation_moments(classifier: TorchClassifier, layers: Sequence[FeedForward], texts: Sequence[str]) -> dict[str, Moments]:
-    """Run the texts and return the moments of the input of each `down` layer, by its name; padding is not counted."""
-    counts: Counter[str] = Counter()
+def activation_moments(classifier: TorchClassifier, names: Sequence[str], texts: Sequence[str]) -> dict[str, Moments]:
+    """Run the texts and return the moments of the input of each of these linear layers; padding is not counted."""
     sums: dict[str, Tensor] = {}
 
     def record(name: str, activations: Tensor, _: Tensor) -> None:
         # in double precision: a variance is a small difference of large sums
         values = activations.double()
-        counts[name] += len(values)
-        sums[name] = sums.get(name, 0) + torch.stack([values.sum(dim=0), (values**2).sum(dim=0)])
+        count = torch.full_like(values[0], len(values))
+        sums[name] = sums.get(name, 0) + torch.stack([count, values.sum(dim=0), (values**2).sum(dim=0)])
 
-    record_tokens(classifier, sorted(classifier.tokenizer.encode(texts), key=len), [layer.down for layer in layers], record)
+    record_tokens(classifier, sorted(classifier.tokenizer.encode(texts), key=len), names, record)
     moments = {}
-    for name, (total, squares) in sums.items():
-        mean = total / counts[name]
-        moments[name] = Moments(mean, (squares / counts[name] - mean**2).clamp(min=0).sqrt())
+    for name, (count, total, squares) in sums.items():
+        mean = total / count
+        moments[name] = Moments(mean, (squares / count - mean**2).clamp(min=0).sqrt())
     return moments

@@ -122,14 +122,19 @@ def read_encoder(classifier: TorchClassifier) -> Encoder:
             f"the fused writer knows {families_with('fused graph')} sequence classifiers, not {type(model).__name__}; "
             "use --exporter portable"
         )
+    activation = getattr(config, family.activation)
+    if activation not in _ACTIVATIONS:
+        raise SettingsError(
+            f"the fused writer knows the activations {', '.join(_ACTIVATIONS)}, not {activation}; use --exporter portable"
+        )
     reader = _Reader({name: tensor.detach().cpu().float().numpy() for name, tensor in model.state_dict().items()})
     epsilon = float(getattr(config, "layer_norm_eps", 1e-12))  # DistilBERT's is not in its config
     outer_epsilon = _outer_epsilon(config, epsilon)
     base = model.base_model_prefix
     embeddings = f"{base}.embeddings"
     max_length = classifier.tokenizer.max_length
-    positions = reader.take(f"{embeddings}.position_embeddings.weight")
-    positions = positions[: max_length + position_offset(config)]  # no text reaches the others
+    num_positions = max_length + position_offset(config)  # no text reaches the others
+    positions = reader.take(f"{embeddings}.position_embeddings.weight")[:num_positions]
     if f"{embeddings}.token_type_embeddings.weight" in reader.left:
         positions = positions + reader.take(f"{embeddings}.token_type_embeddings.weight")[0]
     encoder = Encoder(
@@ -143,7 +148,7 @@ def read_encoder(classifier: TorchClassifier) -> Encoder:
         sees_neighbours=config.model_type == "mobilebert" and config.trigram_input,
         layers=tuple(_layer(reader, family, name, epsilon, outer_epsilon) for name in layer_names(model)),
         num_heads=int(config.num_attention_heads),
-        activation=_activation(getattr(config, family.activation)),
+        activation=_ACTIVATIONS[activation],
         hidden_head=reader.dense(family.pooler),
         head_activation=_OF_POOLER[family.pooler_activation],
         head=reader.dense(family.head),
@@ -156,11 +161,11 @@ def read_encoder(classifier: TorchClassifier) -> Encoder:
     return encoder
 
 
+@dataclass(frozen=True)
 class _Reader:
     """Returns each weight once; `left` holds the weights that were not read."""
 
-    def __init__(self, weights: dict[str, Weights]) -> None:
-        self.left = weights
+    left: dict[str, Weights]
 
     def take(self, name: str) -> Weights:
         if name not in self.left:
@@ -206,14 +211,6 @@ def _layer(reader: _Reader, family: Family, name: str, epsilon: float, outer_eps
         down=reader.dense(f"{name}.{family.down}"),
         norm=reader.norm(f"{name}.{family.norm}", outer_epsilon),
     )
-
-
-def _activation(name: str) -> Activation:
-    if name not in _ACTIVATIONS:
-        raise SettingsError(
-            f"the fused writer knows the activations {', '.join(_ACTIVATIONS)}, not {name}; use --exporter portable"
-        )
-    return _ACTIVATIONS[name]
 
 
 def _relative_bias(model: Any, max_length: int, reader: _Reader) -> Weights:

@@ -8,6 +8,7 @@ docs/decisions/graph-writers.md has the measurements behind the choice of ops.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,20 +35,7 @@ def write_fused_graph(classifier: TorchClassifier) -> onnx.ModelProto:
     Raises:
         SettingsError: The model is not of the BERT family, or has a part that this writer does not know.
     """
-    return graph_of_encoder(read_encoder(classifier))
-
-
-def expected_ops(graph: onnx.ModelProto) -> Counter[str]:
-    """Count the ops that cost time and must remain after ONNX Runtime has optimized the graph.
-
-    Its own fusions (`SkipLayerNormalization`, `Attention`) are slower than the ops they replace.
-    """
-    written = Counter(node.op_type for node in graph.graph.node)
-    return Counter({op: written[op] for op in ("LayerNormalization", "Softmax", "SkipLayerNormalization", "Attention")})
-
-
-def graph_of_encoder(encoder: Encoder) -> onnx.ModelProto:
-    """Return the graph of an encoder with these weights."""
+    encoder = read_encoder(classifier)
     writer = _Writer()
     ids, mask = INPUT_NAMES
     hidden = _embeddings(writer, encoder, ids)
@@ -61,6 +49,15 @@ def graph_of_encoder(encoder: Encoder) -> onnx.ModelProto:
     return writer.model(num_labels=encoder.head.bias.size)
 
 
+def expected_ops(graph: onnx.ModelProto) -> Counter[str]:
+    """Count the ops that cost time and must remain after ONNX Runtime has optimized the graph.
+
+    Its own fusions (`SkipLayerNormalization`, `Attention`) are slower than the ops they replace.
+    """
+    written = Counter(node.op_type for node in graph.graph.node)
+    return Counter({op: written[op] for op in ("LayerNormalization", "Softmax", "SkipLayerNormalization", "Attention")})
+
+
 def _embeddings(writer: _Writer, encoder: Encoder, ids: str) -> str:
     words = writer.add("Gather", [writer.constant("words", encoder.words), ids], "words.looked_up")
     if encoder.sees_neighbours:
@@ -69,7 +66,7 @@ def _embeddings(writer: _Writer, encoder: Encoder, ids: str) -> str:
         words = writer.dense(words, encoder.word_projection, "words.projection")
     table = writer.constant("positions", encoder.positions)
     if encoder.padding_id is None:
-        positions = writer.add("Slice", [table, _zero(writer), _length(writer, ids), _zero(writer)], "positions.looked_up")
+        positions = writer.add("Slice", [table, *_up_to_length(writer, ids)], "positions.looked_up")
     else:
         positions = writer.add(
             "Gather", [table, _positions_from_padding(writer, ids, encoder.padding_id)], "positions.looked_up"
@@ -83,7 +80,7 @@ def _beside_neighbours(writer: _Writer, words: str) -> str:
     wider = writer.add("Pad", [words, writer.integers("one_on_each_side", [0, 1, 0, 0, 1, 0])], "words.wider")
     axis, far = writer.integers("axis_1_alone", [1]), writer.integers("far", [np.iinfo(np.int64).max])
     following = writer.add("Slice", [wider, writer.integers("from_2", [2]), far, axis], "words.next")
-    before = writer.add("Slice", [wider, _zero(writer), writer.integers("to_2", [-2]), axis], "words.before")
+    before = writer.add("Slice", [wider, writer.integers("zero", [0]), writer.integers("to_2", [-2]), axis], "words.before")
     return writer.add("Concat", [following, words, before], "words.windows", axis=2)
 
 
@@ -109,7 +106,7 @@ def _attention_bias(writer: _Writer, encoder: Encoder, ids: str, mask: str) -> s
 def _distance_bias(writer: _Writer, by_distance: NDArray[np.float32], ids: str) -> str:
     """Return the bias of every pair of positions, shape (heads, length, length)."""
     numbers = np.arange((by_distance.shape[0] + 1) // 2, dtype=np.int64)
-    cut = [_zero(writer), _length(writer, ids), _zero(writer)]
+    cut = _up_to_length(writer, ids)
     columns = writer.add("Slice", [writer.constant("columns.all", numbers), *cut], "columns")
     rows = writer.add("Slice", [writer.constant("rows.all", (numbers[-1] - numbers)[:, None]), *cut], "rows")
     pairs = [writer.constant("distances", by_distance), writer.add("Add", [rows, columns], "pairs")]
@@ -123,7 +120,9 @@ def _layer(
     asking = hidden
     if first_token_only:
         asking = writer.add("Gather", [hidden, writer.integers("first", 0)], f"{name}.first", axis=1)
-        bias = bias if encoder.relative is None else _first_row(writer, bias)
+        if encoder.relative is not None:
+            start, end, axis = (writer.integers(f"row_{place}", [place]) for place in (0, 1, 2))
+            bias = writer.add("Slice", [bias, start, end, axis], "attention.bias.first")
     context = _attention(writer, encoder, layer, name, asking, hidden, bias)
     attended = writer.dense(context, layer.output, f"{name}.output")
     middle = writer.norm(writer.add("Add", [attended, asking], f"{name}.attended"), layer.attention_norm, f"{name}.attention")
@@ -154,11 +153,6 @@ def _attention(writer: _Writer, encoder: Encoder, layer: Layer, name: str, askin
     return writer.add("Reshape", [by_token, writer.integers("flat_tokens", [0, 0, width])], f"{name}.context")
 
 
-def _first_row(writer: _Writer, bias: str) -> str:
-    start, end, axis = (writer.integers(f"row_{place}", [place]) for place in (0, 1, 2))
-    return writer.add("Slice", [bias, start, end, axis], "attention.bias.first")
-
-
 def _turned(writer: _Writer, tensor: str, by_head: str, name: str, order: list[int]) -> str:
     return writer.add("Transpose", [writer.add("Reshape", [tensor, by_head], f"{name}.split")], f"{name}.by_head", perm=order)
 
@@ -167,21 +161,18 @@ def _activate(writer: _Writer, tensor: str, activation: Activation, name: str) -
     return writer.add(activation, [tensor], name, domain=MICROSOFT if activation in {"Gelu", "FastGelu"} else "")
 
 
-def _zero(writer: _Writer) -> str:
-    return writer.integers("zero", [0])
+def _up_to_length(writer: _Writer, ids: str) -> list[str]:
+    """Return the inputs of a Slice that keeps as many rows as the batch has tokens: start, end, axis."""
+    zero = writer.integers("zero", [0])
+    return [zero, writer.add("Shape", [ids], "length", start=1, end=2), zero]
 
 
-def _length(writer: _Writer, ids: str) -> str:
-    """Return the length of the batch in tokens, shape (1,)."""
-    return writer.add("Shape", [ids], "length", start=1, end=2)
-
-
+@dataclass(frozen=True)
 class _Writer:
     """Collects the nodes and constants of a graph; a second one of the same name is ignored."""
 
-    def __init__(self) -> None:
-        self._nodes: dict[str, onnx.NodeProto] = {}
-        self._constants: dict[str, TensorProto] = {}
+    _nodes: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    _constants: dict[str, TensorProto] = field(default_factory=dict)
 
     def constant(self, name: str, values: NDArray[np.generic]) -> str:
         self._constants.setdefault(name, numpy_helper.from_array(np.asarray(values), name))
@@ -199,8 +190,8 @@ class _Writer:
         return self.add("Add", [scaled, self.constant(f"{name}.bias", dense.bias)], output or name)
 
     def norm(self, tensor: str, norm: Norm, name: str) -> str:
-        held = [self.constant(f"{name}.gamma", norm.gamma), self.constant(f"{name}.beta", norm.beta)]
-        return self.add("LayerNormalization", [tensor, *held], f"{name}.norm", axis=-1, epsilon=norm.epsilon)
+        gamma, beta = self.constant(f"{name}.gamma", norm.gamma), self.constant(f"{name}.beta", norm.beta)
+        return self.add("LayerNormalization", [tensor, gamma, beta], f"{name}.norm", axis=-1, epsilon=norm.epsilon)
 
     def model(self, *, num_labels: int) -> onnx.ModelProto:
         graph = helper.make_graph(

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import onnx
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
+from distill.models.devices import eager_attention
 from distill.models.static_network import FoldedStatic, StaticClassifier
 from distill.models.torch_classifier import TorchClassifier
 from distill.tokenization import INPUT_NAMES
@@ -43,12 +43,13 @@ def write_portable_graph(classifier: TorchClassifier) -> onnx.ModelProto:
     batch = classifier.tokenizer.pad(classifier.tokenizer.encode(_TRACED_TEXTS))
     inputs = tuple(torch.from_numpy(values) for values in batch)
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1, max=classifier.tokenizer.max_length)}
-    model = _LogitsOnly(_as_answered(classifier.model)).cpu().eval()
+    # A static model is fastest with its linear layer computed in advance for every token.
+    model = FoldedStatic(classifier.model) if isinstance(classifier.model, StaticClassifier) else classifier.model
     # Eager attention computes the same as the fused one of PyTorch, without its guards against rows that are all masked, which
     # no text has: a fifth fewer nodes.
-    with _quiet_exporter(), torch.no_grad(), _eager_attention(classifier.model):
+    with _quiet_exporter(), torch.no_grad(), eager_attention(classifier.model):
         program = torch.onnx.export(
-            model,
+            _LogitsOnly(model).cpu().eval(),
             inputs,
             dynamo=True,
             opset_version=OPSET,
@@ -60,51 +61,26 @@ def write_portable_graph(classifier: TorchClassifier) -> onnx.ModelProto:
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
-    graph = program.model_proto
-    _forget_the_machine(graph)
-    return graph
+    return _without_the_machine(program.model_proto)
 
 
-def _as_answered(model: PreTrainedModel) -> nn.Module:
-    """Return the fastest form of the model: a static one with its linear layer precomputed for every token."""
-    return FoldedStatic(model) if isinstance(model, StaticClassifier) else model
-
-
-@contextlib.contextmanager
-def _eager_attention(model: PreTrainedModel) -> Iterator[None]:
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
-def _forget_the_machine(graph: onnx.ModelProto) -> None:
+def _without_the_machine(model: onnx.ModelProto) -> onnx.ModelProto:
     """Remove the stack traces and docs that the exporter writes into nodes: they contain paths of this machine."""
-    for node in graph.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for value in (*graph.graph.value_info, *graph.graph.input, *graph.graph.output, *graph.graph.initializer):
-        value.doc_string = ""
-        del value.metadata_props[:]
-    graph.doc_string = ""
-    graph.graph.doc_string = ""
-    del graph.metadata_props[:]
-    del graph.graph.metadata_props[:]
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    return model
 
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
     """Silence the exporter, which prints its steps and warns about torchvision and renamed axes."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)

@@ -24,8 +24,8 @@ FAMILIES = ("bert", "roberta", "electra", "distilbert")
 def silence(classifier: TorchClassifier, neurons: slice, *, activation_before: float) -> None:
     """Make some neurons of each layer say the same of every token."""
     with torch.no_grad():
-        for layer in feed_forwards(classifier):
-            up = classifier.model.get_submodule(layer.up)
+        for name, _ in feed_forwards(classifier):
+            up = classifier.model.get_submodule(name)
             up.weight[neurons] = 0
             up.bias[neurons] = activation_before
 
@@ -36,36 +36,34 @@ def test_neurons_that_never_vary_go_first_and_the_bias_speaks_for_them(family: s
     silence(classifier, slice(5, 25), activation_before=1.5)
     narrow = narrow_feed_forward(classifier, 44, texts=TEXTS)
     np.testing.assert_allclose(narrow.predict_logits(TEXTS), classifier.predict_logits(TEXTS), atol=2e-5)
-    for layer in feed_forwards(narrow):
-        theirs, ours = (one.model.get_submodule(layer.up).weight for one in (classifier, narrow))
+    for up, _ in feed_forwards(narrow):
+        theirs, ours = (one.model.get_submodule(up).weight for one in (classifier, narrow))
         assert torch.equal(ours, torch.cat([theirs[:5], theirs[25:]]))  # in the old order
 
 
 def test_what_a_neuron_varies_by_counts_times_what_carries_it_on(make_classifier: Make) -> None:
     classifier = make_classifier(num_hidden_layers=1, intermediate_size=3)
-    (layer,) = feed_forwards(classifier)
-    down = classifier.model.get_submodule(layer.down)
-    deviation = activation_moments(classifier, [layer], TEXTS)[layer.down].deviation.float()
+    ((_, name),) = feed_forwards(classifier)
+    down = classifier.model.get_submodule(name)
+    deviation = activation_moments(classifier, [name], TEXTS)[name].deviation.float()
     with torch.no_grad():  # make the importances 1, 3 and 2, whatever the deviations are
         for neuron, importance in enumerate((1.0, 3.0, 2.0)):
             down.weight[:, neuron] = 0
             down.weight[neuron, neuron] = importance / deviation[neuron]
     narrow = narrow_feed_forward(classifier, 2, texts=TEXTS)
-    assert torch.equal(narrow.model.get_submodule(layer.down).weight, down.weight[:, [1, 2]])
+    assert torch.equal(narrow.model.get_submodule(name).weight, down.weight[:, [1, 2]])
 
 
 def test_moments_are_those_of_the_real_tokens(make_classifier: Make) -> None:
     classifier = make_classifier()
-    layers = feed_forwards(classifier)
+    _, name = feed_forwards(classifier)[2]
     heard = []
-    hook = classifier.model.get_submodule(layers[2].down).register_forward_pre_hook(
-        lambda _, inputs: heard.append(inputs[0][0])
-    )
+    hook = classifier.model.get_submodule(name).register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0][0]))
     for text in TEXTS:  # one at a time: nothing is padded
         classifier.predict_logits([text])
     hook.remove()
     activations = torch.cat(heard).double()
-    moments = activation_moments(classifier, layers, TEXTS)[layers[2].down]
+    moments = activation_moments(classifier, [name], TEXTS)[name]
     assert len(activations) == sum(map(len, classifier.tokenizer.encode(TEXTS)))
     torch.testing.assert_close(moments.mean, activations.mean(dim=0), atol=1e-6, rtol=0)
     torch.testing.assert_close(moments.deviation, activations.std(dim=0, correction=0), atol=1e-5, rtol=0)
