@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
-from distill.bundle import Bundle, CascadeEntry
+from distill.bundle import Bundle
 from distill.classifier import Classifier, agreement
 from distill.data import Dataset
 from distill.evaluation.metrics import evaluate
@@ -37,16 +36,16 @@ def set_cascade(student: Bundle, fallback: Bundle, *, validation: Dataset, wante
         labels=validation.label_ids,
         problem_type=trial.problem_type,
         wanted_agreement=wanted_agreement,
+        graphs=graph_digests(student, fallback),
     )
-    student.with_cascade(CascadeEntry(**graph_digests(student, fallback), **asdict(threshold)))
+    student.with_cascade(threshold)
     cascade = Cascade(*members, min_confidence=threshold.min_confidence, temperature=threshold.temperature)
-    answers = cascade.predict_logits(validation.texts)
-    shares = (1.0, 0.0, threshold.student_share)
-    names = ("student", "fallback", "cascade")
-    return [
-        _row(name, found, logits[1], members[0], validation, student_share=share)
-        for name, found, share in zip(names, (*logits, answers), shares, strict=True)
-    ]
+    rows = (
+        ("student", logits[0], 1.0),
+        ("fallback", logits[1], 0.0),
+        ("cascade", cascade.predict_logits(validation.texts), threshold.student_share),
+    )
+    return [_row(name, found, logits[1], members[0], validation, student_share=share) for name, found, share in rows]
 
 
 def _row(

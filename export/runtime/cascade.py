@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -26,25 +25,6 @@ OnAnswer = Callable[[Member, int, float], object]
 
 NEVER_SURE = 2.0
 """Above every confidence: the fallback answers every text."""
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """The threshold of a cascade and what it reaches on validation texts.
-
-    Attributes:
-        temperature: Divides the student's logits, so that its confidence matches its accuracy.
-        min_confidence: The student answers from this confidence on.
-        agreement: Share (0-1) of the texts that get the same labels from the cascade and the fallback.
-        student_share: Share (0-1) of the texts that the student answers.
-        num_texts: Number of validation texts.
-    """
-
-    temperature: float
-    min_confidence: float
-    agreement: float
-    student_share: float
-    num_texts: int
 
 
 class Cascade:
@@ -146,7 +126,8 @@ def choose_threshold(
     labels: NDArray[np.int64],
     problem_type: ProblemType,
     wanted_agreement: float,
-) -> Threshold:
+    graphs: Mapping[str, str],
+) -> CascadeEntry:
     """Return the lowest threshold with which the cascade agrees with the fallback often enough.
 
     Args:
@@ -155,6 +136,7 @@ def choose_threshold(
         labels: Labels of the texts; used only to fit the temperature.
         problem_type: How logits become probabilities.
         wanted_agreement: Share of texts, above 0 and at most 1.
+        graphs: The digests of the graphs that computed the logits, from `graph_digests`.
 
     Raises:
         SettingsError: The wanted agreement is out of range.
@@ -173,10 +155,10 @@ def choose_threshold(
     order = np.argsort(-sure, kind="stable")
     # A threshold cannot separate texts of equal confidence: only the ends of runs of equal confidences are candidates.
     ends = np.flatnonzero(np.append(np.diff(sure[order]) < 0, True)) + 1
-    allowed = int(np.floor((1 - wanted_agreement) * len(sure) + 1e-9))
-    fitting = ends[np.cumsum(differs[order])[ends - 1] <= allowed]
+    fitting = ends[np.cumsum(differs[order])[ends - 1] <= (1 - wanted_agreement) * len(sure) + 1e-9]
     taken = int(fitting[-1]) if len(fitting) else 0
-    return Threshold(
+    return CascadeEntry(
+        **graphs,
         temperature=temperature,
         min_confidence=float(sure[order][taken - 1]) if taken else NEVER_SURE,
         agreement=1 - float(differs[order[:taken]].sum()) / len(sure),

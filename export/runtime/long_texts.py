@@ -17,23 +17,15 @@ from distill.classifier import Classifier, TextInput
 from distill.errors import SettingsError
 from distill.labels import Logits, ProblemType
 from distill.settings import LongTexts
+from distill.tokenization import TextTokenizer
 
 
 class Reader(Classifier, Protocol):
-    """A classifier with separate methods for its two steps, texts to ids and ids to logits, like `OnnxClassifier`."""
+    """A classifier whose two steps can be called separately, texts to ids and ids to logits, like `OnnxClassifier`."""
 
     @property
-    def max_length(self) -> int:
-        """Largest number of tokens of a text."""
-
-    def encode(self, texts: Sequence[TextInput]) -> list[NDArray[np.int64]]:
-        """Return the token ids of each text, at most `max_length` long."""
-
-    def encode_windows(self, text: str) -> list[NDArray[np.int64]]:
-        """Return the token ids of the whole text, in overlapping windows of at most `max_length`."""
-
-    def is_cut(self, text: TextInput) -> bool:
-        """Return whether this text is longer than `max_length`."""
+    def tokenizer(self) -> TextTokenizer:
+        """Texts to ids; its `max_length` is the largest number of tokens of a text."""
 
     def predict_encoded(self, rows: Sequence[NDArray[np.int64]]) -> Logits:
         """Return the logits of rows of ids, shape (len(rows), len(labels))."""
@@ -51,16 +43,17 @@ def answer_long(classifier: Reader, texts: Sequence[TextInput], *, long_texts: L
         SettingsError: A long text pair with "windows": it is undefined which of the two texts to continue.
         DatasetError: A text is not a string, or cannot be encoded.
     """
-    rows = classifier.encode(texts)
-    full = (place for place, row in enumerate(rows) if len(row) >= classifier.max_length)  # shorter rows cannot be truncated
-    long = [place for place in full if classifier.is_cut(texts[place])]
+    tokenizer = classifier.tokenizer
+    rows = tokenizer.encode(texts)
+    full = (place for place, row in enumerate(rows) if len(row) >= tokenizer.max_length)  # shorter rows cannot be truncated
+    long = [place for place in full if tokenizer.count_truncated([texts[place]])]
     if long_texts == "truncate" or not long:
         return classifier.predict_encoded(rows), len(long)
     if any(not isinstance(texts[place], str) for place in long):
         raise SettingsError("a pair cannot be read in windows; join its texts into one, or use --long-texts truncate")
     windows = [[row] for row in rows]
     for place in long:
-        windows[place] = classifier.encode_windows(cast(str, texts[place]))
+        windows[place] = tokenizer.windows(cast(str, texts[place]))
     logits = classifier.predict_encoded([row for each in windows for row in each])
     counts = np.array([len(each) for each in windows])
     sums = np.add.reduceat(logits.astype(np.float64), np.cumsum(counts) - counts, axis=0)
@@ -77,8 +70,7 @@ class LongTextClassifier:
         self.problem_type: ProblemType = classifier.problem_type
         self._classifier = classifier
         self._long_texts: LongTexts = long_texts
-        self.num_texts = 0
-        self.num_long = 0
+        self.num_texts = self.num_long = 0
 
     def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
         """Return logits, shape (len(texts), len(labels)), float32; row i belongs to texts[i]."""
@@ -91,7 +83,9 @@ class LongTextClassifier:
         """Return a sentence with the share of long texts and how they were read; empty if there was none."""
         if not self.num_long:
             return ""
-        return long_words(self.num_long, self.num_texts, max_length=self._classifier.max_length, long_texts=self._long_texts)
+        return long_words(
+            self.num_long, self.num_texts, max_length=self._classifier.tokenizer.max_length, long_texts=self._long_texts
+        )
 
 
 def long_words(num_long: int, num_texts: int, *, max_length: int | None = None, long_texts: LongTexts) -> str:

@@ -12,7 +12,6 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,9 @@ with requires("running a graph"):
     import onnxruntime as ort
 
 logger = logging.getLogger(__name__)
+
+MapBatches = Callable[..., Iterable[Logits]]
+"""`map`, or that of an executor: a function applied to each batch, with the results in order."""
 
 MICROSOFT = "com.microsoft"
 """Domain of the ops that are ONNX Runtime's own."""
@@ -70,16 +72,16 @@ class OnnxClassifier:
             SettingsError: `threads` is less than 1.
             BundleError: The graph cannot be loaded, or has other inputs or outputs than expected.
         """
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self.labels = labels
         self.problem_type: ProblemType = problem_type
         self._threads = available_cpus() if threads is None else threads
         if self._threads < 1:
             raise SettingsError(f"threads must be at least 1, got {threads}")
-        self._graph = _Graph(graph)
-        self._session = self._graph.load(threads=self._threads)
+        self._graph, self._graph_state = graph, _state_of(graph)
+        self._session = _load(graph, threads=self._threads)
         _require_contract(self._session, labels)
-        self._crew: _Crew | None = None
+        self._crew: tuple[ort.InferenceSession, MapBatches] | None = None
         self._crew_lock = threading.Lock()
 
     @classmethod
@@ -119,11 +121,6 @@ class OnnxClassifier:
             threads=threads,
         )
 
-    @property
-    def max_length(self) -> int:
-        """Largest number of tokens of a text."""
-        return self._tokenizer.max_length
-
     def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
         """Return logits, shape (len(texts), len(labels)), float32; row i belongs to texts[i].
 
@@ -131,36 +128,24 @@ class OnnxClassifier:
             DatasetError: A text is not a string, or cannot be encoded.
             BundleError: The graph does not accept these ids, or returned a logit that is not a number.
         """
-        return self.predict_encoded(self._tokenizer.encode(texts))
+        return self.predict_encoded(self.tokenizer.encode(texts))
 
     def digest(self) -> str:
         """Return the sha256 of what decides the logits: the graph, the tokenizer and the version of ONNX Runtime."""
-        return hashlib.sha256(f"{self._graph.digest()} {self._tokenizer.digest()} {ort.__version__}".encode()).hexdigest()
-
-    def encode(self, texts: Sequence[TextInput]) -> list[NDArray[np.int64]]:
-        """Return the token ids of each text, at most `max_length` long; raises what `predict_logits` does."""
-        return self._tokenizer.encode(texts)
-
-    def encode_windows(self, text: str) -> list[NDArray[np.int64]]:
-        """Return the token ids of the whole text, in overlapping windows of at most `max_length`."""
-        return self._tokenizer.windows(text)
-
-    def is_cut(self, text: TextInput) -> bool:
-        """Return whether this text is longer than `max_length`."""
-        return self._tokenizer.count_truncated([text]) > 0
+        graph = hashlib.sha256(self._graph if isinstance(self._graph, bytes) else self._graph.read_bytes()).hexdigest()
+        return hashlib.sha256(f"{graph} {self.tokenizer.digest()} {ort.__version__}".encode()).hexdigest()
 
     def predict_encoded(self, rows: Sequence[NDArray[np.int64]]) -> Logits:
-        """Return the logits of token ids from `encode`."""
+        """Return the logits of token ids from `tokenizer.encode`."""
         if len(rows) == 1:  # nothing to sort: planning batches took a twentieth of the half millisecond of one text
-            return _answer(self._session, self._tokenizer.pad(rows))
+            return _answer(self._session, self.tokenizer.pad(rows))
         session = self._session
-        run_all: Callable[..., Iterable[Logits]] = map
+        run_all: MapBatches = map
         if self._threads > 1 and (len(rows) > MAX_BATCH_TEXTS or sum(map(len, rows)) > MAX_BATCH_TOKENS):
-            crew = self._crew_for_many()
-            session, run_all = crew.session, crew.pool.map
+            session, run_all = self._crew_for_many()
         return logits_in_order(
             rows,
-            run=lambda batch: _answer(session, self._tokenizer.pad(batch)),
+            run=lambda batch: _answer(session, self.tokenizer.pad(batch)),
             num_labels=len(self.labels),
             max_tokens=MAX_BATCH_TOKENS,
             max_texts=MAX_BATCH_TEXTS,
@@ -174,60 +159,45 @@ class OnnxClassifier:
             return np.empty((0, len(self.labels)), dtype=np.float32)
         forgetting = ort.RunOptions()  # a batch of any size: the arena must not keep its memory
         forgetting.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        return _answer(self._session, self._tokenizer.pad(self._tokenizer.encode(texts)), forgetting)
+        return _answer(self._session, self.tokenizer.pad(self.tokenizer.encode(texts)), forgetting)
 
-    def _crew_for_many(self) -> _Crew:
-        """Return the threads for many batches; created on first use, because a server of single texts never needs them."""
+    def _crew_for_many(self) -> tuple[ort.InferenceSession, MapBatches]:
+        """Return a session with one thread per call, and the `map` of threads that share it, each with its own batch.
+
+        Splitting each linear layer of a small batch over threads, as one session would, costs a tenth more processor time.
+        Created on first use, because a server of single texts never needs them.
+        """
         with self._crew_lock:
             if self._crew is None:
-                self._crew = _Crew(self._graph.load(threads=1), ThreadPoolExecutor(self._threads, "potstill"))
+                if _state_of(self._graph) != self._graph_state:
+                    raise BundleError(f"{self._graph!s} was replaced after it was opened; open the bundle again")
+                self._crew = _load(self._graph, threads=1), ThreadPoolExecutor(self._threads, "potstill").map
             return self._crew
 
 
-@dataclass(frozen=True)
-class _Crew:
-    """A session with one thread per call, and the threads that share it, each with its own batch.
+def _load(graph: Path | bytes, *, threads: int) -> ort.InferenceSession:
+    ort.disable_telemetry_events()  # it would write a database to the user's cache folder
+    try:
+        return ort.InferenceSession(
+            graph if isinstance(graph, bytes) else str(graph),
+            _session_options(threads),
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(DISABLED_OPTIMIZERS),
+        )
+    except Exception as exc:  # the library raises a dozen classes whose only common base is Exception
+        raise BundleError(
+            f"{'the content' if isinstance(graph, bytes) else graph} is not a graph that ONNX Runtime {ort.__version__} can "
+            f"load: {exc}"
+        ) from exc
 
-    Splitting each linear layer of a small batch over threads, as one session would, costs a tenth more processor time.
-    """
 
-    session: ort.InferenceSession
-    pool: ThreadPoolExecutor
-
-
-class _Graph:
-    """The source of sessions: a graph file, or its content."""
-
-    def __init__(self, source: Path | bytes) -> None:
-        self._source = source
-        self._seen = self._state()
-
-    def load(self, *, threads: int) -> ort.InferenceSession:
-        """Return a session with the same content as the earlier ones."""
-        if self._state() != self._seen:
-            raise BundleError(f"{self._source!s} was replaced after it was opened; open the bundle again")
-        ort.disable_telemetry_events()  # it would write a database to the user's cache folder
-        try:
-            return ort.InferenceSession(
-                self._source if isinstance(self._source, bytes) else str(self._source),
-                _session_options(threads),
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=list(DISABLED_OPTIMIZERS),
-            )
-        except Exception as exc:  # the library raises a dozen classes whose only common base is Exception
-            name = "the graph" if isinstance(self._source, bytes) else self._source
-            raise BundleError(f"{name} is not a graph that ONNX Runtime {ort.__version__} can load: {exc}") from exc
-
-    def digest(self) -> str:
-        """Return the sha256 of the graph."""
-        return hashlib.sha256(self._source if isinstance(self._source, bytes) else self._source.read_bytes()).hexdigest()
-
-    def _state(self) -> tuple[int, ...] | None:
-        try:
-            stat = None if isinstance(self._source, bytes) else self._source.stat()
-        except OSError:
-            return None
-        return stat and (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+def _state_of(graph: Path | bytes) -> tuple[int, ...] | None:
+    """Return what changes when a file is replaced; None for a graph in memory and for a file that is gone."""
+    try:
+        stat = None if isinstance(graph, bytes) else graph.stat()
+    except OSError:
+        return None
+    return stat and (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 def _answer(session: ort.InferenceSession, batch: Batch, options: ort.RunOptions | None = None) -> Logits:
@@ -235,14 +205,11 @@ def _answer(session: ort.InferenceSession, batch: Batch, options: ort.RunOptions
         logits: Logits = session.run(None, batch._asdict(), options)[0]
     except Exception as exc:  # as above
         raise BundleError(f"the graph cannot answer; is the tokenizer the one it was made with? {exc}") from exc
-    if not _all_finite(logits):
+    # After a run, the weights have displaced numpy's code from the cache: it takes 12 us for two values, `math` takes 2.
+    finite = map(math.isfinite, logits.ravel().tolist()) if logits.size <= FEW_LOGITS else [np.isfinite(logits).all()]
+    if not all(finite):
         raise BundleError("the graph returned a logit that is not a number; export the bundle again")
     return logits
-
-
-def _all_finite(logits: Logits) -> bool:
-    # After a run, the weights have displaced numpy's code from the cache: it takes 12 us for two values, this takes 2.
-    return all(map(math.isfinite, logits.ravel().tolist())) if logits.size <= FEW_LOGITS else bool(np.isfinite(logits).all())
 
 
 def _require_contract(session: ort.InferenceSession, labels: tuple[str, ...]) -> None:

@@ -103,8 +103,11 @@ class Engine:
         classifier, cut = self.classifier, [False] * len(texts)
         reader = classifier.student if isinstance(classifier, Cascade) else classifier
         if isinstance(reader, OnnxClassifier):
-            rows = reader.encode(texts)
-            cut = [len(row) >= self.max_length and reader.is_cut(text) for row, text in zip(rows, texts, strict=True)]
+            rows = reader.tokenizer.encode(texts)
+            cut = [
+                len(row) >= self.max_length and reader.tokenizer.count_truncated([text]) > 0
+                for row, text in zip(rows, texts, strict=True)
+            ]
         logits = (
             classifier.predict_encoded(rows) if isinstance(classifier, OnnxClassifier) else classifier.predict_logits(texts)
         )

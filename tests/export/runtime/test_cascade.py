@@ -16,6 +16,8 @@ from distill.evaluation.temperature import fit_temperature
 from distill.labels import Logits, ProblemType
 from export.runtime.cascade import NEVER_SURE, Cascade, choose_threshold, confidences
 
+GRAPHS = {"student_graph_sha256": "0" * 64, "fallback_graph_sha256": "1" * 64}
+
 NO, YES = "no", "yes"
 
 
@@ -123,6 +125,7 @@ def test_the_threshold_is_the_lowest_that_keeps_the_wanted_agreement() -> None:
             labels=labels,
             problem_type="single_label_classification",
             wanted_agreement=wanted,
+            graphs=GRAPHS,
         )
         cascade = Cascade(
             Says(dict(zip("abcdefghij", student[:, 1], strict=True))),
@@ -148,6 +151,7 @@ def test_texts_as_sure_as_each_other_are_taken_together_or_not_at_all() -> None:
         labels=np.array([1, 1, 0, 1]),
         problem_type="single_label_classification",
         wanted_agreement=1.0,
+        graphs=GRAPHS,
     )
     assert (found.student_share, found.agreement) == (0.25, 1.0)
 
@@ -159,6 +163,7 @@ def test_a_student_that_errs_where_it_is_surest_is_never_asked_alone() -> None:
         labels=np.array([1, 1]),
         problem_type="single_label_classification",
         wanted_agreement=1.0,
+        graphs=GRAPHS,
     )
     assert (found.min_confidence, found.student_share, found.agreement) == (NEVER_SURE, 0.0, 1.0)
 
@@ -176,6 +181,7 @@ def test_the_chosen_threshold_keeps_its_word(data: st.DataObject) -> None:
         labels=labels,
         problem_type="single_label_classification",
         wanted_agreement=wanted,
+        graphs=GRAPHS,
     )
     assert found.agreement >= wanted - 1e-9
     calibrated = student / np.float32(found.temperature)
@@ -189,9 +195,19 @@ def test_a_threshold_needs_texts_and_a_share() -> None:
     logits, of = logits_of([0.9]), "single_label_classification"
     with pytest.raises(SettingsError, match="agreement must be above 0"):
         choose_threshold(
-            student_logits=logits, fallback_logits=logits, labels=np.array([1]), problem_type=of, wanted_agreement=1.5
+            student_logits=logits,
+            fallback_logits=logits,
+            labels=np.array([1]),
+            problem_type=of,
+            wanted_agreement=1.5,
+            graphs=GRAPHS,
         )
     with pytest.raises(DatasetError, match="rows of logits"):
         choose_threshold(
-            student_logits=logits[:0], fallback_logits=logits[:0], labels=np.array([]), problem_type=of, wanted_agreement=0.9
+            student_logits=logits[:0],
+            fallback_logits=logits[:0],
+            labels=np.array([]),
+            problem_type=of,
+            wanted_agreement=0.9,
+            graphs=GRAPHS,
         )

@@ -21,7 +21,6 @@ class Adder:
 
     labels = ("count", "sum")
     problem_type: ProblemType = "single_label_classification"
-    max_length = 6
 
     def __init__(self) -> None:
         vocabulary = {str(number): number for number in range(21)}
@@ -30,18 +29,13 @@ class Adder:
         library.post_processor = processors.TemplateProcessing(
             single="10 $A 20", pair="10 $A 20 $B:0 20:0", special_tokens=[("10", 10), ("20", 20)]
         )
-        tokenizer = TextTokenizer(library, max_length=6, pad_id=0)
-        self.encode, self.encode_windows = tokenizer.encode, tokenizer.windows
-        self._tokenizer = tokenizer
-
-    def is_cut(self, text: TextInput) -> bool:
-        return self._tokenizer.count_truncated([text]) > 0
+        self.tokenizer = TextTokenizer(library, max_length=6, pad_id=0)
 
     def predict_encoded(self, rows: Sequence[NDArray[np.int64]]) -> Logits:
         return np.array([[len(row), row.sum()] for row in rows], dtype=np.float32)
 
     def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
-        return self.predict_encoded(self.encode(texts))
+        return self.predict_encoded(self.tokenizer.encode(texts))
 
 
 TEXTS = ("1 2", "1 2 3 4 5 6 7", "1 2 3 4")
