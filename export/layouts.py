@@ -5,14 +5,13 @@ Files are copied, not converted, so that the answers are those of the bundle.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
 from distill.bundle import CONFIG, TOKENIZER, TOKENIZER_CONFIG, Bundle
 from distill.errors import SettingsError
-from distill.storage import write_atomically, writing_to
+from distill.settings import Precision
+from distill.storage import write_atomically
 from distill.tokenization import INPUT_NAMES
 from export.settings import Layout
 
@@ -40,7 +39,10 @@ def write_layout(bundle: Bundle, layout: Layout, out: Path) -> list[Path]:
     if out.exists() and any(out.iterdir()):
         raise SettingsError(f"{out} is not empty; name another folder with --layout-out")
     bundle.best_precision()
-    return list(_triton_files(bundle, out) if layout == "triton" else _hugging_face_files(bundle, layout, out))
+    files = _triton_files(bundle) if layout == "triton" else _hugging_face_files(bundle, layout)
+    for name, content in files.items():
+        write_atomically(out / name, content.read_bytes() if isinstance(content, Path) else content)
+    return [out / name for name in files]
 
 
 def triton_config(bundle: Bundle, *, name: str) -> str:
@@ -65,32 +67,22 @@ parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
 """
 
 
-def _hugging_face_files(bundle: Bundle, layout: Layout, out: Path) -> Iterator[Path]:
-    for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG):
-        yield _copied(bundle.file(name), out / name)
-    graphs = out / "onnx" if layout == "transformers.js" else out
-    precisions = bundle.manifest.precisions
-    if "fp32" in precisions:
-        yield _copied(bundle.graph("fp32"), graphs / "model.onnx")
-    if "int8" in precisions:
-        yield _copied(bundle.graph("int8"), graphs / "model_quantized.onnx")
+def _hugging_face_files(bundle: Bundle, layout: Layout) -> dict[str, Path | str]:
+    """Return the files by name, each as the path of its source or its content."""
+    folder = "onnx/" if layout == "transformers.js" else ""
+    graphs: dict[Precision, str] = {"fp32": f"{folder}model.onnx", "int8": f"{folder}model_quantized.onnx"}
+    return {
+        **{name: bundle.file(name) for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG)},
+        **{graphs[precision]: bundle.graph(precision) for precision in bundle.manifest.precisions},
+    }
 
 
-def _triton_files(bundle: Bundle, out: Path) -> Iterator[Path]:
-    model = out / bundle.path.resolve().name
-    yield _copied(bundle.graph(bundle.best_precision()), model / "1" / "model.onnx")
-    yield _written(triton_config(bundle, name=model.name), model / "config.pbtxt")
-    yield _written("".join(f"{label}\n" for label in bundle.labels), model / "labels.txt")
-    yield _copied(bundle.file(TOKENIZER), model / TOKENIZER)
-
-
-def _copied(source: Path, target: Path) -> Path:
-    with writing_to(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-    return target
-
-
-def _written(content: str, target: Path) -> Path:
-    write_atomically(target, content)
-    return target
+def _triton_files(bundle: Bundle) -> dict[str, Path | str]:
+    """Return the files by name, each as the path of its source or its content."""
+    model = bundle.path.resolve().name
+    return {
+        f"{model}/1/model.onnx": bundle.graph(bundle.best_precision()),
+        f"{model}/config.pbtxt": triton_config(bundle, name=model),
+        f"{model}/labels.txt": "".join(f"{label}\n" for label in bundle.labels),
+        f"{model}/{TOKENIZER}": bundle.file(TOKENIZER),
+    }

@@ -7,6 +7,7 @@ random number, so that the same bundle always has the same bill.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from distill.bundle import MANIFEST, Bundle
@@ -30,13 +31,23 @@ def ml_bom(bundle: Bundle) -> dict[str, Any]:
         }
         for name, version in sorted(manifest.versions.items())
     ]
+    files = [
+        {
+            "type": "file",
+            "bom-ref": f"file:{name}",
+            "name": name,
+            "hashes": [{"alg": "SHA-256", "content": entry.sha256}],
+            "properties": [{"name": "potstill:size_bytes", "value": str(entry.size_bytes)}],
+        }
+        for name, entry in sorted(manifest.files.items())
+    ]
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, digest)}",
         "version": 1,
         "metadata": {"component": _model(bundle, digest)},
-        "components": [*_ancestors(bundle), *_files(bundle), *made_with],
+        "components": [*_ancestors(bundle), *files, *made_with],
         "dependencies": [{"ref": "model", "dependsOn": sorted(part["bom-ref"] for part in _ancestors(bundle))}],
     }
 
@@ -77,31 +88,32 @@ def _model(bundle: Bundle, digest: str) -> dict[str, Any]:
 
 
 def _metrics(bundle: Bundle) -> list[dict[str, Any]]:
-    metrics: list[dict[str, Any]] = []
-    for form, figures in sorted(bundle.manifest.quality.items()):
-        for key, name in _METRICS.items():
-            if key not in figures:
-                continue
-            metric: dict[str, Any] = {
-                "type": name,
-                "value": f"{figures[key]:.4f}",
-                "slice": f"{form}, {figures.get('split', 'validation')}",
-            }
-            interval = figures.get(f"{key}_interval")
-            if interval:
-                metric["confidenceInterval"] = {"lowerBound": f"{interval[0]:.4f}", "upperBound": f"{interval[1]:.4f}"}
-            metrics.append(metric)
-    return metrics
+    return [
+        _metric(figures, key, form)
+        for form, figures in sorted(bundle.manifest.quality.items())
+        for key in _METRICS
+        if key in figures
+    ]
+
+
+def _metric(figures: Mapping[str, Any], key: str, form: str) -> dict[str, Any]:
+    low, high = figures.get(f"{key}_interval") or (None, None)
+    interval = {} if low is None else {"confidenceInterval": {"lowerBound": f"{low:.4f}", "upperBound": f"{high:.4f}"}}
+    return {
+        "type": _METRICS[key],
+        "value": f"{figures[key]:.4f}",
+        "slice": f"{form}, {figures.get('split', 'validation')}",
+        **interval,
+    }
 
 
 def _ancestors(bundle: Bundle) -> list[dict[str, Any]]:
     lineage = bundle.manifest.lineage
-    base: dict[str, Any] = {"type": "machine-learning-model", "bom-ref": "base-model", "name": lineage.base_model}
-    teacher: list[dict[str, Any]] = []
+    models: list[dict[str, Any]] = [{"bom-ref": "base-model", "name": lineage.base_model}]
     if lineage.teacher_sha256:
-        hashes = [{"alg": "SHA-256", "content": lineage.teacher_sha256}]
-        teacher = [{"type": "machine-learning-model", "bom-ref": "teacher", "name": "teacher", "hashes": hashes}]
-    return [base, *teacher, *_datasets(bundle)]
+        digest = {"alg": "SHA-256", "content": lineage.teacher_sha256}
+        models.append({"bom-ref": "teacher", "name": "teacher", "hashes": [digest]})
+    return [*({"type": "machine-learning-model", **model} for model in models), *_datasets(bundle)]
 
 
 def _datasets(bundle: Bundle) -> list[dict[str, Any]]:
@@ -115,17 +127,4 @@ def _datasets(bundle: Bundle) -> list[dict[str, Any]]:
         {"type": "data", "bom-ref": name.replace(" ", "-"), "name": name, "version": fingerprint}
         for name, fingerprint in known.items()
         if fingerprint
-    ]
-
-
-def _files(bundle: Bundle) -> list[dict[str, Any]]:
-    return [
-        {
-            "type": "file",
-            "bom-ref": f"file:{name}",
-            "name": name,
-            "hashes": [{"alg": "SHA-256", "content": entry.sha256}],
-            "properties": [{"name": "potstill:size_bytes", "value": str(entry.size_bytes)}],
-        }
-        for name, entry in sorted(bundle.manifest.files.items())
     ]
