@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -39,19 +39,15 @@ FEW_TEXTS = 200
 """With fewer texts for the gates, one text is more than the default budget of macro-F1, and export says so."""
 
 
-@dataclass(frozen=True)
-class Checked:
-    """A graph that passed its checks, and its figures for the manifest."""
-
-    graph: onnx.ModelProto
-    quality: dict[str, Any]
+Checked = tuple[onnx.ModelProto, dict[str, Any]]
+"""A graph that passed its checks, and its figures for the manifest."""
 
 
 def export_bundle(
     bundle: Bundle,
     *,
     validation: Dataset,
-    settings: ExportSettings | None = None,
+    settings: ExportSettings = ExportSettings(),
     reporter: Reporter | None = None,
 ) -> Bundle:
     """Write and verify the ONNX graphs of a bundle.
@@ -72,9 +68,13 @@ def export_bundle(
         SettingsError: The labels or the task of the validation texts are not the bundle's, or there are too few texts.
         StorageError: The bundle's folder cannot be written.
     """
-    settings = settings or ExportSettings()
     reporter = reporter or SilentReporter()
-    _require_same_task(bundle, validation)
+    if (validation.problem_type, validation.labels) != (bundle.manifest.problem_type, bundle.labels):
+        raise SettingsError(
+            f"the bundle is for {bundle.manifest.problem_type} with labels {list(bundle.labels)}, the validation texts are for "
+            f"{validation.problem_type} with labels {list(validation.labels)}; several labels of a text are a list in the "
+            "label column, or separated by what --label-separator names"
+        )
     require_writable(bundle.path)
     calibrating, judged = _split(validation, settings, reporter)
     fp32, baseline = _checked_fp32(bundle, validation, judged, settings, reporter)
@@ -82,8 +82,8 @@ def export_bundle(
     scales: KnownScales = {}
     if "int8" in settings.precisions:
         reporter.say("export: calibrating and quantizing to int8")
-        scales = _activation_scales(fp32.graph, bundle, calibrating, settings, reporter)
-        graphs["int8"] = _checked_int8(fp32.graph, scales, bundle, baseline, settings, reporter)
+        scales = _activation_scales(fp32[0], bundle, calibrating, settings, reporter)
+        graphs["int8"] = _checked_int8(fp32[0], scales, bundle, baseline, settings, reporter)
     return _seal(bundle, {name: graphs[name] for name in settings.precisions}, scales, settings)
 
 
@@ -95,16 +95,6 @@ def strip(bundle: Bundle) -> Bundle:
     """
     bundle.best_precision()
     return write_card(bundle, dropping={WEIGHTS})
-
-
-def _require_same_task(bundle: Bundle, validation: Dataset) -> None:
-    if validation.problem_type != bundle.manifest.problem_type:
-        raise SettingsError(
-            f"the bundle is for {bundle.manifest.problem_type}, the validation texts for {validation.problem_type}; "
-            "several labels of a text are a list in the label column, or separated by what --label-separator names"
-        )
-    if validation.labels != bundle.labels:
-        raise SettingsError(f"the bundle's labels are {list(bundle.labels)}, the validation texts' {list(validation.labels)}")
 
 
 def _split(validation: Dataset, settings: ExportSettings, reporter: Reporter) -> tuple[Sequence[str], Dataset]:
@@ -135,7 +125,7 @@ def _checked_fp32(
     logits = classifier.predict_logits(judged.texts)
     quality = evaluate(labels=judged.label_ids, logits=logits, label_names=classifier.labels, problem_type=judged.problem_type)
     figures = {"split": "validation", **asdict(quality), "max_abs_diff": parity.max_abs_diff}
-    return Checked(graph, figures), Baseline(judged, logits, quality)
+    return (graph, figures), Baseline(judged, logits, quality)
 
 
 def _activation_scales(
@@ -149,10 +139,11 @@ def _activation_scales(
     known = {name: own[name] for name in names if name in own}
     if known:
         reporter.say(f"export: {len(known)} of {len(names)} activation scales are the bundle's own")
-    missing = [name for name in names if name not in known]
-    ranges = channel_ranges(fp32, missing, texts=texts, tokenizer=bundle.tokenizer())
-    count = min(len(texts), MAX_CALIBRATION_TEXTS)
-    source = f"minimum and maximum over {count} validation texts, which the gates did not judge, and their first words"
+    ranges = channel_ranges(fp32, [name for name in names if name not in known], texts=texts, tokenizer=bundle.tokenizer())
+    source = (
+        f"minimum and maximum over {min(len(texts), MAX_CALIBRATION_TEXTS)} validation texts, which the gates did not judge, "
+        "and their first words"
+    )
     return known | {name: (scales, source) for name, scales in scales_of_graph(fp32, ranges).items()}
 
 
@@ -175,11 +166,11 @@ def _checked_int8(
     )
     graph, passed = ladder.first_that_passes(reporter)
     reporter.say(
-        f"export: int8 ({passed.rung.name}) macro-F1 {passed.quality.macro_f1:.4f} (fp32 {baseline.quality.macro_f1:.4f}), "
+        f"export: int8 ({passed.form}) macro-F1 {passed.quality.macro_f1:.4f} (fp32 {baseline.quality.macro_f1:.4f}), "
         f"the same label on {passed.change.agreement:.1%} of the texts"
     )
     figures = {"split": "validation", **asdict(passed.quality), "target": settings.target, **passed.figures()}
-    return Checked(_with_metadata(graph, bundle), figures)
+    return _with_metadata(graph, bundle), figures
 
 
 def _written_graph(model: TorchClassifier, settings: ExportSettings, reporter: Reporter) -> onnx.ModelProto:
@@ -206,14 +197,16 @@ def _written_graph(model: TorchClassifier, settings: ExportSettings, reporter: R
 
 def _with_metadata(graph: onnx.ModelProto, bundle: Bundle) -> onnx.ModelProto:
     """Write what a program needs to use the graph without the manifest into the graph, in place, and return it."""
-    metadata = {
-        "labels": "\n".join(bundle.labels),
-        "problem_type": bundle.manifest.problem_type,
-        "max_length": str(bundle.manifest.max_length),
-        "tokenizer_sha256": bundle.manifest.files[TOKENIZER].sha256,
-    }
     del graph.metadata_props[:]
-    onnx.helper.set_model_props(graph, metadata)
+    onnx.helper.set_model_props(
+        graph,
+        {
+            "labels": "\n".join(bundle.labels),
+            "problem_type": bundle.manifest.problem_type,
+            "max_length": str(bundle.manifest.max_length),
+            "tokenizer_sha256": bundle.manifest.files[TOKENIZER].sha256,
+        },
+    )
     graph.producer_name = "potstill"
     return graph
 
@@ -221,10 +214,11 @@ def _with_metadata(graph: onnx.ModelProto, bundle: Bundle) -> onnx.ModelProto:
 def _seal(bundle: Bundle, graphs: Mapping[Precision, Checked], scales: KnownScales, settings: ExportSettings) -> Bundle:
     """Return the bundle with these graphs and no others and a new card, in one seal."""
     manifest = bundle.manifest
-    contents = {GRAPH_OF_PRECISION[name]: checked.graph.SerializeToString() for name, checked in graphs.items()}
+    contents = {GRAPH_OF_PRECISION[name]: graph.SerializeToString() for name, (graph, _) in graphs.items()}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     listed = [GRAPH_OF_PRECISION[precision] for precision in manifest.precisions]
     outdated = {name for name in listed if digests.get(name) != manifest.files[name].sha256}
+    opset = next(entry.version for graph, _ in graphs.values() for entry in graph.opset_import if entry.domain == "")
     if scales:
         contents[QUANTIZATION] = scales_text(scales).encode()
     with bundle.staging() as staged:
@@ -236,17 +230,13 @@ def _seal(bundle: Bundle, graphs: Mapping[Precision, Checked], scales: KnownScal
             # A benchmark of a graph that is gone would be shown as one of the new graph.
             dropping=(outdated - contents.keys()) | ({BENCHMARK} if outdated else set()),
             precisions=tuple(graphs),
-            opset=_opset(next(iter(graphs.values())).graph),
+            opset=opset,
             instruction_set=instruction_set(),
             target=settings.target if "int8" in graphs else None,
             quality={
                 **{name: figures for name, figures in manifest.quality.items() if name not in manifest.precisions},
-                **{name: checked.quality for name, checked in graphs.items()},
+                **{name: figures for name, (_, figures) in graphs.items()},
             },
             settings={**manifest.settings, "export": settings.model_dump(mode="json")},
             versions={**manifest.versions, **{name: version(name) for name in ("onnx", "onnxruntime")}},
         )
-
-
-def _opset(graph: onnx.ModelProto) -> int:
-    return int(next(entry.version for entry in graph.opset_import if entry.domain == ""))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from distill.scales import quantize_blocks, quantize_rows
+from export.int8.editing import add_constants, replace_nodes
 from export.runtime.sessions import MICROSOFT
 from export.settings import EmbeddingPrecision
 
@@ -43,19 +44,17 @@ def _quantize_table(
     graph.initializer.remove(tensor)
     if precision == "int4" and block_size is not None:
         nibbles, scales = quantize_blocks(table, block_size=block_size)
-        graph.initializer.append(numpy_helper.from_array(nibbles, f"{name}_int4"))
+        add_constants(graph, {f"{name}_int4": nibbles})
         _widen_at_load(graph, scales, f"{name}_scales", f"{name}_scales_cast")
-        for lookup in lookups:
-            _replace(graph, lookup, [_int4_lookup(name, lookup.input[1], lookup.output[0], block_size)])
+        replace_nodes(graph, {each.output[0]: [_int4_lookup(name, each, block_size)] for each in lookups})
         return
     values, row_scales = quantize_rows(table)
-    graph.initializer.append(numpy_helper.from_array(values, f"{name}_int8"))
-    graph.initializer.append(numpy_helper.from_array(row_scales, f"{name}_scales"))
-    for lookup in lookups:
-        _replace(graph, lookup, _int8_lookup(name, lookup.input[1], lookup.output[0]))
+    add_constants(graph, {f"{name}_int8": values, f"{name}_scales": row_scales})
+    replace_nodes(graph, {each.output[0]: _int8_lookup(name, each) for each in lookups})
 
 
-def _int8_lookup(table: str, ids: str, output: str) -> list[onnx.NodeProto]:
+def _int8_lookup(table: str, lookup: onnx.NodeProto) -> list[onnx.NodeProto]:
+    ids, output = lookup.input[1], lookup.output[0]
     return [
         helper.make_node("Gather", [f"{table}_int8", ids], [f"{output}_int8"]),
         helper.make_node("Cast", [f"{output}_int8"], [f"{output}_cast"], to=TensorProto.FLOAT),
@@ -64,12 +63,11 @@ def _int8_lookup(table: str, ids: str, output: str) -> list[onnx.NodeProto]:
     ]
 
 
-def _int4_lookup(table: str, ids: str, output: str, block_size: int) -> onnx.NodeProto:
-    inputs = [f"{table}_int4", ids, f"{table}_scales_cast"]
+def _int4_lookup(table: str, lookup: onnx.NodeProto, block_size: int) -> onnx.NodeProto:
     return helper.make_node(
         "GatherBlockQuantized",
-        inputs,
-        [output],
+        [f"{table}_int4", lookup.input[1], f"{table}_scales_cast"],
+        [lookup.output[0]],
         domain=MICROSOFT,
         bits=4,
         block_size=block_size,
@@ -83,22 +81,15 @@ def _quantize_at_rest(graph: onnx.GraphProto, tensor: TensorProto) -> None:
     values, scales = quantize_rows(numpy_helper.to_array(tensor))
     name = tensor.name
     graph.initializer.remove(tensor)
-    graph.initializer.append(numpy_helper.from_array(scales, f"{name}_scales"))
+    add_constants(graph, {f"{name}_scales": scales})
     graph.node.insert(0, helper.make_node("Mul", [f"{name}_cast", f"{name}_scales"], [name]))
     _widen_at_load(graph, values, f"{name}_int8", f"{name}_cast")
 
 
 def _widen_at_load(graph: onnx.GraphProto, values: NDArray[Any], stored: str, name: str) -> None:
     """Store values in their narrow dtype; ONNX Runtime computes the `Cast` to fp32 once, when it loads the graph."""
-    graph.initializer.append(numpy_helper.from_array(values, stored))
+    add_constants(graph, {stored: values})
     graph.node.insert(0, helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
-
-
-def _replace(graph: onnx.GraphProto, node: onnx.NodeProto, replacement: list[onnx.NodeProto]) -> None:
-    place = list(graph.node).index(node)
-    graph.node.remove(node)
-    for offset, new in enumerate(replacement):
-        graph.node.insert(place + offset, new)
 
 
 def is_table(tensor: TensorProto) -> bool:

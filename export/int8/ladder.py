@@ -41,18 +41,10 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One form of int8 and its name."""
-
-    name: str
-    how: Quantization
-
-
-@dataclass(frozen=True)
 class Attempt:
-    """The result of one rung; `failure` is None where every gate passed."""
+    """The result of one rung: the name of its form, and its figures; `failure` is None if every gate passed."""
 
-    rung: Rung
+    form: str
     quality: Quality
     change: Change
     by_batch: BatchReport | None
@@ -64,19 +56,18 @@ class Attempt:
         recall = max(before.per_class[name].recall - after.recall for name, after in self.quality.per_class.items())
         gained = self.quality.expected_calibration_error - before.expected_calibration_error
         return (
-            f"{self.rung.name}: macro-F1 {self.quality.macro_f1 - before.macro_f1:+.4f}, worst recall {-recall:+.4f}, "
+            f"{self.form}: macro-F1 {self.quality.macro_f1 - before.macro_f1:+.4f}, worst recall {-recall:+.4f}, "
             f"agreement {self.change.agreement:.4f}, calibration error {gained:+.4f}, moved by batch {by_batch}: "
             f"{'passed' if self.failure is None else self.failure.metric}"
         )
 
     def figures(self) -> dict[str, Any]:
         """Return the figures for the manifest; texts stay out of it, because the data does not ship."""
-        agreement = self.change.agreement
         by_batch = {} if self.by_batch is None else asdict(self.by_batch)
         return {
-            "agreement_with_fp32": agreement,
-            "agreement_with_fp32_interval": wilson_interval(agreement, self.quality.num_texts),
-            "form": self.rung.name,
+            "agreement_with_fp32": self.change.agreement,
+            "agreement_with_fp32_interval": wilson_interval(self.change.agreement, self.quality.num_texts),
+            "form": self.form,
             **{name: value for name, value in by_batch.items() if name not in {"worst_text", "num_texts"}},
         }
 
@@ -109,12 +100,12 @@ class Ladder:
         """
         attempts: list[Attempt] = []
         failures: list[QualityError] = []
-        for rung in self._rungs():
-            graph = quantize(self.fp32, self.ranges, rung.how)
-            attempt = self._attempt(rung, self.open_graph(graph))
+        for form, how in self._rungs():
+            graph = quantize(self.fp32, self.ranges, how)
+            attempt = self._attempt(form, how, self.open_graph(graph))
             if attempt.failure is None:
                 return graph, attempt
-            reporter.say(f"export: int8 with {rung.name} is not good enough: {attempt.failure.metric}")
+            reporter.say(f"export: int8 with {form} is not good enough: {attempt.failure.metric}")
             attempts.append(attempt)
             failures.append(attempt.failure)
         reporter.say("export: what was tried, against fp32:")
@@ -122,52 +113,50 @@ class Ladder:
             reporter.say(f"  {attempt.row(self.baseline.quality)}")
         raise failures[0]
 
-    def _rungs(self) -> Iterator[Rung]:
+    def _rungs(self) -> Iterator[tuple[str, Quantization]]:
+        """Yield each form and its name."""
         form = asked_form(self.settings, self.embeddings)
         name = f"{7 if self.settings.target == 'portable' else 8}-bit weights, {self.settings.activations} scales"
-        yield Rung(f"{name}, {form.embeddings} tables", form)
+        yield f"{name}, {form.embeddings} tables", form
         if form.embeddings == "int4" and self.settings.max_size_mb is None:
             form = replace(form, embeddings="int8")
-            yield Rung(f"{name}, int8 tables", form)
+            yield f"{name}, int8 tables", form
         most_sensitive = self._by_sensitivity(form)
         for count in KEPT:
             if count < len(most_sensitive):
                 kept = most_sensitive[:count]
-                fewer = replace(form, keep=frozenset(kept))
-                yield Rung(f"{name}, {form.embeddings} tables, {', '.join(kept)} in fp32", fewer)
+                yield f"{name}, {form.embeddings} tables, {', '.join(kept)} in fp32", replace(form, keep=frozenset(kept))
 
     def _by_sensitivity(self, form: Quantization) -> list[str]:
         """Return the outputs of all layers; first the one that changes the probabilities most when it alone is int8."""
         outputs = [layer.output for layer in linear_layers(self.fp32)]
-        texts = self.baseline.validation.texts[:SENSITIVITY_TEXTS]
-        change = {}
-        for output in outputs:
-            alone = replace(form, embeddings="fp32", keep=frozenset(outputs) - {output})
-            classifier = self.open_graph(quantize(self.fp32, self.ranges, alone))
-            probabilities = task_of(classifier.problem_type).probabilities
-            found, exact = probabilities(classifier.predict_logits(texts)), probabilities(self.baseline.logits[: len(texts)])
-            change[output] = float(np.abs(found - exact).mean())
-        return sorted(outputs, key=lambda output: -change[output])
+        texts, task = self.baseline.validation.texts[:SENSITIVITY_TEXTS], task_of(self.baseline.validation.problem_type)
+        exact = task.probabilities(self.baseline.logits[: len(texts)])
 
-    def _attempt(self, rung: Rung, classifier: BatchingClassifier) -> Attempt:
+        def change(output: str) -> float:
+            alone = replace(form, embeddings="fp32", keep=frozenset(outputs) - {output})
+            logits = self.open_graph(quantize(self.fp32, self.ranges, alone)).predict_logits(texts)
+            return float(np.abs(task.probabilities(logits) - exact).mean())
+
+        return sorted(outputs, key=change, reverse=True)
+
+    def _attempt(self, form: str, how: Quantization, classifier: BatchingClassifier) -> Attempt:
         validation, before = self.baseline.validation, self.baseline.quality
         logits = classifier.predict_logits(validation.texts)
         after = evaluate(
             labels=validation.label_ids, logits=logits, label_names=classifier.labels, problem_type=validation.problem_type
         )
         change = change_between(self.baseline.logits, logits, validation.problem_type)
-        by_batch = compare_alone_and_in_batches(classifier, validation.texts) if rung.how.activations == "fixed" else None
-        failure: QualityError | None = None
+        by_batch = compare_alone_and_in_batches(classifier, validation.texts) if how.activations == "fixed" else None
         try:
             require_quality(before=before, after=after, change=change, settings=self.settings)
             if by_batch is not None:
                 by_batch.require(self.settings.batch_tolerance)
         except QualityError as exc:
-            failure = exc
-        return Attempt(rung, after, change, by_batch, failure)
+            return Attempt(form, after, change, by_batch, exc)
+        return Attempt(form, after, change, by_batch, None)
 
 
 def asked_form(settings: ExportSettings, embeddings: EmbeddingPrecision) -> Quantization:
     """Return the form of the first rung."""
-    limit = SEVEN_BIT_LIMIT if settings.target == "portable" else INT8_LIMIT
-    return Quantization(limit, settings.activations, embeddings)
+    return Quantization(SEVEN_BIT_LIMIT if settings.target == "portable" else INT8_LIMIT, settings.activations, embeddings)

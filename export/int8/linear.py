@@ -120,9 +120,8 @@ def _of_matmul(
 def _of_gemm(node: onnx.NodeProto, weights: NDArray[np.float32], constants: Mapping[str, TensorProto]) -> LinearLayer | None:
     settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     bias_name = node.input[2] if len(node.input) > 2 else ""
-    if settings.get("transA") or (settings.get("alpha", 1.0), settings.get("beta", 1.0)) != (1.0, 1.0):
-        return None
-    if bias_name and bias_name not in constants:
+    is_scaled = (settings.get("alpha", 1.0), settings.get("beta", 1.0)) != (1.0, 1.0)
+    if settings.get("transA") or is_scaled or (bias_name and bias_name not in constants):
         return None
     weights = np.ascontiguousarray(weights.T) if settings.get("transB") else weights
     bias = numpy_helper.to_array(constants[bias_name]) if bias_name else np.zeros(1, dtype=np.float32)

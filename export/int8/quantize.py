@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from distill.scales import INT8_LIMIT, ChannelRange, InputScales, input_scales, quantize_columns
+from export.int8.editing import add_constants, replace_nodes
 from export.int8.embeddings import quantize_tables
 from export.int8.linear import LinearLayer, linear_layers, value_layers
 from export.runtime.sessions import MICROSOFT
 from export.settings import ActivationScales, EmbeddingPrecision
 
 Nodes = dict[str, list[onnx.NodeProto]]
-"""By the output of a linear layer, the nodes that replace it."""
+"""By the output of a node of a linear layer, its MatMul, Gemm or Add, the nodes that replace it."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,12 @@ def quantize(
     quantized = onnx.ModelProto()
     quantized.CopyFrom(graph)
     layers = [layer for layer in linear_layers(quantized) if layer.output not in how.keep]
+    nodes: Nodes = {layer.bias_node.output[0]: [] for layer in layers if layer.bias_node is not None}
     if how.activations == "dynamic":
-        nodes = {layer.output: [_dynamic_layer(quantized.graph, layer, how)] for layer in layers}
+        nodes |= {layer.node.output[0]: [_dynamic_layer(quantized.graph, layer, how)] for layer in layers}
     else:
-        nodes = _fixed_layers(quantized.graph, layers, ranges, how)
-    _replace(quantized.graph, layers, nodes)
+        nodes |= _fixed_layers(quantized.graph, layers, ranges, how)
+    replace_nodes(quantized.graph, nodes)
     quantize_tables(quantized, how.embeddings)
     _drop_unused(quantized.graph)
     if all(entry.domain != MICROSOFT for entry in quantized.opset_import):
@@ -91,23 +92,24 @@ def _fixed_layers(
     scales = {name: _scales_of(ranges[name], sharing) for name, sharing in readers.items()}
     makers = value_layers(graph, layers)
     divisors = {maker.output: scales[name].step for name, maker in makers.items()}
-    _add_constants(graph, {"unit_scale": np.array(1, dtype=np.float32)})
-    nodes: Nodes = {layer.output: [] for layer in layers}
+    add_constants(graph, {"unit_scale": np.array(1, dtype=np.float32)})
+    nodes: Nodes = {layer.node.output[0]: [] for layer in layers}
     for name, (first, *_) in readers.items():
-        nodes[first.output] += _quantized_input(graph, name, scales[name], is_divided=name in makers)
+        nodes[first.node.output[0]] += _quantized_input(graph, name, scales[name], is_divided=name in makers)
     for layer in layers:
-        nodes[layer.output].append(_fixed_layer(graph, layer, scales[layer.input], divisors.get(layer.output), how))
+        divisor = divisors.get(layer.output)
+        nodes[layer.node.output[0]].append(_fixed_layer(graph, layer, scales[layer.input], divisor, how))
     return nodes
 
 
 def _quantized_input(graph: onnx.GraphProto, name: str, scales: InputScales, *, is_divided: bool) -> list[onnx.NodeProto]:
     # A Mul and a scalar QuantizeLinear: with a scale per channel, QuantizeLinear takes a code path forty times slower.
-    _add_constants(graph, {f"{name}_zero_point": np.array(scales.zero_point, dtype=np.uint8)})
+    add_constants(graph, {f"{name}_zero_point": np.array(scales.zero_point, dtype=np.uint8)})
     quantizing = helper.make_node("QuantizeLinear", [name, "unit_scale", f"{name}_zero_point"], [f"{name}_uint8"])
     if is_divided:
         return [quantizing]
     quantizing.input[0] = f"{name}_scaled"
-    _add_constants(graph, {f"{name}_factor": 1 / scales.step})
+    add_constants(graph, {f"{name}_factor": 1 / scales.step})
     return [helper.make_node("Mul", [name, f"{name}_factor"], [f"{name}_scaled"]), quantizing]
 
 
@@ -131,24 +133,8 @@ def _dynamic_layer(graph: onnx.GraphProto, layer: LinearLayer, how: Quantization
 def _weight_constants(graph: onnx.GraphProto, layer: LinearLayer, how: Quantization) -> list[str]:
     """Add the int8 weights, their scales and the bias to the graph and return the three names."""
     values, scales = quantize_columns(layer.weights, limit=how.weight_limit)
-    parts: dict[str, NDArray[Any]] = {"weights_int8": values, "weights_scales": scales, "bias": layer.bias}
-    return _add_constants(graph, {f"{layer.output}_{name}": part for name, part in parts.items()})
-
-
-def _add_constants(graph: onnx.GraphProto, constants: Mapping[str, NDArray[Any]]) -> list[str]:
-    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
-    return list(constants)
-
-
-def _replace(graph: onnx.GraphProto, layers: Sequence[LinearLayer], nodes: Nodes) -> None:
-    """Put the nodes in the places of the layers' MatMul or Gemm; their Add is dropped."""
-    new_nodes = {id(layer.node): nodes[layer.output] for layer in layers}
-    new_nodes |= {id(layer.bias_node): [] for layer in layers if layer.bias_node is not None}
-    copies = [
-        onnx.NodeProto.FromString(each.SerializeToString()) for node in graph.node for each in new_nodes.get(id(node), [node])
-    ]
-    del graph.node[:]
-    graph.node.extend(copies)
+    name = layer.output
+    return add_constants(graph, {f"{name}_weights_int8": values, f"{name}_weights_scales": scales, f"{name}_bias": layer.bias})
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

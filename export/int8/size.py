@@ -29,6 +29,11 @@ class _Parts:
     num_words: int
     width: int
 
+    @property
+    def layers(self) -> int:
+        """Bytes of the rest, which are mostly the layers."""
+        return self.total - self.words - self.tokenizer
+
 
 def embeddings_that_fit(
     bundle: Bundle, fp32: onnx.ModelProto, settings: ExportSettings, quantized: Callable[[EmbeddingPrecision], onnx.ModelProto]
@@ -73,19 +78,16 @@ def _what_would_fit(parts: _Parts, limit: float, form: EmbeddingPrecision) -> st
         f"{parts.tokenizer / MEGABYTE:.2f} MB the tokenizer, the rest the layers"
     )
     per_word = (parts.words + parts.tokenizer) / parts.num_words
-    fixed = parts.total - parts.words - parts.tokenizer
-    num_words = int((limit - fixed) / per_word)
+    num_words = int((limit - parts.layers) / per_word)
     width = next((width for width in range(parts.width - 32, 0, -32) if _size_at(parts, width) <= limit), None)
-    ways = []
-    if num_words >= 1000:
-        ways.append(f"a vocabulary of {num_words // 100 * 100:,} tokens")
-    if width is not None:
-        ways.append(f"a width of {width}")
+    ways = [
+        *([f"a vocabulary of {num_words // 100 * 100:,} tokens"] if num_words >= 1000 else []),
+        *([f"a width of {width}"] if width is not None else []),
+    ]
     return f"{found}. {' or '.join(ways) or 'No student of its shape'} would fit; nothing was sealed"
 
 
 def _size_at(parts: _Parts, width: int) -> float:
     """Return the size at another width: embeddings grow with the width, layers with its square."""
     share = width / parts.width
-    layers = parts.total - parts.words - parts.tokenizer
-    return parts.words * share + layers * share**2 + parts.tokenizer
+    return parts.words * share + parts.layers * share**2 + parts.tokenizer
