@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from distill.bundle import WEIGHTS, Bundle, Lineage, Role
-from distill.data import Splits, fingerprint, load_splits, read_texts, texts_not_in
+from distill.data import Dataset, Splits, fingerprint, load_splits, read_texts, texts_not_in
 from distill.errors import BundleError, SettingsError, requires
 from distill.progress import Reporter, SilentReporter
 from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, Settings
@@ -28,7 +28,6 @@ from export.settings import BenchSettings, DemoSettings, ExportSettings
 TASK: Final = "movies"
 TEACHER: Final = "teacher"
 STUDENT: Final = "student"
-STAGES: Final = ("data", "teacher", "student", "export", "bench")
 CONTROL: Final = "student_no_distillation"
 
 
@@ -80,7 +79,7 @@ def profile_of(settings: DemoSettings) -> Profile:
     )
 
 
-def run_demo(out: Path, settings: DemoSettings | None = None, *, reporter: Reporter | None = None) -> dict[str, Any]:
+def run_demo(out: Path, settings: DemoSettings = DemoSettings(), *, reporter: Reporter | None = None) -> dict[str, Any]:
     """Run the demo and write `report.json`, `report.html` and the bundles to `out`.
 
     Returns:
@@ -89,7 +88,6 @@ def run_demo(out: Path, settings: DemoSettings | None = None, *, reporter: Repor
     Raises:
         PotstillError: The error of any stage; finished stages are kept and not repeated next time.
     """
-    settings = settings or DemoSettings()
     reporter = reporter or SilentReporter()
     require_writable(out)
     with requires("the demo"):
@@ -97,9 +95,13 @@ def run_demo(out: Path, settings: DemoSettings | None = None, *, reporter: Repor
     profile = profile_of(settings)
     reporter.say(f"1 of 6  data: builtin:{TASK}")
     splits = load_splits(profile.data)
+    if splits.test is None:
+        raise SettingsError("the demo needs test texts to measure on, and the data has none")
     for note in splits.notes:
         reporter.say(f"        {note}")
-    unlabeled = _unlabeled(splits, profile)
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    further = [text for source in profile.unlabeled for text in read_texts(source, profile.data)]
+    unlabeled = tuple(texts_not_in(further, parts.values()))
     if unlabeled:
         reporter.say(f"        {len(unlabeled)} texts of {', '.join(profile.unlabeled)}, without their labels")
     teacher, control, student = _bundles(out, splits, unlabeled, profile, reporter)
@@ -115,17 +117,19 @@ def run_demo(out: Path, settings: DemoSettings | None = None, *, reporter: Repor
         "task": TASK,
         "profile": settings.profile,
         "seed": settings.seed,
-        **_measured(out, candidates, splits, profile, reporter),
-        "data": {**_data_summary(splits), "unlabeled": {"sources": list(profile.unlabeled), "count": len(unlabeled)}},
-        "settings": {stage: getattr(profile, stage).model_dump(mode="json") for stage in STAGES},
+        **_measured(out, candidates, splits.train, splits.test, profile, reporter),
+        "data": {
+            "notes": list(splits.notes),
+            **{name: {"counts": part.counts, "fingerprint": part.fingerprint()} for name, part in parts.items()},
+            "unlabeled": {"sources": list(profile.unlabeled), "count": len(unlabeled)},
+        },
+        "settings": {
+            stage: getattr(profile, stage).model_dump(mode="json")
+            for stage in ("data", "teacher", "student", "export", "bench")
+        },
     }
     write_report(out, report)
     return report
-
-
-def _unlabeled(splits: Splits, profile: Profile) -> tuple[str, ...]:
-    texts = [text for source in profile.unlabeled for text in read_texts(source, profile.data)]
-    return tuple(texts_not_in(texts, [part for part in (splits.train, splits.validation, splits.test) if part is not None]))
 
 
 def _bundles(
@@ -199,15 +203,12 @@ def _already_made(path: Path, stage: Role, settings: Settings, wanted: Lineage, 
 
 
 def _measured(
-    out: Path, candidates: Sequence[Candidate], splits: Splits, profile: Profile, reporter: Reporter
+    out: Path, candidates: Sequence[Candidate], train: Dataset, test: Dataset, profile: Profile, reporter: Reporter
 ) -> dict[str, Any]:
     """Return quality and speed of all candidates; those of an earlier run if nothing they depend on has changed."""
-    if splits.test is None:
-        raise SettingsError("the demo needs test texts to measure on, and the data has none")
-    test = splits.test
     kept = out / "measured.json"
     digests = [Bundle.open(c.bundle_path).manifest.to_bytes().decode() for c in candidates if c.bundle_path]
-    parts = [digests, test.fingerprint(), splits.train.fingerprint(), profile.bench.model_dump(mode="json")]
+    parts = [digests, test.fingerprint(), train.fingerprint(), profile.bench.model_dump(mode="json")]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     reporter.say(f"6 of 6  quality on {len(test)} test texts, then speed")
     if found := _already_measured(kept, key):
@@ -225,13 +226,3 @@ def _already_measured(kept: Path, key: str) -> dict[str, Any] | None:
         return {name: found[name] for name in ("environment", "rows")} if found["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _data_summary(splits: Splits) -> dict[str, Any]:
-    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    return {
-        "notes": list(splits.notes),
-        **{
-            name: {"counts": part.counts, "fingerprint": part.fingerprint()} for name, part in parts.items() if part is not None
-        },
-    }

@@ -101,8 +101,9 @@ def measure_latency(
     if not texts:
         raise SettingsError("there is no text to measure with")
     rounds = _rounds_of(texts, settings.rounds, settings.texts_per_round, batch_size=1)
-    warmup_s = (settings.warmup_s, settings.warmup_s / 10)
-    timed = _timed_rounds(classifiers, rounds, warmup_s, title="latency", reporter=reporter, clock=clock)
+    timed = _timed_rounds(
+        classifiers, rounds, (settings.warmup_s, settings.warmup_s / 10), title="latency", reporter=reporter, clock=clock
+    )
     return {name: Latency(tuple(rounds_ms)) for name, rounds_ms in timed.items()}
 
 
@@ -116,8 +117,9 @@ def measure_throughput(
 ) -> dict[str, tuple[float, ...]]:
     """Return texts per second of each round, with `batch_size` texts per call in their own order."""
     rounds = _rounds_of(texts, settings.throughput_rounds, settings.throughput_texts, batch_size=settings.batch_size)
-    warmup_s = (settings.warmup_s / 2, settings.warmup_s / 2)
-    timed = _timed_rounds(classifiers, rounds, warmup_s, title="throughput", reporter=reporter, clock=clock)
+    timed = _timed_rounds(
+        classifiers, rounds, (settings.warmup_s / 2, settings.warmup_s / 2), title="throughput", reporter=reporter, clock=clock
+    )
     return {
         name: tuple(settings.throughput_texts / sum(batches_ms) * 1000 for batches_ms in rounds_ms)
         for name, rounds_ms in timed.items()
@@ -143,16 +145,12 @@ def measure_process(bundle_path: Path, runtime: str, texts: Sequence[str], *, re
     )
 
 
-def ratio_of_medians(slow: Latency, fast: Latency) -> tuple[float, float, float]:
-    """Return how many times faster `fast` is: median, minimum and maximum over rounds of the ratio of medians."""
-    ratios = [a / b for a, b in zip(slow.round_medians_ms, fast.round_medians_ms, strict=True)]
-    return float(np.median(ratios)), min(ratios), max(ratios)
-
-
 def speed_figures(
     latency: Latency, rates: Sequence[float], *, teacher: Latency | None = None, process: ProcessFigures | None = None
 ) -> dict[str, Any]:
     """Return the speed figures of a row for JSON, all samples included.
+
+    The ratio says how many times faster than the teacher: its median and its range over the rounds.
 
     Args:
         latency: Times of single texts.
@@ -160,7 +158,7 @@ def speed_figures(
         teacher: Times that the ratios refer to; None: no ratios.
         process: Figures of a new process; None: not measured.
     """
-    median, *extremes = ratio_of_medians(teacher, latency) if teacher else (None,)
+    ratios = [a / b for a, b in zip(teacher.round_medians_ms, latency.round_medians_ms, strict=True)] if teacher else []
     return {
         "p50_ms": latency.p50_ms,
         "p90_ms": latency.percentile_ms(90),
@@ -168,8 +166,8 @@ def speed_figures(
         "latency_spread": latency.spread,
         "noisy": latency.spread > NOISY_SPREAD,
         "texts_per_second": float(np.median(rates)),
-        "p50_ratio_teacher": median,
-        "p50_ratio_teacher_range": extremes or None,
+        "p50_ratio_teacher": float(np.median(ratios)) if ratios else None,
+        "p50_ratio_teacher_range": [min(ratios), max(ratios)] if ratios else None,
         **(asdict(process) if process else {"cold_start_s": None, "peak_rss_bytes": None}),
         "latency_rounds_ms": [[round(sample, 4) for sample in samples] for samples in latency.rounds_ms],
         "texts_per_second_rounds": list(rates),

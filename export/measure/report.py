@@ -106,8 +106,8 @@ def confusion_picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
     axes = figure.add_subplot()
     for (true, given), share in np.ndenumerate(shares):
         axes.add_patch(Rectangle((given - 0.5, true - 0.5), 1, 1, color=_COLOURS["onnxruntime"], alpha=share, linewidth=0))
-        colour = "#ffffff" if share > 0.5 else GREY
-        axes.text(given, true, f"{counts[true, given]}\n{share:.1%}", ha="center", va="center", fontsize=8.5, color=colour)
+        text = f"{counts[true, given]}\n{share:.1%}"
+        axes.text(given, true, text, ha="center", va="center", fontsize=8.5, color="#ffffff" if share > 0.5 else GREY)
     axes.set_xticks(range(len(labels)), labels)
     axes.set_yticks(range(len(labels)), labels)
     limits = (-0.5, len(labels) - 0.5)

@@ -79,7 +79,9 @@ def measure_quality(
             "retention": retention(student_macro_f1=quality.macro_f1, teacher_macro_f1=qualities[teacher.key].macro_f1)
             if teacher
             else None,
-            "confusion": _confusion(test, found),
+            "confusion": confusion_matrix(test.label_ids, found.argmax(axis=1), num_labels=len(test.labels)).tolist()
+            if test.label_ids.ndim == 1
+            else None,  # a text may have several labels
             "size_bytes": candidate.size_bytes,
             "num_parameters": candidate.num_parameters,
         }
@@ -101,9 +103,10 @@ def measure_speed(
     """
     _require_named(candidates, teacher)
     reporter = reporter or SilentReporter()
-    single = {each.key: _opened(each, test, settings.threads) for each in candidates}
-    latencies = measure_latency(single, test.texts, settings, reporter=reporter)
-    del single  # its memory, before the next are opened
+    # Each call opens its own classifiers: those with the threads for latency are freed before the others are opened.
+    latencies = measure_latency(
+        {each.key: _opened(each, test, settings.threads) for each in candidates}, test.texts, settings, reporter=reporter
+    )
     rates = measure_throughput(
         {each.key: _opened(each, test, None) for each in candidates}, test.texts, settings, reporter=reporter
     )
@@ -129,14 +132,6 @@ def _opened(candidate: Candidate, test: Dataset, threads: int | None) -> Classif
             f"the test texts are for {test.problem_type} with labels {list(test.labels)}"
         )
     return classifier
-
-
-def _confusion(test: Dataset, logits: Logits) -> list[list[int]] | None:
-    """Return the number of texts by true and predicted label; None where a text may have several labels."""
-    if test.label_ids.ndim == 2:
-        return None
-    counts: list[list[int]] = confusion_matrix(test.label_ids, logits.argmax(axis=1), num_labels=len(test.labels)).tolist()
-    return counts
 
 
 def _one_at_a_time(classifier: Classifier, test: Dataset, advance: Advance) -> Logits:

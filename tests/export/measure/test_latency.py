@@ -20,7 +20,6 @@ from export.measure.latency import (
     measure_latency,
     measure_process,
     measure_throughput,
-    ratio_of_medians,
     speed_figures,
 )
 from export.settings import BenchSettings
@@ -79,7 +78,6 @@ def test_times_are_milliseconds_of_single_texts_by_the_given_clock() -> None:
     assert found["fast"].round_medians_ms == pytest.approx([2, 4])
     assert found["fast"].p50_ms == pytest.approx(3)  # not 3.5, the median of all six
     assert found["slow"].p50_ms == pytest.approx(30)
-    assert ratio_of_medians(found["slow"], found["fast"]) == pytest.approx((10, 10, 10))
 
 
 def test_warming_up_is_not_measured_and_is_shorter_after_the_first_round() -> None:
@@ -171,19 +169,19 @@ def test_speed_figures_have_a_unit_in_their_name_and_are_none_if_not_measured() 
     }
 
 
-def test_speed_figures_compare_with_the_teacher_and_include_the_process() -> None:
+def test_speed_figures_include_those_of_the_process() -> None:
     process = measure.ProcessFigures(cold_start_s=0.5, peak_rss_bytes=10**8)
-    figures = speed_figures(latency([1], [2], [1]), [1.0], teacher=latency([8], [16], [10]), process=process)
-    assert (figures["p50_ratio_teacher"], figures["p50_ratio_teacher_range"]) == (8, [8, 10])
+    figures = speed_figures(latency([1]), [1.0], process=process)
     assert (figures["cold_start_s"], figures["peak_rss_bytes"]) == (0.5, 10**8)
 
 
 def test_a_ratio_compares_medians_of_the_same_round() -> None:
     # The machine was twice as slow in the second round, for both: the ratio holds, the times do not.
     slow, fast = latency([8, 8, 80], [16, 16, 16], [10, 10, 10]), latency([1, 1, 1], [2, 2, 2], [1, 1, 7])
-    assert ratio_of_medians(slow, fast) == (8, 8, 10)
+    figures = speed_figures(fast, [1.0], teacher=slow)
+    assert (figures["p50_ratio_teacher"], figures["p50_ratio_teacher_range"]) == (8, [8, 10])
     with pytest.raises(ValueError, match="zip"):
-        ratio_of_medians(slow, latency([1]))
+        speed_figures(latency([1]), [1.0], teacher=slow)
 
 
 def test_throughput_is_texts_over_the_seconds_of_whole_batches() -> None:
