@@ -41,16 +41,19 @@ def serve(
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     # uvicorn warns about every line that is not HTTP, which lets any client fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    sources = []
-    if bundle is not None and settings.fallback is not None:
-        cascade = (bundle, settings.fallback, settings.limits_with({}))
-        sources.append(cascade_source(bundle.absolute().name, *cascade, min_confidence=settings.min_confidence))
-    elif bundle is not None:
-        sources.append(ModelSource.of_bundle(bundle.absolute().name, bundle, settings.limits_with({})))
+    sources = [
+        ModelSource.of_bundle(name, path, settings.limits_with(options)) for name, path, options in map(named_model, model)
+    ]
+    if bundle is not None:
+        name, limits = bundle.absolute().name, settings.limits_with({})
+        sources.insert(
+            0,
+            ModelSource.of_bundle(name, bundle, limits)
+            if settings.fallback is None
+            else cascade_source(name, bundle, settings.fallback, limits, min_confidence=settings.min_confidence),
+        )
     elif settings.fallback is not None:
         raise SettingsError("--fallback needs a student: potstill serve STUDENT --fallback TEACHER")
-    named = [named_model(each) for each in model]
-    sources += [ModelSource.of_bundle(name, path, settings.limits_with(options)) for name, path, options in named]
-    if not sources:
+    elif not sources:
         raise SettingsError("there is no bundle to serve; use potstill serve FOLDER, or --model NAME=FOLDER")
     sys.exit(run(create_app(sources, settings), settings))

@@ -14,8 +14,6 @@ from serve.answering.models import ModelSource
 from serve.http.app import App, create_app
 from serve.settings import ServeSettings
 
-_REPLICAS = ("num_replicas", "num_cpus")
-
 
 def build(arguments: Mapping[str, Any]) -> Any:
     """Return a Ray Serve application: `serve run serve.ray_serve:build bundle=student num_replicas=4`.
@@ -32,16 +30,13 @@ def build(arguments: Mapping[str, Any]) -> Any:
 
     if "bundle" not in arguments:
         raise SettingsError("no bundle to serve; name one: serve run serve.ray_serve:build bundle=FOLDER")
-    bundle = Path(arguments["bundle"])
-    replicas, cpus = (int(arguments.get(name, 1)) for name in _REPLICAS)
-    given = {name: value for name, value in arguments.items() if name not in ("bundle", *_REPLICAS)}
+    given = {"num_replicas": 1, "num_cpus": 1, **arguments}
+    bundle, replicas, cpus = Path(given.pop("bundle")), int(given.pop("num_replicas")), int(given.pop("num_cpus"))
     # A replica uses as many threads as Ray reserves processors for it.
     settings = ServeSettings(**{"threads": max(1, cpus), **given})
 
     def app() -> App:
         return create_app([ModelSource.of_bundle(bundle.resolve().name, bundle, settings.limits_with({}))], settings)
 
-    replica = serve.ingress(app)()
-    deployed = serve.deployment(replica, name="potstill")
     options = {"num_replicas": replicas, "ray_actor_options": {"num_cpus": cpus}, "max_ongoing_requests": settings.max_queue}
-    return deployed.options(**options).bind()
+    return serve.deployment(serve.ingress(app)(), name="potstill").options(**options).bind()

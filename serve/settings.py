@@ -92,13 +92,11 @@ class ServeSettings(LogSettings, AccessSettings, NetworkSettings, LimitSettings,
 
     def limits_with(self, options: dict[str, str]) -> LimitSettings:
         """Return the limits of one model: these, with some replaced by its options."""
-        unknown = options.keys() - LimitSettings.model_fields.keys()
-        if unknown:
+        if unknown := options.keys() - LimitSettings.model_fields.keys():
             raise SettingsError(
                 f"a model has no limit {sorted(unknown)[0]!r}; choose from {', '.join(sorted(LimitSettings.model_fields))}"
             )
-        ours = {name: getattr(self, name) for name in LimitSettings.model_fields}
-        return LimitSettings(**{**ours, **options})
+        return LimitSettings(**{**self.model_dump(include=set(LimitSettings.model_fields)), **options})
 
 
 def named_model(spelled: str) -> tuple[str, Path, dict[str, str]]:

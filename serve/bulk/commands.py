@@ -37,16 +37,17 @@ def score(
     summary = score_job(bundle, input, output, settings=settings, reporter=reporter_for_terminal())
     if json:
         print_json({"output": output, **summary})
-        return
-    for line in summary_lines(summary, long_texts=settings.long_texts):
-        print(line)
+    else:
+        print(*_summary_lines(summary, settings.long_texts), sep="\n")
 
 
-def summary_lines(summary: Mapping[str, Any], *, long_texts: LongTexts = "truncate") -> list[str]:
+def _summary_lines(summary: Mapping[str, Any], long_texts: LongTexts) -> list[str]:
     """Return the summary of a job as lines of text."""
     rows = summary["num_rows"]
-    lines = [f"{label}: {count:,} rows ({count / rows:.1%})" for label, count in summary["labels"].items()]
-    lines.append(f"{rows:,} rows labelled" + (f", mean score {summary['mean_score']:.4f}" if rows else ""))
+    lines = [
+        *(f"{label}: {count:,} rows ({count / rows:.1%})" for label, count in summary["labels"].items()),
+        f"{rows:,} rows labelled" + (f", mean score {summary['mean_score']:.4f}" if rows else ""),
+    ]
     if summary["num_cut"]:
         lines.append(long_words(summary["num_cut"], rows, long_texts=long_texts))
     if summary["num_bad"]:

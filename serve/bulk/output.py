@@ -9,17 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from distill.errors import SettingsError, StorageError, requires
 from distill.storage import write_atomically, writing_to
-from serve.bulk.parts import PartName
-from serve.bulk.scoring import Figures, ScoredPart
+from serve.bulk.scoring import ScoredPart
 from serve.bulk.settings import QUARANTINE
 
 with requires("bulk scoring"):
@@ -33,12 +34,8 @@ MANIFEST = "_manifest.json"
 _MANIFEST_SHARE = 0.05
 """Share of the run time that rewriting the manifest may take."""
 
-
-@dataclass(frozen=True)
-class Committed(Figures):
-    """A part as the manifest lists it: its counts, and the size and sha256 of each of its files."""
-
-    files: dict[str, tuple[int, str]]
+# A part, its quarantine, or a hidden file such as what a killed writer left.
+_OURS = re.compile(rf"({QUARANTINE}/)?part-|(.*/)?\.")
 
 
 class Output:
@@ -53,67 +50,55 @@ class Output:
             raise SettingsError(f"cannot write to {url}: {exc}") from exc
         self._local = Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
 
-    def write_part(self, name: PartName, part: ScoredPart) -> Committed:
-        """Write the files of a part, the quarantine first.
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, its folder included.
 
         Raises:
-            StorageError: They cannot be written.
+            StorageError: It cannot be written.
         """
-        files: dict[str, tuple[int, str]] = {}
-        for path, content in ((f"{QUARANTINE}/{name}.parquet", part.quarantine), (f"{name}.parquet", part.answers)):
-            if content is not None:
-                self._write(path, content)
-                files[path] = len(content), hashlib.sha256(content).hexdigest()
-        return Committed(**vars(part.figures), files=files)
-
-    def read_manifest(self) -> dict[str, Any] | None:
-        """Return the manifest; None when there is none yet."""
-        try:
-            content = self._fs.cat_file(f"{self._root}/{MANIFEST}")
-        except FileNotFoundError:
-            return None
-        except OSError as exc:
-            raise StorageError(f"cannot read {self.url}/{MANIFEST}: {exc.strerror or exc}") from exc
-        try:
-            values = json.loads(content)
-            if values.pop("sha256") != hashlib.sha256(_spelled(values)).hexdigest():
-                raise ValueError("its sha256 does not match")
-        except (ValueError, KeyError, AttributeError, TypeError) as exc:
-            raise StorageError(f"{self.url}/{MANIFEST} is damaged ({exc}); remove it to score everything again") from exc
-        return dict(values)
-
-    def write_manifest(self, values: Mapping[str, Any]) -> None:
-        """Replace the manifest."""
-        self._write(MANIFEST, _spelled({**values, "sha256": hashlib.sha256(_spelled(values)).hexdigest()}))
-
-    def has(self, name: str, size: int) -> bool:
-        """Return whether a file exists and has this size."""
-        try:
-            return bool(self._fs.info(f"{self._root}/{name}")["size"] == size)
-        except OSError:
-            return False
-
-    def foreign_file(self) -> str | None:
-        """Return the name of a file in the folder that no job writes; None when there is none."""
-        try:
-            names = sorted(path.removeprefix(self._root).lstrip("/") for path in self._fs.find(self._root))
-        except OSError:
-            return None
-        return next((name for name in names if not _may_be_ours(name)), None)
-
-    def sweep(self) -> None:
-        """Remove temporary files of killed writers."""
-        if self._local is not None and self._local.is_dir():
-            for left in self._local.rglob(".*.tmp"):
-                left.unlink(missing_ok=True)
-
-    def _write(self, name: str, content: bytes) -> None:
         if self._local is not None:
             write_atomically(self._local / name, content)
             return
         with writing_to(Path(self.url) / name):
             self._fs.makedirs(f"{self._root}/{name}".rpartition("/")[0], exist_ok=True)
             self._fs.pipe_file(f"{self._root}/{name}", content)
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        """Return the manifest; None when there is none yet."""
+        try:
+            values = json.loads(self._fs.cat_file(f"{self._root}/{MANIFEST}"))
+            if values.pop("sha256") != hashlib.sha256(_spelled(values)).hexdigest():
+                raise ValueError("its sha256 does not match")
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise StorageError(f"cannot read {self.url}/{MANIFEST}: {exc.strerror or exc}") from exc
+        except (ValueError, KeyError, AttributeError, TypeError) as exc:
+            raise StorageError(f"{self.url}/{MANIFEST} is damaged ({exc}); remove it to score everything again") from exc
+        return dict(values)
+
+    def has(self, name: str, size: int) -> bool:
+        """Return whether a file exists and has this size."""
+        with suppress(OSError):
+            return bool(self._fs.info(f"{self._root}/{name}")["size"] == size)
+        return False
+
+    def require_no_other_files(self) -> None:
+        """Refuse a folder that holds a file which no job writes.
+
+        Raises:
+            SettingsError: It holds one.
+        """
+        with suppress(OSError):  # there is no such folder yet
+            for path in sorted(self._fs.find(self._root)):
+                name = path.removeprefix(self._root).lstrip("/")
+                if not _OURS.match(name):
+                    raise SettingsError(f"{self.url} is not empty and holds no job: {name}; choose another folder")
+
+    def sweep(self) -> None:
+        """Remove temporary files of killed writers."""
+        for left in self._local.rglob(".*.tmp") if self._local else ():
+            left.unlink(missing_ok=True)
 
 
 class Ledger:
@@ -128,20 +113,20 @@ class Ledger:
         """
         self._output = output
         self._job = dict(job)
-        self._parts: dict[str, Committed] = {}
+        self._parts: dict[str, ScoredPart] = {}
         self.complete = False
         self._next_write = 0.0
         manifest = output.read_manifest()
         if manifest is None:
-            foreign = output.foreign_file()
-            if foreign is not None:
-                raise SettingsError(f"{output.url} is not empty and holds no job: {foreign}; choose another folder")
+            output.require_no_other_files()
             self.commit(complete=False)
         else:
             self._require_same(manifest)
-            for name, entry in manifest["parts"].items():
-                if all(output.has(file, size) for file, (size, _) in entry["files"].items()):
-                    self._parts[name] = Committed(**entry)
+            self._parts = {
+                name: ScoredPart(**entry)
+                for name, entry in manifest["parts"].items()
+                if all(output.has(file, size) for file, (size, _) in entry["files"].items())
+            }
             self.complete = manifest["complete"] and len(self._parts) == len(manifest["parts"])
         output.sweep()
 
@@ -155,9 +140,9 @@ class Ledger:
         """Rows of the finished parts, bad ones included."""
         return sum(part.num_rows + part.num_bad for part in self._parts.values())
 
-    def add(self, name: PartName, part: Committed) -> None:
+    def add(self, name: str, part: ScoredPart) -> None:
         """Record a written part; the manifest is rewritten now or after a later part, as often as its share of time allows."""
-        self._parts[str(name)] = part
+        self._parts[name] = part
         if time.monotonic() >= self._next_write:
             self.commit(complete=False)
 
@@ -165,11 +150,9 @@ class Ledger:
         """Write the manifest."""
         started = time.monotonic()
         parts = {name: vars(part) for name, part in self._parts.items()}
-        self._output.write_manifest(
-            {"schema": SCHEMA, "complete": complete, "job": self._job, "totals": self.totals(), "parts": parts}
-        )
-        ended = time.monotonic()
-        self._next_write = ended + (ended - started) / _MANIFEST_SHARE
+        values = {"schema": SCHEMA, "complete": complete, "job": self._job, "totals": self.totals(), "parts": parts}
+        self._output.write(MANIFEST, _spelled({**values, "sha256": hashlib.sha256(_spelled(values)).hexdigest()}))
+        self._next_write = time.monotonic() + (time.monotonic() - started) / _MANIFEST_SHARE
 
     def totals(self) -> dict[str, Any]:
         """Return counts over all parts, and the mean score."""
@@ -188,28 +171,22 @@ class Ledger:
         }
 
     def _require_same(self, manifest: Mapping[str, Any]) -> None:
-        url = self._output.url
         if manifest.get("schema") != SCHEMA:
             raise SettingsError(
-                f"{url} was written with schema {manifest.get('schema')!r}, this version writes {SCHEMA}; choose another folder"
+                f"{self._output.url} was written with schema {manifest.get('schema')!r}, this version writes {SCHEMA}; "
+                "choose another folder"
             )
         theirs, ours = manifest["job"], json.loads(_spelled(self._job))
         for name in sorted({*theirs, *ours}):
             if theirs.get(name) != ours.get(name):
                 raise SettingsError(
-                    f"{url} holds the parts of another job: its {name} is {_short(theirs.get(name))}, "
+                    f"{self._output.url} holds the parts of another job: its {name} is {_short(theirs.get(name))}, "
                     f"this job's is {_short(ours.get(name))}; choose another folder, or remove that one"
                 )
 
 
-def _may_be_ours(name: str) -> bool:
-    plain = name.removeprefix(f"{QUARANTINE}/")
-    return plain.startswith("part-") or plain.rpartition("/")[2].startswith(".")
-
-
 def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    return shorten(json.dumps(value, ensure_ascii=False), 120, placeholder="...")
 
 
 def _spelled(values: Mapping[str, Any]) -> bytes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from distill.data.files import values_of
-from distill.errors import DatasetError, requires
-from serve.bulk.inputs import CHUNK_ROWS, BadRow, InputFile, Record, beginning, opened_parquet, records_of
+from distill.errors import requires
+from serve.bulk.inputs import CHUNK_ROWS, BadRow, InputFile, Record, beginning, rows_of
 from serve.bulk.settings import ScoreSettings
 
 with requires("bulk scoring"):
@@ -18,47 +19,35 @@ PART_BYTES = 32 * 2**20
 """Characters of text after which a part ends: long texts make parts of fewer rows, so that memory stays flat."""
 
 
-class PartName(NamedTuple):
-    """Number of the input file, and number of the part in it."""
-
-    source: int
-    number: int
-
-    def __str__(self) -> str:
-        return f"part-{self.source:05d}-{self.number:06d}"
-
-
-@dataclass
-class RawPart:
+class Rows(NamedTuple):
     """Rows as they were read.
 
     Attributes:
-        name: Which part.
         texts: Values of the text column, of any type.
         lines: Row or line of each text, from 1.
-        kept: The kept columns, in batches; together they have as many rows as there are texts.
+        kept: The kept columns, in tables; together they have as many rows as there are texts.
         malformed: Rows that could not be read.
     """
 
-    name: PartName
-    texts: list[Any] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
-    kept: list[pa.RecordBatch] = field(default_factory=list)
-    malformed: list[BadRow] = field(default_factory=list)
-
-    @property
-    def num_rows(self) -> int:
-        """All rows, malformed ones included."""
-        return len(self.texts) + len(self.malformed)
-
-
-class Chunk(NamedTuple):
-    """Rows that are read, and later answered, together; the fields are those of `RawPart`."""
-
     texts: list[Any]
     lines: list[int]
-    kept: list[pa.RecordBatch]
+    kept: list[pa.Table]
     malformed: list[BadRow]
+
+
+@dataclass(frozen=True)
+class RawPart:
+    """A part before scoring.
+
+    Attributes:
+        name: Its name in the output.
+        source: Name of the input file.
+        rows: Its rows.
+    """
+
+    name: str
+    source: str
+    rows: Rows
 
 
 def raw_parts(
@@ -69,90 +58,72 @@ def raw_parts(
     Raises:
         DatasetError: The file is truncated, or has changed.
     """
-    part, size = RawPart(PartName(number, 0)), 0
-    chunks = _parquet_chunks if source.kind == "parquet" else _text_chunks
-    for chunk in chunks(source, schema, settings, min(CHUNK_ROWS, settings.part_rows)):
-        part.texts += chunk.texts
-        part.lines += chunk.lines
-        part.kept += chunk.kept
-        part.malformed += chunk.malformed
+    for place, rows in enumerate(_parts_of(source, schema, settings)):
+        name = f"part-{number:05d}-{place:06d}"
+        if name not in done:
+            yield RawPart(name, source.name, rows)
+
+
+def _parts_of(source: InputFile, schema: pa.Schema, settings: ScoreSettings) -> Iterator[Rows]:
+    """Join chunks until another one could exceed the rows of a part, or the texts are long."""
+    chunk_rows = min(CHUNK_ROWS, settings.part_rows)
+    waiting, size = list[Rows](), 0
+    for chunk in (_parquet_chunks if source.kind == "parquet" else _text_chunks)(source, schema, settings, chunk_rows):
+        waiting.append(chunk)
         size += sum(len(text) for text in chunk.texts if isinstance(text, str))
-        if part.num_rows >= settings.part_rows or size >= PART_BYTES:
-            if str(part.name) not in done:
-                yield part
-            part, size = RawPart(PartName(number, part.name.number + 1)), 0
-    if part.num_rows and str(part.name) not in done:
-        yield part
+        if len(waiting) == settings.part_rows // chunk_rows or size >= PART_BYTES:
+            yield _joined(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield _joined(waiting)
 
 
-def _text_chunks(source: InputFile, schema: pa.Schema, settings: ScoreSettings, rows: int) -> Iterator[Chunk]:
-    records: list[Record] = []
-    malformed: list[BadRow] = []
-    for record in records_of(source, settings, malformed):
-        records.append(record)
-        if len(records) + len(malformed) >= rows:
-            yield _chunk_of(records, malformed, schema, settings.text_column)
-            records.clear()
-            malformed.clear()
-    if records or malformed:
-        yield _chunk_of(records, malformed, schema, settings.text_column)
+def _joined(chunks: Sequence[Rows]) -> Rows:
+    return Rows(*(list(chain.from_iterable(values)) for values in zip(*chunks, strict=True)))
 
 
-def _chunk_of(records: list[Record], malformed: list[BadRow], schema: pa.Schema, text_column: str) -> Chunk:
-    """Return a chunk of these records; one with a value that is not of its column's type is a bad row."""
-    chunk = Chunk([], [], [], list(malformed))
-
-    def add(records: Sequence[Record]) -> None:
-        try:
-            kept = _batch_of(
-                [pa.array([record.get(each.name) for _, record in records], each.type) for each in schema], schema, len(records)
-            )
-        except (pa.ArrowException, TypeError, OverflowError) as exc:
-            if len(records) > 1:
-                for each in records:
-                    add([each])
-                return
-            [(line, record)] = records
-            reason = f"a kept column does not have the type of the first rows: {exc}"
-            chunk.malformed.append(BadRow(line, reason, beginning(record.get(text_column))))
-        else:
-            chunk.kept.append(kept)
-            chunk.lines.extend(line for line, _ in records)
-            chunk.texts.extend(record.get(text_column) for _, record in records)
-
-    if records:
-        add(records)
-    return chunk
+def _text_chunks(source: InputFile, schema: pa.Schema, settings: ScoreSettings, rows: int) -> Iterator[Rows]:
+    found = rows_of(source, settings)
+    while taken := list(islice(found, rows)):
+        chunk = _chunk_of([row for row in taken if not isinstance(row, BadRow)], schema, settings.text_column)
+        chunk.malformed.extend(row for row in taken if isinstance(row, BadRow))
+        yield chunk
 
 
-def _batch_of(columns: Sequence[pa.Array], schema: pa.Schema, rows: int) -> pa.RecordBatch:
-    # One column more, without a name: a batch has a length even where no column is kept.
-    return pa.RecordBatch.from_arrays([*columns, pa.nulls(rows)], [*schema.names, ""])
+def _chunk_of(records: Sequence[Record], schema: pa.Schema, text_column: str) -> Rows:
+    """Return these records; one with a value that is not of its column's type is a bad row."""
+    lines, texts = [line for line, _ in records], [record.get(text_column) for _, record in records]
+    try:
+        columns = [pa.array([record.get(field.name) for _, record in records], field.type) for field in schema]
+        return Rows(texts, lines, [pa.table(columns, schema=schema)], [])
+    except (pa.ArrowException, TypeError, OverflowError) as exc:
+        if len(records) > 1:
+            return _joined([_chunk_of([record], schema, text_column) for record in records])
+        bad = BadRow(lines[0], f"a kept column does not have the type of the first rows: {exc}", beginning(texts[0]))
+        return Rows([], [], [], [bad])
 
 
-def _parquet_chunks(source: InputFile, schema: pa.Schema, settings: ScoreSettings, rows: int) -> Iterator[Chunk]:
+def _parquet_chunks(source: InputFile, schema: pa.Schema, settings: ScoreSettings, rows: int) -> Iterator[Rows]:
     wanted = list(dict.fromkeys((settings.text_column, *settings.kept)))
     line = 1
     try:
-        with opened_parquet(source.url, source.name) as table:
-            for batch in _of_equal_size(table.iter_batches(batch_size=rows, columns=wanted, use_threads=False), rows):
-                kept = _batch_of([batch.column(name) for name in schema.names], schema, len(batch))
-                yield Chunk(values_of(batch.column(settings.text_column)), [*range(line, line + len(batch))], [kept], [])
-                line += len(batch)
+        with source.opened_parquet() as file:
+            for table in _of_equal_size(file.iter_batches(batch_size=rows, columns=wanted, use_threads=False), rows):
+                texts, lines = values_of(table.column(settings.text_column)), range(line, line + len(table))
+                yield Rows(texts, [*lines], [table.select(schema.names).cast(schema)], [])
+                line += len(table)
     except (pa.ArrowException, OSError, KeyError) as exc:
-        if isinstance(exc, DatasetError):
-            raise
-        raise DatasetError(f"{source.name} is no longer a whole Parquet file: {exc}", path=source.name) from exc
+        raise source.error(f" is no longer a whole Parquet file: {exc}") from exc
 
 
-def _of_equal_size(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    """Yield batches of `rows` rows: where the reader cuts depends on row groups and on its version."""
+def _of_equal_size(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """Yield tables of `rows` rows: where the reader cuts depends on row groups and on its version."""
     waiting: list[pa.RecordBatch] = []
     for batch in batches:
-        waiting.append(batch)
-        while sum(map(len, waiting)) >= rows:
-            table = pa.Table.from_batches(waiting)
-            yield table.slice(0, rows).combine_chunks().to_batches()[0]
-            waiting = table.slice(rows).to_batches()
-    if any(map(len, waiting)):
-        yield pa.Table.from_batches(waiting).combine_chunks().to_batches()[0]
+        table = pa.Table.from_batches([*waiting, batch])
+        while len(table) >= rows:
+            yield table.slice(0, rows)
+            table = table.slice(rows)
+        waiting = table.to_batches()
+    if waiting:
+        yield pa.Table.from_batches(waiting)

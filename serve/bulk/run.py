@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,8 @@ from distill.progress import Reporter, SilentReporter
 from serve.bulk.inputs import find_inputs, kept_schema
 from serve.bulk.output import Ledger, Output
 from serve.bulk.settings import ScoreSettings
+from serve.bulk.threads import run_in_threads
 from serve.bulk.work import Finished, Job, Runner, bundle_digest
-
-_BYTES_PER_ROW = 100
-"""A guess, for the progress bar of files that do not state their rows."""
 
 
 def score(
@@ -51,29 +50,33 @@ def score(
     settings, reporter = settings or ScoreSettings(), reporter or SilentReporter()
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     sources = tuple(find_inputs(inputs))
-    precision = settings.precision or opened.best_precision()
-    job = Job(opened, precision, sources, kept_schema(sources, settings), Output(output), settings)
+    precision, schema = settings.precision or opened.best_precision(), kept_schema(sources, settings)
+    job = Job(opened, precision, sources, schema, Output(output), settings)
     ledger = Ledger(job.output, job.identity())
     before, started = ledger.num_rows, time.monotonic()
-    if ledger.complete:
-        reporter.say(f"score: all {before:,} rows are already scored")
-    else:
-        if before:
-            reporter.say(f"score: {before:,} rows are already scored")
+    if before:
+        reporter.say(f"score: {'all ' if ledger.complete else ''}{before:,} rows are already scored")
+    if not ledger.complete:
         _run(job, ledger, runner or _runner_of(settings), reporter)
     rows, seconds = ledger.num_rows - before, time.monotonic() - started
-    rate = rows / seconds if rows else None
-    price = settings.price_per_hour
-    cost = None if rate is None or price is None else price / 3600 / rate * 1e6
-    return {**ledger.totals(), "rows_scored": rows, "seconds": seconds, "rows_per_second": rate, "cost_per_million": cost}
+    return {
+        **ledger.totals(),
+        "rows_scored": rows,
+        "seconds": seconds,
+        "rows_per_second": rows / seconds if rows else None,
+        "cost_per_million": settings.price_per_hour / 3600 * seconds / rows * 1e6
+        if rows and settings.price_per_hour is not None
+        else None,
+    }
 
 
 def _run(job: Job, ledger: Ledger, runner: Runner, reporter: Reporter) -> None:
     digest, progress = bundle_digest(job.bundle), _Progress()
-    total = sum(source.num_rows or max(1, source.size_bytes // _BYTES_PER_ROW) for source in job.sources)
-    with reporter.task("rows", max(1, total - ledger.num_rows)) as advance:
-        try:
-            for finished in runner(job, done=ledger.done):
+    total = sum(source.expected_rows() for source in job.sources)
+    complete = False
+    try:
+        with reporter.task("rows", max(1, total - ledger.num_rows)) as advance:
+            for finished in runner(job, ledger.done):
                 ledger.add(finished.name, finished.part)
                 advance(finished.num_rows, **progress.after(finished))
                 if bundle_digest(job.bundle) != digest:
@@ -81,41 +84,38 @@ def _run(job: Job, ledger: Ledger, runner: Runner, reporter: Reporter) -> None:
                         f"{job.bundle.path} changed during the job; finished parts are kept: restore the old bundle and run "
                         "the same command, or score into another folder"
                     )
-        except BaseException:
-            ledger.commit(complete=False)
-            raise
-    ledger.commit(complete=True)
+        complete = True
+    finally:
+        ledger.commit(complete=complete)
 
 
 def _runner_of(settings: ScoreSettings) -> Runner:
-    if settings.ray is not None:
-        from serve.bulk.on_ray import run_on_ray
+    if settings.ray is None:
+        return run_in_threads
+    from serve.bulk.on_ray import run_on_ray
 
-        return run_on_ray
-    from serve.bulk.threads import run_in_threads
-
-    return run_in_threads
+    return run_on_ray
 
 
 class _Progress:
     """Figures beside the progress bar: rows per second, share of bad rows, the slowest and the fastest worker."""
 
     def __init__(self) -> None:
-        self._rows = self._bad = 0
-        self._started = time.monotonic()
-        self._workers: dict[str, tuple[int, float]] = {}
+        self._rows: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._bad, self._started = 0, time.monotonic()
 
     def after(self, finished: Finished) -> dict[str, float]:
         """Count a part and return the figures."""
-        self._rows += finished.num_rows
+        self._rows[finished.worker] += finished.num_rows
+        self._seconds[finished.worker] += finished.seconds
         self._bad += finished.part.num_bad
-        done, took = self._workers.get(finished.worker, (0, 0.0))
-        self._workers[finished.worker] = done + finished.num_rows, took + finished.seconds
-        rates = [round(done / took) for done, took in self._workers.values() if took]
+        rates = [round(rows / self._seconds[worker]) for worker, rows in self._rows.items() if self._seconds[worker]]
+        total = self._rows.total()
         return {
-            "rows/s": round(self._rows / max(time.monotonic() - self._started, 1e-9)),
-            "workers": len(self._workers),
+            "rows/s": round(total / max(time.monotonic() - self._started, 1e-9)),
+            "workers": len(self._rows),
             "slowest": min(rates, default=0),
             "fastest": max(rates, default=0),
-            "bad": self._bad / max(self._rows, 1),
+            "bad": self._bad / max(total, 1),
         }

@@ -5,6 +5,7 @@ Logits are computed on one thread, in chunks that depend only on the part, so th
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from export.runtime.long_texts import answer_long
 from export.runtime.sessions import OnnxClassifier
 from serve.bulk.inputs import CHUNK_ROWS, BadRow, beginning
 from serve.bulk.parts import RawPart
-from serve.bulk.settings import LINE_KEY, ScoreSettings
+from serve.bulk.settings import LINE_KEY, QUARANTINE, ScoreSettings
 
 with requires("bulk scoring"):
     import pyarrow as pa
@@ -30,8 +31,8 @@ with requires("bulk scoring"):
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Counts of one part.
+class ScoredPart:
+    """Counts and files of one part, as the manifest lists them.
 
     Attributes:
         num_rows: Labelled rows.
@@ -39,6 +40,7 @@ class Figures:
         labels: Rows per assigned label.
         score_sum: Sum of the scores.
         num_cut: Texts longer than the bundle's `max_length`, which were cut or read in windows.
+        files: Size and sha256 of each file, by its path below the output folder.
     """
 
     num_rows: int
@@ -46,60 +48,49 @@ class Figures:
     labels: dict[str, int]
     score_sum: float
     num_cut: int
-
-
-@dataclass(frozen=True)
-class ScoredPart:
-    """A scored part, not yet written.
-
-    Attributes:
-        answers: The content of its Parquet file.
-        quarantine: The content of the Parquet file of its bad rows; None when there are none.
-        figures: Its counts.
-    """
-
-    answers: bytes
-    quarantine: bytes | None
-    figures: Figures
+    files: dict[str, tuple[int, str]]
 
 
 def score_part(
-    raw: RawPart, *, classifier: OnnxClassifier, source_name: str, schema: pa.Schema, settings: ScoreSettings
-) -> ScoredPart:
-    """Label the rows of a part.
+    raw: RawPart, *, classifier: OnnxClassifier, schema: pa.Schema, settings: ScoreSettings
+) -> tuple[ScoredPart, dict[str, bytes]]:
+    """Label the rows of a part; return its counts and the content of its files, the quarantine first.
 
     Args:
         raw: The rows.
         classifier: Runs on one thread; several workers may share it.
-        source_name: Name of the input file in the output.
         schema: Schema of the kept columns.
         settings: Which columns are written.
     """
-    bad = list(raw.malformed)
-    good: list[int] = []
-    for place, text in enumerate(raw.texts):
-        problem = problem_with(text, settings.max_text_chars)
-        if problem is None:
-            good.append(place)
-        else:
-            bad.append(BadRow(raw.lines[place], problem.partition(";")[0], beginning(text), place))
-    kept = {name: column for name, column in _kept_columns(raw, schema).items() if name in schema.names}
-    logits, num_cut = _logits(classifier, [raw.texts[place] for place in good], settings.long_texts)
+    texts, lines, _, malformed = raw.rows
+    problems = [problem_with(text, settings.max_text_chars) for text in texts]
+    good = [place for place, problem in enumerate(problems) if problem is None]
+    unusable = [
+        BadRow(lines[place], problem.partition(";")[0], beginning(texts[place]), place)
+        for place, problem in enumerate(problems)
+        if problem is not None
+    ]
+    bad = sorted([*malformed, *unusable], key=lambda row: row.line)
+    kept = pa.concat_tables([schema.empty_table(), *raw.rows.kept])
+    logits, num_cut = _logits(classifier, [texts[place] for place in good], settings.long_texts)
     columns, labels, score_sum = _answers(classifier, logits, settings)
-    by_line = {} if settings.key else _line_key([raw.lines[place] for place in good], source_name)
-    answers = _parquet({**by_line, **_taken(kept, good), **columns})
-    quarantine = _quarantine(sorted(bad, key=lambda row: row.line), kept, source_name) if bad else None
-    return ScoredPart(answers, quarantine, Figures(len(good), len(bad), labels, score_sum, num_cut))
+    by_line = {} if settings.key else _line_key([lines[place] for place in good], raw.source)
+    contents = {f"{QUARANTINE}/{raw.name}.parquet": _quarantine(bad, kept, raw.source)} if bad else {}
+    contents[f"{raw.name}.parquet"] = _parquet({**by_line, **_taken(kept, good), **columns})
+    files = {path: (len(content), hashlib.sha256(content).hexdigest()) for path, content in contents.items()}
+    return ScoredPart(len(good), len(bad), labels, score_sum, num_cut, files), contents
 
 
 def _logits(classifier: OnnxClassifier, texts: Sequence[str], long_texts: LongTexts) -> tuple[Logits, int]:
     """Return the logits, and how many texts were longer than `max_length`."""
-    answers, num_cut = [np.empty((0, len(classifier.labels)), np.float32)], 0
-    for start in range(0, len(texts), CHUNK_ROWS):
-        logits, num_long = answer_long(classifier, texts[start : start + CHUNK_ROWS], long_texts=long_texts)
-        answers.append(logits)
-        num_cut += num_long
-    return np.concatenate(answers), num_cut
+    answers = [
+        answer_long(classifier, texts[start : start + CHUNK_ROWS], long_texts=long_texts)
+        for start in range(0, len(texts), CHUNK_ROWS)
+    ]
+    return (
+        np.concatenate([np.empty((0, len(classifier.labels)), np.float32), *(logits for logits, _ in answers)]),
+        sum(num_long for _, num_long in answers),
+    )
 
 
 def _answers(
@@ -108,49 +99,41 @@ def _answers(
     """Return the added columns, the rows per label and the sum of the scores."""
     task, names = task_of(classifier.problem_type), classifier.labels
     shares = task.probabilities(logits)
-    tops = top_labels(logits)
-    scores = shares[np.arange(len(tops)), tops]
+    scores = shares.max(axis=1)
     if task.problem_type == "multi_label_classification":
         chosen = task.chosen_labels(logits)
-        label: pa.Array = pa.array([[names[place] for place in np.flatnonzero(row)] for row in chosen], pa.list_(pa.string()))
+        label = pa.array([[names[place] for place in np.flatnonzero(row)] for row in chosen], pa.list_(pa.string()))
         counts = dict(zip(names, map(int, chosen.sum(axis=0)), strict=True))
     else:
-        label = pa.array(np.array(names, dtype=object)[tops], pa.string())
-        counts = dict(Counter(names[top] for top in tops))
-    columns = {"label": label, "score": pa.array(scores), "probabilities": _lists(shares), "logits": _lists(logits)}
-    written = {column: columns[name] for name, column in settings.answers.items()}
-    return written, counts, math.fsum(map(float, scores))
+        label = pa.array([names[top] for top in top_labels(logits)], pa.string())
+        counts = Counter(label.to_pylist())
+    columns = {
+        "label": label,
+        "score": pa.array(scores),
+        "probabilities": pa.array(list(shares), pa.list_(pa.float32())),
+        "logits": pa.array(list(logits), pa.list_(pa.float32())),
+    }
+    return {column: columns[name] for name, column in settings.answers.items()}, counts, math.fsum(map(float, scores))
 
 
-def _lists(values: Logits) -> pa.Array:
-    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))
+def _taken(kept: pa.Table, places: Sequence[int | None]) -> dict[str, pa.ChunkedArray]:
+    return dict(zip(kept.column_names, kept.take(pa.array(places, pa.int64())).columns, strict=True))
 
 
-def _kept_columns(raw: RawPart, schema: pa.Schema) -> dict[str, pa.ChunkedArray]:
-    # Kept batches end with a column without a name: they have a length even where no column is kept.
-    table = pa.Table.from_batches(raw.kept, schema.append(pa.field("", pa.null())))
-    return dict(zip(table.column_names, table.columns, strict=True))
+def _line_key(lines: Sequence[int], source: str) -> dict[str, pa.Array]:
+    return dict(zip(LINE_KEY, (pa.array([source] * len(lines), pa.string()), pa.array(lines, pa.int64())), strict=True))
 
 
-def _taken(columns: Mapping[str, pa.ChunkedArray], places: Sequence[int | None]) -> dict[str, pa.ChunkedArray]:
-    indices = pa.array(places, pa.int64())
-    return {name: column.take(indices) for name, column in columns.items()}
-
-
-def _line_key(lines: Sequence[int], source_name: str) -> dict[str, pa.Array]:
-    names = pa.array([source_name] * len(lines), pa.string())
-    return dict(zip(LINE_KEY, (names, pa.array(lines, pa.int64())), strict=True))
-
-
-def _quarantine(bad: Sequence[BadRow], kept: Mapping[str, pa.ChunkedArray], source_name: str) -> bytes:
+def _quarantine(bad: Sequence[BadRow], kept: pa.Table, source: str) -> bytes:
+    # Where a kept column has the name of one of these, the row's own line and reason are written. A row that could not be
+    # read has no place: its kept columns are null.
     own = {
-        **_line_key([row.line for row in bad], source_name),
+        **_line_key([row.line for row in bad], source),
         "reason": pa.array([row.reason for row in bad], pa.string()),
         "begins": pa.array([row.begins for row in bad], pa.string()),
     }
-    taken = _taken(kept, [row.place for row in bad])  # a row that could not be read has no place: its columns are null
-    return _parquet({**{name: column for name, column in taken.items() if name not in own}, **own})
+    others = kept.drop_columns([name for name in own if name in kept.column_names])
+    return _parquet({**_taken(others, [row.place for row in bad]), **own})
 
 
 def _parquet(columns: Mapping[str, Any]) -> bytes:

@@ -54,8 +54,8 @@ class ScoreSettings(AnswerSettings, TableSettings, heading="Running"):
     @property
     def answers(self) -> dict[str, str]:
         """Added values and the names of their columns."""
-        added = ("label", "score", *(("probabilities",) if self.probabilities else ()), *(("logits",) if self.logits else ()))
-        return {name: self.answer_prefix + name for name in added}
+        added = {"label": True, "score": True, "probabilities": self.probabilities, "logits": self.logits}
+        return {name: self.answer_prefix + name for name, wanted in added.items() if wanted}
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

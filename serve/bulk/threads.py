@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from distill.errors import PotstillError
 from distill.machine import available_cpus
 from export.runtime.sessions import OnnxClassifier
-from serve.bulk.parts import RawPart, raw_parts
+from serve.bulk.parts import raw_parts
 from serve.bulk.work import Finished, Job, make_part
 
 
-def run_in_threads(job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
+def run_in_threads(job: Job, done: frozenset[str]) -> Iterator[Finished]:
     """Score the parts that are not done, and yield each when it is written.
 
     All threads share one session, which runs each call on one thread: no matrix multiplication is split.
     """
     classifier = OnnxClassifier.open(job.bundle, precision=job.precision, threads=1, verify=False)
-
-    def make(raw: RawPart) -> Finished:
-        return make_part(raw, job=job, classifier=classifier, worker=threading.current_thread().name)
 
     workers = job.settings.workers or available_cpus()
     pool = ThreadPoolExecutor(workers, "score")
@@ -29,7 +25,7 @@ def run_in_threads(job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
     try:
         for number, source in enumerate(job.sources):
             for raw in raw_parts(source, number, job.schema, job.settings, done=done):
-                working.add(pool.submit(make, raw))
+                working.add(pool.submit(make_part, raw, job=job, classifier=classifier))
                 # One part more than there are workers: read while they work, but never far ahead.
                 while len(working) > workers:
                     ended, working = wait(working, return_when=FIRST_COMPLETED)

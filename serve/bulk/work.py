@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any
 
 from distill.bundle import MANIFEST, Bundle
 from distill.errors import BundleError, requires
@@ -16,9 +17,9 @@ from distill.machine import instruction_set
 from distill.settings import Precision
 from export.runtime.sessions import OnnxClassifier
 from serve.bulk.inputs import InputFile
-from serve.bulk.output import Committed, Output
-from serve.bulk.parts import PartName, RawPart
-from serve.bulk.scoring import score_part
+from serve.bulk.output import Output
+from serve.bulk.parts import RawPart
+from serve.bulk.scoring import ScoredPart, score_part
 from serve.bulk.settings import ScoreSettings
 
 with requires("bulk scoring"):
@@ -49,13 +50,12 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the result, as names and digests without paths; two runs of one job agree in it."""
-        kept_out = {"workers", "ray", "price_per_hour", "precision"}
         return {
             "bundle": bundle_digest(self.bundle),
             "precision": self.precision,
             "labels": list(self.bundle.labels),
             "inputs": [[source.name, source.fingerprint] for source in self.sources],
-            "settings": self.settings.model_dump(mode="json", exclude=kept_out),
+            "settings": self.settings.model_dump(mode="json", exclude={"workers", "ray", "price_per_hour", "precision"}),
             "columns": [[field.name, str(field.type)] for field in self.schema],
             "versions": {name: version(name) for name in _VERSIONS},
             "processor": f"{platform.machine()} {instruction_set()}",
@@ -73,8 +73,8 @@ class Finished:
         seconds: How long the worker took.
     """
 
-    name: PartName
-    part: Committed
+    name: str
+    part: ScoredPart
     worker: str
     seconds: float
 
@@ -84,20 +84,18 @@ class Finished:
         return self.part.num_rows + self.part.num_bad
 
 
-class Runner(Protocol):
-    """Distributes the parts of a job over workers."""
-
-    def __call__(self, job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
-        """Score the parts that are not in `done`, and yield each when it is written, in any order."""
-        ...
+Runner = Callable[[Job, frozenset[str]], Iterator[Finished]]
+"""Distributes the parts of a job over workers: scores those that are not in the set of finished ones, and yields each when it
+is written, in any order."""
 
 
-def make_part(raw: RawPart, *, job: Job, classifier: OnnxClassifier, worker: str) -> Finished:
-    """Score a part and write it: the work of every worker, under every runner."""
+def make_part(raw: RawPart, *, job: Job, classifier: OnnxClassifier, worker: str | None = None) -> Finished:
+    """Score a part and write it: the work of every worker, under every runner; `worker` is by default the thread's name."""
     started = time.monotonic()
-    name = job.sources[raw.name.source].name
-    scored = score_part(raw, classifier=classifier, source_name=name, schema=job.schema, settings=job.settings)
-    return Finished(raw.name, job.output.write_part(raw.name, scored), worker, time.monotonic() - started)
+    part, contents = score_part(raw, classifier=classifier, schema=job.schema, settings=job.settings)
+    for path, content in contents.items():
+        job.output.write(path, content)
+    return Finished(raw.name, part, worker or threading.current_thread().name, time.monotonic() - started)
 
 
 def bundle_digest(bundle: Bundle) -> str:

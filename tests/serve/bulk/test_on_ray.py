@@ -17,13 +17,13 @@ import pytest
 from bulk_task import digest_of, write_table
 
 from distill.bundle import Bundle
-from distill.errors import BundleError, ClusterError, DatasetError
+from distill.errors import ClusterError, DatasetError
 from serve.bulk.run import score
 from serve.bulk.settings import ScoreSettings
 from serve.bulk.work import Finished, Job
 
 pytest.importorskip("ray")
-from serve.bulk.on_ray import run_on_ray, unpacked
+from serve.bulk.on_ray import run_on_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray leaves sockets and files to the collector
 
@@ -55,8 +55,8 @@ def test_two_nodes_write_what_one_machine_writes_and_a_lost_one_changes_nothing(
     score(tiny_student, inputs, str(tmp_path / "threads"), settings=SETTINGS)
     workers: set[str] = set()
 
-    def one_dies(job: Job, *, done: frozenset[str]) -> Iterator[Finished]:
-        for number, finished in enumerate(run_on_ray(job, done=done)):
+    def one_dies(job: Job, done: frozenset[str]) -> Iterator[Finished]:
+        for number, finished in enumerate(run_on_ray(job, done)):
             workers.add(finished.worker)
             if number == 3:  # an actor: Ray starts another
                 os.kill(int(finished.worker.partition("-")[2]), signal.SIGKILL)
@@ -106,18 +106,6 @@ def test_the_two_commands_of_the_page_take_a_folder_to_labels(tmp_path: Path, ti
     ]
 
 
-def test_a_bundle_that_arrives_damaged_is_refused(
-    tmp_path: Path, tiny_student: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    files = {path.name: path.read_bytes() for path in tiny_student.path.iterdir()}
-    assert (unpacked(files).path / "manifest.json").read_bytes() == files["manifest.json"]
-    for folder in tmp_path.iterdir():
-        (folder / "model_int8.onnx").write_bytes(files["model_int8.onnx"][:-1] + b"x")
-    with pytest.raises(BundleError, match=r"model_int8\.onnx"):
-        unpacked(files)
-
-
 @pytest.mark.parametrize("kills", [4])
 def test_the_command_killed_at_random_moments_ends_as_if_it_never_was(tmp_path: Path, tiny_student: Bundle, kills: int) -> None:
     for name in ("a", "b"):
@@ -130,11 +118,12 @@ def test_the_command_killed_at_random_moments_ends_as_if_it_never_was(tmp_path: 
         with subprocess.Popen(
             [*command, str(tmp_path / "out")], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         ) as run:
-            before = len(list((tmp_path / "out").glob("part-*")))
-            while run.poll() is None and len(list((tmp_path / "out").glob("part-*"))) <= before:
+            # Killed after a random number of parts, not after a time: four kills end before the 376th part on any machine.
+            enough = len(list((tmp_path / "out").glob("part-*"))) + moments.randint(1, 40)
+            while run.poll() is None and len(list((tmp_path / "out").glob("part-*"))) < enough:
                 time.sleep(0.01)
-            time.sleep(moments.random() * 0.2)
             run.kill()
+        assert run.returncode == -signal.SIGKILL
     subprocess.run([*command, str(tmp_path / "out")], check=True, cwd=ROOT, capture_output=True)
     assert digest_of(tmp_path / "out") == digest_of(tmp_path / "whole")
     assert json.loads((tmp_path / "out" / "_manifest.json").read_text())["totals"]["num_rows"] == 6000
