@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def test_what_the_first_process_writes_is_what_all_read(folder: Path) -> None:
 
 def test_an_error_of_one_ends_the_other_too(folder: Path) -> None:
     assert said(folder, "bad") == [3, 4]
-    assert said(folder, "bad-1").startswith("TeacherError: the teacher gave logits of shape (3, 2)")
+    assert re.match(r"TeacherError: .*shape \(3, 2\)", said(folder, "bad-1"))
     assert said(folder, "bad-0").startswith("ClusterError: another process of this run has ended")
 
 
