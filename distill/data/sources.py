@@ -104,10 +104,7 @@ def read_labelled(source: str, split: Split, settings: DataSettings, *, labels: 
         return _with_labels(_builtin_split(name, split, settings), names)
     bad_rows = BadRows(settings.skip_bad_rows)
     columns = Columns(settings.text_column, settings.label_column, settings.max_text_chars, settings.label_separator)
-    if kind == "hub":
-        rows = list(_read_hub(name, split, columns, bad_rows))
-    else:
-        rows = list(read_rows(Path(source), columns, bad_rows))
+    rows = [*(_read_hub(name, split, columns, bad_rows) if kind == "hub" else read_rows(Path(source), columns, bad_rows))]
     if bad_rows.first and not rows:
         raise bad_rows.first
     dataset = _from_rows(rows, source, names)
@@ -254,8 +251,8 @@ def _joined(parts: Sequence[Dataset]) -> Dataset:
             "the numbers, with --labels",
             path=by_number[0].source,
         )
-    same = len({part.labels for part in parts}) == 1
-    names = parts[0].labels if same else label_names_of(name for part in parts for name in part.labels)
+    is_same = len({part.labels for part in parts}) == 1
+    names = parts[0].labels if is_same else label_names_of(name for part in parts for name in part.labels)
     parts = [_with_labels(part, names) for part in parts]
     return Dataset(
         texts=tuple(text for part in parts for text in part.texts),

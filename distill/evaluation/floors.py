@@ -1,4 +1,4 @@
-"""The floors: classifiers so simple that a distilled model must beat them to be worth anything."""
+"""Baselines that a distilled model must beat: the majority label, and TF-IDF with logistic regression."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Unit = Literal["words", "characters"]
 
 
 class MajorityClassifier:
-    """Always gives the commonest label of the training texts."""
+    """Always predicts the most frequent label of the training texts."""
 
     problem_type: ProblemType = "single_label_classification"
 
@@ -24,8 +24,7 @@ class MajorityClassifier:
         """Count the labels; log-frequencies are the logits."""
         require_single_label(train.problem_type, "the majority floor")
         self.labels = train.labels
-        counts = np.bincount(train.label_ids, minlength=len(train.labels))
-        self._logits = np.log(np.maximum(counts, 0.5)).astype(np.float32)
+        self._logits = np.log(np.maximum(list(train.counts.values()), 0.5)).astype(np.float32)
         self.num_parameters = len(train.labels)
 
     def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
@@ -34,22 +33,20 @@ class MajorityClassifier:
 
 
 class TfidfClassifier:
-    """Words and pairs of words, or strings of up to three characters, weighted by TF-IDF, into a logistic regression."""
+    """Logistic regression on TF-IDF of words and pairs of words, or of strings of up to three characters."""
 
     problem_type: ProblemType = "single_label_classification"
 
     def __init__(self, train: Dataset, *, unit: Unit = "words", seed: int = 0) -> None:
-        """Fit on the training texts; characters are for languages that put no spaces between words."""
+        """Fit on the training texts; use characters for languages without spaces between words."""
         require_single_label(train.problem_type, "the TF-IDF floor")
         with requires("the TF-IDF floor"):
             from sklearn.feature_extraction.text import TfidfVectorizer
             from sklearn.linear_model import LogisticRegression
             from sklearn.pipeline import make_pipeline
         self.labels = train.labels
-        if unit == "words":
-            vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-        else:
-            vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True)
+        analyzer, longest = ("word", 2) if unit == "words" else ("char", 3)
+        vectorizer = TfidfVectorizer(analyzer=analyzer, ngram_range=(1, longest), sublinear_tf=True)
         self._pipeline = make_pipeline(vectorizer, LogisticRegression(max_iter=1000, random_state=seed))
         self._pipeline.fit(train.texts, train.label_ids)
         regression = self._pipeline[-1]
@@ -57,11 +54,11 @@ class TfidfClassifier:
         self.num_parameters = int(regression.coef_.size + regression.intercept_.size)
 
     def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
-        """Return log-probabilities; a label that no training text has gets a very low one."""
+        """Return log-probabilities; -10,000 for a label that no training text has."""
         if any(isinstance(text, tuple) for text in texts):
             raise SettingsError("the TF-IDF floor takes single texts, not pairs")
         logits = np.full((len(texts), len(self.labels)), -1e4, dtype=np.float32)
-        if not len(texts):  # scikit-learn refuses what every Classifier answers
+        if not len(texts):  # scikit-learn refuses an empty list, a Classifier must not
             return logits
         logits[:, self._known] = np.maximum(self._pipeline.predict_log_proba(texts), -1e4)
         return logits

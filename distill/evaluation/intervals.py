@@ -7,7 +7,7 @@ Arithmetic on figures keeps these pairs:
     gain = (bootstrap.macro_f1(student) - bootstrap.macro_f1(control)).estimate()
     kept = (bootstrap.macro_f1(student) / bootstrap.macro_f1(teacher)).estimate()
 
-Knows no model, and not how an arm was trained. `distill.evaluation.coverage` measures how often the intervals hold the truth.
+Knows nothing of models or training. `tests/interval_simulation.py` measures how often the intervals contain the true value.
 """
 
 from __future__ import annotations
@@ -45,10 +45,12 @@ class Figure:
     Attributes:
         seeds: As observed, shape (seeds,).
         draws: In each resample of the texts, shape (samples, seeds).
+        is_share: Whether the figure is between 0 and 1, so that its interval is, too.
     """
 
     seeds: NDArray[np.float64]
     draws: NDArray[np.float64]
+    is_share: bool = False
 
     @property
     def value(self) -> float:
@@ -79,10 +81,10 @@ class Figure:
         S - 1 degrees of freedom. A bootstrap over seeds is too narrow: 3 seeds cannot show how far a fourth may lie.
 
         Text distances are those of the 2.5 % and 97.5 % percentiles of the bootstrap over texts. How the texts interact
-        with a seed is in both parts: the seeds' figures differ for it, too. So the text distances are scaled to the
-        covariance between seeds, which the interaction leaves out.
+        with a seed is in both parts, because it also makes the seeds' figures differ. So the text distances are scaled to the
+        covariance between seeds, which excludes the interaction.
 
-        With one seed the interval is over texts alone.
+        With one seed the interval is over texts alone. The interval of a share is clipped to 0 and 1.
         """
         low, high = np.percentile(self.samples, [2.5, 97.5])
         below, above = max(0.0, self.value - low), max(0.0, high - self.value)
@@ -96,17 +98,17 @@ class Figure:
         apart = self.draws.var(axis=0).mean()  # together = covariance + (apart - covariance) / S
         covariance = max(0.0, (num_seeds * together - apart) / (num_seeds - 1))
         shared = covariance / together if together else 0.0
-        lower, upper = (float(np.sqrt(seed_part + shared * distance**2)) for distance in (below, above))
-        # Rounded, so that an end at exactly 0 is not moved past it by the last bits.
-        return Estimate(self.value, round(self.value - lower, 12), round(self.value + upper, 12))
+        lower, upper = np.sqrt(seed_part + shared * np.square((below, above)))
+        ends = np.clip((self.value - lower, self.value + upper), *((0, 1) if self.is_share else (None, None)))
+        # Rounded, so that the last bits do not move an end of exactly 0 past it.
+        return Estimate(self.value, *(round(float(end), 12) for end in ends))
 
 
 def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return each seed's part in mean(above) / mean(below), over the last axis."""
-    divisor = below.mean(axis=-1, keepdims=True)
-    ratio = above.mean(axis=-1, keepdims=True) / divisor
-    parts: NDArray[np.float64] = ratio + (above - ratio * below) / divisor
-    return parts
+    divisor: NDArray[np.float64] = below.mean(axis=-1, keepdims=True)
+    ratio: NDArray[np.float64] = above.mean(axis=-1, keepdims=True) / divisor
+    return ratio + (above - ratio * below) / divisor
 
 
 def mean_of(figures: Sequence[Figure]) -> Figure:
@@ -117,7 +119,11 @@ def mean_of(figures: Sequence[Figure]) -> Figure:
     """
     if not figures:
         raise SettingsError("the mean of no figures is undefined; name at least one")
-    return Figure(np.mean([figure.seeds for figure in figures], axis=0), np.mean([figure.draws for figure in figures], axis=0))
+    return Figure(
+        seeds=np.mean([figure.seeds for figure in figures], axis=0),
+        draws=np.mean([figure.draws for figure in figures], axis=0),
+        is_share=all(figure.is_share for figure in figures),
+    )
 
 
 class Bootstrap:
@@ -140,7 +146,7 @@ class Bootstrap:
             SettingsError: There is no run.
         """
         if not len(labels):
-            raise DatasetError("there is no text to compare on; name labelled ones with --test FILE")
+            raise DatasetError("no texts to compare on; name labelled texts with --test FILE")
         if num_seeds < 1:
             raise SettingsError(f"num_seeds must be at least 1, got {num_seeds}")
         self.num_seeds = num_seeds
@@ -154,29 +160,30 @@ class Bootstrap:
         """Return the mean macro-F1 of an arm over its seeds.
 
         Args:
-            predicted: Class ids, shape (seeds, texts), or zeros and ones, shape (seeds, texts, labels). One run that
-                stands for every seed, such as a single teacher, may come without the first axis.
+            predicted: Class ids, shape (seeds, texts), or zeros and ones, shape (seeds, texts, labels). A single run, such as
+                that of the teacher, may leave out the first axis and is used for every seed.
 
         Raises:
-            SettingsError: The shape is another.
+            SettingsError: The shape is different.
         """
         given = self._runs(predicted)
         hits = given & self._true
         return Figure(
             macro_f1_of_counts(hits=hits.sum(axis=1), true=self._true.sum(axis=0), given=given.sum(axis=1)),
             macro_f1_of_counts(hits=self._resampled_sums(hits), true=self._resampled_true, given=self._resampled_sums(given)),
+            is_share=True,
         )
 
     def agreement(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> Figure:
-        """Return the mean share of equal answers of two arms, seed by seed.
+        """Return the mean share of texts with equal predictions of two arms, seed by seed.
 
-        Of texts; with several labels per text, of (text, label) decisions. Both as for `macro_f1`.
+        In multi-label data it is the share of (text, label) pairs. Both arguments are as for `macro_f1`.
         """
         same = self._task.equal(self._runs(first), self._runs(second))
-        return Figure(same.mean(axis=(1, 2)), self._resampled_sums(same).mean(axis=2) / len(self._true))
+        return Figure(same.mean(axis=(1, 2)), self._resampled_sums(same).mean(axis=2) / len(self._true), is_share=True)
 
     def _runs(self, predicted: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which labels each run gives each text, shape (seeds, texts, labels)."""
+        """Return which labels each run predicts for each text, shape (seeds, texts, labels)."""
         wanted = (self.num_seeds, *self._labels_shape)
         if predicted.shape == self._labels_shape:
             predicted = np.broadcast_to(predicted, wanted)
@@ -212,25 +219,25 @@ def macro_f1_interval(true: NDArray[np.bool_], given: NDArray[np.bool_], *, seed
 
     Args:
         true: Which labels each text has, shape (texts, labels).
-        given: Which labels it is given; same shape.
+        given: Which labels are predicted; same shape.
         seed: Seed of the resamples.
     """
-    # Drawing texts with replacement is drawing how often each kind of text comes: one multinomial a resample.
+    # Drawing texts with replacement is drawing the number of texts of each kind: one multinomial draw per resample.
     kinds, counts = np.unique(np.hstack([true, given]), axis=0, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(true), counts / len(true), size=MACRO_F1_SAMPLES).astype(np.float64)
     had, got = np.hsplit(kinds, 2)
     scores = macro_f1_of_counts(hits=drawn @ (had & got), true=drawn @ had, given=drawn @ got)
-    low, high = np.percentile(scores, [2.5, 97.5])
-    return float(low), float(high)
+    low, high = np.percentile(scores, [2.5, 97.5]).tolist()
+    return low, high
 
 
 def macro_f1_of_counts(*, hits: NDArray[Any], true: NDArray[Any], given: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the mean over labels of F1 = 2 hits / (true + given), 0 where a label neither has nor gets a text.
+    """Return the mean over labels of F1 = 2 hits / (true + given), 0 for a label that no text has and none is given.
 
     Args:
-        hits: Texts that have and get a label, shape (..., labels).
-        true: Texts that have it; same shape.
-        given: Texts that get it; same shape.
+        hits: Number of texts that have a label and are given it, shape (..., labels).
+        true: Number of texts that have it; same shape.
+        given: Number of texts that are given it; same shape.
     """
     either = true + given
     f1 = np.divide(2 * hits, either, out=np.zeros(np.shape(hits)), where=either > 0)

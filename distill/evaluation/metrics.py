@@ -54,7 +54,7 @@ def macro_f1(labels: NDArray[np.int64], logits: Logits) -> float:
 
     Args:
         labels: True class ids, shape (texts,), or zeros and ones, shape (texts, labels).
-        logits: Shape (texts, labels). A label that neither has nor gets a text counts as F1 0.
+        logits: Shape (texts, labels). A label that no text has and none is predicted has F1 0.
     """
     task = task_of_labels(labels)
     true, given = task.indicator(labels, logits.shape[1]), task.chosen_labels(logits)
@@ -79,10 +79,10 @@ def evaluate(
         seed: Seed of the bootstrap.
 
     Raises:
-        DatasetError: There is no text, the two do not have the same length, or the labels are of another task.
+        DatasetError: There are no texts, labels and logits differ in length, or the labels are of another task.
     """
     if len(labels) == 0 or len(labels) != len(logits):
-        raise DatasetError(f"{len(labels)} labels and {len(logits)} rows of logits; wanted one label a row, at least one")
+        raise DatasetError(f"{len(labels)} labels and {len(logits)} rows of logits; expected one label per row, at least one")
     task = task_of_labels(labels)
     if problem_type != task.problem_type:
         raise DatasetError(f"the classifier is for {problem_type}, but the data has {task.labels_per_text} per text")
@@ -108,11 +108,11 @@ def evaluate(
 
 
 def confusion_matrix(labels: NDArray[np.int64], given: NDArray[np.int64], *, num_labels: int) -> NDArray[np.int64]:
-    """Return how many texts of each true label were given each label, shape (true label, given label).
+    """Return the number of texts of each true label and predicted label, shape (true labels, predicted labels).
 
     Args:
         labels: True class ids, shape (texts,).
-        given: Class ids that were given; same shape.
+        given: Predicted class ids; same shape.
         num_labels: Number of labels.
     """
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
@@ -126,8 +126,8 @@ def expected_calibration_error(confidences: NDArray[np.floating[Any]], correct: 
     Guo et al., 2017, "On Calibration of Modern Neural Networks", equation 3.
 
     Args:
-        confidences: Probability of the answer given in each decision, of any shape.
-        correct: Whether the answer is right; same shape.
+        confidences: Probability of the prediction in each decision, of any shape.
+        correct: Whether the prediction is correct; same shape.
     """
     bins = np.clip(np.ceil(confidences * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
     gaps = np.bincount(bins.ravel(), weights=(confidences - correct).ravel(), minlength=ECE_BINS)

@@ -1,12 +1,12 @@
 """Whether distillation helped: the verdict, and the report of `potstill distill --control --seeds N`.
 
-Made from logits alone; training the arms is `distill.training.trials`' job.
+Computed from logits alone; `distill.training.trials` trains the arms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -21,18 +21,18 @@ Verdict = Literal["helped", "did not help", "cannot be told"]
 
 
 def verdict_of(gain: Estimate) -> Verdict:
-    """Return what the interval of a gain allows to say."""
+    """Return whether the interval of a gain is above 0, below 0, or contains 0."""
     if gain.low > 0:
         return "helped"
     return "did not help" if gain.high < 0 else "cannot be told"
 
 
 def verdict_in_words(gain: Estimate, *, subject: str = "distillation", against: str = "the control", num_seeds: int) -> str:
-    """Return in a sentence whether something helped, with the gain and its interval.
+    """Return a sentence on whether something helped, with the gain and its interval.
 
     Args:
         gain: Macro-F1 with it minus macro-F1 without it, paired.
-        subject: What may have helped, such as "transfer from movies".
+        subject: What was tried, such as "transfer from movies".
         against: What it is compared with.
         num_seeds: Training runs of each. With one, the sentence says that the interval is over texts alone.
     """
@@ -56,14 +56,14 @@ PROOF_COLUMNS = ("arm", "seeds", "macro-F1", "95 % interval", "kept", "agrees", 
 
 @dataclass(frozen=True)
 class Run:
-    """One trained classifier: its seed, its folder below the report's, how many epochs it took, and what it answers.
+    """One trained classifier and its predictions.
 
     Attributes:
         seed: Seed of the run.
-        folder: Where its bundle stands, below the report's folder.
+        folder: Folder of its bundle, below the report's folder.
         epochs: Epochs it was trained for.
-        validation_macro_f1: What it was chosen by.
-        logits: Its answers to the texts of the report, shape (texts, labels).
+        validation_macro_f1: Macro-F1 by which its epoch was chosen.
+        logits: Logits of the texts of the report, shape (texts, labels).
     """
 
     seed: int
@@ -73,8 +73,17 @@ class Run:
     logits: Logits
 
 
-@dataclass(frozen=True)
-class RunReport:
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How well probabilities match the truth: of one run, or the mean over runs. See `Quality`."""
+
+    expected_calibration_error: float
+    brier_score: float
+    negative_log_likelihood: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport(Calibration):
     """Figures of one run on the texts of the report."""
 
     seed: int
@@ -82,38 +91,35 @@ class RunReport:
     epochs: int
     validation_macro_f1: float
     macro_f1: float
-    expected_calibration_error: float
-    brier_score: float
-    negative_log_likelihood: float
 
 
-@dataclass(frozen=True)
-class ArmReport:
-    """Figures of one arm: means over its seeds, intervals over texts and seeds, and each run."""
+@dataclass(frozen=True, kw_only=True)
+class ArmReport(Calibration):
+    """Figures of one arm: means over its seeds, with intervals over texts and seeds, and each run."""
 
     macro_f1: Estimate
     retention: Estimate
     agreement: Estimate
-    expected_calibration_error: float
-    brier_score: float
-    negative_log_likelihood: float
     runs: tuple[RunReport, ...]
+
+
+CALIBRATION = tuple(field.name for field in fields(Calibration))
 
 
 @dataclass(frozen=True)
 class ProofReport:
-    """What a comparison found.
+    """Result of a comparison.
 
     Attributes:
-        split: Which texts it was measured on; validation texts have chosen the epochs, so they flatter every arm alike.
-        num_texts: How many they are.
-        fingerprint: Digest of them.
-        teacher: The teacher's figures on them.
+        split: Texts it was measured on. Epochs are chosen on validation texts, so figures on them are too high.
+        num_texts: Number of texts.
+        fingerprint: Digest of the texts.
+        teacher: The teacher's figures.
         arms: Figures of each arm.
         gain: Macro-F1 of the student minus the control's, paired; None without a control.
-        verdict: What its interval allows to say; None without a control.
-        words: The same in a sentence.
-        chosen_seed: The student that stands in the report's folder: the best on the validation texts.
+        verdict: Whether distillation helped, from the interval of the gain; None without a control.
+        words: The verdict in a sentence.
+        chosen_seed: Seed of the student in the report's folder: the best on the validation texts.
     """
 
     split: Literal["test", "validation"]
@@ -127,7 +133,7 @@ class ProofReport:
     chosen_seed: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
+        """Return the report as JSON values."""
         return {"schema": SCHEMA, **asdict(self)}
 
 
@@ -143,11 +149,11 @@ def prove(
     """Compare the arms with each other and with the teacher.
 
     Args:
-        data: The texts all have answered.
-        split: What they are.
+        data: The texts, with labels.
+        split: Split that the texts are from.
         teacher: The teacher's logits, shape (texts, labels).
         arms: Runs of each arm, with the same seeds in the same order.
-        chosen_seed: Which student stands in the report's folder.
+        chosen_seed: Seed of the student in the report's folder.
         seed: Seed of the bootstrap.
     """
     num_seeds = len(arms["student"])
@@ -155,7 +161,7 @@ def prove(
     reports = {name: _arm_report(runs, data, teacher, bootstrap) for name, runs in arms.items()}
     gain, words = None, "There is no control to compare with; see --control."
     if "control" in arms:
-        student, control = (bootstrap.macro_f1(_answers(arms[name], data)) for name in ARMS)
+        student, control = (bootstrap.macro_f1(_predicted(arms[name], data)) for name in ARMS)
         gain = (student - control).estimate()
         words = verdict_in_words(gain, num_seeds=num_seeds)
     return ProofReport(
@@ -172,37 +178,34 @@ def prove(
 
 
 def proof_cells(report: ProofReport) -> list[list[str]]:
-    """Return a row of cells per arm, in the order of `PROOF_COLUMNS`."""
+    """Return one row of cells per arm, in the order of `PROOF_COLUMNS`."""
     teacher = report.teacher
-    low, high = teacher.macro_f1_interval
-    rows = [["teacher", "-", f"{teacher.macro_f1:.4f}", f"{low:.4f} - {high:.4f}", "-", "-", *_calibration(teacher)]]
+    rows = [
+        ["teacher", "-", *_score_cells(teacher.macro_f1, *teacher.macro_f1_interval), "-", "-", *_calibration_cells(teacher)]
+    ]
     for name, arm in report.arms.items():
-        score = arm.macro_f1
-        rows.append(
-            [
-                name,
-                ", ".join(str(run.seed) for run in arm.runs),
-                f"{score.value:.4f}",
-                f"{score.low:.4f} - {score.high:.4f}",
-                f"{arm.retention.value:.1%}",
-                f"{arm.agreement.value:.1%}",
-                *_calibration(arm),
-            ]
-        )
+        seeds, score = ", ".join(str(run.seed) for run in arm.runs), arm.macro_f1
+        shares = (f"{share.value:.1%}" for share in (arm.retention, arm.agreement))
+        rows.append([name, seeds, *_score_cells(score.value, score.low, score.high), *shares, *_calibration_cells(arm)])
     return rows
 
 
+def _score_cells(value: float, low: float, high: float) -> tuple[str, str]:
+    return f"{value:.4f}", f"{low:.4f} - {high:.4f}"
+
+
+def _calibration_cells(figures: Quality | ArmReport) -> list[str]:
+    return [f"{getattr(figures, name):.4f}" for name in CALIBRATION]
+
+
 def _arm_report(runs: Sequence[Run], data: Dataset, teacher: Logits, bootstrap: Bootstrap) -> ArmReport:
-    answers, reference = _answers(runs, data), data.task.decisions(teacher)
+    predicted, reference = _predicted(runs, data), data.task.decisions(teacher)
     qualities = [_quality(run.logits, data) for run in runs]
-    score = bootstrap.macro_f1(answers)
+    score = bootstrap.macro_f1(predicted)
     return ArmReport(
         macro_f1=score.estimate(),
         retention=(score / bootstrap.macro_f1(reference)).estimate(),
-        agreement=bootstrap.agreement(answers, reference).estimate(),
-        expected_calibration_error=float(np.mean([quality.expected_calibration_error for quality in qualities])),
-        brier_score=float(np.mean([quality.brier_score for quality in qualities])),
-        negative_log_likelihood=float(np.mean([quality.negative_log_likelihood for quality in qualities])),
+        agreement=bootstrap.agreement(predicted, reference).estimate(),
         runs=tuple(
             RunReport(
                 seed=run.seed,
@@ -210,12 +213,11 @@ def _arm_report(runs: Sequence[Run], data: Dataset, teacher: Logits, bootstrap: 
                 epochs=run.epochs,
                 validation_macro_f1=run.validation_macro_f1,
                 macro_f1=quality.macro_f1,
-                expected_calibration_error=quality.expected_calibration_error,
-                brier_score=quality.brier_score,
-                negative_log_likelihood=quality.negative_log_likelihood,
+                **{name: getattr(quality, name) for name in CALIBRATION},
             )
             for run, quality in zip(runs, qualities, strict=True)
         ),
+        **{name: float(np.mean([getattr(quality, name) for quality in qualities])) for name in CALIBRATION},
     )
 
 
@@ -223,11 +225,5 @@ def _quality(logits: Logits, data: Dataset) -> Quality:
     return evaluate(labels=data.label_ids, logits=logits, label_names=data.labels, problem_type=data.problem_type)
 
 
-def _answers(runs: Sequence[Run], data: Dataset) -> NDArray[np.int64]:
+def _predicted(runs: Sequence[Run], data: Dataset) -> NDArray[np.int64]:
     return np.stack([data.task.decisions(run.logits) for run in runs])
-
-
-def _calibration(figures: Quality | ArmReport) -> list[str]:
-    return [
-        f"{value:.4f}" for value in (figures.expected_calibration_error, figures.brier_score, figures.negative_log_likelihood)
-    ]

@@ -221,13 +221,14 @@ def test_a_csv_named_parquet_is_refused(file: Callable[[str, str], Path]) -> Non
 def test_a_parquet_text_that_is_not_utf8_is_one_bad_row(tmp_path: Path, kind: pa.DataType) -> None:
     # pyarrow checks the bytes only when it makes Python strings of them.
     texts = pa.array(
-        [b"fine", b"caf\xe9", None, "naïve".encode()], pa.large_binary() if kind == pa.large_string() else pa.binary()
+        [b"fine", b"caf\xe9", None, "naïve".encode(), b""], pa.large_binary() if kind == pa.large_string() else pa.binary()
     )
     broken = pa.Array.from_buffers(kind, len(texts), texts.buffers())
-    rows, complaints = rows_and_complaints(parquet(tmp_path / "a.parquet", text=broken, label=["a", "b", "a", "b"]))
+    rows, complaints = rows_and_complaints(parquet(tmp_path / "a.parquet", text=broken, label=["a", "b", "a", "b", "a"]))
     assert [(row.text, row.line) for row in rows] == [("fine", 1), ("naïve", 4)]
-    assert ["UTF-8" in str(complaint) for complaint in complaints] == [True, False]
+    assert ["UTF-8" in str(complaint) for complaint in complaints] == [True, False, False]
     assert "NoneType" in str(complaints[1])
+    assert "empty" in str(complaints[2])
 
 
 def test_parquet_categories_are_read_as_their_names(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from interval_simulation import SEED_TO_TEXT, FigureName, Mix, simulated_coverage
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
 from distill.errors import DatasetError, SettingsError
-from distill.evaluation.coverage import SEED_TO_TEXT, FigureName, Mix, simulated_coverage
 from distill.evaluation.intervals import Bootstrap, Figure, macro_f1_interval, mean_of
 
 
@@ -184,6 +184,23 @@ def test_the_mean_of_figures_is_paired_too() -> None:
         mean_of([])
 
 
+def test_the_interval_of_a_share_is_within_0_and_1_and_that_of_a_difference_need_not_be() -> None:
+    # Two seeds that differ by 0.2: t with 1 degree of freedom makes each half width 1.27.
+    high, low = (Figure(np.array(seeds), np.tile(seeds, (100, 1)), is_share=True) for seeds in ([0.7, 0.9], [0.1, 0.1]))
+    share, difference = high.estimate(), (high - low).estimate()
+    assert (share.low, share.value, share.high) == pytest.approx((0, 0.8, 1))
+    assert (difference.low, difference.high) == pytest.approx((0.7 - 12.706 * 0.1, 0.7 + 12.706 * 0.1), rel=1e-4)
+    assert mean_of([high, high]).estimate() == share
+    assert mean_of([high - low, high - low]).estimate() == difference
+
+
+def test_macro_f1_and_agreement_are_shares() -> None:
+    bootstrap = Bootstrap(LABELS.repeat(20), num_labels=2, num_seeds=2)
+    student, control = STUDENT.repeat(20, axis=1), CONTROL.repeat(20, axis=1)
+    estimates = [bootstrap.macro_f1(student).estimate(), bootstrap.agreement(student, control).estimate()]
+    assert all(0 <= each.low <= each.value <= each.high <= 1 for each in estimates)
+
+
 @pytest.mark.parametrize("shape", [(3, 4), (2, 5), (2, 4, 2)])
 def test_predictions_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(SettingsError, match=r"shape .*\(2, 4\)"):
@@ -191,7 +208,7 @@ def test_predictions_of_another_shape_are_refused(shape: tuple[int, ...]) -> Non
 
 
 def test_nothing_to_compare_is_refused() -> None:
-    with pytest.raises(DatasetError, match="no text"):
+    with pytest.raises(DatasetError, match="no texts"):
         Bootstrap(LABELS[:0], num_labels=2, num_seeds=1)
     with pytest.raises(SettingsError, match="num_seeds"):
         Bootstrap(LABELS, num_labels=2, num_seeds=0)

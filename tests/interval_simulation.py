@@ -1,4 +1,4 @@
-"""How often the intervals over seeds and texts hold the truth, and how wide they are: a simulation with known truth."""
+"""How often the intervals over seeds and texts contain the true value, and how wide they are: a simulation."""
 
 from __future__ import annotations
 
