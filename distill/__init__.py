@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from distill.classifier import Classifier as Classifier
     from distill.classifier import predict as predict
     from distill.data import Dataset as Dataset
+    from distill.data import Splits as Splits
     from distill.data import load_splits as load_splits
     from distill.errors import PotstillError as PotstillError
     from distill.estimator import DistilledClassifier as DistilledClassifier
@@ -18,21 +19,26 @@ if TYPE_CHECKING:
     from distill.settings import DistillSettings as DistillSettings
     from distill.settings import TrialSettings as TrialSettings
     from distill.teacher_settings import TeacherSettings as TeacherSettings
+    from distill.teachers.scored import with_scored as with_scored
+    from distill.teachers.teacher import open_teacher as open_teacher
     from distill.training.distillation import fit_student as fit_student
+    from distill.training.distillation import run_trials as run_trials
+    from distill.training.fine_tuning import Origin as Origin
+    from distill.training.fine_tuning import SourceTask as SourceTask
     from distill.training.fine_tuning import fit_teacher as fit_teacher
-    from distill.training.trials import run_trials as run_trials
 
 _PUBLIC = {
     "bundle": ("Bundle",),
     "classifier": ("Classifier", "predict"),
-    "data": ("Dataset", "load_splits"),
+    "data": ("Dataset", "Splits", "load_splits"),
     "errors": ("PotstillError",),
     "estimator": ("DistilledClassifier",),
     "settings": ("DataSettings", "DistillSettings", "TrialSettings"),
     "teacher_settings": ("TeacherSettings",),
-    "training.distillation": ("fit_student",),
-    "training.fine_tuning": ("fit_teacher",),
-    "training.trials": ("run_trials",),
+    "teachers.scored": ("with_scored",),
+    "teachers.teacher": ("open_teacher",),
+    "training.distillation": ("fit_student", "run_trials"),
+    "training.fine_tuning": ("Origin", "SourceTask", "fit_teacher"),
 }
 __all__ = [name for names in _PUBLIC.values() for name in names]
 __getattr__ = importer_of(__name__, _PUBLIC)

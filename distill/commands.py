@@ -143,8 +143,7 @@ def distill(
     from distill.bundle import Bundle
     from distill.data import TextSources
     from distill.teachers.teacher import open_teacher, with_scored
-    from distill.training.distillation import train_student
-    from distill.training.trials import run_trials
+    from distill.training.distillation import run_trials, train_student
 
     reporter = reporter_for_terminal()
     opened: list[Any] = [Bundle.open(path) for path in teachers]

@@ -116,18 +116,18 @@ class TeacherSettings(FineTuningSettings, FeatureSettings, heading="Transfer lea
     )
 
     @model_validator(mode="after")
-    def _methods_do_not_conflict(self) -> Self:
-        of_parameters = (
-            *("new_vocabulary", "freeze_body", "freeze_below", "gradual_unfreezing"),
-            *("reinit_layers", "lora_rank", "anchor", "replay_share"),
+    def _no_setting_changes_a_frozen_layer(self) -> Self:
+        partly_frozen = ("freeze_below", "gradual_unfreezing")
+        trained = ("new_vocabulary", "freeze_body", *partly_frozen, "reinit_layers", "lora_rank", "anchor", "replay_share")
+        excluded: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
+            ("transfer features", self.transfer == "features", (*trained, "layer_decay")),
+            ("lora_rank", self.lora_rank > 0, partly_frozen),
+            ("freeze_body", self.freeze_body, (*partly_frozen, "reinit_layers", "lora_rank")),
         )
-        asked = [name for name in of_parameters if getattr(self, name)] + ["layer_decay"] * (self.layer_decay != 1)
-        if self.transfer == "features" and asked:
-            raise ValueError(f"transfer features trains no layer; remove {' and '.join(asked)}, or use transfer parameters")
-        of_layers = ("freeze_below", "gradual_unfreezing")
-        for name, against in (("lora_rank", of_layers), ("freeze_body", (*of_layers, "reinit_layers", "lora_rank"))):
-            if getattr(self, name) and (asked := [other for other in against if getattr(self, other)]):
-                raise ValueError(f"{name} freezes every layer; remove {' and '.join(asked)}, or {name}")
+        for name, chosen, others in excluded:
+            changed = [other for other in others if getattr(self, other) != type(self).model_fields[other].default]
+            if chosen and changed:
+                raise ValueError(f"{name} freezes every encoder layer; remove {' and '.join(changed)}, or {name}")
         return self
 
 

@@ -78,8 +78,7 @@ def recorded_teacher(
     """
     from distill.data import read_teacher_logits
     from distill.teachers.recorded import RecordedLogits
-    from distill.training.processes import open_accelerator, wait_for_all
-    from distill.training.shared_files import shared_files
+    from distill.training.processes import open_accelerator, shared_files, wait_for_all
 
     sources = [*data.train, *((data.validation,) if data.validation else ()), *further]
     with open_accelerator(device) as accelerator, shared_files(out / ".recorded", accelerator) as files:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import DatasetError
 from distill.labels import ProblemType, Task, task_of_labels
+
+Item = TypeVar("Item", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -303,8 +306,24 @@ def _iteratively_stratified(has: NDArray[np.bool_], count: int, generator: np.ra
     return np.flatnonzero(part_of == 0)
 
 
-class JoinedTexts(Sequence[str]):
-    """Several sequences of texts, one after the other; each text is read from its sequence on access."""
+class LazySequence(Sequence[Item]):
+    """A sequence that reads an item when it is asked for; a slice is a list."""
+
+    @abstractmethod
+    def item(self, place: int) -> Item:
+        """Return the item at a place from 0 to len - 1."""
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        places = range(len(self))[index]
+        return self.item(places) if isinstance(places, int) else [self.item(place) for place in places]
+
+
+class JoinedTexts(LazySequence[str]):
+    """Several sequences of texts, one after the other; a text is read from its sequence when it is asked for."""
 
     def __init__(self, *parts: Sequence[str]) -> None:
         self._parts = parts
@@ -313,13 +332,7 @@ class JoinedTexts(Sequence[str]):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+    def item(self, place: int) -> str:
+        """Return one text."""
         part = int(np.searchsorted(self._ends, place, side="right"))
         return self._parts[part][place - int(self._ends[part])]  # negative: counted from the end of the part

@@ -12,13 +12,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import torch
 
 from distill.batching import Indices
 from distill.classifier import Classifier, Ensemble, digest_of, mean_logits
+from distill.data.dataset import LazySequence
 from distill.errors import TeacherError
 from distill.labels import Logits
 from distill.models.devices import Compute
@@ -91,7 +91,7 @@ def teacher_logits(
     return Answers(logits, num_cached)
 
 
-class _ChosenTexts(Sequence[str]):
+class _ChosenTexts(LazySequence[str]):
     """Some of a sequence of texts, read when they are asked for."""
 
     def __init__(self, texts: Sequence[str], places: Indices) -> None:
@@ -100,14 +100,8 @@ class _ChosenTexts(Sequence[str]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self._texts[place] for place in self._places[index].tolist()]
-        return self._texts[int(self._places[index])]
+    def item(self, place: int) -> str:
+        return self._texts[int(self._places[place])]
 
 
 def share_of(texts: Sequence[str], *, share: int, of: int) -> Sequence[str]:

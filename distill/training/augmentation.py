@@ -1,10 +1,9 @@
-"""More texts for a small student: noisy copies that only the teacher labels.
+"""Data augmentation: noisy copies of the texts, which only the teacher labels.
 
-Small students are short of texts, not of labels (Tang et al., 2019, "Distilling Task-Specific Knowledge from BERT into
-Simple Neural Networks"; TinyBERT, Jiao et al., 2020). A copy is the whole text, a span of it, or the first half of it
-joined to the second half of another; then words are masked, dropped, or replaced by a neighbour in the teacher's
-embedding table. Strings in, strings out, one at a time, so that teacher and student each use their own tokenizer.
-The maths is numpy's.
+Small students lack texts more than labels (Tang et al., 2019, "Distilling Task-Specific Knowledge from BERT into Simple
+Neural Networks"; TinyBERT, Jiao et al., 2020). A copy is the whole text, a span of it, or its first half joined to the
+second half of another text. Then words are masked, dropped, or replaced by a neighbour in the teacher's embedding table.
+The copies are strings, made one at a time, so teacher and student each use their own tokenizer.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
 
 from distill.data import Dataset, fold
 from distill.models.torch_classifier import TorchClassifier
@@ -22,67 +22,34 @@ from distill.settings import AugmentSettings, DistillSettings
 from distill.training.lesson import TransferSet
 
 NUM_NEIGHBOURS = 10
-_BLOCK_ROWS = 512
 _MAX_ATTEMPTS = 8
 _WORD_STARTS = ("Ġ", "▁")
-"""How byte-level BPE and SentencePiece mark a token that begins a word; WordPiece marks those that do not, by ##."""
+"""How byte-level BPE and SentencePiece mark a token that starts a word. WordPiece marks the other tokens, with ##."""
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """The nearest words of each whole-word token.
-
-    Attributes:
-        words: The words, as the vocabulary writes them.
-        nearest: Positions in `words` of the nearest others, nearest first, shape (words, neighbours).
-    """
-
-    words: tuple[str, ...]
-    nearest: NDArray[np.int32]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_positions", {word: position for position, word in enumerate(self.words)})
-
-    def of(self, word: str) -> list[str]:
-        """Return the neighbours of a word, nearest first; none if the vocabulary does not hold it whole."""
-        positions: dict[str, int] = self._positions  # type: ignore[attr-defined]
-        position = positions.get(word, positions.get(word.lower()))
-        if position is None:
-            return []
-        found = [self.words[other] for other in self.nearest[position]]
-        return found if word in positions or not word[0].isupper() else [other.capitalize() for other in found]
+Neighbours = Mapping[str, Sequence[str]]
+"""The nearest words of each whole-word token, nearest first."""
 
 
 def neighbours_of(vocabulary: Mapping[str, int], vectors: NDArray[np.float32], *, count: int = NUM_NEIGHBOURS) -> Neighbours:
-    """Find the nearest words of each word by the cosine of their vectors, a block of words at a time.
+    """Find the nearest words of each word by the cosine of their vectors.
 
     Args:
-        vocabulary: Tokens and their rows in `vectors`; only tokens that are a whole word of letters take part.
+        vocabulary: Tokens and their rows in `vectors`; tokens that are not a whole word of letters are left out.
         vectors: The input embeddings, shape (tokens, dimensions).
-        count: Neighbours per word; fewer when there are not as many words.
+        count: Neighbours per word; fewer if the vocabulary is smaller.
     """
-    rows = _whole_words(vocabulary)
-    words = tuple(rows)
-    directions = vectors[list(rows.values())].astype(np.float32)
-    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
-    count = max(0, min(count, len(words) - 1))
-    nearest = np.empty((len(words), count), dtype=np.int32)
-    for start in range(0, len(words) if count else 0, _BLOCK_ROWS):
-        cosines = directions[start : start + _BLOCK_ROWS] @ directions.T
-        block = np.arange(len(cosines))
-        cosines[block, start + block] = -np.inf  # a word is not its own neighbour
-        found = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
-        order = np.argsort(-np.take_along_axis(cosines, found, axis=1), axis=1, kind="stable")
-        nearest[start + block] = np.take_along_axis(found, order, axis=1)
-    return Neighbours(words, nearest)
-
-
-def _whole_words(vocabulary: Mapping[str, int]) -> dict[str, int]:
-    """Return the tokens that are whole words, without the mark of a word's start, in the vocabulary's order."""
     ordered = sorted(vocabulary.items(), key=lambda entry: entry[1])
     if any(token.startswith(_WORD_STARTS) for token in vocabulary):
         ordered = [(token[1:], row) for token, row in ordered if token.startswith(_WORD_STARTS)]
-    return {token: row for token, row in ordered if token.isalpha()}
+    rows = {token: row for token, row in ordered if token.isalpha()}
+    words = list(rows)
+    count = min(count, len(words) - 1)
+    if count < 1:
+        return dict.fromkeys(words, ())
+    search = NearestNeighbors(n_neighbors=count, metric="cosine").fit(vectors[list(rows.values())].astype(np.float32))
+    nearest = search.kneighbors(return_distance=False)  # without an argument, a word is not its own neighbour
+    return {word: [words[place] for place in places] for word, places in zip(words, nearest.tolist(), strict=True)}
 
 
 @dataclass(frozen=True)
@@ -90,10 +57,10 @@ class Augmentation:
     """How copies are made.
 
     Attributes:
-        settings: How many and how strong.
-        seed: The same seed makes the same copies, on any machine. A text's copies do not depend on its place.
-        mask_token: What stands for a hidden word in both tokenizers; None when they share none, then words are dropped.
-        neighbours: Replacements; None when no word is to be replaced.
+        settings: How many copies, and how much they differ.
+        seed: The same seed makes the same copies on any machine. The copies of a text do not depend on its position.
+        mask_token: The mask token of both tokenizers; None if they have none in common, then masked words are dropped.
+        neighbours: Words that may replace each word; None replaces no word.
     """
 
     settings: AugmentSettings
@@ -102,43 +69,42 @@ class Augmentation:
     neighbours: Neighbours | None = None
 
     def copies(self, texts: Iterable[str], *, partners: Sequence[str], never: Collection[str] = ()) -> Iterator[str]:
-        """Yield up to `settings.augment` copies of each text; fewer where a text is too short to vary.
+        """Yield up to `settings.augment` copies of each text; fewer if a text is too short to vary.
 
         Args:
-            texts: What is copied.
-            partners: Where the second half of a spliced text is taken from.
+            texts: The texts to copy.
+            partners: Texts that supply the second half of a spliced text.
             never: Folded texts that no copy may equal: those that choose or measure.
         """
         for text in texts:
-            generator = np.random.default_rng([self.seed, _number_of(text)])
-            seen = {fold(text)}
+            # sha256, because hash() differs from process to process
+            digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+            generator = np.random.default_rng([self.seed, int.from_bytes(digest[:8], "little")])
+            seen = {"", fold(text)}
             for _ in range(self.settings.augment):
-                copy = self._new_copy(text, partners, seen, never, generator)
-                if copy is not None:
-                    seen.add(fold(copy))
-                    yield copy
-
-    def _new_copy(
-        self, text: str, partners: Sequence[str], seen: set[str], never: Collection[str], generator: np.random.Generator
-    ) -> str | None:
-        for _ in range(_MAX_ATTEMPTS):
-            words = self._rearranged(text.split(), partners, generator)
-            copy = " ".join(self._with_noise(words, generator))
-            folded = fold(copy)
-            if folded and folded not in seen and folded not in never:
-                return copy
-        return None
+                for _ in range(_MAX_ATTEMPTS):
+                    words = self._rearranged(text.split(), partners, generator)
+                    copy = " ".join(self._with_noise(words, generator))
+                    folded = fold(copy)
+                    if folded not in seen and folded not in never:
+                        seen.add(folded)
+                        yield copy
+                        break
 
     def _rearranged(self, words: list[str], partners: Sequence[str], generator: np.random.Generator) -> list[str]:
+        """Return all words, a span of them, or the first half with the second half of another text."""
         draw = generator.random()
         if draw < self.settings.augment_span:
-            return _span(words, generator)
+            length = int(generator.integers(1, max(2, len(words))))  # shorter than the text if it has two words or more
+            start = int(generator.integers(0, max(1, len(words) - length + 1)))
+            return words[start : start + length]
         if draw < self.settings.augment_span + self.settings.augment_splice and partners:
             other = partners[int(generator.integers(len(partners)))].split()
             return words[: (len(words) + 1) // 2] + other[len(other) // 2 :]
         return words
 
     def _with_noise(self, words: list[str], generator: np.random.Generator) -> Iterator[str]:
+        """Yield the words; some are masked or dropped, and some are replaced by a neighbour."""
         masked, replaced = self.settings.augment_mask, self.settings.augment_neighbours
         for word, draw in zip(words, generator.random(len(words)), strict=True):
             if draw < masked:
@@ -150,24 +116,14 @@ class Augmentation:
                 yield word
 
 
-def _span(words: list[str], generator: np.random.Generator) -> list[str]:
-    """Return a piece of one word or more, shorter than the whole where it can be."""
-    length = int(generator.integers(1, max(2, len(words))))
-    start = int(generator.integers(0, max(1, len(words) - length + 1)))
-    return words[start : start + length]
-
-
 def _replaced(word: str, neighbours: Neighbours, generator: np.random.Generator) -> str:
+    """Return the word with one of its neighbours in place of its letters; case and punctuation are kept."""
     core = word.strip(".,;:!?\"'()[]")
-    choices = neighbours.of(core) if core else []
+    choices = neighbours.get(core) or neighbours.get(core.lower())
     if not choices:
         return word
-    return word.replace(core, choices[int(generator.integers(len(choices)))], 1)
-
-
-def _number_of(text: str) -> int:
-    # not hash(), which differs from process to process
-    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:8], "little")
+    choice = choices[int(generator.integers(len(choices)))]
+    return word.replace(core, choice.capitalize() if core not in neighbours and core[0].isupper() else choice, 1)
 
 
 def augmented_texts(
@@ -182,28 +138,23 @@ def augmented_texts(
 
     Args:
         teacher: Its embeddings decide which words are neighbours.
-        student: Its tokenizer, too, must know the mask token, or words are dropped instead.
+        student: If its tokenizer lacks the teacher's mask token, words are dropped instead.
         transfer: The texts that are copied.
         held_out: No copy may equal a text of these sets.
         settings: How many copies, of which texts, made how.
     """
     if not settings.augment:
         return
-    replacing = settings.augment_neighbours > 0
+    mask_token = teacher.tokenizer_config.get("mask_token")
+    masks = mask_token is not None and all(mask_token in one.tokenizer.vocabulary() for one in (teacher, student))
+    replaces = settings.augment_neighbours > 0
     augmentation = Augmentation(
         settings=settings,
         seed=settings.augment_seed,
-        mask_token=_shared_mask_token(teacher, student),
-        neighbours=neighbours_of(teacher.tokenizer.vocabulary(), teacher.input_vectors()) if replacing else None,
+        mask_token=str(mask_token) if masks else None,
+        neighbours=neighbours_of(teacher.tokenizer.vocabulary(), teacher.input_vectors()) if replaces else None,
     )
     never = {fold(text) for dataset in held_out for text in dataset.texts}
     labelled, unlabeled = transfer.labelled.texts, transfer.unlabeled
-    sources = {"all": (labelled, unlabeled), "labelled": (labelled,), "unlabeled": (unlabeled,)}[settings.augment_from]
-    for texts in sources:
+    for texts in {"all": (labelled, unlabeled), "labelled": (labelled,), "unlabeled": (unlabeled,)}[settings.augment_from]:
         yield from augmentation.copies(texts, partners=texts, never=never)
-
-
-def _shared_mask_token(teacher: TorchClassifier, student: TorchClassifier) -> str | None:
-    token = teacher.tokenizer_config.get("mask_token")
-    known = token is not None and all(token in one.tokenizer.vocabulary() for one in (teacher, student))
-    return str(token) if known else None

@@ -1,8 +1,8 @@
 """Saving the state of a training run between any two steps, so that a killed run resumes where it was.
 
 One safetensors file holds everything that decides the rest of the run: weights, best weights, Adam's moments, the
-parameters of the objective, and the progress. No random state: each step is seeded by its number. The file carries the
-key of its run; a checkpoint with another key is not loaded, and is renamed instead of overwritten.
+parameters of the objective, and the progress. It holds no random state, because each step is seeded by its number. The file
+contains the key of its run; a checkpoint with another key is not loaded, and is renamed instead of overwritten.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,11 +34,11 @@ class Epoch:
 
     Attributes:
         epoch: Its number, from 1.
-        loss: Mean of the loss over its texts; in adapting, over its masked words.
-        macro_f1: On the validation texts, after it; None where there are none.
+        loss: Mean loss over the texts; while adapting, over the masked words.
+        macro_f1: Macro-F1 on the validation texts after the epoch; None without validation texts.
         seconds: Duration without validation.
-        texts_per_second: Training texts.
-        terms: Mean of each term of the loss, by name, before it is weighted.
+        texts_per_second: Training texts per second.
+        terms: Mean of each loss term by name, unweighted.
     """
 
     epoch: int
@@ -106,30 +107,26 @@ class Progress:
 
     @property
     def best(self) -> Epoch | None:
-        """The epoch with the highest validation macro-F1, the first of equals; the last epoch where nothing is validated."""
-        last = self.epochs[-1:]
-        if last and last[0].macro_f1 is None:
-            return last[0]
-        return max(self.epochs, key=lambda epoch: (epoch.macro_f1, -epoch.epoch), default=None)
+        """The first epoch with the highest validation macro-F1; without validation texts, the last epoch."""
+        return max(self.epochs, key=_rank, default=None)
 
     @property
     def epochs_without_gain(self) -> int:
         """Number of epochs since the best one."""
         return 0 if self.best is None else self.epochs[-1].epoch - self.best.epoch
 
-    def close(self, *, macro_f1: float | None) -> Epoch:
-        """End the current epoch and return it."""
-        self.epochs.append(self.partial.closed(epoch=len(self.epochs) + 1, macro_f1=macro_f1))
+    def close(self, *, macro_f1: float | None, weights: Mapping[str, Tensor]) -> Epoch:
+        """End the current epoch and return it; copy its weights if it is the best so far."""
+        epoch = self.partial.closed(epoch=len(self.epochs) + 1, macro_f1=macro_f1)
+        self.epochs.append(epoch)
         self.partial = Partial()
-        return self.epochs[-1]
-
-    def keep_best(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy these weights over the earlier best ones."""
-        if self.best_weights:
-            for name, tensor in weights.items():
-                self.best_weights[name].copy_(tensor)
-        else:
+        if self.best is epoch:
             self.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
+        return epoch
+
+
+def _rank(epoch: Epoch) -> tuple[float, int]:
+    return (0.0, epoch.epoch) if epoch.macro_f1 is None else (epoch.macro_f1, -epoch.epoch)
 
 
 @dataclass(frozen=True)
@@ -141,19 +138,19 @@ class Learner:
     optimizer: torch.optim.Optimizer
 
 
+@dataclass(frozen=True)
 class Checkpoint:
     """One file with the state of one run.
 
-    Args:
-        path: The file; None saves nothing.
+    Attributes:
+        path: The file.
         key: Identifies the run: a digest of everything that decides its weights.
         reporter: Told when another run's checkpoint is renamed.
     """
 
-    def __init__(self, path: Path | None, *, key: str, reporter: Reporter | None = None) -> None:
-        self._path = path
-        self._key = key
-        self._reporter = reporter or SilentReporter()
+    path: Path
+    key: str
+    reporter: Reporter = field(default_factory=SilentReporter)
 
     def save(self, learner: Learner, progress: Progress) -> None:
         """Write the state; the earlier file stays until the new one is complete.
@@ -161,95 +158,87 @@ class Checkpoint:
         Raises:
             StorageError: The file cannot be written.
         """
-        if self._path is None:
-            return
-        self._keep_another_runs()
-        tensors = {f"model.{name}": tensor for name, tensor in learner.model.state_dict().items()}
-        tensors |= {f"objective.{name}": tensor for name, tensor in learner.objective.state_dict().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in progress.best_weights.items()}
-        for index, moments in learner.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
-        said = {
-            "key": self._key,
+        self._rename_another_runs()
+        groups = {
+            "model": learner.model.state_dict(),
+            "objective": learner.objective.state_dict(),
+            "best": progress.best_weights,
+            **{f"optimizer.{index}": moments for index, moments in learner.optimizer.state_dict()["state"].items()},
+        }
+        tensors = {f"{group}.{name}": tensor for group, members in groups.items() for name, tensor in members.items()}
+        metadata = {
+            "key": self.key,
             "step": progress.step,
             "epochs": [asdict(epoch) for epoch in progress.epochs],
             "partial": asdict(progress.partial),
         }
         try:
-            with replacing(self._path) as beside:
-                safetensors.torch.save_file(_each_its_own(tensors), beside, metadata={"progress": json.dumps(said)})
+            with replacing(self.path) as beside:
+                safetensors.torch.save_file(_unshared(tensors), beside, metadata={"progress": json.dumps(metadata)})
         except safetensors.SafetensorError as exc:
             # safetensors writes the file itself and wraps the system's reason in a sentence of its own.
             reason = re.sub(r"^.*I/O error: |\s*\(os error \d+\)$", "", str(exc))
-            raise StorageError(f"cannot write {self._path}: {reason}; free some space or choose another folder") from exc
+            raise StorageError(f"cannot write {self.path}: {reason}; free some space or choose another folder") from exc
 
     def restore(self, learner: Learner) -> Progress:
-        """Load the state and return its progress; a new `Progress` when there is no state of this run."""
-        if self._path is None or not self._path.is_file():
+        """Load the state and return its progress; a new `Progress` if there is no state of this run."""
+        saved = self._metadata()
+        if saved.get("key") != self.key:
             return Progress()
-        try:
-            with safetensors.safe_open(self._path, framework="pt") as file:
-                said = json.loads((file.metadata() or {}).get("progress", "{}"))
-                if said.get("key") != self._key:
-                    return Progress()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-        except safetensors.SafetensorError as exc:
-            logger.warning("%s cannot be read (%s); the run starts from the beginning", self._path, exc)
-            return Progress()
+        tensors = safetensors.torch.load_file(self.path)
         learner.model.load_state_dict(_under("model.", tensors))
         learner.objective.load_state_dict(_under("objective.", tensors))
-        state: dict[int, dict[str, Tensor]] = {}
+        state: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
         for name, tensor in _under("optimizer.", tensors).items():
             index, _, moment = name.partition(".")
-            state.setdefault(int(index), {})[moment] = tensor
+            state[int(index)][moment] = tensor
         learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
         return Progress(
-            step=int(said["step"]),
-            epochs=[Epoch(**epoch) for epoch in said["epochs"]],
-            partial=Partial(**{"count": said["partial"]["texts"], **said["partial"]}),
+            step=int(saved["step"]),
+            epochs=[Epoch(**epoch) for epoch in saved["epochs"]],
+            partial=Partial(**{"count": saved["partial"]["texts"], **saved["partial"]}),
             best_weights=_under("best.", tensors),
         )
 
     def remove(self) -> None:
-        """Delete the file, and what killed runs left of its unfinished copies."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-            sweep(self._path)
+        """Delete the file, and the unfinished copies of killed runs."""
+        self.path.unlink(missing_ok=True)
+        sweep(self.path)
 
-    def _keep_another_runs(self) -> None:
+    def _metadata(self) -> dict[str, Any]:
+        """Return the key and the progress in the file; empty if there is no file or it cannot be read."""
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                return json.loads((file.metadata() or {}).get("progress", '{"key": null}'))
+        except FileNotFoundError:
+            return {}
+        except safetensors.SafetensorError as exc:
+            logger.warning("%s cannot be read (%s) and is ignored", self.path, exc)
+            return {}
+
+    def _rename_another_runs(self) -> None:
         """Rename the file if another run has written it, so that this one does not overwrite it."""
-        found = _metadata(self._path) if self._path is not None and self._path.is_file() else None
-        if self._path is None or found is None or found.get("key") == self._key:
-            return
-        aside = self._path.with_name(f"{self._path.name}.{str(found.get('key'))[:8]}")
-        self._path.replace(aside)
-        self._reporter.say(
-            f"{self._path} belongs to a run with other settings or data and was renamed to {aside.name}; rename it back to "
-            "resume that run, or delete it"
-        )
-
-
-def _metadata(path: Path) -> dict[str, Any] | None:
-    """Return the key and the progress that a checkpoint holds; None where the file cannot be read."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {}).get("progress", "{}"))
-    except safetensors.SafetensorError:
-        return None
+        key = self._metadata().get("key", self.key)
+        if key != self.key:
+            renamed = self.path.with_name(f"{self.path.name}.{str(key)[:8]}")
+            self.path.replace(renamed)
+            self.reporter.say(
+                f"{self.path} belongs to a run with other settings or data and was renamed to {renamed.name}; rename it back "
+                "to resume that run, or delete it"
+            )
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _each_its_own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors on the CPU and contiguous; copied only where two names share memory, which safetensors refuses."""
     seen: set[int] = set()
     own = {}
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().contiguous()
-        if value.numel() and value.untyped_storage().data_ptr() in seen:
-            value = value.clone()
-        seen.add(value.untyped_storage().data_ptr())
-        own[name] = value
+        memory = value.untyped_storage().data_ptr()
+        own[name] = value.clone() if value.numel() and memory in seen else value
+        seen.add(memory)
     return own

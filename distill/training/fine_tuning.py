@@ -1,7 +1,7 @@
-"""Fine-tuning a teacher: the job of `potstill teacher`.
+"""Fine-tuning a teacher, the job of `potstill teacher`.
 
-`fit_teacher` does every step in order: cut the few shots, load the model, adapt it to unlabelled texts, train its
-parameters or a head on its features, calibrate, look for overfitting and forgetting, seal.
+`fit_teacher` does every step in order: sample the few shots, load the model, adapt it to unlabelled texts, train its
+parameters or a head on its features, calibrate, report overfitting and forgetting, seal.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from distill.teachers.answers import teacher_logits
 from distill.teachers.teacher import require_same_label_names
 from distill.training.checkpoints import Epoch
 from distill.training.loop import Examples, Lesson
+from distill.training.processes import MappedTexts
 from distill.training.sealing import (
     ADAPTING_CHECKPOINT,
     Outcome,
@@ -43,7 +44,6 @@ from distill.training.sealing import (
     seal,
     training_run,
 )
-from distill.training.shared_files import MappedTexts
 from distill.transfer.adapt import MaskedWords, with_new_vocabulary
 from distill.transfer.features import encoder_of, pooled_features
 from distill.transfer.guards import leakage_words, near_duplicates, overfitting_words
@@ -61,7 +61,7 @@ from distill.transfer.parameters import (
 )
 
 GAP_TEXTS = 500
-"""Training texts that the trained model labels, at least where there are as many, to see whether it overfits."""
+"""Size of the sample of training texts that overfitting is measured on, at least; all of them if there are fewer."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class SourceTask:
     """Labelled texts of the task that a model was trained on before.
 
     Attributes:
-        train: Texts that it learned from, for replay and to look for leaks.
-        test: Texts that it did not learn from, to measure what it forgets.
+        train: Texts it was trained on, for replay and to detect leaks.
+        test: Texts it was not trained on, to measure forgetting.
     """
 
     train: Dataset
@@ -84,11 +84,11 @@ class SourceTask:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a teacher starts from, beside a pretrained model.
+    """What a teacher starts from, besides a pretrained model.
 
     Attributes:
-        init: A bundle to start from instead: its encoder is kept, and its head where the label names are the same.
-        source: The task that `init` was trained on: to replay, to measure forgetting, and to look for leaked texts.
+        init: A bundle to start from instead: its encoder is kept, and its head if the label names are the same.
+        source: The task that `init` was trained on, for replay, to measure forgetting, and to detect leaked texts.
         adapt_texts: Unlabelled texts of the target domain that the encoder is adapted to first; read once.
     """
 
@@ -99,12 +99,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class _Task:
-    """What all steps of one fine-tuning share.
+    """What the steps of one fine-tuning share.
 
     Attributes:
-        train: Texts of the task to learn from.
-        learnt: The same with the replayed texts of the source task.
-        validation: Texts that choose.
+        train: Training texts of the task.
+        learnt: The same, with the replayed texts of the source task.
+        validation: Texts that choose the epoch, or the head.
         settings: What is trained, and how.
         origin: What the teacher starts from.
         run: Where it is trained.
@@ -119,7 +119,7 @@ class _Task:
 
     @property
     def seen(self) -> Dataset:
-        """The sample of the training texts that overfitting is measured on."""
+        """The sample of training texts that overfitting is measured on."""
         return self.train.take(range(0, len(self.train), 1 + len(self.train) // GAP_TEXTS))
 
 
@@ -177,19 +177,16 @@ def fit_teacher(
         )
         if len(adapt_texts):
             _adapt(teacher, adapt_texts, task, lineage)
-        features = settings.transfer == "features"
-        trained = _train_head(teacher, task) if features else _fine_tune(teacher, task, lineage)
+        by_features = settings.transfer == "features"
+        trained = _train_head(teacher, task) if by_features else _fine_tune(teacher, task, lineage)
         return _calibrated_and_sealed(trained, task, lineage)
 
 
 def chain_of(init: Bundle) -> tuple[Link, ...]:
     """Return the links up to and including this bundle, the oldest first."""
-    lineage = init.manifest.lineage
+    lineage, weights = init.manifest.lineage, init.manifest.files[WEIGHTS]
     link = Link(
-        weights_sha256=init.manifest.files[WEIGHTS].sha256,
-        labels=init.labels,
-        train_fingerprint=lineage.train_fingerprint,
-        seed=lineage.seed,
+        weights_sha256=weights.sha256, labels=init.labels, train_fingerprint=lineage.train_fingerprint, seed=lineage.seed
     )
     return (*lineage.chain, link)
 
@@ -220,14 +217,14 @@ def _task_of(train: Dataset, validation: Dataset, settings: TeacherSettings, ori
         run.reporter.say(f"few-shot: {len(train)} texts to learn from and {len(validation)} to choose the epoch on")
     learnt = train
     if origin.source is not None:
-        leaked = near_duplicates(origin.source.train.texts, validation.texts)
-        _say(run.reporter, leakage_words(origin.source.train, validation, leaked))
+        if leaked := near_duplicates(origin.source.train.texts, validation.texts):
+            run.reporter.say(leakage_words(origin.source.train, validation, leaked))
         learnt = _with_replay(train, origin.source, settings, run.reporter)
     return _Task(train, learnt, validation, settings, origin, run)
 
 
 def _loaded(model: str, task: _Task, adapt_texts: MappedTexts) -> TorchClassifier:
-    """Load the model that is trained, with a new vocabulary if one is asked for."""
+    """Load the model to train, with a new vocabulary if the settings ask for one."""
     settings, init = task.settings, task.origin.init
     labels, problem_type = task.train.labels, task.train.problem_type
     if init is not None:
@@ -242,8 +239,9 @@ def _loaded(model: str, task: _Task, adapt_texts: MappedTexts) -> TorchClassifie
     if settings.new_vocabulary is not None:
         texts = JoinedTexts(task.train.texts, adapt_texts)
         teacher = with_new_vocabulary(teacher, texts, size=settings.new_vocabulary, seed=settings.seed)
-        size = teacher.tokenizer.vocabulary_size
-        task.run.reporter.say(f"new vocabulary: {size} tokens; the vectors of new ones are random")
+        task.run.reporter.say(
+            f"new vocabulary: {teacher.tokenizer.vocabulary_size} tokens; the embeddings of new tokens are random"
+        )
     if settings.freeze_body:
         freeze_body(teacher.model)
     report_truncated(teacher, task.train, task.run.reporter)
@@ -273,13 +271,12 @@ def _adapt(teacher: TorchClassifier, texts: MappedTexts, task: _Task, lineage: L
     rows = run.files.rows("adapt_rows", texts, teacher.tokenizer)
     if rows.lengths.max() <= 2:  # only the special tokens
         raise SettingsError("the --adapt texts contain no word to adapt to; name others with --adapt FILE")
-    how = {"learning_rate": settings.adapt_learning_rate, "epochs": settings.adapt_epochs}
     lesson = Lesson(
         title="adapting",
         examples=Examples(rows, np.full(len(rows), UNLABELLED)),
         validation=None,
         objective=MaskedWords(teacher, mask_share=settings.adapt_mask_share),
-        settings=settings.model_copy(update=how),
+        settings=settings.model_copy(update={"learning_rate": settings.adapt_learning_rate, "epochs": settings.adapt_epochs}),
     )
     epochs = learn(teacher, lesson, run, lineage=lineage, checkpoint=ADAPTING_CHECKPOINT)
     run.reporter.say(
@@ -316,21 +313,21 @@ def _fine_tune(teacher: TorchClassifier, task: _Task, lineage: Lineage) -> _Trai
 
 
 def _train_head(teacher: TorchClassifier, task: _Task) -> _Trained:
-    """Train a head on pooled hidden states, and return it on the layers that it needs."""
+    """Train a head on pooled hidden states, and return it on top of the layers that it needs."""
     settings, train, validation, reporter = task.settings, task.train, task.validation, task.run.reporter
     require_computable(teacher, settings.pooling)
     depth = teacher.model.config.num_hidden_layers
     if settings.feature_layer is not None and settings.feature_layer > depth:
         raise SettingsError(f"feature_layer is {settings.feature_layer}, but the model has only {depth} layers")
     compute = task.run.accelerator.mixed_precision
-    pooled = [
+    learnt, held_out = (
         pooled_features(teacher, part.texts, settings, compute=compute, reporter=reporter) for part in (train, validation)
-    ]
-    cached = sum(part.num_cached for part in pooled)
-    reporter.say(f"features: {cached} of {len(train) + len(validation)} texts were in the cache")
+    )
+    num_cached = learnt.num_cached + held_out.num_cached
+    reporter.say(f"features: {num_cached} of {len(train) + len(validation)} texts were in the cache")
     chosen = choose_head(
-        train=pooled[0].values,
-        validation=pooled[1].values,
+        train=learnt.values,
+        validation=held_out.values,
         train_labels=train.label_ids,
         validation_labels=validation.label_ids,
         num_labels=len(train.labels),
@@ -342,8 +339,8 @@ def _train_head(teacher: TorchClassifier, task: _Task) -> _Trained:
     classifier = classifier_of(teacher, chosen.head, layers=chosen.layers, pooling=settings.pooling)
     classifier.model.eval()
     on_validation = teacher_logits(classifier, validation.texts, reporter=reporter).logits
-    # The head's logits of the cached features are the classifier's, up to the dtype that the encoder computed in.
-    on_seen = chosen.head.logits(pooled[0].values[:: 1 + len(train) // GAP_TEXTS, chosen.layers])
+    # The head's logits of the cached features are those of the classifier, up to the dtype of the encoder's computation.
+    on_seen = chosen.head.logits(learnt.values[:: 1 + len(train) // GAP_TEXTS, chosen.layers])
     return _Trained(classifier, on_validation, on_seen, feature_layer=chosen.layers)
 
 
@@ -356,13 +353,13 @@ def _calibrated_and_sealed(trained: _Trained, task: _Task, lineage: Lineage) -> 
         divide_logits(classifier.model, temperature)
         logits = logits / np.float32(temperature)
         run.reporter.say(f"calibration: the logits are divided by {temperature:.3f}")
-    words = overfitting_words(
+    if warning := overfitting_words(
         train_labels=task.seen.label_ids,
         train_logits=trained.on_seen,
         validation_labels=validation.label_ids,
         validation_logits=logits,
-    )
-    _say(run.reporter, words)
+    ):
+        run.reporter.say(warning)
     quality = {"pytorch": quality_of(classifier, validation, logits, split="validation"), **_forgetting(classifier, task)}
     if trained.feature_layer is not None:
         run = replace(run, settings=settings.model_copy(update={"feature_layer": trained.feature_layer}))
@@ -384,15 +381,8 @@ def _forgetting(trained: TorchClassifier, task: _Task) -> dict[str, dict[str, An
         encoder_of(before.model).load_state_dict(encoder_of(trained.model).state_dict())
         logits["source_after"] = before.predict_logits(source.test.texts)
     quality = {name: quality_of(before, source.test, found, split="source test") for name, found in logits.items()}
-    if "source_after" in quality:
-        first, last = (quality[name]["macro_f1"] for name in ("source_before", "source_after"))
-        task.run.reporter.say(
-            f"the source task: macro-F1 {first:.4f} before, {last:.4f} after, "
-            f"on {len(source.test)} texts of {source.test.source}"
-        )
+    scores = [f"{found['macro_f1']:.4f}" for found in quality.values()]
+    if len(scores) == 2:
+        texts = f"{len(source.test)} texts of {source.test.source}"
+        task.run.reporter.say(f"source task: macro-F1 {scores[0]} before, {scores[1]} after, on {texts}")
     return quality
-
-
-def _say(reporter: Reporter, words: str) -> None:
-    if words:
-        reporter.say(words)

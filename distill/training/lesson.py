@@ -25,8 +25,8 @@ from distill.models.torch_classifier import TorchClassifier
 from distill.settings import DistillSettings, TransferSetSettings
 from distill.teachers.teacher import Teacher
 from distill.training.loop import Examples, Lesson
+from distill.training.processes import SharedFiles, logits_together
 from distill.training.sealing import TrainingRun
-from distill.training.shared_files import SharedFiles, logits_together
 
 logger = logging.getLogger(__name__)
 

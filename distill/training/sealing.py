@@ -1,6 +1,6 @@
-"""The frame of every training: open a run, train in it with checkpoints, and seal the result as a bundle.
+"""The start and end of every training: open a run, train with checkpoints, and seal the result as a bundle.
 
-Knows nothing of where the classifier and its lesson come from.
+It does not know where the classifier and its lesson come from.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ from distill.storage import require_writable
 from distill.training.checkpoints import Checkpoint, Epoch
 from distill.training.loop import Lesson
 from distill.training.loop import train as run_training
-from distill.training.processes import logs_of, open_accelerator, wait_for_all
-from distill.training.shared_files import TRANSFER, SharedFiles, shared_files
+from distill.training.processes import TRANSFER, SharedFiles, open_accelerator, shared_files, wait_for_all
 
 CHECKPOINT = ".checkpoint.safetensors"
 ROUNDING_CHECKPOINT = ".checkpoint-rounding.safetensors"
@@ -41,14 +40,14 @@ ADAPTING_CHECKPOINT = ".checkpoint-adapting.safetensors"
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """Where a training writes, where it computes, and who is told.
+    """Where a training writes, computes and reports.
 
     Attributes:
         out: The bundle's folder, which also holds the checkpoints.
-        settings: Of the training.
+        settings: Settings of the training.
         accelerator: The processes that share the work.
         files: Files that the processes share, deleted at the end of the run.
-        reporter: Told of progress; silent in all processes but the first.
+        reporter: Told of progress; silent in all processes except the first.
     """
 
     out: Path
@@ -59,7 +58,7 @@ class TrainingRun:
 
     @property
     def computed(self) -> dict[str, str]:
-        """Device and dtype, as the manifest has them."""
+        """Device and dtype, as the manifest records them."""
         return {"device": self.accelerator.device.type, "mixed_precision": self.accelerator.mixed_precision}
 
 
@@ -74,10 +73,17 @@ def training_run(out: Path | str, settings: TrainingSettings, reporter: Reporter
     """
     out = Path(out)
     require_writable(out)
-    opened = open_accelerator(
-        settings.device, mixed_precision=settings.mixed_precision, track=settings.track, logs=logs_of(out)
-    )
-    with opened as accelerator, using_threads(), shared_files(out / TRANSFER, accelerator) as files:
+    folder = out.resolve()  # "." has no name of its own
+    with (
+        open_accelerator(
+            settings.device,
+            mixed_precision=settings.mixed_precision,
+            track=settings.track,
+            logs=folder.with_name(f"{folder.name}-logs"),  # beside the bundle, which holds only its own files
+        ) as accelerator,
+        using_threads(),
+        shared_files(out / TRANSFER, accelerator) as files,
+    ):
         told = reporter if reporter is not None and accelerator.is_main_process else SilentReporter()
         yield TrainingRun(out, settings, accelerator, files, told)
 
@@ -96,11 +102,11 @@ def learn(
     Args:
         classifier: The model to train.
         lesson: What it learns.
-        run: Where.
+        run: Where it is trained.
         lineage: Where model and data come from.
-        checkpoint: Name of the file that the state is saved in.
-        identity: Whatever else decides the weights. A checkpoint is resumed only by a run with the same starting
-            weights, lineage, settings and identity.
+        checkpoint: Name of the checkpoint file.
+        identity: Anything else that decides the weights. Only a run with the same initial weights, lineage, settings and
+            identity resumes from a checkpoint.
     """
     deciding = lesson.settings.model_dump(mode="json", exclude={"device", "mixed_precision", "track", "checkpoint_every_s"})
     decided_by = [classifier.digest(), lineage.model_dump(mode="json"), deciding, run.computed, identity]
@@ -116,13 +122,13 @@ def learn(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the manifest keeps of a training, beside its settings and lineage.
+    """The results of a training that the manifest keeps.
 
     Attributes:
         quality: Figures by name: `pytorch` on the validation texts, and others.
         history: The epochs.
-        calibration_temperature: By which the logits have been divided.
-        scales: Of the inputs of the int8 graph, where the student learned with them.
+        calibration_temperature: The temperature that the logits were divided by, if any.
+        scales: Activation scales of the int8 graph, if the student was trained with them.
     """
 
     quality: Mapping[str, dict[str, Any]]
@@ -137,9 +143,9 @@ def seal(classifier: TorchClassifier, run: TrainingRun, *, role: Role, lineage: 
     Args:
         classifier: The model.
         run: The run that trained it; only its first process writes.
-        role: What the bundle is.
-        lineage: Where it comes from.
-        outcome: What the training found.
+        role: Teacher or student.
+        lineage: Where model and data come from.
+        outcome: The results of the training.
     """
     settings = run.settings.model_dump(mode="json")
     if settings.get("student"):
@@ -174,18 +180,16 @@ def quality_of(
     classifier: TorchClassifier, data: Dataset, logits: Logits, *, split: str, teacher_logits: Logits | None = None
 ) -> dict[str, Any]:
     """Return the quality of these logits as the manifest keeps it, with the agreement with a teacher's logits."""
-    found = evaluate(labels=data.label_ids, logits=logits, label_names=classifier.labels, problem_type=classifier.problem_type)
-    quality = {"split": split, **asdict(found)}
-    if teacher_logits is not None:
-        quality["agreement_with_teacher"] = agreement(logits, teacher_logits, classifier.problem_type)
-    return quality
+    task = classifier.problem_type
+    found = evaluate(labels=data.label_ids, logits=logits, label_names=classifier.labels, problem_type=task)
+    agreed = {} if teacher_logits is None else {"agreement_with_teacher": agreement(logits, teacher_logits, task)}
+    return {"split": split, **asdict(found), **agreed}
 
 
 def report_truncated(classifier: TorchClassifier, data: Dataset, reporter: Reporter) -> None:
     """Report the share of the training texts that is truncated."""
-    cut = classifier.tokenizer.count_truncated(data.texts)
-    if cut:
-        limit = classifier.tokenizer.max_length
+    if truncated := classifier.tokenizer.count_truncated(data.texts):
         reporter.say(
-            f"{cut / len(data):.1%} of the training texts are longer than {limit} tokens and are cut; see --max-length"
+            f"{truncated / len(data):.1%} of the training texts are longer than {classifier.tokenizer.max_length} tokens and "
+            "are truncated; see --max-length"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -27,6 +28,7 @@ from distill.settings import DistillSettings, LossName, TrainingSettings
 from distill.students.static_student import build_static
 from distill.training.checkpoints import Checkpoint
 from distill.training.loop import Examples, Lesson, train
+from distill.training.processes import open_accelerator
 
 Pair = tuple[TorchClassifier, TorchClassifier]
 MakePair = Callable[..., Pair]
@@ -127,7 +129,7 @@ def test_what_is_learnt_beside_the_student_are_the_maps_alone(make_pair: MakePai
 
 
 @pytest.mark.parametrize("name", TOKEN_LEVEL)
-def test_training_with_a_term_lowers_it(name: LossName, make_pair: MakePair, tiny_splits: Splits) -> None:
+def test_training_with_a_term_lowers_it(name: LossName, make_pair: MakePair, tiny_splits: Splits, tmp_path: Path) -> None:
     pair = make_pair()
     student, teacher = pair
     texts = tiny_splits.train.texts[:32]
@@ -136,18 +138,16 @@ def test_training_with_a_term_lowers_it(name: LossName, make_pair: MakePair, tin
     objective = objective_of(pair, f"{name}=10", soft_weight=1)
     before = step(objective, pair).terms[name]
     maps = [parameter.detach().clone() for parameter in objective.parameters()]
-    epochs = train(
-        student,
-        Lesson(
-            "student",
-            examples=examples,
-            validation=Examples(rows, teacher.logits_of_rows(rows).argmax(axis=1)),
-            objective=objective,
-            settings=TrainingSettings(epochs=2, batch_size=4, learning_rate=3e-3, patience=9),
-        ),
-        checkpoint=Checkpoint(None, key=""),
-        reporter=SilentReporter(),
+    lesson = Lesson(
+        "student",
+        examples=examples,
+        validation=Examples(rows, teacher.logits_of_rows(rows).argmax(axis=1)),
+        objective=objective,
+        settings=TrainingSettings(epochs=2, batch_size=4, learning_rate=3e-3, patience=9),
     )
+    checkpoint = Checkpoint(tmp_path / "state", key="")
+    with open_accelerator("cpu") as accelerator:
+        epochs = train(student, lesson, checkpoint=checkpoint, reporter=SilentReporter(), accelerator=accelerator)
     assert epochs[-1].loss < epochs[0].loss
     assert step(objective, pair).terms[name] < 0.9 * before
     # The maps, where a term has some, learn with the student.

@@ -27,7 +27,7 @@ from distill.teachers.answers import Answers, teacher_logits
 from distill.tokenization import TextTokenizer
 from distill.training import distillation as fit
 from distill.training import fine_tuning, sealing
-from distill.training import shared_files as together
+from distill.training import processes as together
 from distill.training.distillation import fit_student
 from distill.training.fine_tuning import fit_teacher
 

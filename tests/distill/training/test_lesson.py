@@ -19,7 +19,7 @@ from distill.training import sealing
 from distill.training.distillation import fit_student
 from distill.training.lesson import TransferSet
 from distill.training.loop import Examples, Lesson
-from distill.training.shared_files import SharedFiles
+from distill.training.processes import SharedFiles, open_accelerator
 
 
 def dataset(*texts: str) -> Dataset:
@@ -30,7 +30,9 @@ def dataset(*texts: str) -> Dataset:
 def transfer(tmp_path: Path) -> TransferSet:
     """Return two labelled, two unlabelled and one augmented text."""
     offered = iter(["new", "ONE", "held  out", "new", "newer"])
-    gathered = TransferSet.gather(dataset("one", "two"), offered, held_out=[dataset("Held out")], files=SharedFiles(tmp_path))
+    with open_accelerator("cpu") as accelerator:
+        files = SharedFiles(tmp_path, accelerator)
+        gathered = TransferSet.gather(dataset("one", "two"), offered, held_out=[dataset("Held out")], files=files)
     return replace(gathered, augmented=["new newer"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from distill.settings import TrainingSettings
 from distill.training import loop
 from distill.training.checkpoints import Checkpoint, Epoch
 from distill.training.loop import Examples, Lesson, rate_factor, train
+from distill.training.processes import open_accelerator
 
 Make = Callable[..., TorchClassifier]
 Weights = dict[str, Tensor]
@@ -96,18 +98,24 @@ def run(
     reporter: SilentReporter | None = None,
     **settings: Any,
 ) -> tuple[Epoch, ...]:
-    return train(
-        student,
-        Lesson(
-            "student",
-            examples=lessons[0],
-            validation=lessons[1],
-            objective=mixed_objective(soft_weight=soft_weight, temperature=temperature),
-            settings=TrainingSettings(**{"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "patience": 9, **settings}),
-        ),
-        checkpoint=checkpoint or Checkpoint(None, key=""),
-        reporter=reporter or SilentReporter(),
+    lesson = Lesson(
+        "student",
+        examples=lessons[0],
+        validation=lessons[1],
+        objective=mixed_objective(soft_weight=soft_weight, temperature=temperature),
+        settings=TrainingSettings(**{"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "patience": 9, **settings}),
     )
+    with (
+        TemporaryDirectory() as folder,
+        open_accelerator("cpu", mixed_precision=lesson.settings.mixed_precision) as accelerator,
+    ):
+        return train(
+            student,
+            lesson,
+            checkpoint=checkpoint or Checkpoint(Path(folder) / "state", key=""),
+            reporter=reporter or SilentReporter(),
+            accelerator=accelerator,
+        )
 
 
 def script_scores(monkeypatch: pytest.MonkeyPatch, scores: Sequence[float]) -> None:
@@ -272,7 +280,7 @@ def test_each_epoch_sees_every_text_once_and_in_an_order_of_its_own(
 ) -> None:
     seen: list[int] = []
 
-    def noting(run: object, learner: object, batch: NDArray[np.int64], **rest: float) -> dict[str, float]:
+    def noting(run: object, batch: NDArray[np.int64]) -> dict[str, float]:
         seen.extend(batch.tolist())
         return {"loss": 0.0}
 

@@ -18,7 +18,7 @@ from tiny_task import tiny_texts, write_csv
 from distill.bundle import Bundle
 from distill.settings import TrainingSettings
 from distill.training import processes
-from distill.training.processes import logs_of, mean_figures, open_accelerator
+from distill.training.processes import mean_figures, open_accelerator
 from distill.training.sealing import training_run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked off one process that has torch loaded")
@@ -46,12 +46,12 @@ def watched(until_step):
 
     def noted(run, texts, **share):
         with (FOLDER / "learnt").open("a") as file:  # short lines, so that those of two processes do not mix
-            file.write(json.dumps([run.checkpoint._path.parent.name, texts.tolist()]) + "\\n")
+            file.write(json.dumps([run.checkpoint.path.parent.name, texts.tolist()]) + "\\n")
         return gradients(run, texts, **share)
 
-    def saved(run, learner, progress):
-        save(run, learner, progress)
-        if progress.step == until_step:
+    def saved(run):
+        save(run)
+        if run.progress.step == until_step:
             os.kill(os.getpid(), signal.SIGKILL)
 
     loop._gradients, loop._Run.save = noted, saved
@@ -189,8 +189,8 @@ def test_the_callers_accelerate_state_is_left_as_it_was() -> None:
 def test_a_bundle_in_the_current_folder_has_its_logs_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "student").mkdir()
     monkeypatch.chdir(tmp_path / "student")
-    assert logs_of(".") == logs_of(tmp_path / "student") == tmp_path / "student-logs"
-    with training_run(".", TrainingSettings(device="cpu"), None) as run:
+    with training_run(".", TrainingSettings(device="cpu", mixed_precision="no"), None) as run:
+        assert run.accelerator.logging_dir == str(tmp_path / "student-logs")
         assert run.computed == {"device": "cpu", "mixed_precision": "no"}
 
 

@@ -1,4 +1,4 @@
-"""Sequences in files read as lists do."""
+"""Texts and token ids in mapped files, which read like lists."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 
 from distill.data.dataset import JoinedTexts
 from distill.errors import StorageError
-from distill.training.shared_files import MappedRows, MappedTexts, lengths_of, scratch_folder
+from distill.training.processes import MappedRows, MappedTexts, lengths_of, open_accelerator, shared_files
 
 TEXTS = ["a film", "", "naïve 映画", "du\ud800ll", "end"]
 ROWS = [[1, 2, 3], [], [70_000], [5, 6]]
 
 
-def test_texts_come_back_as_they_went(tmp_path: Path) -> None:
+def test_texts_are_read_as_they_were_written(tmp_path: Path) -> None:
     texts = MappedTexts.write(tmp_path / "texts", iter(TEXTS))
     assert len(texts) == 5
     assert list(texts) == TEXTS
@@ -25,7 +25,7 @@ def test_texts_come_back_as_they_went(tmp_path: Path) -> None:
         texts[5]
 
 
-def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
+def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     rows = MappedRows.write(tmp_path / "rows", (np.array(row, dtype=np.int64) for row in ROWS))
     assert [row.tolist() for row in rows] == ROWS
     assert all(row.dtype == np.int64 for row in rows)
@@ -55,14 +55,14 @@ def test_joined_texts_are_one_after_the_other() -> None:
         joined[3]
 
 
-def test_a_scratch_folder_is_empty_and_goes(tmp_path: Path) -> None:
-    (tmp_path / "scratch").mkdir()
-    (tmp_path / "scratch" / "left").write_text("by a killed run")
+def test_the_shared_folder_starts_empty_and_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "left").write_text("by a killed run")
 
     def interrupted() -> None:
-        with scratch_folder(tmp_path / "scratch") as folder:
-            assert list(folder.iterdir()) == []
-            (folder / "texts").write_text("x")
+        with open_accelerator("cpu") as accelerator, shared_files(tmp_path / "shared", accelerator) as files:
+            assert list(files.folder.iterdir()) == []
+            files.texts("texts", TEXTS)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -70,6 +70,6 @@ def test_a_scratch_folder_is_empty_and_goes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_said(small_disk: Path) -> None:
-    with pytest.raises(StorageError, match="cannot write"):
+def test_a_full_disk_is_a_storage_error_that_names_the_file(small_disk: Path) -> None:
+    with pytest.raises(StorageError, match=str(small_disk / "texts")):
         MappedTexts.write(small_disk / "texts", ("x" * 1000 for _ in range(1000)))

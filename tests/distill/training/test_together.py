@@ -32,8 +32,7 @@ from distill.bundle import Bundle
 from distill.errors import PotstillError
 from distill.cli.bars import SilentReporter
 from distill.models.loading import load_bundle
-from distill.training.processes import open_accelerator
-from distill.training.shared_files import logits_together, shared_files
+from distill.training.processes import logits_together, open_accelerator, shared_files
 
 TEACHER, FOLDER = map(Path, sys.argv[1:])
 TEXTS = [text for text, _ in tiny_texts(3_000, seed=5)]

@@ -16,8 +16,8 @@ from distill.evaluation.proof import ProofReport
 from distill.models.loading import load_bundle
 from distill.progress import SilentReporter
 from distill.settings import DistillSettings, TrialSettings
+from distill.training.distillation import run_trials
 from distill.training.lesson import control_settings
-from distill.training.trials import run_trials
 
 SETTINGS = DistillSettings(epochs=1, learning_rate=2e-3, batch_size=32, num_layers=1, seed=3)
 TRIALS = TrialSettings(control=True, seeds=2)

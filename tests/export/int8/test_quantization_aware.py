@@ -19,7 +19,7 @@ from distill.progress import SilentReporter
 from distill.scales import SEVEN_BIT_LIMIT, read_scales
 from distill.settings import DistillSettings
 from distill.training.distillation import fit_student
-from distill.training.rounding import rounded_input, rounded_products, rounded_weights, rounding
+from distill.training.rounding import rounded_input, rounded_layers, rounded_weights, rounding
 from export.graph.fused import write_fused_graph
 from export.int8.linear import linear_inputs, linear_layers
 from export.int8.quantize import Quantization, quantize
@@ -47,7 +47,7 @@ def test_a_rounding_model_answers_as_its_int8_graph(layers: int, tiny_model: Pat
     with rounding(classifier, TEXTS) as scales:
         rounded = classifier.predict_logits(TEXTS)
     assert sorted(scales) == sorted(linear_inputs(fp32))
-    assert len(rounded_products(classifier)) == len(linear_layers(fp32))
+    assert len(rounded_layers(classifier)) == len(linear_layers(fp32))
     int8 = quantize(fp32, scales, Quantization(weight_limit=SEVEN_BIT_LIMIT, embeddings="fp32"))
     by_graph = graph_of(classifier, int8).predict_logits(TEXTS)
     cost = np.abs(by_graph - exact).max()
@@ -79,10 +79,10 @@ def test_weights_are_rounded_after_they_took_up_the_steps() -> None:
 
 def test_what_it_does_not_know_is_refused(tiny_model: Path) -> None:
     classifier = random_classifier("distilbert", tiny_model)
-    with pytest.raises(SettingsError, match=r"knows BERT .* not DistilBertForSequenceClassification; leave out --quantization"):
-        rounded_products(classifier)
+    with pytest.raises(SettingsError, match=r"DistilBertForSequenceClassification.*--quantization-aware-epochs"):
+        rounded_layers(classifier)
     bert = random_classifier("bert", tiny_model, **SIZES)
-    with pytest.raises(SettingsError, match="needs texts to calibrate with"), rounding(bert, ()):
+    with pytest.raises(SettingsError, match="calibrate"), rounding(bert, ()):
         pass
 
 
