@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from distill.settings import DistillSettings as DistillSettings
     from distill.settings import TrialSettings as TrialSettings
     from distill.teacher_settings import TeacherSettings as TeacherSettings
-    from distill.teachers.scored import with_scored as with_scored
     from distill.teachers.teacher import open_teacher as open_teacher
+    from distill.teachers.teacher import with_scored as with_scored
     from distill.training.distillation import fit_student as fit_student
     from distill.training.distillation import run_trials as run_trials
     from distill.training.fine_tuning import Origin as Origin
@@ -35,8 +35,7 @@ _PUBLIC = {
     "estimator": ("DistilledClassifier",),
     "settings": ("DataSettings", "DistillSettings", "TrialSettings"),
     "teacher_settings": ("TeacherSettings",),
-    "teachers.scored": ("with_scored",),
-    "teachers.teacher": ("open_teacher",),
+    "teachers.teacher": ("open_teacher", "with_scored"),
     "training.distillation": ("fit_student", "run_trials"),
     "training.fine_tuning": ("Origin", "SourceTask", "fit_teacher"),
 }
