@@ -129,10 +129,8 @@ def train_student(
         for data in (train, validation):
             require_same_label_names(opened.asked.labels, data.labels)
             require_same_task(opened.asked.problem_type, data.problem_type)
-        if settings.student is None:
-            base = opened.lender()
-        else:
-            base = load_student(settings.student, settings, teacher=opened.torch_member() or opened.asked)
+        model = opened.torch_member()
+        base = load_student(settings.student, settings, teacher=model or opened.asked) if settings.student else opened.lender()
         transfer = TransferSet.gather(train, unlabeled, held_out=held_out, files=run.files)
         if not settings.asks_teacher and (len(transfer.unlabeled) or settings.augment):
             raise SettingsError(
@@ -141,7 +139,7 @@ def train_student(
             )
         # Before the teacher is run, which takes minutes: settings that cannot be honoured fail in the first seconds.
         student = _new_student(base, settings, labelled=train.texts, unlabeled=transfer.unlabeled)
-        objective = distillation_objective(settings, student=student, teacher=opened.torch_member(), label_ids=train.label_ids)
+        objective = distillation_objective(settings, student=student, teacher=model, label_ids=train.label_ids)
         report_truncated(student, train, run.reporter)
         on_validation = _proven_logits(opened, validation, run)
         transfer = keep_confident(opened, transfer, settings, run)
@@ -154,7 +152,7 @@ def train_student(
             unlabeled_fingerprint=fingerprint(transfer.unlabeled) if len(transfer.unlabeled) else None,
             seed=settings.seed,
         )
-        copies = augmented_texts(opened.torch_member() or base, student, transfer, held_out=held_out, settings=settings)
+        copies = augmented_texts(model or base, student, transfer, held_out=held_out, settings=settings)
         transfer = replace(transfer, augmented=run.files.texts("augmented", copies))
         lesson = lesson_of(Prepared(student, opened.asked, objective, transfer, validation, settings, run))
         outcome = _taught(student, lesson, run, lineage, identity=opened.digest(), calibration=train)
