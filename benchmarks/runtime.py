@@ -295,7 +295,7 @@ def _shipped(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "shipped"
         shutil.copytree(path, copy)
-        Bundle.open(copy).without(frozenset({WEIGHTS, "model.onnx", "benchmark.json"}))
+        Bundle.open(copy).adding({}, dropping=frozenset({WEIGHTS, "model.onnx", "benchmark.json"}))
         yield copy
 
 

@@ -1,7 +1,7 @@
-"""The bundle: a folder that is a classifier, and the manifest that proves it whole.
+"""The bundle: a folder with a classifier and a manifest of its files.
 
-Writing goes beside and is renamed in, the manifest last, so that a file the manifest lists is there and whole at
-every moment, a kill or a full disk included. Opening checks the size and sha256 of every file. No torch.
+Files are written to a temporary name and renamed, the manifest last, so that every file that the manifest lists is complete at
+any moment, even if the process is killed or the disk is full. Opening checks the size and sha256 of every file. No torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -42,7 +42,7 @@ GRAPH_OF_PRECISION: Final[dict[Precision, str]] = {"fp32": "model.onnx", "int8":
 
 _STAGING: Final = ".staging-"
 
-# A plain name: a manifest must not be able to point outside its folder.
+# A plain name, so that a manifest cannot point outside its folder.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 
 
@@ -51,14 +51,14 @@ class _Part(BaseModel):
 
 
 class FileEntry(_Part):
-    """One file of the bundle."""
+    """A file of the bundle."""
 
     size_bytes: int = Field(ge=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Link(_Part):
-    """One model on the way to this one: fine-tuned for another task, and carried on from there."""
+    """An earlier model in a transfer-learning chain: it was fine-tuned on another task, and training continued from it."""
 
     weights_sha256: str
     labels: tuple[str, ...]
@@ -67,10 +67,17 @@ class Link(_Part):
 
 
 class Lineage(_Part):
-    """Where a bundle came from; digests and names, never paths or user names.
+    """The origin of a bundle, in digests and names; it has no paths or user names.
 
-    `chain` names the models that its weights passed through on other tasks, the first first. `teacher_sha256` is of the
-    first teacher's weights (its digest or name, where it was not a bundle); where several taught, `ensemble` names them all.
+    Attributes:
+        base_model: Name of the pretrained model.
+        chain: Models on other tasks that the weights were trained from, oldest first.
+        adapted_fingerprint: Digest of the unlabelled texts of the domain adaptation.
+        teacher_sha256: Digest of the weights of the first teacher; if that is not a bundle, its own digest or name.
+        ensemble: Digests or names of all teachers, if there are several.
+        train_fingerprint: Digest of the training texts and labels.
+        validation_fingerprint: Digest of the validation texts and labels.
+        unlabeled_fingerprint: Digest of the unlabelled texts.
     """
 
     base_model: str
@@ -85,9 +92,14 @@ class Lineage(_Part):
 
 
 class CascadeEntry(_Part):
-    """From when on this student is sure enough beside a fallback, as `potstill cascade` found it.
+    """The confidence threshold of a student with a fallback, as found by `potstill cascade`.
 
-    The digests are of the two graphs it was found with; for others it says nothing.
+    Attributes:
+        student_graph_sha256: The threshold is valid only for this graph and that of the fallback.
+        temperature: The student's logits are divided by it.
+        min_confidence: The student answers texts with at least this probability; the fallback answers the others.
+        agreement: Share (0-1) of validation texts with the same labels from the cascade and the fallback.
+        student_share: Share (0-1) of validation texts that the student answered.
     """
 
     student_graph_sha256: str
@@ -100,7 +112,23 @@ class CascadeEntry(_Part):
 
 
 class Manifest(_Part):
-    """What `manifest.json` says. Unknown keys are refused: they would be promises this version cannot check."""
+    """The content of `manifest.json`. Unknown keys are rejected, because this version could not check them.
+
+    Attributes:
+        schema_version: Version of the format.
+        max_length: Maximum tokens per text.
+        precisions: Precisions of the ONNX graphs.
+        opset: ONNX opset of the graphs.
+        instruction_set: Instruction set of the processor on which the int8 graph was verified.
+        target: Processors that the int8 graph is made for.
+        files: Size and sha256 of each file, except the manifest.
+        lineage: Origin of the weights.
+        calibration_temperature: Temperature by which the logits were divided to calibrate the probabilities.
+        settings: Settings of each stage.
+        quality: Metrics of each precision.
+        history: Metrics of each epoch.
+        cascade: Confidence threshold of this student with a fallback.
+    """
 
     schema_version: int = Field(SCHEMA, alias="schema")
     role: Role
@@ -123,63 +151,64 @@ class Manifest(_Part):
     versions: dict[str, str] = Field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        """Return the one spelling of this manifest, its own digest included."""
+        """Return the canonical JSON of this manifest, including its own sha256."""
         return _sealed(self.model_dump(mode="json", by_alias=True))
 
     @classmethod
     def from_bytes(cls, content: bytes, *, source: Path) -> Self:
-        """Read a manifest and require that not one byte of it differs from how it was written."""
+        """Parse a manifest; raise `BundleError` if any byte was changed after it was written."""
         try:
             values = json.loads(content)
         except (ValueError, RecursionError) as exc:
             raise BundleError(f"{source} is not JSON ({exc}); the bundle is damaged: make or copy it again") from exc
         if not isinstance(values, dict):
-            raise BundleError(f"{source} holds {type(values).__name__}, wanted an object; the bundle is damaged")
+            raise BundleError(f"{source} is a JSON {type(values).__name__}, expected an object; the bundle is damaged")
         if values.get("schema") != SCHEMA:
             raise BundleError(
                 f"{source} has schema {values.get('schema')!r}, this version of potstill reads schema {SCHEMA}; "
                 "install the version that wrote it, or make the bundle again"
             )
         values.pop("sha256", None)
-        # On what was written, not on what this version would write: a later one may know more fields, with defaults.
+        # Check the values as written, without defaults of fields that this version added.
         if not _is_sealed(values, content):
             raise BundleError(
-                f"{source} does not match its own sha256; it was changed after it was written: make or copy it again"
+                f"{source} does not match its own sha256, so it was changed after it was written: make or copy the bundle again"
             )
         try:
             return cls.model_validate(values)
         except ValidationError as exc:
             first = exc.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise BundleError(f"{source}: {where}: {first['msg']}; the bundle is damaged: make or copy it again") from exc
+            raise BundleError(
+                f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}; the bundle is damaged: make or copy it again"
+            ) from exc
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: a folder and the manifest it was opened with."""
+    """An open bundle: its folder and its manifest."""
 
     path: Path
     manifest: Manifest
 
     @classmethod
     def open(cls, path: Path | str, *, verify: bool = True) -> Bundle:
-        """Open a bundle and check that it is whole.
+        """Open a bundle and check its files.
 
         Args:
             path: The folder.
-            verify: Compare the sha256 of every file; sizes are always compared.
+            verify: Check the sha256 of every file; sizes are always checked.
 
         Raises:
-            BundleError: It is not a bundle, or a file is missing, cut or changed.
+            BundleError: It is not a bundle, or a file is missing, truncated or changed.
         """
         folder = Path(path)
         manifest_path = folder / MANIFEST
         if not folder.is_dir():
-            raise BundleError(f"{folder} is not a folder; wanted a bundle made by `potstill teacher` or `potstill distill`")
+            raise BundleError(f"{folder} is not a folder; expected a bundle made by `potstill teacher` or `potstill distill`")
         try:
             content = manifest_path.read_bytes()
         except FileNotFoundError as exc:
-            raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}; wanted one made by potstill") from exc
+            raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}") from exc
         except OSError as exc:
             raise BundleError(f"cannot read {manifest_path}: {exc.strerror}") from exc
         bundle = cls(folder, Manifest.from_bytes(content, source=manifest_path))
@@ -193,11 +222,11 @@ class Bundle:
         return self.manifest.labels
 
     def file(self, name: str, *, hint: str = "make the bundle again") -> Path:
-        """Return the path of a file that the manifest lists.
+        """Return the path of a file of the bundle.
 
         Args:
-            name: Name of the file in the folder.
-            hint: What to do when it is not there, for the message.
+            name: Name of the file.
+            hint: What to do if the bundle does not have it, for the error message.
         """
         if name not in self.manifest.files:
             raise BundleError(f"{self.path} has no {name}; {hint}")
@@ -209,7 +238,7 @@ class Bundle:
 
     def weights(self) -> Path:
         """Return the path of the PyTorch weights."""
-        return self.file(WEIGHTS, hint="it was stripped of its PyTorch weights, or never had any")
+        return self.file(WEIGHTS, hint="its PyTorch weights were removed by `potstill export --strip`")
 
     def tokenizer(self) -> TextTokenizer:
         """Return the bundle's tokenizer."""
@@ -218,50 +247,46 @@ class Bundle:
         )
 
     def size_bytes(self, precision: Precision | None) -> int:
-        """Return the bytes that must be shipped to answer: graph, tokenizer and manifest.
+        """Return the size of the files needed for inference: graph, tokenizer and manifest.
 
         Args:
-            precision: Which graph; None counts what the PyTorch model needs (weights, tokenizer, config).
+            precision: Which graph; None counts the files of the PyTorch model (weights, tokenizer, config).
         """
-        needed = self.weights() if precision is None else self.graph(precision)
-        names = [needed.name, TOKENIZER, *([CONFIG] if precision is None else [])]
-        listed = sum(self.manifest.files[name].size_bytes for name in names)
+        names = (self.weights().name, CONFIG) if precision is None else (self.graph(precision).name,)
+        listed = sum(self.manifest.files[name].size_bytes for name in (*names, TOKENIZER))
         return listed if precision is None else listed + (self.path / MANIFEST).stat().st_size
 
     def best_precision(self) -> Precision:
-        """Return int8 where there is one, else fp32."""
-        for precision in ("int8", "fp32"):
-            if precision in self.manifest.precisions:
-                return precision
-        raise BundleError(f"{self.path} has no ONNX graph; run `potstill export {self.path} --validation FILE` to make one")
+        """Return int8 if the bundle has that graph, else fp32."""
+        if not self.manifest.precisions:
+            raise BundleError(f"{self.path} has no ONNX graph; run `potstill export {self.path} --validation FILE` to make one")
+        return "int8" if "int8" in self.manifest.precisions else "fp32"
 
-    @contextmanager
-    def staging(self) -> Iterator[Path]:
-        """Yield an empty folder inside the bundle for files on their way in; it is gone afterwards."""
-        with _staging_folder(self.path) as folder:
-            yield folder
+    def staging(self) -> AbstractContextManager[Path]:
+        """Return a context manager with a temporary folder in the bundle, for files that are about to be added."""
+        return _staging_folder(self.path)
 
     def adding(self, files: Mapping[str, Path], *, dropping: Set[str] = frozenset(), **changes: Any) -> Bundle:
-        """Return the bundle with files moved in, others removed, and the manifest changed, all in one seal.
+        """Add files, remove others and change the manifest, in one step; return the new bundle.
 
-        The manifest is read again under a lock, so that files which another process added since the bundle was opened stay
-        listed. A file with the content that the manifest lists already is left where it is.
+        The manifest is read again under a lock, so files that another process added in the meantime are kept. Files whose
+        content is unchanged are not replaced.
 
         Args:
-            files: Name in the bundle -> path of the finished file, on the same disk.
-            dropping: Names of files to remove, after the manifest stopped listing them.
-            changes: Fields of the manifest to replace.
+            files: Path of each new file, by its name in the bundle; on the same disk, because it is moved.
+            dropping: Names of files to delete, after the manifest no longer lists them.
+            changes: New values of fields of the manifest.
 
         Raises:
-            BundleError: Another bundle was written to this folder since this one was opened.
+            BundleError: The folder has another bundle since this one was opened.
         """
         with _locked(self.path):
             return self._current()._changed(files, dropping, changes)
 
     def _current(self) -> Bundle:
-        """Return the bundle with the manifest that is in its folder now."""
+        """Return the bundle with the current manifest of its folder."""
         path = self.path / MANIFEST
-        if not path.exists():  # a new bundle, or one that is being replaced
+        if not path.exists():  # the bundle is new, or is being replaced
             return self
         current = Manifest.from_bytes(path.read_bytes(), source=path)
         if current.lineage != self.manifest.lineage:
@@ -269,11 +294,11 @@ class Bundle:
         return Bundle(self.path, current)
 
     def _changed(self, files: Mapping[str, Path], dropping: Set[str], changes: Mapping[str, Any]) -> Bundle:
-        entries = {name: _entry_of(path) for name, path in files.items()}
+        entries = {name: FileEntry(size_bytes=path.stat().st_size, sha256=sha256_of(path)) for name, path in files.items()}
         listed = self.manifest.files
         moved = {name: path for name, path in files.items() if listed.get(name) != entries[name]}
         if moved.keys() & listed.keys():
-            # A listed file is about to be replaced: first stop listing it, so that no kill can leave a wrong digest.
+            # Remove the files to be replaced from the manifest first: a kill would leave them with a wrong digest.
             self._seal(self._unlisting(moved.keys()))
         with writing_to(self.path):
             for name, source in moved.items():
@@ -284,14 +309,6 @@ class Bundle:
             for name in dropping & listed.keys():
                 (self.path / name).unlink(missing_ok=True)
         return bundle
-
-    def with_cascade(self, entry: CascadeEntry) -> Bundle:
-        """Return the bundle with a cascade's threshold in its manifest."""
-        return self.adding({}, cascade=entry)
-
-    def without(self, names: Set[str]) -> Bundle:
-        """Return the bundle with some files removed: the manifest first, then the files."""
-        return self.adding({}, dropping=names)
 
     def _unlisting(self, names: Set[str]) -> Manifest:
         kept = {name: entry for name, entry in self.manifest.files.items() if name not in names}
@@ -305,7 +322,7 @@ class Bundle:
 
 @contextmanager
 def new_bundle_folder(path: Path) -> Iterator[Path]:
-    """Yield a staging folder for the files of a new bundle at `path`; what a killed run left there is swept."""
+    """Yield a temporary folder for the files of a new bundle at `path`; delete those that killed runs left."""
     with writing_to(path):
         path.mkdir(parents=True, exist_ok=True)
     for left in path.glob(f"{_STAGING}*"):
@@ -315,18 +332,17 @@ def new_bundle_folder(path: Path) -> Iterator[Path]:
 
 
 def seal_new_bundle(path: Path, staged: Path, manifest: Manifest) -> Bundle:
-    """Move the staged files in and write the manifest, last. A bundle that stood there is replaced.
+    """Move the files into the bundle and write the manifest last. An existing bundle is replaced.
 
     Args:
-        path: The bundle's folder.
-        staged: The folder from `new_bundle_folder`, holding finished files.
-        manifest: Everything but `files`, which is read off the staged files.
+        path: Folder of the bundle.
+        staged: The temporary folder from `new_bundle_folder`, with the files.
+        manifest: The manifest; its `files` are filled in from the temporary folder.
     """
     files = {file.name: file for file in sorted(staged.iterdir())}
     with _locked(path):
         with writing_to(path):
-            (path / MANIFEST).unlink(missing_ok=True)
-            for stale in (*GRAPH_OF_PRECISION.values(), BENCHMARK, CARD, QUANTIZATION):
+            for stale in (MANIFEST, *GRAPH_OF_PRECISION.values(), BENCHMARK, CARD, QUANTIZATION):
                 (path / stale).unlink(missing_ok=True)
         return Bundle(path, manifest)._changed(files, frozenset(), {})
 
@@ -334,7 +350,7 @@ def seal_new_bundle(path: Path, staged: Path, manifest: Manifest) -> Bundle:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Let one process at a time change the manifest of a bundle."""
-    # In the cache, not in the bundle: a signature covers every file of the folder.
+    # In the cache folder, because a signature covers every file in the bundle.
     lock = cache_dir() / "locks" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()}.lock"
     with writing_to(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -345,15 +361,9 @@ def _locked(path: Path) -> Iterator[None]:
 @contextmanager
 def _staging_folder(path: Path) -> Iterator[Path]:
     with writing_to(path):
-        folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=path))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _entry_of(path: Path) -> FileEntry:
-    return FileEntry(size_bytes=path.stat().st_size, sha256=sha256_of(path))
+        folder = tempfile.TemporaryDirectory(prefix=_STAGING, dir=path, ignore_cleanup_errors=True)
+    with folder as name:
+        yield Path(name)
 
 
 def _require_whole(path: Path, entry: FileEntry, *, verify: bool) -> None:
@@ -372,16 +382,16 @@ def _require_whole(path: Path, entry: FileEntry, *, verify: bool) -> None:
 
 
 def _sealed(values: Mapping[str, Any]) -> bytes:
-    """Return the one spelling of these values with their own digest among them."""
-    return _spelled({**values, "sha256": hashlib.sha256(_spelled(values)).hexdigest()})
+    """Return the canonical JSON of these values and of their sha256."""
+    return _canonical_json({**values, "sha256": hashlib.sha256(_canonical_json(values)).hexdigest()})
 
 
 def _is_sealed(values: Mapping[str, Any], content: bytes) -> bool:
     try:
         return _sealed(values) == content
-    except ValueError:  # NaN or a lone surrogate, which a manifest never holds
+    except ValueError:  # NaN or a lone surrogate, which potstill never writes
         return False
 
 
-def _spelled(values: Mapping[str, Any]) -> bytes:
+def _canonical_json(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -26,16 +26,13 @@ class Classifier(Protocol):
     @property
     def labels(self) -> tuple[str, ...]:
         """Label names; column j of the logits belongs to labels[j]."""
-        ...
 
     @property
     def problem_type(self) -> ProblemType:
         """How logits become probabilities; the names are those of Hugging Face."""
-        ...
 
     def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
         """Return logits, shape (len(texts), len(labels)), float32; row i belongs to texts[i]."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,10 @@ def select(
     if selection.curve:
         print_cells(("labels", "macro-F1"), [(str(count), f"{score:.4f}") for count, score in selection.curve])
     for suspect in selection.suspects:
-        text = " ".join(suspect.text.split())[:80]
-        print(f"suspect label {suspect.label!r}, likely {suspect.likely!r} ({suspect.confidence:.3f}): {text}")
+        print(
+            f"suspect label {suspect.label!r}, likely {suspect.likely!r} ({suspect.confidence:.3f}): "
+            f"{' '.join(suspect.text.split())[:80]}"
+        )
 
 
 @with_headings
@@ -109,8 +111,8 @@ def teacher(
         settings = settings.model_copy(update={"replay_share": 0.0})
         control = fit_teacher(model, out=alone, settings=settings, origin=Origin(adapt_texts=begun.adapt_texts), **texts)
         gain = _gain(made, control, splits.test or splits.validation)
-        source = f"transfer from {Path(origin.init).name}"
-        reporter.say(verdict_in_words(gain, subject=source, against="the target's labels alone", num_seeds=1))
+        subject = f"transfer from {Path(origin.init).name}"
+        reporter.say(verdict_in_words(gain, subject=subject, against="the target's labels alone", num_seeds=1))
     print_made(made, json=json)
 
 
@@ -188,8 +190,8 @@ def _gain(made: Bundle, control: Bundle, judge: Dataset) -> Estimate:
     from distill.models.loading import load_bundle
 
     bootstrap = Bootstrap(judge.label_ids, num_labels=len(judge.labels), num_seeds=1)
-    decisions = (judge.task.decisions(load_bundle(one).predict_logits(judge.texts)) for one in (made, control))
-    first, second = map(bootstrap.macro_f1, decisions)
+    logits = (load_bundle(one).predict_logits(judge.texts) for one in (made, control))
+    first, second = (bootstrap.macro_f1(judge.task.decisions(each)) for each in logits)
     return (first - second).estimate()
 
 
@@ -199,6 +201,5 @@ def _source(name: str, data: DataSettings) -> SourceTask:
     from distill.training.fine_tuning import SourceTask
 
     test = name if name.startswith(("builtin:", "hub:")) else None
-    share = data.validation_share if test else 0.2
-    changed = {"train": (name,), "validation": None, "test": test, "validation_share": share, "labels": ()}
+    changed = {"train": (name,), "validation": None, "test": test, "labels": ()} | ({} if test else {"validation_share": 0.2})
     return SourceTask.of_splits(load_splits(data.model_copy(update=changed)))

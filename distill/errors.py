@@ -1,7 +1,6 @@
-"""Everything potstill raises on purpose.
+"""The exceptions of potstill.
 
-Each message says what was seen, what was wanted and what to do. Knows nothing of the command line; the
-exit code that belongs to an error stands beside it so that the two cannot drift apart.
+A message says what was found, what was expected and what to do. Each class has the exit code of the command.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import ClassVar
 
 
 class PotstillError(Exception):
-    """Base of every error that potstill raises on purpose; the command prints it as one line."""
+    """Base class of potstill's exceptions; the command prints the message on one line."""
 
     exit_code: ClassVar[int] = 1
 
@@ -28,8 +27,8 @@ class DatasetError(PotstillError, ValueError):
     """A row cannot be read, a label is unknown, or a split would be empty.
 
     Attributes:
-        path: The file or source it was found in, when there is one.
-        line: The line (from 1) in that file, when there is one.
+        path: The file or source, if known.
+        line: The line in that file, from 1, if known.
     """
 
     exit_code = 3
@@ -41,40 +40,40 @@ class DatasetError(PotstillError, ValueError):
 
 
 class BundleError(PotstillError, ValueError):
-    """A bundle misses a file, holds a wrong digest, an unknown schema or not the precision asked for."""
+    """A bundle has a missing or changed file, an unknown schema, or not the requested precision."""
 
     exit_code = 3
 
 
 class StorageError(PotstillError, OSError):
-    """A folder cannot be written: it is full, read-only, or not a folder."""
+    """A folder cannot be written to: the disk is full or read-only, or it is not a folder."""
 
     exit_code = 3
 
 
 class ClusterError(PotstillError, ConnectionError):
-    """A cluster cannot be reached, went away, or its machines do not see the same files."""
+    """A cluster cannot be reached, was lost, or its machines do not share the same files."""
 
     exit_code = 3
 
 
 class GateError(PotstillError):
-    """A stage ran, but its result is not acceptable; nothing was sealed."""
+    """A stage ran, but its result failed a check; no bundle was written."""
 
     exit_code = 4
 
 
 class TeacherError(GateError):
-    """The teacher is no better than the majority class, or better under permuted labels."""
+    """The teacher is no better than the majority class, or is better with permuted labels."""
 
 
 class ParityError(GateError):
-    """Two classifiers that must agree do not.
+    """Two classifiers that must agree do not agree.
 
     Attributes:
         max_abs_diff: Largest absolute difference between two logits.
-        tolerance: What was allowed.
-        worst_text: The text on which they differ most.
+        tolerance: Largest allowed difference.
+        worst_text: The text with the largest difference.
     """
 
     def __init__(self, message: str, *, max_abs_diff: float, tolerance: float, worst_text: str) -> None:
@@ -85,13 +84,13 @@ class ParityError(GateError):
 
 
 class QualityError(GateError):
-    """A quality figure fell by more than its budget.
+    """A metric fell by more than its budget.
 
     Attributes:
-        metric: Name of the figure.
-        before: Its value before the step.
-        after: Its value after.
-        budget: How much it was allowed to fall.
+        metric: Name of the metric.
+        before: Value before the step.
+        after: Value after the step.
+        budget: Largest allowed drop.
     """
 
     def __init__(self, message: str, *, metric: str, before: float, after: float, budget: float) -> None:
@@ -103,7 +102,7 @@ class QualityError(GateError):
 
 
 class MissingExtraError(PotstillError, ImportError):
-    """A stage needs packages that are not installed; names the extra and the pip line."""
+    """A package of an extra is not installed; the message has the pip command."""
 
     exit_code = 5
 
@@ -115,7 +114,7 @@ class MissingExtraError(PotstillError, ImportError):
         self.package = package
 
 
-# Import name -> extra that brings it. `pyproject.toml` is the source; a test keeps the two in step.
+# Import name -> extra with that package. A test compares this table with `pyproject.toml`.
 EXTRA_OF_PACKAGE = {
     "torch": "train",
     "transformers": "train",
@@ -154,16 +153,15 @@ EXTRA_OF_PACKAGE = {
 
 @contextmanager
 def requires(needed_for: str) -> Iterator[None]:
-    """Run imports inside; a package of one of our extras that is missing raises `MissingExtraError`.
+    """Raise `MissingExtraError` if an import in the block needs a package of an extra that is not installed.
 
     Args:
-        needed_for: The job that needs the import, for the message ("training a teacher").
+        needed_for: The job that needs the import, for the message, such as "training a teacher".
     """
     try:
         yield
     except ModuleNotFoundError as exc:
         package = (exc.name or "").partition(".")[0]
-        extra = EXTRA_OF_PACKAGE.get(package)
-        if extra is None:
+        if package not in EXTRA_OF_PACKAGE:
             raise
-        raise MissingExtraError(extra=extra, package=package, needed_for=needed_for) from exc
+        raise MissingExtraError(extra=EXTRA_OF_PACKAGE[package], package=package, needed_for=needed_for) from exc

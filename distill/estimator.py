@@ -118,8 +118,13 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         train, validation = self._split(data)
         folder = self._own_folder() if self.out is None else Path(self.out)
         if teacher is None:
-            how = self.teacher_settings or TeacherSettings(seed=settings.seed, device=settings.device)
-            teacher = fit_teacher(self.model, train=train, validation=validation, out=folder / "teacher", settings=how)
+            teacher = fit_teacher(
+                self.model,
+                train=train,
+                validation=validation,
+                out=folder / "teacher",
+                settings=self.teacher_settings or TeacherSettings(seed=settings.seed, device=settings.device),
+            )
         self.bundle_ = fit_student(
             teacher,
             train=train,
@@ -149,9 +154,8 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _own_folder(self) -> Path:
         """Return a new temporary folder, which is deleted with this object or by its next fit."""
-        earlier = getattr(self, "_remove_folder", None)
-        if earlier is not None:
-            earlier()
+        if (remove_earlier := getattr(self, "_remove_folder", None)) is not None:
+            remove_earlier()
         folder = Path(tempfile.mkdtemp(prefix="potstill-"))
         self._remove_folder: Any = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return folder

@@ -1,4 +1,4 @@
-"""How a long job tells where it is. Library code is given a `Reporter`; only the command makes one that prints."""
+"""Progress of long jobs. Library code reports to a `Reporter`; only the command creates one that prints."""
 
 from __future__ import annotations
 
@@ -8,37 +8,31 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 Advance = Callable[..., None]
-"""Call `advance(count, **figures)` after each piece of work; the figures are shown beside the bar."""
+"""`advance(count, **figures)`: called after each piece of work; the figures are shown next to the bar."""
 
 
 class Reporter(Protocol):
-    """Where progress goes."""
+    """Receives the progress of a job."""
 
     def say(self, text: str) -> None:
-        """Pass on one line for people."""
-        ...
+        """Report a message of one line."""
 
     def task(self, title: str, total: int) -> AbstractContextManager[Advance]:
-        """Open a bar of `total` pieces for the length of a `with` block."""
-        ...
+        """Return a context manager with a progress bar of `total` pieces."""
 
 
 class SilentReporter:
-    """Says nothing; the default of every library function."""
+    """Discards everything; the default of library functions."""
 
     def say(self, text: str) -> None:
-        """Drop the line."""
+        """Discard the message."""
 
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Advance]:  # noqa: ARG002
         """Yield a function that does nothing."""
-        yield _do_nothing
+        yield lambda count=1, **figures: None  # noqa: ARG005
 
 
 def is_first_process() -> bool:
-    """Return whether this is the one process of a run, or the first of those that a launcher has started."""
+    """Return whether this is the only process of a run, or the first of those that a launcher started."""
     return int(os.environ.get("RANK", "0")) == 0
-
-
-def _do_nothing(count: int = 1, **figures: float) -> None:
-    """Take no notice of progress."""

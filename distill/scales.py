@@ -1,8 +1,8 @@
-"""How numbers become bytes: steps for the inputs of products, steps for columns and rows of weights. numpy only.
+"""Quantization scales: for the inputs of linear layers, and for the columns and rows of weights. numpy only.
 
-Channels of BERT's activations differ in range by a hundred times, so one step for all of them wastes most of the 8 bits.
-As in SmoothQuant (Xiao et al., 2023, equation 4) each channel is first divided by its own factor, which the weights take
-up: exact but for rounding, and it halves the error of the probabilities.
+The ranges of the channels of BERT's activations differ by a factor of a hundred, so one scale for all channels would waste most
+of the 8 bits. As in SmoothQuant (Xiao et al., 2023, equation 4), each channel is divided by its own factor and the weights are
+multiplied by it. This is exact except for rounding, and halves the error of the probabilities.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from distill.errors import BundleError
 
 INT8_LIMIT = 127
 SEVEN_BIT_LIMIT = 63
-"""Two products of an unsigned byte and a weight within this fit 16 bits (2 * 255 * 63 = 32,130): nothing can saturate."""
+"""With weights up to this, the sum of two products with unsigned bytes fits in 16 bits (2 * 255 * 63 = 32,130)."""
 
 MAX_CALIBRATION_TEXTS = 400
 
 STEPS = 254
 MIGRATION = 0.8
-"""SmoothQuant's alpha: how much of a channel's range goes from the activations into the weights."""
+"""Alpha of SmoothQuant: how much of the range of a channel moves from the activations to the weights."""
 
 
 @dataclass(frozen=True)
 class ChannelRange:
-    """Lowest and highest value of each channel (last axis) of one tensor, shape (channels,)."""
+    """Minimum and maximum of each channel (last axis) of a tensor, shape (channels,)."""
 
     low: NDArray[np.float32]
     high: NDArray[np.float32]
 
     def joined(self, other: ChannelRange) -> ChannelRange:
-        """Return the range that holds both."""
+        """Return the union of two ranges."""
         return ChannelRange(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
 
 @dataclass(frozen=True)
 class InputScales:
-    """How a product's input becomes bytes: q = round(x / step) + zero_point, so x is about (q - zero_point) * step.
+    """The quantization of a linear layer's input: q = round(x / step) + zero_point, so x is about (q - zero_point) * step.
 
     Attributes:
-        step: Size of one step of each channel, shape (inputs,).
-        zero_point: The byte that stands for 0, in every channel, from 0 to 255.
+        step: Scale of each channel, shape (inputs,).
+        zero_point: The byte for 0 in all channels, from 0 to 255.
     """
 
     step: NDArray[np.float32]
@@ -55,64 +55,64 @@ class InputScales:
 
 
 def calibration_texts(texts: Sequence[str]) -> list[str]:
-    """Return at most 400 of the texts, evenly taken, and the first word of each as a text of its own.
+    """Return at most 400 evenly spaced texts, and the first word of each as another text.
 
-    Without the words a static student's answer to one word lay outside what its head had seen, and was cut off.
+    One-word texts have larger activations in a static student; without them in the calibration these values were clipped.
     """
-    count = min(len(texts), MAX_CALIBRATION_TEXTS)
-    chosen = [texts[index] for index in np.linspace(0, len(texts) - 1, count).astype(int)]
+    places = np.linspace(0, len(texts) - 1, min(len(texts), MAX_CALIBRATION_TEXTS)).astype(int)
+    chosen = [texts[place] for place in places]
     return chosen + [text.split()[0] for text in chosen if text.strip()]
 
 
 def input_scales(values: ChannelRange, weights: Sequence[NDArray[np.float32]], *, migration: float = MIGRATION) -> InputScales:
-    """Return the scales that share the error fairly between an input's channels and the weights they meet.
+    """Return scales that balance the rounding error of the input's channels and of the weights.
 
-    One zero point for all channels: behind a GELU all of them reach from about -0.17 upwards, elsewhere they lie around 0,
-    and one of its own for each channel would cost another pass over the values at run time.
+    All channels share one zero point: after a GELU all of them start at about -0.17, elsewhere they are centred on 0, and one
+    zero point per channel would need another pass over the values at run time.
 
     Args:
-        values: What the input's channels took, shape (inputs,).
-        weights: The products that read this input, each of shape (inputs, outputs).
-        migration: SmoothQuant's alpha, from 0 to 1.
+        values: Range of each channel of the input, shape (inputs,).
+        weights: Weights of the linear layers with this input, each of shape (inputs, outputs).
+        migration: Alpha of SmoothQuant, from 0 to 1.
     """
     low, high = np.minimum(values.low, 0), np.maximum(values.high, 0)
     reach = np.maximum(-low, high)
-    # A channel that never moved in calibration still needs a step. A higher floor costs the many small channels behind a
-    # GELU their precision: at a hundredth of the largest range the answers were useless.
+    # A channel that was constant in calibration needs a scale, too. A higher minimum takes precision from the many small
+    # channels after a GELU: at a hundredth of the largest range, the predictions were useless.
     reach = np.maximum(reach, max(float(reach.max()), 1e-6) * 1e-5)
     largest_weight = np.maximum(np.max([np.abs(matrix).max(axis=1) for matrix in weights], axis=0), 1e-6)
     factor = reach**migration / largest_weight ** (1 - migration)
     lowest, highest = float((low / factor).min()), float((high / factor).max())
-    if lowest == highest:  # nothing moved at all
+    if lowest == highest:  # all channels were 0
         highest = float((reach / factor).max())
     unit = (highest - lowest) / STEPS
-    # A whole number of steps, so that 0 stays 0: behind a GELU most values are near it, and an error they all share adds up.
+    # An integer zero point represents 0 exactly: after a GELU most values are near 0, and a common error would add up.
     return InputScales(step=(factor * unit).astype(np.float32), zero_point=int(np.rint(-lowest / unit)))
 
 
 def quantize_columns(weights: NDArray[np.float32], *, limit: int = INT8_LIMIT) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Return int8 weights within the limit and one scale per output, shapes (inputs, outputs) and (outputs,)."""
+    """Return int8 weights up to the limit, shape (inputs, outputs), and one scale per output, shape (outputs,)."""
     values, scales = quantize_rows(weights.T, limit=limit)
     return np.ascontiguousarray(values.T), scales[:, 0]
 
 
 def quantize_rows(table: NDArray[np.float32], *, limit: int = INT8_LIMIT) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Return int8 values within the limit and one scale per row, shapes (rows, width), (rows, 1); their product is it."""
+    """Return int8 values up to the limit, shape (rows, width), and one scale per row, shape (rows, 1)."""
     scales = np.abs(table).max(axis=1, keepdims=True) / np.float32(limit)
-    scales = np.where(scales > 0, scales, np.float32(1))  # a row of nothing, or of numbers too small for any scale
+    scales = np.where(scales > 0, scales, np.float32(1))  # a row of zeros, or of values too small to have a scale
     return np.rint(table / scales).astype(np.int8), scales
 
 
 def quantize_blocks(table: NDArray[np.float32], *, block_size: int) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    """Return 4-bit values, two to a byte with the first in the low half, and one scale per block of a row.
+    """Return 4-bit values, two per byte with the first in the low half, and one scale per block of a row.
 
-    value = (nibble - 8) * scale. The scale's sign is chosen so that the largest number of a block gets the one step that
-    4 bits have more below 0 than above. Scales have 16 bits: 11 of precision are plenty beside the 4 of the values, which are
-    rounded to the scale as it is stored.
+    value = (nibble - 8) * scale. Signed 4-bit integers go from -8 to 7; the sign of the scale is chosen so that the value with
+    the largest magnitude becomes -8. Scales are stored as float16, whose 11 bits of precision are enough for 4-bit values; the
+    values are rounded with the stored scale.
 
     Args:
         table: Shape (rows, width); the width is a multiple of the block size, which is even.
-        block_size: Numbers that share a scale.
+        block_size: Values that share a scale.
 
     Returns:
         Shapes (rows, width / 2) and (rows, width / block_size).
@@ -124,21 +124,20 @@ def quantize_blocks(table: NDArray[np.float32], *, block_size: int) -> tuple[NDA
     scales[scales == 0] = 1
     steps = np.clip(np.rint(blocks / scales.astype(np.float32)), -8, 7)
     nibbles = (steps + 8).astype(np.uint8).reshape(table.shape)
-    packed: NDArray[np.uint8] = nibbles[:, 0::2] | nibbles[:, 1::2] << np.uint8(4)
-    return packed, scales[..., 0]
+    return nibbles[:, 0::2] | nibbles[:, 1::2] << np.uint8(4), scales[..., 0]
 
 
 SCALES_SCHEMA = 1
 
 KnownScales = dict[str, tuple[InputScales, str]]
-"""The scales of a product's input, and how they were got, by the input's name."""
+"""The scales of each input of a linear layer, by its name, and how they were determined."""
 
 
 def read_scales(bundle: Bundle) -> KnownScales:
-    """Return the scales that the bundle brings; none without the file.
+    """Return the activation scales in the bundle; empty if it has none.
 
     Raises:
-        BundleError: The file does not hold scales.
+        BundleError: The file is not valid.
     """
     if QUANTIZATION not in bundle.manifest.files:
         return {}
@@ -146,18 +145,16 @@ def read_scales(bundle: Bundle) -> KnownScales:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCALES_SCHEMA:
-            raise BundleError(f"{path} has schema {content['schema']!r}, wanted {SCALES_SCHEMA}; export with --recalibrate")
+            raise ValueError(f"schema {content['schema']!r}, expected {SCALES_SCHEMA}")
         return {name: (_scales(entry), str(entry["source"])) for name, entry in content["inputs"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        if isinstance(exc, BundleError):
-            raise
-        raise BundleError(f"{path} does not hold activation scales ({exc!r}); export with --recalibrate") from exc
+        raise BundleError(f"{path} is not a valid file of activation scales ({exc!r}); export with --recalibrate") from exc
 
 
 def scales_text(scales: KnownScales) -> str:
     """Return the content of `quantization.json`."""
     inputs = {
-        # the shortest spelling that is the same float32 again
+        # the shortest decimal that is parsed as the same float32
         name: {"source": source, "zero_point": known.zero_point, "step": [float(str(step)) for step in known.step]}
         for name, (known, source) in sorted(scales.items())
     }
@@ -167,7 +164,7 @@ def scales_text(scales: KnownScales) -> str:
 def _scales(entry: Mapping[str, Any]) -> InputScales:
     step, zero_point = np.asarray(entry["step"], dtype=np.float32), entry["zero_point"]
     if step.ndim != 1 or not (np.isfinite(step).all() and (step > 0).all()):
-        raise ValueError("a step is not a number above 0")
+        raise ValueError("step must hold finite numbers above 0")
     if not isinstance(zero_point, int) or not 0 <= zero_point <= 255:
         raise ValueError(f"zero_point {zero_point!r} is not a byte")
     return InputScales(step, zero_point)

@@ -21,10 +21,8 @@ Precision = Literal["fp32", "int8"]
 LongTexts = Literal["truncate", "windows"]
 MixedPrecision = Literal["auto", "no", "bf16"]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
-LayerRule = Literal["spread", "lower", "upper"]
 StudentKind = Literal["encoder", "static"]
 Characters = Literal["all", "seen"]
-ClassWeights = Literal["none", "balanced"]
 LossName = Literal["logits", "decoupled", "hidden", "hidden-cosine", "attention", "attention-kl", "relations", "patient"]
 TextSource = Literal["all", "labelled", "unlabeled"]
 Heading = Literal[
@@ -134,7 +132,7 @@ class TrainingSettings(Settings, heading="Training"):
     seed: int = Field(0, ge=0, description="seed of head initialization, dropout and the order of texts")
     device: Device = Field("auto", description="device to train on; auto: cuda, else mps, else cpu")
     mixed_precision: MixedPrecision = Field("no", description=_MIXED_PRECISION)
-    class_weights: ClassWeights = Field(
+    class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: weight the hard-label loss by inverse class frequency; soft targets are not weighted"
     )
     dropout: float | None = Field(None, ge=0, lt=1, description="dropout while training; default: that of the model")
@@ -175,7 +173,9 @@ class StudentSettings(Settings, heading="Student"):
         description="pretrained model to use as the student, with its own tokenizer: a folder, a bundle, a hub id or "
         "builtin:minilm; default: layers of the teacher",
     )
-    layer_rule: LayerRule = Field("spread", description="teacher layers to keep: evenly spread, the lowest or the highest")
+    layer_rule: Literal["spread", "lower", "upper"] = Field(
+        "spread", description="teacher layers to keep: evenly spread, the lowest or the highest"
+    )
     layers: tuple[int, ...] = Field(
         (), description="teacher layers to keep, by number from 0, in order; overrides --num-layers and --layer-rule"
     )

@@ -38,7 +38,7 @@ def set_cascade(student: Bundle, fallback: Bundle, *, validation: Dataset, wante
         wanted_agreement=wanted_agreement,
         graphs=graph_digests(student, fallback),
     )
-    student.with_cascade(threshold)
+    student.adding({}, cascade=threshold)
     cascade = Cascade(*members, min_confidence=threshold.min_confidence, temperature=threshold.temperature)
     rows = (
         ("student", logits[0], 1.0),

@@ -126,7 +126,7 @@ def prepared(student: Path, *, test: Dataset, folder: Path, needs_stock: bool) -
         shipped, other = Path(place) / "student", Path(place) / "student-fp32"
         for copy, left_out in ((shipped, "model.onnx"), (other, "model_int8.onnx")):
             shutil.copytree(student, copy)
-            Bundle.open(copy).without(frozenset({WEIGHTS, left_out, BENCHMARK}))
+            Bundle.open(copy).adding({}, dropping=frozenset({WEIGHTS, left_out, BENCHMARK}))
         yield Task(
             bundle=shipped,
             other=other,

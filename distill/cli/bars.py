@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from distill.progress import Advance, Reporter, SilentReporter, is_first_process
 
@@ -41,20 +43,18 @@ class BarReporter:
             task = progress.add_task(title, total=total, figures="")
 
             def advance(count: int = 1, **figures: float) -> None:
-                if figures:
-                    progress.update(task, advance=count, figures=_spelled(figures))
-                else:
-                    progress.advance(task, count)
+                shown: dict[str, Any] = {"figures": _spelled(figures)} if figures else {}
+                progress.update(task, advance=count, **shown)
 
             yield advance
 
 
+@dataclass(frozen=True, kw_only=True)
 class LineReporter:
     """Prints progress as a line every `interval_s` seconds, for log files and CI."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic, interval_s: float = 10.0) -> None:
-        self._clock = clock
-        self._interval_s = interval_s
+    clock: Callable[[], float] = time.monotonic
+    interval_s: float = 10.0
 
     def say(self, text: str) -> None:
         """Print one line.
@@ -67,18 +67,18 @@ class LineReporter:
     @contextmanager
     def task(self, title: str, total: int) -> Iterator[Advance]:
         """Print count, elapsed and remaining time."""
-        started = last = self._clock()
+        started = last = self.clock()
         done = 0
         first: tuple[float, int] | None = None
 
         def advance(count: int = 1, **figures: float) -> None:
             nonlocal done, last, first
             done += count
-            now = self._clock()
+            now = self.clock()
             # The rate counts from the first call, which may report work that an earlier run did.
             first = first or (now, done)
             since, before = first if done > first[1] else (started, 0)
-            if done and (now - last >= self._interval_s or done >= total):
+            if done and (now - last >= self.interval_s or done >= total):
                 last = now
                 left_s = (now - since) / (done - before) * max(total - done, 0)
                 self.say(

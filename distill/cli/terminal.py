@@ -32,8 +32,9 @@ def settings_file(path: Path, *, commands: Sequence[str]) -> Dict:
         raise SettingsError(f"cannot read {path} as TOML: {getattr(exc, 'strerror', None) or exc}; see --config") from exc
     for name, values in tables.items():
         if name not in commands or not isinstance(values, dict):
-            known = ", ".join(f"[{command}]" for command in commands)
-            raise SettingsError(f"{path}: {name!r} is not the table of a command; put keys under one of {known}")
+            raise SettingsError(
+                f"{path}: {name!r} is not the table of a command; put keys under one of [{'], ['.join(commands)}]"
+            )
     return Dict(tables, source=str(path))
 
 
@@ -90,9 +91,7 @@ def words_of(error: cyclopts.CycloptsError) -> str:
     from pydantic import ValidationError
 
     inner = error.__cause__ or error.__context__
-    if isinstance(inner, ValidationError):
-        for problem in inner.errors(include_url=False):
-            own = problem.get("ctx", {}).get("error")
-            if isinstance(own, SettingsError):
-                return str(own)
-    return f"{' '.join(str(error).split()).rstrip('.')}; see potstill --help"
+    problems = inner.errors(include_url=False) if isinstance(inner, ValidationError) else []
+    causes = (problem.get("ctx", {}).get("error") for problem in problems)
+    own = next((cause for cause in causes if isinstance(cause, SettingsError)), None)
+    return str(own or f"{' '.join(str(error).split()).rstrip('.')}; see potstill --help")

@@ -226,8 +226,8 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
 
 
 def test_a_file_or_nothing_is_no_bundle(whole: Bundle, tmp_path: Path) -> None:
-    assert "is not a folder; wanted a bundle" in refusal_of(whole.path / "manifest.json")
-    assert "is not a folder; wanted a bundle" in refusal_of(tmp_path / "absent")
+    assert "is not a folder" in refusal_of(whole.path / "manifest.json")
+    assert "is not a folder" in refusal_of(tmp_path / "absent")
 
 
 def test_a_manifest_that_is_a_folder_is_no_manifest(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_what_a_bundle_lacks_is_refused_with_what_makes_it(tmp_path: Path) -> No
         with pytest.raises(BundleError, match=r"run `potstill export .*` to make"):
             ask()
     for ask in (bundle.weights, lambda: bundle.size_bytes(None)):
-        with pytest.raises(BundleError, match=r"has no model\.safetensors; it was stripped"):
+        with pytest.raises(BundleError, match=r"has no model\.safetensors.*--strip"):
             ask()
     with pytest.raises(BundleError, match="is not a tokenizer"):
         bundle.tokenizer()
@@ -306,7 +306,7 @@ def test_a_file_of_another_bundle_is_not_added(whole: Bundle) -> None:
 
 
 def test_files_are_taken_out_with_the_precision_they_were(whole: Bundle) -> None:
-    rest = whole.without(frozenset({"model.safetensors", "model_int8.onnx"}))
+    rest = whole.adding({}, dropping=frozenset({"model.safetensors", "model_int8.onnx"}))
     assert Bundle.open(whole.path) == rest
     assert rest.manifest.files.keys() == FILES.keys() - {"model.safetensors", "model_int8.onnx"}
     assert not (whole.path / "model.safetensors").exists()
@@ -316,7 +316,7 @@ def test_files_are_taken_out_with_the_precision_they_were(whole: Bundle) -> None
 
 def test_taking_out_a_file_that_is_not_listed_leaves_it(whole: Bundle) -> None:
     (whole.path / "notes.txt").write_text("mine")
-    assert whole.without(frozenset({"notes.txt", "absent"})) == whole
+    assert whole.adding({}, dropping=frozenset({"notes.txt", "absent"})) == whole
     assert (whole.path / "notes.txt").exists()
 
 
@@ -419,7 +419,7 @@ def test_a_kill_at_any_step_of_taking_out_leaves_a_bundle_that_opens(tmp_path: P
     step = 0
     while True:
         bundle = write_bundle(tmp_path / str(step))
-        killed = killed_at(step, partial(bundle.without, names))
+        killed = killed_at(step, partial(bundle.adding, {}, dropping=names))
         assert whole_states_of(bundle.path) in (FILES, rest)
         if not killed:
             break
@@ -469,7 +469,7 @@ def test_a_bundle_on_a_read_only_disk_is_opened_and_not_changed(small_disk: Path
     make_read_only()
     assert whole_states_of(bundle.path) == FILES
     for work in (
-        lambda: bundle.without(frozenset({"model.onnx"})),
+        lambda: bundle.adding({}, dropping=frozenset({"model.onnx"})),
         lambda: bundle.adding({}, opset=18),
         lambda: write_bundle(small_disk / "bundle"),
         lambda: write_bundle(small_disk / "another"),

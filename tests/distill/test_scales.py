@@ -38,11 +38,11 @@ ENTRY = {"step": [0.5], "zero_point": 128, "source": "learned"}
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("not json", "does not hold activation scales"),
-        ("[]", "does not hold activation scales"),
-        (json.dumps({"schema": 2, "inputs": {}}), "has schema 2, wanted 1"),
-        (json.dumps({"schema": 1, "inputs": {"x": {**ENTRY, "step": [0.0]}}}), "a step is not a number above 0"),
-        (json.dumps({"schema": 1, "inputs": {"x": {**ENTRY, "step": [[1.0]]}}}), "a step is not a number above 0"),
+        ("not json", "activation scales"),
+        ("[]", "activation scales"),
+        (json.dumps({"schema": 2, "inputs": {}}), "schema 2, expected 1"),
+        (json.dumps({"schema": 1, "inputs": {"x": {**ENTRY, "step": [0.0]}}}), "step must"),
+        (json.dumps({"schema": 1, "inputs": {"x": {**ENTRY, "step": [[1.0]]}}}), "step must"),
         (json.dumps({"schema": 1, "inputs": {"x": {**ENTRY, "zero_point": 256}}}), "256 is not a byte"),
         (json.dumps({"schema": 1, "inputs": {"x": {**ENTRY, "zero_point": 1.5}}}), "1.5 is not a byte"),
         (json.dumps({"schema": 1, "inputs": {"x": {"step": [1.0]}}}), "zero_point"),

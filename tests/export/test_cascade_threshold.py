@@ -47,7 +47,7 @@ def test_a_threshold_of_other_graphs_is_refused(
     with pytest.raises(BundleError, match="found with other graphs"):
         threshold_of(Bundle.open(student.path), tiny_student)
     with pytest.raises(BundleError, match="found with other graphs"):
-        threshold_of(Bundle.open(student.path).without(frozenset({"model_int8.onnx"})), tiny_fallback)
+        threshold_of(Bundle.open(student.path).adding({}, dropping=frozenset({"model_int8.onnx"})), tiny_fallback)
 
 
 def test_the_command_finds_it(

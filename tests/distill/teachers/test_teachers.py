@@ -157,7 +157,7 @@ def test_members_with_other_labels_are_refused(tiny_teacher: Bundle) -> None:
     other.labels = ("positive", "negative")
     with pytest.raises(SettingsError, match="member 2"):
         open_teacher((tiny_teacher, other), device="cpu")
-    with pytest.raises(SettingsError, match="no members"):
+    with pytest.raises(SettingsError, match="at least one member"):
         Ensemble(())
     with pytest.raises(SettingsError, match="no teacher"):
         open_teacher((), device="cpu")

@@ -194,7 +194,7 @@ def test_a_bundle_without_the_graph_asked_for_says_how_to_make_it(
         OnnxClassifier.open(tiny_unexported)
     with pytest.raises(BundleError, match=r"has no model\.onnx; run `potstill export"):
         OnnxClassifier.open(tiny_unexported, precision="fp32")
-    without_int8 = copied(tiny_student).without(frozenset({"model_int8.onnx"}))
+    without_int8 = copied(tiny_student).adding({}, dropping=frozenset({"model_int8.onnx"}))
     with pytest.raises(BundleError, match=r"has no model_int8\.onnx"):
         OnnxClassifier.open(without_int8, precision="int8")
 
