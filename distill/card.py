@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from distill.bundle import CARD, Bundle
+from distill.bundle import CARD, Bundle, Manifest
 from distill.storage import write_atomically
 
 _FILES_WORDS = "`config.json`, `model.safetensors` and the tokenizer files load with plain `transformers`."
@@ -20,16 +20,14 @@ _STATIC_WORDS = (
 def write_card(
     bundle: Bundle, files: Mapping[str, Path] = MappingProxyType({}), *, dropping: Set[str] = frozenset(), **changes: Any
 ) -> Bundle:
-    """Write the card of the bundle as it is after these changes, and seal all of it at once; see `Bundle.adding`."""
-    changed = Bundle(bundle.path, bundle.manifest.model_copy(update=changes))
+    """Change a bundle as `Bundle.adding` does, and write the card of the changed bundle in the same step."""
     with bundle.staging() as folder:
-        write_atomically(folder / CARD, card_text(changed))
+        write_atomically(folder / CARD, card_text(bundle.manifest.model_copy(update=changes)))
         return bundle.adding({**files, CARD: folder / CARD}, dropping=dropping, **changes)
 
 
-def card_text(bundle: Bundle) -> str:
+def card_text(manifest: Manifest) -> str:
     """Return the card as Markdown."""
-    manifest = bundle.manifest
     lines = [
         f"# A {manifest.role} for {', '.join(manifest.labels)}",
         "",

@@ -125,8 +125,8 @@ class TextTokenizer:
     def _overlapping(self) -> Tokenizer:
         # A separate tokenizer, so that the overlap is not saved in the tokenizer.json of a bundle.
         tokenizer = Tokenizer.from_str(self.to_json())
-        room = self.max_length - tokenizer.num_special_tokens_to_add(is_pair=False)
-        tokenizer.enable_truncation(self.max_length, stride=room // 4)
+        num_special = tokenizer.num_special_tokens_to_add(is_pair=False)
+        tokenizer.enable_truncation(self.max_length, stride=(self.max_length - num_special) // 4)
         return tokenizer
 
     def pad(self, rows: Sequence[NDArray[np.int64]]) -> Batch:

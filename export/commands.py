@@ -241,7 +241,7 @@ def inspect(
     files = opened.manifest.files
     _show(
         ml_bom(opened) if sbom else opened.manifest.model_dump(mode="json", by_alias=True),
-        card_text(opened),
+        card_text(opened.manifest),
         *(f"{entry.size_bytes:>12,}  {entry.sha256[:16]}…  {name}" for name, entry in files.items()),
         f"\n{bundle} is whole: {len(files)} files match their SHA-256",
         f"the signature is valid for {verify_key}" if verify_key else "",

@@ -36,7 +36,7 @@ def make_bundle(folder: Path, quality: dict[str, dict[str, object]]) -> Bundle:
 
 
 def test_the_card_tells_what_the_manifest_knows(tmp_path: Path) -> None:
-    text = card_text(make_bundle(tmp_path, {"int8": QUALITY}))
+    text = card_text(make_bundle(tmp_path, {"int8": QUALITY}).manifest)
     assert text.startswith("# A student for negative, positive\n")
     assert "with 1,234,567 parameters; it reads 64 tokens of a text. Made with potstill 0.1.0." in text
     assert "| int8, validation | 857 | 0.8543 | 0.8300 - 0.8710 | 0.8600 | 0.0410 |" in text
@@ -45,7 +45,7 @@ def test_the_card_tells_what_the_manifest_knows(tmp_path: Path) -> None:
 
 
 def test_every_row_of_the_table_has_the_cells_of_its_head(tmp_path: Path) -> None:
-    lines = card_text(make_bundle(tmp_path, {"pytorch": QUALITY, "fp32": QUALITY})).splitlines()
+    lines = card_text(make_bundle(tmp_path, {"pytorch": QUALITY, "fp32": QUALITY}).manifest).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 4
     assert len({line.count("|") for line in table}) == 1
@@ -56,4 +56,4 @@ def test_the_card_is_listed_and_can_be_renewed(tmp_path: Path) -> None:
     for _ in range(2):
         bundle = write_card(bundle)
         assert Bundle.open(tmp_path) == bundle
-        assert bundle.file("README.md").read_text() == card_text(bundle)
+        assert bundle.file("README.md").read_text() == card_text(bundle.manifest)
