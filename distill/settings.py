@@ -21,6 +21,7 @@ Precision = Literal["fp32", "int8"]
 LongTexts = Literal["truncate", "windows"]
 MixedPrecision = Literal["auto", "no", "bf16"]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
+LayerRule = Literal["spread", "lower", "upper"]
 StudentKind = Literal["encoder", "static"]
 Characters = Literal["all", "seen"]
 LossName = Literal["logits", "decoupled", "hidden", "hidden-cosine", "attention", "attention-kl", "relations", "patient"]
@@ -173,9 +174,7 @@ class StudentSettings(Settings, heading="Student"):
         description="pretrained model to use as the student, with its own tokenizer: a folder, a bundle, a hub id or "
         "builtin:minilm; default: layers of the teacher",
     )
-    layer_rule: Literal["spread", "lower", "upper"] = Field(
-        "spread", description="teacher layers to keep: evenly spread, the lowest or the highest"
-    )
+    layer_rule: LayerRule = Field("spread", description="teacher layers to keep: evenly spread, the lowest or the highest")
     layers: tuple[int, ...] = Field(
         (), description="teacher layers to keep, by number from 0, in order; overrides --num-layers and --layer-rule"
     )
