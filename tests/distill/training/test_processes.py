@@ -190,7 +190,7 @@ def test_a_bundle_in_the_current_folder_has_its_logs_beside_it(tmp_path: Path, m
     (tmp_path / "student").mkdir()
     monkeypatch.chdir(tmp_path / "student")
     with training_run(".", TrainingSettings(device="cpu", mixed_precision="no"), None) as run:
-        assert run.accelerator.logging_dir == str(tmp_path / "student-logs")
+        assert str(run.accelerator.logging_dir) == str(tmp_path / "student-logs")
         assert run.computed == {"device": "cpu", "mixed_precision": "no"}
 
 
