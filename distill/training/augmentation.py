@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.neighbors import NearestNeighbors
 
 from distill.data import Dataset, fold
 from distill.models.torch_classifier import TorchClassifier
@@ -47,8 +46,13 @@ def neighbours_of(vocabulary: Mapping[str, int], vectors: NDArray[np.float32], *
     count = min(count, len(words) - 1)
     if count < 1:
         return dict.fromkeys(words, ())
+    # Here, not above: scikit-learn and what it loads would cost every training 70 MB.
+    from sklearn import config_context
+    from sklearn.neighbors import NearestNeighbors
+
     search = NearestNeighbors(n_neighbors=count, metric="cosine").fit(vectors[list(rows.values())].astype(np.float32))
-    nearest = search.kneighbors(return_distance=False)  # without an argument, a word is not its own neighbour
+    with config_context(working_memory=64):  # MB of distances at a time
+        nearest = search.kneighbors(return_distance=False)  # without an argument, a word is not its own neighbour
     return {word: [words[place] for place in places] for word, places in zip(words, nearest.tolist(), strict=True)}
 
 

@@ -20,6 +20,7 @@ from tiny_task import Outcome, tiny_texts, write_csv
 
 from distill.bundle import Bundle
 from distill.cli.main import COMMANDS, app
+from distill.errors import SettingsError
 from distill.settings import Heading
 from export.runtime.sessions import OnnxClassifier
 
@@ -199,26 +200,26 @@ class TestConfigFile:
 
     @pytest.fixture
     def seen(self, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-        """Return what the demo was run with; it does nothing."""
+        """Return what the demo was called with; it then refuses to run."""
         calls: list[object] = []
 
         def run_demo(out: Path, settings: object, **more: object) -> dict[str, object]:
             calls.append((str(out), settings.seed, settings.profile))  # type: ignore[attr-defined]
-            return {}
+            raise SettingsError("not run")
 
         monkeypatch.setattr("export.demo.run_demo", run_demo)
         return calls
 
     def test_sets_values(self, potstill: Run, config: Callable[[str], Path], seen: list[object]) -> None:
         path = config('[demo]\nseed = 7\nprofile = "quick"\nout = "there"\n[teacher]\nepochs = 2\n')
-        assert potstill("--config", path, "demo", "--json").code == 0
+        assert potstill("--config", path, "demo", "--json").code == 2
         assert seen == [("there", 7, "quick")]
 
     def test_flags_win_over_it_wherever_it_is_named(
         self, potstill: Run, config: Callable[[str], Path], seen: list[object]
     ) -> None:
         path = config('[demo]\nseed = 7\nprofile = "quick"\n')
-        assert potstill("demo", "--json", "--seed", 3, "--config", path).code == 0
+        assert potstill("demo", "--json", "--seed", 3, "--config", path).code == 2
         assert seen == [("demo", 3, "quick")]
 
     def test_is_forgotten_by_the_next_run(self, potstill: Run, config: Callable[[str], Path], seen: list[object]) -> None:

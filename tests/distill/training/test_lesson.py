@@ -109,8 +109,9 @@ def work(rank):
     labelled = Dataset(labelled.texts, labelled.label_ids, ("negative", "positive"), "x")
     watcher = threading.Thread(target=watch)
     watcher.start()
+    # A small batch: the activations of a step are then small beside what a text would take.
     settings = DistillSettings(
-        epochs=1, num_layers=1, batch_size=512, mixed_precision="no", seed=COUNT + PROCESSES, device="cpu"
+        epochs=1, num_layers=1, batch_size=64, mixed_precision="no", seed=COUNT + PROCESSES, device="cpu"
     )
     try:
         fit_student(
