@@ -137,3 +137,27 @@ def expected_calibration_error(confidences: NDArray[np.floating[Any]], correct: 
 def retention(*, student_macro_f1: float, teacher_macro_f1: float) -> float:
     """Return the share of the teacher's macro-F1 that the student keeps."""
     return student_macro_f1 / teacher_macro_f1 if teacher_macro_f1 else 0.0
+
+
+TEMPERATURE_RANGE = (0.05, 20.0)
+
+
+def fit_temperature(logits: Logits, label_ids: NDArray[np.int64]) -> float:
+    """Return the temperature with the smallest negative log-likelihood of the labels, within `TEMPERATURE_RANGE`.
+
+    Guo et al., 2017, section 4.2. The likelihood is convex in 1 / temperature, so it has one minimum.
+
+    Args:
+        logits: Shape (texts, labels).
+        label_ids: Class ids, shape (texts,), or zeros and ones, shape (texts, labels).
+    """
+    with requires("fitting a temperature"):
+        from scipy.optimize import minimize_scalar
+    task = task_of_labels(label_ids)
+    found = minimize_scalar(
+        lambda inverse: task.negative_log_likelihood(label_ids, logits * np.float64(inverse)),
+        bounds=(1 / TEMPERATURE_RANGE[1], 1 / TEMPERATURE_RANGE[0]),
+        method="bounded",
+        options={"xatol": 1e-7},
+    )
+    return float(1 / found.x)

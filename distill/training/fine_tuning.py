@@ -18,7 +18,7 @@ from distill.bundle import WEIGHTS, Bundle, Lineage, Link
 from distill.data import Dataset, Splits, fingerprint
 from distill.data.dataset import JoinedTexts, few_shot, stratified_rows
 from distill.errors import SettingsError
-from distill.evaluation.temperature import fit_temperature
+from distill.evaluation.metrics import fit_temperature
 from distill.labels import Logits
 from distill.losses.objective import Objective, fine_tuning_objective
 from distill.losses.term import UNLABELLED

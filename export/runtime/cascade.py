@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from distill.bundle import Bundle, CascadeEntry
 from distill.classifier import Classifier, TextInput, digest_of, require_same_labels
 from distill.errors import BundleError, DatasetError, SettingsError
-from distill.evaluation.temperature import fit_temperature
+from distill.evaluation.metrics import fit_temperature
 from distill.labels import Logits, ProblemType, task_of
 
 Member = Literal["student", "fallback"]

@@ -13,8 +13,7 @@ import torch
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits
 from distill.errors import SettingsError
-from distill.evaluation.metrics import evaluate
-from distill.evaluation.temperature import fit_temperature
+from distill.evaluation.metrics import evaluate, fit_temperature
 from distill.models.loading import load_bundle
 from distill.teacher_settings import TeacherSettings
 from distill.training.fine_tuning import Origin, fit_teacher

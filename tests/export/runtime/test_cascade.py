@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from distill.classifier import TextInput, predict
 from distill.errors import DatasetError, SettingsError
-from distill.evaluation.temperature import fit_temperature
+from distill.evaluation.metrics import fit_temperature
 from distill.labels import Logits, ProblemType
 from export.runtime.cascade import NEVER_SURE, Cascade, choose_threshold, confidences
 
