@@ -99,7 +99,7 @@ class Figure:
         covariance = max(0.0, (num_seeds * together - apart) / (num_seeds - 1))
         shared = covariance / together if together else 0.0
         lower, upper = np.sqrt(seed_part + shared * np.square((below, above)))
-        ends = np.clip((self.value - lower, self.value + upper), *((0, 1) if self.is_share else (None, None)))
+        ends = np.clip((self.value - lower, self.value + upper), *((0, 1) if self.is_share else (-np.inf, np.inf)))
         # Rounded, so that the last bits do not move an end of exactly 0 past it.
         return Estimate(self.value, *(round(float(end), 12) for end in ends))
 
