@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 from distill.errors import requires
 
 with requires("serving"):
@@ -44,31 +48,27 @@ class Metrics:
         )
         self.reloads = Counter("potstill_reloads", "Reloads", ["model", "result"], registry=registry)
         self._looked_up: dict[str, list[int]] = {}
-        self._by_status: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._at: Callable[..., Any] = cache(lambda metric, *labels: metric.labels(*labels))  # `labels` formats and locks
 
     def count_request(self, protocol: str, status: int, seconds: float) -> None:
         """Count an answered request."""
-        key = protocol, status
-        if key not in self._by_status:  # kept, because `labels` formats and locks
-            self._by_status[key] = self._requests.labels(protocol, str(status)), self._seconds.labels(protocol)
-        total, times = self._by_status[key]
-        total.inc()
-        times.observe(seconds)
+        self._at(self._requests, protocol, status).inc()
+        self._at(self._seconds, protocol).observe(seconds)
 
     def count_batch(self, model: str, texts: int, seconds: float) -> None:
         """Count a batch that was computed."""
-        self._texts.labels(model).inc(texts)
-        self._batch_texts.labels(model).observe(texts)
-        self._batch_seconds.labels(model).observe(seconds)
+        self._at(self._texts, model).inc(texts)
+        self._at(self._batch_texts, model).observe(texts)
+        self._at(self._batch_seconds, model).observe(seconds)
 
     def count_cache(self, model: str, *, hits: int, misses: int) -> None:
         """Count cache look-ups."""
-        self._cache.labels(model, "hit").inc(hits)
-        self._cache.labels(model, "miss").inc(misses)
+        self._at(self._cache, model, "hit").inc(hits)
+        self._at(self._cache, model, "miss").inc(misses)
         counts = self._looked_up.setdefault(model, [0, 0])
         counts[0] += hits
         counts[1] += misses
-        self._cache_rate.labels(model).set(counts[0] / max(1, sum(counts)))
+        self._at(self._cache_rate, model).set(counts[0] / max(1, sum(counts)))
 
     def text(self) -> bytes:
         """Return all metrics in the Prometheus text format."""

@@ -111,17 +111,20 @@ class Batcher:
         costs = [_estimated_tokens(text, engine.max_length) for text in texts]
         self.admission.refuse_if_full(count, tokens=sum(costs), deadline_s=deadline_s)
         request = Pending(texts, engine, loop.create_future(), costs, is_wanted, [None] * count, count)
+        timer = loop.call_later(deadline_s, _expire, request.future)  # costs less than `asyncio.timeout`
+        with self._ready:
+            self._waiting.append(request)
+            self.admission.count(count, sum(costs))
+        if not self._will_wake:
+            self._will_wake = True
+            loop.call_soon(self._wake)
         try:
-            async with asyncio.timeout(deadline_s):
-                with self._ready:
-                    self._waiting.append(request)
-                    self.admission.count(count, sum(costs))
-                if not self._will_wake:
-                    self._will_wake = True
-                    loop.call_soon(self._wake)
-                return await request.future
-        except TimeoutError:
-            raise late() from None
+            answers = await request.future
+        finally:
+            timer.cancel()
+        if loop.time() >= timer.when():  # a busy event loop may deliver an answer after the deadline
+            raise late()
+        return answers
 
     def close(self) -> None:
         """Let the threads end when the queue is empty, and wait for them."""
@@ -187,6 +190,11 @@ class Batcher:
 def late() -> Refusal:
     """Return the refusal of a request whose deadline has passed."""
     return Refusal(Reason.LATE, "the answer was not ready by the deadline")
+
+
+def _expire(future: asyncio.Future[list[RowAnswer]]) -> None:
+    if not future.done():
+        future.set_exception(late())
 
 
 def _portion_of(request: Pending, room: int) -> Portion:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,6 +80,7 @@ class App:
         is_draining: The server is shutting down: not ready, but it still answers.
         is_closing: Clients are told to close their connections.
         fixed: Replies that never change.
+        ids: Of requests that bring none; they start at random, so that two servers hardly share one.
     """
 
     models: Mapping[str, Model]
@@ -88,6 +90,7 @@ class App:
     is_draining: bool = False
     is_closing: bool = False
     fixed: Mapping[str, Reply] = field(default_factory=fixed_replies)
+    ids: Iterator[int] = field(default_factory=lambda: itertools.count(secrets.randbits(48)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -231,7 +234,7 @@ class App:
         # Only harmless characters: a client must not be able to forge a log line.
         if given and len(given) <= 64 and given.replace("-", "").replace("_", "").isalnum():
             return given
-        return secrets.token_hex(8)
+        return f"{next(self.ids):x}"
 
     async def _send(self, reply: Reply, request_id: str, headers: Headers, answer: Answer | None, send: Send) -> None:
         sent = headers_of(reply, request_id)

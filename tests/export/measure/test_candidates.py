@@ -60,7 +60,7 @@ def test_a_form_that_is_not_there_is_refused_before_anything_is_measured(
 ) -> None:
     with pytest.raises(BundleError, match=r"has no model_int8\.onnx; run `potstill export"):
         bundle_candidate(tiny_unexported, name="student", form="int8")
-    with pytest.raises(BundleError, match="model.safetensors.*--strip"):
+    with pytest.raises(BundleError, match=r"model\.safetensors.*--strip"):
         bundle_candidate(strip(copied(tiny_student)), name="student", form="pytorch")
 
 
