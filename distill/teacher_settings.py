@@ -5,7 +5,7 @@ Outside the torch room `distill/transfer`, so that the flags are made without lo
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,6 @@ from distill.settings import Device, FineTuningSettings, MixedPrecision, Setting
 
 TeacherMethod = Literal["parameters", "features"]
 Pooling = Literal["cls", "mean", "max", "last"]
-POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 
 class OriginSettings(Settings, heading="Transfer learning"):
