@@ -1,0 +1,193 @@
+"""What `potstill fit` found out: the values behind `report.json`, the page and the terminal.
+
+Values only; everything here can be written as JSON and read back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FormStatus = Literal["over_budget", "eliminated", "finalist", "winner", "failed_gate"]
+"""over_budget: never trained; eliminated: trained in part; finalist: trained in full, not chosen; failed_gate: int8 lost too
+much."""
+
+Tables = Literal["int8", "int4"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the student may cost; None: no limit.
+
+    Attributes:
+        max_ms: Median time of one text on one thread of this machine, in milliseconds.
+        max_mb: Size of what must be shipped to answer, in megabytes (10^6 bytes).
+        min_kept: Least share of the teacher's score that the student must keep, 0 to 1.
+    """
+
+    max_ms: float | None = None
+    max_mb: float | None = None
+    min_kept: float | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric on held-out texts, 0 to 1, with a 95 % interval over texts."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One round of successive halving.
+
+    Attributes:
+        share: Share of the full training, 0 to 1.
+        score: On validation texts.
+    """
+
+    share: float
+    score: Score
+
+
+@dataclass(frozen=True)
+class FormResult:
+    """A form (a recipe with a precision of its embedding tables) and what became of it.
+
+    Attributes:
+        name: recipe/tables, such as "narrow/int4".
+        recipe: Name of the recipe.
+        tables: Precision of the embedding tables in the int8 graph.
+        predicted_ms: Median time of one text, taken on the untrained student before anything was trained.
+        predicted_bytes: Size to ship, of the untrained student.
+        status: What became of it.
+        reason: Why it was not chosen, or why it was, in one sentence.
+        rungs: Rounds of successive halving that it went through.
+        measured_ms: Median time of one text after export; None if it was not exported.
+        measured_bytes: Size to ship after export; None if it was not exported.
+        validation: Score of the int8 graph on validation texts; None if not trained in full.
+        test: Score of the int8 graph on test texts; None if not trained in full or without test texts.
+        kept: Share of the teacher's score on the test texts (without them, validation texts); None if unknown.
+        training_s: Seconds of training that this form caused, its assistant not included.
+    """
+
+    name: str
+    recipe: str
+    tables: Tables
+    predicted_ms: float
+    predicted_bytes: int
+    status: FormStatus
+    reason: str
+    rungs: tuple[Rung, ...] = ()
+    measured_ms: float | None = None
+    measured_bytes: int | None = None
+    validation: Score | None = None
+    test: Score | None = None
+    kept: float | None = None
+    training_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Something the student is compared with: teacher, control, a floor (TF-IDF, majority)."""
+
+    name: str
+    validation: Score | None
+    test: Score | None
+    p50_ms: float | None = None
+    size_bytes: int | None = None
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """What a larger budget would buy: the next form that is slower or larger, and better.
+
+    `sentence` is complete: "0.5 ms more would buy 0.004 macro-F1: 2-layers/int8 ...".
+    """
+
+    form: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A test text (or, without test texts, a validation text) on which student and teacher differ."""
+
+    text: str
+    true: str
+    teacher: str
+    student: str
+    student_probability: float
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Texts whose top probability lies in [low, high): their count, mean probability and share of right answers."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """The whole result of a run of `potstill fit`.
+
+    Attributes:
+        verdict: One sentence: what to deploy, or why nothing fits.
+        metric: "macro_f1", "accuracy", "micro_f1" or "recall:LABEL".
+        budget: As asked for.
+        prefer: "speed", "quality" or "size".
+        effort: "quick", "standard" or "thorough".
+        seed: Of the run.
+        measured_on: "test" or "validation": which texts the final scores are from.
+        num_texts: Count of texts by split.
+        teacher: The teacher.
+        floors: TF-IDF and the commonest label.
+        control: The winner's form trained on the labels alone; None if it was not trained.
+        forms: Every form, from the fastest to the slowest.
+        winner: Name of the chosen form; None if nothing fits.
+        floor_wins: Whether a floor is as good as the chosen student.
+        binding: Which budgets could not be met, if nothing fits: "max_ms", "max_mb", "min_kept".
+        nearest: If nothing fits, names of the nearest forms on each side.
+        alternatives: What more time or size would buy.
+        per_label: Rows of {"label", "support", "teacher_recall", "student_recall", "student_precision"}.
+        disagreements: Examples where student and teacher differ.
+        calibration: Reliability of the winner's probabilities on the measured texts.
+        ece: Expected calibration error of the winner on the measured texts, 0 to 1.
+        notes: What was noticed about the data and decided from it (lengths, class weights, dropped rows).
+        minutes: Wall time by stage, in order.
+        environment: As `describe_environment` returns it.
+        settings: The settings of the run, as JSON.
+    """
+
+    verdict: str
+    metric: str
+    budget: Budget
+    prefer: str
+    effort: str
+    seed: int
+    measured_on: str
+    num_texts: dict[str, int]
+    teacher: Reference
+    floors: tuple[Reference, ...]
+    control: Reference | None
+    forms: tuple[FormResult, ...]
+    winner: str | None
+    floor_wins: bool = False
+    binding: tuple[str, ...] = ()
+    nearest: tuple[str, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    per_label: tuple[dict[str, Any], ...] = ()
+    disagreements: tuple[Disagreement, ...] = ()
+    calibration: tuple[CalibrationBin, ...] = ()
+    ece: float | None = None
+    notes: tuple[str, ...] = ()
+    minutes: dict[str, float] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
