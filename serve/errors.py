@@ -19,8 +19,10 @@ class Reason(Enum):
     CONFLICT = 409
     TOO_LARGE = 413
     MEDIA_TYPE = 415
+    MISDIRECTED = 421
     INVALID = 422
     OVERLOADED = 429
+    HEAD_TOO_LARGE = 431
     GONE = 499
     FAILED = 500
     NOT_READY = 503

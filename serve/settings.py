@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Literal, Self
 
@@ -34,10 +35,37 @@ class NetworkSettings(Settings, heading="Network"):
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0: all addresses")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0: any free port")
+    uds: Path | None = Field(None, description="unix socket to listen on, in place of an address and port")
+    root_path: str = Field(
+        "", pattern=r"^(/[^/?#\s]+)*$", description="path under which a proxy serves this server, such as /classify"
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="names that the Host header may have, without port; default: any name, or on the loopback "
+        "localhost and the address itself",
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        (),
+        description="addresses of proxies: their X-Forwarded-For names the client, and their connections are not limited "
+        "per address; unix: the peer of --uds",
+    )
+    max_connections: int = Field(
+        1000, ge=1, description="open connections; beyond it, the one that waits longest for its request is closed"
+    )
+    max_connections_per_address: int | None = Field(
+        None,
+        ge=1,
+        description="open connections of one address (IPv6: of one /64 network); default: a quarter of --max-connections, "
+        "and any number on the loopback",
+    )
     tls_certificate: Path | None = Field(None, description="TLS certificate chain, a PEM file; requires --tls-key")
     tls_key: Path | None = Field(None, description="TLS private key, a PEM file")
     max_body_bytes: int = Field(2 * 1024 * 1024, ge=1, description="maximum bytes of a request body; larger ones get 413")
-    body_timeout_s: float = Field(10.0, gt=0, description="seconds for the head of a request to arrive, and again for its body")
+    body_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        description="seconds for the head of a request to arrive, again for its body, and again for the answer to be read",
+    )
     keep_alive_s: float = Field(75.0, gt=0, description="seconds before an idle connection is closed")
     drain_s: float = Field(
         0.5, ge=0, description="seconds after SIGTERM in which the server is not ready but still accepts requests"
@@ -51,6 +79,9 @@ class AccessSettings(Settings, heading="Access"):
     token_file: Path | None = Field(
         None, description="file of bearer tokens, one per line, added to POTSTILL_TOKENS (separated by commas)"
     )
+    allow_anonymous: bool = Field(
+        False, description="answer requests without a token although other machines can connect (--host is not the loopback)"
+    )
     admin_token_file: Path | None = Field(
         None,
         description="file of bearer tokens for the admin routes, added to POTSTILL_ADMIN_TOKENS; default: no admin routes",
@@ -61,7 +92,8 @@ class AccessSettings(Settings, heading="Access"):
 class LogSettings(Settings, heading="Logging"):
     """What is logged and traced."""
 
-    log_requests: bool = Field(False, description="log method, path, status, duration and request id of each request")
+    log_requests: bool = Field(False, description="log method, path, status, duration, client and request id of each request")
+    log_format: Literal["text", "json"] = Field("text", description="with --log-requests, a line of text or a JSON object")
     log_texts: bool = Field(False, description="with --log-requests, also log the texts")
     telemetry: bool = Field(False, description="export OpenTelemetry traces, configured by OTEL_* (extra: telemetry)")
 
@@ -90,6 +122,11 @@ class ServeSettings(LogSettings, AccessSettings, NetworkSettings, LimitSettings,
             raise ValueError("cors_origins must list each origin; '*' would allow every page")
         return self
 
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can connect: a unix socket, or an address of the loopback."""
+        return self.uds is not None or is_loopback(self.host)
+
     def limits_with(self, options: dict[str, str]) -> LimitSettings:
         """Return the limits of one model: these, with some replaced by its options."""
         if unknown := options.keys() - LimitSettings.model_fields.keys():
@@ -97,6 +134,14 @@ class ServeSettings(LogSettings, AccessSettings, NetworkSettings, LimitSettings,
                 f"a model has no limit {sorted(unknown)[0]!r}; choose from {', '.join(sorted(LimitSettings.model_fields))}"
             )
         return LimitSettings(**{**self.model_dump(include=set(LimitSettings.model_fields)), **options})
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address or name means this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def named_model(spelled: str) -> tuple[str, Path, dict[str, str]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import cast
 
 from distill.classifier import TextInput
-from distill.errors import PotstillError, SettingsError
+from distill.errors import SettingsError
 from serve.answering.engine import Engine, RowAnswer
 from serve.answering.metrics import Metrics
 from serve.answering.queue import Batcher
@@ -143,6 +143,7 @@ class Model:
 
         Raises:
             PotstillError: The new bundle is damaged, fails its self-check, or has other labels.
+            OSError: It cannot be read.
         """
         async with self._reloading:
             folder = path or self._source.path
@@ -154,7 +155,7 @@ class Model:
                         f"the new bundle has labels {list(fresh.classifier.labels)}, the served one has {list(old)}; "
                         "serve it under another name or restart the server"
                     )
-            except PotstillError as exc:
+            except Exception as exc:
                 self._metrics.reloads.labels(self.name, "failed").inc()
                 logger.warning("reload of %s failed, still serving version %s: %s", self.name, self.engine.version, exc)
                 raise

@@ -31,9 +31,9 @@ def json_reply(values: Mapping[str, Any]) -> Reply:
     return Reply(200, json.dumps(values).encode())
 
 
-def fixed_replies() -> dict[str, Reply]:
+def fixed_replies(root_path: str) -> dict[str, Reply]:
     """Return the replies that never change, by what their route does."""
-    document = openapi.document(ROUTES)
+    document = openapi.document(ROUTES, root_path=root_path)
     return {
         "live": json_reply({"live": True}),
         "server_metadata": json_reply(

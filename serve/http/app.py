@@ -1,14 +1,14 @@
-"""The application: an ASGI callable over one or more models. Knows routes, access and limits; no sockets, no signals."""
+"""The application over one or more models. Knows routes, access and limits; no sockets, no signals."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -22,26 +22,19 @@ from serve.answering.models import Model, ModelSource
 from serve.answering.queue import late
 from serve.errors import Reason, Refusal
 from serve.http.about import METRICS_TYPE, fixed_replies, info, json_reply
-from serve.http.access import Access
-from serve.http.asgi import (
-    ANSWER,
-    IS_WANTED,
-    Answer,
-    Receive,
-    Scope,
-    Send,
-    answer_other_than_http,
-    deadline_of,
-    headers_of,
-    read_body,
-)
+from serve.http.access import Access, allowed_hosts, client_of, require_host
+from serve.http.asgi import Receive, Scope, Send, answer_other_than_http, deadline_of, read_body
+from serve.http.call import Call
+from serve.http.logs import RequestLog
 from serve.http.protocols.base import Dialect, Headers, Reply, decoded
 from serve.http.protocols.oip import metadata
 from serve.http.routes import ROUTES, Found, find
 from serve.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
-requests_log = logging.getLogger("serve.requests")
+
+MAX_PATH_CHARS = 512
+"""A longer path has no route; paths are cached."""
 
 _CORS = (
     (b"access-control-allow-methods", b"GET, POST"),
@@ -56,6 +49,8 @@ class ReloadRequest(msgspec.Struct, forbid_unknown_fields=True):
     bundle: Annotated[str, msgspec.Meta(min_length=1)] = ""
 
 
+_NOWHERE = Found(ROUTES[0])
+_HEALTH = ("live", "ready")
 _RELOAD = msgspec.json.Decoder(ReloadRequest)
 
 
@@ -63,20 +58,21 @@ def create_app(sources: Sequence[ModelSource], settings: ServeSettings, *, envir
     """Open every bundle and return the application; raises what opening raises."""
     if not sources or len({source.name for source in sources}) != len(sources):
         raise SettingsError("a server needs at least one bundle, each with its own name")
-    metrics = Metrics()
+    access, metrics = Access.of(settings, environment), Metrics()
     models = {source.name: Model(source, settings, metrics, threads=settings.threads or available_cpus()) for source in sources}
-    return App(models, settings, Access.of(settings, environment), metrics)
+    return App(models, settings, access, metrics, environment)
 
 
 @dataclass(eq=False)
 class App:
-    """The ASGI callable.
+    """The application: `judge` reads a head, `answer` a body; also an ASGI callable.
 
     Attributes:
         models: Models by name; routes without a model name use the first.
         settings: Limits, CORS origins and logging.
         access: The tokens.
         metrics: Where requests are counted.
+        environment: Where tokens are read from.
         is_draining: The server is shutting down: not ready, but it still answers.
         is_closing: Clients are told to close their connections.
         fixed: Replies that never change.
@@ -87,74 +83,118 @@ class App:
     settings: ServeSettings
     access: Access
     metrics: Metrics
+    environment: Mapping[str, str] = field(default_factory=dict)
     is_draining: bool = False
     is_closing: bool = False
-    fixed: Mapping[str, Reply] = field(default_factory=fixed_replies)
+    fixed: Mapping[str, Reply] = field(default_factory=dict)
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(secrets.randbits(48)))
 
+    def __post_init__(self) -> None:
+        self.fixed = self.fixed or fixed_replies(self.settings.root_path)
+        self._hosts = allowed_hosts(self.settings)
+        self._proxies = frozenset(self.settings.trusted_proxies)
+        self._log = RequestLog(self.settings)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request of another server, by ASGI."""
         if scope["type"] != "http":
             await answer_other_than_http(scope, receive, send)
             return
-        started = time.perf_counter()
-        headers: Headers = dict(scope["headers"])
-        request_id = self._request_id(headers)
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        by_method = find(scope["path"])
-        found = by_method.get(method)
-        dialect = (found or next(iter(by_method.values()), Found(ROUTES[0]))).route.dialect
-        try:
-            if method == "OPTIONS" and by_method:
-                reply = Reply(204, b"")
-            elif found is not None:
-                reply = await self._answer(found, scope, headers, receive, request_id)
-            elif by_method:
-                raise Refusal(Reason.METHOD, f"the method must be {' or '.join(sorted(by_method))}")
+        peer = (scope.get("client") or ("",))[0]
+        call = self.judge(scope["method"], scope["path"], dict(scope["headers"]), peer)
+        reply = call.reply
+        if reply is None:
+            try:
+                limit, timeout_s = self.settings.max_body_bytes, self.settings.body_timeout_s
+                body = await read_body(call.headers, receive, limit=limit, timeout_s=timeout_s) if call.takes_body else b""
+            except Refusal as refusal:
+                reply = self.refuse(call, refusal)
             else:
-                raise Refusal(Reason.NOT_FOUND, "no such route; GET /docs lists the routes")
-        except Refusal as refusal:
-            reply = _refused(dialect, refusal)
-        except Exception:
-            logger.exception("request %s failed", request_id)
-            reply = dialect.refuse(Refusal(Reason.FAILED, f"internal error; the server's log names request {request_id}"))
-        protocol = dialect.name if found and found.route.does == "infer" else "other"
-        self._record(protocol, (request_id, method, scope["path"]), reply.status, time.perf_counter() - started)
-        await self._send(reply, request_id, headers, scope.get(ANSWER), send)
+                reply = await self.answer(call, body)
+        headers = self.headers_of(call, reply)
+        if self.is_closing or reply.status in (Reason.TOO_LARGE.value, Reason.TOO_SLOW.value):
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
 
-    def refused_early(self, method: str, path: str, headers: Headers) -> tuple[Reply, str] | None:
-        """Return the refusal of a request that the queue has no room for, and the request's id; None for any other.
+    def judge(self, method: str, path: str, headers: Headers, peer: str) -> Call:
+        """Read the head of a request once: route, token, deadline; the call has a reply if the head alone decides it.
 
-        The server calls it with nothing but the head: under overload, the cost of refusals is taken from answers.
+        Under overload, the cost of refusals is taken from answers: they need no task and no body.
         """
-        found = find(path).get(method)
-        if found is None or found.route.does != "infer" or self.is_closing or b"origin" in headers:
-            return None
-        dialect = found.route.dialect
+        path = self._below_root(path)
+        by_method = find(path) if len(path) <= MAX_PATH_CHARS else {}
+        found = by_method.get("GET" if method == "HEAD" else method)
+        dialect = (found or next(iter(by_method.values()), _NOWHERE)).route.dialect
+        client = client_of(peer, headers.get(b"x-forwarded-for"), self._proxies)
+        call = Call(self._request_id(headers), method, path, headers, client, time.monotonic(), found, dialect)
         try:
-            self.access.require("caller", headers.get(b"authorization"))
-            model = self._model(found.name, found.version)
-            model.batcher.admission.let_in(deadline_s=deadline_of(headers, model.limits.deadline_ms))
+            self._admit(call, by_method)
         except Refusal as refusal:
-            if refusal.reason is Reason.OVERLOADED:
-                reply, request_id = _refused(dialect, refusal), self._request_id(headers)
-                self._record(dialect.name, (request_id, method, path), reply.status, 0.0)
-                return reply, request_id
-        return None
+            self.refuse(call, refusal)
+        except Exception:
+            logger.exception("request %s failed", call.id)
+            self.refuse(call, failed(call))
+        return call
 
-    def _record(self, protocol: str, request: tuple[str, str, str], status: int, seconds: float) -> None:
-        self.metrics.count_request(protocol, status, seconds)
+    def _admit(self, call: Call, by_method: Mapping[str, Found]) -> None:
+        if call.found is None or call.found.route.does not in _HEALTH:  # probes come by address
+            require_host(call.headers.get(b"host"), self._hosts)
+        if call.method == "OPTIONS" and by_method:
+            self._replied(call, Reply(204, b""))
+        elif call.found is None and by_method:
+            raise Refusal(Reason.METHOD, f"the method must be {' or '.join(sorted(by_method))}")
+        elif call.found is None:
+            raise Refusal(Reason.NOT_FOUND, "no such route; GET /docs lists the routes")
+        else:
+            call.client = self.access.require(call.found.route.audience, call.headers.get(b"authorization")) or call.client
+            if call.found.route.does == "infer":
+                model = call.model = self._model(call.found.name, call.found.version)
+                call.deadline_s = deadline_of(call.headers, model.limits.deadline_ms)
+                model.batcher.admission.let_in(deadline_s=call.deadline_s)
+
+    async def answer(self, call: Call, body: bytes, is_wanted: Callable[[], bool] = lambda: True) -> Reply:
+        """Return the answer to a call whose head did not decide it; never raises."""
+        try:
+            return self._replied(call, await self._answer(call, call.found or _NOWHERE, body, is_wanted))
+        except Refusal as refusal:
+            return self.refuse(call, refusal)
+        except Exception:
+            logger.exception("request %s failed", call.id)
+            return self.refuse(call, failed(call))
+
+    def refuse(self, call: Call, refusal: Refusal) -> Reply:
+        """Return the refusal of a call that has no reply yet."""
+        return self._replied(call, _refused(call.dialect, refusal))
+
+    def _replied(self, call: Call, reply: Reply) -> Reply:
+        call.reply = reply
+        protocol = call.dialect.name if call.found and call.found.route.does == "infer" else "other"
+        seconds = time.monotonic() - call.began
+        self.metrics.count_request(protocol, reply.status, seconds)
         if self.settings.log_requests:
-            requests_log.info("%s %s %s %.1fms %s", *request, seconds * 1000, status)
+            self._log.write(call, reply.status, seconds)
+        return reply
 
-    async def _answer(self, found: Found, scope: Scope, headers: Headers, receive: Receive, request_id: str) -> Reply:
-        route = found.route
-        self.access.require(route.audience, headers.get(b"authorization"))
-        match route.does:
+    def headers_of(self, call: Call, reply: Reply) -> list[tuple[bytes, bytes]]:
+        """Return the headers of an answer."""
+        headers = [
+            (b"content-type", reply.content_type),
+            (b"content-length", b"%d" % len(reply.body)),
+            (b"x-request-id", call.id.encode()),
+            *reply.headers,
+        ]
+        origin = call.headers.get(b"origin")
+        if origin is not None and origin.decode("latin-1") in self.settings.cors_origins:
+            headers += [(b"access-control-allow-origin", origin), (b"vary", b"origin"), *_CORS]
+        return headers
+
+    async def _answer(self, call: Call, found: Found, body: bytes, is_wanted: Callable[[], bool]) -> Reply:
+        match found.route.does:
             case "infer":
-                return await self._infer(found, scope, headers, receive, request_id)
+                return await self._infer(call, call.model or self._model(None), body, is_wanted)
             case "reload":
-                return await self._reload(await self._body(headers, receive))
+                return await self._reload(body)
             case "ready":
                 self._model(found.name, found.version)
                 if self.is_draining:
@@ -166,24 +206,20 @@ class App:
                 return json_reply(info(self.models, self._model(None)))
             case "metrics":
                 return Reply(200, self.metrics.text(), METRICS_TYPE)
-            case _:
-                return self.fixed[route.does]
+            case other:
+                return self.fixed[other]
 
-    async def _infer(self, found: Found, scope: Scope, headers: Headers, receive: Receive, request_id: str) -> Reply:
-        dialect, model = found.route.dialect, self._model(found.name, found.version)
-        began, deadline_s = time.monotonic(), deadline_of(headers, model.limits.deadline_ms)
-        # Before the body is read: an overloaded server must refuse at little cost.
-        model.batcher.admission.refuse_if_full(1, tokens=0, deadline_s=deadline_s)
-        query = dialect.read(await self._body(headers, receive), headers)
+    async def _infer(self, call: Call, model: Model, body: bytes, is_wanted: Callable[[], bool]) -> Reply:
+        dialect, engine = call.dialect, model.engine
+        query = dialect.read(body, call.headers)
         if self.settings.log_texts:
-            requests_log.info("%s %s", request_id, query.texts)
+            self._log.write_texts(call, query.texts)
         model.require_acceptable(query.texts)
-        engine = model.engine
-        left_s = deadline_s - (time.monotonic() - began)  # reading the body counts
+        left_s = call.deadline_s - (time.monotonic() - call.began)  # reading the body counts
         if left_s <= 0:
             raise late()
         try:
-            answers = await model.answer(engine, query.texts, deadline_s=left_s, is_wanted=scope.get(IS_WANTED, lambda: True))
+            answers = await model.answer(engine, query.texts, deadline_s=left_s, is_wanted=is_wanted)
         except (DatasetError, SettingsError):
             raise Refusal(Reason.INVALID, "a text cannot be encoded, or this model does not take pairs of texts") from None
         reply, cut = dialect.write(query, answers, engine, model.name), sum(answer.was_cut for answer in answers)
@@ -204,23 +240,23 @@ class App:
         model = self._model(wanted.model)
         try:
             engine = await model.reload(Path(wanted.bundle) if wanted.bundle else None)
-        except PotstillError:
+        except (PotstillError, OSError):
             raise Refusal(Reason.CONFLICT, "the bundle was refused and the old one is still served; see the log") from None
         return json_reply({"model": model.name, "version": engine.version})
 
     async def reload_all(self) -> None:
-        """Read the folder of every bundle again; a model whose reload fails keeps its bundle."""
+        """Read the tokens and the folder of every bundle again; what fails is logged and stays as it was."""
+        try:
+            self.access = Access.of(self.settings, self.environment)
+        except SettingsError as exc:
+            logger.warning("the tokens were not read again: %s", exc)
         for model in self.models.values():
-            with suppress(PotstillError):  # the model has logged it
-                await model.reload()
+            await asyncio.gather(model.reload(), return_exceptions=True)  # the model logs its failure
 
     def close(self) -> None:
         """Let the engines finish the waiting requests."""
         for model in self.models.values():
             model.batcher.close()
-
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        return await read_body(headers, receive, limit=self.settings.max_body_bytes, timeout_s=self.settings.body_timeout_s)
 
     def _model(self, name: str | None, version: str | None = None) -> Model:
         """Return the model of this name, or the default model."""
@@ -229,6 +265,11 @@ class App:
             raise Refusal(Reason.NOT_FOUND, "there is no such model")
         return model
 
+    def _below_root(self, path: str) -> str:
+        """Return a path without the root path, which some proxies remove and others do not."""
+        root = self.settings.root_path
+        return path[len(root) :] or "/" if root and (path == root or path.startswith(root + "/")) else path
+
     def _request_id(self, headers: Headers) -> str:
         given = headers.get(b"x-request-id", b"").decode("ascii", "replace")
         # Only harmless characters: a client must not be able to forge a log line.
@@ -236,18 +277,10 @@ class App:
             return given
         return f"{next(self.ids):x}"
 
-    async def _send(self, reply: Reply, request_id: str, headers: Headers, answer: Answer | None, send: Send) -> None:
-        sent = headers_of(reply, request_id)
-        origin = headers.get(b"origin")
-        if origin is not None and origin.decode("latin-1") in self.settings.cors_origins:
-            sent += [(b"access-control-allow-origin", origin), (b"vary", b"origin"), *_CORS]
-        # Sent while open connections may still ask, so that a client sends its next request to another server.
-        if self.is_closing or reply.status in (Reason.TOO_LARGE.value, Reason.TOO_SLOW.value):
-            sent.append((b"connection", b"close"))
-        if answer is not None and answer(reply.status, sent, reply.body):
-            return
-        await send({"type": "http.response.start", "status": reply.status, "headers": sent})
-        await send({"type": "http.response.body", "body": reply.body})
+
+def failed(call: Call) -> Refusal:
+    """Return the refusal of a call that failed by a fault of the server."""
+    return Refusal(Reason.FAILED, f"internal error; the server's log names request {call.id}")
 
 
 def _refused(dialect: Dialect, refusal: Refusal) -> Reply:

@@ -1,25 +1,18 @@
-"""ASGI in terms of this server: its scope keys, reading headers and bodies within limits, and the headers of an answer."""
+"""ASGI in terms of this server, for other servers that run the application, such as Ray Serve: reading bodies within limits."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
 
 from serve.errors import Reason, Refusal
-from serve.http.protocols.base import Headers, Reply
+from serve.http.protocols.base import Headers
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Answer = Callable[[int, Sequence[tuple[bytes, bytes]], bytes], bool]
-
-IS_WANTED = "potstill.is_wanted"
-"""Scope key of a function that returns whether the client is still connected."""
-
-ANSWER = "potstill.answer"
-"""Scope key of a function that sends a whole answer in one write; it returns False when it cannot."""
 
 _DISCARD_S = 1.0
 
@@ -66,16 +59,6 @@ def deadline_of(headers: Headers, longest_ms: int) -> float:
     if not given.isdigit() or len(given) > 9 or int(given) == 0:
         raise Refusal(Reason.MALFORMED, "x-deadline-ms must be a positive number of milliseconds")
     return min(int(given), longest_ms) / 1000
-
-
-def headers_of(reply: Reply, request_id: str) -> list[tuple[bytes, bytes]]:
-    """Return the headers that every answer has, followed by those of this reply."""
-    return [
-        (b"content-type", reply.content_type),
-        (b"content-length", b"%d" % len(reply.body)),
-        (b"x-request-id", request_id.encode("ascii", "replace")),
-        *reply.headers,
-    ]
 
 
 async def answer_other_than_http(scope: Scope, receive: Receive, send: Send) -> None:

@@ -20,8 +20,10 @@ REFUSALS = {
     "408": "the body did not arrive in time",
     "413": "the body is too large",
     "415": "the content type is not JSON, or the body is compressed",
+    "421": "the Host header names another server",
     "422": "invalid input",
     "429": "overloaded; retry after the seconds in Retry-After",
+    "431": "the head is too large",
     "504": "no answer before the deadline",
 }
 _KINDS = {"metrics": "text/plain", "docs": "text/html", "page": "text/html"}
@@ -32,8 +34,8 @@ _STYLE = (
 )
 
 
-def document(routes: Sequence[Route]) -> dict[str, Any]:
-    """Return the OpenAPI document."""
+def document(routes: Sequence[Route], *, root_path: str = "") -> dict[str, Any]:
+    """Return the OpenAPI document; `root_path` is the path under which a proxy serves the routes."""
     types = [kind for route in routes for kind in (route.takes, route.gives, route.error)]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     paths: dict[str, Any] = {}
@@ -42,6 +44,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "potstill", "version": version("potstill"), "description": "Text classification in three protocols."},
+        **({"servers": [{"url": root_path}]} if root_path else {}),
         "paths": paths,
         "components": {"schemas": components, "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
     }

@@ -6,28 +6,28 @@ import asyncio
 import gc
 import logging
 import signal
+import ssl
 import sys
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from types import FrameType
 from typing import Any
 
-from distill.errors import requires
+from distill.errors import SettingsError, requires
 from serve.http.app import App
-from serve.http.asgi import Receive, Scope, Send
-from serve.http.connection import Connection
+from serve.http.connection import Answering, Connection
+from serve.http.crowd import Crowd, network_of
 from serve.settings import ServeSettings
 
 with requires("serving"):
     import uvicorn
+    from uvicorn.server import ServerState
 
 logger = logging.getLogger(__name__)
 
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 GC_THRESHOLDS = (20_000, 20, 100)
 """Net allocations before a young collection, and collections of one generation before the next one is collected."""
+OTHER_FILES = 256
+"""Files that the server opens beside its connections, at most."""
 LAST_ANSWERS_S = 0.3
 """Seconds that open connections may still ask after the server stopped accepting new ones."""
 
@@ -35,14 +35,15 @@ LAST_ANSWERS_S = 0.3
 class Server(uvicorn.Server):
     """uvicorn's server, with our signals and shutdown."""
 
-    def __init__(self, app: App, settings: ServeSettings, *, wrapped: Application | None = None) -> None:
-        """Serve the application; `wrapped` is middleware around it, called in its place."""
+    def __init__(self, app: App, settings: ServeSettings, *, wrapped: Answering | None = None) -> None:
+        """Serve the application; `wrapped` is called in its place and calls it."""
         super().__init__(
             uvicorn.Config(
-                wrapped or app,
+                app,  # called by the connections, not by uvicorn
                 host=settings.host,
                 port=settings.port,
-                http=partial(Connection, refuse=None if wrapped else app.refused_early),  # type: ignore[arg-type]
+                uds=str(settings.uds) if settings.uds else None,
+                http=self._connection,  # type: ignore[arg-type]
                 loop="uvloop" if sys.platform != "win32" else "asyncio",
                 ws="none",
                 proxy_headers=False,
@@ -50,31 +51,42 @@ class Server(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
-                timeout_keep_alive=max(1, round(settings.keep_alive_s)),
                 timeout_graceful_shutdown=max(1, round(settings.shutdown_s)),
                 ssl_certfile=settings.tls_certificate,
                 ssl_keyfile=settings.tls_key,
             )
         )
         self._app = app
+        self._answering: Answering = wrapped or app
+        share = None if settings.is_local else -(-settings.max_connections // 4)
+        self._crowd = Crowd(
+            most=settings.max_connections,
+            most_per_address=settings.max_connections_per_address or share,
+            proxies=frozenset(map(network_of, settings.trusted_proxies)),
+        )
         self._settings = settings
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reloads: set[asyncio.Task[None]] = set()
 
+    def _connection(self, *, server_state: ServerState, **_: Any) -> Connection:
+        return Connection(self._answering, crowd=self._crowd, state=server_state, settings=self._settings)
+
     async def startup(self, sockets: Any = None) -> None:
         """Listen, and reload on SIGHUP."""
         await super().startup(sockets)
+        if self._settings.uds is not None:
+            self._settings.uds.chmod(0o660)  # uvicorn lets every user connect
         self._loop = asyncio.get_running_loop()
         if hasattr(signal, "SIGHUP"):
             with suppress(RuntimeError, ValueError):  # not in the main thread
                 self._loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     async def on_tick(self, counter: int) -> bool:
-        """Do what uvicorn does ten times a second; once a second, close connections whose head does not arrive."""
+        """Do what uvicorn does ten times a second; once a second, close connections whose clients take too long."""
         if counter % 10 == 0:
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Connection):
-                    connection.close_if_slow(head_s=self._settings.body_timeout_s, idle_s=self._settings.keep_alive_s)
+                    connection.close_if_late()
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -101,13 +113,26 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _reload(self) -> None:
+        if self.config.ssl is not None:
+            self._reload_certificate(self.config.ssl)
         task = asyncio.get_running_loop().create_task(self._app.reload_all())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
 
+    def _reload_certificate(self, context: ssl.SSLContext) -> None:
+        """Read the certificate and key again, for new connections; a pair that does not fit changes nothing."""
+        certificate, key = self._settings.tls_certificate, self._settings.tls_key
+        try:
+            for each in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), context):
+                each.load_cert_chain(str(certificate), None if key is None else str(key))
+        except OSError as exc:  # an SSLError is one
+            logger.warning("the certificate was not read again: %s", exc)
+
     @property
     def url(self) -> str:
         """The address it listens on, once it does."""
+        if self._settings.uds is not None:
+            return f"unix:{self._settings.uds}"
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         return f"{'https' if self.config.is_ssl else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -126,8 +151,30 @@ def freeze_garbage_collection() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
+def allow_open_files(connections: int) -> None:
+    """Raise the limit of open files, so that no connection within the server's own limit fails for want of one.
+
+    Raises:
+        SettingsError: The system allows fewer.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    wanted = connections + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise SettingsError(
+            f"this process may open {hard} files, and --max-connections {connections} needs {wanted}; raise the limit "
+            f"(ulimit -Hn, LimitNOFILE=) or set --max-connections {max(1, hard - OTHER_FILES)}"
+        )
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def run(app: App, settings: ServeSettings) -> int:
     """Serve until a signal; return 0, or 1 after a second signal."""
+    allow_open_files(settings.max_connections)
     freeze_garbage_collection()
     wrapped = None
     if settings.telemetry:

@@ -2,48 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 from distill.errors import requires
+from serve.errors import Refusal
 from serve.http.app import App
-from serve.http.asgi import Receive, Scope, Send
+from serve.http.call import Call
+from serve.http.protocols.base import Headers, Reply
 
 with requires("traces"):
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    from opentelemetry.trace import SpanKind, StatusCode, Tracer
+    from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 
 @dataclass(frozen=True)
 class Traced:
-    """Middleware that records a span per request; no text and no token goes into it."""
+    """The application with a span per request; no text and no token goes into it."""
 
     app: App
     tracer: Tracer
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    @property
+    def is_closing(self) -> bool:
+        """Whether clients are told to close their connections."""
+        return self.app.is_closing
+
+    def judge(self, method: str, path: str, headers: Headers, peer: str) -> Call:
+        """Read a head; a refusal on the head is a span of its own."""
+        call = self.app.judge(method, path, headers, peer)
+        if call.reply is not None:
+            with self._span(call) as span:
+                _end(span, call.reply)
+        return call
+
+    def refuse(self, call: Call, refusal: Refusal) -> Reply:
+        """Return the refusal of a call that has no reply yet."""
+        with self._span(call) as span:
+            return _end(span, self.app.refuse(call, refusal))
+
+    async def answer(self, call: Call, body: bytes, is_wanted: Callable[[], bool]) -> Reply:
         """Answer one request inside its span."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+        with self._span(call) as span:
+            return _end(span, await self.app.answer(call, body, is_wanted))
+
+    def headers_of(self, call: Call, reply: Reply) -> list[tuple[bytes, bytes]]:
+        """Return the headers of an answer."""
+        return self.app.headers_of(call, reply)
+
+    def _span(self, call: Call) -> AbstractContextManager[Span]:
         context = TraceContextTextMapPropagator().extract(
-            {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            {name.decode("latin-1"): value.decode("latin-1") for name, value in call.headers.items()}
         )
-        about = {"http.request.method": scope["method"], "url.path": scope["path"]}
-        with self.tracer.start_as_current_span(scope["method"], context, SpanKind.SERVER, about) as span:
+        about = {"http.request.method": call.method, "url.path": call.path}
+        return self.tracer.start_as_current_span(call.method, context, SpanKind.SERVER, about)
 
-            async def send_and_note(message: Any) -> None:
-                if message["type"] == "http.response.start":
-                    span.set_attribute("http.response.status_code", message["status"])
-                    if message["status"] >= 500:
-                        span.set_status(StatusCode.ERROR)
-                await send(message)
 
-            await self.app(scope, receive, send_and_note)
+def _end(span: Span, reply: Reply) -> Reply:
+    span.set_attribute("http.response.status_code", reply.status)
+    if reply.status >= 500:
+        span.set_status(StatusCode.ERROR)
+    return reply
 
 
 def tracer_from_environment() -> Tracer:

@@ -63,7 +63,7 @@ TOKENS = (
 
 
 def request(method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "host: a", *headers]
+    lines = [f"{method} {path} HTTP/1.1", "host: localhost", *headers]
     if body:
         lines += ["content-type: application/json", f"content-length: {len(body)}"]
     return "\r\n".join([*lines, "", ""]).encode() + body

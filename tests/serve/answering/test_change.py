@@ -22,6 +22,7 @@ import pytest
 from served import Running
 
 from distill.bundle import Bundle
+from serve.answering.engine import Engine
 from serve.answering.models import ModelSource
 from serve.settings import LimitSettings, ServeSettings, named_model
 
@@ -89,6 +90,29 @@ def test_reloading_all_keeps_a_damaged_model_and_reloads_the_others(
     assert 'potstill_reloads_total{model="damaged",result="failed"} 1.0' in text
     assert 'potstill_reloads_total{model="whole",result="done"} 1.0' in text
     assert server.post("/models/damaged", {"inputs": "great"}).status == 200
+
+
+def test_a_bundle_that_may_not_be_read_does_not_stop_the_others_from_reloading(
+    serve_sources: Callable[..., Running], tiny_student: Bundle
+) -> None:
+    settings, is_first = ServeSettings(port=0, drain_s=0), [True]
+
+    def forbidden(folder: Path) -> Engine:
+        if not is_first.pop():
+            raise PermissionError(13, "Permission denied", str(folder))
+        is_first.append(False)
+        return Engine.open(tiny_student.path)
+
+    limits = settings.limits_with({})
+    sources = [
+        ModelSource("closed", tiny_student.path, limits, forbidden),
+        ModelSource.of_bundle("open", tiny_student.path, limits),
+    ]
+    server = serve_sources(sources, settings)
+    asyncio.run(server.app.reload_all())
+    text = server.ask("GET", "/metrics").body.decode()
+    assert 'potstill_reloads_total{model="closed",result="failed"} 1.0' in text
+    assert 'potstill_reloads_total{model="open",result="done"} 1.0' in text
 
 
 def test_a_reload_request_that_is_not_one_is_400(serve_bundle: Callable[..., Running]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import ssl
 import subprocess
@@ -12,9 +14,8 @@ from pathlib import Path
 import pytest
 from served import Running
 
-from distill.bundle import Bundle
 from distill.errors import SettingsError
-from serve.http.access import Access, read_tokens
+from serve.http.access import Access, allowed_hosts, client_of, read_tokens
 from serve.settings import ServeSettings
 
 
@@ -79,14 +80,124 @@ def test_the_log_holds_texts_only_when_asked(serve_bundle: Callable[..., Running
         assert "opensesame" in caplog.text
 
 
-def test_tls_by_files(serve_bundle: Callable[..., Running], tmp_path: Path, tiny_student: Bundle) -> None:
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+def make_certificate(certificate: Path, key: Path) -> None:
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(command, check=True, capture_output=True)
+
+
+def test_tls_by_files(serve_bundle: Callable[..., Running], tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    make_certificate(certificate, key)
     server = serve_bundle(tls_certificate=certificate, tls_key=key)
     trusting = ssl.create_default_context(cafile=str(certificate))
     with urllib.request.urlopen(f"{server.url}/health", context=trusting) as response:
         assert response.status == 200
     with pytest.raises(SettingsError, match="belong together"):
         ServeSettings(tls_key=key)
+
+
+@pytest.mark.parametrize("empty", ["", " ", ",", " , ,"])
+def test_a_token_variable_that_is_set_and_empty_refuses_to_start(empty: str) -> None:
+    for name in ("POTSTILL_TOKENS", "POTSTILL_ADMIN_TOKENS"):
+        with pytest.raises(SettingsError, match=name):
+            Access.of(ServeSettings(), {name: empty})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "some.machine"])
+def test_other_machines_need_tokens_unless_everyone_is_allowed_by_name(host: str) -> None:
+    with pytest.raises(SettingsError, match="--allow-anonymous"):
+        Access.of(ServeSettings(host=host), {"POTSTILL_ADMIN_TOKENS": "admin-token"})
+    assert not Access.of(ServeSettings(host=host, allow_anonymous=True), {}).callers
+    assert Access.of(ServeSettings(host=host), {"POTSTILL_TOKENS": "a-long-token"}).callers
+
+
+def test_the_loopback_needs_no_token() -> None:
+    for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost"):
+        assert not Access.of(ServeSettings(host=host), {}).callers
+
+
+def test_a_page_that_gives_itself_the_loopbacks_address_is_refused(serve_bundle: Callable[..., Running]) -> None:
+    server = serve_bundle()
+    for host, status in (
+        ("evil.example", 421),
+        ("evil.example:80", 421),
+        ("localhost", 200),
+        ("LOCALHOST:1", 200),
+        ("[::1]:9", 200),
+    ):
+        assert server.post("/predict", {"inputs": "great"}, host=host).status == status
+        assert server.ask("GET", "/info", host=host).status == status
+    assert server.ask("GET", "/health/ready", host="10.0.0.7:8080").status == 200  # a probe
+    named = serve_bundle(allowed_hosts=("Classify.example",))
+    for host, status in (("classify.example", 200), ("localhost", 421)):
+        assert named.ask("GET", "/info", host=host).status == status
+
+
+def test_other_addresses_answer_under_any_name_unless_told() -> None:
+    assert allowed_hosts(ServeSettings(host="0.0.0.0")) is None
+    assert allowed_hosts(ServeSettings(uds=Path("socket"))) is None
+    assert allowed_hosts(ServeSettings(host="127.0.0.5")) == {"localhost", "127.0.0.1", "::1", "127.0.0.5"}
+
+
+def test_only_a_trusted_proxy_names_the_client() -> None:
+    assert client_of("10.0.0.1", b"1.2.3.4", ()) == "10.0.0.1"
+    assert client_of("10.0.0.1", b"6.6.6.6, 1.2.3.4", ("10.0.0.1",)) == "1.2.3.4"  # the proxy appended the last one
+    assert client_of("10.0.0.1", b"1.2.3.4, 10.0.0.2", ("10.0.0.1", "10.0.0.2")) == "1.2.3.4"
+    assert client_of("", b"1.2.3.4", ("unix",)) == "1.2.3.4"
+    for wrong in (b"", b"unknown", b"a\nb", b","):
+        assert client_of("10.0.0.1", wrong, ("10.0.0.1",)) == "10.0.0.1"
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_path_cannot_forge_a_line_of_the_log(
+    serve_bundle: Callable[..., Running], caplog: pytest.LogCaptureFixture, log_format: str
+) -> None:
+    server = serve_bundle(log_requests=True, log_format=log_format)
+    with caplog.at_level(logging.INFO, "serve.requests"):
+        server.ask("GET", "/a%0a1%20127.0.0.1%20POST%20/%E2%80%A8%1b[31m/x", x_request_id="mine")
+        server.post("/", {"inputs": "great"})
+    (forged, plain) = [record.getMessage() for record in caplog.records if record.name == "serve.requests"]
+    assert forged.isascii()
+    assert forged.isprintable()
+    if log_format == "text":
+        assert len(forged.split(" ")) == len(plain.split(" ")) == 6
+    else:
+        values = json.loads(forged)
+        assert (values["id"], values["client"], values["method"], values["status"]) == ("mine", "127.0.0.1", "GET", 404)
+        assert json.loads(plain)["model"] == "tiny"
+
+
+def test_tokens_are_read_again_and_a_list_that_is_gone_changes_nothing(
+    serve_bundle: Callable[..., Running], tmp_path: Path
+) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("first-token\n")
+    server = serve_bundle(token_file=file)
+
+    def statuses() -> list[int]:
+        return [server.ask("GET", "/info", authorization=f"Bearer {name}-token").status for name in ("first", "second")]
+
+    assert statuses() == [200, 401]
+    file.write_text("second-token\n")
+    asyncio.run(server.app.reload_all())
+    assert statuses() == [401, 200]
+    file.write_text("")
+    asyncio.run(server.app.reload_all())
+    assert statuses() == [401, 200]
+
+
+def test_a_new_certificate_is_used_after_a_reload(serve_bundle: Callable[..., Running], tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    make_certificate(certificate, key)
+    server = serve_bundle(tls_certificate=certificate, tls_key=key)
+    first = ssl.get_server_certificate(server.address)
+    assert first == certificate.read_text()
+    context = server.server.config.ssl
+    assert context is not None
+    key.write_text("no key")
+    server.server._reload_certificate(context)
+    assert ssl.get_server_certificate(server.address) == first
+    make_certificate(certificate, key)
+    server.server._reload_certificate(context)
+    assert ssl.get_server_certificate(server.address) == certificate.read_text() != first

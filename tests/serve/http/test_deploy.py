@@ -17,6 +17,7 @@ import pytest
 from served import Running
 
 from distill.cli.main import app
+from distill.errors import SettingsError
 from serve.http.access import Access
 from serve.http.routes import find
 from serve.settings import ServeSettings
@@ -60,6 +61,19 @@ def test_the_image_starts_what_its_ports_say() -> None:
     (url,) = re.findall(r"http://127\.0\.0\.1:(\d+)(/[\w/]+)", of("HEALTHCHECK")[0])
     assert url[0] == str(settings.port)
     assert is_open(url[1])
+
+
+def test_the_image_answers_nobody_without_tokens_unless_told_to() -> None:
+    comments = [line.strip("# \n") for line in (DEPLOY / "Dockerfile").read_text().splitlines() if "docker run" in line]
+    shown = next(shlex.split(line) for line in comments if "--allow-anonymous" in line)
+    entry = json.loads(of("ENTRYPOINT")[0])
+    _, closed = settings_of([*entry, *json.loads(of("CMD")[0])])
+    _, opened = settings_of([*entry, *shown[shown.index("potstill") + 1 :]])
+    with pytest.raises(SettingsError):
+        Access.of(closed, {})
+    assert Access.of(closed, {"POTSTILL_TOKENS": "a-long-token"}).callers
+    assert not Access.of(opened, {}).callers
+    assert any("-e POTSTILL_TOKENS=" in line for line in comments)
 
 
 def test_the_image_holds_the_serve_extra_for_a_user_who_is_not_root() -> None:

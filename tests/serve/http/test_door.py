@@ -18,7 +18,7 @@ from serve.answering.engine import Engine
 from serve.answering.models import ModelSource
 from serve.settings import ServeSettings
 
-HEAD = b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+HEAD = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 BODY = b'{"inputs": "a film"}'
 
 
@@ -69,7 +69,7 @@ def test_a_full_queue_refuses_on_the_head_alone_and_the_connection_goes_on(full:
         assert (refused.status, refused.headers["x-request-id"], refused.headers["retry-after"]) == (429, "mine", "1")
         assert refused.json == {"error": "the server is busy; try again later", "error_type": "overloaded"}
         assert {"date", "content-type"} <= refused.headers.keys()
-        client.sendall(BODY + b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n")
+        client.sendall(BODY + b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert read(client).json == {"live": True}
     assert 'potstill_requests_total{protocol="tei",status="429"} 1.0' in server.ask("GET", "/metrics").body.decode()
 
@@ -77,9 +77,9 @@ def test_a_full_queue_refuses_on_the_head_alone_and_the_connection_goes_on(full:
 def test_refused_requests_that_come_pipelined_are_answered_in_order(full: Callable[..., Running]) -> None:
     whole = HEAD + b"content-length: %d\r\n\r\n%s" % (len(BODY), BODY)
     chunked = HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
-    last = b"GET /nowhere HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+    last = b"GET /nowhere HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
     with connected(full()) as client:
-        client.sendall(whole + chunked + b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n" + whole + last)
+        client.sendall(whole + chunked + b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n" + whole + last)
         seen = b"".join(iter(lambda: client.recv(65536), b""))
     statuses = [part[:3] for part in seen.split(b"HTTP/1.1 ")[1:]]
     assert statuses == [b"429", b"429", b"200", b"429", b"404"]
@@ -113,7 +113,7 @@ def test_what_waited_is_answered_when_the_engine_goes_on(full: Callable[..., Run
 
 def test_an_answer_in_one_write_has_no_body_for_head_and_says_when_it_is_the_last(server: Running) -> None:
     with connected(server) as client:
-        client.sendall(b"HEAD /health/live HTTP/1.1\r\nhost: a\r\n\r\n" + b"GET /health/live HTTP/1.0\r\n\r\n")
+        client.sendall(b"HEAD /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n" + b"GET /health/live HTTP/1.0\r\n\r\n")
         seen = b"".join(iter(lambda: client.recv(65536), b""))
     head, _, rest = seen.partition(b"\r\n\r\n")
     last, _, body = rest.partition(b"\r\n\r\n")

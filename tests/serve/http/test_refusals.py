@@ -122,7 +122,9 @@ def test_bodies_past_the_limit_are_413_while_reading_chunked_ones_too(serve_bund
 
     assert server.ask("POST", "/", chunks(), content_type=JSON).status == 413  # type: ignore[arg-type]
     with socket.create_connection(server.address) as client:  # says ten gigabytes, sends none
-        client.sendall(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 10000000000\r\n\r\n")
+        client.sendall(
+            b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 10000000000\r\n\r\n"
+        )
         assert client.recv(100).startswith(b"HTTP/1.1 413")
 
 
@@ -141,7 +143,7 @@ def test_long_texts_are_refused_where_the_server_says_so(serve_bundle: Callable[
 
 def test_slow_heads_and_slow_bodies_are_ended(serve_bundle: Callable[..., Running]) -> None:
     server = serve_bundle(body_timeout_s=0.5)
-    head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 100\r\n"
+    head = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n"
     for start in (head, head + b"\r\n" + b'{"inputs":'):
         with socket.create_connection(server.address) as client:
             client.settimeout(60)
@@ -159,7 +161,7 @@ def seem_idle(server: Running, seconds: float) -> None:
     assert connection.waits_since is not None
     connection.waits_since -= seconds
     loop, is_checked = connection.loop, threading.Event()
-    loop.call_soon_threadsafe(lambda: (connection.close_if_slow(head_s=10, idle_s=75), is_checked.set()))
+    loop.call_soon_threadsafe(lambda: (connection.close_if_late(), is_checked.set()))
     assert is_checked.wait(60)
 
 
@@ -167,7 +169,7 @@ def test_a_connection_that_has_not_asked_yet_is_kept_as_long_as_an_idle_one_and_
     with socket.create_connection(server.address) as client:
         client.settimeout(60)
         seem_idle(server, 40)  # a 408 sent meanwhile would be read as the answer to what is asked now
-        client.sendall(b"GET /health/live HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        client.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         assert b"".join(iter(lambda: client.recv(1000), b"")).startswith(b"HTTP/1.1 200")
 
 
@@ -178,23 +180,26 @@ def test_a_connection_that_never_asks_is_closed_without_an_answer(server: Runnin
         assert client.recv(100) == b""
 
 
-def test_an_endless_head_is_400(server: Running) -> None:
+def test_a_head_that_is_too_large_is_431(server: Running) -> None:
     with socket.create_connection(server.address) as client:
         client.settimeout(10)
-        client.sendall(b"GET /health HTTP/1.1\r\nhost: a\r\nx-long: " + b"a" * 100_000 + b"\r\n\r\n")
-        assert client.recv(100).startswith(b"HTTP/1.1 400")
+        client.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\nx-long: " + b"a" * 100_000 + b"\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 431")
 
 
 def test_pipelined_requests_are_answered_in_order(server: Running) -> None:
     body = b'{"inputs": "great"}'
-    infer = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    infer = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
+        len(body),
+        body,
+    )
     with socket.create_connection(server.address) as client:
         client.settimeout(10)
         client.sendall(
             infer
-            + b"GET /nowhere HTTP/1.1\r\nhost: a\r\n\r\n"
+            + b"GET /nowhere HTTP/1.1\r\nhost: localhost\r\n\r\n"
             + infer
-            + b"GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+            + b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
         )
         seen = b"".join(iter(lambda: client.recv(65536), b""))
     assert re.findall(rb"HTTP/1.1 (\d+)", seen) == [b"200", b"404", b"200", b"200"]
@@ -213,7 +218,10 @@ def test_a_half_closed_connection_does_not_hang_the_server(server: Running) -> N
 
 def test_pipelined_requests_of_a_client_that_left_log_nothing(server: Running, caplog: pytest.LogCaptureFixture) -> None:
     body = b'{"inputs": "great"}'
-    infer = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    infer = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (
+        len(body),
+        body,
+    )
     for _ in range(20):
         with socket.create_connection(server.address) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
