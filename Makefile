@@ -6,6 +6,9 @@ PROFILE ?= full
 OUT ?= demo
 VENV := .venv
 BIN := $(VENV)/bin
+# What pip writes, warnings about the machine's own settings included; shown only when it fails.
+LOG := $(VENV)/install.log
+FAILED = tail -n 40 $(LOG); echo "The install failed; everything pip wrote is in $(LOG)"; exit 1
 
 .PHONY: help demo test quick lint clean
 .DELETE_ON_ERROR:
@@ -33,7 +36,7 @@ lint: $(VENV)/.installed-dev
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "Installing potstill[$*] into $(VENV) (about 1 GB, a few minutes)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$*]' >$(LOG) 2>&1 || { $(FAILED); }
 	@touch $@
 
 # Debian's python3 without python3-venv cannot install pip into a new environment; the system's pip does it then.
@@ -43,7 +46,7 @@ $(VENV)/.made:
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
 		rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV) && \
-		$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+		{ $(PYTHON) -m pip --python $(BIN)/python install pip >$(LOG) 2>&1 || { $(FAILED); }; }; }
 	@touch $@
 
 clean:

@@ -9,23 +9,21 @@ import csv
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
+from distill.data.formats import LABEL_NAMES, MAX_LINE_CHARS, TEXT_NAMES, TextForm, csv_rows, open_text, usual_column
 from distill.errors import DatasetError, requires
 
 logger = logging.getLogger(__name__)
 
-# A quote that is not closed swallows the rest of the file, up to this limit. A shorter field is at most one bad row.
-_MAX_FIELD_CHARS = 64 * 2**20
-
 _LOGITS = TypeAdapter(list[FiniteFloat])
 
-# What a byte that is not UTF-8 is read as, see `text_lines`; the only characters that cannot be encoded as UTF-8.
+# What a byte that is not UTF-8 is read as, see `open_text`; the only characters that cannot be encoded as UTF-8.
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -47,6 +45,25 @@ class Columns:
     label_separator: str | None = None
     logits: str | None = None
 
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Names that a header is expected to have: the given ones, and usual ones in place of a default."""
+        usual = {"text": TEXT_NAMES, "label": LABEL_NAMES}
+        given = [name for name in (self.text, self.label, self.logits) if name is not None]
+        return tuple(name for each in given for name in usual.get(each, (each,)))
+
+    def found_in(self, source: Path | str, present: Sequence[str]) -> Columns:
+        """Return these columns with usual names in place of defaults that are not present."""
+        text = usual_column(source, present, self.text, role="text")
+        label = self.label and usual_column(source, present, self.label, role="label", taken=text)
+        return replace(self, text=text, label=label)
+
+    def note(self, source: Path | str, asked: Columns) -> list[str]:
+        """Return a sentence on the columns that are not those asked for; none if they are."""
+        roles = {"text": (self.text, asked.text), "label": (self.label, asked.label)}
+        named = [f"the {role} is column {found!r}" for role, (found, wanted) in roles.items() if found != wanted]
+        return [f"{source}: {', '.join(named)}"] if named else []
+
 
 @dataclass(frozen=True)
 class Row:
@@ -63,6 +80,9 @@ Record = tuple[int, dict[str, Any]]
 
 OnBadRow = Callable[[DatasetError], None]
 """Called with the error of each unusable row; raises it to stop, or returns to skip the row."""
+
+Say = Callable[[str], object]
+"""Called with a sentence for the user."""
 
 
 @dataclass
@@ -92,13 +112,14 @@ class BadRows:
             logger.warning("%s", self.note(source))
 
 
-def read_rows(path: Path, columns: Columns, on_bad_row: OnBadRow) -> Iterator[Row]:
+def read_rows(path: Path, columns: Columns, on_bad_row: OnBadRow, *, say: Say = logger.info) -> Iterator[Row]:
     """Yield the rows of a file, in order, without holding the file in memory.
 
     Args:
         path: A .csv, .tsv, .jsonl (.ndjson) or .parquet file.
         columns: Names of the columns to read.
         on_bad_row: Called for a row that is empty, too long, of a wrong type or not UTF-8.
+        say: Called with a sentence on what was detected and is not what the name of the file and the settings say.
 
     Raises:
         DatasetError: The file is missing, of an unknown format or truncated, or lacks a column.
@@ -110,7 +131,8 @@ def read_rows(path: Path, columns: Columns, on_bad_row: OnBadRow) -> Iterator[Ro
     try:
         if not path.is_file():
             raise DatasetError(f"{path} is not a file", path=path)
-        yield from usable_rows(path, reader(path, columns, on_bad_row), columns, on_bad_row)
+        for found, record in reader(path, columns, on_bad_row, say):
+            yield from usable_rows(path, (record,), found, on_bad_row)
     except OSError as exc:
         raise DatasetError(f"cannot read {path}: {exc.strerror or exc}", path=path) from exc
 
@@ -140,37 +162,40 @@ def require_columns(source: Path | str, present: list[str], columns: Columns, *,
             raise DatasetError(f"{where} has {present.count(name)} columns named {name!r}, expected 1", path=source, line=line)
 
 
-def _read_csv(path: Path, columns: Columns, on_bad_row: OnBadRow) -> Iterator[Record]:
+def _read_csv(path: Path, columns: Columns, on_bad_row: OnBadRow, say: Say) -> Iterator[tuple[Columns, Record]]:
+    kind = path.suffix.lower().removeprefix(".")
     with path.open("rb") as file:
+        opened = open_text(path, file, kind=kind, wanted=columns.wanted)
         header, records = csv_records(
-            path,
-            text_lines(file),
-            delimiter="\t" if path.suffix.lower() == ".tsv" else ",",
-            max_field_chars=columns.max_text_chars,
-            on_bad_row=on_bad_row,
+            path, opened.lines, form=opened.form, max_field_chars=columns.max_text_chars, on_bad_row=on_bad_row
         )
-        require_columns(path, header, columns)
-        yield from records
+        found = columns.found_in(path, header)
+        require_columns(path, header, found)
+        for note in (*opened.form.notes(path, kind), *found.note(path, columns)):
+            say(note)
+        for record in records:
+            yield found, record
 
 
 def csv_records(
-    path: Path | str, lines: Iterable[str], *, delimiter: str, max_field_chars: int, on_bad_row: OnBadRow
+    path: Path | str, lines: Iterable[str], *, form: TextForm, max_field_chars: int, on_bad_row: OnBadRow
 ) -> tuple[list[str], Iterator[Record]]:
     """Read CSV lines: return the header and an iterator over the records below it.
 
     Args:
         path: File of the lines, for messages.
         lines: With their line ends.
-        delimiter: Separator of fields.
+        form: Delimiter and quoting.
         max_field_chars: Fields up to this length are accepted.
         on_bad_row: Called for a row with another number of fields than the header.
 
     Raises:
         DatasetError: There is no header, or a quote is not closed.
     """
+    # A quote that is not closed swallows the rest of the file, up to this limit. A shorter field is at most one bad row.
     # The limit is a global of the csv module; it is only ever raised.
-    csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD_CHARS, max_field_chars))
-    rows = _csv_rows(path, csv.reader(lines, delimiter=delimiter, strict=True))
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_CHARS, max_field_chars))
+    rows = _csv_rows(path, csv_rows(lines, form))
     _, header = next(rows, (0, None))
     if header is None:
         raise DatasetError(f"{path} is empty; expected a header line and rows", path=path)
@@ -200,18 +225,26 @@ def _csv_records(
             on_bad_row(DatasetError(f"{path}:{line}: {len(values)} fields, expected {len(header)}", path=path, line=line))
 
 
-def _read_jsonl(path: Path, columns: Columns, on_bad_row: OnBadRow) -> Iterator[Record]:
+def _read_jsonl(path: Path, columns: Columns, on_bad_row: OnBadRow, say: Say) -> Iterator[tuple[Columns, Record]]:
+    found: Columns | None = None
     with path.open("rb") as file:
-        for line, content in enumerate(text_lines(file), start=1):
+        opened = open_text(path, file, kind="jsonl")
+        for note in opened.form.notes(path, "jsonl"):
+            say(note)
+        for line, content in enumerate(opened.lines, start=1):
             if not content.strip():
                 continue
             try:
                 record = json_object(path, line, content)
-                require_columns(path, list(record), columns, line=line)
+                if found is None:  # the first object decides
+                    found = columns.found_in(path, list(record))
+                    for note in found.note(path, columns):
+                        say(note)
+                require_columns(path, list(record), found, line=line)
             except DatasetError as error:
                 on_bad_row(error)
             else:
-                yield line, record
+                yield found, (line, record)
 
 
 def json_object(path: Path | str, line: int, content: str) -> dict[str, Any]:
@@ -229,36 +262,38 @@ def json_object(path: Path | str, line: int, content: str) -> dict[str, Any]:
     return record
 
 
-def _read_parquet(path: Path, columns: Columns, on_bad_row: OnBadRow) -> Iterator[Record]:  # noqa: ARG001  (one signature)
+def _read_parquet(
+    path: Path,
+    columns: Columns,
+    on_bad_row: OnBadRow,  # noqa: ARG001  (one signature)
+    say: Say,
+) -> Iterator[tuple[Columns, Record]]:
     with requires("reading Parquet files"):
         import pyarrow as pa
         import pyarrow.parquet as pq
-    wanted = [name for name in (columns.text, columns.label, columns.logits) if name is not None]
     line = 0
     try:
         with pq.ParquetFile(path) as file:
-            require_columns(path, file.schema_arrow.names, columns)
+            found = columns.found_in(path, file.schema_arrow.names)
+            require_columns(path, file.schema_arrow.names, found)
+            for note in found.note(path, columns):
+                say(note)
+            wanted = [name for name in (found.text, found.label, found.logits) if name is not None]
             for batch in file.iter_batches(columns=wanted):
                 for values in zip(*map(values_of, batch.columns), strict=True):
                     line += 1
-                    yield line, dict(zip(batch.schema.names, values, strict=True))
+                    yield found, (line, dict(zip(batch.schema.names, values, strict=True)))
     except pa.ArrowException as exc:
         raise DatasetError(f"{path} is not a complete Parquet file: {exc}", path=path) from exc
 
 
 def values_of(column: Any) -> list[Any]:
-    """Return the values of an Arrow column; a byte that is not UTF-8 becomes a lone surrogate, as in `text_lines`."""
+    """Return the values of an Arrow column; a byte that is not UTF-8 becomes a lone surrogate, as in `open_text`."""
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
         values = column.cast("large_binary").to_pylist()
         return [None if value is None else value.decode(errors="surrogateescape") for value in values]
-
-
-def text_lines(file: Iterable[bytes]) -> Iterator[str]:
-    """Yield decoded lines; a byte that is not UTF-8 becomes a lone surrogate, so that the error can name its row."""
-    for number, line in enumerate(file):
-        yield line.decode("utf-8-sig" if number == 0 else "utf-8", errors="surrogateescape")
 
 
 def _usable_row(source: Path | str, line: int, record: dict[str, Any], columns: Columns) -> Row:

@@ -20,7 +20,7 @@ from distill.data.dataset import (
     split_off,
     without_texts_of,
 )
-from distill.data.files import BadRows, Columns, OnBadRow, Record, Row, read_rows, require_columns, usable_rows
+from distill.data.files import BadRows, Columns, OnBadRow, Record, Row, Say, read_rows, require_columns, usable_rows
 from distill.errors import DatasetError, SettingsError, requires
 from distill.labels import are_numbers, label_ids_by_value, label_names_of
 from distill.settings import DataSettings, TextSettings
@@ -104,11 +104,14 @@ def read_labelled(source: str, split: Split, settings: DataSettings, *, labels: 
         return _with_labels(_builtin_split(name, split, settings), names)
     bad_rows = BadRows(settings.skip_bad_rows)
     columns = Columns(settings.text_column, settings.label_column, settings.max_text_chars, settings.label_separator)
-    rows = [*(_read_hub(name, split, columns, bad_rows) if kind == "hub" else read_rows(Path(source), columns, bad_rows))]
+    notes: list[str] = []
+    read = _read_hub if kind == "hub" else _read_file
+    rows = [*read(name if kind == "hub" else source, split, columns, bad_rows, say=notes.append)]
     if bad_rows.first and not rows:
         raise bad_rows.first
-    dataset = _from_rows(rows, source, names)
-    return replace(dataset, notes=(bad_rows.note(source),)) if bad_rows.count else dataset
+    if bad_rows.count:
+        notes.append(bad_rows.note(source))
+    return replace(_from_rows(rows, source, names), notes=tuple(notes))
 
 
 def read_teacher_logits(sources: Sequence[str], settings: DataSettings) -> Iterator[tuple[str, tuple[float, ...]]]:
@@ -163,7 +166,11 @@ def _builtin_split(name: str, split: Split, settings: DataSettings) -> Dataset:
     return test if split == "test" else train
 
 
-def _read_hub(name: str, split: Split, columns: Columns, on_bad_row: OnBadRow) -> Iterator[Row]:
+def _read_file(source: str, _: Split, columns: Columns, on_bad_row: OnBadRow, *, say: Say) -> Iterator[Row]:
+    yield from read_rows(Path(source), columns, on_bad_row, say=say)
+
+
+def _read_hub(name: str, split: Split, columns: Columns, on_bad_row: OnBadRow, *, say: Say) -> Iterator[Row]:
     """Yield the rows of `ID`, `ID:CONFIG`, `ID@SPLIT` or `ID:CONFIG@SPLIT`."""
     with requires("reading a set from the hub"):
         import datasets
@@ -181,7 +188,10 @@ def _read_hub(name: str, split: Split, columns: Columns, on_bad_row: OnBadRow) -
             f"{source} has no {wanted!r} split; its splits: {', '.join(parts)}; choose one with hub:ID@SPLIT", path=source
         )
     table = parts[wanted]
+    asked, columns = columns, columns.found_in(source, table.column_names)
     require_columns(source, table.column_names, columns)
+    for note in columns.note(source, asked):
+        say(note)
     records: Iterable[Record] = enumerate(table, start=1)
     label = str(columns.label)
     feature = table.features[label]

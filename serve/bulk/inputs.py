@@ -13,7 +13,8 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from distill.data.files import csv_records, json_object, text_lines
+from distill.data.files import csv_records, json_object
+from distill.data.formats import open_text
 from distill.errors import DatasetError, requires
 from serve.bulk.settings import ScoreSettings
 
@@ -215,9 +216,9 @@ def rows_of(source: InputFile, settings: ScoreSettings) -> Iterator[Record | Bad
     last_line = ""
     bad: list[BadRow] = []
 
-    def lines() -> Iterator[str]:
+    def remembered(lines: Iterator[str]) -> Iterator[str]:
         nonlocal last_line
-        for line in text_lines(file):
+        for line in lines:
             last_line = line
             yield line
 
@@ -228,13 +229,15 @@ def rows_of(source: InputFile, settings: ScoreSettings) -> Iterator[Record | Bad
 
     try:
         with fsspec.open(source.url, "rb", compression="infer") as file:
+            wanted = (settings.text_column, *settings.kept)
+            opened = open_text(source.name, file, kind=source.kind, wanted=wanted)
             if "json" in source.kind:
-                yield from _json_rows(source.name, lines(), bad_row)
+                yield from _json_rows(source.name, remembered(opened.lines), bad_row)
                 return
             header, records = csv_records(
                 source.name,
-                lines(),
-                delimiter="\t" if source.kind == "tsv" else ",",
+                remembered(opened.lines),
+                form=opened.form,
                 max_field_chars=settings.max_text_chars,
                 on_bad_row=lambda error: bad.append(bad_row(error)),
             )

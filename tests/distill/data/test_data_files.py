@@ -81,7 +81,7 @@ def test_texts_alone_need_no_label_column(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("columns", "missing", "flag"),
-    [(("text", "sentiment"), "label", "--label-column"), (("review", "label"), "text", "--text-column")],
+    [(("text", "mood"), "label", "--label-column"), (("utterance", "label"), "text", "--text-column")],
 )
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_a_missing_column_is_named_with_those_present_and_the_flag(
@@ -123,8 +123,8 @@ def test_a_row_that_is_not_utf8_is_named_and_its_neighbours_are_read(file: Calla
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.csv", b"text,label\nfine,tr\xe8s\n"),
-        ("a.jsonl", b'{"text": "fine", "label": "tr\xe8s"}'),
+        ("a.csv", b"text,label\nfine,tr\x8fs\n"),
+        ("a.jsonl", b'{"text": "fine", "label": "tr\x8fs"}'),
         ("b.jsonl", b'{"text": "fine", "label": "\\ud800"}'),
     ],
 )

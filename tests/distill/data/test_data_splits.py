@@ -347,7 +347,7 @@ def test_rows_left_out_are_counted_and_the_first_is_shown(csv: WriteCsv) -> None
 
 def test_a_file_of_bad_rows_alone_says_what_is_wrong_with_them(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text('{"review": "x", "label": "good"}\n' * 3)
+    path.write_text('{"remark": "x", "label": "good"}\n' * 3)
     with pytest.raises(DatasetError, match=r"a.jsonl:1 has no column 'text'"):
         read_labelled(str(path), "train", DataSettings(skip_bad_rows=True))
 
