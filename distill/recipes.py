@@ -1,15 +1,31 @@
-"""The named students: what each is made of and how it learns.
+"""The named students: what each is made of, and how it learns, from the texts there are.
 
-Values only. `potstill distill --recipe`, `potstill fit` and the benchmarks all train students from here.
+Values and pure functions only. `potstill distill --recipe`, `potstill fit` and the benchmarks all train students from here;
+`distill.training.by_recipe` trains them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
-from distill.settings import LEARNING_RATES, DistillSettings
+import numpy as np
+from pydantic import Field
+
+from distill.errors import SettingsError
+from distill.settings import (
+    LEARNING_RATES,
+    AugmentSettings,
+    DistillSettings,
+    Settings,
+    StudentSettings,
+    TransferSetSettings,
+)
+
+RecipeName = Literal["6-layers", "3-layers", "2-layers", "slim", "narrow", "1-layer", "static"]
+Effort = Literal["quick", "standard", "thorough"]
 
 
 @dataclass(frozen=True)
@@ -19,14 +35,16 @@ class Recipe:
     Attributes:
         name: Its name in flags, tables and figures.
         summary: What the student is, in one line, for help texts.
-        settings: Everything but the seed.
+        settings: Everything that does not depend on the texts, except the seed.
+        views: How many texts the student sees with effort `standard`, counting a text once per epoch.
         assistant: The recipe whose student it is made of; None: the teacher's layers.
     """
 
-    name: str
+    name: RecipeName
     summary: str
     settings: DistillSettings
-    assistant: str | None = None
+    views: int
+    assistant: RecipeName | None = None
 
 
 def _taught(**changes: Any) -> DistillSettings:
@@ -38,8 +56,6 @@ def _taught(**changes: Any) -> DistillSettings:
         vocabulary_characters="seen",
         soft_weight=0.9,
         temperature=2.0,
-        augment=4,
-        epochs=2,
         batch_size=64,
         learning_rate=2e-4,
     )
@@ -47,25 +63,28 @@ def _taught(**changes: Any) -> DistillSettings:
 
 
 _ALL: Final = (
-    Recipe("6-layers", "6 layers, near the teacher's quality", _taught(num_layers=6, epochs=1)),
-    Recipe("3-layers", "3 layers", _taught(num_layers=3, epochs=1)),
-    Recipe("2-layers", "2 layers", _taught()),
+    Recipe("6-layers", "6 layers, near the teacher's quality", _taught(num_layers=6), views=40_000),
+    Recipe("3-layers", "3 layers", _taught(num_layers=3), views=80_000),
+    Recipe("2-layers", "2 layers", _taught(), views=80_000),
     Recipe(
         "slim",
         "2 layers with a feed-forward of 384",
         _taught(intermediate_size=384, learning_rate=4e-4),
+        views=160_000,
         assistant="2-layers",
     ),
     Recipe(
         "narrow",
         "2 layers, half as wide",
         _taught(hidden_size=192, intermediate_size=768, learning_rate=6e-4),
+        views=160_000,
         assistant="2-layers",
     ),
     Recipe(
         "1-layer",
         "1 layer whose token embeddings see their neighbours",
-        _taught(num_layers=1, layers=(0,), embedding_window=3, epochs=3, batch_size=128, learning_rate=7e-4),
+        _taught(num_layers=1, layers=(0,), embedding_window=3, batch_size=128, learning_rate=7e-4),
+        views=240_000,
         assistant="2-layers",
     ),
     Recipe(
@@ -77,11 +96,192 @@ _ALL: Final = (
             num_layers=None,
             vocabulary_from="all",
             soft_weight=1.0,
-            epochs=4,
             learning_rate=LEARNING_RATES["static"],
         ),
+        views=320_000,
     ),
 )
 
 RECIPES: Final[Mapping[str, Recipe]] = {recipe.name: recipe for recipe in _ALL}
 """The recipes by name, from the largest student to the fastest."""
+
+
+class RecipeSettings(Settings, heading="Student"):
+    """Which named student is made, and how much training it gets."""
+
+    recipe: RecipeName | None = Field(
+        None,
+        description="make a named student, with its assistant if it has one (kept in OUT-assistants): "
+        + "; ".join(f"{recipe.name}: {recipe.summary}" for recipe in _ALL)
+        + ". Other flags override its values, except those that shape the student",
+    )
+    effort: Effort = Field(
+        "standard", description="how much training and how many noisy copies a recipe gets: quick, standard or thorough"
+    )
+
+
+@dataclass(frozen=True)
+class _Amount:
+    """What an effort changes: the share of a recipe's views, and how many different texts the copies should make up."""
+
+    share: float
+    distinct_texts: int
+
+
+_AMOUNTS: Final[Mapping[Effort, _Amount]] = {
+    "quick": _Amount(0.25, 10_000),
+    "standard": _Amount(1.0, 40_000),
+    "thorough": _Amount(2.5, 100_000),
+}
+MAX_COPIES: Final = 20
+"""As many as TinyBERT (Jiao et al., 2020) makes of the smallest sets."""
+MAX_EPOCHS: Final = 20
+MIN_STEPS: Final = 600
+"""Below, the batch is halved, down to `MIN_BATCH_SIZE`."""
+MIN_BATCH_SIZE: Final = 16
+LENGTH_PERCENTILE: Final = 99
+LENGTH_STEP: Final = 16
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """What the settings of a recipe depend on.
+
+    Attributes:
+        num_labelled: Training texts with labels.
+        num_unlabelled: Texts without.
+        token_lengths: Tokens of the labelled texts, not truncated.
+        max_length: Maximum tokens that the teacher reads; None if it does not say.
+        answers_new_texts: Whether the teacher can label noisy copies; recorded logits cannot.
+    """
+
+    num_labelled: int
+    num_unlabelled: int
+    token_lengths: Sequence[int] | np.ndarray
+    max_length: int | None = None
+    answers_new_texts: bool = True
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """What a caller may change of a recipe.
+
+    Attributes:
+        effort: How much training, and how many noisy copies.
+        seed: Of the student and its assistants.
+        share: Share of the student's own training; its assistants are trained in full.
+        changes: Settings that override those of the recipe; those in `SHARED` also override the assistants'.
+    """
+
+    effort: Effort = "standard"
+    seed: int = 0
+    share: float = 1.0
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+SHARED: Final = frozenset(
+    {"seed", "device", "mixed_precision", "checkpoint_every_s", "track", "max_length"}
+    | set(AugmentSettings.model_fields)
+    | set(TransferSetSettings.model_fields)
+)
+"""Settings that a student and its assistants have in common: the texts, and how they are computed."""
+
+_SHAPE: Final = frozenset(set(StudentSettings.model_fields) - {"max_length"})
+
+
+def require_no_shape(changes: Mapping[str, Any]) -> None:
+    """Refuse changes to what a recipe's student is made of.
+
+    Raises:
+        SettingsError: A setting that shapes the student.
+    """
+    if shaping := sorted(_SHAPE & changes.keys()):
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in shaping)
+        raise SettingsError(f"--recipe decides what the student is made of; leave out {flags}, or leave out --recipe")
+
+
+def settings_for(
+    recipe: Recipe, facts: TextFacts, *, effort: Effort = "standard", share: float = 1.0, changes: Mapping[str, Any] = {}
+) -> DistillSettings:
+    """Return the settings of a recipe's student for these texts; pure, so that it is known before anything is trained.
+
+    Copies fill up small sets, and epochs follow from the number of views; texts beyond that number are left out. Copies do
+    not depend on the recipe, so one set of teacher logits serves all recipes.
+
+    Args:
+        recipe: The recipe.
+        facts: The texts and what the teacher reads.
+        effort: Share of the views, and how many different texts there should be.
+        share: Share of that training.
+        changes: Settings that override these; the others are computed from them.
+    """
+    amount, texts = _AMOUNTS[effort], facts.num_labelled + facts.num_unlabelled
+    copies = min(MAX_COPIES, max(0, round(amount.distinct_texts / texts) - 1)) if facts.answers_new_texts else 0
+    copies = int(changes.get("augment", copies))
+    views, distinct = round(recipe.views * amount.share * share), texts * (1 + copies)
+    epochs = int(changes.get("epochs", min(MAX_EPOCHS, max(1, round(views / distinct)))))
+    batch_size, steps = recipe.settings.batch_size, min(views, epochs * distinct)
+    while steps / batch_size < MIN_STEPS and batch_size > MIN_BATCH_SIZE:
+        batch_size //= 2
+    chosen = {
+        "augment": copies,
+        "epochs": epochs,
+        "max_texts": math.ceil(views / (1 + copies)) if views < distinct and "epochs" not in changes else None,
+        "patience": max(2, math.ceil(epochs / 4)),
+        "batch_size": batch_size,
+        # The noise of a gradient grows with the root of the rate's square over the batch size.
+        "learning_rate": recipe.settings.learning_rate * math.sqrt(batch_size / recipe.settings.batch_size),
+        "max_length": max_length_for(facts),
+    }
+    # Validated again: `model_copy` checks nothing, and the changes may come from a user.
+    return DistillSettings(**{**recipe.settings.model_dump(), **chosen, **changes})
+
+
+def max_length_for(facts: TextFacts) -> int:
+    """Return a length that truncates one text in a hundred at most, unless the teacher reads less."""
+    wanted = math.ceil(np.percentile(facts.token_lengths, LENGTH_PERCENTILE) / LENGTH_STEP) * LENGTH_STEP
+    return wanted if facts.max_length is None else min(wanted, facts.max_length)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One student on the way: an assistant, or at the end the student itself.
+
+    Attributes:
+        name: The recipe's name, or any.
+        settings: Its settings; those of a stage with one before it name no `student`: it is made of that one's.
+    """
+
+    name: str
+    settings: DistillSettings
+
+
+def stages_of(recipe: Recipe, facts: TextFacts, options: RecipeOptions, *, base: str | None = None) -> tuple[Stage, ...]:
+    """Return the assistants of a recipe's student, in the order in which they are trained, and the student.
+
+    Args:
+        recipe: The recipe.
+        facts: The texts and what the teacher reads.
+        options: What is changed.
+        base: A pretrained model that the students are made of instead of the teacher's layers.
+    """
+    require_no_shape(options.changes)
+    changes = {**options.changes, "seed": options.seed}
+    shared = {name: value for name, value in changes.items() if name in SHARED}
+    chain = [recipe]
+    while (assistant := _assistant_of(chain[0], base)) is not None:
+        chain.insert(0, assistant)
+    before = [Stage(one.name, settings_for(one, facts, effort=options.effort, changes=shared)) for one in chain[:-1]]
+    own = settings_for(recipe, facts, effort=options.effort, share=options.share, changes=changes)
+    stages = (*before, Stage(recipe.name, own))
+    if base is None:
+        return stages
+    first = stages[0]
+    return (Stage(first.name, first.settings.model_copy(update={"student": base})), *stages[1:])
+
+
+def _assistant_of(recipe: Recipe, base: str | None) -> Recipe | None:
+    """Return whose student a recipe's student is made of; of another base than the teacher, first its 6 layers are taught."""
+    if recipe.assistant is not None:
+        return RECIPES[recipe.assistant]
+    return RECIPES["6-layers"] if base is not None and recipe.name != "6-layers" else None

@@ -234,6 +234,11 @@ class TransferSetSettings(Settings, heading="Transfer set"):
     )
     unlabeled_temperature: float = Field(1.0, gt=0, description="temperature of that probability")
     unlabeled_agreed: bool = Field(False, description="drop unlabelled texts on whose label several teachers disagree")
+    max_texts: int | None = Field(
+        None,
+        ge=2,
+        description="learn from at most this many texts, not counting copies: a sample, labelled texts first; default: all",
+    )
 
 
 class AugmentSettings(Settings, heading="Augmentation"):

@@ -131,14 +131,14 @@ def train_student(
             require_same_task(opened.asked.problem_type, data.problem_type)
         model = opened.torch_member()
         base = load_student(settings.student, settings, teacher=model or opened.asked) if settings.student else opened.lender()
-        transfer = TransferSet.gather(train, unlabeled, held_out=held_out, files=run.files)
+        transfer = TransferSet.gather(train, unlabeled, held_out=held_out, max_texts=settings.max_texts, files=run.files)
         if not settings.asks_teacher and (len(transfer.unlabeled) or settings.augment):
             raise SettingsError(
                 "with soft_weight 0 nothing is learnt from the teacher, so unlabelled and augmented texts cannot be used; "
                 "raise --soft-weight, or name --losses"
             )
         # Before the teacher is run, which takes minutes: settings that cannot be honoured fail in the first seconds.
-        student = _new_student(base, settings, labelled=train.texts, unlabeled=transfer.unlabeled)
+        student = _new_student(base, settings, labelled=transfer.labelled.texts, unlabeled=transfer.unlabeled)
         objective = distillation_objective(settings, student=student, teacher=model, label_ids=train.label_ids)
         report_truncated(student, train, run.reporter)
         on_validation = _proven_logits(opened, validation, run)

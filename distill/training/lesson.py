@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.classifier import Classifier, mean_logits
-from distill.data import Dataset, texts_not_in
+from distill.data import Dataset, limited, texts_not_in
 from distill.data.dataset import JoinedTexts
 from distill.errors import SettingsError
 from distill.labels import Logits, ProblemType, task_of
@@ -47,10 +47,24 @@ class TransferSet:
 
     @classmethod
     def gather(
-        cls, labelled: Dataset, unlabeled: Iterable[str], *, held_out: Sequence[Dataset], files: SharedFiles
+        cls,
+        labelled: Dataset,
+        unlabeled: Iterable[str],
+        *,
+        held_out: Sequence[Dataset],
+        max_texts: int | None = None,
+        files: SharedFiles,
     ) -> TransferSet:
-        """Write the unlabelled texts to a file, one at a time, without duplicates and labelled or held-out texts."""
-        return cls(labelled, files.texts("unlabeled", texts_not_in(unlabeled, (labelled, *held_out))))
+        """Write the unlabelled texts to a file, one at a time, without duplicates and labelled or held-out texts.
+
+        With `max_texts`, keep a sample of that many texts, labelled ones first. A smaller sample is part of a larger one.
+        """
+        others: Sequence[str] = files.texts("unlabeled", texts_not_in(unlabeled, (labelled, *held_out)))
+        if max_texts is not None and len(labelled) + len(others) > max_texts:
+            labelled = limited(labelled, max_texts, seed=0)
+            drawn = np.random.default_rng(0).permutation(len(others))[: max_texts - len(labelled)]
+            others = files.texts("sampled", (others[int(place)] for place in np.sort(drawn)))
+        return cls(labelled, others)
 
     def __len__(self) -> int:
         return len(self.labelled) + len(self.unlabeled) + len(self.augmented)

@@ -41,6 +41,24 @@ def test_the_sources_stand_in_their_order_without_repeats_and_held_out_texts(tra
     assert len(transfer) == 5
 
 
+def test_a_sample_takes_labelled_texts_first_and_a_smaller_one_is_part_of_it(tmp_path: Path) -> None:
+    labelled, offered = dataset(*(f"labelled {number}" for number in range(8))), [f"new {number}" for number in range(20)]
+
+    def sample(count: int) -> TransferSet:
+        with open_accelerator("cpu") as accelerator:
+            files = SharedFiles(tmp_path, accelerator)
+            return TransferSet.gather(labelled, offered, held_out=[], max_texts=count, files=files)
+
+    assert [(len(sample(count).labelled), len(sample(count).unlabeled)) for count in (4, 13, 18, 100)] == [
+        (4, 0),
+        (8, 5),
+        (8, 10),
+        (8, 20),
+    ]
+    assert set(sample(4).labelled.texts) < set(sample(6).labelled.texts)
+    assert set(sample(13).unlabeled) < set(sample(18).unlabeled) < set(offered)
+
+
 def test_each_source_counts_as_its_setting_says(transfer: TransferSet) -> None:
     weights = transfer.weights(TransferSetSettings(labelled_weight=2, unlabeled_weight=0.5, augmented_weight=0.25))
     assert weights is not None

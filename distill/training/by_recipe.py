@@ -1,0 +1,123 @@
+"""Training a student by recipe, the assistants it is made of included.
+
+out/                                 the student
+out-assistants/2-layers-seed-0/      its assistant, which other recipes use too
+out-assistants/finished.json         what decided each assistant, so that none is trained twice
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from distill.bundle import Bundle
+from distill.data import Splits, fingerprint, limited
+from distill.progress import Reporter, SilentReporter
+from distill.recipes import Recipe, RecipeOptions, Stage, TextFacts, stages_of
+from distill.storage import require_writable
+from distill.teachers.recorded import RecordedLogits
+from distill.teachers.teacher import AnyTeacher, Teacher, open_teacher
+from distill.training.distillation import train_student
+from distill.training.finished import trained_once
+from distill.training.lesson import Prepared, distillation_lesson
+from distill.training.loop import Lesson
+from distill.training.processes import lengths_of, open_accelerator, shared_files
+
+LENGTHS_OF = 20_000
+"""Labelled texts whose tokens are counted, at most."""
+NOT_TRUNCATED = 1_000_000
+"""Any number of tokens that no text has."""
+
+
+def fit_by_recipe(
+    recipe: Recipe,
+    teacher: AnyTeacher | Sequence[AnyTeacher] | Teacher,
+    splits: Splits,
+    *,
+    out: Path | str,
+    unlabeled: Iterable[str] = (),
+    options: RecipeOptions | None = None,
+    assistants: Path | str | None = None,
+    reporter: Reporter | None = None,
+) -> Bundle:
+    """Train a student by recipe, and first its assistants unless they are there.
+
+    Args:
+        recipe: One of `RECIPES`.
+        teacher: As for `fit_student`.
+        splits: Training, validation and test texts.
+        out: Folder of the student's bundle; an interrupted run resumes there.
+        unlabeled: Further texts to learn from; read once.
+        options: Effort, seed, share of the training, other settings.
+        assistants: Folder of the assistants' bundles, which several recipes may share. Default: `out` with "-assistants".
+        reporter: Told of progress.
+
+    Raises:
+        PotstillError: As `fit_student`; or a change that contradicts the recipe.
+    """
+    options, reporter = options or RecipeOptions(), reporter or SilentReporter()
+    folder = assistants_of(out) if assistants is None else Path(assistants)
+    device = options.changes.get("device", recipe.settings.device)
+    opened = open_teacher(teacher, device=device)
+    require_writable(folder)
+    with open_accelerator(device) as accelerator, shared_files(folder / ".unlabeled", accelerator) as files:
+        further = files.texts("texts", unlabeled)
+        stages = stages_of(recipe, text_facts(opened, splits, len(further)), options)
+        return train_stages(stages, opened, splits, unlabeled=further, out=Path(out), assistants=folder, reporter=reporter)
+
+
+def assistants_of(out: Path | str) -> Path:
+    """Return the folder beside a bundle in which its assistants are kept."""
+    folder = Path(out).resolve()
+    return folder.with_name(f"{folder.name}-assistants")
+
+
+def text_facts(teacher: Teacher, splits: Splits, num_unlabelled: int) -> TextFacts:
+    """Return what a recipe's settings depend on, of these texts and this teacher."""
+    lender = teacher.lender()
+    sample = limited(splits.train, LENGTHS_OF, seed=0).texts
+    return TextFacts(
+        num_labelled=len(splits.train),
+        num_unlabelled=num_unlabelled,
+        token_lengths=lengths_of(lender.tokenizer.with_max_length(NOT_TRUNCATED).encode(sample)),
+        max_length=lender.tokenizer.max_length,
+        answers_new_texts=not any(isinstance(member, RecordedLogits) for member in teacher.members),
+    )
+
+
+def train_stages(
+    stages: Sequence[Stage],
+    teacher: Teacher,
+    splits: Splits,
+    *,
+    unlabeled: Sequence[str],
+    out: Path,
+    assistants: Path,
+    lesson_of: Callable[[Prepared], Lesson] = distillation_lesson,
+    reporter: Reporter,
+) -> Bundle:
+    """Train the assistants that are not there, each from the one before, and the last stage into `out`.
+
+    Args:
+        stages: Assistants and the student, as `stages_of` returns them.
+        teacher: The opened teacher.
+        splits: Training, validation and test texts.
+        unlabeled: Further texts.
+        out: Folder of the student's bundle.
+        assistants: Folder of the assistants' bundles.
+        lesson_of: What every stage learns; the assistants of a control learn from the labels alone, too.
+        reporter: Told of progress.
+    """
+    texts = [data and data.fingerprint() for data in (splits.train, splits.validation, splits.test)]
+    decided_by = [teacher.digest(), *texts, fingerprint(unlabeled), lesson_of.__name__]
+    kind = "" if lesson_of is distillation_lesson else "control-"
+    train = partial(train_student, teacher, splits, unlabeled=unlabeled, lesson_of=lesson_of, reporter=reporter)
+    base = stages[0].settings.student
+    for stage in stages[:-1]:
+        settings = stage.settings.model_copy(update={"student": base})
+        name = f"{stage.name}-{kind}seed-{settings.seed}"
+        base = str(
+            trained_once(assistants, name, settings=settings, decided_by=decided_by, train=train, reporter=reporter).path
+        )
+    return train(out=out, settings=stages[-1].settings.model_copy(update={"student": base}))

@@ -1,0 +1,85 @@
+"""Recipes on the tiny task: assistants are kept, shared, and trained again only when something changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_task import tiny_texts
+
+from distill.bundle import WEIGHTS, Bundle
+from distill.data import Splits
+from distill.progress import SilentReporter
+from distill.recipes import RECIPES, Recipe, RecipeOptions
+from distill.training.by_recipe import fit_by_recipe
+
+UNLABELED = tuple(text for text, _ in tiny_texts(60, seed=7))
+# The tiny teacher has 64 channels and 4 heads, and 34 tokens.
+SMALL = {"augment": 1, "epochs": 1, "learning_rate": 2e-3, "batch_size": 32}
+
+
+class Listening(SilentReporter):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def small(name: str, **shape: object) -> Recipe:
+    """Return a recipe for the tiny teacher."""
+    recipe = RECIPES[name]  # type: ignore[index]
+    return replace(recipe, settings=recipe.settings.model_copy(update={"vocabulary_size": None, **shape}))
+
+
+def fit(name: str, teacher: Bundle, splits: Splits, out: Path, **more: object) -> tuple[Bundle, list[str]]:
+    shape = {"narrow": {"hidden_size": 32, "intermediate_size": 64}, "1-layer": {}}[name]
+    listening = Listening()
+    options = more.pop("options", RecipeOptions(changes=SMALL))
+    bundle = fit_by_recipe(
+        small(name, **shape), teacher, splits, unlabeled=UNLABELED, out=out, options=options, reporter=listening, **more
+    )
+    return bundle, listening.said
+
+
+@pytest.fixture(scope="module")
+def narrow(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return a narrow student in `student`, with its assistant beside it; do not change it."""
+    return fit("narrow", tiny_teacher, tiny_splits, tmp_path_factory.mktemp("recipes") / "student")[0]
+
+
+def test_the_assistant_is_kept_and_the_student_is_made_of_it(narrow: Bundle) -> None:
+    assistant = Bundle.open(narrow.path.with_name("student-assistants") / "2-layers-seed-0")
+    assert assistant.manifest.settings["student"]["num_layers"] == 2
+    assert assistant.manifest.settings["student"]["hidden_size"] is None
+    assert narrow.manifest.settings["student"]["student"] == "2-layers-seed-0"
+    assert narrow.manifest.settings["student"]["hidden_size"] == 32
+    assert not (narrow.path.with_name("student-assistants") / ".unlabeled").exists()
+
+
+def test_another_recipe_uses_the_same_assistant_and_other_texts_do_not(
+    narrow: Bundle, tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    shared = narrow.path.with_name("student-assistants")
+    before = (shared / "2-layers-seed-0" / WEIGHTS).stat().st_mtime_ns
+    _, said = fit("1-layer", tiny_teacher, tiny_splits, tmp_path / "other", assistants=shared)
+    assert "2-layers-seed-0: already done" in said
+    assert (shared / "2-layers-seed-0" / WEIGHTS).stat().st_mtime_ns == before
+    fewer = replace(tiny_splits, validation=tiny_splits.train)
+    _, said = fit("1-layer", tiny_teacher, fewer, tmp_path / "again", assistants=tmp_path / "assistants")
+    _, said = fit("1-layer", tiny_teacher, tiny_splits, tmp_path / "again", assistants=tmp_path / "assistants")
+    assert "2-layers-seed-0: training" in said
+
+
+def test_the_share_is_of_the_student_alone(narrow: Bundle, tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
+    shared = narrow.path.with_name("student-assistants")
+    changes = {name: value for name, value in SMALL.items() if name != "epochs"}
+    options = RecipeOptions(share=0.001, changes=changes)
+    full = Bundle.open(shared / "2-layers-seed-0").manifest
+    bundle, _ = fit("1-layer", tiny_teacher, tiny_splits, tmp_path / "part", assistants=tmp_path / "own", options=options)
+    # 240 views of texts with one copy each: 120 of the 360 texts
+    assert bundle.manifest.settings["student"]["max_texts"] == 120
+    own = Bundle.open(tmp_path / "own" / "2-layers-seed-0").manifest
+    assert own.settings["student"]["epochs"] == 20
+    assert own.lineage == full.lineage
