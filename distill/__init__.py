@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from distill.teachers.teacher import open_teacher as open_teacher
     from distill.teachers.teacher import with_scored as with_scored
     from distill.training.distillation import fit_student as fit_student
-    from distill.training.distillation import run_trials as run_trials
     from distill.training.fine_tuning import Origin as Origin
     from distill.training.fine_tuning import SourceTask as SourceTask
     from distill.training.fine_tuning import fit_teacher as fit_teacher
+    from distill.training.trials import run_trials as run_trials
 
 _PUBLIC = {
     "bundle": ("Bundle",),
@@ -36,7 +36,8 @@ _PUBLIC = {
     "settings": ("DataSettings", "DistillSettings", "TrialSettings"),
     "teacher_settings": ("TeacherSettings",),
     "teachers.teacher": ("open_teacher", "with_scored"),
-    "training.distillation": ("fit_student", "run_trials"),
+    "training.distillation": ("fit_student",),
+    "training.trials": ("run_trials",),
     "training.fine_tuning": ("Origin", "SourceTask", "fit_teacher"),
 }
 __all__ = [name for names in _PUBLIC.values() for name in names]

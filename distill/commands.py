@@ -17,6 +17,7 @@ from distill.cli.reading import recorded_teacher, reported_splits
 from distill.cli.terminal import print_cells, print_json, print_made
 from distill.errors import SettingsError
 from distill.progress import is_first_process
+from distill.recipes import RecipeSettings
 from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, TrialSettings
 from distill.teacher_settings import OriginSettings, SelectSettings, TeacherSettings
 
@@ -137,6 +138,7 @@ def distill(
             help="output folders of `potstill score TEACHER --logits`; the logits in them are not computed again",
         ),
     ] = (),
+    named: Annotated[RecipeSettings, Flat] = RecipeSettings(),
     settings: Annotated[DistillSettings, Flat] = DistillSettings(),
     trials: Annotated[TrialSettings, Flat] = TrialSettings(),
     json: Json = False,
@@ -145,17 +147,15 @@ def distill(
     from distill.bundle import Bundle
     from distill.data import TextSources
     from distill.teachers.teacher import open_teacher, with_scored
-    from distill.training.distillation import run_trials, train_student
+    from distill.training.by_recipe import fit_by_recipe
+    from distill.training.distillation import train_student
+    from distill.training.trials import run_trials
 
+    recipe, chosen = named.recipe_for(settings)
     reporter = reporter_for_terminal()
     opened: list[Any] = [Bundle.open(path) for path in teachers]
     splits = reported_splits(data, reporter, labels=opened[0].labels if opened else ())
-    arguments: dict[str, Any] = {
-        "unlabeled": TextSources(unlabeled, data),
-        "out": out,
-        "settings": settings,
-        "reporter": reporter,
-    }
+    arguments: dict[str, Any] = {"unlabeled": TextSources(unlabeled, data), "out": out, "reporter": reporter}
     several_runs = trials.control or trials.seeds > 1
     with ExitStack() as stack:
         if data.teacher_logits_column is not None:
@@ -163,25 +163,28 @@ def distill(
             recorded = recorded_teacher(data, (*unlabeled, *compared), splits.train, out=out, device=settings.device)
             opened.append(stack.enter_context(recorded))
         teaching = with_scored(open_teacher(opened, device=settings.device), scored, reporter=reporter)
-        if not several_runs:
-            print_made(train_student(teaching, splits, **arguments), json=json)
-            return
-        bundle, report = run_trials(teaching, splits, **arguments, trials=trials)
+        if several_runs:
+            how = chosen or settings
+            bundle, report = run_trials(teaching, splits, **arguments, settings=how, recipe=recipe, trials=trials)
+            _print_proof(bundle, report, json=json)
+        elif recipe is not None:
+            print_made(fit_by_recipe(recipe, teaching, splits, **arguments, options=chosen), json=json)
+        else:
+            print_made(train_student(teaching, splits, **arguments, settings=settings), json=json)
+
+
+def _print_proof(bundle: Bundle, report: ProofReport, *, json: bool) -> None:
+    from distill.evaluation.proof import PROOF_COLUMNS, proof_cells
+
     if not is_first_process():
         return
     if json:
         print_json({"bundle": str(bundle.path), **report.to_dict()})
         return
-    _print_proof(report)
-    print(f"sealed {bundle.path}: the student of seed {report.chosen_seed}, best on the validation texts")
-
-
-def _print_proof(report: ProofReport) -> None:
-    from distill.evaluation.proof import PROOF_COLUMNS, proof_cells
-
     print(f"measured on {report.num_texts} {report.split} texts")
     print_cells(PROOF_COLUMNS, proof_cells(report))
     print(report.words)
+    print(f"sealed {bundle.path}: the student of seed {report.chosen_seed}, best on the validation texts")
 
 
 def _gain(made: Bundle, control: Bundle, judge: Dataset) -> Estimate:

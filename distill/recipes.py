@@ -18,6 +18,7 @@ from distill.errors import SettingsError
 from distill.settings import (
     LEARNING_RATES,
     AugmentSettings,
+    Device,
     DistillSettings,
     Settings,
     StudentSettings,
@@ -106,20 +107,6 @@ RECIPES: Final[Mapping[str, Recipe]] = {recipe.name: recipe for recipe in _ALL}
 """The recipes by name, from the largest student to the fastest."""
 
 
-class RecipeSettings(Settings, heading="Student"):
-    """Which named student is made, and how much training it gets."""
-
-    recipe: RecipeName | None = Field(
-        None,
-        description="make a named student, with its assistant if it has one (kept in OUT-assistants): "
-        + "; ".join(f"{recipe.name}: {recipe.summary}" for recipe in _ALL)
-        + ". Other flags override its values, except those that shape the student",
-    )
-    effort: Effort = Field(
-        "standard", description="how much training and how many noisy copies a recipe gets: quick, standard or thorough"
-    )
-
-
 @dataclass(frozen=True)
 class _Amount:
     """What an effort changes: the share of a recipe's views, and how many different texts the copies should make up."""
@@ -178,6 +165,12 @@ class RecipeOptions:
     share: float = 1.0
     changes: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def device(self) -> Device:
+        """Where the student and its assistants are trained."""
+        device: Device = self.changes.get("device", "auto")
+        return device
+
 
 SHARED: Final = frozenset(
     {"seed", "device", "mixed_precision", "checkpoint_every_s", "track", "max_length"}
@@ -198,6 +191,34 @@ def require_no_shape(changes: Mapping[str, Any]) -> None:
     if shaping := sorted(_SHAPE & changes.keys()):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in shaping)
         raise SettingsError(f"--recipe decides what the student is made of; leave out {flags}, or leave out --recipe")
+
+
+class RecipeSettings(Settings, heading="Student"):
+    """Which named student is made, and how much training it gets."""
+
+    recipe: RecipeName | None = Field(
+        None,
+        description="make a named student, with its assistant if it has one (kept in OUT-assistants): "
+        + "; ".join(f"{recipe.name}: {recipe.summary}" for recipe in _ALL)
+        + ". Other flags override its values, except those that shape the student",
+    )
+    effort: Effort = Field(
+        "standard", description="how much training and how many noisy copies a recipe gets: quick, standard or thorough"
+    )
+
+    def recipe_for(self, settings: DistillSettings) -> tuple[Recipe, RecipeOptions] | tuple[None, None]:
+        """Return the recipe and its options: the settings that were given, not those left at their default.
+
+        Raises:
+            SettingsError: An effort without a recipe, or a setting that contradicts the recipe.
+        """
+        if self.recipe is None:
+            if "effort" in self.model_fields_set:
+                raise SettingsError("--effort says how much training a recipe gets; name one with --recipe")
+            return None, None
+        changes = {name: getattr(settings, name) for name in settings.model_fields_set}
+        require_no_shape(changes)
+        return RECIPES[self.recipe], RecipeOptions(effort=self.effort, seed=settings.seed, changes=changes)
 
 
 def settings_for(
@@ -278,6 +299,11 @@ def stages_of(recipe: Recipe, facts: TextFacts, options: RecipeOptions, *, base:
         return stages
     first = stages[0]
     return (Stage(first.name, first.settings.model_copy(update={"student": base})), *stages[1:])
+
+
+def with_seed(stages: Sequence[Stage], seed: int) -> tuple[Stage, ...]:
+    """Return the same stages with another seed."""
+    return tuple(Stage(one.name, one.settings.model_copy(update={"seed": seed})) for one in stages)
 
 
 def _assistant_of(recipe: Recipe, base: str | None) -> Recipe | None:

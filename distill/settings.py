@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from distill.errors import SettingsError
 
@@ -317,13 +317,15 @@ class DistillSettings(
         0, ge=0, description="extra epochs at a tenth of the learning rate that simulate the rounding of the int8 graph"
     )
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _learning_rate_of_kind(cls, values: Any) -> Any:
+    def _learning_rate_of_kind(cls, values: Any, validated: ModelWrapValidatorHandler[Self]) -> Self:
         """Take None as the default of the kind: the estimator passes every parameter, also those that nobody set."""
-        if isinstance(values, dict) and values.get("learning_rate") is None:
-            return {**values, "learning_rate": LEARNING_RATES.get(values.get("kind", "encoder"))}
-        return values
+        if not isinstance(values, dict) or values.get("learning_rate") is not None:
+            return validated(values)
+        settings = validated({**values, "learning_rate": LEARNING_RATES.get(values.get("kind", "encoder"))})
+        settings.model_fields_set.discard("learning_rate")  # nobody set it
+        return settings
 
 
 class TrialSettings(Settings, heading="Training"):

@@ -1,6 +1,6 @@
 """Whether distillation helped: the verdict, and the report of `potstill distill --control --seeds N`.
 
-Computed from logits alone; `distill.training.distillation` trains the arms.
+Computed from logits alone; `distill.training.trials` trains the arms.
 """
 
 from __future__ import annotations

@@ -12,14 +12,14 @@ from functools import partial
 from pathlib import Path
 
 from distill.bundle import Bundle
-from distill.data import Splits, fingerprint, limited
+from distill.data import Splits, limited
 from distill.progress import Reporter, SilentReporter
 from distill.recipes import Recipe, RecipeOptions, Stage, TextFacts, stages_of
 from distill.storage import require_writable
 from distill.teachers.recorded import RecordedLogits
 from distill.teachers.teacher import AnyTeacher, Teacher, open_teacher
 from distill.training.distillation import train_student
-from distill.training.finished import trained_once
+from distill.training.finished import inputs_of, trained_once
 from distill.training.lesson import Prepared, distillation_lesson
 from distill.training.loop import Lesson
 from distill.training.processes import lengths_of, open_accelerator, shared_files
@@ -58,13 +58,19 @@ def fit_by_recipe(
     """
     options, reporter = options or RecipeOptions(), reporter or SilentReporter()
     folder = assistants_of(out) if assistants is None else Path(assistants)
-    device = options.changes.get("device", recipe.settings.device)
-    opened = open_teacher(teacher, device=device)
+    opened = open_teacher(teacher, device=options.device)
     require_writable(folder)
-    with open_accelerator(device) as accelerator, shared_files(folder / ".unlabeled", accelerator) as files:
+    with open_accelerator(options.device) as accelerator, shared_files(folder / ".unlabeled", accelerator) as files:
         further = files.texts("texts", unlabeled)
-        stages = stages_of(recipe, text_facts(opened, splits, len(further)), options)
-        return train_stages(stages, opened, splits, unlabeled=further, out=Path(out), assistants=folder, reporter=reporter)
+        return train_stages(
+            recipe_stages(recipe, opened, splits, len(further), options),
+            teacher=opened,
+            splits=splits,
+            unlabeled=further,
+            out=Path(out),
+            assistants=folder,
+            reporter=reporter,
+        )
 
 
 def assistants_of(out: Path | str) -> Path:
@@ -86,21 +92,28 @@ def text_facts(teacher: Teacher, splits: Splits, num_unlabelled: int) -> TextFac
     )
 
 
+def recipe_stages(
+    recipe: Recipe, teacher: Teacher, splits: Splits, num_unlabelled: int, options: RecipeOptions
+) -> tuple[Stage, ...]:
+    """Return a recipe's assistants and its student, with settings for these texts and this teacher."""
+    return stages_of(recipe, text_facts(teacher, splits, num_unlabelled), options)
+
+
 def train_stages(
     stages: Sequence[Stage],
+    *,
     teacher: Teacher,
     splits: Splits,
-    *,
     unlabeled: Sequence[str],
     out: Path,
     assistants: Path,
     lesson_of: Callable[[Prepared], Lesson] = distillation_lesson,
     reporter: Reporter,
 ) -> Bundle:
-    """Train the assistants that are not there, each from the one before, and the last stage into `out`.
+    """Train the assistants that are not there, and then the student; each is made of the one before it.
 
     Args:
-        stages: Assistants and the student, as `stages_of` returns them.
+        stages: Assistants and the student, as `recipe_stages` returns them.
         teacher: The opened teacher.
         splits: Training, validation and test texts.
         unlabeled: Further texts.
@@ -109,15 +122,13 @@ def train_stages(
         lesson_of: What every stage learns; the assistants of a control learn from the labels alone, too.
         reporter: Told of progress.
     """
-    texts = [data and data.fingerprint() for data in (splits.train, splits.validation, splits.test)]
-    decided_by = [teacher.digest(), *texts, fingerprint(unlabeled), lesson_of.__name__]
-    kind = "" if lesson_of is distillation_lesson else "control-"
+    decided_by = [*inputs_of(teacher, splits, unlabeled), lesson_of.__name__]
     train = partial(train_student, teacher, splits, unlabeled=unlabeled, lesson_of=lesson_of, reporter=reporter)
+    kind = "" if lesson_of is distillation_lesson else "control-"
     base = stages[0].settings.student
     for stage in stages[:-1]:
         settings = stage.settings.model_copy(update={"student": base})
         name = f"{stage.name}-{kind}seed-{settings.seed}"
-        base = str(
-            trained_once(assistants, name, settings=settings, decided_by=decided_by, train=train, reporter=reporter).path
-        )
+        made = trained_once(assistants, name, settings=settings, decided_by=decided_by, train=train, reporter=reporter)
+        base = str(made.path)
     return train(out=out, settings=stages[-1].settings.model_copy(update={"student": base}))

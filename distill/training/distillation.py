@@ -1,37 +1,24 @@
-"""Distilling a student into a bundle, the job of `potstill distill`: once, or over several seeds and beside a control.
+"""Distilling a student into a bundle, the job of `potstill distill`.
 
-The control learns from the labels alone. It is trained by the same function, with another lesson, and
-`distill.evaluation.proof` compares the two. Several runs write:
-
-    out/                        the bundle of the chosen student, and report.json
-    out/runs/student-seed-0/    the bundle of each run
-    out/runs/control-seed-0/
-    out/runs/finished.json      a digest of the inputs of each finished run, so that it is not repeated
+`distill.training.trials` does it over several seeds and beside a control, `distill.training.by_recipe` with assistants.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from distill.bundle import WEIGHTS, Bundle, Lineage, new_bundle_folder, seal_new_bundle
+from distill.bundle import Bundle, Lineage
 from distill.classifier import mean_logits
 from distill.data import Dataset, Splits, fingerprint
-from distill.errors import BundleError, SettingsError
-from distill.evaluation.proof import ARMS, ArmName, ProofReport, Run, prove
+from distill.errors import SettingsError
 from distill.labels import Logits
 from distill.losses.objective import distillation_objective
 from distill.models.families import set_dropout
-from distill.models.loading import load_bundle
 from distill.models.torch_classifier import TorchClassifier, require_max_length
-from distill.progress import Reporter, SilentReporter
-from distill.settings import DistillSettings, TrialSettings
-from distill.storage import require_writable, write_atomically
+from distill.progress import Reporter
+from distill.settings import DistillSettings
 from distill.students.build import build_student, load_student
 from distill.teachers.teacher import (
     AnyTeacher,
@@ -42,9 +29,9 @@ from distill.teachers.teacher import (
     require_useful_teacher,
 )
 from distill.training.augmentation import augmented_texts
-from distill.training.lesson import Prepared, TransferSet, control_lesson, distillation_lesson, keep_confident
+from distill.training.lesson import Prepared, TransferSet, distillation_lesson, keep_confident
 from distill.training.loop import Lesson
-from distill.training.processes import logits_together, open_accelerator, shared_files
+from distill.training.processes import logits_together
 from distill.training.rounding import rounded_layers, rounding
 from distill.training.sealing import (
     ROUNDING_CHECKPOINT,
@@ -56,10 +43,6 @@ from distill.training.sealing import (
     seal,
     training_run,
 )
-
-RUNS = "runs"
-FINISHED = "finished.json"
-LESSONS: dict[ArmName, Callable[[Prepared], Lesson]] = {"student": distillation_lesson, "control": control_lesson}
 
 ROUNDING_RATE_SHARE = 0.1
 """Share of the peak learning rate in the phase with rounding: trained weights only need to adapt to it."""
@@ -212,114 +195,3 @@ def _taught(
     history += tuple(replace(epoch, epoch=len(history) + epoch.epoch) for epoch in further)
     learned = {name: (scale, "quantization-aware distillation") for name, scale in scales.items()}
     return Outcome({}, history, scales=learned)
-
-
-def run_trials(
-    teacher: AnyTeacher | Sequence[AnyTeacher] | Teacher,
-    splits: Splits,
-    *,
-    out: Path | str,
-    unlabeled: Iterable[str] = (),
-    settings: DistillSettings | None = None,
-    trials: TrialSettings,
-    reporter: Reporter | None = None,
-) -> tuple[Bundle, ProofReport]:
-    """Train a student once per seed, with a control beside it if asked for, and report what can be concluded.
-
-    Finished runs are kept when the command is repeated; an interrupted run resumes.
-
-    Args:
-        teacher: As for `fit_student`.
-        splits: Texts to learn from; validation texts, which choose epochs and the seed whose student is kept in `out`;
-            and test texts that the arms are compared on. Without test texts the arms are compared on the validation
-            texts, and the report says so.
-        out: Folder of the kept student, the report and, below `runs`, every bundle.
-        unlabeled: Further texts for the student; the control takes as many steps on the labelled ones instead.
-        settings: Settings of the student; the seeds start at its own.
-        trials: How many seeds, and whether there is a control.
-        reporter: Told of progress.
-
-    Returns:
-        The kept student, and the report, which is also written to `out`.
-
-    Raises:
-        PotstillError: Any that `fit_student` raises.
-    """
-    settings, reporter, out = settings or DistillSettings(), reporter or SilentReporter(), Path(out)
-    require_writable(out / RUNS)
-    opened = open_teacher(teacher, device=settings.device)
-    measured = splits.validation if splits.test is None else splits.test
-    with open_accelerator(settings.device) as accelerator, shared_files(out / RUNS / ".unlabeled", accelerator) as files:
-        further = files.texts("texts", unlabeled)  # read once, learnt from in every run
-        datasets = (splits.train, splits.validation, splits.test)
-        train_one = partial(
-            _trained,
-            train=partial(train_student, opened, splits, unlabeled=further, reporter=reporter),
-            decided_by=[opened.digest(), *[data and data.fingerprint() for data in datasets], fingerprint(further)],
-            measured=measured,
-            out=out,
-            reporter=reporter,
-        )
-        seeds = range(settings.seed, settings.seed + trials.seeds)
-        with_seeds = [settings.model_copy(update={"seed": seed}) for seed in seeds]
-        arms = {arm: [train_one(arm, own) for own in with_seeds] for arm in (ARMS if trials.control else ARMS[:1])}
-        best = max(arms["student"], key=lambda run: run.validation_macro_f1)  # the first of equals
-        report = prove(
-            measured,
-            split="validation" if splits.test is None else "test",
-            teacher=logits_together(opened.asked, measured.texts, files=files, name="measured", reporter=reporter).logits,
-            arms=arms,
-            chosen_seed=best.seed,
-        )
-        files.made(lambda: _keep(Bundle.open(out / best.folder), out))
-        files.made(lambda: write_atomically(out / "report.json", json.dumps(report.to_dict(), indent=2) + "\n"))
-    return Bundle.open(out), report
-
-
-def _trained(
-    arm: ArmName,
-    settings: DistillSettings,
-    *,
-    train: Callable[..., Bundle],
-    decided_by: Sequence[object],
-    measured: Dataset,
-    out: Path,
-    reporter: Reporter,
-) -> Run:
-    """Train one arm with one seed, unless that run is finished, and label the texts that measure it."""
-    name, finished = f"{arm}-seed-{settings.seed}", out / RUNS / FINISHED
-    key = hashlib.sha256(json.dumps([*decided_by, settings.model_dump(mode="json"), arm]).encode()).hexdigest()
-    try:
-        keys = dict(json.loads(finished.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # none yet, or not readable: the runs are repeated
-        keys = {}
-    bundle = _whole_bundle(out / RUNS / name) if keys.get(name) == key else None
-    reporter.say(f"{arm}, seed {settings.seed}{': already done' if bundle else ''}")
-    if bundle is None:
-        bundle = train(out=out / RUNS / name, settings=settings, lesson_of=LESSONS[arm])
-        write_atomically(finished, json.dumps({**keys, name: key}, indent=2, sort_keys=True) + "\n")
-    return Run(
-        seed=settings.seed,
-        folder=f"{RUNS}/{name}",
-        epochs=len(bundle.manifest.history),
-        validation_macro_f1=bundle.manifest.quality["pytorch"]["macro_f1"],
-        logits=load_bundle(bundle).predict_logits(measured.texts),
-    )
-
-
-def _whole_bundle(folder: Path) -> Bundle | None:
-    try:
-        return Bundle.open(folder)
-    except BundleError:
-        return None
-
-
-def _keep(chosen: Bundle, out: Path) -> None:
-    """Copy the chosen bundle to `out`, unless it is there already, perhaps with graphs that were exported since."""
-    kept, made = _whole_bundle(out), chosen.manifest
-    if kept and kept.manifest.files.get(WEIGHTS) == made.files[WEIGHTS] and kept.manifest.lineage == made.lineage:
-        return
-    with new_bundle_folder(out) as staged:
-        for name in made.files:
-            shutil.copy2(chosen.file(name), staged / name)
-        seal_new_bundle(out, staged, made.model_copy(update={"files": {}}))

@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from distill.bundle import MANIFEST, WEIGHTS, Bundle
+from distill.data import Splits, fingerprint
 from distill.errors import BundleError
 from distill.progress import Reporter
 from distill.settings import DistillSettings
 from distill.storage import write_atomically
+from distill.teachers.teacher import Teacher
 
 FINISHED = "finished.json"
 _NOT_DECIDING = {"track", "checkpoint_every_s"}
@@ -49,6 +51,12 @@ def trained_once(
     bundle = train(out=folder / name, settings=settings)
     write_atomically(finished, json.dumps({**_keys(finished), name: key}, indent=2, sort_keys=True) + "\n")
     return bundle
+
+
+def inputs_of(teacher: Teacher, splits: Splits, unlabeled: Sequence[str]) -> list[str | None]:
+    """Return the digests of what every student of one teacher and one set of texts has in common."""
+    datasets = (splits.train, splits.validation, splits.test)
+    return [teacher.digest(), *(None if data is None else data.fingerprint() for data in datasets), fingerprint(unlabeled)]
 
 
 def whole_bundle(folder: Path) -> Bundle | None:

@@ -19,7 +19,7 @@ from distill.errors import DatasetError
 from distill.settings import DataSettings, DistillSettings, TrialSettings
 from distill.teachers.recorded import RecordedLogits
 from distill.training import checkpoints
-from distill.training.distillation import run_trials
+from distill.training.trials import run_trials
 
 LABELS = ("negative", "positive")
 ANSWERS = [("a film", [-1.5, 2]), ("dull", [3, -3.25])]

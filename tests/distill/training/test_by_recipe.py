@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_task import tiny_texts
+from tiny_task import Outcome, tiny_texts
 
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import Splits
@@ -83,3 +84,40 @@ def test_the_share_is_of_the_student_alone(narrow: Bundle, tiny_teacher: Bundle,
     own = Bundle.open(tmp_path / "own" / "2-layers-seed-0").manifest
     assert own.settings["student"]["epochs"] == 20
     assert own.lineage == full.lineage
+
+
+def test_the_command_makes_assistant_student_and_control(
+    potstill: Callable[..., Outcome], tiny_teacher: Bundle, tiny_csv: Path, tmp_path: Path
+) -> None:
+    command = ["distill", tiny_teacher.path, "--train", tiny_csv, "--out", tmp_path / "out", "--recipe", "1-layer"]
+    done = potstill(*command, "--effort", "quick", "--epochs", 2, "--augment", 0, "--control", "--json")
+    assert done.code == 0, done.err
+    runs = {path.name: Bundle.open(path).manifest for path in (tmp_path / "out" / "runs").glob("*-seed-0")}
+    kept = {path.name: Bundle.open(path).manifest for path in (tmp_path / "out-assistants").glob("*-seed-0")}
+    assert set(runs) == {"student-seed-0", "control-seed-0"}
+    assert set(kept) == {"2-layers-seed-0", "2-layers-control-seed-0"}
+    weights = {name: one.settings["student"]["soft_weight"] for name, one in {**runs, **kept}.items()}
+    assert {name: weight == 0 for name, weight in weights.items()} == {name: "control" in name for name in weights}
+    made = runs["student-seed-0"].settings["student"]
+    # --epochs is the student's own, --augment that of the assistant too; 320 texts allow 20 epochs.
+    assert (made["epochs"], made["augment"]) == (2, 0)
+    assistant = kept["2-layers-seed-0"].settings["student"]
+    assert (assistant["epochs"], assistant["augment"]) == (20, 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--recipe", "narrow", "--num-layers", 3), "--num-layers"),
+        (("--recipe", "narrow", "--student", "builtin:minilm"), "--student"),
+        (("--effort", "quick"), "--recipe"),
+        (("--recipe", "wide"), "wide"),
+    ],
+)
+def test_flags_that_contradict_a_recipe_are_refused_before_anything_is_read(
+    flags: tuple[object, ...], said: str, potstill: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    done = potstill("distill", tmp_path / "no teacher", "--train", tmp_path / "none.csv", "--out", tmp_path / "out", *flags)
+    assert done.code == 2
+    assert said in done.err
+    assert not list(tmp_path.iterdir())

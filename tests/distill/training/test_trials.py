@@ -16,8 +16,8 @@ from distill.evaluation.proof import ProofReport
 from distill.models.loading import load_bundle
 from distill.progress import SilentReporter
 from distill.settings import DistillSettings, TrialSettings
-from distill.training.distillation import run_trials
 from distill.training.lesson import control_settings
+from distill.training.trials import run_trials
 
 SETTINGS = DistillSettings(epochs=1, learning_rate=2e-3, batch_size=32, num_layers=1, seed=3)
 TRIALS = TrialSettings(control=True, seeds=2)
@@ -46,7 +46,7 @@ def trial(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path_factory: pytest.Te
     """Return the folder and the report of two seeds with control, interrupted once; do not change it."""
     out = tmp_path_factory.mktemp("trials") / "out"
     with pytest.raises(KeyboardInterrupt):
-        trials(out, tiny_teacher, tiny_splits, Listening("control, seed 4"))
+        trials(out, tiny_teacher, tiny_splits, Listening("control-seed-4"))
     assert not (out / "report.json").exists()
     again = Listening()
     _, report = trials(out, tiny_teacher, tiny_splits, again)
