@@ -94,7 +94,7 @@ class Task:
 
     def job(self, candidate: Candidate, *, threads: int) -> Job:
         """Return what a candidate's process is given."""
-        calibration = () if self.validation is None else tuple(self.validation.texts[:CALIBRATION_TEXTS])
+        calibration = () if self.validation is None else tuple(self.validation.single_texts()[:CALIBRATION_TEXTS])
         return Job(
             bundle=candidate.bundle,
             folder=self.folder(candidate),

@@ -59,7 +59,7 @@ def run_fresh(
     Raises:
         PotstillError: The first candidate failed.
     """
-    texts = list(task.test.texts[: settings.texts or len(task.test)])
+    texts = list(task.test.single_texts()[: settings.texts or len(task.test)])
     rounds = ROUNDS["memory"] if scenario == "memory" else settings.rounds or ROUNDS["cold-start"]
     failed = make_ready(candidates, task, reporter=reporter)
     watch = Watch()

@@ -132,8 +132,8 @@ def rows_of_movies(path: Path, *, texts: int, reporter: Reporter) -> list[dict[s
 
     bundle = Bundle.open(path)
     movies = load_splits(DataSettings(train=("builtin:movies",), test="builtin:movies"), labels=bundle.labels)
-    chosen = [*movies.train.texts[:texts], *movies.validation.texts]
-    return run_int8_ways(bundle, texts=chosen, calibration=movies.validation.texts, reporter=reporter)
+    chosen = [*movies.train.single_texts()[:texts], *movies.validation.single_texts()]
+    return run_int8_ways(bundle, texts=chosen, calibration=movies.validation.single_texts(), reporter=reporter)
 
 
 def _scales(graph: onnx.ModelProto, ranges: Mapping[str, ChannelRange], way: Way) -> dict[str, InputScales]:

@@ -126,7 +126,9 @@ def rate_figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 def _search(candidate: Candidate, test: Dataset, settings: RateSettings, *, seed: int) -> dict[str, Any]:
     peer = SERVERS["potstill"]
     with _reachable(candidate, peer) as (port, path):
-        requests = tuple(each.replace(b" /predict ", f" {path} ".encode(), 1) for each in requests_for(peer, test.texts))
+        requests = tuple(
+            each.replace(b" /predict ", f" {path} ".encode(), 1) for each in requests_for(peer, test.single_texts())
+        )
 
         def load(**more: Any) -> Samples:
             return run(Load(port=port, requests=requests, seed=seed, connections=settings.connections, **more))

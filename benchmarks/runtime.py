@@ -94,14 +94,14 @@ def run_runtime(
             shipped,
             students[0],
             teacher,
-            texts=test.texts,
+            texts=test.single_texts(),
             calibration=calibration,
             plan=plan,
             peers=peers,
             work=work,
             reporter=reporter,
         )
-        process = measure_process(shipped, "int8", test.texts)
+        process = measure_process(shipped, "int8", test.single_texts())
     ours = turns[OURS]
     rows = [_candidate_row(name, found, ours, test, plan) for name, found in turns.items()]
     rows += [{"kind": "candidate", "name": name, "skipped": reason} for name, reason in skipped.items()]
@@ -110,7 +110,7 @@ def run_runtime(
         rows.append(_quality_row(path, test, plan))
     reporter.say("runtime: the processor's int8 peak, and what the [serve] extra installs")
     peak = footprint.int8_peak_multiply_adds_per_second()
-    work_of_text = _mean_multiply_adds(students[0], _single_texts(test.texts, plan))
+    work_of_text = _mean_multiply_adds(students[0], _single_texts(test.single_texts(), plan))
     rows.append(
         {
             "kind": "footprint",
@@ -204,7 +204,7 @@ def _all_turns(
                     bundle=bundle,
                     folder=folder / name,
                     threads=threads,
-                    calibration=tuple(calibration.texts[:CALIBRATION_TEXTS]),
+                    calibration=tuple(calibration.single_texts()[:CALIBRATION_TEXTS]),
                     max_length=Bundle.open(bundle, verify=False).manifest.max_length,
                 )
                 try:
@@ -266,7 +266,7 @@ def _candidate_row(name: str, found: Turns, ours: Turns, test: Dataset, plan: Pl
 
 def _quality_row(path: Path, test: Dataset, plan: Plan) -> dict[str, Any]:
     bundle = Bundle.open(path)
-    texts, label_ids = test.texts[: plan.quality], test.label_ids[: plan.quality]
+    texts, label_ids = test.single_texts()[: plan.quality], test.label_ids[: plan.quality]
     alone: dict[str, Logits] = {}
     for precision in ("fp32", "int8"):
         classifier = OnnxClassifier.open(bundle, precision=precision, threads=1)

@@ -33,6 +33,7 @@ from distill.machine import available_cpus
 from distill.progress import Reporter
 from distill.settings import TextSettings
 from distill.storage import write_atomically
+from distill.texts import joined
 from export.runtime.sessions import OnnxClassifier
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +82,7 @@ def write_corpus(path: Path, count: int, *, seed: int = 0) -> None:
         for start in range(0, count, 50_000):
             ids = np.arange(start, min(start + 50_000, count))
             places, kinds = draw.random(len(ids)), draw.integers(0, 3, len(ids))
-            noisy = [_noisy(texts[number % len(texts)], *how) for number, *how in zip(ids, places, kinds, strict=True)]
+            noisy = [_noisy(joined(texts[number % len(texts)]), *how) for number, *how in zip(ids, places, kinds, strict=True)]
             writer.write_table(pa.table({"id": ids, "text": noisy}))
 
 

@@ -70,7 +70,7 @@ def instrument_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def trial(candidate: Candidate, task: Task, *, seed: int, settings: SpeedSettings = SHORT) -> dict[str, dict[str, Any]]:
     """Return by arm the ratio of a candidate to itself, with its interval and the ratio of each pair of processes."""
     settings = settings.model_copy(update={"seed": seed})
-    texts = task.test.texts[: settings.texts]
+    texts = task.test.single_texts()[: settings.texts]
     arms = [replace(candidate, name=name, slowdown=slowdown) for name, slowdown in ARMS.items()]
     measured = measure_together(
         [replace(candidate, name=REFERENCE), *arms],
@@ -95,7 +95,7 @@ def _compared(reference: Turns, other: Turns, seed: int) -> dict[str, Any]:
 def call_overhead(candidate: Candidate, task: Task) -> dict[str, Any]:
     """Return the median that the harness measures of a call that takes 1 ms by its own clock."""
     clockwork = Candidate("clockwork", "peer", "clockwork", candidate.bundle, options={"ms": CALL_MS})
-    texts = task.test.texts[: SHORT.texts]
+    texts = task.test.single_texts()[: SHORT.texts]
     turn = single_turn(texts, rounds=SHORT.rounds, seed=0)
     measured = measure_together([clockwork], task, SHORT, threads=1, turn=turn, warm=texts[:8], reporter=SilentReporter())
     samples = np.concatenate(measured.turns["clockwork"].ms)

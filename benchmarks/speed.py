@@ -88,7 +88,7 @@ def _session(
 ) -> Measured:
     rounds = settings.rounds or ROUNDS[scenario]
     settings = settings.model_copy(update={"rounds": rounds})
-    chosen = task.test.texts[:texts]
+    chosen = task.test.single_texts()[:texts]
     if scenario == "single-stream":
         threads, turn = settings.threads or 1, single_turn(chosen, rounds=rounds, seed=0)
     else:

@@ -290,7 +290,7 @@ def task_of(rows: RowSettings, data: DataSettings, work: Path) -> Task:
 
 def words_of_data(task: Task) -> str:
     """Return in words what was measured on."""
-    lengths = sorted(len(text.split()) for text in task.test.texts)
+    lengths = sorted(len(text.split()) for text in task.test.single_texts())
     middle, most = lengths[len(lengths) // 2], lengths[-1]
     return f"{len(task.test):,} test texts of {middle} words in the median and {most} at most, {len(task.test.labels)} labels"
 

@@ -38,7 +38,7 @@ def stand_in(bench: Bench, seed: int) -> None:
             continue
         bench.reporter.say(f"{STAND_IN} as if without labels, {recipe.replace('_', ' ')}, seed {seed}")
         with scratch(bench.folder) as out:
-            bundle = _student(bench, STAND_IN, seed, recipe, unlabeled=learnt.texts, held_out=judge, out=out)
+            bundle = _student(bench, STAND_IN, seed, recipe, unlabeled=learnt.single_texts(), held_out=judge, out=out)
             quality = quality_of(load_bundle(bundle), judge)
         kept = {key: quality[key] for key in ("macro_f1", "macro_f1_interval", "num_texts")}
         row = {"kind": "stand_in", "recipe": recipe, "target": STAND_IN, "seed": seed}
@@ -57,7 +57,7 @@ def unlabelled(bench: Bench, seed: int) -> None:
         if target == STAND_IN or bench.done(name, recipe=recipe):
             continue
         bench.reporter.say(f"{target} without labels, seed {seed}")
-        texts = (*bench.splits[target].train.texts, *bench.splits[target].validation.texts)
+        texts = (*bench.splits[target].train.single_texts(), *bench.splits[target].validation.single_texts())
         with scratch(bench.folder) as out:
             bundle = _student(bench, target, seed, recipe, unlabeled=texts, held_out=bench.test(target), out=out)
             row = {"kind": "unlabelled", "source": "the other three", "target": target, "seed": seed}

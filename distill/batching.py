@@ -117,7 +117,8 @@ def filled_up(batch: Batch, shape: tuple[int, int], *, pad_id: int) -> Batch:
     """Return the batch padded to a shape; empty rows attend to one token, so that their values stay finite."""
     texts, tokens = batch.input_ids.shape
     grown = ((0, shape[0] - texts), (0, shape[1] - tokens))
-    filled = Batch(np.pad(batch.input_ids, grown, constant_values=pad_id), np.pad(batch.attention_mask, grown))
+    types = None if batch.token_type_ids is None else np.pad(batch.token_type_ids, grown)
+    filled = Batch(np.pad(batch.input_ids, grown, constant_values=pad_id), np.pad(batch.attention_mask, grown), types)
     filled.attention_mask[texts:, 0] = 1
     return filled
 

@@ -23,7 +23,7 @@ from distill.errors import BundleError
 from distill.labels import ProblemType
 from distill.settings import Precision
 from distill.storage import cache_dir, sha256_of, write_atomically, writing_to
-from distill.tokenization import TextTokenizer
+from distill.tokenization import Pairs, TextTokenizer
 
 SCHEMA: Final = 1
 
@@ -136,6 +136,7 @@ class Manifest(_Part):
     problem_type: ProblemType
     max_length: int = Field(ge=4)
     pad_token_id: int = Field(ge=0)
+    pairs: Pairs | None = None
     num_parameters: int = Field(ge=0)
     precisions: tuple[Precision, ...] = ()
     opset: int | None = None
@@ -242,9 +243,8 @@ class Bundle:
 
     def tokenizer(self) -> TextTokenizer:
         """Return the bundle's tokenizer."""
-        return TextTokenizer.from_file(
-            self.file(TOKENIZER), max_length=self.manifest.max_length, pad_id=self.manifest.pad_token_id
-        )
+        known, path = self.manifest, self.file(TOKENIZER)
+        return TextTokenizer.from_file(path, max_length=known.max_length, pad_id=known.pad_token_id, pairs=known.pairs)
 
     def size_bytes(self, precision: Precision | None) -> int:
         """Return the size of the files needed for inference: graph, tokenizer and manifest.

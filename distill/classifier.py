@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from distill.errors import DatasetError, SettingsError
 from distill.labels import Logits, ProblemType, task_of
-
-TextInput = str | tuple[str, str]
+from distill.texts import TextInput as TextInput
 
 
 class Classifier(Protocol):
@@ -132,7 +131,9 @@ def predict(classifier: Classifier, texts: Sequence[TextInput]) -> list[Predicti
     ]
 
 
-def predict_stream(classifier: Classifier, texts: Iterable[str], *, chunk_size: int = 1024) -> Iterator[tuple[str, Prediction]]:
+def predict_stream(
+    classifier: Classifier, texts: Iterable[TextInput], *, chunk_size: int = 1024
+) -> Iterator[tuple[TextInput, Prediction]]:
     """Label a stream of texts, with `chunk_size` texts in memory at a time."""
     remaining = iter(texts)
     while chunk := list(islice(remaining, chunk_size)):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from distill.bundle import QUANTIZATION, Bundle
 from distill.errors import BundleError
+from distill.texts import TextInput, of_parts, parts_of
 
 INT8_LIMIT = 127
 SEVEN_BIT_LIMIT = 63
@@ -54,14 +55,15 @@ class InputScales:
     zero_point: int
 
 
-def calibration_texts(texts: Sequence[str]) -> list[str]:
+def calibration_texts(texts: Sequence[TextInput]) -> list[TextInput]:
     """Return at most 400 evenly spaced texts, and the first word of each as another text.
 
     One-word texts have larger activations in a static student; without them in the calibration these values were clipped.
     """
     places = np.linspace(0, len(texts) - 1, min(len(texts), MAX_CALIBRATION_TEXTS)).astype(int)
     chosen = [texts[place] for place in places]
-    return chosen + [text.split()[0] for text in chosen if text.strip()]
+    first_words = (tuple(part.split()[:1] for part in parts_of(text)) for text in chosen)
+    return chosen + [of_parts(tuple(word for (word,) in words)) for words in first_words if all(words)]
 
 
 def input_scales(values: ChannelRange, weights: Sequence[NDArray[np.float32]], *, migration: float = MIGRATION) -> InputScales:

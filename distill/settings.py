@@ -79,6 +79,9 @@ class TextSettings(Settings, heading="Data"):
     """Which column of a file holds the texts, and what happens to rows that cannot be used."""
 
     text_column: str = Field("text", min_length=1, description="column with the text")
+    pair_column: str | None = Field(
+        None, min_length=1, description="sentence pairs: column with the second text, such as a question's answer"
+    )
     max_text_chars: int = Field(100_000, ge=1, description="longest text accepted, in characters")
     skip_bad_rows: bool = Field(False, description="skip unusable rows and report how many, instead of stopping")
 

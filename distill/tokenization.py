@@ -10,56 +10,86 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from distill.classifier import TextInput
 from distill.errors import BundleError, DatasetError, SettingsError
+from distill.texts import TextInput
 
 INPUT_NAMES = ("input_ids", "attention_mask")
 """Names of the inputs of a graph, in order."""
+
+TYPE_INPUT = "token_type_ids"
+"""Name of a third input, of models that are trained on pairs and told which text a token is of."""
+
+Pairs = Literal["typed", "untyped"]
+"""How a model trained on pairs reads them: with token type ids, or without, because it or its tokenizer has none."""
+
+# In a row of ids, the tokens of the second text of a pair have this bit, so that a row stays one array. Above every id,
+# and within an int32, as rows are kept in files.
+_SECOND_TEXT = 1 << 30
 
 ENCODED_AT_ONCE = 1024
 """Texts per call of the library: an encoding takes twenty times the memory of its ids, and only the ids are kept."""
 
 
 class Batch(NamedTuple):
-    """Padded token ids, and a mask with 0 for padding; both int64, shape (texts, longest)."""
+    """Padded token ids, a mask with 0 for padding, and token types if the model takes them; int64, shape (texts, longest)."""
 
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
+    token_type_ids: NDArray[np.int64] | None = None
+
+    def inputs(self) -> dict[str, NDArray[np.int64]]:
+        """Return the inputs of a graph or model by name."""
+        return {name: values for name, values in self._asdict().items() if values is not None}
 
 
 class TextTokenizer:
-    """A fast tokenizer with a fixed `max_length` in tokens."""
+    """A fast tokenizer with a fixed `max_length` in tokens.
 
-    def __init__(self, tokenizer: Tokenizer, *, max_length: int, pad_id: int) -> None:
+    `pairs` says how a model that was trained on pairs reads them; None: it was trained on single texts.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, max_length: int, pad_id: int, pairs: Pairs | None = None) -> None:
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_length)
         self._tokenizer = tokenizer
         self.max_length = max_length
         self.pad_id = pad_id
+        self.pairs = pairs
 
     @classmethod
-    def from_file(cls, path: Path, *, max_length: int, pad_id: int) -> TextTokenizer:
+    def from_file(cls, path: Path, *, max_length: int, pad_id: int, pairs: Pairs | None = None) -> TextTokenizer:
         """Load a `tokenizer.json`."""
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as exc:  # the library raises a bare Exception, for a missing file too
             raise BundleError(f"{path} is not a tokenizer: {exc}") from exc
-        return cls(tokenizer, max_length=max_length, pad_id=pad_id)
+        return cls(tokenizer, max_length=max_length, pad_id=pad_id, pairs=pairs)
 
     @classmethod
-    def from_json(cls, content: str, *, max_length: int, pad_id: int) -> TextTokenizer:
+    def from_json(cls, content: str, *, max_length: int, pad_id: int, pairs: Pairs | None = None) -> TextTokenizer:
         """Create a tokenizer from the content of a `tokenizer.json`."""
-        return cls(Tokenizer.from_str(content), max_length=max_length, pad_id=pad_id)
+        return cls(Tokenizer.from_str(content), max_length=max_length, pad_id=pad_id, pairs=pairs)
 
     def with_max_length(self, max_length: int) -> TextTokenizer:
         """Return a copy of this tokenizer with another limit."""
-        return TextTokenizer.from_json(self.to_json(), max_length=max_length, pad_id=self.pad_id)
+        return TextTokenizer.from_json(self.to_json(), max_length=max_length, pad_id=self.pad_id, pairs=self.pairs)
+
+    def reading_pairs(self, *, has_types: bool) -> TextTokenizer:
+        """Return a copy for a model of pairs; `has_types` says whether it has a vector for each of two token types."""
+        typed = has_types and any(self._tokenizer.encode("a", "a").type_ids)
+        pairs: Pairs = "typed" if typed else "untyped"
+        return TextTokenizer.from_json(self.to_json(), max_length=self.max_length, pad_id=self.pad_id, pairs=pairs)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs of a graph that takes what this tokenizer returns."""
+        return (*INPUT_NAMES, TYPE_INPUT) if self.pairs == "typed" else INPUT_NAMES
 
     @property
     def vocabulary_size(self) -> int:
@@ -76,14 +106,17 @@ class TextTokenizer:
 
     def digest(self) -> str:
         """Return the sha256 of everything that the ids depend on, including `max_length`."""
-        return hashlib.sha256(f"{self.max_length} {self.pad_id} {self.to_json()}".encode()).hexdigest()
+        pairs = f" {self.pairs}" if self.pairs else ""
+        return hashlib.sha256(f"{self.max_length} {self.pad_id}{pairs} {self.to_json()}".encode()).hexdigest()
 
     def encode(self, texts: Sequence[TextInput]) -> list[NDArray[np.int64]]:
-        """Return the ids of each text, including special tokens, at most `max_length` of them.
+        """Return the ids of each text, including special tokens, at most `max_length` of them, for `pad`.
+
+        With typed pairs, the tokens of the second text are marked in the ids; see `token_ids`.
 
         Raises:
             DatasetError: A text is not a string, or has a lone surrogate and is not valid UTF-8; or `texts` is a single string.
-            SettingsError: A pair needs token type ids, but the graph has no such input.
+            SettingsError: A pair needs token type ids, but the model was trained on single texts.
         """
         if isinstance(texts, str):  # a string is also a sequence of strings; its characters would become texts
             raise DatasetError(f"texts is one string, expected a sequence of strings: pass [{texts[:20]!r}]")
@@ -96,10 +129,13 @@ class TextTokenizer:
 
     def _ids_of(self, texts: Sequence[TextInput]) -> list[NDArray[np.int64]]:
         encodings = self._tokenizer.encode_batch_fast(list(texts))  # fast: without the offsets of the tokens
-        if any(isinstance(text, tuple) for text in texts) and any(any(encoding.type_ids) for encoding in encodings):
+        if self.pairs == "typed":
+            return [np.array(each.ids, np.int64) + _SECOND_TEXT * np.array(each.type_ids, np.int64) for each in encodings]
+        is_pair = self.pairs is None and any(isinstance(text, tuple) for text in texts)
+        if is_pair and any(any(encoding.type_ids) for encoding in encodings):
             raise SettingsError(
-                "this tokenizer uses token type ids for the second text of a pair, but the graph has no such input; "
-                "join the two texts into one"
+                "this tokenizer uses token type ids for the second text of a pair, but the model was trained on single texts "
+                "and its graph has no such input; train it on pairs with --pair-column, or join the two texts into one"
             )
         return [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
 
@@ -132,15 +168,24 @@ class TextTokenizer:
     def pad(self, rows: Sequence[NDArray[np.int64]]) -> Batch:
         """Pad rows of ids to the length of the longest."""
         if len(rows) == 1:  # nothing to pad
-            input_ids = rows[0][None]
-            return Batch(input_ids, np.ones_like(input_ids))
+            return self._batch(rows[0][None], np.ones((1, len(rows[0])), dtype=np.int64))
         longest = max((len(row) for row in rows), default=0)
         input_ids = np.full((len(rows), longest), self.pad_id, dtype=np.int64)
         attention_mask = np.zeros((len(rows), longest), dtype=np.int64)
         for index, row in enumerate(rows):
             input_ids[index, : len(row)] = row
             attention_mask[index, : len(row)] = 1
-        return Batch(input_ids, attention_mask)
+        return self._batch(input_ids, attention_mask)
+
+    def _batch(self, ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Batch:
+        if self.pairs != "typed":
+            return Batch(ids, attention_mask)
+        return Batch(token_ids(ids), attention_mask, ids // _SECOND_TEXT)
+
+
+def token_ids(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return ids without the mark of the second text of a pair."""
+    return rows % _SECOND_TEXT
 
 
 def _portions(texts: Sequence[TextInput]) -> Iterator[Sequence[TextInput]]:

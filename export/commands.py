@@ -175,11 +175,14 @@ def predict(
 
     from distill.classifier import predict_stream
     from distill.data import read_texts
+    from distill.texts import joined
     from export.runtime.long_texts import LongTextClassifier
     from export.runtime.sessions import OnnxClassifier
 
     if texts and input:
         raise SettingsError("texts were given both as arguments and with --input; choose one")
+    if texts and rows.pair_column:
+        raise SettingsError("texts given as arguments are single texts; read pairs from a file with --input")
     classifier = LongTextClassifier(OnnxClassifier.open(bundle, precision=precision, threads=threads), long_texts=long_texts)
     answers = predict_stream(classifier, texts or (read_texts(input, rows) if input else stdin_texts(rows)))
     if json:
@@ -188,7 +191,7 @@ def predict(
         )
         return
     for text, answer in answers:
-        print(f"{'|'.join(answer.labels)}\t{answer.score:.4f}\t{' '.join(text.split())}")
+        print(f"{'|'.join(answer.labels)}\t{answer.score:.4f}\t{' '.join(joined(text).split())}")
     if classifier.words():
         reporter_for_terminal().say(classifier.words())
 

@@ -20,6 +20,7 @@ from distill.progress import Reporter, SilentReporter
 from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, Settings
 from distill.storage import require_writable, write_atomically
 from distill.teacher_settings import TeacherSettings
+from distill.texts import joined
 from export.measure.candidates import Candidate, bundle_candidate, floor_candidates
 from export.measure.rows import SCHEMA, measure
 from export.pipeline import export_bundle
@@ -100,7 +101,7 @@ def run_demo(out: Path, settings: DemoSettings = DemoSettings(), *, reporter: Re
     for note in splits.notes:
         reporter.say(f"        {note}")
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    further = [text for source in profile.unlabeled for text in read_texts(source, profile.data)]
+    further = [joined(text) for source in profile.unlabeled for text in read_texts(source, profile.data)]
     unlabeled = tuple(texts_not_in(further, parts.values()))
     if unlabeled:
         reporter.say(f"        {len(unlabeled)} texts of {', '.join(profile.unlabeled)}, without their labels")

@@ -23,6 +23,7 @@ from distill.progress import Reporter, SilentReporter
 from distill.scales import MAX_CALIBRATION_TEXTS, KnownScales, read_scales, scales_text
 from distill.settings import Precision
 from distill.storage import require_writable, write_atomically
+from distill.texts import TextInput
 from export.int8.calibration import calibration_split, channel_ranges
 from export.int8.ladder import Baseline, Ladder, asked_form
 from export.int8.linear import linear_inputs
@@ -97,7 +98,7 @@ def strip(bundle: Bundle) -> Bundle:
     return write_card(bundle, dropping={WEIGHTS})
 
 
-def _split(validation: Dataset, settings: ExportSettings, reporter: Reporter) -> tuple[Sequence[str], Dataset]:
+def _split(validation: Dataset, settings: ExportSettings, reporter: Reporter) -> tuple[Sequence[TextInput], Dataset]:
     """Return the texts for calibration and those for the gates; without calibration, all texts are for the gates."""
     if "int8" not in settings.precisions or settings.activations == "dynamic":
         return (), validation
@@ -129,7 +130,7 @@ def _checked_fp32(
 
 
 def _activation_scales(
-    fp32: onnx.ModelProto, bundle: Bundle, texts: Sequence[str], settings: ExportSettings, reporter: Reporter
+    fp32: onnx.ModelProto, bundle: Bundle, texts: Sequence[TextInput], settings: ExportSettings, reporter: Reporter
 ) -> KnownScales:
     """Return the scales that the bundle already has, and calibrate the missing ones on these texts."""
     if settings.activations == "dynamic":

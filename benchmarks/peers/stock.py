@@ -28,7 +28,7 @@ def open_peer(job: Job) -> Peer:
     tokenizer = TextTokenizer.from_file(job.bundle / "tokenizer.json", max_length=job.max_length, pad_id=_pad_id(job))
 
     def answer(texts: list[str]) -> Logits:
-        return np.asarray(session.run(None, tokenizer.pad(tokenizer.encode(texts))._asdict())[0])
+        return np.asarray(session.run(None, tokenizer.pad(tokenizer.encode(texts)).inputs())[0])
 
     return Peer(
         one=lambda text: answer([text])[0],

@@ -89,7 +89,7 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(settings["seed"])
     splits, unlabeled = task_texts(DataSettings(**settings["data"]), settings["unlabeled"])
-    texts = (*splits.train.texts, *unlabeled)
+    texts = (*splits.train.single_texts(), *unlabeled)
     labels = [*splits.train.label_ids, *[UNLABELLED] * len(unlabeled)]
     scored = measured_on(splits)
     folders = {"": settings["student"], "teacher_": settings["teacher"]}
@@ -145,7 +145,7 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
                 dataloader_pin_memory=False,
             ),
             train_dataset=encoded(texts, labels, ("", "teacher_")),
-            eval_dataset=encoded(scored.texts, scored.label_ids.tolist(), ("",)),
+            eval_dataset=encoded(scored.single_texts(), scored.label_ids.tolist(), ("",)),
             data_collator=collate,
             compute_metrics=lambda found: {
                 "macro_f1": macro_f1(np.asarray(found.label_ids, dtype=np.int64), np.asarray(found.predictions, np.float32))

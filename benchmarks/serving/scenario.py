@@ -131,12 +131,12 @@ def prepared(student: Path, *, test: Dataset, folder: Path, needs_stock: bool) -
             bundle=shipped,
             other=other,
             stock=stock,
-            texts=tuple(test.texts),
-            cut_texts=cut_to_fit(test.texts, shipped),
+            texts=tuple(test.single_texts()),
+            cut_texts=cut_to_fit(test.single_texts(), shipped),
             label_ids=test.label_ids,
             labels=test.labels,
-            predicted=_labels(shipped, test.texts),
-            predicted_other=_labels(other, test.texts),
+            predicted=_labels(shipped, test.single_texts()),
+            predicted_other=_labels(other, test.single_texts()),
         )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from distill.errors import SettingsError
 from distill.progress import Reporter
 from distill.settings import DataSettings, Device, TextSettings
+from distill.texts import TextInput
 
 if TYPE_CHECKING:
     from distill.data import Dataset, Splits
@@ -88,12 +89,15 @@ def recorded_teacher(
         yield recorded
 
 
-def stdin_texts(settings: TextSettings) -> Iterator[str]:
+def stdin_texts(settings: TextSettings) -> Iterator[TextInput]:
     """Yield the non-blank lines of stdin, stripped, under the same rules as rows of a file.
 
     Raises:
         DatasetError: A line is not UTF-8, or longer than `max_text_chars`.
+        SettingsError: Pairs are to be read.
     """
+    if settings.pair_column is not None:
+        raise SettingsError("stdin has lines, not columns; read pairs from a file")
     from distill.data.files import BadRows, Columns, usable_rows
 
     bad_rows = BadRows(settings.skip_bad_rows)

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from distill.errors import DatasetError
 from distill.labels import ProblemType, Task, task_of_labels
+from distill.texts import TextInput, content_of, parts_of
 
 Item = TypeVar("Item", covariant=True)
+Text = TypeVar("Text", bound=TextInput)
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,14 @@ class Dataset:
     """Texts with labels.
 
     Attributes:
-        texts: One string each.
+        texts: One string each, or, of sentence pairs, one pair of strings each.
         label_ids: Class ids, shape (texts,); in multi-label data zeros and ones, shape (texts, labels).
         labels: Label names, in order.
         source: Where the texts come from, for messages.
         notes: Sentences on what was dropped, merged or sampled so far.
     """
 
-    texts: tuple[str, ...]
+    texts: tuple[TextInput, ...]
     label_ids: NDArray[np.int64]
     labels: tuple[str, ...]
     source: str
@@ -47,6 +49,8 @@ class Dataset:
             raise DatasetError(f"{self.source}: {len(self.texts)} texts and {len(self.label_ids)} labels")
         if self.label_ids.ndim == 2 and self.label_ids.shape[1] != len(self.labels):
             raise DatasetError(f"{self.source}: {self.label_ids.shape[1]} columns of labels and {len(self.labels)} label names")
+        if len({isinstance(text, tuple) for text in self.texts}) > 1:
+            raise DatasetError(f"{self.source}: some texts are pairs, others single texts; use one kind")
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -66,6 +70,22 @@ class Dataset:
     def task(self) -> Task:
         """Single-label or multi-label classification, as the shape of `label_ids` says."""
         return task_of_labels(self.label_ids)
+
+    @property
+    def is_pairs(self) -> bool:
+        """Whether the texts are sentence pairs."""
+        return bool(self.texts) and isinstance(self.texts[0], tuple)
+
+    def single_texts(self) -> tuple[str, ...]:
+        """Return the texts, for what reads no pairs.
+
+        Raises:
+            DatasetError: They are pairs.
+        """
+        found = tuple(text for text in self.texts if isinstance(text, str))
+        if len(found) < len(self.texts):
+            raise DatasetError(f"{self.source} has sentence pairs; this takes single texts")
+        return found
 
     def fingerprint(self) -> str:
         """Return a digest of the texts, their labels by name, and their order."""
@@ -89,19 +109,22 @@ class Dataset:
         )
 
 
-def fingerprint(texts: Sequence[str], labels: Sequence[str] = ()) -> str:
+def fingerprint(texts: Sequence[TextInput], labels: Sequence[str] = ()) -> str:
     """Return the sha256 of texts and labels; each is preceded by its length, so that different lists differ in it."""
     digest = hashlib.sha256()
     for values in (texts, labels):
         digest.update(f"{len(values)};".encode())
-        for content in map(str.encode, values):
+        for content in map(content_of, values):
             digest.update(f"{len(content)}:".encode() + content)
     return digest.hexdigest()
 
 
-def fold(text: str) -> str:
-    """Return the text without differences in case and white space; texts with equal folds count as the same text."""
-    return " ".join(text.casefold().split())
+def fold(text: TextInput) -> str:
+    """Return the text without differences in case and white space; texts with equal folds count as the same text.
+
+    The texts of a pair are folded one by one, with a line end between them, which no folded text contains.
+    """
+    return "\n".join(" ".join(part.casefold().split()) for part in parts_of(text))
 
 
 def merge_duplicates(dataset: Dataset) -> Dataset:
@@ -131,7 +154,7 @@ def without_texts_of(dataset: Dataset, other: Dataset) -> Dataset:
 _CHUNK_TEXTS = 8192
 
 
-def texts_not_in(texts: Iterable[str], others: Iterable[Dataset]) -> Iterator[str]:
+def texts_not_in(texts: Iterable[Text], others: Iterable[Dataset]) -> Iterator[Text]:
     """Yield each distinct text once, in order, unless it is in `others`.
 
     Reads at most 8,192 texts ahead and remembers 8 bytes per text, so the texts may be more than fit into memory.
@@ -146,7 +169,7 @@ def texts_not_in(texts: Iterable[str], others: Iterable[Dataset]) -> Iterator[st
             yield chunk[index]
 
 
-def _digests(texts: Iterable[str]) -> NDArray[np.uint64]:
+def _digests(texts: Iterable[TextInput]) -> NDArray[np.uint64]:
     # surrogatepass: the tokenizer refuses a lone surrogate and names the text that has it.
     folds = (fold(text).encode(errors="surrogatepass") for text in texts)
     return np.frombuffer(b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in folds), dtype="<u8")
@@ -322,17 +345,17 @@ class LazySequence(Sequence[Item]):
         return self.item(places) if isinstance(places, int) else [self.item(place) for place in places]
 
 
-class JoinedTexts(LazySequence[str]):
+class JoinedTexts(LazySequence[TextInput]):
     """Several sequences of texts, one after the other; a text is read from its sequence when it is asked for."""
 
-    def __init__(self, *parts: Sequence[str]) -> None:
+    def __init__(self, *parts: Sequence[TextInput]) -> None:
         self._parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def item(self, place: int) -> str:
+    def item(self, place: int) -> TextInput:
         """Return one text."""
         part = int(np.searchsorted(self._ends, place, side="right"))
         return self._parts[part][place - int(self._ends[part])]  # negative: counted from the end of the part

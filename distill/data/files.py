@@ -18,6 +18,7 @@ from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from distill.data.formats import LABEL_NAMES, MAX_LINE_CHARS, TEXT_NAMES, TextForm, csv_rows, open_text, usual_column
 from distill.errors import DatasetError, requires
+from distill.texts import TextInput
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Columns:
         max_text_chars: Longest text accepted, in characters.
         label_separator: Separator between several labels of a text, in multi-label data.
         logits: Column with a list of numbers, one per label: a JSON list in CSV files, a list in JSONL and Parquet files.
+        pair: Column with the second text of sentence pairs; None reads single texts.
     """
 
     text: str
@@ -44,13 +46,18 @@ class Columns:
     max_text_chars: int
     label_separator: str | None = None
     logits: str | None = None
+    pair: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all columns to read."""
+        return [name for name in (self.text, self.label, self.logits, self.pair) if name is not None]
 
     @property
     def wanted(self) -> tuple[str, ...]:
         """Names that a header is expected to have: the given ones, and usual ones in place of a default."""
         usual = {"text": TEXT_NAMES, "label": LABEL_NAMES}
-        given = [name for name in (self.text, self.label, self.logits) if name is not None]
-        return tuple(name for each in given for name in usual.get(each, (each,)))
+        return tuple(name for each in self.names for name in usual.get(each, (each,)))
 
     def found_in(self, source: Path | str, present: Sequence[str]) -> Columns:
         """Return these columns with usual names in place of defaults that are not present."""
@@ -67,9 +74,9 @@ class Columns:
 
 @dataclass(frozen=True)
 class Row:
-    """One text, its label as written (None if not read, a tuple in multi-label data), its line, from 1, and its logits."""
+    """One text or pair, its label as written (None if not read, a tuple in multi-label data), its line from 1, its logits."""
 
-    text: str
+    text: TextInput
     label: str | tuple[str, ...] | None
     line: int
     logits: tuple[float, ...] | None = None
@@ -104,7 +111,7 @@ class BadRows:
         """Return a sentence on how many rows of `source` were skipped, with the first error."""
         return f"{source}: skipped {self.count} unusable rows; the first: {self.first}"
 
-    def texts(self, source: str, rows: Iterable[Row]) -> Iterator[str]:
+    def texts(self, source: str, rows: Iterable[Row]) -> Iterator[TextInput]:
         """Yield the texts of rows; in the end log a warning if rows were skipped."""
         for row in rows:
             yield row.text
@@ -152,6 +159,7 @@ def require_columns(source: Path | str, present: list[str], columns: Columns, *,
     """Check that a table, or with `line` one record of a JSONL file, has each wanted column once."""
     where = source if line is None else f"{source}:{line}"
     wanted = {"--text-column": columns.text, "--label-column": columns.label, "--teacher-logits-column": columns.logits}
+    wanted["--pair-column"] = columns.pair
     for flag, name in wanted.items():
         if name is not None and name not in present:
             seen = ", ".join(map(repr, present)) or "none"
@@ -278,8 +286,7 @@ def _read_parquet(
             require_columns(path, file.schema_arrow.names, found)
             for note in found.note(path, columns):
                 say(note)
-            wanted = [name for name in (found.text, found.label, found.logits) if name is not None]
-            for batch in file.iter_batches(columns=wanted):
+            for batch in file.iter_batches(columns=found.names):
                 for values in zip(*map(values_of, batch.columns), strict=True):
                     line += 1
                     yield found, (line, dict(zip(batch.schema.names, values, strict=True)))
@@ -301,6 +308,9 @@ def _usable_row(source: Path | str, line: int, record: dict[str, Any], columns: 
     label = None if columns.label is None else _label_of(record[columns.label], columns.label_separator)
     logits = None if columns.logits is None else _logits_of(record[columns.logits])
     problem = problem_with(text, columns.max_text_chars)
+    if problem is None and columns.pair is not None:
+        problem = problem_with(record[columns.pair], columns.max_text_chars)
+        problem = problem and f"in {columns.pair!r}, {problem}"
     if problem is None and columns.label is not None:
         if label is None:
             problem = f"the label is {record[columns.label]!r}, expected a name or a whole number"
@@ -310,7 +320,7 @@ def _usable_row(source: Path | str, line: int, record: dict[str, Any], columns: 
         problem = f"the teacher logits are {record[columns.logits]!r}, expected a list of numbers such as [-1.5, 2.25]"
     if problem is not None:
         raise DatasetError(f"{source}:{line}: {problem} (--skip-bad-rows skips such rows)", path=source, line=line)
-    return Row(text, label, line, logits)
+    return Row(text if columns.pair is None else (text, record[columns.pair]), label, line, logits)
 
 
 def problem_with(text: object, max_text_chars: int) -> str | None:

@@ -24,6 +24,7 @@ from distill.data.files import BadRows, Columns, OnBadRow, Record, Row, Say, rea
 from distill.errors import DatasetError, SettingsError, requires
 from distill.labels import are_numbers, label_ids_by_value, label_names_of
 from distill.settings import DataSettings, TextSettings
+from distill.texts import TextInput
 
 Split = Literal["train", "validation", "test"]
 
@@ -101,9 +102,16 @@ def read_labelled(source: str, split: Split, settings: DataSettings, *, labels: 
     names = tuple(labels) or settings.labels
     kind, _, name = source.partition(":")
     if kind == "builtin":
+        _require_no_pairs(source, settings)
         return _with_labels(_builtin_split(name, split, settings), names)
     bad_rows = BadRows(settings.skip_bad_rows)
-    columns = Columns(settings.text_column, settings.label_column, settings.max_text_chars, settings.label_separator)
+    columns = Columns(
+        settings.text_column,
+        settings.label_column,
+        settings.max_text_chars,
+        settings.label_separator,
+        pair=settings.pair_column,
+    )
     notes: list[str] = []
     read = _read_hub if kind == "hub" else _read_file
     rows = [*read(name if kind == "hub" else source, split, columns, bad_rows, say=notes.append)]
@@ -114,13 +122,24 @@ def read_labelled(source: str, split: Split, settings: DataSettings, *, labels: 
     return replace(_from_rows(rows, source, names), notes=tuple(notes))
 
 
-def read_teacher_logits(sources: Sequence[str], settings: DataSettings) -> Iterator[tuple[str, tuple[float, ...]]]:
+def _require_no_pairs(source: str, settings: TextSettings) -> None:
+    if settings.pair_column is not None:
+        raise SettingsError(f"{source} has single texts; leave out --pair-column, or name a file with pairs")
+
+
+def read_teacher_logits(sources: Sequence[str], settings: DataSettings) -> Iterator[tuple[TextInput, tuple[float, ...]]]:
     """Yield the texts of files with the logits in their `teacher_logits_column`, one at a time.
 
     Raises:
         DatasetError: A source is not a file, lacks the column, or has a row with unusable logits.
     """
-    columns = Columns(settings.text_column, None, settings.max_text_chars, logits=settings.teacher_logits_column)
+    columns = Columns(
+        settings.text_column,
+        None,
+        settings.max_text_chars,
+        logits=settings.teacher_logits_column,
+        pair=settings.pair_column,
+    )
     for source in sources:
         if source.startswith(("builtin:", "hub:")):
             raise DatasetError(f"{source} has no column of teacher logits; name files, or leave out --teacher-logits-column")
@@ -141,20 +160,21 @@ class TextSources:
     sources: tuple[str, ...]
     settings: TextSettings
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[TextInput]:
         for source in self.sources:
             yield from read_texts(source, self.settings)
 
 
-def read_texts(source: str, settings: TextSettings) -> Iterator[str]:
+def read_texts(source: str, settings: TextSettings) -> Iterator[TextInput]:
     """Yield the texts of a source without reading labels, one at a time: a file, or all splits of `builtin:NAME`."""
     kind, _, name = source.partition(":")
     if kind == "builtin":
+        _require_no_pairs(source, settings)
         for part in builtin.load_builtin(name):
             yield from part.texts
         return
     bad_rows = BadRows(settings.skip_bad_rows)
-    columns = Columns(settings.text_column, None, settings.max_text_chars)
+    columns = Columns(settings.text_column, None, settings.max_text_chars, pair=settings.pair_column)
     yield from bad_rows.texts(source, read_rows(Path(source), columns, bad_rows))
 
 

@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from distill.classifier import TextInput
 from distill.data import Dataset
-from distill.errors import SettingsError, requires
+from distill.errors import requires
 from distill.labels import Logits, ProblemType, require_single_label
+from distill.texts import TextInput, joined
 
 Unit = Literal["words", "characters"]
 
@@ -48,17 +48,15 @@ class TfidfClassifier:
         analyzer, longest = ("word", 2) if unit == "words" else ("char", 3)
         vectorizer = TfidfVectorizer(analyzer=analyzer, ngram_range=(1, longest), sublinear_tf=True)
         self._pipeline = make_pipeline(vectorizer, LogisticRegression(max_iter=1000, random_state=seed))
-        self._pipeline.fit(train.texts, train.label_ids)
+        self._pipeline.fit([joined(text) for text in train.texts], train.label_ids)
         regression = self._pipeline[-1]
         self._known = regression.classes_
         self.num_parameters = int(regression.coef_.size + regression.intercept_.size)
 
     def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
-        """Return log-probabilities; -10,000 for a label that no training text has."""
-        if any(isinstance(text, tuple) for text in texts):
-            raise SettingsError("the TF-IDF floor takes single texts, not pairs")
+        """Return log-probabilities; -10,000 for a label that no training text has. The texts of a pair are joined."""
         logits = np.full((len(texts), len(self.labels)), -1e4, dtype=np.float32)
         if not len(texts):  # scikit-learn refuses an empty list, a Classifier must not
             return logits
-        logits[:, self._known] = np.maximum(self._pipeline.predict_log_proba(texts), -1e4)
+        logits[:, self._known] = np.maximum(self._pipeline.predict_log_proba([joined(text) for text in texts]), -1e4)
         return logits

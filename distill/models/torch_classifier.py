@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,11 @@ class TorchClassifier:
         """Return logits, shape (len(texts), len(labels)), float32; row i belongs to texts[i]."""
         return self.logits_of_rows(self.tokenizer.encode(texts))
 
+    def reading_pairs(self) -> TorchClassifier:
+        """Return this classifier with a tokenizer for sentence pairs; the model is the same."""
+        has_types = (getattr(self.model.config, "type_vocab_size", None) or 0) > 1
+        return replace(self, tokenizer=self.tokenizer.reading_pairs(has_types=has_types))
+
     def logits_of_rows(self, rows: Sequence[np.ndarray], advance: Advance | None = None) -> Logits:
         """Return the logits of texts that are already tokenized, one array of ids for each text."""
         with evaluating(self.model):
@@ -82,7 +87,7 @@ class TorchClassifier:
 
     def tensors(self, batch: Batch) -> dict[str, Tensor]:
         """Return a batch as the model's arguments, on its device."""
-        return {name: torch.from_numpy(values).to(self.model.device) for name, values in batch._asdict().items()}
+        return {name: torch.from_numpy(values).to(self.model.device) for name, values in batch.inputs().items()}
 
     def _run(self, batch: Batch) -> Logits:
         with torch.inference_mode():
@@ -136,6 +141,8 @@ def write_model_files(classifier: TorchClassifier, folder: Path) -> None:
     write_atomically(folder / CONFIG, _portable_config(classifier))
     write_atomically(folder / TOKENIZER, classifier.tokenizer.to_json())
     tokenizer_config = {**classifier.tokenizer_config, "model_max_length": classifier.tokenizer.max_length}
+    if classifier.tokenizer.pairs is not None:
+        tokenizer_config["model_input_names"] = list(classifier.tokenizer.input_names)
     write_atomically(folder / TOKENIZER_CONFIG, json.dumps(tokenizer_config, indent=2, sort_keys=True) + "\n")
 
 

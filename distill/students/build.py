@@ -20,14 +20,15 @@ from distill.students.layers import DEFAULT_NUM_LAYERS, chosen_layers, keep_laye
 from distill.students.static_student import build_static
 from distill.students.vocabulary import trim_vocabulary
 from distill.students.width import narrow_feed_forward, narrowed
+from distill.texts import TextInput
 
 
 def build_student(
     teacher: TorchClassifier,
     settings: StudentSettings,
     *,
-    labelled: Sequence[str] = (),
-    unlabeled: Sequence[str] = (),
+    labelled: Sequence[TextInput] = (),
+    unlabeled: Sequence[TextInput] = (),
     whole: bool = False,
     seed: int = 0,
 ) -> TorchClassifier:

@@ -23,6 +23,7 @@ from distill.errors import SettingsError
 from distill.models.loading import rebuilt
 from distill.models.torch_classifier import TorchClassifier
 from distill.students.vocabulary import count_tokens
+from distill.texts import TextInput
 
 _TABLE = "embeddings.word_embeddings.weight"
 _LINEAR = "embeddings.embedding_transformation"
@@ -47,7 +48,7 @@ _SHARED = (
 )
 
 
-def factorise_embedding(classifier: TorchClassifier, size: int, *, texts: Sequence[str]) -> TorchClassifier:
+def factorise_embedding(classifier: TorchClassifier, size: int, *, texts: Sequence[TextInput]) -> TorchClassifier:
     """Return the classifier with a token table of `size` columns and a linear layer from it to the hidden size.
 
     Args:

@@ -18,13 +18,14 @@ from distill.models.loading import embedding_name, rebuilt
 from distill.models.torch_classifier import TorchClassifier
 from distill.settings import Characters
 from distill.students.subwords import BytePairs, Subwords, TrimmedTokenizer, special_ids, subwords_of, with_tokens
-from distill.tokenization import TextTokenizer
+from distill.texts import TextInput
+from distill.tokenization import TextTokenizer, token_ids
 
 _TEXTS_AT_ONCE = 4096
 
 
 def trim_vocabulary(
-    classifier: TorchClassifier, size: int, *, texts: Sequence[str], characters: Characters = "all"
+    classifier: TorchClassifier, size: int, *, texts: Sequence[TextInput], characters: Characters = "all"
 ) -> TorchClassifier:
     """Return the classifier with at most `size` tokens, which keep their vectors.
 
@@ -60,7 +61,10 @@ def trim_vocabulary(
     name, weights = embedding_name(classifier), classifier.model.state_dict()
     rows = torch.tensor(list(new_ids), device=weights[name].device)
     tokenizer = TextTokenizer.from_json(
-        trimmed.json, max_length=classifier.tokenizer.max_length, pad_id=new_ids[classifier.tokenizer.pad_id]
+        trimmed.json,
+        max_length=classifier.tokenizer.max_length,
+        pad_id=new_ids[classifier.tokenizer.pad_id],
+        pairs=classifier.tokenizer.pairs,
     )
     return rebuilt(classifier, config=config, weights={**weights, name: weights[name][rows]}, tokenizer=tokenizer)
 
@@ -70,7 +74,7 @@ def trimmed_tokenizer(
     tokenizer_config: dict[str, Any],
     size: int,
     *,
-    texts: Sequence[str],
+    texts: Sequence[TextInput],
     characters: Characters = "all",
 ) -> TrimmedTokenizer:
     """Return a tokenizer of `size` tokens, chosen on the texts.
@@ -98,12 +102,12 @@ def trimmed_tokenizer(
     return with_tokens(content, kept_tokens(subwords, counts, always=always, size=size - beside))
 
 
-def count_tokens(tokenizer: TextTokenizer, texts: Sequence[str]) -> NDArray[np.int64]:
+def count_tokens(tokenizer: TextTokenizer, texts: Sequence[TextInput]) -> NDArray[np.int64]:
     """Return how often each token occurs in the texts, cut to `max_length`, by id."""
     counts = np.zeros(tokenizer.vocabulary_size, dtype=np.int64)
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         rows = tokenizer.encode(texts[start : start + _TEXTS_AT_ONCE])
-        counts += np.bincount(np.concatenate(rows), minlength=len(counts))
+        counts += np.bincount(token_ids(np.concatenate(rows)), minlength=len(counts))
     return counts
 
 

@@ -28,6 +28,7 @@ from distill.models.families import families_with, family_of, in_layer, layer_na
 from distill.models.loading import rebuilt
 from distill.models.recording import record_tokens
 from distill.models.torch_classifier import TorchClassifier
+from distill.texts import TextInput
 
 SAMPLE_TEXTS = 512
 """Texts that directions and neurons are measured on, at most: about ten thousand tokens."""
@@ -35,7 +36,7 @@ _Observed = dict[str, tuple[Tensor, Tensor]]
 """What modules read and returned on the sample, by name: one row for each real token, in the head one for each text."""
 
 
-def narrowed(classifier: TorchClassifier, hidden_size: int, texts: Sequence[str], *, seed: int = 0) -> TorchClassifier:
+def narrowed(classifier: TorchClassifier, hidden_size: int, texts: Sequence[TextInput], *, seed: int = 0) -> TorchClassifier:
     """Return a new classifier whose encoder has `hidden_size` channels; the given one is not changed.
 
     Heads keep their size, so there are fewer heads. Feed-forward layers keep their number of neurons.
@@ -176,7 +177,7 @@ def _without_inputs(weight: Tensor, bias: Tensor, mean: Tensor, kept: Tensor) ->
     return weight[:, kept], bias + (weight[:, dropped].double() @ mean[dropped]).to(bias.dtype)
 
 
-def _observe(classifier: TorchClassifier, texts: Sequence[str]) -> _Observed:
+def _observe(classifier: TorchClassifier, texts: Sequence[TextInput]) -> _Observed:
     family = family_of(classifier.model.config)
     seen: defaultdict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
@@ -203,7 +204,7 @@ class Moments(NamedTuple):
     deviation: Tensor
 
 
-def narrow_feed_forward(classifier: TorchClassifier, size: int, *, texts: Sequence[str]) -> TorchClassifier:
+def narrow_feed_forward(classifier: TorchClassifier, size: int, *, texts: Sequence[TextInput]) -> TorchClassifier:
     """Return the classifier with `size` neurons in the feed-forward of each layer.
 
     Args:
@@ -253,13 +254,13 @@ def feed_forwards(classifier: TorchClassifier) -> list[tuple[str, str]]:
     return [(f"{layer}.{family.up}", f"{layer}.{family.down}") for layer in layers]
 
 
-def sample_of(texts: Sequence[str]) -> list[str]:
+def sample_of(texts: Sequence[TextInput]) -> list[TextInput]:
     """Return at most `SAMPLE_TEXTS` of the texts, evenly spread."""
     count = min(len(texts), SAMPLE_TEXTS)
     return [texts[index * len(texts) // count] for index in range(count)]
 
 
-def activation_moments(classifier: TorchClassifier, names: Sequence[str], texts: Sequence[str]) -> dict[str, Moments]:
+def activation_moments(classifier: TorchClassifier, names: Sequence[str], texts: Sequence[TextInput]) -> dict[str, Moments]:
     """Run the texts and return the moments of the input of each of these linear layers; padding is not counted."""
     sums: dict[str, Tensor] = {}
 

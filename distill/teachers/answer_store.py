@@ -17,6 +17,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from distill.storage import cache_dir, writing_to
+from distill.texts import TextInput, content_of
 
 Keys = NDArray[np.uint64]
 """Keys of texts, shape (texts, 2): 16 bytes each."""
@@ -33,10 +34,9 @@ def soft_targets_dir() -> Path:
     return cache_dir() / "soft_targets"
 
 
-def keys_of(texts: Sequence[str]) -> Keys:
+def keys_of(texts: Sequence[TextInput]) -> Keys:
     """Return the key of each text: the first half of its sha256."""
-    # surrogatepass: a lone surrogate must not fail here; the tokenizer refuses it and names the text.
-    digests = b"".join(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:16] for text in texts)
+    digests = b"".join(hashlib.sha256(content_of(text)).digest()[:16] for text in texts)
     return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
 
 

@@ -27,6 +27,7 @@ from distill.progress import Reporter, SilentReporter
 from distill.storage import writing_to
 from distill.teachers.answer_store import AnswerStore, keys_of, soft_targets_dir
 from distill.teachers.recorded import PartlyAnswered, RecordedLogits
+from distill.texts import TextInput
 
 CHUNK_TEXTS = 16_384
 """Texts looked up and computed at a time; a larger chunk has fewer batches that are not full."""
@@ -52,7 +53,7 @@ class Answers:
 
 def teacher_logits(
     teacher: Classifier,
-    texts: Sequence[str],
+    texts: Sequence[TextInput],
     *,
     compute: Compute = "no",
     folder: Path | None = None,
@@ -91,20 +92,20 @@ def teacher_logits(
     return Answers(logits, num_cached)
 
 
-class _ChosenTexts(LazySequence[str]):
+class _ChosenTexts(LazySequence[TextInput]):
     """Some of a sequence of texts, read when they are asked for."""
 
-    def __init__(self, texts: Sequence[str], places: Indices) -> None:
+    def __init__(self, texts: Sequence[TextInput], places: Indices) -> None:
         self._texts, self._places = texts, places
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def item(self, place: int) -> str:
+    def item(self, place: int) -> TextInput:
         return self._texts[int(self._places[place])]
 
 
-def share_of(texts: Sequence[str], *, share: int, of: int) -> Sequence[str]:
+def share_of(texts: Sequence[TextInput], *, share: int, of: int) -> Sequence[TextInput]:
     """Return the texts that one of several processes asks the teacher for.
 
     The content of a text decides its share, so that repeated texts are in one share, no share depends on what the cache
@@ -136,7 +137,7 @@ class _Asker:
         self._compute = compute
         self.file = AnswerStore(folder / _file_name(self._teacher, compute), len(teacher.labels))
 
-    def answer(self, texts: Sequence[str], advance: Callable[[int], object]) -> Answers:
+    def answer(self, texts: Sequence[TextInput], advance: Callable[[int], object]) -> Answers:
         """Return the logits of each text, computing and caching those that are not known."""
         keys = keys_of(texts)
         found, logits = self.file.find(keys)
@@ -166,7 +167,7 @@ class _Asker:
         advance(len(missing) - len(asked))
         return Answers(logits, len(texts) - len(missing))
 
-    def _computed(self, texts: Sequence[str]) -> Iterator[tuple[Indices, Logits]]:
+    def _computed(self, texts: Sequence[TextInput]) -> Iterator[tuple[Indices, Logits]]:
         """Yield the positions of some texts and their logits, until all texts are answered."""
         teacher = self._teacher
         if isinstance(teacher, TorchClassifier):

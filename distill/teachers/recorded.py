@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from distill.classifier import Classifier, TextInput, digest_of
+from distill.classifier import Classifier, digest_of
 from distill.errors import DatasetError, SettingsError, requires
 from distill.labels import Logits, ProblemType
 from distill.storage import sha256_of, writing_to
 from distill.teachers.answer_store import AnswerStore, keys_of, soft_targets_dir
+from distill.texts import TextInput, joined
 
 SCORE_JOB = "_manifest.json"
 """The file in an output folder of `potstill score` that describes it."""
@@ -63,7 +64,7 @@ class RecordedLogits:
 
     def __init__(
         self,
-        answers: Iterable[tuple[str, Sequence[float]]],
+        answers: Iterable[tuple[TextInput, Sequence[float]]],
         *,
         labels: tuple[str, ...],
         folder: Path,
@@ -89,8 +90,8 @@ class RecordedLogits:
             for text, logits in chunk:
                 if len(logits) != len(labels) or not np.isfinite(logits).all():
                     raise DatasetError(
-                        f"the text {text[:60]!r} has the teacher logits {list(logits)}; wanted {len(labels)} finite numbers, "
-                        f"for {', '.join(labels)} in this order"
+                        f"the text {joined(text)[:60]!r} has the teacher logits {list(logits)}; wanted {len(labels)} finite "
+                        f"numbers, for {', '.join(labels)} in this order"
                     )
             texts, columns = zip(*chunk, strict=True)
             self.answers.append(keys_of(texts), np.array(columns, dtype=np.float32))
@@ -101,11 +102,11 @@ class RecordedLogits:
         Raises:
             DatasetError: One of the texts is not recorded.
         """
-        found, logits = self.answers.find(keys_of([str(text) for text in texts]))
+        found, logits = self.answers.find(keys_of(texts))
         if not found.all():
             raise DatasetError(
-                f"no teacher logits are recorded for the text {str(texts[int(np.argmin(found))])[:60]!r}; every training and "
-                "validation text needs them in its file, and --augment needs a teacher that can compute them"
+                f"no teacher logits are recorded for the text {joined(texts[int(np.argmin(found))])[:60]!r}; every training "
+                "and validation text needs them in its file, and --augment needs a teacher that can compute them"
             )
         return logits
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from distill.data import Dataset, fold
 from distill.models.torch_classifier import TorchClassifier
 from distill.settings import AugmentSettings, DistillSettings
+from distill.texts import TextInput, content_of, of_parts, parts_of
 from distill.training.lesson import TransferSet
 
 NUM_NEIGHBOURS = 10
@@ -72,8 +73,12 @@ class Augmentation:
     mask_token: str | None = None
     neighbours: Neighbours | None = None
 
-    def copies(self, texts: Iterable[str], *, partners: Sequence[str], never: Collection[str] = ()) -> Iterator[str]:
+    def copies(
+        self, texts: Iterable[TextInput], *, partners: Sequence[TextInput], never: Collection[str] = ()
+    ) -> Iterator[TextInput]:
         """Yield up to `settings.augment` copies of each text; fewer if a text is too short to vary.
+
+        Each text of a pair is varied by itself.
 
         Args:
             texts: The texts to copy.
@@ -82,20 +87,28 @@ class Augmentation:
         """
         for text in texts:
             # sha256, because hash() differs from process to process
-            digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+            digest = hashlib.sha256(content_of(text)).digest()
             generator = np.random.default_rng([self.seed, int.from_bytes(digest[:8], "little")])
-            seen = {"", fold(text)}
+            seen = {fold(text)}
             for _ in range(self.settings.augment):
                 for _ in range(_MAX_ATTEMPTS):
-                    words = self._rearranged(text.split(), partners, generator)
-                    copy = " ".join(self._with_noise(words, generator))
+                    copy = self._copy(text, partners, generator)
                     folded = fold(copy)
-                    if folded not in seen and folded not in never:
+                    if all(parts_of(copy)) and folded not in seen and folded not in never:
                         seen.add(folded)
                         yield copy
                         break
 
-    def _rearranged(self, words: list[str], partners: Sequence[str], generator: np.random.Generator) -> list[str]:
+    def _copy(self, text: TextInput, partners: Sequence[TextInput], generator: np.random.Generator) -> TextInput:
+        made = []
+        for place, part in enumerate(parts_of(text)):
+            words = self._rearranged(part.split(), partners, place, generator)
+            made.append(" ".join(self._with_noise(words, generator)))
+        return of_parts(tuple(made))
+
+    def _rearranged(
+        self, words: list[str], partners: Sequence[TextInput], place: int, generator: np.random.Generator
+    ) -> list[str]:
         """Return all words, a span of them, or the first half with the second half of another text."""
         draw = generator.random()
         if draw < self.settings.augment_span:
@@ -103,7 +116,7 @@ class Augmentation:
             start = int(generator.integers(0, max(1, len(words) - length + 1)))
             return words[start : start + length]
         if draw < self.settings.augment_span + self.settings.augment_splice and partners:
-            other = partners[int(generator.integers(len(partners)))].split()
+            other = parts_of(partners[int(generator.integers(len(partners)))])[place].split()
             return words[: (len(words) + 1) // 2] + other[len(other) // 2 :]
         return words
 
@@ -137,7 +150,7 @@ def augmented_texts(
     *,
     held_out: Sequence[Dataset],
     settings: DistillSettings,
-) -> Iterator[str]:
+) -> Iterator[TextInput]:
     """Yield the noisy copies that a student's settings ask for; none by default.
 
     Args:

@@ -18,6 +18,7 @@ from distill.recipes import Recipe, RecipeOptions, Stage, TextFacts, stages_of
 from distill.storage import require_writable
 from distill.teachers.recorded import RecordedLogits
 from distill.teachers.teacher import AnyTeacher, Teacher, open_teacher
+from distill.texts import TextInput
 from distill.training.distillation import train_student
 from distill.training.finished import inputs_of, trained_once
 from distill.training.lesson import Prepared, distillation_lesson
@@ -36,7 +37,7 @@ def fit_by_recipe(
     splits: Splits,
     *,
     out: Path | str,
-    unlabeled: Iterable[str] = (),
+    unlabeled: Iterable[TextInput] = (),
     options: RecipeOptions | None = None,
     assistants: Path | str | None = None,
     reporter: Reporter | None = None,
@@ -104,7 +105,7 @@ def train_stages(
     *,
     teacher: Teacher,
     splits: Splits,
-    unlabeled: Sequence[str],
+    unlabeled: Sequence[TextInput],
     out: Path,
     assistants: Path,
     lesson_of: Callable[[Prepared], Lesson] = distillation_lesson,

@@ -28,6 +28,7 @@ from distill.teachers.teacher import (
     require_same_task,
     require_useful_teacher,
 )
+from distill.texts import TextInput
 from distill.training.augmentation import augmented_texts
 from distill.training.lesson import Prepared, TransferSet, distillation_lesson, keep_confident
 from distill.training.loop import Lesson
@@ -54,7 +55,7 @@ def fit_student(
     train: Dataset,
     validation: Dataset,
     out: Path | str,
-    unlabeled: Iterable[str] = (),
+    unlabeled: Iterable[TextInput] = (),
     test: Dataset | None = None,
     settings: DistillSettings | None = None,
     reporter: Reporter | None = None,
@@ -87,7 +88,7 @@ def train_student(
     teacher: AnyTeacher | Sequence[AnyTeacher] | Teacher,
     splits: Splits,
     *,
-    unlabeled: Iterable[str],
+    unlabeled: Iterable[TextInput],
     out: Path | str,
     settings: DistillSettings,
     lesson_of: Callable[[Prepared], Lesson] = distillation_lesson,
@@ -121,7 +122,7 @@ def train_student(
                 "raise --soft-weight, or name --losses"
             )
         # Before the teacher is run, which takes minutes: settings that cannot be honoured fail in the first seconds.
-        student = _new_student(base, settings, labelled=transfer.labelled.texts, unlabeled=transfer.unlabeled)
+        student = _new_student(base, settings, train=transfer.labelled, unlabeled=transfer.unlabeled)
         objective = distillation_objective(settings, student=student, teacher=model, label_ids=train.label_ids)
         report_truncated(student, train, run.reporter)
         on_validation = _proven_logits(opened, validation, run)
@@ -153,15 +154,19 @@ def _require_other_folder(teacher: Teacher, student: str | None, out: Path) -> N
 
 
 def _new_student(
-    base: TorchClassifier, settings: DistillSettings, *, labelled: Sequence[str], unlabeled: Sequence[str]
+    base: TorchClassifier, settings: DistillSettings, *, train: Dataset, unlabeled: Sequence[TextInput]
 ) -> TorchClassifier:
     """Return the untrained student, made of a base model."""
+    if train.is_pairs:
+        base = base.reading_pairs()
     if settings.max_length is not None:
         require_max_length(base.model.config, settings.max_length)
         base = replace(base, tokenizer=base.tokenizer.with_max_length(settings.max_length))
     student = build_student(
-        base, settings, labelled=labelled, unlabeled=unlabeled, whole=settings.student is not None, seed=settings.seed
+        base, settings, labelled=train.texts, unlabeled=unlabeled, whole=settings.student is not None, seed=settings.seed
     )
+    if train.is_pairs:
+        student = student.reading_pairs()  # a static one has no token types
     set_dropout(student.model, settings.dropout)
     if settings.quantization_aware_epochs:
         rounded_layers(student)  # refuses a student that the int8 phase does not support

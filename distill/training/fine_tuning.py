@@ -31,6 +31,7 @@ from distill.settings import BUILTIN_MINILM
 from distill.teacher_settings import TeacherSettings
 from distill.teachers.answers import teacher_logits
 from distill.teachers.teacher import require_same_label_names
+from distill.texts import TextInput
 from distill.training.checkpoints import Epoch
 from distill.training.loop import Examples, Lesson
 from distill.training.processes import MappedTexts
@@ -94,7 +95,7 @@ class Origin:
 
     init: Bundle | None = None
     source: SourceTask | None = None
-    adapt_texts: Iterable[str] = ()
+    adapt_texts: Iterable[TextInput] = ()
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,8 @@ def _loaded(model: str, task: _Task, adapt_texts: MappedTexts) -> TorchClassifie
         teacher = load_pretrained(
             model, labels=labels, max_length=settings.max_length, seed=settings.seed, problem_type=problem_type
         )
+    if task.train.is_pairs:
+        teacher = teacher.reading_pairs()
     on_device(teacher.model, task.run.accelerator.device)
     if settings.gradual_unfreezing:
         require_enough_epochs(settings, num_layers=teacher.model.config.num_hidden_layers)

@@ -18,6 +18,7 @@ from distill.progress import Reporter
 from distill.settings import DistillSettings
 from distill.storage import write_atomically
 from distill.teachers.teacher import Teacher
+from distill.texts import TextInput
 
 FINISHED = "finished.json"
 _NOT_DECIDING = {"track", "checkpoint_every_s"}
@@ -53,7 +54,7 @@ def trained_once(
     return bundle
 
 
-def inputs_of(teacher: Teacher, splits: Splits, unlabeled: Sequence[str]) -> list[str | None]:
+def inputs_of(teacher: Teacher, splits: Splits, unlabeled: Sequence[TextInput]) -> list[str | None]:
     """Return the digests of what every student of one teacher and one set of texts has in common."""
     datasets = (splits.train, splits.validation, splits.test)
     return [teacher.digest(), *(None if data is None else data.fingerprint() for data in datasets), fingerprint(unlabeled)]

@@ -24,6 +24,7 @@ from distill.losses.term import UNLABELLED
 from distill.models.torch_classifier import TorchClassifier
 from distill.settings import DistillSettings, TransferSetSettings
 from distill.teachers.teacher import Teacher
+from distill.texts import TextInput
 from distill.training.loop import Examples, Lesson
 from distill.training.processes import SharedFiles, logits_together
 from distill.training.sealing import TrainingRun
@@ -42,14 +43,14 @@ class TransferSet:
     """
 
     labelled: Dataset
-    unlabeled: Sequence[str]
-    augmented: Sequence[str] = ()
+    unlabeled: Sequence[TextInput]
+    augmented: Sequence[TextInput] = ()
 
     @classmethod
     def gather(
         cls,
         labelled: Dataset,
-        unlabeled: Iterable[str],
+        unlabeled: Iterable[TextInput],
         *,
         held_out: Sequence[Dataset],
         max_texts: int | None = None,
@@ -59,7 +60,8 @@ class TransferSet:
 
         With `max_texts`, keep a sample of that many texts, labelled ones first. A smaller sample is part of a larger one.
         """
-        others: Sequence[str] = files.texts("unlabeled", texts_not_in(unlabeled, (labelled, *held_out)))
+        alike = _alike(unlabeled, labelled)
+        others: Sequence[TextInput] = files.texts("unlabeled", texts_not_in(alike, (labelled, *held_out)))
         if max_texts is not None and len(labelled) + len(others) > max_texts:
             labelled = limited(labelled, max_texts, seed=0)
             drawn = np.random.default_rng(0).permutation(len(others))[: max_texts - len(labelled)]
@@ -70,7 +72,7 @@ class TransferSet:
         return len(self.labelled) + len(self.unlabeled) + len(self.augmented)
 
     @property
-    def texts(self) -> Sequence[str]:
+    def texts(self) -> Sequence[TextInput]:
         """All texts."""
         return JoinedTexts(self.labelled.texts, self.unlabeled, self.augmented)
 
@@ -79,6 +81,16 @@ class TransferSet:
         counts = len(self.labelled), len(self.unlabeled), len(self.augmented)
         weights = settings.labelled_weight, settings.unlabeled_weight, settings.augmented_weight
         return None if set(weights) == {1} else np.repeat(np.array(weights, dtype=np.float32), counts)
+
+
+def _alike(texts: Iterable[TextInput], labelled: Dataset) -> Iterator[TextInput]:
+    for number, text in enumerate(texts, start=1):
+        if isinstance(text, tuple) != labelled.is_pairs:
+            kinds = ("single texts", "pairs") if labelled.is_pairs else ("pairs", "single texts")
+            raise SettingsError(
+                f"unlabelled text {number} is one of {kinds[0]}, but the labelled ones are {kinds[1]}; use texts of one kind"
+            )
+        yield text
 
 
 def keep_confident(teacher: Teacher, transfer: TransferSet, settings: DistillSettings, run: TrainingRun) -> TransferSet:
@@ -115,7 +127,7 @@ def keep_confident(teacher: Teacher, transfer: TransferSet, settings: DistillSet
             f"the teachers are sure of none of the {len(passed)} unlabelled texts; lower --unlabeled-confidence"
         )
     run.reporter.say(f"unlabelled texts: {int(passed.sum())} of {len(passed)} are kept, the teachers are sure of them")
-    kept: Iterator[str] = (text for text, sure in zip(texts, passed, strict=True) if sure)
+    kept: Iterator[TextInput] = (text for text, sure in zip(texts, passed, strict=True) if sure)
     return replace(transfer, unlabeled=run.files.texts("kept", kept))
 
 

@@ -262,7 +262,7 @@ def _gradients(run: _Run, texts: Indices, *, share: float) -> dict[str, float]:
     padded = student.tokenizer.pad([examples.rows[index] for index in texts])
     soft, weights = examples.teacher_logits, examples.weights
     batch = TrainingBatch(
-        inputs={name: torch.from_numpy(values).to(device) for name, values in padded._asdict().items()},
+        inputs={name: torch.from_numpy(values).to(device) for name, values in padded.inputs().items()},
         labels=torch.from_numpy(examples.label_ids[texts]).to(device),
         teacher_logits=None if soft is None else torch.from_numpy(soft[texts]).to(device),
         weights=None if weights is None else torch.from_numpy(weights[texts]).to(device),

@@ -39,6 +39,7 @@ from distill.settings import Device, MixedPrecision, Tracker
 from distill.storage import writing_to
 from distill.teachers.answer_store import soft_targets_dir
 from distill.teachers.answers import Answers, share_of, teacher_logits
+from distill.texts import TextInput, content_of, of_content
 from distill.tokenization import TextTokenizer
 
 PATIENCE = timedelta(days=1)
@@ -234,16 +235,16 @@ class _Mapped(LazySequence[T]):
         """Return the item of these bytes."""
 
 
-class MappedTexts(_Mapped[str]):
-    """Texts in a file."""
+class MappedTexts(_Mapped[TextInput]):
+    """Texts or pairs in a file."""
 
     @staticmethod
-    def _to_bytes(item: str) -> bytes:
-        return item.encode(errors="surrogatepass")
+    def _to_bytes(item: TextInput) -> bytes:
+        return content_of(item)
 
     @staticmethod
-    def _from_bytes(content: NDArray[np.uint8]) -> str:
-        return bytes(content).decode(errors="surrogatepass")
+    def _from_bytes(content: NDArray[np.uint8]) -> TextInput:
+        return of_content(bytes(content))
 
 
 class MappedRows(_Mapped[NDArray[np.int64]]):
@@ -287,12 +288,12 @@ class SharedFiles:
     folder: Path
     accelerator: Accelerator
 
-    def texts(self, name: str, texts: Iterable[str]) -> MappedTexts:
+    def texts(self, name: str, texts: Iterable[TextInput]) -> MappedTexts:
         """Return the texts from a file; only the first process reads `texts`, once and a few at a time."""
         self.made(lambda: MappedTexts.write(self.folder / name, texts))
         return MappedTexts(self.folder / name)
 
-    def rows(self, name: str, texts: Sequence[str], tokenizer: TextTokenizer) -> MappedRows:
+    def rows(self, name: str, texts: Sequence[TextInput], tokenizer: TextTokenizer) -> MappedRows:
         """Return the token ids of texts from a file."""
         chunks = (texts[start : start + _CHUNK_TEXTS] for start in range(0, len(texts), _CHUNK_TEXTS))
         self.made(lambda: MappedRows.write(self.folder / name, (row for chunk in chunks for row in tokenizer.encode(chunk))))
@@ -337,7 +338,7 @@ def shared_files(folder: Path, accelerator: Accelerator) -> Iterator[SharedFiles
 
 def logits_together(
     teacher: Classifier,
-    texts: Sequence[str],
+    texts: Sequence[TextInput],
     *,
     files: SharedFiles,
     name: str,

@@ -23,6 +23,7 @@ from distill.models.families import family_of, layer_names
 from distill.models.recording import recording
 from distill.models.torch_classifier import TorchClassifier
 from distill.scales import SEVEN_BIT_LIMIT, ChannelRange, InputScales, calibration_texts, input_scales
+from distill.texts import TextInput
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def rounded_layers(classifier: TorchClassifier) -> list[RoundedLayer]:
 
 
 @contextmanager
-def rounding(classifier: TorchClassifier, texts: Sequence[str]) -> Iterator[dict[str, InputScales]]:
+def rounding(classifier: TorchClassifier, texts: Sequence[TextInput]) -> Iterator[dict[str, InputScales]]:
     """Calibrate the model, round in its linear layers inside the block, and yield the scales of their inputs by name.
 
     Args:
@@ -104,7 +105,9 @@ def rounding(classifier: TorchClassifier, texts: Sequence[str]) -> Iterator[dict
             vars(layer.module).pop("forward", None)
 
 
-def _calibrated(classifier: TorchClassifier, layers: Sequence[RoundedLayer], texts: Sequence[str]) -> dict[str, InputScales]:
+def _calibrated(
+    classifier: TorchClassifier, layers: Sequence[RoundedLayer], texts: Sequence[TextInput]
+) -> dict[str, InputScales]:
     """Return the scales of every layer's input, computed from its values and the weights that read it, as export does."""
     if not texts:
         raise SettingsError("quantization-aware training needs texts to calibrate with, and there are none")

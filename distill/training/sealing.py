@@ -157,6 +157,7 @@ def seal(classifier: TorchClassifier, run: TrainingRun, *, role: Role, lineage: 
             problem_type=classifier.problem_type,
             max_length=classifier.tokenizer.max_length,
             pad_token_id=classifier.tokenizer.pad_id,
+            pairs=classifier.tokenizer.pairs,
             num_parameters=classifier.num_parameters(),
             lineage=lineage,
             calibration_temperature=outcome.calibration_temperature,

@@ -27,6 +27,7 @@ from distill.recipes import Recipe, RecipeOptions, Stage, with_seed
 from distill.settings import DistillSettings, TrialSettings
 from distill.storage import require_writable, write_atomically
 from distill.teachers.teacher import AnyTeacher, Teacher, open_teacher
+from distill.texts import TextInput
 from distill.training.by_recipe import assistants_of, recipe_stages, train_stages
 from distill.training.finished import inputs_of, trained_once, whole_bundle
 from distill.training.lesson import Prepared, control_lesson, distillation_lesson
@@ -42,7 +43,7 @@ def run_trials(
     splits: Splits,
     *,
     out: Path | str,
-    unlabeled: Iterable[str] = (),
+    unlabeled: Iterable[TextInput] = (),
     settings: DistillSettings | RecipeOptions | None = None,
     recipe: Recipe | None = None,
     trials: TrialSettings,

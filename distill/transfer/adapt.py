@@ -26,6 +26,7 @@ from distill.errors import SettingsError
 from distill.losses.objective import Objective, StepLoss, TrainingBatch
 from distill.models.loading import embedding_name, rebuilt
 from distill.models.torch_classifier import TorchClassifier
+from distill.texts import TextInput, joined
 from distill.tokenization import TextTokenizer
 from distill.transfer.features import encoder_of
 
@@ -102,7 +103,7 @@ WORD = "\u2581"
 """Marks the first token of a word."""
 
 
-def with_new_vocabulary(classifier: TorchClassifier, texts: Sequence[str], *, size: int, seed: int) -> TorchClassifier:
+def with_new_vocabulary(classifier: TorchClassifier, texts: Sequence[TextInput], *, size: int, seed: int) -> TorchClassifier:
     """Return the classifier with a tokenizer trained on the texts, and embeddings for its tokens.
 
     A token that both vocabularies contain, such as a digit or a Latin word, keeps its embedding. The others are random with
@@ -124,7 +125,10 @@ def with_new_vocabulary(classifier: TorchClassifier, texts: Sequence[str], *, si
             "leave out --new-vocabulary"
         )
     tokenizer = TextTokenizer.from_json(
-        trained_tokenizer(texts, size=size), max_length=classifier.tokenizer.max_length, pad_id=SPECIAL.index(PAD)
+        trained_tokenizer(texts, size=size),
+        max_length=classifier.tokenizer.max_length,
+        pad_id=SPECIAL.index(PAD),
+        pairs=classifier.tokenizer.pairs,
     )
     new = tokenizer.vocabulary()
     config = copy.deepcopy(classifier.model.config)
@@ -144,7 +148,7 @@ def with_new_vocabulary(classifier: TorchClassifier, texts: Sequence[str], *, si
     return made
 
 
-def trained_tokenizer(texts: Sequence[str], *, size: int) -> str:
+def trained_tokenizer(texts: Sequence[TextInput], *, size: int) -> str:
     """Return the content of a `tokenizer.json`: byte-pair encoding, trained on the texts, BERT's special tokens first.
 
     White space and punctuation end a word, and the first token of a word is marked. Chinese has neither inside a clause, so
@@ -164,7 +168,7 @@ def trained_tokenizer(texts: Sequence[str], *, size: int) -> str:
     tokenizer = Tokenizer(BPE(unk_token=UNKNOWN))
     tokenizer.normalizer = Normalizers([NFKC(), Lowercase()])
     tokenizer.pre_tokenizer = PreTokenizers([Metaspace(), Punctuation()])
-    counts = Counter(character for text in texts for character in tokenizer.normalizer.normalize_str(text))
+    counts = Counter(character for text in texts for character in tokenizer.normalizer.normalize_str(joined(text)))
     frequent = sorted(counts, key=lambda character: (-counts[character], character))
     alphabet = [WORD, *(character for character in frequent if not character.isspace())][: size // 2]
     trainer = BpeTrainer(
@@ -175,7 +179,7 @@ def trained_tokenizer(texts: Sequence[str], *, size: int) -> str:
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(map(joined, texts), trainer)
     tokenizer.post_processor = TemplateProcessing(
         single=f"{FIRST} $A {LAST}",
         pair=f"{FIRST} $A {LAST} $B:1 {LAST}:1",

@@ -27,6 +27,7 @@ from distill.progress import Reporter
 from distill.storage import cache_dir
 from distill.teacher_settings import FeatureSettings, Pooling
 from distill.teachers.answers import teacher_logits
+from distill.texts import TextInput
 from distill.tokenization import Batch
 
 Features = NDArray[np.float32]
@@ -84,7 +85,7 @@ class PooledEncoder(TorchClassifier):
     def _run(self, batch: Batch) -> Logits:
         device = self.model.device
         with torch.inference_mode():
-            inputs = {name: torch.from_numpy(values).to(device) for name, values in batch._asdict().items()}
+            inputs = {name: torch.from_numpy(values).to(device) for name, values in batch.inputs().items()}
             states = encoder_of(self.model)(**inputs, output_hidden_states=True).hidden_states
             pooled = pooled_states(states, inputs["attention_mask"], pooling=self.pooling, last_layers=self.last_layers)
             return pooled.flatten(start_dim=1).cpu().numpy()
@@ -92,7 +93,7 @@ class PooledEncoder(TorchClassifier):
 
 def pooled_features(
     classifier: TorchClassifier,
-    texts: Sequence[str],
+    texts: Sequence[TextInput],
     settings: FeatureSettings,
     *,
     compute: Compute = "no",

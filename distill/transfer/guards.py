@@ -15,6 +15,7 @@ from distill.data import Dataset, fold
 from distill.errors import SettingsError, requires
 from distill.evaluation.metrics import macro_f1
 from distill.labels import Logits
+from distill.texts import TextInput, joined
 
 SHINGLE = 5
 """Characters per shingle: long enough that two different sentences share few."""
@@ -42,7 +43,7 @@ class Duplicate:
     similarity: float
 
 
-def near_duplicates(source: Sequence[str], target: Sequence[str], *, threshold: float = NEAR) -> list[Duplicate]:
+def near_duplicates(source: Sequence[TextInput], target: Sequence[TextInput], *, threshold: float = NEAR) -> list[Duplicate]:
     """Return the target texts that are also in the source, exactly or nearly, each with its nearest source text.
 
     MinHash finds candidate pairs (Broder, 1997); their exact similarity decides. Texts shorter than a shingle are compared
@@ -77,10 +78,11 @@ def leakage_words(source: Dataset, target: Dataset, duplicates: Sequence[Duplica
     if not duplicates:
         return ""
     first = duplicates[0]
+    quoted = joined(target.texts[first.target_row])[:60]
     exact = sum(fold(source.texts[one.source_row]) == fold(target.texts[one.target_row]) for one in duplicates)
     return (
         f"leakage: {len(duplicates)} of {len(target)} texts of {target.source} are also in {source.source} ({exact} exactly), "
-        f"the first is {target.texts[first.target_row][:60]!r}; the model has seen them, so the score is too high: remove them "
+        f"the first is {quoted!r}; the model has seen them, so the score is too high: remove them "
         "from one side, or evaluate on other texts"
     )
 
@@ -145,7 +147,7 @@ def suspect_rows(dataset: Dataset, held_out_logits: Logits, *, limit: int) -> li
     return [
         Suspect(
             row=int(row),
-            text=dataset.texts[row],
+            text=joined(dataset.texts[row]),
             label=dataset.labels[dataset.label_ids[row]],
             likely=dataset.labels[int(shares[row].argmax())],
             confidence=float(shares[row, dataset.label_ids[row]]),
@@ -154,7 +156,7 @@ def suspect_rows(dataset: Dataset, held_out_logits: Logits, *, limit: int) -> li
     ]
 
 
-def _shingles(text: str) -> set[bytes]:
+def _shingles(text: TextInput) -> set[bytes]:
     folded = fold(text)
     starts = range(max(1, len(folded) - SHINGLE + 1))
     return {folded[start : start + SHINGLE].encode(errors="surrogatepass") for start in starts}

@@ -67,6 +67,8 @@ class Encoder:
     Attributes:
         words: Shape (vocabulary, width).
         positions: Shape (positions, width), the vector of token type 0 added where there are types.
+        types: What the vector of each token type adds to that of type 0, shape (types, width), where the graph takes token
+            types; else None.
         padding_id: Positions are counted from the row after this id, and padding has the row of its own id (RoBERTa); None
             counts from row 0.
         relative: Attention bias by distance, shape (2 * max_length - 1, heads), the middle row for distance 0, or None.
@@ -85,6 +87,7 @@ class Encoder:
 
     words: Weights
     positions: Weights
+    types: Weights | None
     padding_id: int | None
     relative: Weights | None
     embedding_norm: Norm
@@ -135,11 +138,15 @@ def read_encoder(classifier: TorchClassifier) -> Encoder:
     max_length = classifier.tokenizer.max_length
     num_positions = max_length + position_offset(config)  # no text reaches the others
     positions = reader.take(f"{embeddings}.position_embeddings.weight")[:num_positions]
+    types = None
     if f"{embeddings}.token_type_embeddings.weight" in reader.left:
-        positions = positions + reader.take(f"{embeddings}.token_type_embeddings.weight")[0]
+        by_type = reader.take(f"{embeddings}.token_type_embeddings.weight")
+        positions = positions + by_type[0]
+        types = by_type - by_type[0] if classifier.tokenizer.pairs == "typed" else None
     encoder = Encoder(
         words=reader.take(f"{embeddings}.word_embeddings.weight"),
         positions=positions,
+        types=types,
         padding_id=position_padding_id(config),
         relative=_relative_bias(model, max_length, reader) if config.model_type == "mpnet" else None,
         embedding_norm=reader.norm(f"{base}.{family.embedding_norm}", outer_epsilon),

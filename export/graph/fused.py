@@ -8,6 +8,7 @@ docs/decisions/graph-writers.md has the measurements behind the choice of ops.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from distill.models.torch_classifier import TorchClassifier
-from distill.tokenization import INPUT_NAMES
+from distill.tokenization import INPUT_NAMES, TYPE_INPUT
 from export.graph.encoder import Activation, Dense, Encoder, Layer, Norm, read_encoder
 from export.graph.portable import OUTPUT_NAME
 from export.runtime.sessions import MICROSOFT
@@ -46,7 +47,7 @@ def write_fused_graph(classifier: TorchClassifier) -> onnx.ModelProto:
     inner = writer.dense(hidden, encoder.hidden_head, "head.inner")
     active = _activate(writer, inner, encoder.head_activation, "head.active")
     writer.dense(active, encoder.head, "head", output=OUTPUT_NAME)
-    return writer.model(num_labels=encoder.head.bias.size)
+    return writer.model(inputs=classifier.tokenizer.input_names, num_labels=encoder.head.bias.size)
 
 
 def expected_ops(graph: onnx.ModelProto) -> Counter[str]:
@@ -71,7 +72,11 @@ def _embeddings(writer: _Writer, encoder: Encoder, ids: str) -> str:
         positions = writer.add(
             "Gather", [table, _positions_from_padding(writer, ids, encoder.padding_id)], "positions.looked_up"
         )
-    hidden = writer.norm(writer.add("Add", [words, positions], "embedding.sum"), encoder.embedding_norm, "embedding")
+    added = writer.add("Add", [words, positions], "embedding.sum")
+    if encoder.types is not None:
+        types = writer.add("Gather", [writer.constant("types", encoder.types), TYPE_INPUT], "types.looked_up")
+        added = writer.add("Add", [added, types], "embedding.with_types")
+    hidden = writer.norm(added, encoder.embedding_norm, "embedding")
     return hidden if encoder.projection is None else writer.dense(hidden, encoder.projection, "embedding.projection")
 
 
@@ -193,11 +198,11 @@ class _Writer:
         gamma, beta = self.constant(f"{name}.gamma", norm.gamma), self.constant(f"{name}.beta", norm.beta)
         return self.add("LayerNormalization", [tensor, gamma, beta], f"{name}.norm", axis=-1, epsilon=norm.epsilon)
 
-    def model(self, *, num_labels: int) -> onnx.ModelProto:
+    def model(self, *, inputs: Sequence[str], num_labels: int) -> onnx.ModelProto:
         graph = helper.make_graph(
             list(self._nodes.values()),
             "classifier",
-            [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"]) for name in INPUT_NAMES],
+            [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"]) for name in inputs],
             [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch", num_labels])],
             list(self._constants.values()),
         )

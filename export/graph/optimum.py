@@ -36,7 +36,8 @@ def write_optimum_graph(classifier: TorchClassifier) -> onnx.ModelProto:
             main_export(str(model), output=out, task="text-classification", device="cpu", do_validation=False)
         except (ValueError, KeyError, NotImplementedError) as exc:
             raise SettingsError(f"optimum cannot export this model: {exc}; use --exporter portable") from exc
-        return without_token_types(onnx.load(out / "model.onnx"))
+        graph = onnx.load(out / "model.onnx")
+        return graph if classifier.tokenizer.pairs == "typed" else without_token_types(graph)
 
 
 def without_token_types(graph: onnx.ModelProto) -> onnx.ModelProto:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from distill.models.devices import eager_attention
 from distill.models.static_network import FoldedStatic, StaticClassifier
 from distill.models.torch_classifier import TorchClassifier
-from distill.tokenization import INPUT_NAMES
+from distill.tokenization import INPUT_NAMES, TYPE_INPUT
 
 # The lowest opset with Gelu as one op: below 20 the exporter writes five ops, each of them a pass over the widest activations.
 OPSET = 20
@@ -28,20 +28,20 @@ _TRACED_TEXTS = ("a masterpiece of boredom", "nothing here is as it was said to 
 
 
 class _LogitsOnly(nn.Module):
-    """The model with the inputs and the output of the graph: two tensors in, logits out."""
+    """The model with the inputs and the output of the graph: two or three tensors in, logits out."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.model(**dict(zip((*INPUT_NAMES, TYPE_INPUT), inputs, strict=False))).logits
 
 
 def write_portable_graph(classifier: TorchClassifier) -> onnx.ModelProto:
     """Return the fp32 graph, weights inside, both input axes symbolic ("batch", "length")."""
-    batch = classifier.tokenizer.pad(classifier.tokenizer.encode(_TRACED_TEXTS))
-    inputs = tuple(torch.from_numpy(values) for values in batch)
+    batch = classifier.tokenizer.pad(classifier.tokenizer.encode(_TRACED_TEXTS)).inputs()
+    inputs = tuple(map(torch.from_numpy, batch.values()))
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1, max=classifier.tokenizer.max_length)}
     # A static model is fastest with its linear layer computed in advance for every token.
     model = FoldedStatic(classifier.model) if isinstance(classifier.model, StaticClassifier) else classifier.model
@@ -53,8 +53,8 @@ def write_portable_graph(classifier: TorchClassifier) -> onnx.ModelProto:
             inputs,
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=tuple(dict(axes) for _ in INPUT_NAMES),
-            input_names=list(INPUT_NAMES),
+            dynamic_shapes=(tuple(dict(axes) for _ in inputs),),
+            input_names=list(batch),
             output_names=[OUTPUT_NAME],
             external_data=False,
             verbose=False,

@@ -13,13 +13,14 @@ from onnx import TensorProto, helper
 from distill.data import Dataset
 from distill.errors import SettingsError
 from distill.scales import ChannelRange, calibration_texts
+from distill.texts import TextInput, content_of
 from distill.tokenization import TextTokenizer
 
 ONE_IN = 3
 """One validation text in so many calibrates."""
 
 
-def calibration_split(validation: Dataset) -> tuple[tuple[str, ...], Dataset]:
+def calibration_split(validation: Dataset) -> tuple[tuple[TextInput, ...], Dataset]:
     """Return the texts that calibrate, about a third, and the other texts, on which the gates judge the result.
 
     The digest of a text decides where it goes. A later export with more or other validation texts therefore never judges
@@ -33,7 +34,7 @@ def calibration_split(validation: Dataset) -> tuple[tuple[str, ...], Dataset]:
             f"int8 needs at least 2 validation texts, one to calibrate and one to judge it, got {len(validation)}; "
             "give more with --validation"
         )
-    digests = [hashlib.sha256(text.encode()).digest() for text in validation.texts]
+    digests = [hashlib.sha256(content_of(text)).digest() for text in validation.texts]
     calibrates = np.array([int.from_bytes(digest) % ONE_IN == 0 for digest in digests])
     if calibrates.all() or not calibrates.any():  # a handful of texts
         calibrates = np.arange(len(digests)) == digests.index(min(digests))
@@ -42,7 +43,7 @@ def calibration_split(validation: Dataset) -> tuple[tuple[str, ...], Dataset]:
 
 
 def channel_ranges(
-    graph: onnx.ModelProto, tensors: Sequence[str], *, texts: Sequence[str], tokenizer: TextTokenizer
+    graph: onnx.ModelProto, tensors: Sequence[str], *, texts: Sequence[TextInput], tokenizer: TextTokenizer
 ) -> dict[str, ChannelRange]:
     """Run an fp32 graph over texts and return the range of each channel of some tensors.
 
@@ -71,7 +72,7 @@ def channel_ranges(
     ranges: dict[str, ChannelRange] = {}
     for text in calibration_texts(texts):
         batch = tokenizer.pad(tokenizer.encode([text]))
-        for name, values in zip(tensors, session.run(list(tensors), batch._asdict()), strict=True):
+        for name, values in zip(tensors, session.run(list(tensors), batch.inputs()), strict=True):
             rows = values.reshape(-1, values.shape[-1])
             seen = ChannelRange(rows.min(axis=0), rows.max(axis=0))
             ranges[name] = ranges[name].joined(seen) if name in ranges else seen

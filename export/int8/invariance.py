@@ -55,7 +55,7 @@ class BatchReport:
             )
 
 
-def compare_alone_and_in_batches(classifier: BatchingClassifier, texts: Sequence[str]) -> BatchReport:
+def compare_alone_and_in_batches(classifier: BatchingClassifier, texts: Sequence[TextInput]) -> BatchReport:
     """Compare at most 500 texts one by one and in batches of 32, unsorted, so that a batch holds short and long texts."""
     chosen = [texts[index] for index in np.linspace(0, len(texts) - 1, min(len(texts), MAX_TEXTS)).astype(int)]
     alone = np.concatenate([classifier.predict_logits([text]) for text in chosen])

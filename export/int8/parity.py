@@ -11,6 +11,7 @@ from distill.classifier import Classifier, require_same_labels
 from distill.errors import ParityError, QualityError
 from distill.evaluation.metrics import Quality
 from distill.labels import Logits, ProblemType, task_of
+from distill.texts import TextInput, joined, of_parts, parts_of
 from export.settings import ExportSettings
 
 BATCH_SIZES = (1, 2, 7, 32)
@@ -43,7 +44,7 @@ class ParityReport:
             )
 
 
-def compare(reference: Classifier, candidate: Classifier, texts: Sequence[str]) -> ParityReport:
+def compare(reference: Classifier, candidate: Classifier, texts: Sequence[TextInput]) -> ParityReport:
     """Compare two classifiers on the same texts, the candidate at several batch sizes.
 
     Args:
@@ -56,19 +57,22 @@ def compare(reference: Classifier, candidate: Classifier, texts: Sequence[str]) 
     expected = reference.predict_logits(texts)
     differences = np.stack([np.abs(_in_batches(candidate, texts, size) - expected).max(axis=1) for size in BATCH_SIZES])
     row = int(np.argmax(differences)) % len(texts)  # shape (sizes, texts); argmax returns a NaN first
-    return ParityReport(float(differences[:, row].max()), texts[row], len(texts), BATCH_SIZES)
+    return ParityReport(float(differences[:, row].max()), joined(texts[row]), len(texts), BATCH_SIZES)
 
 
-def _in_batches(classifier: Classifier, texts: Sequence[str], size: int) -> Logits:
+def _in_batches(classifier: Classifier, texts: Sequence[TextInput], size: int) -> Logits:
     return np.concatenate([classifier.predict_logits(texts[start : start + size]) for start in range(0, len(texts), size)])
 
 
-def parity_texts(texts: Sequence[str], *, seed: int = 0) -> list[str]:
+def parity_texts(texts: Sequence[TextInput], *, seed: int = 0) -> list[TextInput]:
     """Choose texts for a parity check: random ones, the shortest, the longest, and one that is longer than any limit."""
     generator = np.random.default_rng(seed)
-    by_length = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    by_length = sorted(range(len(texts)), key=lambda index: len(joined(texts[index])))
     chosen = [*generator.permutation(len(texts))[: NUM_PARITY_TEXTS - 5].tolist(), *by_length[:2], *by_length[-2:]]
-    return [*(texts[index] for index in dict.fromkeys(chosen)), " ".join(texts[:200])]
+    return [
+        *(texts[index] for index in dict.fromkeys(chosen)),
+        of_parts(tuple(map(" ".join, zip(*map(parts_of, texts[:200]), strict=True)))),
+    ]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from distill.classifier import Classifier
 from distill.errors import PotstillError, SettingsError
 from distill.progress import Reporter, SilentReporter
+from distill.texts import TextInput, joined
 from export.settings import BenchSettings
 
 MIN_SAMPLES_P90 = 64
@@ -80,7 +81,7 @@ class ProcessFigures:
 
 def measure_latency(
     classifiers: Mapping[str, Classifier],
-    texts: Sequence[str],
+    texts: Sequence[TextInput],
     settings: BenchSettings,
     *,
     reporter: Reporter | None = None,
@@ -109,7 +110,7 @@ def measure_latency(
 
 def measure_throughput(
     classifiers: Mapping[str, Classifier],
-    texts: Sequence[str],
+    texts: Sequence[TextInput],
     settings: BenchSettings,
     *,
     reporter: Reporter | None = None,
@@ -126,7 +127,7 @@ def measure_throughput(
     }
 
 
-def measure_process(bundle_path: Path, runtime: str, texts: Sequence[str], *, repeats: int = 3) -> ProcessFigures:
+def measure_process(bundle_path: Path, runtime: str, texts: Sequence[TextInput], *, repeats: int = 3) -> ProcessFigures:
     """Start a new process that answers with this bundle, `repeats` times, and return the medians.
 
     Args:
@@ -174,9 +175,9 @@ def speed_figures(
     }
 
 
-def _probe(bundle_path: Path, runtime: str, texts: Sequence[str]) -> ProcessFigures:
+def _probe(bundle_path: Path, runtime: str, texts: Sequence[TextInput]) -> ProcessFigures:
     """Run the process; this one sleeps meanwhile, so that it does not compete with it."""
-    lines = "\n".join(" ".join(text.split()) for text in texts)
+    lines = "\n".join(" ".join(joined(text).split()) for text in texts)
     started = time.monotonic()  # the clock of the system, the same in both processes
     try:
         done = subprocess.run(
@@ -195,7 +196,9 @@ def _probe(bundle_path: Path, runtime: str, texts: Sequence[str]) -> ProcessFigu
     return ProcessFigures(found["answered_at"] - started, found["peak_rss_bytes"])
 
 
-def _rounds_of(texts: Sequence[str], rounds: int, texts_per_round: int, *, batch_size: int) -> list[list[list[str]]]:
+def _rounds_of(
+    texts: Sequence[TextInput], rounds: int, texts_per_round: int, *, batch_size: int
+) -> list[list[list[TextInput]]]:
     """Return the batches of each round; each round uses the next texts, and they begin again after the last."""
     endless = cycle(texts)
     chosen = [list(islice(endless, texts_per_round)) for _ in range(rounds)]
@@ -204,7 +207,7 @@ def _rounds_of(texts: Sequence[str], rounds: int, texts_per_round: int, *, batch
 
 def _timed_rounds(
     classifiers: Mapping[str, Classifier],
-    rounds: Sequence[Sequence[Sequence[str]]],
+    rounds: Sequence[Sequence[Sequence[TextInput]]],
     warmup_s: tuple[float, float],
     *,
     title: str,
@@ -232,7 +235,7 @@ def _timed_rounds(
 
 
 def _warm_up(
-    classifier: Classifier, calls: Sequence[Sequence[str]], seconds: float, clock: Callable[[], float], *, is_first: bool
+    classifier: Classifier, calls: Sequence[Sequence[TextInput]], seconds: float, clock: Callable[[], float], *, is_first: bool
 ) -> None:
     """Repeat calls like those that will be timed, for this many seconds; the first time also until they get no faster.
 
@@ -244,7 +247,7 @@ def _warm_up(
         settled, fastest = settled or taken > SETTLED * fastest, min(taken, fastest)
 
 
-def _timed_ms(classifier: Classifier, texts: Sequence[str], clock: Callable[[], float]) -> float:
+def _timed_ms(classifier: Classifier, texts: Sequence[TextInput], clock: Callable[[], float]) -> float:
     started = clock()
     classifier.predict_logits(texts)
     return (clock() - started) * 1000

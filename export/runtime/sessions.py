@@ -24,7 +24,7 @@ from distill.errors import BundleError, SettingsError, requires
 from distill.labels import Logits, ProblemType
 from distill.machine import INT8_WITHOUT_SATURATION, available_cpus, instruction_set
 from distill.settings import Precision
-from distill.tokenization import INPUT_NAMES, Batch, TextTokenizer
+from distill.tokenization import Batch, TextTokenizer
 
 with requires("running a graph"):
     import onnxruntime as ort
@@ -80,7 +80,7 @@ class OnnxClassifier:
             raise SettingsError(f"threads must be at least 1, got {threads}")
         self._graph, self._graph_state = graph, _state_of(graph)
         self._session = _load(graph, threads=self._threads)
-        _require_contract(self._session, labels)
+        _require_contract(self._session, labels, tokenizer.input_names)
         self._crew: tuple[ort.InferenceSession, MapBatches] | None = None
         self._crew_lock = threading.Lock()
 
@@ -202,7 +202,7 @@ def _state_of(graph: Path | bytes) -> tuple[int, ...] | None:
 
 def _answer(session: ort.InferenceSession, batch: Batch, options: ort.RunOptions | None = None) -> Logits:
     try:
-        logits: Logits = session.run(None, batch._asdict(), options)[0]
+        logits: Logits = session.run(None, batch.inputs(), options)[0]
     except Exception as exc:  # as above
         raise BundleError(f"the graph cannot answer; is the tokenizer the one it was made with? {exc}") from exc
     # After a run, the weights have displaced numpy's code from the cache: it takes 12 us for two values, `math` takes 2.
@@ -212,10 +212,10 @@ def _answer(session: ort.InferenceSession, batch: Batch, options: ort.RunOptions
     return logits
 
 
-def _require_contract(session: ort.InferenceSession, labels: tuple[str, ...]) -> None:
+def _require_contract(session: ort.InferenceSession, labels: tuple[str, ...], wanted: tuple[str, ...]) -> None:
     taken = [value.name for value in session.get_inputs()]
-    if sorted(taken) != sorted(INPUT_NAMES):
-        raise BundleError(f"the graph has inputs {taken}, expected {list(INPUT_NAMES)}; write it with `potstill export`")
+    if sorted(taken) != sorted(wanted):
+        raise BundleError(f"the graph has inputs {taken}, expected {list(wanted)}; write it with `potstill export`")
     columns = session.get_outputs()[0].shape[-1]
     if isinstance(columns, int) and columns != len(labels):
         # numpy would broadcast one column over all labels

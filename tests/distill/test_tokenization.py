@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from distill.errors import BundleError, DatasetError, SettingsError
-from distill.tokenization import TextTokenizer
+from distill.tokenization import TextTokenizer, token_ids
 
 WORDS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "fine": 5, "film": 6}
 PAD, UNKNOWN, START, END, A, FINE, FILM = WORDS.values()
@@ -193,18 +193,38 @@ def test_pairs_that_need_token_types_are_refused() -> None:
         tokenizer(second_type=1).encode([("a", "film")])
 
 
+def test_a_model_of_pairs_gets_the_type_of_each_token() -> None:
+    typed = tokenizer(second_type=1).reading_pairs(has_types=True)
+    assert typed.input_names == ("input_ids", "attention_mask", "token_type_ids")
+    rows = typed.encode([("a", "film"), "fine"])
+    batch = typed.pad(rows)
+    assert batch.token_type_ids is not None
+    assert batch.input_ids.tolist()[0] == [START, A, END, FILM, END]
+    assert batch.token_type_ids.tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]
+    assert token_ids(rows[0]).tolist() == [START, A, END, FILM, END]
+    assert typed.digest() != tokenizer(second_type=1).digest()
+    assert typed.with_max_length(4).pairs == "typed"
+
+
+@pytest.mark.parametrize(("second_type", "has_types"), [(1, False), (0, True)])
+def test_pairs_have_no_types_where_model_or_tokenizer_has_none(second_type: int, has_types: bool) -> None:
+    untyped = tokenizer(second_type=second_type).reading_pairs(has_types=has_types)
+    assert untyped.pad(untyped.encode([("a", "film")])).inputs().keys() == {"input_ids", "attention_mask"}
+
+
 # Padding
 
 
 def test_rows_are_padded_on_the_right_to_the_longest() -> None:
-    ids, mask = tokenizer(pad_id=9).pad([np.array([1, 2, 3]), np.array([4]), np.array([], dtype=np.int64)])
+    padded = tokenizer(pad_id=9).pad([np.array([1, 2, 3]), np.array([4]), np.array([], dtype=np.int64)])
+    ids, mask = padded.inputs().values()
     assert ids.tolist() == [[1, 2, 3], [4, 9, 9], [9, 9, 9]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
     assert ids.dtype == mask.dtype == np.int64
 
 
 def test_a_real_token_that_equals_the_padding_is_not_masked() -> None:
-    _, mask = tokenizer(pad_id=0).pad([np.array([1, 0]), np.array([2])])
+    mask = tokenizer(pad_id=0).pad([np.array([1, 0]), np.array([2])]).attention_mask
     assert mask.tolist() == [[1, 1], [1, 0]]
 
 

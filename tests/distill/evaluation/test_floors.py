@@ -7,7 +7,6 @@ import pytest
 
 from distill.classifier import predict
 from distill.data import Dataset
-from distill.errors import SettingsError
 from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
 
 
@@ -75,6 +74,6 @@ def test_no_texts_have_logits_of_the_right_width(floor: MajorityClassifier | Tfi
     assert floor.predict_logits([]).shape == (0, 3)
 
 
-def test_tfidf_refuses_pairs() -> None:
-    with pytest.raises(SettingsError, match="takes single texts, not pairs"):
-        TfidfClassifier(REVIEWS).predict_logits([("a", "b")])
+def test_tfidf_joins_the_texts_of_a_pair() -> None:
+    floor = TfidfClassifier(REVIEWS)
+    assert floor.predict_logits([("lovely film", "dull")]).tolist() == floor.predict_logits(["lovely film dull"]).tolist()

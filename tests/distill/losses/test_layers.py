@@ -21,7 +21,7 @@ TEXTS = ("a lovely warm film", "dull")
 
 def inputs_of(classifier: TorchClassifier) -> dict[str, Tensor]:
     batch = classifier.tokenizer.pad(classifier.tokenizer.encode(TEXTS))
-    return {name: torch.from_numpy(values) for name, values in batch._asdict().items()}
+    return {name: torch.from_numpy(values) for name, values in batch.inputs().items()}
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_padding_does_not_reach_the_last_token_of_a_window(make_classifier: Make
     together = student.predict_logits(TEXTS)
     alone = np.concatenate([student.predict_logits([text]) for text in TEXTS])
     np.testing.assert_allclose(together, alone, atol=1e-4)
-    loss = student.model(**{name: torch.from_numpy(ids) for name, ids in padded(student)._asdict().items()}).logits.sum()
+    loss = student.model(**{name: torch.from_numpy(ids) for name, ids in padded(student).inputs().items()}).logits.sum()
     loss.backward()
     assert student.model.get_input_embeddings().weight.grad[student.tokenizer.pad_id].abs().max() == 0
 
