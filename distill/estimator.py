@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.data.dataset import merge_duplicates, split_off
+from distill.data.values import texts_of
 from distill.errors import DatasetError, SettingsError, requires
 from distill.labels import Logits, task_of
 from distill.settings import BUILTIN_MINILM, DistillSettings
 from distill.teacher_settings import TeacherSettings
+from distill.texts import TextInput
 
 with requires("the scikit-learn estimator"):
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -114,7 +116,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         settings = DistillSettings(**{name: getattr(self, name) for name in DEFAULTS})
         teacher = Bundle.open(self.teacher) if isinstance(self.teacher, str | Path) else self.teacher
-        self.classes_, self._columns, data = _read(_texts_of(X), y, labels=teacher.labels if teacher else None)
+        self.classes_, self._columns, data = _read(texts_of(X, source="X"), y, labels=teacher.labels if teacher else None)
         train, validation = self._split(data)
         folder = self._own_folder() if self.out is None else Path(self.out)
         if teacher is None:
@@ -150,7 +152,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _logits(self, texts: Iterable[str]) -> Logits:
         """Return the logits, with columns in the order of `classes_`."""
         check_is_fitted(self, "bundle_")
-        return self._student.predict_logits(_texts_of(texts))[:, self._columns]
+        return self._student.predict_logits(texts_of(texts, source="X"))[:, self._columns]
 
     def _own_folder(self) -> Path:
         """Return a new temporary folder, which is deleted with this object or by its next fit."""
@@ -197,18 +199,8 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self._student = load_bundle(Bundle.open(self.bundle_.path))
 
 
-def _texts_of(rows: Iterable[Any]) -> list[str]:
-    if isinstance(rows, str) or getattr(rows, "ndim", 1) != 1:
-        raise DatasetError(f"X is a {type(rows).__name__}; pass a list, a Series or a one-dimensional array of texts")
-    texts = [str(text) if isinstance(text, np.str_) else text for text in rows]
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DatasetError(f"X, row {row}: wanted a string, got {type(text).__name__}")
-    return texts
-
-
 def _read(
-    texts: list[str], y: Iterable[Any], *, labels: tuple[str, ...] | None
+    texts: list[TextInput], y: Iterable[Any], *, labels: tuple[str, ...] | None
 ) -> tuple[NDArray[Any], NDArray[np.int64], Dataset]:
     """Read the labels.
 
@@ -235,7 +227,7 @@ def _read(
 
 
 def _read_indicator(
-    texts: list[str], given: NDArray[Any], *, labels: tuple[str, ...] | None
+    texts: list[TextInput], given: NDArray[Any], *, labels: tuple[str, ...] | None
 ) -> tuple[NDArray[Any], NDArray[np.int64], Dataset]:
     if not np.isin(given, (0, 1)).all():
         raise DatasetError("y has two dimensions but other values than 0 and 1; set 1 where a text has a label")

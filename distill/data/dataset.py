@@ -13,11 +13,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.data.values import labels_of, texts_of
 from distill.errors import DatasetError
 from distill.labels import ProblemType, Task, task_of_labels
 from distill.texts import TextInput, content_of, parts_of
@@ -51,6 +52,26 @@ class Dataset:
             raise DatasetError(f"{self.source}: {self.label_ids.shape[1]} columns of labels and {len(self.labels)} label names")
         if len({isinstance(text, tuple) for text in self.texts}) > 1:
             raise DatasetError(f"{self.source}: some texts are pairs, others single texts; use one kind")
+
+    @classmethod
+    def from_texts(
+        cls, texts: Iterable[Any], labels: Iterable[Any], names: Sequence[str] | None = None, *, source: str = "texts"
+    ) -> Dataset:
+        """Return a set of texts and labels from Python objects: lists, arrays, columns of pandas or of `datasets`.
+
+        Args:
+            texts: Strings, or pairs of strings.
+            labels: One label per text: a name, a number (a class id if there are names) or a bool; or several: lists of
+                these, or a matrix of zeros and ones.
+            names: Label names, in order; default: those in the labels.
+            source: Where the texts come from, for messages.
+
+        Raises:
+            DatasetError: A text or a label cannot be used; the message names its row.
+        """
+        found = texts_of(texts, source=source)
+        label_ids, known = labels_of(labels, names, source=f"labels of {source}")
+        return cls(tuple(found), label_ids, known, source)
 
     def __len__(self) -> int:
         return len(self.texts)

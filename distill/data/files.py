@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from distill.data.formats import LABEL_NAMES, MAX_LINE_CHARS, TEXT_NAMES, TextForm, csv_rows, open_text, usual_column
+from distill.data.values import label_text
 from distill.errors import DatasetError, requires
 from distill.texts import TextInput
 
@@ -350,14 +351,6 @@ def _label_of(value: object, separator: str | None) -> str | tuple[str, ...] | N
         is_empty = value is None or (isinstance(value, str) and not value.strip())
         value = [] if is_empty else value.split(separator) if isinstance(value, str) else [value]
     if not isinstance(value, list):
-        return _label_text(value)
-    names = tuple(dict.fromkeys(map(_label_text, value)))
+        return label_text(value)
+    names = tuple(dict.fromkeys(map(label_text, value)))
     return None if None in names else names  # type: ignore[return-value]  # mypy does not narrow the elements
-
-
-def _label_text(value: object) -> str | None:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return (str(value).strip() or None) if isinstance(value, str | int) else None

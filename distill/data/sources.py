@@ -21,8 +21,9 @@ from distill.data.dataset import (
     without_texts_of,
 )
 from distill.data.files import BadRows, Columns, OnBadRow, Record, Row, Say, read_rows, require_columns, usable_rows
+from distill.data.values import encoded
 from distill.errors import DatasetError, SettingsError, requires
-from distill.labels import are_numbers, label_ids_by_value, label_names_of
+from distill.labels import are_numbers, label_names_of
 from distill.settings import DataSettings, TextSettings
 from distill.texts import TextInput
 
@@ -230,30 +231,11 @@ def _class_name(feature: Any, class_id: int | None) -> str | None:
 
 
 def _from_rows(rows: Sequence[Row], source: str, labels: Sequence[str]) -> Dataset:
-    is_list = [isinstance(row.label, tuple) for row in rows]
-    if any(is_list) and not all(is_list):
-        line = rows[is_list.index(not is_list[0])].line
-        raise DatasetError(
-            f"{source}:{line}: some rows have a list of labels, others a single label; use lists in all rows or in none",
-            path=source,
-            line=line,
-        )
-    written = [row.label if isinstance(row.label, tuple) else (row.label or "",) for row in rows]
-    names = tuple(labels) or label_names_of(value for values in written for value in values)
-    ids = label_ids_by_value(names, (value for values in written for value in values))
-    for row, values in zip(rows, written, strict=True):
-        if unknown := [value for value in values if value not in ids]:
-            raise DatasetError(
-                f"{source}:{row.line}: label {unknown[0]!r} is not one of {', '.join(map(repr, names))}",
-                path=source,
-                line=row.line,
-            )
-    if any(is_list):
-        label_ids = np.zeros((len(rows), len(names)), dtype=np.int64)
-        for index, values in enumerate(written):
-            label_ids[index, [ids[value] for value in values]] = 1
-    else:
-        label_ids = np.array([ids[value] for (value,) in written], dtype=np.int64)
+    def error(row: int, problem: str) -> DatasetError:
+        line = rows[row].line
+        return DatasetError(f"{source}:{line}: {problem}", path=source, line=line)
+
+    label_ids, names = encoded(["" if row.label is None else row.label for row in rows], labels, error=error)
     return Dataset(tuple(row.text for row in rows), label_ids, names, source)
 
 

@@ -214,7 +214,8 @@ def test_a_table_of_zeros_and_ones_makes_several_labels_a_text(tiny_model: Path)
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
-        (np.zeros((4, 2)), "X is a ndarray"),
+        (np.zeros((4, 3)), "X is a ndarray"),
+        (np.zeros((4, 2)), "X, row 0"),
         ("one text", "X is a str"),
         (["fine", 3], "X, row 1: .*int"),
         (["fine", None], "X, row 1: .*NoneType"),
