@@ -7,14 +7,15 @@ Arm by arm: a finished arm of a seed is a bundle and a row file in the work fold
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import numpy as np
 
-from benchmarks.quality_arms import ARMS, SEEDS, TASK, TEACHER, UNLABELED, Arm
+from benchmarks.quality_arms import ARMS, EFFORT, SEEDS, TASK, TEACHER, UNLABELED, Arm
 from benchmarks.quality_figures import COMMAND, differences_of, quality_figures, summary_of, verdict_of_quality
 from benchmarks.results import write_result
 from benchmarks.texts import task_texts
@@ -25,7 +26,8 @@ from distill.errors import BundleError, SettingsError
 from distill.evaluation.metrics import evaluate
 from distill.machine import describe_environment
 from distill.progress import Reporter
-from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, Precision
+from distill.recipes import settings_for
+from distill.settings import BUILTIN_MINILM, DataSettings, Precision
 from distill.storage import write_atomically
 from distill.teacher_settings import TeacherSettings
 from export.measure.candidates import bundle_candidate
@@ -154,50 +156,41 @@ def _reference_teacher(bench: Bench, seed: int) -> Bundle:
 
 def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) -> Bundle:
     from distill.data import Splits
+    from distill.teachers.teacher import open_teacher
+    from distill.training.by_recipe import text_facts
     from distill.training.distillation import train_student
+    from distill.training.finished import inputs_of, trained_once
     from distill.training.lesson import control_lesson, distillation_lesson
 
-    arm = bench.study.arms[name]
-    settings = arm.settings.model_copy(update={"seed": seed})
-    if arm.assistant:
-        settings = settings.model_copy(update={"student": str(_made(bench, arm.assistant, seed, teachers).path)})
-    done = _found(bench, name, seed)
-    if done is not None and _as_asked(done, settings, arm, teachers.values()):
-        if not bench.row_path(name, seed).is_file():
-            _write_row(bench, name, seed, done, teacher=teachers[seed])
-        return done
-    for precision in get_args(Precision):  # what an earlier student of that name said
-        bench.row_path(name, seed, precision).unlink(missing_ok=True)
-    bench.reporter.say(f"{arm.shown_as}, seed {seed}")
-    others = [teachers[other] for other in bench.study.seeds if other != seed]
-    bundle = train_student(
-        [teachers[seed], *others],  # the first supplies the layers
-        Splits(bench.splits.train, bench.splits.validation, bench.splits.test),
-        unlabeled=bench.unlabeled,
-        out=bench.bundle_path(name, seed),
-        settings=settings,
-        lesson_of=control_lesson if arm.control else distillation_lesson,
+    arm, study = bench.study.arms[name], bench.study
+    splits = Splits(bench.splits.train, bench.splits.validation, bench.splits.test)
+    others = [teachers[other] for other in study.seeds if other != seed]
+    opened = open_teacher([teachers[seed], *others], device="auto")  # the first supplies the layers
+    assistant = None if arm.assistant is None else str(_made(bench, arm.assistant, seed, teachers).path)
+    changes = {**arm.changes, "seed": seed, "student": assistant}
+    lesson_of = control_lesson if arm.control else distillation_lesson
+    bundle = trained_once(
+        bench.folder,
+        bench.bundle_path(name, seed).name,
+        settings=settings_for(arm.recipe, text_facts(opened, splits, len(bench.unlabeled)), effort=EFFORT, changes=changes),
+        decided_by=[*inputs_of(opened, splits, bench.unlabeled), lesson_of.__name__],
+        train=partial(train_student, opened, splits, unlabeled=bench.unlabeled, lesson_of=lesson_of, reporter=bench.reporter),
         reporter=bench.reporter,
     )
-    _write_row(bench, name, seed, bundle, teacher=teachers[seed])
+    if not _has_row(bench, name, seed, bundle):
+        for precision in get_args(Precision):  # what an earlier student of that name said
+            bench.row_path(name, seed, precision).unlink(missing_ok=True)
+        _write_row(bench, name, seed, bundle, teacher=teachers[seed])
     return bundle
 
 
-_CONTROL_CHANGES: Final = ("soft_weight", "augment", "epochs", "patience")
-
-
-def _as_asked(bundle: Bundle, settings: DistillSettings, arm: Arm, teachers: Iterable[Bundle]) -> bool:
-    """Whether a bundle was trained with these settings by these teachers.
-
-    An assistant stands in it by name alone, and a control's settings are made anew.
-    """
-    if set(bundle.manifest.lineage.ensemble) != {teacher.manifest.files[WEIGHTS].sha256 for teacher in teachers}:
-        return False
-    # Read, not compared as written: a setting that came later has its default in an earlier bundle.
-    found = DistillSettings(**bundle.manifest.settings["student"]).model_copy(update={"student": settings.student})
-    if arm.control:
-        found = found.model_copy(update={name: getattr(settings, name) for name in _CONTROL_CHANGES})
-    return found == settings
+def _has_row(bench: Bench, name: str, seed: int, bundle: Bundle) -> bool:
+    """Whether the row of an arm was made with this bundle."""
+    path = bench.row_path(name, seed)
+    return (
+        path.is_file()
+        and json.loads(path.read_text(encoding="utf-8"))["weights_sha256"] == bundle.manifest.files[WEIGHTS].sha256
+    )
 
 
 def _found(bench: Bench, name: str, seed: int) -> Bundle | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.children import run_child
-from benchmarks.quality_arms import ARMS, SEEDS, TASK, TEACHER, UNLABELED
+from benchmarks.quality_arms import SEEDS, TASK, TEACHER, UNLABELED
 from benchmarks.results import write_result
 from benchmarks.texts import measured_on, task_texts
 from distill.bundle import Bundle
@@ -30,12 +30,13 @@ from distill.errors import PotstillError
 from distill.evaluation.metrics import macro_f1
 from distill.machine import available_cpus, describe_environment
 from distill.progress import Reporter, SilentReporter
+from distill.recipes import RECIPES
 from distill.settings import DataSettings, DistillSettings
 from distill.storage import cache_dir, write_atomically
 
 COMMAND: Final = "python -m benchmarks training"
-SETTINGS: Final = ARMS["3_layers"].settings.model_copy(update={"augment": 0, "batch_size": 32})
-"""The 3-layer student of the quality table: one pass over its labelled and unlabelled texts, without the noisy copies."""
+SETTINGS: Final = RECIPES["3-layers"].settings.model_copy(update={"max_length": 64, "epochs": 1, "batch_size": 32})
+"""The 3-layer student: one pass over its labelled and unlabelled texts, without the noisy copies."""
 DATA: Final = DataSettings(train=(TASK,), test=TASK)
 WANTED_RETENTION: Final = 0.97
 RUN_TIMEOUT_S: Final = 3600

@@ -18,12 +18,14 @@ from distill.data import load_splits
 from distill.errors import BundleError, SettingsError
 from distill.evaluation.metrics import macro_f1
 from distill.progress import SilentReporter
+from distill.recipes import Recipe
 from distill.settings import DataSettings, DistillSettings
 from distill.teacher_settings import TeacherSettings
 from export.runtime.sessions import OnnxClassifier
 from export.settings import BenchSettings
 
-RECIPE = DistillSettings(epochs=2, learning_rate=2e-3, batch_size=16, num_layers=2, max_length=32)
+RECIPE = Recipe("2-layers", "two layers", DistillSettings(num_layers=2), views=1_000)
+FEW = {"augment": 0, "epochs": 2, "learning_rate": 2e-3, "batch_size": 16, "max_length": 32}
 QUIET = SilentReporter()
 
 pytestmark = pytest.mark.slow  # trains ten models
@@ -40,9 +42,9 @@ def study(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
         data=DataSettings(train=(str(train),), test=str(test), validation_share=0.25),
         unlabeled=(str(unlabeled),),
         arms={
-            "1_layer": Arm("1 layer", RECIPE.model_copy(update={"num_layers": 1}), assistant="2_layers", shipped=False),
-            "2_layers": Arm("2 layers", RECIPE),
-            "2_layers_control": Arm("2 layers, no distillation", RECIPE, control=True, shipped=False),
+            "1_layer": Arm("1 layer", RECIPE, {**FEW, "num_layers": 1}, assistant="2_layers", shipped=False),
+            "2_layers": Arm("2 layers", RECIPE, FEW),
+            "2_layers_control": Arm("2 layers, no distillation", RECIPE, FEW, control=True, shipped=False),
         },
         seeds=(0, 1),
         model=str(tiny_model),
@@ -119,7 +121,7 @@ def test_a_second_run_trains_nothing_and_recomputes_a_lost_row(study: Study, wor
 
 
 def test_an_arm_of_other_settings_is_trained_again_and_its_int8_row_with_it(study: Study, work: Path) -> None:
-    changed = replace(study, arms={"2_layers": Arm("2 layers", RECIPE.model_copy(update={"temperature": 3.0}))})
+    changed = replace(study, arms={"2_layers": Arm("2 layers", RECIPE, {**FEW, "temperature": 3.0})})
     before = rows_in(work)
     run_quality(work, arms=("2_layers",), seeds=(1,), study=changed, reporter=QUIET)
     after = rows_in(work)
