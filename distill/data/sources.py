@@ -199,8 +199,7 @@ def _read_hub(name: str, split: Split, columns: Columns, on_bad_row: OnBadRow, *
     name, _, chosen_split = name.partition("@")
     name, _, config = name.partition(":")
     try:
-        # Scripts inside a dataset repository are never run: `datasets` no longer supports them.
-        parts = datasets.load_dataset(name, config or None)
+        parts = _loaded_from_hub(name, config or None, say)
     except Exception as exc:  # the library raises its own errors, those of huggingface_hub and httpx, and OSError
         raise DatasetError(f"{source} cannot be loaded: {exc}; check the name and the network", path=source) from exc
     wanted = chosen_split or split
@@ -223,6 +222,26 @@ def _read_hub(name: str, split: Split, columns: Columns, on_bad_row: OnBadRow, *
             (line, {**record, label: [_class_name(each, class_id) for class_id in record[label]]}) for line, record in records
         )
     yield from usable_rows(source, records, columns, on_bad_row)
+
+
+def _loaded_from_hub(name: str, config: str | None, say: Say) -> Any:
+    """Return the splits of a set on the hub; without a network, of its snapshot in the local hub cache."""
+    import datasets
+    from huggingface_hub import snapshot_download
+
+    try:
+        # Scripts inside a dataset repository are never run: `datasets` no longer supports them.
+        return datasets.load_dataset(name, config)
+    except ConnectionError:
+        # `datasets` looks only in its own cache of converted sets, not at what `hf download` has left in that of the hub.
+        try:
+            folder = snapshot_download(name, repo_type="dataset", local_files_only=True)
+        except (OSError, ValueError):  # nothing there, or the name is not an id: the first error says what happened
+            folder = None
+        if folder is None:
+            raise
+        say(f"hub:{name}: not reachable, read from revision {Path(folder).name[:12]} in the local hub cache")
+        return datasets.load_dataset(folder, config)
 
 
 def _class_name(feature: Any, class_id: int | None) -> str | None:

@@ -510,6 +510,37 @@ def test_bad_rows_of_a_hub_set_are_judged_like_those_of_a_file(hub_folder: Path)
     assert "skipped 3 unusable rows" in kept.notes[0]
 
 
+@pytest.fixture
+def hub_cache(hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a hub cache with the set as `hf download --repo-type dataset someone/reviews` leaves it."""
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "datasets--someone--reviews"
+    snapshot, blobs = repository / "snapshots" / revision, repository / "blobs"
+    for folder in (snapshot, blobs, repository / "refs"):
+        folder.mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision)
+    for number, path in enumerate(sorted(hub_folder.iterdir())):
+        path.rename(blobs / f"{number:064x}")
+        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", f"{number:064x}"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read from the environment when it is imported
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    return repository
+
+
+def test_a_set_in_the_local_hub_cache_is_read_without_a_network(hub_cache: Path) -> None:
+    test = read_labelled("hub:someone/reviews", "test", DataSettings())
+    assert test.texts == ("one", "two", "three")
+    assert [test.labels[label] for label in test.label_ids] == ["pos", "neg", "neg"]
+    assert any("0123456789ab" in note for note in test.notes)
+    assert len(read_labelled("hub:someone/reviews:default@train", "test", DataSettings())) == 20
+
+
+def test_a_set_that_is_not_in_the_cache_is_refused_with_the_reason(hub_cache: Path) -> None:
+    with pytest.raises(DatasetError, match=r"hub:someone/other cannot be loaded.*check the name and the network"):
+        read_labelled("hub:someone/other", "test", DataSettings())
+
+
 def test_a_hub_set_that_is_not_there_is_refused(hub_folder: Path) -> None:
     with pytest.raises(DatasetError, match=r"cannot be loaded: .*; check the name and the network"):
         read_labelled(f"hub:{hub_folder / 'absent'}", "train", DataSettings())
