@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 from tiny_task import BAD_WORDS, GOOD_WORDS, Outcome, tiny_texts
 
 from distill.bundle import Bundle
@@ -22,6 +25,8 @@ from distill.models.eager import EagerClassifier
 from distill.models.loading import load_bundle
 from distill.settings import DataSettings, DistillSettings
 from distill.teacher_settings import TeacherSettings
+from distill.teachers.answer_store import keys_of
+from distill.teachers.recorded import ScoredTable
 from distill.training.distillation import fit_student
 from distill.training.fine_tuning import fit_teacher
 from export.pipeline import export_bundle
@@ -149,3 +154,41 @@ def test_the_command_predicts_pairs_of_a_file(potstill: Callable[..., Outcome], 
     expected = predict(OnnxClassifier.open(student), [(first, second) for first, second, _ in rows])
     assert [each["label"] for each in found] == [each.label for each in expected]
     assert np.mean([each["label"] == row[2] for each, row in zip(found, rows, strict=True)]) > 0.9
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_pairs_of_a_large_file_are_scored_in_parts(
+    potstill: Callable[..., Outcome], student: Bundle, pairs_csv: Path, tmp_path: Path, suffix: str
+) -> None:
+    rows = [tuple(line.split(",")) for line in pairs_csv.read_text().splitlines()[1:]][:90]
+    rows[7] = (rows[7][0], " ", "positive")  # no second text
+    source, out = tmp_path / f"in.{suffix}", tmp_path / "out"
+    table = pa.table(dict(zip(("question", "answer", "label"), zip(*rows, strict=True), strict=True)))
+    if suffix == "parquet":
+        pq.write_table(table, source)
+    else:
+        csv.write_csv(table, source)
+    flags = ("--text-column", "question", "--pair-column", "answer", "--logits", "--part-rows", "32")
+    kept = ("--columns", "question", "--columns", "answer", "--answer-prefix", "found_")
+    done = potstill("score", student.path, "--input", source, "--output", out, *flags, *kept)
+    assert done.code == 0, done.err
+    scored = pq.read_table(out, filters=None)
+    good = [(first, second) for first, second, _ in rows if second.strip()]
+    assert list(zip(scored["question"].to_pylist(), scored["answer"].to_pylist(), strict=True)) == good
+    expected = OnnxClassifier.open(student).predict_logits(good)
+    assert np.abs(np.array(scored["found_logits"].to_pylist()) - expected).max() < 1e-5
+    (reason,) = pq.read_table(out / "_quarantine")["reason"].to_pylist()
+    assert "answer" in reason
+    # A student can learn from them: they are found by pair.
+    found, logits = ScoredTable.open(out).store().find(keys_of(good))
+    assert found.all()
+    assert np.abs(logits - expected).max() < 1e-5
+
+
+def test_a_command_trains_on_a_file_of_pairs(
+    potstill: Callable[..., Outcome], tiny_model: Path, pairs_csv: Path, tmp_path: Path
+) -> None:
+    flags = ("--text-column", "question", "--pair-column", "answer", "--train", pairs_csv, "--epochs", 1, "--json")
+    done = potstill("teacher", "--model", tiny_model, *flags, "--max-length", 48, "--out", tmp_path / "teacher")
+    assert done.code == 0, done.err
+    assert Bundle.open(tmp_path / "teacher").manifest.pairs == "typed"

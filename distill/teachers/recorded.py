@@ -17,7 +17,7 @@ from distill.errors import DatasetError, SettingsError, requires
 from distill.labels import Logits, ProblemType
 from distill.storage import sha256_of, writing_to
 from distill.teachers.answer_store import AnswerStore, keys_of, soft_targets_dir
-from distill.texts import TextInput, joined
+from distill.texts import TextInput, joined, of_parts
 
 SCORE_JOB = "_manifest.json"
 """The file in an output folder of `potstill score` that describes it."""
@@ -125,7 +125,7 @@ class ScoredTable:
         bundle: Digest of the scoring bundle's manifest.
         precision: Precision of the graph.
         labels: Label names, in the order of the logits.
-        columns: Names of the columns of texts and of logits.
+        columns: Names of the columns of texts, one or, of pairs, two, and of logits, the last.
         parts: Name, size in bytes and sha256 of each Parquet file.
         num_rows: Number of rows in all files.
     """
@@ -135,7 +135,7 @@ class ScoredTable:
     bundle: str
     precision: str
     labels: tuple[str, ...]
-    columns: tuple[str, str]
+    columns: tuple[str, ...]
     parts: tuple[tuple[str, int, str], ...]
     num_rows: int
 
@@ -162,17 +162,17 @@ class ScoredTable:
             )
         if not manifest["complete"]:
             raise DatasetError(f"{folder} is not complete; run the same `potstill score` again", path=folder)
-        if not settings["logits"] or settings["text_column"] not in (*settings["key"], *settings["columns"]):
-            raise SettingsError(
-                f"{folder} has no logits or no texts; score again with --logits --columns {settings['text_column']}"
-            )
+        texts = [name for name in (settings["text_column"], settings.get("pair_column")) if name is not None]
+        if not settings["logits"] or not {*texts} <= {*settings["key"], *settings["columns"]}:
+            flags = " ".join(f"--columns {name}" for name in texts)
+            raise SettingsError(f"{folder} has no logits or no texts; score again with --logits {flags}")
         return cls(
             folder=folder,
             digest=hashlib.sha256(content).hexdigest(),
             bundle=job["bundle"],
             precision=job["precision"],
             labels=tuple(job["labels"]),
-            columns=(settings["text_column"], f"{settings['answer_prefix']}logits"),
+            columns=(*texts, f"{settings['answer_prefix']}logits"),
             parts=tuple(
                 (name, size, digest)
                 for part in manifest["parts"].values()
@@ -195,7 +195,7 @@ class ScoredTable:
                     answers.sync()
         return answers
 
-    def _read(self) -> Iterator[tuple[list[str], Logits]]:
+    def _read(self) -> Iterator[tuple[list[TextInput], Logits]]:
         """Yield texts and their logits, shape (texts, labels), a few thousand at a time.
 
         Raises:
@@ -211,10 +211,11 @@ class ScoredTable:
                     raise DatasetError(f"{path} is damaged; run the same `potstill score` again", path=path)
                 with pq.ParquetFile(path) as file:
                     for batch in file.iter_batches(_CHUNK_TEXTS, columns=list(self.columns)):
-                        texts, lists = (batch.column(column) for column in self.columns)
+                        *parts, lists = (batch.column(column) for column in self.columns)
+                        texts = [of_parts(row) for row in zip(*(part.to_pylist() for part in parts), strict=True)]
                         logits = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
                         if len(logits) != len(texts) * len(self.labels) or not np.isfinite(logits).all():
                             raise DatasetError(f"{path}: wanted {len(self.labels)} finite logits in each row", path=path)
-                        yield texts.to_pylist(), logits.reshape(len(texts), len(self.labels))
+                        yield texts, logits.reshape(len(texts), len(self.labels))
             except (OSError, pa.ArrowException) as exc:
                 raise DatasetError(f"cannot read {path}: {exc}", path=path) from exc

@@ -54,6 +54,7 @@ class BadRow(NamedTuple):
 
 def beginning(text: object) -> str:
     """Return the beginning of a bad row's text, as valid UTF-8."""
+    text = " ".join(map(str, text)) if isinstance(text, tuple) else text
     return "" if text is None else str(text)[:_BEGINNING_CHARS].encode(errors="backslashreplace").decode()
 
 
@@ -177,10 +178,11 @@ def _schema_of(source: InputFile, settings: ScoreSettings) -> pa.Schema:
         with source.opened_parquet() as table:
             schema = table.schema_arrow
         _require_names(source, schema.names, settings)
-        kind = schema.field(settings.text_column).type
-        values = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if values not in (pa.string(), pa.large_string(), pa.string_view()):
-            raise source.error(f": column {settings.text_column!r} is {kind}, wanted text; use --text-column")
+        for flag, name in zip(("--text-column", "--pair-column"), settings.text_columns, strict=False):
+            kind = schema.field(name).type
+            values = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if values not in (pa.string(), pa.large_string(), pa.string_view()):
+                raise source.error(f": column {name!r} is {kind}, wanted text; use {flag}")
         return pa.schema([(name, schema.field(name).type) for name in settings.kept])
     first = islice(rows_of(source, settings), CHUNK_ROWS)
     records = [row[1] for row in first if not isinstance(row, BadRow)]
@@ -198,7 +200,13 @@ def _type_of(source: InputFile, name: str, records: Sequence[dict[str, Any]]) ->
 
 
 def _require_names(source: InputFile, present: Sequence[str], settings: ScoreSettings) -> None:
-    for flag, names in (("--text-column", (settings.text_column,)), ("--key", settings.key), ("--columns", settings.columns)):
+    by_flag = {
+        "--text-column": settings.text_columns[:1],
+        "--pair-column": settings.text_columns[1:],
+        "--key": settings.key,
+        "--columns": settings.columns,
+    }
+    for flag, names in by_flag.items():
         for name in names:
             if present.count(name) != 1:
                 problem = "has more than one column" if name in present else "has no column"
@@ -229,7 +237,7 @@ def rows_of(source: InputFile, settings: ScoreSettings) -> Iterator[Record | Bad
 
     try:
         with fsspec.open(source.url, "rb", compression="infer") as file:
-            wanted = (settings.text_column, *settings.kept)
+            wanted = (*settings.text_columns, *settings.kept)
             opened = open_text(source.name, file, kind=source.kind, wanted=wanted)
             if "json" in source.kind:
                 yield from _json_rows(source.name, remembered(opened.lines), bad_row)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from distill.data.files import values_of
 from distill.errors import requires
+from distill.texts import parts_of
 from serve.bulk.inputs import CHUNK_ROWS, BadRow, InputFile, Record, beginning, rows_of
 from serve.bulk.settings import ScoreSettings
 
@@ -23,7 +24,7 @@ class Rows(NamedTuple):
     """Rows as they were read.
 
     Attributes:
-        texts: Values of the text column, of any type.
+        texts: Values of the text column, of any type; of pairs, a tuple of both values each.
         lines: Row or line of each text, from 1.
         kept: The kept columns, in tables; together they have as many rows as there are texts.
         malformed: Rows that could not be read.
@@ -70,7 +71,7 @@ def _parts_of(source: InputFile, schema: pa.Schema, settings: ScoreSettings) -> 
     waiting, size = list[Rows](), 0
     for chunk in (_parquet_chunks if source.kind == "parquet" else _text_chunks)(source, schema, settings, chunk_rows):
         waiting.append(chunk)
-        size += sum(len(text) for text in chunk.texts if isinstance(text, str))
+        size += sum(len(part) for text in chunk.texts for part in parts_of(text) if isinstance(part, str))
         if len(waiting) == settings.part_rows // chunk_rows or size >= PART_BYTES:
             yield _joined(waiting)
             waiting, size = [], 0
@@ -85,31 +86,37 @@ def _joined(chunks: Sequence[Rows]) -> Rows:
 def _text_chunks(source: InputFile, schema: pa.Schema, settings: ScoreSettings, rows: int) -> Iterator[Rows]:
     found = rows_of(source, settings)
     while taken := list(islice(found, rows)):
-        chunk = _chunk_of([row for row in taken if not isinstance(row, BadRow)], schema, settings.text_column)
+        chunk = _chunk_of([row for row in taken if not isinstance(row, BadRow)], schema, settings)
         chunk.malformed.extend(row for row in taken if isinstance(row, BadRow))
         yield chunk
 
 
-def _chunk_of(records: Sequence[Record], schema: pa.Schema, text_column: str) -> Rows:
+def _chunk_of(records: Sequence[Record], schema: pa.Schema, settings: ScoreSettings) -> Rows:
     """Return these records; one with a value that is not of its column's type is a bad row."""
-    lines, texts = [line for line, _ in records], [record.get(text_column) for _, record in records]
+    lines = [line for line, _ in records]
+    texts = _texts_of([[record.get(name) for _, record in records] for name in settings.text_columns])
     try:
         columns = [pa.array([record.get(field.name) for _, record in records], field.type) for field in schema]
         return Rows(texts, lines, [pa.table(columns, schema=schema)], [])
     except (pa.ArrowException, TypeError, OverflowError) as exc:
         if len(records) > 1:
-            return _joined([_chunk_of([record], schema, text_column) for record in records])
+            return _joined([_chunk_of([record], schema, settings) for record in records])
         bad = BadRow(lines[0], f"a kept column does not have the type of the first rows: {exc}", beginning(texts[0]))
         return Rows([], [], [], [bad])
 
 
+def _texts_of(columns: Sequence[list[Any]]) -> list[Any]:
+    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+
 def _parquet_chunks(source: InputFile, schema: pa.Schema, settings: ScoreSettings, rows: int) -> Iterator[Rows]:
-    wanted = list(dict.fromkeys((settings.text_column, *settings.kept)))
+    wanted = list(dict.fromkeys((*settings.text_columns, *settings.kept)))
     line = 1
     try:
         with source.opened_parquet() as file:
             for table in _of_equal_size(file.iter_batches(batch_size=rows, columns=wanted, use_threads=False), rows):
-                texts, lines = values_of(table.column(settings.text_column)), range(line, line + len(table))
+                lines = range(line, line + len(table))
+                texts = _texts_of([values_of(table.column(name)) for name in settings.text_columns])
                 yield Rows(texts, [*lines], [table.select(schema.names).cast(schema)], [])
                 line += len(table)
     except (pa.ArrowException, OSError, KeyError) as exc:

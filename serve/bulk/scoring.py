@@ -19,6 +19,7 @@ from distill.data.files import problem_with
 from distill.errors import requires
 from distill.labels import Logits, task_of
 from distill.settings import LongTexts
+from distill.texts import TextInput, parts_of
 from export.runtime.long_texts import answer_long
 from export.runtime.sessions import OnnxClassifier
 from serve.bulk.inputs import CHUNK_ROWS, BadRow, beginning
@@ -63,7 +64,7 @@ def score_part(
         settings: Which columns are written.
     """
     texts, lines, _, malformed = raw.rows
-    problems = [problem_with(text, settings.max_text_chars) for text in texts]
+    problems = [_problem_with(text, settings) for text in texts]
     good = [place for place, problem in enumerate(problems) if problem is None]
     unusable = [
         BadRow(lines[place], problem.partition(";")[0], beginning(texts[place]), place)
@@ -81,7 +82,15 @@ def score_part(
     return ScoredPart(len(good), len(bad), labels, score_sum, num_cut, files), contents
 
 
-def _logits(classifier: OnnxClassifier, texts: Sequence[str], long_texts: LongTexts) -> tuple[Logits, int]:
+def _problem_with(text: Any, settings: ScoreSettings) -> str | None:
+    """Return why a text, or the first unusable text of a pair, cannot be labelled; None if it can."""
+    for name, part in zip(settings.text_columns, parts_of(text), strict=True):
+        if problem := problem_with(part, settings.max_text_chars):
+            return problem if settings.pair_column is None else f"in {name!r}, {problem}"
+    return None
+
+
+def _logits(classifier: OnnxClassifier, texts: Sequence[TextInput], long_texts: LongTexts) -> tuple[Logits, int]:
     """Return the logits, and how many texts were longer than `max_length`."""
     answers = [
         answer_long(classifier, texts[start : start + CHUNK_ROWS], long_texts=long_texts)

@@ -19,6 +19,7 @@ class TableSettings(Settings, heading="Data"):
     """Which columns of the input are read and passed through."""
 
     text_column: str = Field("text", min_length=1, description="column with the text")
+    pair_column: str | None = Field(None, min_length=1, description="sentence pairs: column with the second text")
     key: tuple[str, ...] = Field((), description="columns that identify a row; default: the file name and the line number")
     columns: tuple[str, ...] = Field((), description="more columns to copy to the output")
     max_text_chars: int = Field(100_000, ge=1, description="longest text accepted; rows with longer texts go to the quarantine")
@@ -45,6 +46,11 @@ class ScoreSettings(AnswerSettings, TableSettings, heading="Running"):
         None, min_length=1, description="run on a Ray cluster: its ADDRESS, auto, or local to start one here"
     )
     price_per_hour: float | None = Field(None, ge=0, description="price per hour, to report the cost of a million rows")
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """Columns of the input with the text, or with the two texts of a pair."""
+        return (self.text_column,) if self.pair_column is None else (self.text_column, self.pair_column)
 
     @property
     def kept(self) -> tuple[str, ...]:
