@@ -156,6 +156,7 @@ def _reference_teacher(bench: Bench, seed: int) -> Bundle:
 
 def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) -> Bundle:
     from distill.data import Splits
+    from distill.students.bases import base_of
     from distill.teachers.teacher import open_teacher
     from distill.training.by_recipe import text_facts
     from distill.training.distillation import train_student
@@ -172,7 +173,12 @@ def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) ->
     bundle = trained_once(
         bench.folder,
         bench.bundle_path(name, seed).name,
-        settings=settings_for(arm.recipe, text_facts(opened, splits, len(bench.unlabeled)), effort=EFFORT, changes=changes),
+        settings=settings_for(
+            arm.recipe,
+            text_facts(opened, splits, len(bench.unlabeled), base=base_of(opened, splits.train.texts)),
+            effort=EFFORT,
+            changes=changes,
+        ),
         decided_by=[*inputs_of(opened, splits, bench.unlabeled), lesson_of.__name__],
         train=partial(train_student, opened, splits, unlabeled=bench.unlabeled, lesson_of=lesson_of, reporter=bench.reporter),
         reporter=bench.reporter,

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from distill.bundle import Bundle
 from distill.data import Splits, limited
 from distill.progress import Reporter, SilentReporter
 from distill.recipes import Recipe, RecipeOptions, Stage, TextFacts, stages_of
 from distill.storage import require_writable
+from distill.students.bases import Base, base_of
 from distill.teachers.recorded import RecordedLogits
 from distill.teachers.teacher import AnyTeacher, Teacher, open_teacher
 from distill.texts import TextInput
@@ -27,8 +30,8 @@ from distill.training.processes import lengths_of, open_accelerator, shared_file
 
 LENGTHS_OF = 20_000
 """Labelled texts whose tokens are counted, at most."""
-NOT_TRUNCATED = 1_000_000
-"""Any number of tokens that no text has."""
+MINILM_POSITIONS = 512
+"""Tokens that `builtin:minilm` reads, at most: it learns from teachers that do not say how many they read."""
 
 
 def fit_by_recipe(
@@ -64,7 +67,7 @@ def fit_by_recipe(
     with open_accelerator(options.device) as accelerator, shared_files(folder / ".unlabeled", accelerator) as files:
         further = files.texts("texts", unlabeled)
         return train_stages(
-            recipe_stages(recipe, opened, splits, len(further), options),
+            recipe_stages(recipe, opened, splits, len(further), options, reporter),
             teacher=opened,
             splits=splits,
             unlabeled=further,
@@ -80,24 +83,38 @@ def assistants_of(out: Path | str) -> Path:
     return folder.with_name(f"{folder.name}-assistants")
 
 
-def text_facts(teacher: Teacher, splits: Splits, num_unlabelled: int) -> TextFacts:
-    """Return what a recipe's settings depend on, of these texts and this teacher."""
-    lender = teacher.lender()
-    sample = limited(splits.train, LENGTHS_OF, seed=0).texts
+def text_facts(teacher: Teacher, splits: Splits, num_unlabelled: int, *, base: Base) -> TextFacts:
+    """Return what a recipe's settings depend on, of these texts, this teacher and what its students are made of."""
+    reads = teacher.torch_member()
     return TextFacts(
         num_labelled=len(splits.train),
         num_unlabelled=num_unlabelled,
-        token_lengths=lengths_of(lender.tokenizer.with_max_length(NOT_TRUNCATED).encode(sample)),
-        max_length=lender.tokenizer.max_length,
+        token_lengths=lengths_of(base.tokenizer.encode(limited(splits.train, LENGTHS_OF, seed=0).texts)),
+        max_length=MINILM_POSITIONS if reads is None else reads.tokenizer.max_length,
         answers_new_texts=not any(isinstance(member, RecordedLogits) for member in teacher.members),
     )
 
 
 def recipe_stages(
-    recipe: Recipe, teacher: Teacher, splits: Splits, num_unlabelled: int, options: RecipeOptions
+    recipe: Recipe,
+    teacher: Teacher,
+    splits: Splits,
+    num_unlabelled: int,
+    options: RecipeOptions,
+    reporter: Reporter,
 ) -> tuple[Stage, ...]:
-    """Return a recipe's assistants and its student, with settings for these texts and this teacher."""
-    return stages_of(recipe, text_facts(teacher, splits, num_unlabelled), options)
+    """Return a recipe's assistants and its student, with settings for these texts and this teacher, and report them."""
+    base = base_of(teacher, splits.train.texts)
+    facts = text_facts(teacher, splits, num_unlabelled, base=base)
+    stages = stages_of(recipe, facts, options, base=base.source)
+    student = stages[-1].settings
+    truncated = float((np.asarray(facts.token_lengths) > (student.max_length or 0)).mean())
+    reporter.say(f"{recipe.name} is made of {base.source or 'layers of the teacher'}: {base.reason}")
+    reporter.say(
+        f"{' -> '.join(stage.name for stage in stages)}: {student.augment} noisy copies of each text, {student.epochs} epochs, "
+        f"max_length {student.max_length} (truncates {truncated:.1%} of the training texts)"
+    )
+    return stages
 
 
 def train_stages(

@@ -80,7 +80,11 @@ def run_trials(
     measured = splits.validation if splits.test is None else splits.test
     with open_accelerator(device) as accelerator, shared_files(out / RUNS / ".unlabeled", accelerator) as files:
         further = files.texts("texts", unlabeled)  # read once, learnt from in every run
-        stages = (Stage("student", plain),) if recipe is None else recipe_stages(recipe, opened, splits, len(further), options)
+        stages = (
+            (Stage("student", plain),)
+            if recipe is None
+            else recipe_stages(recipe, opened, splits, len(further), options, reporter)
+        )
         train = partial(train_stages, teacher=opened, splits=splits, unlabeled=further, assistants=assistants_of(out))
         inputs = inputs_of(opened, splits, further)
         train_one = partial(_trained, train=train, decided_by=inputs, measured=measured, out=out, reporter=reporter)
