@@ -12,7 +12,6 @@ from distill.bundle import CONFIG, TOKENIZER, TOKENIZER_CONFIG, Bundle
 from distill.errors import SettingsError
 from distill.settings import Precision
 from distill.storage import write_atomically
-from distill.tokenization import INPUT_NAMES
 from export.settings import Layout
 
 MAX_BATCH = 64
@@ -52,7 +51,9 @@ def triton_config(bundle: Bundle, *, name: str) -> str:
     """
     scales = bundle.manifest.settings.get("export", {}).get("activations", "fixed")
     batching = "" if bundle.best_precision() == "int8" and scales == "dynamic" else "dynamic_batching { }\n"
-    inputs = ",\n".join(f'  {{ name: "{given}" data_type: TYPE_INT64 dims: [ -1 ] }}' for given in INPUT_NAMES)
+    inputs = ",\n".join(
+        f'  {{ name: "{given}" data_type: TYPE_INT64 dims: [ -1 ] }}' for given in bundle.tokenizer().input_names
+    )
     return f"""name: "{name}"
 backend: "onnxruntime"
 max_batch_size: {MAX_BATCH}

@@ -215,8 +215,15 @@ def _require_names(source: InputFile, present: Sequence[str], settings: ScoreSet
                 )
 
 
-def rows_of(source: InputFile, settings: ScoreSettings) -> Iterator[Record | BadRow]:
+def rows_of(
+    source: InputFile, settings: ScoreSettings, *, say: Callable[[str], object] | None = None
+) -> Iterator[Record | BadRow]:
     """Yield the rows of a CSV or JSONL file, compressed or not, in order; a row that cannot be read is a `BadRow`.
+
+    Args:
+        source: The file.
+        settings: Columns and limits.
+        say: Called with a sentence on each property that was detected and is not what the file's name says.
 
     Raises:
         DatasetError: The file ends in the middle of a row, or has no header or no such column.
@@ -239,6 +246,9 @@ def rows_of(source: InputFile, settings: ScoreSettings) -> Iterator[Record | Bad
         with fsspec.open(source.url, "rb", compression="infer") as file:
             wanted = (*settings.text_columns, *settings.kept)
             opened = open_text(source.name, file, kind=source.kind, wanted=wanted)
+            if say is not None:
+                for note in opened.form.notes(source.name, source.kind):
+                    say(note)
             if "json" in source.kind:
                 yield from _json_rows(source.name, remembered(opened.lines), bad_row)
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -12,6 +13,8 @@ from distill.errors import requires
 from distill.texts import parts_of
 from serve.bulk.inputs import CHUNK_ROWS, BadRow, InputFile, Record, beginning, rows_of
 from serve.bulk.settings import ScoreSettings
+
+logger = logging.getLogger(__name__)
 
 with requires("bulk scoring"):
     import pyarrow as pa
@@ -84,7 +87,7 @@ def _joined(chunks: Sequence[Rows]) -> Rows:
 
 
 def _text_chunks(source: InputFile, schema: pa.Schema, settings: ScoreSettings, rows: int) -> Iterator[Rows]:
-    found = rows_of(source, settings)
+    found = rows_of(source, settings, say=logger.info)
     while taken := list(islice(found, rows)):
         chunk = _chunk_of([row for row in taken if not isinstance(row, BadRow)], schema, settings)
         chunk.malformed.extend(row for row in taken if isinstance(row, BadRow))

@@ -148,3 +148,15 @@ def test_a_parquet_file_that_changes_type_during_the_job_is_an_error(tmp_path: P
 
     with pytest.raises(DatasetError, match=r"in\.parquet.*no longer"):
         score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "out"), settings=SMALL, runner=change_first)
+
+
+def test_other_delimiters_and_encodings_are_read_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress("id;text\n1;Café, really\n2;naïve\n".encode("cp1252")))
+    settings = ScoreSettings(key=("id",))
+    (source,) = inputs.find_inputs([str(path)])
+    with caplog.at_level("INFO"):
+        (part,) = parts.raw_parts(source, 0, inputs.kept_schema([source], settings), settings)
+    assert part.rows.texts == ["Café, really", "naïve"]
+    assert [any(fact in record.message for record in caplog.records) for fact in ("semicolons", "cp1252")] == [True, True]
