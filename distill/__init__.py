@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from distill.data import load_splits as load_splits
     from distill.errors import PotstillError as PotstillError
     from distill.estimator import DistilledClassifier as DistilledClassifier
+    from distill.recipes import RECIPES as RECIPES
+    from distill.recipes import RecipeOptions as RecipeOptions
     from distill.settings import DataSettings as DataSettings
     from distill.settings import DistillSettings as DistillSettings
     from distill.settings import TrialSettings as TrialSettings
     from distill.teacher_settings import TeacherSettings as TeacherSettings
     from distill.teachers.teacher import open_teacher as open_teacher
     from distill.teachers.teacher import with_scored as with_scored
+    from distill.training.by_recipe import fit_by_recipe as fit_by_recipe
     from distill.training.distillation import fit_student as fit_student
     from distill.training.fine_tuning import Origin as Origin
     from distill.training.fine_tuning import SourceTask as SourceTask
@@ -33,9 +36,11 @@ _PUBLIC = {
     "data": ("Dataset", "Splits", "load_splits"),
     "errors": ("PotstillError",),
     "estimator": ("DistilledClassifier",),
+    "recipes": ("RECIPES", "RecipeOptions"),
     "settings": ("DataSettings", "DistillSettings", "TrialSettings"),
     "teacher_settings": ("TeacherSettings",),
     "teachers.teacher": ("open_teacher", "with_scored"),
+    "training.by_recipe": ("fit_by_recipe",),
     "training.distillation": ("fit_student",),
     "training.trials": ("run_trials",),
     "training.fine_tuning": ("Origin", "SourceTask", "fit_teacher"),

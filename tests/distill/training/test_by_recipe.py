@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tiny_task import Outcome, tiny_texts
+from tiny_task import BAD_WORDS, GOOD_WORDS, Outcome, tiny_texts
 
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import Splits
@@ -121,3 +122,28 @@ def test_flags_that_contradict_a_recipe_are_refused_before_anything_is_read(
     assert done.code == 2
     assert said in done.err
     assert not list(tmp_path.iterdir())
+
+
+class Counting:
+    """A teacher that is no PyTorch model: it counts words."""
+
+    labels = ("negative", "positive")
+    problem_type = "single_label_classification"
+
+    def digest(self) -> str:
+        return "counting"
+
+    def predict_logits(self, texts: Sequence[str]) -> np.ndarray:
+        scores = [sum((word in GOOD_WORDS) - (word in BAD_WORDS) for word in text.split()) for text in texts]
+        return np.array([[-score, score] for score in scores], dtype=np.float32)
+
+
+@pytest.mark.slow
+def test_a_teacher_without_layers_has_students_made_of_minilm(tiny_splits: Splits, tmp_path: Path) -> None:
+    options = RecipeOptions(effort="quick", changes={"augment": 0, "max_texts": 20})
+    bundle = fit_by_recipe(RECIPES["narrow"], Counting(), tiny_splits, out=tmp_path / "out", options=options)
+    made = [Bundle.open(tmp_path / "out-assistants" / f"{name}-layers-seed-0").manifest for name in (6, 2)]
+    assert [one.lineage.base_model for one in made] == ["builtin:minilm", "6-layers-seed-0"]
+    assert bundle.manifest.lineage.base_model == "2-layers-seed-0"
+    # 22.7 million, less two thirds of the tokens and the positions beyond max_length
+    assert 14e6 < made[0].num_parameters < 15e6
