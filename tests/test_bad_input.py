@@ -26,7 +26,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def missing_column(path: Path) -> None:
-    write_csv(path, ROWS, header="review,label")
+    write_csv(path, ROWS, header="remark,label")
 
 
 def label_seen_once(path: Path) -> None:
@@ -43,7 +43,7 @@ def empty_text(path: Path) -> None:
 
 def not_utf8(path: Path) -> None:
     write_csv(path, ROWS)
-    path.write_bytes(path.read_bytes() + b"na\xefve film,positive\n")
+    path.write_bytes(path.read_bytes() + b"na\x81ve film,positive\n")
 
 
 def text_of_5_mb(path: Path) -> None:
@@ -60,7 +60,7 @@ def no_rows(path: Path) -> None:
 
 # What the message must contain, besides the path of the file.
 BAD_FILES: dict[Callable[[Path], None], tuple[str, ...]] = {
-    missing_column: ("'text'", "'review', 'label'", "--text-column"),
+    missing_column: ("'text'", "'remark', 'label'", "--text-column"),
     label_seen_once: ("'neutral'", "one text"),
     one_class: ("'positive'", "two labels"),
     empty_text: (":6:", "empty", "--skip-bad-rows"),
