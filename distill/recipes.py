@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ class Recipe:
         name: Its name in flags, tables and figures.
         summary: What the student is, in one line, for help texts.
         settings: Everything that does not depend on the texts, except the seed.
-        views: How many texts the student sees with effort `standard`, counting a text once per epoch.
+        views: How many texts the student sees, counting a text once per epoch; an effort takes a multiple of it.
         assistant: The recipe whose student it is made of; None: the teacher's layers.
     """
 
@@ -128,16 +129,17 @@ MEASURED: Final[Mapping[str, Measured]] = {
 
 @dataclass(frozen=True)
 class _Amount:
-    """What an effort changes: the share of a recipe's views, and how many different texts the copies should make up."""
+    """What an effort changes: the shares of a recipe's views, and how many different texts the copies should make up."""
 
     share: float
+    as_assistant: float
     distinct_texts: int
 
 
 _AMOUNTS: Final[Mapping[Effort, _Amount]] = {
-    "quick": _Amount(0.25, 10_000),
-    "standard": _Amount(1.0, 40_000),
-    "thorough": _Amount(2.5, 100_000),
+    "quick": _Amount(0.5, 0.25, 10_000),
+    "standard": _Amount(2.0, 0.5, 40_000),
+    "thorough": _Amount(2.5, 2.5, 100_000),
 }
 MAX_COPIES: Final = 20
 """As many as TinyBERT (Jiao et al., 2020) makes of the smallest sets."""
@@ -250,7 +252,13 @@ class RecipeSettings(Settings, heading="Student"):
 
 
 def settings_for(
-    recipe: Recipe, facts: TextFacts, *, effort: Effort = "standard", share: float = 1.0, changes: Mapping[str, Any] = {}
+    recipe: Recipe,
+    facts: TextFacts,
+    *,
+    effort: Effort = "standard",
+    share: float = 1.0,
+    as_assistant: bool = False,
+    changes: Mapping[str, Any] = {},
 ) -> DistillSettings:
     """Return the settings of a recipe's student for these texts; pure, so that it is known before anything is trained.
 
@@ -262,12 +270,14 @@ def settings_for(
         facts: The texts and what the teacher reads.
         effort: Share of the views, and how many different texts there should be.
         share: Share of that training.
+        as_assistant: The student only starts another one, which needs less of it.
         changes: Settings that override these; the others are computed from them.
     """
     amount, texts = _AMOUNTS[effort], facts.num_labelled + facts.num_unlabelled
     copies = min(MAX_COPIES, max(0, round(amount.distinct_texts / texts) - 1)) if facts.answers_new_texts else 0
     copies = int(changes.get("augment", copies))
-    views, distinct = round(recipe.views * amount.share * share), texts * (1 + copies)
+    factor = amount.as_assistant if as_assistant else amount.share
+    views, distinct = round(recipe.views * factor * share), texts * (1 + copies)
     epochs = int(changes.get("epochs", min(MAX_EPOCHS, max(1, round(views / distinct)))))
     batch_size, steps = recipe.settings.batch_size, min(views, epochs * distinct)
     while steps / batch_size < MIN_STEPS and batch_size > MIN_BATCH_SIZE:
@@ -320,7 +330,8 @@ def stages_of(recipe: Recipe, facts: TextFacts, options: RecipeOptions, *, base:
     chain = [recipe]
     while (assistant := _assistant_of(chain[0], base)) is not None:
         chain.insert(0, assistant)
-    before = [Stage(one.name, settings_for(one, facts, effort=options.effort, changes=shared)) for one in chain[:-1]]
+    assistant_for = partial(settings_for, facts=facts, effort=options.effort, as_assistant=True, changes=shared)
+    before = [Stage(one.name, assistant_for(one)) for one in chain[:-1]]
     own = settings_for(recipe, facts, effort=options.effort, share=options.share, changes=changes)
     stages = (*before, Stage(recipe.name, own))
     if base is None:

@@ -9,7 +9,7 @@ import pytest
 from distill.errors import SettingsError
 from distill.recipes import RECIPES, RecipeOptions, TextFacts, settings_for, stages_of
 
-NARROW = RECIPES["narrow"]  # 80,000 views of effort standard, batches of 64
+NARROW = RECIPES["narrow"]  # 160,000 views with effort standard, batches of 64
 
 
 def facts(labelled: int, unlabelled: int = 0, **more: object) -> TextFacts:
@@ -19,12 +19,12 @@ def facts(labelled: int, unlabelled: int = 0, **more: object) -> TextFacts:
 @pytest.mark.parametrize(
     ("labelled", "unlabelled", "copies", "epochs", "max_texts", "batch_size"),
     [
-        (7_700, 12_300, 1, 2, None, 64),  # 40,000 different texts with one copy each, twice
-        (2_000, 0, 19, 2, None, 64),  # 19 copies make 40,000 of them
-        (200, 0, 20, 19, None, 64),  # 20 copies are the most: 4,200 texts 19 times, 1,247 steps
+        (7_700, 12_300, 1, 4, None, 64),  # 40,000 different texts with one copy each, 4 times
+        (2_000, 0, 19, 4, None, 64),  # 19 copies make 40,000 of them
+        (200, 0, 20, 20, None, 64),  # 20 copies are the most: 4,200 texts 20 times, 1,312 steps
         (40, 0, 20, 20, None, 16),  # 840 texts 20 times: 262 steps of 64, 525 of 32, 1,050 of 16
-        (100_000, 0, 0, 1, None, 64),  # 80,000 views are nearly one pass
-        (1_000_000, 1_000_000, 0, 1, 80_000, 64),  # less than one pass
+        (100_000, 0, 0, 2, None, 64),
+        (1_000_000, 1_000_000, 0, 1, 160_000, 64),  # less than one pass
     ],
 )
 def test_copies_and_epochs_make_up_the_views(
@@ -41,18 +41,18 @@ def test_a_smaller_batch_has_a_lower_rate() -> None:
 
 def test_effort_scales_views_and_copies() -> None:
     found = {effort: settings_for(NARROW, facts(5_000), effort=effort) for effort in ("quick", "standard", "thorough")}  # type: ignore[arg-type]
-    # 10,000, 40,000 and 100,000 different texts; 20,000, 80,000 and 200,000 views
+    # 10,000, 40,000 and 100,000 different texts; 40,000, 160,000 and 200,000 views
     assert {effort: (one.augment, one.epochs) for effort, one in found.items()} == {
-        "quick": (1, 2),
-        "standard": (7, 2),
+        "quick": (1, 4),
+        "standard": (7, 4),
         "thorough": (19, 2),
     }
 
 
 def test_a_share_of_the_training_has_fewer_epochs_and_then_fewer_texts() -> None:
     half, tenth = (settings_for(NARROW, facts(20_000), share=share) for share in (0.5, 0.1))
-    assert (half.augment, half.epochs, half.max_texts) == (1, 1, None)
-    assert (tenth.augment, tenth.epochs, tenth.max_texts) == (1, 1, 4_000)  # 8,000 views of texts with one copy
+    assert (half.augment, half.epochs, half.max_texts) == (1, 2, None)
+    assert (tenth.augment, tenth.epochs, tenth.max_texts) == (1, 1, 8_000)  # 16,000 views of texts with one copy
 
 
 def test_recorded_logits_allow_no_copies() -> None:
@@ -70,7 +70,7 @@ def test_the_length_covers_99_texts_of_100(longest: int, teacher: int | None, wa
 
 def test_changes_override_and_the_rest_follows_from_them() -> None:
     found = settings_for(NARROW, facts(20_000), changes={"augment": 3, "learning_rate": 1e-5, "max_length": 24})
-    assert (found.augment, found.epochs, found.learning_rate, found.max_length) == (3, 1, 1e-5, 24)
+    assert (found.augment, found.epochs, found.learning_rate, found.max_length) == (3, 2, 1e-5, 24)
     assert settings_for(NARROW, facts(1_000_000), changes={"epochs": 7}).max_texts is None
     with pytest.raises(SettingsError, match="temperature"):
         settings_for(NARROW, facts(20_000), changes={"temperature": -1})
@@ -84,8 +84,8 @@ def test_an_assistant_shares_texts_and_seed_but_not_the_rest() -> None:
     assert (assistant.settings.augment, student.settings.augment) == (2, 2)
     assert (assistant.settings.temperature, student.settings.temperature) == (2.0, 3.0)
     assert (assistant.settings.learning_rate, student.settings.learning_rate) == (2e-4, 1e-5)
-    # 80,000 views of 60,000 texts; half of them.
-    assert (assistant.settings.max_texts, student.settings.max_texts) == (None, 13_334)
+    # 40,000 views of an assistant, which are 13,334 texts with two copies each; half of 160,000 of 60,000 texts
+    assert (assistant.settings.max_texts, student.settings.max_texts) == (13_334, None)
 
 
 def test_another_base_is_taught_with_all_its_layers_first() -> None:

@@ -80,8 +80,8 @@ def test_the_share_is_of_the_student_alone(narrow: Bundle, tiny_teacher: Bundle,
     options = RecipeOptions(share=0.001, changes=changes)
     full = Bundle.open(shared / "2-layers-seed-0").manifest
     bundle, _ = fit("1-layer", tiny_teacher, tiny_splits, tmp_path / "part", assistants=tmp_path / "own", options=options)
-    # 120 views of texts with one copy each: 60 of the 360 texts
-    assert bundle.manifest.settings["student"]["max_texts"] == 60
+    # 240 views of texts with one copy each: 120 of the 360 texts
+    assert bundle.manifest.settings["student"]["max_texts"] == 120
     own = Bundle.open(tmp_path / "own" / "2-layers-seed-0").manifest
     assert own.settings["student"]["epochs"] == 20
     assert own.lineage == full.lineage
