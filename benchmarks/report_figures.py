@@ -13,15 +13,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
-from matplotlib.transforms import Bbox
 
-from export.measure.report import as_svg
+from export.measure.drawing import Name, as_svg, place_names
 
 Row = Mapping[str, Any]
 
 GREY = "#7b8494"
 COLOURS = {"int8": "#0d9488", "fp32": "#3b82f6", "teacher": "#d97706", "peer": "#a855f7", "floor": "#7b8494"}
-OFFSETS = ((6, 3), (6, -9), (-6, 3), (-6, -9), (0, 8), (0, -14), (12, 10), (12, -16), (-12, 10), (-12, -16), (0, 18), (0, -24))
 
 
 def family_of(row: Row) -> str:
@@ -42,7 +40,7 @@ def quality_against_time(rows: Sequence[Row]) -> str:
         _point(axes, row, middle["value"], (middle["low"], middle["high"]))
     _front(axes, [(row["p50_ms"]["value"], row["macro_f1"]) for row in shown])
     axes.set_xlabel("median time of one text, tokenization inside (ms, log scale)")
-    return _finished(figure, axes, [(row["name"], row["p50_ms"]["value"], row["macro_f1"]) for row in shown])
+    return _finished(figure, axes, [_name(row, row["p50_ms"]["value"]) for row in shown])
 
 
 def quality_against_size(rows: Sequence[Row]) -> str:
@@ -53,7 +51,7 @@ def quality_against_size(rows: Sequence[Row]) -> str:
         _point(axes, row, row["size_bytes"] / 1e6, None)
     _front(axes, [(row["size_bytes"] / 1e6, row["macro_f1"]) for row in shown])
     axes.set_xlabel("what must be shipped to answer (MB, log scale)")
-    return _finished(figure, axes, [(row["name"], row["size_bytes"] / 1e6, row["macro_f1"]) for row in shown])
+    return _finished(figure, axes, [_name(row, row["size_bytes"] / 1e6) for row in shown])
 
 
 def spread_of_times(rows: Sequence[Row]) -> str:
@@ -97,6 +95,11 @@ def _point(axes: Axes, row: Row, across: float, interval: tuple[float, float] | 
     axes.scatter(across, row["macro_f1"], s=22, color=colour, zorder=3, marker="o" if row["kind"] == "bundle" else "D")
 
 
+def _name(row: Row, across: float) -> Name:
+    low, high = row["macro_f1_interval"]
+    return Name(row["name"], across, row["macro_f1"], interval=(low, high))
+
+
 def _front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     """Draw the edge that nothing is both left of and above."""
     edge: list[tuple[float, float]] = []
@@ -107,7 +110,7 @@ def _front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
         axes.step(*zip(*edge, strict=True), where="post", color=GREY, linewidth=1, alpha=0.6, linestyle="--", zorder=1)
 
 
-def _finished(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, float]], *, legend: bool = True) -> str:
+def _finished(figure: Figure, axes: Axes, names: Sequence[Name], *, legend: bool = True) -> str:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(visible=True, alpha=0.2)
@@ -124,41 +127,5 @@ def _finished(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, flo
     axes.tick_params(colors=GREY, which="both", labelsize=8)
     for spine in axes.spines.values():
         spine.set_color(GREY)
-    _place_labels(figure, axes, labels)
+    place_names(axes, names, size=7, colour=GREY)
     return as_svg(figure, transparent=True)
-
-
-def _place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, float]]) -> None:
-    """Write each name beside its point, where it covers no other name and no other point if there is such a place."""
-    figure.draw_without_rendering()
-    points = [axes.transData.transform((across, height)) for _, across, height in labels]
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in points]
-    frame = axes.get_window_extent()
-    legend = axes.get_legend()
-    if legend is not None:
-        taken.append(legend.get_window_extent())
-    for name, across, height in sorted(labels, key=lambda label: -label[2]):
-        best, least = None, float("inf")
-        for offset in OFFSETS:
-            side = "left" if offset[0] > 0 else "right" if offset[0] < 0 else "center"
-            text = axes.annotate(
-                name,
-                (across, height),
-                xytext=offset,
-                textcoords="offset points",
-                fontsize=7,
-                color=GREY,
-                horizontalalignment=side,
-            )
-            box = text.get_window_extent()
-            hits = sum(box.overlaps(other) for other in taken) + 4 * (box.x0 < frame.x0 or box.x1 > frame.x1)
-            if hits < least:
-                if best is not None:
-                    best.remove()
-                best, least = text, hits
-            else:
-                text.remove()
-            if not least:
-                break
-        if best is not None:
-            taken.append(best.get_window_extent())

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 from benchmarks.transfer_evaluation import gap_closed_of
 from benchmarks.transfer_figures import CURVE_PAIR, DOMAINS, LABELS_A_CLASS, STAND_IN, choices_of, unlabelled_of
 from benchmarks.transfer_recipes import ADAPTED_TEXTS
-from export.measure.report import GREY, svg_of
+from export.measure.drawing import GREY, svg_of
 
 Row = Mapping[str, Any]
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
 from distill.storage import write_atomically
+from export.measure.drawing import GREY, Name, inline, place_names, svg_of
 from export.measure.tables import MOST_LABELS, confusion_table, per_class_table, table_of, verdict_of
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
-
-GREY = "#6b7280"  # readable on white and on black
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _COLOURS = {"pytorch": "#b45309", "onnxruntime": "#0f766e", "scikit-learn": "#64748b", "none": "#64748b"}
@@ -37,15 +35,16 @@ def html_of(report: Mapping[str, Any]) -> str:
     """Return an HTML page that needs no other file and no network."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     rows = report["rows"]
+    confusion = confusion_picture_of(rows)
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
         verdict=verdict_of(rows),
         figures=table_of(rows),
-        picture=picture_of(rows),
+        picture=inline(picture_of(rows), words="Macro-F1 of every classifier against its time of one text"),
         noisy=[row["name"] for row in rows if row.get("noisy")],
         per_class=per_class_table(rows),
         confusion=confusion_table(rows),
-        confusion_picture=confusion_picture_of(rows),
+        confusion_picture=inline(confusion, words="Confusion matrix of the int8 student") if confusion else "",
     )
 
 
@@ -58,6 +57,7 @@ def picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     axes = figure.add_subplot()
     shown = [row for row in rows if row.get("p50_ms") and row["name"] != "majority"]
+    names = []
     for row in shown:
         colour = _COLOURS[row["runtime"]]
         low, high = row["macro_f1_interval"]
@@ -70,15 +70,11 @@ def picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
             capsize=2.5,
             alpha=0.55,
         )
-        axes.scatter(row["p50_ms"], row["macro_f1"], s=40 + (row["size_bytes"] or 0) / 4e5, color=colour, zorder=3)
+        area = 40 + (row["size_bytes"] or 0) / 4e5
+        axes.scatter(row["p50_ms"], row["macro_f1"], s=area, color=colour, zorder=3)
         label = f"{row['name']} {row['precision']}" if row["runtime"] == "onnxruntime" else row["name"]
-        axes.annotate(
-            label.replace("_", " "),
-            (row["p50_ms"], row["macro_f1"]),
-            xytext=(9, -13) if _hides_behind_a_better(row, shown) else (9, 6),
-            textcoords="offset points",
-            fontsize=8.5,
-            color=GREY,
+        names.append(
+            Name(label.replace("_", " "), row["p50_ms"], row["macro_f1"], radius=math.sqrt(area) / 2, interval=(low, high))
         )
     axes.set(
         xscale="log",
@@ -88,6 +84,7 @@ def picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.margins(x=0.22)
     axes.grid(visible=True, alpha=0.25)
+    place_names(axes, names)
     return svg_of(figure)
 
 
@@ -113,35 +110,3 @@ def confusion_picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
     limits = (-0.5, len(labels) - 0.5)
     axes.set(xlim=limits, ylim=limits[::-1], aspect="equal", xlabel="given label", ylabel="true label")
     return svg_of(figure)
-
-
-def svg_of(figure: Figure) -> str:
-    """Return a figure with one plot as SVG, with labels that are readable on white and on black."""
-    (axes,) = figure.axes
-    for part in (axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()):
-        part.set_color(GREY)
-    axes.tick_params(colors=GREY, which="both")
-    axes.spines[:].set_color("#9ca3af")
-    return as_svg(figure)
-
-
-def as_svg(figure: Figure, *, transparent: bool = False) -> str:
-    """Return a figure as SVG; the bytes are reproducible."""
-    target = io.StringIO()
-    # A fixed salt for ids, no date and no link: reproducible, and nothing is loaded from elsewhere.
-    with matplotlib.rc_context({"svg.hashsalt": "potstill"}):
-        figure.savefig(
-            target, format="svg", transparent=transparent, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        )
-    svg = target.getvalue()
-    return svg[svg.index("<svg") :]
-
-
-def _hides_behind_a_better(row: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a better classifier is so close that its name would be drawn over this one's."""
-    return any(
-        other["macro_f1"] > row["macro_f1"]
-        and other["macro_f1"] - row["macro_f1"] < 0.03
-        and 0.5 < other["p50_ms"] / row["p50_ms"] < 2
-        for other in others
-    )
