@@ -120,7 +120,8 @@ def _few_cell(
     bench: Bench, kind: str, source: str, target: str, seed: int, *, model: str = BUILTIN_MINILM, init: str | None = None
 ) -> None:
     from distill.models.loading import load_bundle
-    from distill.training.fine_tuning import Origin, fit_teacher
+    from distill.training.fine_tuning import fit_teacher
+    from distill.training.origin import Origin
 
     name = f"{kind}-{source}-{target}-{seed}"
     if bench.done(name):

@@ -63,7 +63,8 @@ def _floor(bench: Bench, name: str, target: str, seed: int, *, shots: int) -> No
 
 def _point(bench: Bench, origin: str, target: str, seed: int, settings: TeacherSettings) -> None:
     from distill.models.loading import load_bundle
-    from distill.training.fine_tuning import Origin, fit_teacher
+    from distill.training.fine_tuning import fit_teacher
+    from distill.training.origin import Origin
 
     way, shots = settings.transfer, settings.shots
     cell = f"curve-{way}-{origin}-{target}-{shots}-{seed}"

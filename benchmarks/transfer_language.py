@@ -29,7 +29,7 @@ from distill.settings import BUILTIN_MINILM, DataSettings
 from distill.teacher_settings import TeacherSettings
 
 if TYPE_CHECKING:
-    from distill.training.fine_tuning import Origin
+    from distill.training.origin import Origin
 
 SOURCE: Final = "movies"
 VALIDATION_TEXTS: Final = 500
@@ -47,7 +47,7 @@ class MeasuredSplits:
 
 def language(bench: Bench, seed: int) -> None:
     """Make the cells of every origin."""
-    from distill.training.fine_tuning import Origin
+    from distill.training.origin import Origin
 
     splits = language_texts()
     for origin in ("majority", "zero_shot", "tfidf"):

@@ -64,7 +64,8 @@ def spread(logits: Logits, labels: tuple[str, ...], wanted: tuple[str, ...]) -> 
 def _made(bench: Bench, origin: str, seed: int, train: Dataset, validation: Dataset, test: Dataset) -> dict[str, Any]:
     from distill.models.loading import load_bundle
     from distill.teachers.answers import teacher_logits
-    from distill.training.fine_tuning import Origin, fit_teacher
+    from distill.training.fine_tuning import fit_teacher
+    from distill.training.origin import Origin
 
     if origin in ("tfidf", "majority"):
         few = all_shots(train, shots=LABELS_A_CLASS, seed=seed)

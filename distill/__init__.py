@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from distill.data import load_splits as load_splits
     from distill.errors import PotstillError as PotstillError
     from distill.estimator import DistilledClassifier as DistilledClassifier
+    from distill.evaluation.metrics import evaluate as evaluate
+    from distill.progress import Reporter as Reporter
     from distill.recipes import RECIPES as RECIPES
+    from distill.recipes import Recipe as Recipe
     from distill.recipes import RecipeOptions as RecipeOptions
     from distill.settings import DataSettings as DataSettings
     from distill.settings import DistillSettings as DistillSettings
@@ -25,9 +28,9 @@ if TYPE_CHECKING:
     from distill.teachers.teacher import with_scored as with_scored
     from distill.training.by_recipe import fit_by_recipe as fit_by_recipe
     from distill.training.distillation import fit_student as fit_student
-    from distill.training.fine_tuning import Origin as Origin
-    from distill.training.fine_tuning import SourceTask as SourceTask
     from distill.training.fine_tuning import fit_teacher as fit_teacher
+    from distill.training.origin import Origin as Origin
+    from distill.training.origin import SourceTask as SourceTask
     from distill.training.trials import run_trials as run_trials
 
 _PUBLIC = {
@@ -36,14 +39,17 @@ _PUBLIC = {
     "data": ("Dataset", "Splits", "load_splits"),
     "errors": ("PotstillError",),
     "estimator": ("DistilledClassifier",),
-    "recipes": ("RECIPES", "RecipeOptions"),
+    "evaluation.metrics": ("evaluate",),
+    "progress": ("Reporter",),
+    "recipes": ("RECIPES", "Recipe", "RecipeOptions"),
     "settings": ("DataSettings", "DistillSettings", "TrialSettings"),
     "teacher_settings": ("TeacherSettings",),
     "teachers.teacher": ("open_teacher", "with_scored"),
     "training.by_recipe": ("fit_by_recipe",),
     "training.distillation": ("fit_student",),
     "training.trials": ("run_trials",),
-    "training.fine_tuning": ("Origin", "SourceTask", "fit_teacher"),
+    "training.fine_tuning": ("fit_teacher",),
+    "training.origin": ("Origin", "SourceTask"),
 }
 __all__ = [name for names in _PUBLIC.values() for name in names]
 __getattr__ = importer_of(__name__, _PUBLIC)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from distill.data import Dataset
     from distill.evaluation.intervals import Estimate
     from distill.evaluation.proof import ProofReport
-    from distill.training.fine_tuning import SourceTask
+    from distill.training.origin import SourceTask
 
 SELECTION_COLUMNS = ("candidate", "layers", "expected macro-F1", "95 % interval", "LogME", "H-score", "s", "cached")
 
@@ -92,7 +92,8 @@ def teacher(
     from distill.bundle import Bundle
     from distill.data import TextSources, texts_not_in
     from distill.evaluation.proof import verdict_in_words
-    from distill.training.fine_tuning import Origin, fit_teacher
+    from distill.training.fine_tuning import fit_teacher
+    from distill.training.origin import Origin
 
     if origin.control and origin.init is None:
         raise SettingsError("--control compares with a teacher trained without --init, but --init is not given")
@@ -201,7 +202,7 @@ def _gain(made: Bundle, control: Bundle, judge: Dataset) -> Estimate:
 def _source(name: str, data: DataSettings) -> SourceTask:
     """Return the texts of the source task; a fifth of a file is held out as its test texts, a built-in set has its own."""
     from distill.data import load_splits
-    from distill.training.fine_tuning import SourceTask
+    from distill.training.origin import SourceTask
 
     test = name if name.startswith(("builtin:", "hub:")) else None
     changed = {"train": (name,), "validation": None, "test": test, "labels": ()} | ({} if test else {"validation_share": 0.2})

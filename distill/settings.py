@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from distill.errors import SettingsError
 
@@ -47,6 +47,9 @@ Heading = Literal[
     "Output",
 ]
 """Headings of `--help`, in the order in which they are shown."""
+
+FROM_TEXTS: dict[str, JsonValue] = {"chosen_from": "texts"}
+"""Marks a field whose default is chosen from the texts, so that `--help` shows no value."""
 
 LEARNING_RATES: dict[StudentKind, float] = {"encoder": 1e-4, "static": 1e-3}
 """Default of each kind of student. Most weights of a static one start random, and it is too shallow to diverge."""

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from distill.settings import Device, FineTuningSettings, MixedPrecision, Settings
+from distill.settings import FROM_TEXTS, Device, FineTuningSettings, MixedPrecision, Settings
 
 TeacherMethod = Literal["parameters", "features"]
 Pooling = Literal["cls", "mean", "max", "last"]
@@ -53,10 +53,40 @@ class FeatureSettings(Settings, heading="Transfer learning"):
 class TeacherSettings(FineTuningSettings, FeatureSettings, heading="Transfer learning"):
     """How a teacher is fine-tuned: which weights, from what, and how."""
 
+    epochs: int = Field(
+        3,
+        ge=1,
+        description="maximum number of passes over the training texts; default: by their number, from 20 to 1",
+        json_schema_extra=FROM_TEXTS,
+    )
+    batch_size: int = Field(
+        32, ge=1, description="texts per step; default: 16 for less than 4,000 texts, else 32", json_schema_extra=FROM_TEXTS
+    )
+    patience: int = Field(
+        2,
+        ge=1,
+        description="stop after this many epochs without a better validation macro-F1; default: a quarter of the epochs, "
+        "at least 2",
+        json_schema_extra=FROM_TEXTS,
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none",
+        description="balanced: weight the loss by inverse class frequency; default: balanced if a label is rare",
+        json_schema_extra=FROM_TEXTS,
+    )
+    max_length: int = Field(
+        128,
+        ge=4,
+        description="maximum tokens per text; longer texts are cut; default: cuts one text in a hundred, at least 128, "
+        "at most what the model reads",
+        json_schema_extra=FROM_TEXTS,
+    )
     transfer: TeacherMethod = Field(
         "parameters",
         description="parameters: fine-tune the weights; features: freeze the encoder and train a head on its pooled "
-        "hidden states, which are cached; takes seconds",
+        "hidden states, which are cached; takes seconds; default: parameters, or of less than 1,500 texts the better of "
+        "the two on the validation texts",
+        json_schema_extra=FROM_TEXTS,
     )
     feature_layer: int | None = Field(
         None,

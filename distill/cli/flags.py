@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from cyclopts import Group, Parameter
 
-from distill.settings import DataSettings, Heading, Settings
+from distill.settings import FROM_TEXTS, DataSettings, Heading, Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -28,5 +28,6 @@ def with_headings(command: Command) -> Command:
         for name, field in model.model_fields.items():
             declared_by = next(base for base in reversed(model.__mro__) if name in vars(base).get("__annotations__", ()))
             if issubclass(declared_by, Settings) and not any(isinstance(each, Parameter) for each in field.metadata):
-                field.metadata.append(Parameter(group=GROUPS[declared_by.heading]))
+                shown = False if field.json_schema_extra == FROM_TEXTS else None
+                field.metadata.append(Parameter(group=GROUPS[declared_by.heading], show_default=shown))
     return command

@@ -146,12 +146,17 @@ def write_model_files(classifier: TorchClassifier, folder: Path) -> None:
     write_atomically(folder / TOKENIZER_CONFIG, json.dumps(tokenizer_config, indent=2, sort_keys=True) + "\n")
 
 
+def usable_positions(config: Any) -> float:
+    """Return how many tokens the position table has rows for; infinity without a table."""
+    return float((getattr(config, "max_position_embeddings", None) or math.inf) - position_offset(config))
+
+
 def require_max_length(config: Any, max_length: int) -> None:
     """Raise `SettingsError` if the position table has fewer rows than `max_length` tokens need."""
-    usable = (getattr(config, "max_position_embeddings", None) or math.inf) - position_offset(config)
+    usable = usable_positions(config)
     if max_length > usable:
         raise SettingsError(
-            f"max_length is {max_length}, but this model has positions for {usable} tokens; use a smaller --max-length"
+            f"max_length is {max_length}, but this model has positions for {usable:g} tokens; use a smaller --max-length"
         )
 
 

@@ -201,8 +201,15 @@ def require_useful_teacher(*, logits: Logits, label_ids: NDArray[np.int64], labe
     if own <= floor + ROUNDING:
         raise TeacherError(
             f"the teacher's macro-F1 on the validation texts is {own:.3f}; answers that ignore the text (always the most "
-            f"frequent one, or the teacher's own in random order) reach {floor:.3f}; fine-tune it with `potstill teacher`"
+            f"frequent one, or the teacher's own in random order) reach {floor:.3f}; `potstill teacher` without training flags "
+            "chooses its settings from the texts, and says what to change where that does not suffice"
         )
+
+
+def floor_of(*, logits: Logits, label_ids: NDArray[np.int64], num_labels: int) -> float:
+    """Return the macro-F1 that these answers must exceed: that of answers that ignore the text."""
+    task = task_of_labels(label_ids)
+    return _uninformed_macro_f1(task.indicator(label_ids, num_labels), task.chosen_labels(logits), task)
 
 
 def require_same_tokens(student: TorchClassifier, teacher: TorchClassifier, *, term: str) -> None:

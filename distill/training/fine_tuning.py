@@ -6,35 +6,37 @@ parameters or a head on its features, calibrate, report overfitting and forgetti
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distill.bundle import WEIGHTS, Bundle, Lineage, Link
-from distill.data import Dataset, Splits, fingerprint
-from distill.data.dataset import JoinedTexts, few_shot, stratified_rows
-from distill.errors import SettingsError
-from distill.evaluation.metrics import fit_temperature
+from distill.bundle import Bundle, Lineage
+from distill.data import Dataset, fingerprint, limited
+from distill.data.dataset import JoinedTexts, few_shot
+from distill.errors import DatasetError, SettingsError
+from distill.evaluation.metrics import fit_temperature, macro_f1
 from distill.labels import Logits
 from distill.losses.objective import Objective, fine_tuning_objective
 from distill.losses.term import UNLABELLED
 from distill.models.devices import on_device
 from distill.models.families import set_dropout
 from distill.models.loading import load_bundle, load_pretrained
-from distill.models.torch_classifier import TorchClassifier
+from distill.models.torch_classifier import TorchClassifier, usable_positions
 from distill.progress import Reporter
 from distill.settings import BUILTIN_MINILM
 from distill.teacher_settings import TeacherSettings
 from distill.teachers.answers import teacher_logits
+from distill.teachers.defaults import DataShape, adapted, chosen_words, tries_both_methods
+from distill.teachers.remedies import shortcoming
 from distill.teachers.teacher import require_same_label_names
-from distill.texts import TextInput
 from distill.training.checkpoints import Epoch
 from distill.training.loop import Examples, Lesson
-from distill.training.processes import MappedTexts
+from distill.training.origin import Origin, chain_of, with_replay
+from distill.training.processes import MappedTexts, lengths_of
 from distill.training.sealing import (
     ADAPTING_CHECKPOINT,
     Outcome,
@@ -63,39 +65,11 @@ from distill.transfer.parameters import (
 
 GAP_TEXTS = 500
 """Size of the sample of training texts that overfitting is measured on, at least; all of them if there are fewer."""
-
-
-@dataclass(frozen=True)
-class SourceTask:
-    """Labelled texts of the task that a model was trained on before.
-
-    Attributes:
-        train: Texts it was trained on, for replay and to detect leaks.
-        test: Texts it was not trained on, to measure forgetting.
-    """
-
-    train: Dataset
-    test: Dataset
-
-    @classmethod
-    def of_splits(cls, splits: Splits) -> SourceTask:
-        """Return the training and test texts of the splits; the validation texts where there are no test texts."""
-        return cls(splits.train, splits.test or splits.validation)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a teacher starts from, besides a pretrained model.
-
-    Attributes:
-        init: A bundle to start from instead: its encoder is kept, and its head if the label names are the same.
-        source: The task that `init` was trained on, for replay, to measure forgetting, and to detect leaked texts.
-        adapt_texts: Unlabelled texts of the target domain that the encoder is adapted to first; read once.
-    """
-
-    init: Bundle | None = None
-    source: SourceTask | None = None
-    adapt_texts: Iterable[TextInput] = ()
+LENGTHS_OF = 20_000
+"""Training texts whose tokens are counted to choose the settings, at most."""
+MIN_TOKENS, UNLIMITED = 4, 1_000_000
+MOST_TOKENS = 512
+"""Most tokens chosen for a model without a table of positions; a longer --max-length can be given."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +105,7 @@ class _Trained:
     classifier: TorchClassifier
     on_validation: Logits
     on_seen: Logits
+    settings: TeacherSettings
     history: tuple[Epoch, ...] = ()
     feature_layer: int | None = None
 
@@ -163,11 +138,15 @@ def fit_teacher(
     """
     settings, origin = settings or TeacherSettings(), origin or Origin()
     require_same_label_names(train.labels, validation.labels)
+    if sum(count > 0 for count in train.counts.values()) < 2 and train.problem_type == "single_label_classification":
+        named = ", ".join(repr(name) for name, count in train.counts.items() if count)
+        raise DatasetError(f"{train.source}: all texts have the label {named}; a classifier needs at least two labels")
     _require_possible(settings, origin, out=Path(out), labels=train.labels)
     with training_run(out, settings, reporter) as run:
         task = _task_of(train, validation, settings, origin, run)
         adapt_texts = run.files.texts("adapt", origin.adapt_texts)
         teacher = _loaded(model, task, adapt_texts)
+        task, shape = _with_defaults(teacher, task)
         lineage = Lineage(
             base_model=teacher.origin,
             chain=() if origin.init is None else chain_of(origin.init),
@@ -178,22 +157,15 @@ def fit_teacher(
         )
         if len(adapt_texts):
             _adapt(teacher, adapt_texts, task, lineage)
-        by_features = settings.transfer == "features"
-        trained = _train_head(teacher, task) if by_features else _fine_tune(teacher, task, lineage)
+        trained = _trained(teacher, task, lineage, shape)
+        settings = trained.settings
+        if found := shortcoming(trained.on_validation, task.validation, train=task.train, settings=settings, shape=shape):
+            run.reporter.say(f"warning: {found}")
         return _calibrated_and_sealed(trained, task, lineage)
 
 
-def chain_of(init: Bundle) -> tuple[Link, ...]:
-    """Return the links up to and including this bundle, the oldest first."""
-    lineage, weights = init.manifest.lineage, init.manifest.files[WEIGHTS]
-    link = Link(
-        weights_sha256=weights.sha256, labels=init.labels, train_fingerprint=lineage.train_fingerprint, seed=lineage.seed
-    )
-    return (*lineage.chain, link)
-
-
 def _require_possible(settings: TeacherSettings, origin: Origin, *, out: Path, labels: tuple[str, ...]) -> None:
-    if settings.transfer == "features" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if settings.transfer == "features" and _several_processes():
         raise SettingsError("a head on features is trained in seconds by one process; start it without torchrun")
     init, source = origin.init, origin.source
     if init is not None and out.resolve() == init.path.resolve():
@@ -211,6 +183,10 @@ def _require_possible(settings: TeacherSettings, origin: Origin, *, out: Path, l
         )
 
 
+def _several_processes() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def _task_of(train: Dataset, validation: Dataset, settings: TeacherSettings, origin: Origin, run: TrainingRun) -> _Task:
     """Cut the few shots, look for leaked texts, and add the replayed ones."""
     if settings.shots is not None:
@@ -220,13 +196,15 @@ def _task_of(train: Dataset, validation: Dataset, settings: TeacherSettings, ori
     if origin.source is not None:
         if leaked := near_duplicates(origin.source.train.texts, validation.texts):
             run.reporter.say(leakage_words(origin.source.train, validation, leaked))
-        learnt = _with_replay(train, origin.source, settings, run.reporter)
+        learnt = with_replay(train, origin.source, settings, run.reporter)
     return _Task(train, learnt, validation, settings, origin, run)
 
 
 def _loaded(model: str, task: _Task, adapt_texts: MappedTexts) -> TorchClassifier:
     """Load the model to train, with a new vocabulary if the settings ask for one."""
-    settings, init = task.settings, task.origin.init
+    # A length that nobody set is chosen later, from the tokens of the texts; every model reads the shortest one.
+    chosen = {} if "max_length" in task.settings.model_fields_set else {"max_length": MIN_TOKENS}
+    settings, init = task.settings.model_copy(update=chosen), task.origin.init
     labels, problem_type = task.train.labels, task.train.problem_type
     if init is not None:
         teacher = start_from(init, labels=labels, settings=settings, problem_type=problem_type)
@@ -237,8 +215,6 @@ def _loaded(model: str, task: _Task, adapt_texts: MappedTexts) -> TorchClassifie
     if task.train.is_pairs:
         teacher = teacher.reading_pairs()
     on_device(teacher.model, task.run.accelerator.device)
-    if settings.gradual_unfreezing:
-        require_enough_epochs(settings, num_layers=teacher.model.config.num_hidden_layers)
     if settings.new_vocabulary is not None:
         texts = JoinedTexts(task.train.texts, adapt_texts)
         teacher = with_new_vocabulary(teacher, texts, size=settings.new_vocabulary, seed=settings.seed)
@@ -247,25 +223,50 @@ def _loaded(model: str, task: _Task, adapt_texts: MappedTexts) -> TorchClassifie
         )
     if settings.freeze_body:
         freeze_body(teacher.model)
-    report_truncated(teacher, task.train, task.run.reporter)
     return teacher
 
 
-def _with_replay(train: Dataset, source: SourceTask, settings: TeacherSettings, reporter: Reporter) -> Dataset:
-    """Return the training texts with the share of the source's texts that the settings ask for."""
-    if not settings.replay_share:
-        return train
-    count = min(len(source.train), round(settings.replay_share * len(train)))
-    rows = stratified_rows(source.train.label_ids, count=count, seed=settings.seed)
-    again = source.train.take(rows)
-    reporter.say(f"replay: {count} texts of {again.source} are added to the training texts")
-    return Dataset(
-        texts=(*train.texts, *again.texts),
-        label_ids=np.concatenate([train.label_ids, again.label_ids]),
-        labels=train.labels,
-        source=f"{train.source} + {again.source}",
-        notes=train.notes,
+def _with_defaults(teacher: TorchClassifier, task: _Task) -> tuple[_Task, DataShape]:
+    """Choose the settings that nobody set from the texts, in tokens of this teacher; return what decided them, too."""
+    given, train, reporter = task.settings, task.train, task.run.reporter
+    longest = usable_positions(teacher.model.config)
+    limit = int(longest) if math.isfinite(longest) else max(MOST_TOKENS, given.max_length)
+    unlimited = teacher.tokenizer.with_max_length(UNLIMITED)
+    shape = DataShape(
+        num_texts=len(task.learnt),
+        label_counts=tuple(train.counts.values()),
+        token_lengths=lengths_of(unlimited.encode(limited(train, LENGTHS_OF, seed=0).texts)),
+        max_length=limit,
+        several_labels=train.problem_type == "multi_label_classification",
     )
+    settings = adapted(given, shape)
+    if settings.max_length != teacher.tokenizer.max_length:
+        teacher.tokenizer = teacher.tokenizer.with_max_length(settings.max_length)
+    if settings.gradual_unfreezing:
+        require_enough_epochs(settings, num_layers=teacher.model.config.num_hidden_layers)
+    for line in chosen_words(given, settings, shape):
+        reporter.say(line)
+    report_truncated(teacher, train, reporter)
+    return replace(task, settings=settings, run=replace(task.run, settings=settings)), shape
+
+
+def _trained(teacher: TorchClassifier, task: _Task, lineage: Lineage, shape: DataShape) -> _Trained:
+    """Train by the method that the settings name, or by both where nobody named one and there are few texts."""
+    if task.settings.transfer == "features":
+        return _train_head(teacher, task)
+    origin, family = task.origin, teacher.model.config.model_type
+    both = tries_both_methods(task.settings, shape) and origin == Origin() and family == "bert" and not _several_processes()
+    if not both or task.settings.pooling not in ("cls", "mean"):
+        return _fine_tune(teacher, task, lineage)
+    head = _train_head(teacher, replace(task, settings=task.settings.model_copy(update={"transfer": "features"})))
+    tuned = _fine_tune(teacher, task, lineage)
+    of_head, of_tuned = (macro_f1(task.validation.label_ids, one.on_validation) for one in (head, tuned))
+    kept, name = (head, "features") if of_head > of_tuned else (tuned, "parameters")
+    task.run.reporter.say(
+        f"{shape.num_texts:,} texts are few, so both methods were tried: validation macro-F1 {of_head:.4f} with a head on "
+        f"features, {of_tuned:.4f} fine-tuned; {name} is kept"
+    )
+    return kept
 
 
 def _adapt(teacher: TorchClassifier, texts: MappedTexts, task: _Task, lineage: Lineage) -> None:
@@ -312,7 +313,9 @@ def _fine_tune(teacher: TorchClassifier, task: _Task, lineage: Lineage) -> _Trai
     history = learn(teacher, lesson, task.run, lineage=lineage)
     if adapters is not None:
         adapters.merge_and_unload()
-    return _Trained(teacher, teacher.predict_logits(validation.texts), teacher.predict_logits(task.seen.texts), history)
+    return _Trained(
+        teacher, teacher.predict_logits(validation.texts), teacher.predict_logits(task.seen.texts), settings, history
+    )
 
 
 def _train_head(teacher: TorchClassifier, task: _Task) -> _Trained:
@@ -344,12 +347,13 @@ def _train_head(teacher: TorchClassifier, task: _Task) -> _Trained:
     on_validation = teacher_logits(classifier, validation.texts, reporter=reporter).logits
     # The head's logits of the cached features are those of the classifier, up to the dtype of the encoder's computation.
     on_seen = chosen.head.logits(learnt.values[:: 1 + len(train) // GAP_TEXTS, chosen.layers])
-    return _Trained(classifier, on_validation, on_seen, feature_layer=chosen.layers)
+    return _Trained(classifier, on_validation, on_seen, settings, feature_layer=chosen.layers)
 
 
 def _calibrated_and_sealed(trained: _Trained, task: _Task, lineage: Lineage) -> Bundle:
     """Calibrate, report overfitting and forgetting, and seal."""
-    classifier, settings, validation, run = trained.classifier, task.settings, task.validation, task.run
+    classifier, settings, validation = trained.classifier, trained.settings, task.validation
+    run = replace(task.run, settings=settings)
     logits, temperature = trained.on_validation, None
     if settings.calibrate:
         temperature = fit_temperature(logits, validation.label_ids)

@@ -15,7 +15,8 @@ import pytest
 from distill.data import Splits
 from distill.errors import GateError, SettingsError
 from distill.teacher_settings import TeacherSettings
-from distill.training.fine_tuning import Origin, fit_teacher
+from distill.training.fine_tuning import fit_teacher
+from distill.training.origin import Origin
 
 PROGRAM = '''
 import json, os, signal, sys
@@ -28,7 +29,8 @@ from distill.data import load_splits
 from distill.progress import SilentReporter
 from distill.settings import DataSettings
 from distill.teacher_settings import TeacherSettings
-from distill.training.fine_tuning import Origin, fit_teacher
+from distill.training.fine_tuning import fit_teacher
+from distill.training.origin import Origin
 
 MODEL, DATA, FOLDER = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 torch.set_num_threads(1)  # a pool of threads would not survive the forks

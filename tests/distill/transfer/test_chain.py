@@ -16,7 +16,8 @@ from distill.errors import SettingsError
 from distill.models.loading import load_bundle
 from distill.progress import SilentReporter
 from distill.teacher_settings import TeacherSettings
-from distill.training.fine_tuning import Origin, SourceTask, fit_teacher
+from distill.training.fine_tuning import fit_teacher
+from distill.training.origin import Origin, SourceTask
 from distill.transfer.parameters import start_from
 
 TEXTS = ["a lovely film", "dull boring plot"]

@@ -16,7 +16,8 @@ from distill.errors import SettingsError
 from distill.evaluation.metrics import evaluate, fit_temperature
 from distill.models.loading import load_bundle
 from distill.teacher_settings import TeacherSettings
-from distill.training.fine_tuning import Origin, fit_teacher
+from distill.training.fine_tuning import fit_teacher
+from distill.training.origin import Origin
 from distill.transfer.guards import (
     leakage_words,
     near_duplicates,

@@ -15,7 +15,8 @@ from distill.models.loading import load_bundle, load_pretrained
 from distill.models.torch_classifier import TorchClassifier
 from distill.teacher_settings import TeacherSettings
 from distill.tokenization import TextTokenizer
-from distill.training.fine_tuning import Origin, fit_teacher
+from distill.training.fine_tuning import fit_teacher
+from distill.training.origin import Origin
 from distill.transfer.adapt import SPECIAL, trained_tokenizer, with_new_vocabulary
 
 GOOD, BAD = "不错", "很差"

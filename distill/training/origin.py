@@ -1,0 +1,74 @@
+"""What a teacher is made from, besides a pretrained model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from distill.bundle import WEIGHTS, Bundle, Link
+from distill.data import Dataset, Splits
+from distill.data.dataset import stratified_rows
+from distill.progress import Reporter
+from distill.teacher_settings import TeacherSettings
+from distill.texts import TextInput
+
+
+@dataclass(frozen=True)
+class SourceTask:
+    """Labelled texts of the task that a model was trained on before.
+
+    Attributes:
+        train: Texts it was trained on, for replay and to detect leaks.
+        test: Texts it was not trained on, to measure forgetting.
+    """
+
+    train: Dataset
+    test: Dataset
+
+    @classmethod
+    def of_splits(cls, splits: Splits) -> SourceTask:
+        """Return the training and test texts of the splits; the validation texts where there are no test texts."""
+        return cls(splits.train, splits.test or splits.validation)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a teacher starts from, besides a pretrained model.
+
+    Attributes:
+        init: A bundle to start from instead: its encoder is kept, and its head if the label names are the same.
+        source: The task that `init` was trained on, for replay, to measure forgetting, and to detect leaked texts.
+        adapt_texts: Unlabelled texts of the target domain that the encoder is adapted to first; read once.
+    """
+
+    init: Bundle | None = None
+    source: SourceTask | None = None
+    adapt_texts: Iterable[TextInput] = ()
+
+
+def chain_of(init: Bundle) -> tuple[Link, ...]:
+    """Return the links up to and including this bundle, the oldest first."""
+    lineage, weights = init.manifest.lineage, init.manifest.files[WEIGHTS]
+    link = Link(
+        weights_sha256=weights.sha256, labels=init.labels, train_fingerprint=lineage.train_fingerprint, seed=lineage.seed
+    )
+    return (*lineage.chain, link)
+
+
+def with_replay(train: Dataset, source: SourceTask, settings: TeacherSettings, reporter: Reporter) -> Dataset:
+    """Return the training texts with the share of the source's texts that the settings ask for."""
+    if not settings.replay_share:
+        return train
+    count = min(len(source.train), round(settings.replay_share * len(train)))
+    rows = stratified_rows(source.train.label_ids, count=count, seed=settings.seed)
+    again = source.train.take(rows)
+    reporter.say(f"replay: {count} texts of {again.source} are added to the training texts")
+    return Dataset(
+        texts=(*train.texts, *again.texts),
+        label_ids=np.concatenate([train.label_ids, again.label_ids]),
+        labels=train.labels,
+        source=f"{train.source} + {again.source}",
+        notes=train.notes,
+    )
