@@ -1,0 +1,96 @@
+"""The result of a run as text: the verdict and the table of forms, for the terminal and for the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from export.fitting.result import FitReport, FormResult, FormStatus, Reference, Score
+from export.measure.tables import ABSENT, Table
+
+MEGABYTE: Final = 1_000_000
+
+STATUS_WORDS: Final[dict[FormStatus, str]] = {
+    "winner": "chosen",
+    "finalist": "trained, not chosen",
+    "eliminated": "stopped early",
+    "over_budget": "over budget, not trained",
+    "failed_gate": "failed the int8 check",
+}
+REFERENCE_WORDS: Final = {
+    "tfidf": "TF-IDF",
+    "majority": "commonest label",
+    "student_no_distillation": "control",
+}
+
+
+def summary_lines(report: FitReport, page: Path) -> list[str]:
+    """Return the verdict and where the report is.
+
+    Args:
+        report: The result of the run.
+        page: The HTML page of the run.
+    """
+    return [report.verdict, f"Report: {page}"]
+
+
+def summary_table(report: FitReport) -> Table:
+    """Return one row for the teacher, the control and each form, from the fastest form to the slowest."""
+    columns = ("student", "status", "ms", "MB", f"{report.metric} ({report.measured_on})", "95 % interval", "kept")
+    others = [
+        [
+            reference_words(each),
+            "reference",
+            number(each.p50_ms, 2),
+            megabytes(each.size_bytes),
+            *_score_cells(score_of(each, report.measured_on)),
+            ABSENT,
+        ]
+        for each in (report.teacher, *report.floors, *((report.control,) if report.control else ()))
+    ]
+    forms = [
+        [
+            form.name,
+            STATUS_WORDS[form.status],
+            number(form.predicted_ms if form.measured_ms is None else form.measured_ms, 2),
+            megabytes(form.predicted_bytes if form.measured_bytes is None else form.measured_bytes),
+            *_score_cells(score_of(form, report.measured_on)),
+            percent(form.kept),
+        ]
+        for form in report.forms
+    ]
+    return columns, others + forms
+
+
+def score_of(entry: FormResult | Reference, measured_on: str) -> Score | None:
+    """Return the score on the texts that the report measured on."""
+    return entry.test if measured_on == "test" else entry.validation or entry.test
+
+
+def reference_words(reference: Reference) -> str:
+    """Return the name that people read."""
+    return REFERENCE_WORDS.get(reference.name, reference.name)
+
+
+def number(value: float | None, digits: int) -> str:
+    """Return a number with so many decimals, or a dash."""
+    return ABSENT if value is None else f"{value:,.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a percentage, or a dash."""
+    return ABSENT if value is None else f"{value:.1%}"
+
+
+def megabytes(size: int | None) -> str:
+    """Return a size in megabytes, or a dash."""
+    return ABSENT if size is None else f"{size / MEGABYTE:,.1f}"
+
+
+def interval(score: Score | None) -> str:
+    """Return the ends of the 95 % interval, or a dash."""
+    return ABSENT if score is None else f"{score.low:.3f}-{score.high:.3f}"
+
+
+def _score_cells(score: Score | None) -> list[str]:
+    return [ABSENT if score is None else f"{score.value:.4f}", interval(score)]

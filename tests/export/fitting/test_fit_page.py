@@ -1,0 +1,278 @@
+"""The page and the summary of a run: the facts are there, nothing of others becomes markup, no name covers another."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from export.fitting.page import PAGE, html_of, write_page
+from export.fitting.picture import cost_figure, score_figure
+from export.fitting.result import (
+    Alternative,
+    Budget,
+    CalibrationBin,
+    Disagreement,
+    FitReport,
+    FormResult,
+    Reference,
+    Score,
+)
+from export.fitting.summary import summary_lines, summary_table
+
+OUT = Path("runs/first try")
+HOSTILE = '"><script>alert(1)</script>$\\bad$&-->'
+
+
+def score(value: float) -> Score:
+    return Score(value, value - 0.012, value + 0.012)
+
+
+def form(name: str, ms: float, megabytes: float, status: Any, value: float | None = None) -> FormResult:
+    recipe, _, tables = name.partition("/")
+    measured = None if value is None else score(value)
+    return FormResult(
+        name=name,
+        recipe=recipe,
+        tables="int4" if tables == "int4" else "int8",
+        predicted_ms=ms,
+        predicted_bytes=int(megabytes * 1e6),
+        status=status,
+        reason=f"because of {name}",
+        measured_ms=None if value is None else ms * 1.02,
+        measured_bytes=None if value is None else int(megabytes * 1e6),
+        validation=measured,
+        test=measured,
+        kept=None if value is None else value / 0.876,
+    )
+
+
+FORMS = (
+    form("static/int8", 0.09, 8.1, "eliminated"),
+    form("narrow/int4", 0.31, 5.2, "finalist", 0.8411),
+    form("narrow/int8", 0.33, 8.9, "winner", 0.8432),
+    form("2-layers/int4", 1.02, 12.4, "finalist", 0.8433),
+    form("2-layers/int8", 1.05, 17.5, "failed_gate", 0.8302),
+    form("6-layers/int8", 4.6, 44.0, "over_budget"),
+)
+
+
+@pytest.fixture
+def won() -> FitReport:
+    return FitReport(
+        verdict="Deploy narrow/int8: macro_f1 0.843, 96.3% of the teacher, 0.34 ms a text, 8.9 MB.",
+        metric="macro_f1",
+        budget=Budget(max_ms=2.0, max_mb=20.0, min_kept=0.95),
+        prefer="speed",
+        effort="standard",
+        seed=7,
+        measured_on="test",
+        num_texts={"train": 8000, "validation": 1000, "test": 1066},
+        teacher=Reference("teacher", score(0.88), score(0.876), 38.0, 438_000_000, "BERT base"),
+        floors=(
+            Reference("tfidf", score(0.76), score(0.762), summary="TF-IDF with logistic regression"),
+            Reference("majority", score(0.33), score(0.334), summary="always the commonest label"),
+        ),
+        control=Reference("student_no_distillation", score(0.79), score(0.8013), summary="trained on the labels alone"),
+        forms=FORMS,
+        winner="narrow/int8",
+        alternatives=(Alternative("2-layers/int4", "0.70 ms more would buy 0.0001 macro-F1: 2-layers/int4."),),
+        per_label=(
+            {"label": "good", "support": 533, "teacher_recall": 0.91, "student_recall": 0.87, "student_precision": 0.85},
+            {"label": "bad", "support": 533, "teacher_recall": 0.84, "student_recall": 0.81, "student_precision": 0.84},
+        ),
+        disagreements=(Disagreement("a masterpiece of boredom", "bad", "bad", "good", 0.631),),
+        calibration=tuple(
+            CalibrationBin(low / 10, low / 10 + 0.1, 10 * low, low / 10 + 0.05, low / 10 + 0.02) for low in range(5, 10)
+        ),
+        ece=0.034,
+        notes=("12 rows had no text",),
+        minutes={"teacher": 12.5, "students": 31.0},
+        environment={"cpu": "a processor", "git_commit": None, "versions": {"torch": "2.13"}},
+        settings={"seed": 7},
+    )
+
+
+@pytest.fixture
+def nothing_fits(won: FitReport) -> FitReport:
+    return replace(
+        won,
+        verdict="No student keeps --max-ms.",
+        budget=Budget(max_ms=0.05),
+        teacher=Reference("teacher", None, None),
+        control=None,
+        forms=tuple(form(each.name, each.predicted_ms, each.predicted_bytes / 1e6, "over_budget") for each in FORMS),
+        winner=None,
+        binding=("max_ms",),
+        nearest=("static/int8",),
+        alternatives=(),
+        per_label=(),
+        disagreements=(),
+        calibration=(),
+        ece=None,
+    )
+
+
+def words(page: str) -> str:
+    """Return what a reader sees, without style and pictures."""
+    page = re.sub(r"<(style|svg).*?</\1>", "", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+def test_the_page_tells_what_to_deploy_and_the_evidence(won: FitReport, tmp_path: Path) -> None:
+    write_page(tmp_path, won)
+    seen = words((tmp_path / PAGE).read_text(encoding="utf-8"))
+    for fact in (
+        *("0.8432", "0.831-0.855", "96.3%", "0.33", "0.34", "8.9", "0.8013", "TF-IDF", "because of 6-layers/int8"),
+        *("0.70 ms more", "87.0%", "-4.0", "a masterpiece of boredom", "63.1%", "the teacher is right", "0.034"),
+        *("12 rows had no text", "a processor", "torch 2.13", "43.5", "students 31.0", "8000 train"),
+    ):
+        assert fact in seen, fact
+    assert seen.index(won.verdict) < seen.index("Every student")
+
+
+def test_commands_name_the_student_of_this_run(won: FitReport) -> None:
+    page = html_of(won, OUT)
+    assert "potstill serve &#39;runs/first try/student&#39;" in page
+    (code,) = re.findall(r"<pre[^>]*>(from distill.*?)</pre>", page, flags=re.DOTALL)
+    compile(code.replace("&#39;", "'").replace("&#34;", '"'), "page", "exec")
+
+
+def test_a_floor_as_good_as_the_student_comes_first(won: FitReport) -> None:
+    page = html_of(replace(won, floor_wins=True, verdict="TF-IDF is as good."), OUT)
+    (title,) = re.findall(r"<h1>(.*?)</h1>", page)
+    assert "simpler" in title
+    assert won.winner not in title  # type: ignore[operator]
+
+
+def test_without_a_fitting_form_the_page_names_the_budget_and_the_nearest(nothing_fits: FitReport) -> None:
+    page = html_of(nothing_fits, OUT)
+    seen = words(page)
+    assert "--max-ms 0.05" in seen
+    assert "static/int8 (0.09 ms, 8.1 MB)" in seen
+    assert "potstill serve" not in seen
+    assert page.count('role="img"') == 2  # size against time, for wide and narrow screens
+
+
+def test_without_test_texts_the_page_says_so(won: FitReport) -> None:
+    forms = tuple(replace(each, test=None) for each in FORMS)
+    page = html_of(replace(won, measured_on="validation", forms=forms), OUT)
+    assert "optimistic" in words(page)
+    assert '<th scope="col">test</th>' not in page
+    assert "optimistic" not in words(html_of(won, OUT))
+
+
+def test_words_of_others_cannot_become_markup(won: FitReport) -> None:
+    hostile = replace(
+        won,
+        verdict=HOSTILE,
+        metric=f"recall:{HOSTILE}",
+        teacher=replace(won.teacher, name=HOSTILE, summary=HOSTILE),
+        floors=(replace(won.floors[0], name=HOSTILE),),
+        forms=(*FORMS, replace(FORMS[1], name=HOSTILE, reason=HOSTILE)),
+        per_label=({**won.per_label[0], "label": HOSTILE},),
+        disagreements=(Disagreement(HOSTILE, HOSTILE, HOSTILE, HOSTILE, 0.5),),
+        notes=(HOSTILE,),
+        environment={HOSTILE: HOSTILE},
+        settings={HOSTILE: HOSTILE},
+    )
+    page = html_of(hostile, OUT)
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 12
+    for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
+        ElementTree.fromstring(svg)
+
+
+def test_the_page_loads_nothing(won: FitReport) -> None:
+    page = html_of(won, OUT)
+    assert set(re.findall(r"https?://[^\s\"'<)]+", page)) == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert not re.search(r"<(img|iframe|script|link)\b|@import|url\((?!#)", page)
+    assert "default-src 'none'" in page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_headers_have_a_scope_and_pictures_have_words(won: FitReport) -> None:
+    page = html_of(won, OUT)
+    assert all("scope=" in each for each in re.findall(r"<th\b[^>]*>", page))
+    for svg in re.findall(r"<svg[^>]*>", page):
+        assert 'role="img"' in svg
+        assert "narrow/int8: 0.843 at 0.34 ms" in svg or "45 texts near" not in svg
+    assert page.count("<svg") == 3
+
+
+def assert_names_are_apart(figure: Figure) -> None:
+    # The box of the letters alone: that of an annotation includes its line.
+    boxes = [Text.get_window_extent(text) for text in figure.axes[0].texts]
+    assert len(boxes) > 3
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+@pytest.mark.parametrize("width", ["wide", "narrow"])
+def test_no_name_in_a_picture_covers_another(width: str, won: FitReport, nothing_fits: FitReport) -> None:
+    assert_names_are_apart(score_figure(won, width))
+    assert_names_are_apart(cost_figure(nothing_fits, width))
+    close = tuple(form(f"{count}-layers/int8", 1 + count / 50, 9, "finalist", 0.84 + count / 5000) for count in range(9))
+    assert_names_are_apart(score_figure(replace(won, forms=close), width))
+
+
+def test_forms_without_a_score_are_left_out_of_the_picture_of_scores(won: FitReport) -> None:
+    names = {text.get_text() for text in score_figure(won, "wide").axes[0].texts}
+    assert {"narrow/int8", "2-layers/int8", "teacher", "TF-IDF", "budget 2 ms", "95% of the teacher"} <= names
+    assert not {"6-layers/int8", "static/int8", "commonest label"} & names  # the last is too low to leave room for the rest
+    assert "commonest label, 0.334" in words(html_of(won, OUT))
+
+
+def test_the_same_report_gives_the_same_page(won: FitReport) -> None:
+    assert html_of(won, OUT) == html_of(won, OUT)
+
+
+def test_the_summary_has_the_verdict_the_page_and_every_form(won: FitReport) -> None:
+    assert summary_lines(won, OUT / PAGE) == [won.verdict, "Report: runs/first try/report.html"]
+    columns, rows = summary_table(won)
+    by_name = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
+    assert by_name["narrow/int8"] == {
+        "student": "narrow/int8",
+        "status": "chosen",
+        "ms": "0.34",
+        "MB": "8.9",
+        "macro_f1 (test)": "0.8432",
+        "95 % interval": "0.831-0.855",
+        "kept": "96.3%",
+    }
+    assert by_name["6-layers/int8"]["ms"] == "4.60"
+    assert by_name["6-layers/int8"]["macro_f1 (test)"] == "-"
+    assert [row[0] for row in rows] == [
+        *("teacher", "TF-IDF", "commonest label", "control"),
+        *(each.name for each in FORMS),
+    ]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_a_browser_shows_the_page_without_scrolling_sideways(
+    width: int, scheme: str, won: FitReport, browser: Any, tmp_path: Path
+) -> None:
+    labels = tuple({**won.per_label[0], "label": f"{'long' * 20}{number}"} for number in range(40))
+    text = replace(won.disagreements[0], text="w" * 900)
+    write_page(tmp_path, replace(won, per_label=labels, disagreements=(text,), notes=("n" * 300,)))
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.set_viewport_size({"width": width, "height": 800})
+    page.emulate_media(color_scheme=scheme)
+    page.goto((tmp_path / PAGE).as_uri())
+    assert not complaints
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    shown = [each.is_visible() for each in page.locator("figure svg").all()]
+    assert shown == [width > 640, width <= 640, True]
+    ink, paper = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
+    light = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
+    assert (light[0] > light[1]) == (scheme == "dark")
+    page.close()
