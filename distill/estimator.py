@@ -1,31 +1,30 @@
 """Teacher and student as one scikit-learn classifier: `fit`, `predict`, `predict_proba`, `score`.
 
-    classifier = DistilledClassifier(teacher="teacher", out="student", num_layers=2)
-    classifier.fit(texts, labels).bundle_
+    classifier = DistilledClassifier(recipe="narrow").fit(texts, labels)
+    export_bundle(classifier.bundle_, validation=classifier.validation_)
 
-Every field of `DistillSettings` is a parameter of the same name, so that `GridSearchCV` can search over it. `fit` calls
-`fit_teacher` and `fit_student`.
+`fit` calls `fit_teacher` and `fit_by_recipe`, with the defaults of the commands `teacher` and `distill --recipe`.
 """
 
 from __future__ import annotations
 
-import inspect
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.bundle import Bundle
-from distill.data import Dataset
+from distill.bundle import MANIFEST, Bundle
+from distill.data import Dataset, Splits
 from distill.data.dataset import merge_duplicates, split_off
 from distill.data.values import texts_of
 from distill.errors import DatasetError, SettingsError, requires
 from distill.labels import Logits, task_of
+from distill.recipes import RECIPES, Effort, RecipeName, RecipeOptions, RecipeSettings
 from distill.settings import BUILTIN_MINILM, DistillSettings
 from distill.teacher_settings import TeacherSettings
 from distill.texts import TextInput
@@ -38,17 +37,6 @@ if TYPE_CHECKING:
     from distill.models.torch_classifier import TorchClassifier
 
 SOURCE = "X"  # in messages, instead of a file name
-DEFAULTS = {name: field.default for name, field in DistillSettings.model_fields.items()} | {"learning_rate": None}
-"""Default of each setting; None leaves the learning rate to `kind`."""
-
-
-def _with_settings(init: Callable[..., None]) -> Callable[..., None]:
-    """Add each field of `DistillSettings` to the signature, where scikit-learn looks for parameters and defaults."""
-    own = inspect.signature(init)
-    named = [parameter for parameter in own.parameters.values() if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
-    fields = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in DEFAULTS.items()]
-    init.__signature__ = own.replace(parameters=[*named, *fields])  # type: ignore[attr-defined]
-    return init
 
 
 class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -59,44 +47,41 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Attributes:
         classes_: The distinct labels of `y`, sorted; for multi-label data the column numbers.
         bundle_: The bundle of the student, ready for `potstill export`.
+        validation_: The texts that were held out of training.
     """
 
-    @_with_settings
     def __init__(
         self,
-        teacher: Bundle | Path | str | None = None,
+        teacher: Bundle | Path | str = BUILTIN_MINILM,
         *,
-        model: str = BUILTIN_MINILM,
+        recipe: RecipeName = "2-layers",
+        effort: Effort = "standard",
+        seed: int = 0,
         out: Path | str | None = None,
-        unlabeled: Sequence[str] = (),
-        validation_share: float = 0.1,
-        teacher_settings: TeacherSettings | None = None,
-        **settings: Any,
+        validation_fraction: float = 0.1,
+        changes: Mapping[str, Any] | None = None,
     ) -> None:
         """Store the parameters; `fit` validates them.
 
         Args:
-            teacher: Bundle of the teacher. Default: each `fit` first fine-tunes `model` on its texts. Use the default to
-                cross-validate: a teacher trained on the held-out texts leaks their labels into the score.
-            model: Encoder to fine-tune if there is no teacher: a folder, a hub id, or `builtin:minilm`.
+            teacher: Bundle of the teacher, or its folder; or an encoder that each `fit` fine-tunes first: a folder, a hub id,
+                or `builtin:minilm`. Use an encoder to cross-validate: a teacher trained on the held-out texts leaks their
+                labels into the score.
+            recipe: Name of the student, one of `RECIPES`.
+            effort: How much training: quick, standard or thorough.
+            seed: Of the split, the teacher and the student.
             out: Folder of the bundle; each fit overwrites it, so do not set it if fits run in parallel. Default: a
                 temporary folder, deleted with this object.
-            unlabeled: More texts to learn from, with the teacher's logits only.
-            validation_share: Share of the texts held out for early stopping.
-            teacher_settings: How the teacher is fine-tuned.
-            settings: Fields of `DistillSettings`.
+            validation_fraction: Share of the texts held out for early stopping.
+            changes: Fields of `DistillSettings` that override those of the recipe.
         """
         self.teacher = teacher
-        self.model = model
+        self.recipe = recipe
+        self.effort = effort
+        self.seed = seed
         self.out = out
-        self.unlabeled = unlabeled
-        self.validation_share = validation_share
-        self.teacher_settings = teacher_settings
-        unknown = settings.keys() - DEFAULTS.keys()
-        if unknown:
-            raise TypeError(f"unknown setting {min(unknown)!r}; see DistillSettings")
-        for name, value in {**DEFAULTS, **settings}.items():
-            setattr(self, name, value)
+        self.validation_fraction = validation_fraction
+        self.changes = changes
 
     def fit(self, X: Iterable[str], y: Iterable[Any]) -> Self:  # noqa: N803  (scikit-learn's name)
         """Fine-tune a teacher if none was given, train a student, and write its bundle.
@@ -111,32 +96,41 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             TeacherError: The teacher is no better than the majority class.
         """
         from distill.models.loading import load_bundle
-        from distill.training.distillation import fit_student
+        from distill.training.by_recipe import fit_by_recipe
         from distill.training.fine_tuning import fit_teacher
 
-        settings = DistillSettings(**{name: getattr(self, name) for name in DEFAULTS})
-        teacher = Bundle.open(self.teacher) if isinstance(self.teacher, str | Path) else self.teacher
+        recipe = RecipeSettings(recipe=self.recipe, effort=self.effort)  # refuses unknown names
+        changes = dict(self.changes or {})
+        DistillSettings(**changes)  # refuses values out of range before a teacher is trained
+        if not 0 < self.validation_fraction < 1:
+            raise SettingsError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
+        teacher = self._given_teacher()
         self.classes_, self._columns, data = _read(texts_of(X, source="X"), y, labels=teacher.labels if teacher else None)
-        train, validation = self._split(data)
-        folder = self._own_folder() if self.out is None else Path(self.out)
+        train, self.validation_ = self._split(data)
+        folder = self._own_folder() / "student" if self.out is None else Path(self.out)
         if teacher is None:
             teacher = fit_teacher(
-                self.model,
+                str(self.teacher),
                 train=train,
-                validation=validation,
-                out=folder / "teacher",
-                settings=self.teacher_settings or TeacherSettings(seed=settings.seed, device=settings.device),
+                validation=self.validation_,
+                out=folder.with_name(f"{folder.name}-teacher"),
+                settings=TeacherSettings(seed=self.seed, device=changes.get("device", "auto")),
             )
-        self.bundle_ = fit_student(
+        self.bundle_ = fit_by_recipe(
+            RECIPES[self.recipe],
             teacher,
-            train=train,
-            validation=validation,
-            unlabeled=tuple(self.unlabeled),
+            Splits(train, self.validation_, None),
             out=folder,
-            settings=settings,
+            options=RecipeOptions(effort=recipe.effort, seed=self.seed, changes=changes),
         )
         self._student: TorchClassifier = load_bundle(self.bundle_)
         return self
+
+    def _given_teacher(self) -> Bundle | None:
+        """Return the teacher's bundle, or None if an encoder was named."""
+        if isinstance(self.teacher, Bundle):
+            return self.teacher
+        return Bundle.open(self.teacher) if (Path(self.teacher) / MANIFEST).is_file() else None
 
     def predict(self, X: Iterable[str]) -> NDArray[Any]:  # noqa: N803
         """Return the label of each text, shape (texts,); or zeros and ones, shape (texts, labels)."""
@@ -163,11 +157,9 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return folder
 
     def _split(self, data: Dataset) -> tuple[Dataset, Dataset]:
-        if not 0 < self.validation_share < 1:
-            raise SettingsError(f"validation_share must be between 0 and 1, got {self.validation_share}")
         clean = merge_duplicates(data)
-        count = max(len(clean.labels), round(self.validation_share * len(clean)))
-        return split_off(clean, count=count, seed=0, name="validation")
+        count = max(len(clean.labels), round(self.validation_fraction * len(clean)))
+        return split_off(clean, count=count, seed=self.seed, name="validation")
 
     def __sklearn_tags__(self) -> Any:
         """Tell scikit-learn that X is one-dimensional and holds strings, and that y may be multi-label."""
@@ -181,19 +173,24 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the model, which a copy loads from the bundle."""
+        """Return the state without the model, and with the files of a bundle in a temporary folder."""
         state: dict[str, Any] = dict(super().__getstate__())
-        if state.pop("_remove_folder", None) is not None:
-            raise SettingsError(
-                "the bundle of this classifier is in a temporary folder, so it cannot be copied; set out= to a folder"
-            )
         state.pop("_student", None)
+        if state.pop("_remove_folder", None) is not None and "bundle_" in state:
+            inside = state.pop("bundle_").path
+            state["_files"] = {path.name: path.read_bytes() for path in inside.iterdir() if path.is_file()}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the state and load the model."""
+        """Restore the state, write the files of a temporary bundle to another temporary folder, and load the model."""
+        files = state.pop("_files", None)
         super().__setstate__(state)
-        if "bundle_" in state:
+        if files is not None:
+            folder = self._own_folder()
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
+            self.bundle_ = Bundle.open(folder)
+        if hasattr(self, "bundle_"):
             from distill.models.loading import load_bundle
 
             self._student = load_bundle(Bundle.open(self.bundle_.path))

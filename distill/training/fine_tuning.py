@@ -157,7 +157,7 @@ def fit_teacher(
         )
         if len(adapt_texts):
             _adapt(teacher, adapt_texts, task, lineage)
-        trained = _trained(teacher, task, lineage, shape)
+        trained = _trained(teacher, task, lineage, several=tries_both_methods(settings, shape))
         settings = trained.settings
         if found := shortcoming(trained.on_validation, task.validation, train=task.train, settings=settings, shape=shape):
             run.reporter.say(f"warning: {found}")
@@ -250,12 +250,12 @@ def _with_defaults(teacher: TorchClassifier, task: _Task) -> tuple[_Task, DataSh
     return replace(task, settings=settings, run=replace(task.run, settings=settings)), shape
 
 
-def _trained(teacher: TorchClassifier, task: _Task, lineage: Lineage, shape: DataShape) -> _Trained:
-    """Train by the method that the settings name, or by both where nobody named one and there are few texts."""
+def _trained(teacher: TorchClassifier, task: _Task, lineage: Lineage, *, several: bool) -> _Trained:
+    """Train by the method of the settings, or by both if several are to be tried and the model can have a head on features."""
     if task.settings.transfer == "features":
         return _train_head(teacher, task)
     origin, family = task.origin, teacher.model.config.model_type
-    both = tries_both_methods(task.settings, shape) and origin == Origin() and family == "bert" and not _several_processes()
+    both = several and origin == Origin() and family == "bert" and not _several_processes()
     if not both or task.settings.pooling not in ("cls", "mean"):
         return _fine_tune(teacher, task, lineage)
     head = _train_head(teacher, replace(task, settings=task.settings.model_copy(update={"transfer": "features"})))
@@ -263,7 +263,7 @@ def _trained(teacher: TorchClassifier, task: _Task, lineage: Lineage, shape: Dat
     of_head, of_tuned = (macro_f1(task.validation.label_ids, one.on_validation) for one in (head, tuned))
     kept, name = (head, "features") if of_head > of_tuned else (tuned, "parameters")
     task.run.reporter.say(
-        f"{shape.num_texts:,} texts are few, so both methods were tried: validation macro-F1 {of_head:.4f} with a head on "
+        f"{len(task.train):,} texts are few, so both methods were tried: validation macro-F1 {of_head:.4f} with a head on "
         f"features, {of_tuned:.4f} fine-tuned; {name} is kept"
     )
     return kept

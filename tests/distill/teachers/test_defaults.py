@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tiny_task import BAD_WORDS, GOOD_WORDS, PLAIN_WORDS
 
+from distill import fit_teacher
+from distill.data import Dataset
+from distill.errors import DatasetError
+from distill.progress import SilentReporter
 from distill.teacher_settings import TeacherSettings
 from distill.teachers.defaults import DataShape, adapted, chosen_words, tries_both_methods
 from distill.teachers.remedies import remedy
@@ -88,11 +94,57 @@ def test_both_methods_compete_where_texts_are_few_and_nobody_chose(texts: int, g
     [
         ({"max_length": 128}, shape_of(700, tokens=400), "--max-length 512"),
         ({"class_weights": "none"}, shape_of(700, counts=(600, 100)), "--class-weights balanced"),
-        ({"epochs": 3, "batch_size": 32}, shape_of(700), "--epochs 23"),  # 66 steps; 500 wanted
+        ({"epochs": 3, "batch_size": 32}, shape_of(700), "--epochs 20"),  # 66 steps; 500 wanted, in 20 epochs at most
         ({"learning_rate": 1e-6}, shape_of(9_000), "--learning-rate"),
         ({}, shape_of(9_000), "--transfer features"),
+        ({}, shape_of(100), "--transfer features"),  # made all the epochs that are chosen
         ({"transfer": "features"}, shape_of(9_000), "--transfer parameters"),
     ],
 )
 def test_the_remedy_fits_the_case(settings: dict[str, Any], shape: DataShape, flag: str) -> None:
     assert flag in remedy(adapted(TeacherSettings(**settings), shape), shape)
+
+
+class Notes(SilentReporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Keep the message."""
+        self.said.append(text)
+
+
+def unbalanced_long_texts(count: int, *, seed: int) -> Dataset:
+    """Return texts of 57 words of the tiny task: few of them say something, and a tenth of the texts are negative."""
+    generator = np.random.default_rng(seed)
+    texts, labels = [], []
+    for index in range(count):
+        label, telling = ("negative", BAD_WORDS) if index % 10 == 0 else ("positive", GOOD_WORDS)
+        words = [*generator.choice(PLAIN_WORDS, 50), *generator.choice(telling, 5)]
+        texts.append(" ".join(generator.permutation(words)))
+        labels.append(label)
+    return Dataset.from_texts(texts, labels)
+
+
+def test_few_unbalanced_texts_no_longer_end_in_the_commonest_label(tiny_model: Path, tmp_path: Path) -> None:
+    train, validation = unbalanced_long_texts(200, seed=0), unbalanced_long_texts(60, seed=1)
+    former = TeacherSettings(epochs=3, batch_size=32, patience=2, class_weights="none", max_length=64)
+    before, after = Notes(), Notes()
+    bundle = fit_teacher(
+        str(tiny_model), train=train, validation=validation, out=tmp_path / "0", settings=former, reporter=before
+    )
+    assert bundle.manifest.quality["pytorch"]["macro_f1"] < 0.5
+    assert "--class-weights balanced" in before.said[-1]
+    bundle = fit_teacher(str(tiny_model), train=train, validation=validation, out=tmp_path / "1", reporter=after)
+    assert bundle.manifest.quality["pytorch"]["macro_f1"] > 0.9
+    assert not any("warning" in line for line in after.said)
+    made = bundle.manifest.settings["teacher"]
+    assert (made["transfer"], made["class_weights"], made["max_length"]) == ("features", "balanced", 64)
+
+
+def test_texts_of_one_label_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    alike = Dataset.from_texts(["a film", "the plot"], ["negative", "negative"], names=["negative", "positive"])
+    with pytest.raises(DatasetError, match="negative"):
+        fit_teacher(str(tiny_model), train=alike, validation=alike, out=tmp_path)
