@@ -30,7 +30,12 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         names = archive.namelist()
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"distill", "export", "serve"}
-    assert {"distill/py.typed", "export/measure/report.html.jinja", "serve/page/index.html"} <= set(names)
+    assert {
+        "distill/py.typed",
+        "export/measure/report.html.jinja",
+        "export/fitting/fit.html.jinja",
+        "serve/page/index.html",
+    } <= set(names)
 
 
 @pytest.mark.slow

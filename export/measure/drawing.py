@@ -88,7 +88,9 @@ def place_names(
         )
         assert text.arrow_patch is not None  # noqa: S101 - arrowprops makes one
         extent = text.get_window_extent().padded(1.5 * unit)
-        shift, distance = _best_shift(extent, name.radius, unit, frame=frame, hard=taken, soft=[*marks, *bars, *avoid])
+        others = [centre for centre in centres if centre != centres[index]]
+        soft = [*marks, *bars, *avoid]
+        shift, distance = _best_shift(extent, name.radius, unit, frame=frame, hard=taken, soft=soft, others=others)
         text.set_position((shift[0] / unit, shift[1] / unit))
         text.arrow_patch.set_visible(distance >= _LEADER_FROM)
         taken.append(extent.translated(*shift))
@@ -145,6 +147,10 @@ def _bar_of(axes: Axes, name: Name, interval: tuple[float, float]) -> Bbox:
     return Bbox.from_extents(x - 1, low, x + 1, high)
 
 
+def _gap(box: Bbox, point: tuple[float, ...]) -> float:
+    return math.hypot(max(box.x0 - point[0], 0, point[0] - box.x1), max(box.y0 - point[1], 0, point[1] - box.y1))
+
+
 def _best_shift(
     extent: Bbox,
     radius: float,
@@ -153,11 +159,14 @@ def _best_shift(
     frame: Bbox,
     hard: Sequence[Bbox],
     soft: Sequence[Bbox],
+    others: Sequence[tuple[float, ...]],
 ) -> tuple[tuple[float, float], float]:
     """Return the cheapest shift of a text, in display units, and its distance in points.
 
-    Overlapping another name or leaving the plot costs more than any mark covered, and a mark more than any distance.
+    Overlapping another name or leaving the plot costs more than any mark covered, and a mark, or a place that is nearer to
+    the point of another name, more than any small distance.
     """
+    middle = ((extent.x0 + extent.x1) / 2, (extent.y0 + extent.y1) / 2)  # the point itself
     best, least, distance_of_best = (0.0, 0.0), math.inf, 0.0
     for distance in _DISTANCES:
         for step in range(_DIRECTIONS):
@@ -169,6 +178,8 @@ def _best_shift(
             inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
             cost = 1e6 * (sum(box.overlaps(other) for other in hard) + (not inside))
             cost += 40 * sum(box.overlaps(other) for other in soft) + distance + step / 10
+            own = _gap(box, middle)
+            cost += 60 * any(_gap(box, other) < own for other in others)
             if cost < least:
                 best, least, distance_of_best = (x, y), cost, float(distance)
     return best, distance_of_best

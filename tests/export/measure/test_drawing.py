@@ -45,6 +45,15 @@ def test_a_lone_name_touches_its_point_without_a_line() -> None:
     assert not text.arrow_patch.get_visible()  # type: ignore[attr-defined]
 
 
+def test_names_are_nearer_to_their_own_point_than_to_another() -> None:
+    names = [Name(f"student {place}", x, 0.8, interval=(0.76, 0.84)) for place, x in enumerate((0.7, 1.0, 1.4, 2.0))]
+    figure, boxes = drawn(names)
+    points = figure.axes[0].transData.transform([(name.x, name.y) for name in names])
+    for index, box in enumerate(boxes):
+        gaps = [np.hypot(*(np.clip(point, box.min, box.max) - point)) for point in points]
+        assert int(np.argmin(gaps)) == index
+
+
 def test_a_name_makes_room_for_what_should_stay_free() -> None:
     _, (free,) = drawn([Name("teacher", 1.0, 0.8)])
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
