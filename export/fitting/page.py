@@ -48,6 +48,7 @@ def html_of(report: FitReport, out: Path) -> str:
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
         headline=_headline(report),
+        metric=_metric_words(report.metric),
         tiles=_tiles(report),
         pictures=scores or cost_pictures(report),
         scored=bool(scores),
@@ -77,7 +78,7 @@ def _headline(report: FitReport) -> str:
         return "No student fits the budget"
     if report.floor_wins:
         return "A simpler classifier is as good"
-    return f"Deploy {report.winner}"
+    return "A student fits the budget"
 
 
 def _tiles(report: FitReport) -> list[tuple[str, str, str]]:

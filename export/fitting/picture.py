@@ -17,7 +17,7 @@ from export.fitting.summary import MEGABYTE, reference_words, score_of
 from export.measure.drawing import GREY, Name, inline, place_names, svg_of
 
 _WINNER, _FORM, _TEACHER, _FADED = "#0f8a80", "#5b7fb5", "#c2620e", "#9ca3af"
-_SIZES = {"wide": (7.4, 4.4), "narrow": (3.9, 4.6)}
+_SIZES = {"wide": (7.4, 4.4), "narrow": (3.9, 5.0)}
 """Inches; the page shows the narrow one on a phone, where the letters of the other one would be too small."""
 
 
@@ -81,21 +81,17 @@ def score_figure(report: FitReport, width: str) -> Figure:
         for point in points
     ]
     times = [point.ms for point in points] + ([report.budget.max_ms] if report.budget.max_ms else [])
-    axes.set(xscale="log", xlim=(min(times) / 1.8, max(times) * 1.8))
+    axes.set(xlim=(min(times) / 1.8, max(times) * 1.8))
     levels = _levels(report, points)
     heights = [end for point in points for end in (point.score.low, point.score.high)] + [height for _, height in levels]
     room = 0.14 * max(max(heights) - min(heights), 0.01)
     axes.set(ylim=(min(heights) - room, max(heights) + room))
-    lines = [_across(axes, height) for _, height in levels]
     names += [Name(_plain(name), axes.get_xlim()[0] * 1.05, height, radius=0) for name, height in levels]
-    if report.budget.max_ms:
-        lines.append(_upright(axes, report.budget.max_ms))
-        names.append(Name(f"budget {report.budget.max_ms:g} ms", report.budget.max_ms, axes.get_ylim()[0], radius=0))
     metric = (
         "recall of one label" if report.metric.startswith("recall:") else report.metric.replace("_", "-").replace("f1", "F1")
     )
     axes.set(xlabel="median time of one text, one thread\n(ms, log scale)", ylabel=f"{metric} with 95 % interval")
-    _ticks(axes)
+    lines = _lines(figure, axes, heights=[height for _, height in levels], ms=report.budget.max_ms)
     place_names(axes, names, avoid=lines)
     return figure
 
@@ -122,21 +118,15 @@ def cost_figure(report: FitReport, width: str) -> Figure:
     axes.scatter(times, sizes, color=[_WINNER if one else _FORM for one in near], zorder=3)
     max_ms, max_mb = report.budget.max_ms, report.budget.max_mb
     all_ms, all_mb = times + ([max_ms] if max_ms else []), sizes + ([max_mb] if max_mb else [])
-    axes.set(xscale="log", xlim=(min(all_ms) / 1.8, max(all_ms) * 1.8), ylim=(0, max(all_mb) * 1.2))
+    axes.set(xlim=(min(all_ms) / 1.8, max(all_ms) * 1.8), ylim=(0, max(all_mb) * 1.2))
     names = [
         Name(_plain(form.name), form.predicted_ms, form.predicted_bytes / MEGABYTE, bold=bold)
         for form, bold in zip(report.forms, near, strict=True)
     ]
-    lines = []
-    if max_ms:
-        lines.append(_upright(axes, max_ms))
-        names.append(Name(f"budget {max_ms:g} ms", max_ms, 0.0, radius=0))
     if max_mb:
-        lines.append(_across(axes, max_mb))
         names.append(Name(f"budget {max_mb:g} MB", axes.get_xlim()[0] * 1.05, max_mb, radius=0))
     axes.set(xlabel="median time of one text, untrained, one thread\n(ms, log scale)", ylabel="size to ship (MB)")
-    _ticks(axes)
-    place_names(axes, names, avoid=lines)
+    place_names(axes, names, avoid=_lines(figure, axes, heights=[max_mb] if max_mb else [], ms=max_ms))
     return figure
 
 
@@ -234,26 +224,37 @@ def _area(size_bytes: int | None) -> float:
 def _plot(width: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=_SIZES[width], layout="constrained")
     axes = figure.add_subplot()
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True, alpha=0.25)
     return figure, axes
 
 
-def _ticks(axes: Axes) -> None:
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _across(axes: Axes, height: float) -> Bbox:
-    """Draw a horizontal line; return its box, on which no name should be written."""
-    axes.axhline(height, color=GREY, linewidth=1, linestyle=":")
-    (x0, y), (x1, _) = axes.transData.transform([(axes.get_xlim()[0], height), (axes.get_xlim()[1], height)])
-    return Bbox.from_extents(x0, y - 1, x1, y + 1)
-
-
-def _upright(axes: Axes, ms: float) -> Bbox:
-    axes.axvline(ms, color=GREY, linewidth=1, linestyle="--")
-    (x, y0), (_, y1) = axes.transData.transform([(ms, axes.get_ylim()[0]), (ms, axes.get_ylim()[1])])
-    return Bbox.from_extents(x - 1, y0, x + 1, y1)
+def _lines(figure: Figure, axes: Axes, *, heights: Sequence[float], ms: float | None) -> list[Bbox]:
+    """Draw horizontal lines and the budget of time; return their boxes, on which no name should be written."""
+    for height in heights:
+        axes.axhline(height, color=GREY, linewidth=1, linestyle=":")
+    if ms:
+        axes.axvline(ms, color=GREY, linewidth=1, linestyle="--")
+        # Above the frame, where no other name is written.
+        axes.annotate(
+            f"budget {ms:g} ms",
+            (ms, 1),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0, 3),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=GREY,
+            ha="center",
+        )
+    figure.draw_without_rendering()  # the layout moves the axes
+    frame, across = axes.get_window_extent(), [axes.transData.transform((1.0, height))[1] for height in heights]
+    boxes = [Bbox.from_extents(frame.x0, y - 1, frame.x1, y + 1) for y in across]
+    if ms:
+        x = axes.transData.transform((ms, 0.0))[0]
+        boxes.append(Bbox.from_extents(x - 1, frame.y0, x + 1, frame.y1))
+    return boxes
 
 
 def _plain(name: str) -> str:

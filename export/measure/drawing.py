@@ -53,7 +53,7 @@ def place_names(
 
     Args:
         axes: The plot.
-        names: Names; those of the highest points are placed first.
+        names: Names; bold ones are placed first, then those of the highest points.
         size: Of the letters, in points of 1/72 inch.
         colour: Of the letters.
         avoid: Boxes in display coordinates that should stay free, such as intervals and lines.
@@ -72,7 +72,7 @@ def place_names(
     bars = [_bar_of(axes, name, name.interval) for name in names if name.interval is not None]
     taken: list[Bbox] = [] if legend is None else [legend.get_window_extent()]
     placed: dict[int, Annotation] = {}
-    for index in sorted(range(len(names)), key=lambda one: (-centres[one][1], centres[one][0])):
+    for index in sorted(range(len(names)), key=lambda one: (not names[one].bold, -centres[one][1], centres[one][0])):
         name = names[index]
         text = axes.annotate(
             name.text,

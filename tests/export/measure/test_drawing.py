@@ -63,6 +63,15 @@ def test_a_name_makes_room_for_what_should_stay_free() -> None:
     assert not Bbox(extent_of(text)).overlaps(free)
 
 
+def test_a_bold_name_is_placed_first() -> None:
+    names = [Name(f"student {number}", 1.0, 0.8, bold=number == 7) for number in range(8)]
+    figure, _ = drawn(names)
+    led = [text.get_text() for text in figure.axes[0].texts if text.arrow_patch.get_visible()]  # type: ignore[attr-defined]
+    assert len(led) > 1
+    assert figure.axes[0].texts[0].get_text() == "student 7"
+    assert "student 7" not in led
+
+
 def test_the_same_points_give_the_same_bytes() -> None:
     names = [Name("a", 1.0, 0.8), Name("b", 1.01, 0.8)]
     assert as_svg(drawn(names)[0]) == as_svg(drawn(names)[0])
