@@ -62,8 +62,8 @@ class Link(_Part):
 
     weights_sha256: str
     labels: tuple[str, ...]
-    train_fingerprint: str
-    seed: int
+    train_fingerprint: str | None
+    seed: int | None
 
 
 class Lineage(_Part):
@@ -75,7 +75,7 @@ class Lineage(_Part):
         adapted_fingerprint: Digest of the unlabelled texts of the domain adaptation.
         teacher_sha256: Digest of the weights of the first teacher; if that is not a bundle, its own digest or name.
         ensemble: Digests or names of all teachers, if there are several.
-        train_fingerprint: Digest of the training texts and labels.
+        train_fingerprint: Digest of the training texts and labels; None, as the next two, if the classifier was adopted.
         validation_fingerprint: Digest of the validation texts and labels.
         unlabeled_fingerprint: Digest of the unlabelled texts.
     """
@@ -85,10 +85,10 @@ class Lineage(_Part):
     adapted_fingerprint: str | None = None
     teacher_sha256: str | None = None
     ensemble: tuple[str, ...] = ()
-    train_fingerprint: str
-    validation_fingerprint: str
+    train_fingerprint: str | None = None
+    validation_fingerprint: str | None = None
     unlabeled_fingerprint: str | None = None
-    seed: int
+    seed: int | None = None
 
 
 class CascadeEntry(_Part):

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from distill.bundle import CARD, Bundle, Manifest
+from distill.bundle import CARD, Bundle, Lineage, Manifest
 from distill.storage import write_atomically
 
 _FILES_WORDS = "`config.json`, `model.safetensors` and the tokenizer files load with plain `transformers`."
@@ -45,8 +45,7 @@ def card_text(manifest: Manifest) -> str:
         )
     lines += [
         "",
-        f"Base model: {manifest.lineage.base_model}. Training texts: sha256 {manifest.lineage.train_fingerprint[:16]}…, "
-        f"seed {manifest.lineage.seed}.",
+        f"Base model: {manifest.lineage.base_model}. {_origin_words(manifest.lineage)}",
         "",
         _STATIC_WORDS if manifest.settings.get(manifest.role, {}).get("kind") == "static" else _FILES_WORDS,
         "",
@@ -56,3 +55,9 @@ def card_text(manifest: Manifest) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _origin_words(lineage: Lineage) -> str:
+    if lineage.train_fingerprint is None:
+        return "Adopted from a fine-tuned Hugging Face checkpoint; its training texts are not known."
+    return f"Training texts: sha256 {lineage.train_fingerprint[:16]}…, seed {lineage.seed}."

@@ -1,4 +1,4 @@
-"""The flags of `potstill select`, `teacher` and `distill`, and what they print.
+"""The flags of `potstill select`, `teacher`, `adopt` and `distill`, and what they print.
 
 Heavy modules are imported inside the functions, so that `--help` loads no torch.
 """
@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from distill.cli.bars import reporter_for_terminal
 from distill.cli.flags import GROUPS, BundleOut, Data, Flat, Json, with_headings
-from distill.cli.reading import recorded_teacher, reported_splits
+from distill.cli.reading import gate_texts, recorded_teacher, reported_splits
 from distill.cli.terminal import print_cells, print_json, print_made
 from distill.errors import SettingsError
 from distill.progress import is_first_process
@@ -119,10 +119,30 @@ def teacher(
 
 
 @with_headings
+def adopt(
+    source: Annotated[str, Parameter(help="folder of a fine-tuned sequence classifier, or hub:ID")],
+    /,
+    *,
+    out: BundleOut,
+    data: Data = DataSettings(),
+    json: Json = False,
+) -> None:
+    """Make a bundle; with --validation or --train, match LABEL_0, ... to the data's labels and check their order."""
+    from distill.teachers.adopting import adopt as make
+    from distill.teachers.adopting import labels_to_read
+
+    reporter = reporter_for_terminal()
+    labelled = gate_texts(data, labels_to_read(source), reporter) if data.train or data.validation else None
+    print_made(make(source, out=out, labelled=labelled, reporter=reporter), json=json)
+
+
+@with_headings
 def distill(
     teachers: Annotated[
         tuple[Path, ...],
-        Parameter(help="teacher bundles; the logits of several are averaged, and the first supplies the layers"),
+        Parameter(
+            help="teachers: bundles, Hugging Face classifiers, hub:ID; logits are averaged, the first supplies the layers"
+        ),
     ] = (),
     /,
     *,
@@ -145,8 +165,8 @@ def distill(
     json: Json = False,
 ) -> None:
     """Train a student, or several with --control or --seeds, and print their quality."""
-    from distill.bundle import Bundle
     from distill.data import TextSources
+    from distill.opening import open_or_adopt
     from distill.teachers.teacher import open_teacher, with_scored
     from distill.training.by_recipe import fit_by_recipe
     from distill.training.distillation import train_student
@@ -154,7 +174,7 @@ def distill(
 
     recipe, chosen = named.recipe_for(settings)
     reporter = reporter_for_terminal()
-    opened: list[Any] = [Bundle.open(path) for path in teachers]
+    opened: list[Any] = [open_or_adopt(path, reporter=reporter) for path in teachers]
     splits = reported_splits(data, reporter, labels=opened[0].labels if opened else ())
     arguments: dict[str, Any] = {"unlabeled": TextSources(unlabeled, data), "out": out, "reporter": reporter}
     several_runs = trials.control or trials.seeds > 1

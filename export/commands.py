@@ -56,11 +56,15 @@ def demo(
 
 @with_headings
 def export(
-    bundle: Annotated[Path, Parameter(help="a bundle with PyTorch weights")],
+    bundle: Annotated[Path, Parameter(help="a bundle with PyTorch weights, a Hugging Face classifier or hub:ID")],
     /,
     *,
     data: Data = DataSettings(),
     settings: Annotated[ExportSettings, Flat] = ExportSettings(),
+    out: Annotated[
+        Path | None,
+        Parameter(group=OUTPUT, help="folder of the new bundle of a Hugging Face classifier; a bundle is changed in place"),
+    ] = None,
     layout: Annotated[
         Layout | None,
         Parameter(group=OUTPUT, help="also write the files in the layout of this tool; needs no texts if the graphs exist"),
@@ -76,13 +80,15 @@ def export(
     The gates need labelled texts: `--validation FILE`, or the `--train` that the bundle was trained on, of which the
     same share is cut off.
     """
-    from distill.bundle import Bundle
+    from distill.opening import is_checkpoint, open_or_adopt
     from export.layouts import write_layout
 
+    if is_checkpoint(bundle) and out is None:
+        raise SettingsError(f"{bundle} is a Hugging Face classifier; name the folder of its bundle with --out")
     if (layout is None) != (layout_out is None):
         raise SettingsError("--layout and --layout-out must be given together")
-    made = Bundle.open(bundle)
     reporter = reporter_for_terminal()
+    made = open_or_adopt(bundle, out=out, reporter=reporter)
     if layout is None or data.train or data.validation:
         from export.pipeline import export_bundle
 
@@ -110,11 +116,11 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Print the quality of bundles on test texts, in total, by label, and the confusion matrix."""
-    from distill.bundle import Bundle
+    from distill.opening import open_or_adopt
     from export.measure.rows import SCHEMA, measure_quality
     from export.measure.tables import EVAL_COLUMNS, confusion_table, per_class_table, table_of
 
-    opened = [Bundle.open(path) for path in bundles]
+    opened = [open_or_adopt(path) for path in bundles]
     names = [path.resolve().name for path in bundles]
     unique = [name if names.count(name) == 1 else str(path) for name, path in zip(names, bundles, strict=True)]
     candidates, reference = _candidates(opened, unique, form, teacher)
@@ -136,11 +142,11 @@ def bench(
     json: Json = False,
 ) -> None:
     """Measure a bundle against its teacher in one run, save the result in the bundle, and print it."""
-    from distill.bundle import Bundle
+    from distill.opening import open_or_adopt
     from export.measure.bench import bench_bundle
     from export.measure.tables import table_of
 
-    opened = Bundle.open(bundle)
+    opened = open_or_adopt(bundle)
     candidates, reference = _candidates([opened], ["student"], form, teacher)
     test = measuring_texts(data, opened.labels)
     report = bench_bundle(opened, candidates, test, teacher=reference, settings=settings, reporter=reporter_for_terminal())
@@ -276,10 +282,10 @@ def _candidates(
     bundles: Sequence[Bundle], names: Sequence[str], form: Form | None, teacher: Path | None
 ) -> tuple[list[Candidate], Candidate | None]:
     """Return the teacher, if there is one, and the bundles as candidates; and the teacher once more."""
-    from distill.bundle import Bundle
+    from distill.opening import open_or_adopt
     from export.measure.candidates import best_form, bundle_candidate
 
-    reference = bundle_candidate(Bundle.open(teacher), name="teacher", form="pytorch") if teacher else None
+    reference = bundle_candidate(open_or_adopt(teacher), name="teacher", form="pytorch") if teacher else None
     students = [
         bundle_candidate(bundle, name=name, form=form or best_form(bundle)) for bundle, name in zip(bundles, names, strict=True)
     ]

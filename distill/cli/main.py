@@ -36,6 +36,11 @@ COMMANDS = {
         "Fine-tune a teacher on your data, from a pretrained encoder or from the bundle of another task.",
         "--train reviews.csv --out teacher",
     ),
+    "adopt": (
+        "distill.commands:adopt",
+        "Make a bundle of a fine-tuned Hugging Face classifier without training.",
+        "my-classifier --out teacher --validation held_out.csv",
+    ),
     "distill": (
         "distill.commands:distill",
         "Train a student on your labels and on the logits of a teacher.",

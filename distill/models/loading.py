@@ -75,16 +75,16 @@ def load_pretrained(
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except Exception as exc:  # OSError, ValueError, KeyError, safetensors' own and a bare Exception were seen
             raise BundleError(
-                f"cannot load a model from {source}: {_first_line(exc)}; expected config.json, model.safetensors (pickled "
+                f"cannot load a model from {source}: {first_line(exc)}; expected config.json, model.safetensors (pickled "
                 "weights are never loaded) and tokenizer files, in a folder or on the hub"
             ) from exc
     _require_encoder_weights(source, model, loading)
-    _require_tokenizer(source, model, tokenizer)
+    require_tokenizer(source, model, tokenizer)
     require_max_length(model.config, max_length)
     return TorchClassifier(
         model=model,
         tokenizer=TextTokenizer(tokenizer.backend_tokenizer, max_length=max_length, pad_id=int(tokenizer.pad_token_id)),
-        tokenizer_config=_portable_tokenizer_config(tokenizer),
+        tokenizer_config=portable_tokenizer_config(tokenizer),
         labels=tuple(labels),
         origin=source if source == BUILTIN_MINILM or not Path(source).exists() else Path(source).resolve().name,
         problem_type=problem_type,
@@ -148,7 +148,7 @@ def _require_encoder_weights(source: str, model: PreTrainedModel, loading: dict[
         )
 
 
-def _require_tokenizer(source: str, model: PreTrainedModel, tokenizer: Any) -> None:
+def require_tokenizer(source: str, model: PreTrainedModel, tokenizer: Any) -> None:
     """Refuse a slow tokenizer, another model's, or an empty one, which transformers makes if files are missing."""
     if getattr(tokenizer, "backend_tokenizer", None) is None or tokenizer.pad_token_id is None:
         raise SettingsError(f"{source} has no fast tokenizer with a padding token, which potstill needs")
@@ -163,7 +163,8 @@ def _require_tokenizer(source: str, model: PreTrainedModel, tokenizer: Any) -> N
         )
 
 
-def _first_line(exc: Exception) -> str:
+def first_line(exc: Exception) -> str:
+    """Return the first line of an exception's message without the full stop, or its type if it has none."""
     return next(iter(str(exc).strip().splitlines()), type(exc).__name__).rstrip(".")
 
 
@@ -186,7 +187,7 @@ def minilm_folder() -> str:
     return str(folder)
 
 
-def _portable_tokenizer_config(tokenizer: Any) -> dict[str, Any]:
+def portable_tokenizer_config(tokenizer: Any) -> dict[str, Any]:
     """Return what a transformers tokenizer needs beside `tokenizer.json`: its class and its special tokens."""
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     return {

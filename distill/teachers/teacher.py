@@ -178,7 +178,7 @@ def require_useful_teacher(*, logits: Logits, label_ids: NDArray[np.int64], labe
     """
     task = task_of_labels(label_ids)
     true, given = task.indicator(label_ids, len(labels)), task.chosen_labels(logits)
-    order = _best_order(true, given, task)
+    order = best_order(true, given, task)
     reordered = given[:, np.argsort(order)]
     accuracy, best = (float(task.equal(true, answers).mean()) for answers in (given, reordered))
     own, floor = _macro_f1(true, given), _uninformed_macro_f1(true, given, task)
@@ -250,7 +250,7 @@ def _uninformed_macro_f1(true: NDArray[np.bool_], given: NDArray[np.bool_], task
     return float(max(macro_f1_of_counts(hits=has * counts / texts, true=has, given=counts) for counts in both))
 
 
-def _best_order(true: NDArray[np.bool_], given: NDArray[np.bool_], task: Task) -> NDArray[np.int64]:
+def best_order(true: NDArray[np.bool_], given: NDArray[np.bool_], task: Task) -> NDArray[np.int64]:
     """Return the label order with the most correct decisions: the teacher's label i is read as the data's order[i]."""
     num_labels = true.shape[1]
     if task.problem_type == "multi_label_classification":
@@ -273,7 +273,7 @@ def _standard_errors(true: NDArray[np.bool_], given: NDArray[np.bool_], task: Ta
     gained = lost = 0
     first = np.random.default_rng(0).permutation(len(true)) % 2 == 0  # the texts may be sorted
     for judged, chosen_on in ((first, ~first), (~first, first)):
-        order, answers = _best_order(true[chosen_on], given[chosen_on], task), given[judged]
+        order, answers = best_order(true[chosen_on], given[chosen_on], task), given[judged]
         before, after = (task.equal(true[judged], one) for one in (answers, answers[:, np.argsort(order)]))
         gained += int((after & ~before).sum())
         lost += int((before & ~after).sum())
