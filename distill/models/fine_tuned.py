@@ -191,7 +191,7 @@ def _require_head(model: PreTrainedModel, loading: dict[str, Any], name: str, co
 
 
 def _labels(model: PreTrainedModel, name: str) -> tuple[str, ...]:
-    named: dict[int, Any] = dict(model.config.id2label or {})
+    named: dict[Any, Any] = dict(model.config.id2label or {})
     if sorted(named) != list(range(int(model.config.num_labels or 0))) or len({str(label) for label in named.values()}) != len(
         named
     ):
