@@ -86,7 +86,7 @@ def score_figure(report: FitReport, width: str) -> Figure:
     heights = [end for point in points for end in (point.score.low, point.score.high)] + [height for _, height in levels]
     room = 0.14 * max(max(heights) - min(heights), 0.01)
     axes.set(ylim=(min(heights) - room, max(heights) + room))
-    names += [Name(_plain(name), axes.get_xlim()[0] * 1.05, height, radius=0) for name, height in levels]
+    names += [Name(_plain(name), _free_x(axes, height, names), height, radius=0) for name, height in levels]
     metric = (
         "recall of one label" if report.metric.startswith("recall:") else report.metric.replace("_", "-").replace("f1", "F1")
     )
@@ -124,7 +124,7 @@ def cost_figure(report: FitReport, width: str) -> Figure:
         for form, bold in zip(report.forms, near, strict=True)
     ]
     if max_mb:
-        names.append(Name(f"budget {max_mb:g} MB", axes.get_xlim()[0] * 1.05, max_mb, radius=0))
+        names.append(Name(f"budget {max_mb:g} MB", _free_x(axes, max_mb, names), max_mb, radius=0))
     axes.set(xlabel="median time of one text, untrained, one thread\n(ms, log scale)", ylabel="size to ship (MB)")
     place_names(axes, names, avoid=_lines(figure, axes, heights=[max_mb] if max_mb else [], ms=max_ms))
     return figure
@@ -255,6 +255,14 @@ def _lines(figure: Figure, axes: Axes, *, heights: Sequence[float], ms: float | 
         x = axes.transData.transform((ms, 0.0))[0]
         boxes.append(Bbox.from_extents(x - 1, frame.y0, x + 1, frame.y1))
     return boxes
+
+
+def _free_x(axes: Axes, height: float, names: Sequence[Name]) -> float:
+    """Return the place on a horizontal line that is furthest from every point."""
+    points = [axes.transAxes.inverted().transform(axes.transData.transform((name.x, name.y))) for name in names]
+    y = axes.transAxes.inverted().transform(axes.transData.transform((axes.get_xlim()[0], height)))[1]
+    best = max((step / 20 for step in range(3, 18)), key=lambda x: min(math.hypot(x - one[0], y - one[1]) for one in points))
+    return float(axes.transData.inverted().transform(axes.transAxes.transform((best, y)))[0])
 
 
 def _plain(name: str) -> str:
