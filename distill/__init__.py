@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from distill.estimator import DistilledClassifier as DistilledClassifier
     from distill.evaluation.metrics import evaluate as evaluate
     from distill.progress import Reporter as Reporter
+    from distill.models.loading import load_bundle as load_bundle
+    from distill.opening import open_or_adopt as open_or_adopt
     from distill.recipes import RECIPES as RECIPES
     from distill.recipes import Recipe as Recipe
     from distill.recipes import RecipeOptions as RecipeOptions
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from distill.settings import DistillSettings as DistillSettings
     from distill.settings import TrialSettings as TrialSettings
     from distill.teacher_settings import TeacherSettings as TeacherSettings
+    from distill.teachers.adopting import adopt as adopt
     from distill.teachers.teacher import open_teacher as open_teacher
     from distill.teachers.teacher import with_scored as with_scored
     from distill.training.by_recipe import fit_by_recipe as fit_by_recipe
@@ -41,9 +44,12 @@ _PUBLIC = {
     "estimator": ("DistilledClassifier",),
     "evaluation.metrics": ("evaluate",),
     "progress": ("Reporter",),
+    "models.loading": ("load_bundle",),
+    "opening": ("open_or_adopt",),
     "recipes": ("RECIPES", "Recipe", "RecipeOptions"),
     "settings": ("DataSettings", "DistillSettings", "TrialSettings"),
     "teacher_settings": ("TeacherSettings",),
+    "teachers.adopting": ("adopt",),
     "teachers.teacher": ("open_teacher", "with_scored"),
     "training.by_recipe": ("fit_by_recipe",),
     "training.distillation": ("fit_student",),
