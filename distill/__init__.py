@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from distill.errors import PotstillError as PotstillError
     from distill.estimator import DistilledClassifier as DistilledClassifier
     from distill.evaluation.metrics import evaluate as evaluate
-    from distill.progress import Reporter as Reporter
     from distill.models.loading import load_bundle as load_bundle
     from distill.opening import open_or_adopt as open_or_adopt
+    from distill.progress import Reporter as Reporter
     from distill.recipes import RECIPES as RECIPES
     from distill.recipes import Recipe as Recipe
     from distill.recipes import RecipeOptions as RecipeOptions
