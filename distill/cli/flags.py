@@ -28,6 +28,6 @@ def with_headings(command: Command) -> Command:
         for name, field in model.model_fields.items():
             declared_by = next(base for base in reversed(model.__mro__) if name in vars(base).get("__annotations__", ()))
             if issubclass(declared_by, Settings) and not any(isinstance(each, Parameter) for each in field.metadata):
-                shown = False if field.json_schema_extra == FROM_TEXTS else None
-                field.metadata.append(Parameter(group=GROUPS[declared_by.heading], show_default=shown))
+                group, hidden = GROUPS[declared_by.heading], field.json_schema_extra == FROM_TEXTS
+                field.metadata.append(Parameter(group=group, show_default=False) if hidden else Parameter(group=group))
     return command
