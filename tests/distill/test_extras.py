@@ -95,6 +95,7 @@ def test_every_public_name_is_defined_in_its_module(package: ModuleType) -> None
     for module, names in package._PUBLIC.items():
         tree = ast.parse(Path(str(importlib.util.find_spec(f"{package.__name__}.{module}").origin)).read_text())
         known = {name for node in ast.walk(tree) for name in (getattr(node, "name", None), getattr(node, "asname", None))}
+        known |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
         assert set(names) <= known, module
     tree = ast.parse(Path(str(package.__file__)).read_text())
     typed = [
