@@ -27,6 +27,7 @@ Characters = Literal["all", "seen"]
 LossName = Literal["logits", "decoupled", "hidden", "hidden-cosine", "attention", "attention-kl", "relations", "patient"]
 TextSource = Literal["all", "labelled", "unlabeled"]
 Heading = Literal[
+    "Budget",
     "Data",
     "Teacher",
     "Student",

@@ -116,7 +116,7 @@ def _checked_fp32(
         from distill.models.loading import load_bundle
     model = load_bundle(bundle)
     reporter.say("export: writing the fp32 graph")
-    graph = _with_metadata(_written_graph(model, settings, reporter), bundle)
+    graph = _with_metadata(written_graph(model, settings, reporter), bundle)
     classifier = OnnxClassifier.of_graph(graph.SerializeToString(), bundle)
     parity = compare(model, classifier, parity_texts(validation.texts))
     parity.require(settings.parity_tolerance)
@@ -174,7 +174,7 @@ def _checked_int8(
     return _with_metadata(graph, bundle), figures
 
 
-def _written_graph(model: TorchClassifier, settings: ExportSettings, reporter: Reporter) -> onnx.ModelProto:
+def written_graph(model: TorchClassifier, settings: ExportSettings, reporter: Reporter) -> onnx.ModelProto:
     """Return the graph from the writer that was asked for, or from the first that can write this model."""
     from export.graph.fused import expected_ops, write_fused_graph
     from export.graph.optimized import require_ops

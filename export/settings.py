@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from distill.recipes import Effort, RecipeName
 from distill.settings import Precision, Settings
 
 Exporter = Literal["auto", "fused", "portable", "optimum"]
@@ -71,6 +72,40 @@ class BenchSettings(Settings, heading="Measuring"):
     batch_size: int = Field(32, ge=1, description="texts per call when measuring throughput")
     throughput_texts: int = Field(512, ge=1, description="texts per classifier and throughput round")
     throughput_rounds: int = Field(3, ge=1, description="throughput rounds")
+
+
+Prefer = Literal["speed", "quality", "size"]
+
+
+class FitSettings(Settings, heading="Budget"):
+    """What the student may cost, and how much work is put into finding it."""
+
+    max_ms: float | None = Field(
+        None, gt=0, description="limit on the median time of one text on one thread of this machine, in ms; default: none"
+    )
+    max_mb: float | None = Field(
+        None, gt=0, description="limit on the files to ship: graph, tokenizer and manifest, in MB (10^6 bytes); default: none"
+    )
+    min_kept: float | None = Field(
+        None, gt=0, le=1, description="least share of the teacher's score on validation texts; default: none"
+    )
+    metric: str = Field(
+        "macro_f1", description="score that students are chosen by: macro_f1, micro_f1, accuracy or recall:LABEL"
+    )
+    prefer: Prefer = Field(
+        "speed",
+        description="among students within one standard error of the best: the fastest or the smallest; quality: the best",
+    )
+    effort: Effort = Field("standard", description="how much training and how many noisy copies: quick, standard or thorough")
+    recipes: tuple[RecipeName, ...] = Field((), description="consider only these recipes; default: all")
+    time_limit_min: float | None = Field(
+        None, gt=0, description="lower --effort until the planned minutes are within this limit; refuse if none fits"
+    )
+    seed: int = Field(0, ge=0, description="seed of all training; the splits of the texts stay the same")
+    dry_run: bool = Field(False, description="print the plan: students, predicted ms and MB, expected minutes; train nothing")
+    halving: bool = Field(
+        True, description="stop the weaker half of the students after a quarter of their training; off: train all in full"
+    )
 
 
 class DemoSettings(Settings, heading="Running"):

@@ -22,6 +22,7 @@ COMMAND = "distill.cli.main"
 TORCH_ROOMS = (
     *(f"distill.{room}" for room in ("models", "teachers", "students", "losses", "training", "transfer")),
     "export.graph",
+    "export.fitting",
 )
 TORCH = ("torch", "transformers", "accelerate")
 SAME_NAME_ALLOWED = ("__init__.py", "__main__.py", "commands.py", "settings.py")

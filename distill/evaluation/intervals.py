@@ -12,7 +12,7 @@ Knows nothing of models or training. `tests/interval_simulation.py` measures how
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,9 @@ from distill.labels import task_of_labels
 
 SAMPLES = 2000
 MACRO_F1_SAMPLES = 1000
+
+OfCounts = Callable[..., NDArray[np.float64]]
+"""A metric of the arguments of `macro_f1_of_counts`: hits, true, given."""
 
 _CHUNK_VALUES = 8 * 2**20  # draws in memory at a time
 
@@ -166,11 +169,20 @@ class Bootstrap:
         Raises:
             SettingsError: The shape is different.
         """
+        return self.share_of_counts(predicted, macro_f1_of_counts)
+
+    def share_of_counts(self, predicted: NDArray[np.int64], of_counts: OfCounts) -> Figure:
+        """Return the mean over seeds of a metric from 0 to 1 that follows from counts by label.
+
+        Args:
+            predicted: As for `macro_f1`.
+            of_counts: The metric, called like `macro_f1_of_counts`.
+        """
         given = self._runs(predicted)
         hits = given & self._true
         return Figure(
-            macro_f1_of_counts(hits=hits.sum(axis=1), true=self._true.sum(axis=0), given=given.sum(axis=1)),
-            macro_f1_of_counts(hits=self._resampled_sums(hits), true=self._resampled_true, given=self._resampled_sums(given)),
+            of_counts(hits=hits.sum(axis=1), true=self._true.sum(axis=0), given=given.sum(axis=1)),
+            of_counts(hits=self._resampled_sums(hits), true=self._resampled_true, given=self._resampled_sums(given)),
             is_share=True,
         )
 

@@ -8,13 +8,15 @@ out-assistants/finished.json         what decided each assistant, so that none i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from distill.bundle import Bundle
-from distill.data import Splits, limited
+from distill.data import Dataset, Splits, limited
+from distill.models.torch_classifier import TorchClassifier
 from distill.progress import Reporter, SilentReporter
 from distill.recipes import Recipe, RecipeOptions, Stage, TextFacts, stages_of
 from distill.storage import require_writable
@@ -22,7 +24,7 @@ from distill.students.bases import Base, base_of
 from distill.teachers.recorded import RecordedLogits
 from distill.teachers.teacher import AnyTeacher, Teacher, open_teacher
 from distill.texts import TextInput
-from distill.training.distillation import train_student
+from distill.training.distillation import new_student, train_student
 from distill.training.finished import inputs_of, trained_once
 from distill.training.lesson import Prepared, distillation_lesson
 from distill.training.loop import Lesson
@@ -140,13 +142,60 @@ def train_stages(
         lesson_of: What every stage learns; the assistants of a control learn from the labels alone, too.
         reporter: Told of progress.
     """
-    decided_by = [*inputs_of(teacher, splits, unlabeled), lesson_of.__name__]
     train = partial(train_student, teacher, splits, unlabeled=unlabeled, lesson_of=lesson_of, reporter=reporter)
-    kind = "" if lesson_of is distillation_lesson else "control-"
     base = stages[0].settings.student
-    for stage in stages[:-1]:
+    if len(stages) > 1:
+        learning = Learning(teacher, splits, unlabeled, reporter, lesson_of)
+        base = str(train_once_each(stages[:-1], folder=assistants, learning=learning).path)
+    return train(out=out, settings=stages[-1].settings.model_copy(update={"student": base}))
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What several students have in common: teacher, texts, and what they learn.
+
+    Attributes:
+        teacher: The opened teacher.
+        splits: Training, validation and test texts.
+        unlabeled: Further texts.
+        reporter: Told of progress.
+        lesson_of: What they learn.
+    """
+
+    teacher: Teacher
+    splits: Splits
+    unlabeled: Sequence[TextInput]
+    reporter: Reporter
+    lesson_of: Callable[[Prepared], Lesson] = distillation_lesson
+
+
+def train_once_each(stages: Sequence[Stage], *, folder: Path, learning: Learning) -> Bundle:
+    """Train each stage in a folder unless it is there, each made of the one before it; return the last."""
+    decided_by = [*inputs_of(learning.teacher, learning.splits, learning.unlabeled), learning.lesson_of.__name__]
+    train = partial(
+        train_student,
+        learning.teacher,
+        learning.splits,
+        unlabeled=learning.unlabeled,
+        lesson_of=learning.lesson_of,
+        reporter=learning.reporter,
+    )
+    kind = "" if learning.lesson_of is distillation_lesson else "control-"
+    base = stages[0].settings.student
+    for stage in stages:
         settings = stage.settings.model_copy(update={"student": base})
         name = f"{stage.name}-{kind}seed-{settings.seed}"
-        made = trained_once(assistants, name, settings=settings, decided_by=decided_by, train=train, reporter=reporter)
+        made = trained_once(folder, name, settings=settings, decided_by=decided_by, train=train, reporter=learning.reporter)
         base = str(made.path)
-    return train(out=out, settings=stages[-1].settings.model_copy(update={"student": base}))
+    return made
+
+
+def untrained_student(stages: Sequence[Stage], base: TorchClassifier, texts: Dataset) -> TorchClassifier:
+    """Return a student with the shape of a recipe's, made directly of its base: what it takes is known before training.
+
+    Args:
+        stages: The recipe's stages.
+        base: The teacher, or what the first stage names as `student`.
+        texts: A sample of the training texts, which decide the vocabulary.
+    """
+    return new_student(base, stages[-1].settings.model_copy(update={"student": None}), train=texts, unlabeled=())

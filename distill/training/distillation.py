@@ -122,7 +122,7 @@ def train_student(
                 "raise --soft-weight, or name --losses"
             )
         # Before the teacher is run, which takes minutes: settings that cannot be honoured fail in the first seconds.
-        student = _new_student(base, settings, train=transfer.labelled, unlabeled=transfer.unlabeled)
+        student = new_student(base, settings, train=transfer.labelled, unlabeled=transfer.unlabeled)
         objective = distillation_objective(settings, student=student, teacher=model, label_ids=train.label_ids)
         report_truncated(student, train, run.reporter)
         on_validation = _proven_logits(opened, validation, run)
@@ -153,7 +153,7 @@ def _require_other_folder(teacher: Teacher, student: str | None, out: Path) -> N
         raise SettingsError(f"the student would replace its teacher in {out}; name another folder with --out")
 
 
-def _new_student(
+def new_student(
     base: TorchClassifier, settings: DistillSettings, *, train: Dataset, unlabeled: Sequence[TextInput]
 ) -> TorchClassifier:
     """Return the untrained student, made of a base model."""

@@ -15,7 +15,7 @@ from distill.bundle import MANIFEST, WEIGHTS, Bundle
 from distill.data import Splits, fingerprint
 from distill.errors import BundleError
 from distill.progress import Reporter
-from distill.settings import DistillSettings
+from distill.settings import DistillSettings, TrainingSettings
 from distill.storage import write_atomically
 from distill.teachers.teacher import Teacher
 from distill.texts import TextInput
@@ -28,7 +28,7 @@ def trained_once(
     folder: Path,
     name: str,
     *,
-    settings: DistillSettings,
+    settings: TrainingSettings,
     decided_by: Sequence[object],
     train: Callable[..., Bundle],
     reporter: Reporter,
@@ -75,8 +75,8 @@ def _keys(finished: Path) -> dict[str, str]:
         return {}
 
 
-def _key(settings: DistillSettings, decided_by: Sequence[object]) -> str:
+def _key(settings: TrainingSettings, decided_by: Sequence[object]) -> str:
     values = settings.model_dump(mode="json", exclude=_NOT_DECIDING)
-    if settings.student is not None and (Path(settings.student) / MANIFEST).is_file():
+    if isinstance(settings, DistillSettings) and settings.student is not None and (Path(settings.student) / MANIFEST).is_file():
         values["student"] = Bundle.open(settings.student).manifest.files[WEIGHTS].sha256  # what it is, not where
     return hashlib.sha256(json.dumps([values, *decided_by]).encode()).hexdigest()

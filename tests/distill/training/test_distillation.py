@@ -397,7 +397,7 @@ def test_the_manifest_says_in_which_numbers_a_run_computed(
 
 def give_students_other_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let students number the same words the other way round, their vectors with them."""
-    make = fit._new_student
+    make = fit.new_student
 
     def renumbered(*given: Any, **rest: Any) -> Any:
         student = make(*given, **rest)
@@ -410,7 +410,7 @@ def give_students_other_ids(monkeypatch: pytest.MonkeyPatch) -> None:
         tokenizer = TextTokenizer(Tokenizer.from_str(json.dumps(content)), max_length=32, pad_id=student.tokenizer.pad_id)
         return replace(student, tokenizer=tokenizer)
 
-    monkeypatch.setattr(fit, "_new_student", renumbered)
+    monkeypatch.setattr(fit, "new_student", renumbered)
 
 
 def test_a_term_that_compares_tokens_is_refused_a_student_with_other_ids_before_the_teacher_is_asked(

@@ -1,0 +1,94 @@
+"""Which form to deploy: budgets, one standard error, and what is preferred among equals.
+
+Pure functions over forms and scores; they know no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from distill.evaluation.intervals import Figure
+from export.fitting.result import Budget
+from export.settings import Prefer
+
+MEGABYTE: Final = 1_000_000
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a form takes: the median milliseconds of one text, and the bytes to ship."""
+
+    ms: float
+    size_bytes: int
+
+
+def exceeded(costs: Costs, budget: Budget) -> tuple[str, ...]:
+    """Return the budgets of time and size that a form does not keep."""
+    over_ms = budget.max_ms is not None and costs.ms > budget.max_ms
+    over_mb = budget.max_mb is not None and costs.size_bytes > budget.max_mb * MEGABYTE
+    return ("max_ms",) * over_ms + ("max_mb",) * over_mb
+
+
+def nearest(costs: Mapping[str, Costs], budget: Budget) -> tuple[str, ...]:
+    """Return the forms that come nearest to a budget that none keeps: the fastest and the smallest, each once."""
+    fastest = min(costs, key=lambda name: costs[name].ms)
+    smallest = min(costs, key=lambda name: costs[name].size_bytes)
+    wanted = {"max_ms": fastest, "max_mb": smallest}
+    binding = [name for name in wanted if any(name in exceeded(each, budget) for each in costs.values())]
+    return tuple(dict.fromkeys(wanted[name] for name in binding))
+
+
+def survivors(scores: Mapping[str, float], speeds: Mapping[str, float], *, keep: int) -> tuple[str, ...]:
+    """Return the best of a round of successive halving, from the best; of equal scores the faster.
+
+    Args:
+        scores: Validation score by recipe.
+        speeds: Milliseconds by recipe.
+        keep: How many stay.
+    """
+    return tuple(sorted(scores, key=lambda name: (-scores[name], speeds[name]))[:keep])
+
+
+def chosen(scores: Mapping[str, Figure], costs: Mapping[str, Costs], prefer: Prefer) -> str:
+    """Return the form to deploy.
+
+    Among the forms whose score is within one standard error of the best, paired over texts, the fastest or the smallest;
+    with `quality`, the best.
+
+    Args:
+        scores: Validation score of each form, from one bootstrap.
+        costs: What each takes, as measured.
+        prefer: What decides among equals.
+    """
+    best = max(scores, key=lambda name: (scores[name].value, -costs[name].ms))
+    if prefer == "quality":
+        return best
+    equals = [name for name in scores if within_one_error(scores[best], scores[name])]
+    by: Callable[[str], tuple[float, float]] = (
+        (lambda name: (costs[name].ms, costs[name].size_bytes))
+        if prefer == "speed"
+        else (lambda name: (costs[name].size_bytes, costs[name].ms))
+    )
+    return min(equals, key=by)
+
+
+def within_one_error(best: Figure, other: Figure) -> bool:
+    """Return whether a score is less than one standard error of the paired difference below the best."""
+    difference = best - other
+    return difference.value <= float(difference.samples.std())
+
+
+def dominated(names: Sequence[str], scores: Mapping[str, float], costs: Mapping[str, Costs]) -> set[str]:
+    """Return the forms that another one beats or equals in score, time and size, and beats in one."""
+
+    def beats(one: str, other: str) -> bool:
+        pairs = (
+            (scores[one], scores[other]),
+            (-costs[one].ms, -costs[other].ms),
+            (-costs[one].size_bytes, -costs[other].size_bytes),
+        )
+        return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+    return {name for name in names if any(beats(each, name) for each in names if each != name)}

@@ -1,0 +1,360 @@
+"""The report of a run: what was found becomes a `FitReport`, `report.json` and `report.html`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from distill.bundle import GRAPH_OF_PRECISION, WEIGHTS, Bundle
+from distill.classifier import Classifier
+from distill.data import Dataset, Splits
+from distill.evaluation.intervals import Figure
+from distill.labels import Logits
+from distill.machine import describe_environment
+from distill.models.loading import load_bundle
+from distill.progress import Reporter, SilentReporter
+from distill.storage import write_atomically
+from distill.teachers.answers import teacher_logits
+from distill.teachers.teacher import Teacher
+from export.fitting.choose import MEGABYTE, Costs, exceeded
+from export.fitting.details import alternatives, calibration, disagreements, ece, per_label
+from export.fitting.graphs import Exported
+from export.fitting.page import write_page
+from export.fitting.plan import Plan
+from export.fitting.result import (
+    Budget,
+    FitReport,
+    FormResult,
+    Reference,
+    Rung,
+    Score,
+)
+from export.fitting.scores import Scorer
+from export.fitting.training import Round
+from export.fitting.weighing import Form
+from export.measure.candidates import Candidate, bundle_candidate, floor_candidates
+from export.measure.rows import measure
+from export.runtime.sessions import OnnxClassifier
+from export.settings import BenchSettings, FitSettings
+
+REPORT_JSON: Final = "report.json"
+MEASURED_JSON: Final = "measured.json"
+CONTROL: Final = "student_no_distillation"
+MAX_DISAGREEMENTS: Final = 12
+CALIBRATION_BINS: Final = 10
+
+
+@dataclass(frozen=True)
+class Found:
+    """The chosen student and what it is compared with.
+
+    Attributes:
+        winner: Name of the form.
+        student: Its bundle.
+        control: The bundle of its control.
+        figures: Validation figure of each exported form.
+        costs: Measured costs of each exported form.
+    """
+
+    winner: str
+    student: Bundle
+    control: Bundle
+    figures: Mapping[str, Figure]
+    costs: Mapping[str, Costs]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known so far; a run that finds nothing stops before `found`."""
+
+    splits: Splits
+    settings: FitSettings
+    budget: Budget
+    plan: Plan
+    floors: Mapping[str, Classifier]
+    minutes: Mapping[str, float]
+    rounds: Mapping[str, Sequence[Round]] = field(default_factory=dict)
+    graphs: Exported = field(default_factory=lambda: Exported({}, {}))
+    teacher: Teacher | None = None
+    teacher_on_validation: Logits | None = None
+    validation: Mapping[str, Figure] = field(default_factory=dict)
+    costs: Mapping[str, Costs] = field(default_factory=dict)
+    found: Found | None = None
+    binding: tuple[str, ...] = ()
+    nearest: tuple[str, ...] = ()
+
+    @property
+    def measured(self) -> Dataset:
+        """The texts that the final scores are from."""
+        return self.splits.test or self.splits.validation
+
+
+def write_fit_report(evidence: Evidence, out: Path, *, reporter: Reporter | None = None) -> FitReport:
+    """Measure what is left to measure, and write the report to `out`.
+
+    Args:
+        evidence: What is known.
+        out: Folder of the run.
+        reporter: Shows progress.
+    """
+    reporter = reporter or SilentReporter()
+    measured: dict[str, Any] = {"environment": describe_environment(), "rows": []}
+    if evidence.found is not None:
+        measured = _measured(evidence, evidence.found, out, reporter)
+    report = _report(evidence, measured["environment"], measured["rows"], reporter)
+    write_atomically(
+        out / REPORT_JSON,
+        json.dumps({"schema": 1, **asdict(report), "rows": measured["rows"]}, indent=1, allow_nan=False) + "\n",
+    )
+    write_page(out, report)
+    return report
+
+
+def _measured(evidence: Evidence, found: Found, out: Path, reporter: Reporter) -> dict[str, Any]:
+    """Return environment and rows; those of an earlier run if the same weights and graphs were measured on the same texts."""
+    folder = next((path for path in evidence.teacher.folders if path is not None), None) if evidence.teacher else None
+    candidates: list[Candidate] = []
+    reference = None
+    if folder is not None:
+        reference = bundle_candidate(Bundle.open(folder), name="teacher", form="pytorch")
+        candidates.append(reference)
+    candidates += [
+        bundle_candidate(found.control, name=CONTROL, form="pytorch"),
+        bundle_candidate(found.student, name="student", form="fp32"),
+        bundle_candidate(found.student, name="student", form="int8"),
+    ]
+    others = {name: bundle for name, bundle in evidence.graphs.bundles.items() if name != found.winner}
+    candidates += [bundle_candidate(bundle, name=name, form="int8") for name, bundle in others.items()]
+    if evidence.floors:
+        candidates += floor_candidates(evidence.splits.train)
+    settings, kept = BenchSettings(), out / MEASURED_JSON
+    names = (WEIGHTS, *GRAPH_OF_PRECISION.values())
+    bundles = [Bundle.open(each.bundle_path) for each in candidates if each.bundle_path]
+    digests = [[files[name].sha256 for name in names if name in files] for files in (one.manifest.files for one in bundles)]
+    parts = [digests, evidence.measured.fingerprint(), evidence.splits.train.fingerprint(), settings.model_dump(mode="json")]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    if (earlier := _already_measured(kept, key)) is not None:
+        reporter.say("measuring: already done")
+        return earlier
+    result = measure(candidates, evidence.measured, teacher=reference, settings=settings, reporter=reporter)
+    write_atomically(kept, json.dumps({"key": key, **result}))
+    return result
+
+
+def _already_measured(kept: Path, key: str) -> dict[str, Any] | None:
+    """Return the measurements of an earlier run with this key; None if there are none, or they cannot be read."""
+    try:
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        return {name: found[name] for name in ("environment", "rows")} if found["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Logits and scores of one classifier on the measured texts."""
+
+    logits: Logits
+    score: Score
+
+
+def _report(
+    evidence: Evidence, environment: dict[str, Any], rows: Sequence[Mapping[str, Any]], reporter: Reporter
+) -> FitReport:
+    settings, found = evidence.settings, evidence.found
+    scorer = Scorer(evidence.measured, settings.metric)
+    by_name = {(row["name"], row["precision"]): row for row in rows}
+    teacher = _teacher_scored(evidence, scorer, reporter)
+    scored: dict[str, _Scored] = {}
+    if found is not None:
+        for name, bundle in evidence.graphs.bundles.items():
+            logits = OnnxClassifier.open(bundle, precision="int8").predict_logits(evidence.measured.texts)
+            scored[name] = _Scored(logits, scorer.score(logits))
+    floors = tuple(_floor(name, floor, evidence, scorer) for name, floor in evidence.floors.items())
+    forms = tuple(_form_result(form, evidence, scored, teacher, by_name) for form in evidence.plan.candidates.forms)
+    student = scored.get(found.winner) if found else None
+    best_floor = max(
+        (floor for floor in floors if floor.test), key=lambda floor: floor.test.value if floor.test else 0, default=None
+    )
+    floor_wins = bool(student and best_floor and best_floor.test and best_floor.test.value >= student.score.value)
+    verdict = _verdict(evidence, forms, best_floor if floor_wins else None)
+    of_student = None if student is None else student.logits
+    of_teacher = None if teacher is None else teacher.logits
+    teacher_row = by_name.get(("teacher", "fp32"), {})
+    return FitReport(
+        verdict=verdict,
+        metric=settings.metric,
+        budget=evidence.budget,
+        prefer=settings.prefer,
+        effort=evidence.plan.effort,
+        seed=settings.seed,
+        measured_on="test" if evidence.splits.test is not None else "validation",
+        num_texts={name: len(part) for name, part in _parts(evidence.splits).items()},
+        teacher=Reference(
+            "teacher",
+            None if evidence.teacher_on_validation is None else _on_validation(evidence).score(evidence.teacher_on_validation),
+            teacher.score if teacher else None,
+            teacher_row.get("p50_ms"),
+            teacher_row.get("size_bytes"),
+        ),
+        floors=floors,
+        control=_control(evidence, scorer),
+        forms=forms,
+        winner=found.winner if found else None,
+        floor_wins=floor_wins,
+        binding=evidence.binding,
+        nearest=evidence.nearest,
+        alternatives=alternatives(forms),
+        per_label=per_label(evidence.measured, of_student, of_teacher),
+        disagreements=disagreements(evidence.measured, of_student, of_teacher),
+        calibration=calibration(evidence.measured, of_student),
+        ece=ece(evidence.measured, of_student),
+        notes=evidence.splits.notes,
+        minutes=dict(evidence.minutes),
+        environment=environment,
+        settings=settings.model_dump(mode="json"),
+    )
+
+
+def _parts(splits: Splits) -> dict[str, Dataset]:
+    parts = {"train": splits.train, "validation": splits.validation}
+    return parts if splits.test is None else {**parts, "test": splits.test}
+
+
+def _on_validation(evidence: Evidence) -> Scorer:
+    return Scorer(evidence.splits.validation, evidence.settings.metric)
+
+
+def _teacher_scored(evidence: Evidence, scorer: Scorer, reporter: Reporter) -> _Scored | None:
+    if evidence.teacher is None or evidence.found is None:
+        return None
+    logits = teacher_logits(evidence.teacher.asked, evidence.measured.texts, reporter=reporter).logits
+    return _Scored(logits, scorer.score(logits))
+
+
+def _floor(name: str, floor: Classifier, evidence: Evidence, scorer: Scorer) -> Reference:
+    texts = {"tfidf": "TF-IDF with logistic regression", "majority": "always the commonest label"}
+    return Reference(
+        name,
+        _on_validation(evidence).score(floor.predict_logits(evidence.splits.validation.texts)),
+        scorer.score(floor.predict_logits(evidence.measured.texts)),
+        summary=texts[name],
+    )
+
+
+def _control(evidence: Evidence, scorer: Scorer) -> Reference | None:
+    if evidence.found is None:
+        return None
+    model = load_bundle(evidence.found.control)
+    return Reference(
+        CONTROL,
+        _on_validation(evidence).score(model.predict_logits(evidence.splits.validation.texts)),
+        scorer.score(model.predict_logits(evidence.measured.texts)),
+        summary="the same student, trained on the labels alone and without an assistant, in fp32",
+    )
+
+
+def _form_result(
+    form: Form,
+    evidence: Evidence,
+    scored: Mapping[str, _Scored],
+    teacher: _Scored | None,
+    rows: Mapping[Any, Mapping[str, Any]],
+) -> FormResult:
+    found, name = evidence.found, form.name
+    rungs = _rungs(evidence, form.recipe)
+    training_s = sum(
+        epoch.get("seconds", 0.0) for each in evidence.rounds.get(form.recipe, ()) for epoch in each.bundle.manifest.history
+    )
+    base = FormResult(
+        name=name,
+        recipe=form.recipe,
+        tables=form.tables,
+        predicted_ms=round(form.costs.ms, 4),
+        predicted_bytes=form.costs.size_bytes,
+        status="over_budget",
+        reason="",
+        rungs=rungs,
+        training_s=round(training_s, 1),
+    )
+    over = exceeded(form.costs, evidence.budget)
+    if over:
+        return replace(base, reason=f"over {_flags(over)}, so it was not trained")
+    if name in evidence.graphs.failed:
+        return replace(base, status="failed_gate", reason=evidence.graphs.failed[name])
+    if found is None or name not in scored:
+        return replace(base, status="eliminated", reason=_why_eliminated(evidence, form.recipe))
+    row = rows.get(("student" if name == found.winner else name, "int8"), {})
+    estimate = found.figures[name].estimate()
+    return replace(
+        base,
+        status="winner" if name == found.winner else "finalist",
+        reason=_why_chosen(evidence, found, name),
+        measured_ms=row.get("p50_ms"),
+        measured_bytes=row.get("size_bytes"),
+        validation=Score(round(estimate.value, 6), round(estimate.low, 6), round(estimate.high, 6)),
+        test=scored[name].score,
+        kept=round(scored[name].score.value / teacher.score.value, 6) if teacher and teacher.score.value else None,
+    )
+
+
+def _rungs(evidence: Evidence, recipe: str) -> tuple[Rung, ...]:
+    scorer, texts = _on_validation(evidence), evidence.splits.validation.texts
+    return tuple(
+        Rung(each.share, scorer.score(load_bundle(each.bundle).predict_logits(texts)))
+        for each in evidence.rounds.get(recipe, ())
+    )
+
+
+def _why_eliminated(evidence: Evidence, recipe: str) -> str:
+    rounds = evidence.rounds.get(recipe, ())
+    if not rounds:
+        return "not trained: the run stopped before"
+    return (
+        f"stopped after {rounds[-1].share:.0%} of its training: {rounds[-1].score:.4f} on validation texts, others were better"
+    )
+
+
+def _why_chosen(evidence: Evidence, found: Found, name: str) -> str:
+    best = max(found.figures, key=lambda one: found.figures[one].value)
+    gap = (found.figures[best] - found.figures[name]).estimate()
+    if name == found.winner:
+        if name == best:
+            return "the best validation score of those that fit"
+        words = {"speed": "the fastest", "size": "the smallest", "quality": "the best"}[evidence.settings.prefer]
+        return f"{words} within one standard error of the best ({best}, {gap.value:+.4f} on validation texts)"
+    slower = found.costs[name].ms / found.costs[found.winner].ms
+    difference = (found.figures[name] - found.figures[found.winner]).estimate()
+    return f"{difference.value:+.4f} on validation texts against {found.winner}, at {slower:.2f} times its time"
+
+
+def _flags(budgets: Sequence[str]) -> str:
+    return " and ".join(f"--{name.replace('_', '-')}" for name in budgets)
+
+
+def _verdict(evidence: Evidence, forms: Sequence[FormResult], floor: Reference | None) -> str:
+    if evidence.found is None:
+        near = "; ".join(
+            f"{form.name}: {form.predicted_ms:.2f} ms, {form.predicted_bytes / MEGABYTE:.1f} MB"
+            for form in forms
+            if form.name in evidence.nearest
+        )
+        return f"No student keeps {_flags(evidence.binding)}. Nearest: {near}. Raise the budget, or name a smaller teacher."
+    winner = next(form for form in forms if form.status == "winner")
+    score = winner.test or winner.validation
+    words = (
+        f"{winner.name}: {evidence.settings.metric} {0.0 if score is None else score.value:.3f}"
+        f"{'' if winner.kept is None else f', {winner.kept:.1%} of the teacher'}"
+        f"{'' if winner.measured_ms is None else f', {winner.measured_ms:.2f} ms a text'}"
+        f"{'' if winner.measured_bytes is None else f', {winner.measured_bytes / MEGABYTE:.1f} MB'}"
+    )
+    if floor is not None and floor.test is not None:
+        return (
+            f"{floor.summary} is as good as every student here ({floor.test.value:.3f}): deploy that, or add labelled texts. "
+            f"The best student is {words}."
+        )
+    return f"Deploy {words}."

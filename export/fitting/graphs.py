@@ -1,0 +1,85 @@
+"""The int8 graphs of the students that were trained in full: written behind the gates, in each precision of the tables."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill.bundle import Bundle, new_bundle_folder, seal_new_bundle
+from distill.data import Dataset
+from distill.errors import GateError
+from distill.progress import Reporter
+from distill.training.finished import whole_bundle
+from export.fitting.weighing import Form
+from export.pipeline import export_bundle
+from export.settings import ExportSettings
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Graphs by form, and for the forms that failed a gate, why."""
+
+    bundles: Mapping[str, Bundle]
+    failed: Mapping[str, str]
+
+
+def exported(
+    students: Mapping[str, Bundle],
+    forms: Sequence[Form],
+    *,
+    folder: Path,
+    validation: Dataset,
+    settings: ExportSettings,
+    reporter: Reporter,
+) -> Exported:
+    """Write the graphs of each form of the students.
+
+    Args:
+        students: Bundles by recipe.
+        forms: Forms to write; those of other recipes are left out.
+        folder: Each form gets a bundle of its own in it.
+        validation: Texts for the gates.
+        settings: Budgets of the gates.
+        reporter: Told of each step.
+    """
+    bundles, failed = {}, {}
+    for form in forms:
+        if form.recipe not in students:
+            continue
+        reporter.say(f"export: {form.name}")
+        asked = settings.model_copy(update={"embeddings": form.tables})
+        copy = copied(students[form.recipe], folder / form.name.replace("/", "-"), asked)
+        try:
+            made = (
+                copy
+                if _is_exported(copy, asked)
+                else export_bundle(copy, validation=validation, settings=asked, reporter=reporter)
+            )
+        except GateError as exc:
+            failed[form.name] = str(exc)
+            reporter.say(f"export: {form.name} failed a gate: {exc}")
+            continue
+        found = str(made.manifest.quality["int8"]["form"])
+        if f"{form.tables} tables" not in found:  # the ladder widened the tables: that is the other form
+            failed[form.name] = f"with {form.tables} tables the int8 graph loses too much"
+            continue
+        bundles[form.name] = made
+    return Exported(bundles, failed)
+
+
+def copied(bundle: Bundle, folder: Path, asked: ExportSettings | None = None) -> Bundle:
+    """Copy a bundle into a folder, unless a copy of it, perhaps with graphs that were exported since, is there."""
+    kept, made = whole_bundle(folder), bundle.manifest
+    same = kept is not None and kept.manifest.lineage == made.lineage and kept.manifest.history == made.history
+    if kept is not None and same and (asked is not None or kept.manifest.quality == made.quality):
+        return kept
+    with new_bundle_folder(folder) as staged:
+        for name in made.files:
+            shutil.copy2(bundle.file(name), staged / name)
+        return seal_new_bundle(folder, staged, made.model_copy(update={"files": {}}))
+
+
+def _is_exported(bundle: Bundle, asked: ExportSettings) -> bool:
+    return "int8" in bundle.manifest.precisions and bundle.manifest.settings.get("export") == asked.model_dump(mode="json")

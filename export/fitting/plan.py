@@ -1,0 +1,98 @@
+"""The plan of a run: which forms keep the budget, and about how many minutes each stage will take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from distill.recipes import Effort, Stage
+from export.fitting.choose import MEGABYTE
+from export.fitting.weighing import BACKWARD, RUNG_SHARE, Candidates, Form
+
+GRAPHS_MIN: Final = 0.4
+"""Minutes for the graphs of a form."""
+MEASURING_MIN: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Attributes:
+        candidates: All forms.
+        within: Those that keep the budgets of time and size, untrained.
+        minutes: Expected, by stage.
+        effort: As the time limit allows.
+    """
+
+    candidates: Candidates
+    within: tuple[Form, ...]
+    minutes: Mapping[str, float]
+    effort: Effort
+
+    @property
+    def total_min(self) -> float:
+        """Expected minutes of all stages."""
+        return sum(self.minutes.values())
+
+    def words(self) -> str:
+        """Return how many forms keep the budget, and how long the rest will take."""
+        return (
+            f"{len(self.within)} of {len(self.candidates.forms)} forms keep the budget "
+            f"({', '.join(form.name for form in self.within) or 'none'}); about {self.total_min:.0f} minutes from here"
+        )
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return one row of cells for each form: name, predicted ms and MB, whether it keeps the budget."""
+        return [
+            (
+                form.name,
+                f"{form.costs.ms:.2f}",
+                f"{form.costs.size_bytes / MEGABYTE:.1f}",
+                "yes" if form in self.within else "no",
+            )
+            for form in self.candidates.forms
+        ]
+
+
+PLAN_COLUMNS = ("form", "predicted ms", "predicted MB", "keeps the budget")
+
+
+def planned_minutes(
+    candidates: Candidates, names: Sequence[str], *, num_texts: int, teacher_views: int, halving: bool
+) -> dict[str, float]:
+    """Return the expected minutes of each stage.
+
+    Args:
+        candidates: The forms, and how long a step of each recipe takes.
+        names: The recipes that keep the budget.
+        num_texts: Labelled and unlabelled texts.
+        teacher_views: Texts that the teacher is fine-tuned on, counting one once per epoch; 0 if it is given.
+        halving: Whether the weaker half is stopped after `RUNG_SHARE`.
+    """
+    if not names:
+        return {}
+    assistants = {stage.name: stage for name in names for stage in candidates.stages[name][:-1]}
+    step = candidates.step_s
+    slowest = max(step.values())
+    own = [_views(candidates.stages[name][-1], num_texts) * step[name] for name in names if name not in assistants]
+    before = [_views(stage, num_texts) * step.get(name, slowest) for name, stage in assistants.items()]
+    is_halved = halving and len(names) > 2
+    students = sum(own) * (RUNG_SHARE + 0.5 if is_halved else 1.0) + sum(before)
+    copies = max(candidates.stages[name][-1].settings.augment for name in names)
+    asked = min(num_texts * (1 + copies), max(_views(candidates.stages[name][-1], num_texts) for name in names))
+    return {
+        "teacher": teacher_views * candidates.teacher_answer_s * BACKWARD / 60,
+        "teacher's answers": asked * candidates.teacher_answer_s / 60,
+        "students": students / 60,
+        "control": (max(own) if own else 0.0) / 60,
+        "graphs": GRAPHS_MIN * 2 * (len(names) / 2 if is_halved else len(names)),
+        "measuring": MEASURING_MIN,
+    }
+
+
+def _views(stage: Stage, num_texts: int) -> int:
+    settings = stage.settings
+    texts = num_texts if settings.max_texts is None else min(num_texts, settings.max_texts)
+    return texts * (1 + settings.augment) * settings.epochs

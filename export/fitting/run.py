@@ -1,0 +1,366 @@
+"""`potstill fit`: from data, or a fine-tuned classifier, to a proven student within a budget.
+
+The stages, in order: floors; forms timed and weighed untrained; teacher; successive halving over the recipes; graphs behind
+their gates; choice on validation texts; control; measuring on test texts; report. Each finished step is kept in the folder of
+the run, and the same call resumes there. Test texts choose nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from filelock import FileLock, Timeout
+
+from distill.bundle import MANIFEST, Bundle
+from distill.classifier import Classifier
+from distill.data import Dataset, Splits, texts_not_in
+from distill.data.dataset import split_off
+from distill.errors import GateError, SettingsError
+from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
+from distill.evaluation.scores import metric_of
+from distill.labels import Logits, task_of
+from distill.models.loading import load_pretrained
+from distill.progress import Reporter, SilentReporter
+from distill.recipes import Effort
+from distill.settings import BUILTIN_MINILM
+from distill.storage import require_writable
+from distill.teacher_settings import TeacherSettings
+from distill.teachers.answers import teacher_logits
+from distill.teachers.teacher import AnyTeacher, Teacher, open_teacher, require_same_label_names, require_useful_teacher
+from distill.texts import TextInput
+from distill.training.by_recipe import Learning
+from distill.training.lesson import distillation_lesson
+from export.fitting.choose import Costs, chosen, exceeded, nearest
+from export.fitting.findings import Evidence, Found, write_fit_report
+from export.fitting.graphs import Exported, copied, exported
+from export.fitting.plan import Plan, planned_minutes
+from export.fitting.result import Budget, FitReport
+from export.fitting.scores import Scorer
+from export.fitting.training import TRIED, Round, control_of, halved, tuned_teacher
+from export.fitting.weighing import TIMING, Form, recipes_of, weighed_forms
+from export.measure.latency import measure_latency
+from export.runtime.sessions import OnnxClassifier
+from export.settings import ExportSettings, FitSettings
+
+STUDENT: Final = "student"
+TEST_SHARE: Final = 0.15
+FEWEST_FOR_A_TEST: Final = 600
+"""Training texts from which a share is cut off to measure on, if no test texts are given."""
+UNTRAINED_LENGTH: Final = 128
+EFFORTS: Final[tuple[Effort, ...]] = ("thorough", "standard", "quick")
+
+FitTeacher = str | Path | AnyTeacher | Sequence[AnyTeacher]
+"""An encoder to fine-tune by name, a bundle or its folder, any classifier, or several."""
+
+
+class NothingFitsError(GateError):
+    """No form keeps the budget; `report` says which budget binds and what comes nearest."""
+
+    def __init__(self, message: str, report: FitReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+@dataclass
+class _Stages:
+    """Minutes by stage, in order, and the announcement of each."""
+
+    reporter: Reporter
+    minutes: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, words: str) -> Iterator[None]:
+        self.reporter.say(f"{len(self.minutes) + 1} of {NUM_STAGES}  {name}: {words}")
+        started = time.monotonic()
+        yield
+        self.minutes[name] = round((time.monotonic() - started) / 60, 2)
+
+
+NUM_STAGES: Final = 8
+
+
+def fit(
+    splits: Splits,
+    *,
+    out: Path | str,
+    teacher: FitTeacher = BUILTIN_MINILM,
+    unlabeled: Iterable[TextInput] = (),
+    settings: FitSettings | None = None,
+    reporter: Reporter | None = None,
+) -> FitReport:
+    """Find, train and prove a student within a budget; write `teacher`, `student`, `report.html` and `report.json` to `out`.
+
+    Args:
+        splits: Training and validation texts, and test texts to measure on. Without test texts, some of a large training set
+            are cut off; of a small one, the validation texts measure.
+        out: Folder of the run; an interrupted run resumes there.
+        teacher: An encoder to fine-tune (a folder, a hub id, `builtin:minilm`), a bundle, any classifier, or several.
+        unlabeled: Further texts to learn from.
+        settings: Budget, metric, effort.
+        reporter: Told of progress.
+
+    Raises:
+        NothingFitsError: No student keeps the budget.
+        TeacherError: The teacher is not worth learning from.
+        SettingsError: A setting that cannot be honoured, or another run is working in `out`.
+        StorageError: `out` cannot be written.
+    """
+    settings, reporter, out = settings or FitSettings(), reporter or SilentReporter(), Path(out)
+    metric_of(settings.metric, labels=splits.train.labels, task=task_of(splits.train.problem_type))
+    require_writable(out)
+    with _one_at_a_time(out):
+        return _fitted(_prepared(splits, teacher, unlabeled, settings, reporter), out)
+
+
+def plan_fit(
+    splits: Splits,
+    *,
+    teacher: FitTeacher = BUILTIN_MINILM,
+    unlabeled: Iterable[TextInput] = (),
+    settings: FitSettings | None = None,
+    reporter: Reporter | None = None,
+) -> Plan:
+    """Return the forms with their predicted costs, and the expected minutes by stage; nothing is trained. See `fit`."""
+    settings, reporter = settings or FitSettings(), reporter or SilentReporter()
+    return _planned(_prepared(splits, teacher, unlabeled, settings, reporter))[1]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the stages share.
+
+    Attributes:
+        splits: The texts.
+        unlabeled: Further texts.
+        settings: Of the run; `effort` as the time limit allows.
+        reporter: Told of progress.
+        encoder: What is fine-tuned as the teacher; None if the teacher is given.
+        teacher: The opened teacher; before it is fine-tuned, the encoder with a random head.
+        tuning: How it is fine-tuned.
+    """
+
+    splits: Splits
+    unlabeled: tuple[TextInput, ...]
+    settings: FitSettings
+    reporter: Reporter
+    encoder: str | None
+    teacher: Teacher
+    tuning: TeacherSettings
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(self.settings.max_ms, self.settings.max_mb, self.settings.min_kept)
+
+    @property
+    def measured(self) -> Dataset:
+        """The texts that measure the result; they choose nothing if they are test texts."""
+        return self.splits.test or self.splits.validation
+
+    @property
+    def validation(self) -> Scorer:
+        return Scorer(self.splits.validation, self.settings.metric)
+
+
+def _prepared(
+    splits: Splits, teacher: FitTeacher, unlabeled: Iterable[TextInput], settings: FitSettings, reporter: Reporter
+) -> _Job:
+    splits = _with_test(splits, reporter)
+    held_out = [part for part in (splits.train, splits.validation, splits.test) if part is not None]
+    further = tuple(texts_not_in(unlabeled, held_out))
+    encoder, opened = _opened(teacher, splits)
+    return _Job(splits, further, settings, reporter, encoder, opened, TeacherSettings(seed=settings.seed))
+
+
+def _with_test(splits: Splits, reporter: Reporter) -> Splits:
+    if splits.test is not None or len(splits.train) < FEWEST_FOR_A_TEST:
+        return splits
+    train, test = split_off(splits.train, count=round(TEST_SHARE * len(splits.train)), seed=0, name="test")
+    reporter.say(f"{len(test)} of the training texts are kept apart to measure on; give others with --test")
+    return replace(splits, train=train, test=test)
+
+
+def _opened(teacher: FitTeacher, splits: Splits) -> tuple[str | None, Teacher]:
+    """Return the encoder to fine-tune, if any, and the opened teacher; an encoder has a random head."""
+    if isinstance(teacher, str | Path):
+        if (Path(teacher) / MANIFEST).is_file():
+            teacher = Bundle.open(teacher)
+        else:
+            labels, task = splits.train.labels, splits.train.problem_type
+            model = load_pretrained(str(teacher), labels=labels, max_length=UNTRAINED_LENGTH, seed=0, problem_type=task)
+            longest = int(getattr(model.model.config, "max_position_embeddings", UNTRAINED_LENGTH))
+            model = replace(model, tokenizer=model.tokenizer.with_max_length(min(longest, 512)))
+            return str(teacher), open_teacher(model.reading_pairs() if splits.train.is_pairs else model, device="auto")
+    opened = open_teacher(teacher, device="auto")
+    require_same_label_names(opened.asked.labels, splits.train.labels)
+    return None, opened
+
+
+def _planned(job: _Job) -> tuple[_Job, Plan]:
+    """Weigh the forms; with a time limit, lower the effort until the plan keeps it."""
+    limit = job.settings.time_limit_min
+    for effort in EFFORTS[EFFORTS.index(job.settings.effort) :]:
+        settings = job.settings.model_copy(update={"effort": effort})
+        candidates = weighed_forms(
+            job.teacher, job.splits, num_unlabelled=len(job.unlabeled), settings=settings, reporter=job.reporter
+        )
+        within = tuple(form for form in candidates.forms if not exceeded(form.costs, job.budget))
+        minutes = planned_minutes(
+            candidates,
+            recipes_of(within),
+            num_texts=len(job.splits.train) + len(job.unlabeled),
+            teacher_views=0 if job.encoder is None else job.tuning.epochs * len(job.splits.train),
+            halving=settings.halving,
+        )
+        plan = Plan(candidates, within, minutes, effort)
+        if limit is None or plan.total_min <= limit:
+            return replace(job, settings=settings), plan
+        job.reporter.say(f"--effort {effort} would take about {plan.total_min:.0f} minutes, more than {limit:g}")
+    raise SettingsError(
+        f"even --effort quick would take about {plan.total_min:.0f} minutes, more than --time-limit-min {limit:g}; "
+        "raise the limit, or name fewer --recipes"
+    )
+
+
+def _fitted(job: _Job, out: Path) -> FitReport:
+    stages = _Stages(job.reporter)
+    with stages.stage("floors", f"TF-IDF with logistic regression and the commonest label, on {len(job.splits.train)} texts"):
+        floors = _floors(job.splits.train)
+    with stages.stage("weighing", "every student, untrained: its speed on this machine and its size"):
+        job, plan = _planned(job)
+        job.reporter.say(plan.words())
+    evidence = Evidence(
+        splits=job.splits, settings=job.settings, budget=job.budget, plan=plan, floors=floors, minutes=stages.minutes
+    )
+    if not plan.within:
+        _refuse(evidence, out)
+    with stages.stage("teacher", job.encoder or "given"):
+        teacher = _proven_teacher(job, out)
+        job = replace(job, teacher=teacher)
+        on_validation = teacher_logits(teacher.asked, job.splits.validation.texts, reporter=job.reporter).logits
+        require_useful_teacher(logits=on_validation, label_ids=job.splits.validation.label_ids, labels=teacher.asked.labels)
+        _report_teacher(job, on_validation, floors)
+    learning = Learning(teacher, job.splits, job.unlabeled, job.reporter, distillation_lesson)
+    with stages.stage("students", ", ".join(recipes_of(plan.within))):
+        rounds = halved(
+            plan.candidates,
+            recipes_of(plan.within),
+            learning,
+            folder=out / TRIED,
+            scorer=job.validation,
+            halving=job.settings.halving,
+        )
+    with stages.stage("graphs", "int8, each checked before it is saved"):
+        graphs = _graphs(job, plan.within, rounds, out)
+    with stages.stage("choice", "on the validation texts"):
+        evidence = replace(evidence, rounds=rounds, graphs=graphs, teacher=teacher, teacher_on_validation=on_validation)
+        winner, figures, costs = _choice(job, evidence, on_validation, out)
+        student = copied(graphs.bundles[winner], out / STUDENT)
+    with stages.stage("control", f"{winner.partition('/')[0]} trained on the labels alone"):
+        control = control_of(plan.candidates.stages[winner.partition("/")[0]], learning, folder=out / TRIED)
+    with stages.stage("measuring", f"on {len(job.measured)} {'test' if job.splits.test else 'validation'} texts"):
+        found = Found(winner, student, control, figures, costs)
+        return write_fit_report(replace(evidence, found=found), out, reporter=job.reporter)
+
+
+def _floors(train: Dataset) -> dict[str, Classifier]:
+    """Return the floors by name; they are for one label per text."""
+    if train.problem_type != "single_label_classification":
+        return {}
+    return {"tfidf": TfidfClassifier(train), "majority": MajorityClassifier(train)}
+
+
+def _proven_teacher(job: _Job, out: Path) -> Teacher:
+    if job.encoder is None:
+        return job.teacher
+    return open_teacher(tuned_teacher(job.encoder, job.splits, job.tuning, out=out, reporter=job.reporter), device="auto")
+
+
+def _report_teacher(job: _Job, on_validation: Logits, floors: Mapping[str, Classifier]) -> None:
+    """Report the teacher's validation score beside those of the floors, and what to do if a floor is as good."""
+    score = job.validation.value(on_validation)
+    job.reporter.say(f"teacher: validation {job.settings.metric} {score:.4f}")
+    for name, floor in floors.items():
+        value = job.validation.value(floor.predict_logits(job.splits.validation.texts))
+        job.reporter.say(f"{name}: validation {job.settings.metric} {value:.4f}")
+        if value >= score:
+            job.reporter.say(
+                f"the teacher is no better than {name} on these texts, so its students will hardly be: more labelled texts, "
+                "--effort thorough or another --teacher may help"
+            )
+
+
+def _graphs(job: _Job, forms: Sequence[Form], rounds: Mapping[str, Sequence[Round]], out: Path) -> Exported:
+    students = {name: found[-1].bundle for name, found in rounds.items() if found and found[-1].share == 1.0}
+    graphs = exported(
+        students,
+        forms,
+        folder=out / TRIED / "forms",
+        validation=job.splits.validation,
+        settings=ExportSettings(),
+        reporter=job.reporter,
+    )
+    if not graphs.bundles:
+        raise GateError(f"no int8 graph passed its gates: {'; '.join(graphs.failed.values())}")
+    return graphs
+
+
+def _choice(job: _Job, evidence: Evidence, on_validation: Logits, out: Path) -> tuple[str, dict[str, Any], dict[str, Costs]]:
+    """Return the chosen form, the validation figure of each, and what each takes as measured.
+
+    Raises:
+        NothingFitsError: None keeps enough of the teacher's score, or all are slower than predicted and over the budget.
+    """
+    graphs = {
+        name: OnnxClassifier.open(bundle, precision="int8", threads=1) for name, bundle in evidence.graphs.bundles.items()
+    }
+    texts = job.splits.validation.texts
+    figures = {name: job.validation.figure(graph.predict_logits(texts)) for name, graph in graphs.items()}
+    timed = measure_latency(graphs, texts, TIMING, reporter=job.reporter)
+    costs = {name: Costs(timed[name].p50_ms, evidence.graphs.bundles[name].size_bytes("int8")) for name in graphs}
+    teacher = job.validation.value(on_validation)
+    kept = {name: figure.value / teacher if teacher else 1.0 for name, figure in figures.items()}
+    enough = [name for name in figures if job.budget.min_kept is None or kept[name] >= job.budget.min_kept]
+    fitting = [name for name in enough if not exceeded(costs[name], job.budget)]
+    if not fitting:
+        binding = (
+            ("min_kept",)
+            if not enough
+            else tuple(dict.fromkeys(one for name in enough for one in exceeded(costs[name], job.budget)))
+        )
+        closest = (
+            (max(kept, key=lambda name: kept[name]),)
+            if not enough
+            else nearest({name: costs[name] for name in enough}, job.budget)
+        )
+        _refuse(replace(evidence, validation=figures, costs=costs), out, binding=binding, closest=closest)
+    winner = chosen({name: figures[name] for name in fitting}, costs, job.settings.prefer)
+    job.reporter.say(
+        f"chosen: {winner}, validation {job.settings.metric} {figures[winner].value:.4f}, {costs[winner].ms:.2f} ms"
+    )
+    return winner, figures, costs
+
+
+def _refuse(evidence: Evidence, out: Path, *, binding: tuple[str, ...] = (), closest: tuple[str, ...] = ()) -> None:
+    costs = evidence.plan.candidates.costs()
+    binding = binding or tuple(dict.fromkeys(one for each in costs.values() for one in exceeded(each, evidence.budget)))
+    closest = closest or nearest(costs, evidence.budget)
+    report = write_fit_report(replace(evidence, binding=binding, nearest=closest), out)
+    raise NothingFitsError(report.verdict, report)
+
+
+@contextmanager
+def _one_at_a_time(out: Path) -> Iterator[None]:
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise SettingsError(f"another run is working in {out}; wait for it, or name another folder with --out") from None
+    try:
+        yield
+    finally:
+        lock.release()

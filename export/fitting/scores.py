@@ -1,0 +1,44 @@
+"""Scores of one metric on one set of texts, with intervals and paired differences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from distill.data import Dataset
+from distill.evaluation.intervals import Bootstrap, Figure
+from distill.evaluation.scores import metric_of
+from distill.labels import Logits, task_of
+from export.fitting.result import Score
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """One metric on one set of texts.
+
+    Attributes:
+        data: Labelled texts.
+        metric: Name of the metric.
+    """
+
+    data: Dataset
+    metric: str
+
+    @cached_property
+    def _bootstrap(self) -> Bootstrap:
+        return Bootstrap(self.data.label_ids, num_labels=len(self.data.labels), num_seeds=1)
+
+    def figure(self, logits: Logits) -> Figure:
+        """Return the score of a classifier; figures of one scorer are paired over texts."""
+        task = task_of(self.data.problem_type)
+        metric = metric_of(self.metric, labels=self.data.labels, task=task)
+        return self._bootstrap.share_of_counts(task.decisions(logits), metric)
+
+    def value(self, logits: Logits) -> float:
+        """Return the score alone."""
+        return self.figure(logits).value
+
+    def score(self, logits: Logits) -> Score:
+        """Return the score with its 95 % interval."""
+        found = self.figure(logits).estimate()
+        return Score(round(found.value, 6), round(found.low, 6), round(found.high, 6))

@@ -1,0 +1,122 @@
+"""The trainings of `potstill fit`: the teacher, successive halving over the recipes, the control.
+
+Every student learns from the same cached answers of the teacher. A training that is finished is not repeated.
+
+out/teacher/                     the teacher, if it was fine-tuned here
+out/tried/narrow-seed-0/         a student trained in full, or an assistant
+out/tried/quarter/narrow-seed-0/ the same after a quarter of its training
+out/tried/control/               the chosen student's shape, trained on the labels alone
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from distill.bundle import Bundle
+from distill.data import Splits
+from distill.models.loading import load_bundle
+from distill.progress import Reporter
+from distill.recipes import Stage
+from distill.teacher_settings import TeacherSettings
+from distill.training.by_recipe import Learning, train_once_each
+from distill.training.fine_tuning import fit_teacher
+from distill.training.finished import trained_once
+from distill.training.lesson import control_lesson
+from export.fitting.choose import survivors
+from export.fitting.scores import Scorer
+from export.fitting.weighing import RUNG_SHARE, Candidates
+
+TRIED: Final = "tried"
+TEACHER: Final = "teacher"
+
+
+def tuned_teacher(model: str, splits: Splits, settings: TeacherSettings, *, out: Path, reporter: Reporter) -> Bundle:
+    """Fine-tune an encoder, unless that was done before from the same texts and settings.
+
+    Args:
+        model: A folder, a hub id or `builtin:minilm`.
+        splits: The texts.
+        settings: How it is fine-tuned.
+        out: Folder of the run.
+        reporter: Told of progress.
+    """
+
+    def train(*, out: Path, settings: TeacherSettings) -> Bundle:
+        return fit_teacher(
+            model, train=splits.train, validation=splits.validation, out=out, settings=settings, reporter=reporter
+        )
+
+    decided_by = [model, splits.train.fingerprint(), splits.validation.fingerprint()]
+    return trained_once(out, TEACHER, settings=settings, decided_by=decided_by, train=train, reporter=reporter)
+
+
+@dataclass(frozen=True)
+class Round:
+    """A student after a share of its training, and its validation score."""
+
+    share: float
+    bundle: Bundle
+    score: float
+
+
+def halved(
+    candidates: Candidates,
+    names: Sequence[str],
+    learning: Learning,
+    *,
+    folder: Path,
+    scorer: Scorer,
+    halving: bool,
+) -> dict[str, list[Round]]:
+    """Train the recipes by successive halving; return the rounds of each, those that survived with a last one in full.
+
+    With two recipes or fewer nothing is saved by a first round, so all are trained in full.
+
+    Args:
+        candidates: The stages of each recipe; of equal scores the faster stays.
+        names: The recipes to train.
+        learning: Teacher and texts.
+        folder: Where the students are kept.
+        scorer: Scores on the validation texts.
+        halving: Whether the weaker half is stopped.
+    """
+    rounds: dict[str, list[Round]] = {name: [] for name in names}
+    speeds = {form.recipe: form.costs.ms for form in candidates.forms}
+    if halving and len(names) > 2:
+        for name in names:
+            rounds[name].append(_round(candidates.in_part[name], learning, folder, scorer, share=RUNG_SHARE))
+        scores = {name: rounds[name][-1].score for name in names}
+        names = survivors(scores, speeds, keep=math.ceil(len(names) / 2))
+        learning.reporter.say(f"after a quarter of the training these go on: {', '.join(names)}")
+    for name in names:
+        rounds[name].append(_round(candidates.stages[name], learning, folder, scorer, share=1.0))
+    return rounds
+
+
+def _round(stages: Sequence[Stage], learning: Learning, folder: Path, scorer: Scorer, *, share: float) -> Round:
+    """Train a student for a share of its steps; its assistants always in full, since others use them too."""
+    if share == 1.0:
+        bundle = train_once_each(stages, folder=folder, learning=learning)
+    else:
+        *before, own = stages
+        if before:
+            made = train_once_each(before, folder=folder, learning=learning)
+            own = replace(own, settings=own.settings.model_copy(update={"student": str(made.path)}))
+        bundle = train_once_each((own,), folder=folder / "quarter", learning=learning)
+    score = scorer.value(load_bundle(bundle).predict_logits(scorer.data.texts))
+    learning.reporter.say(f"{stages[-1].name}, {share:.0%} of its training: validation {scorer.metric} {score:.4f}")
+    return Round(share, bundle, score)
+
+
+def control_of(stages: Sequence[Stage], learning: Learning, *, folder: Path) -> Bundle:
+    """Train the control: a student of the same shape, made of the same base, that learns from the labels alone.
+
+    It has no assistant, because that would have learnt from the teacher; it takes as many steps as the student itself.
+    """
+    alone = replace(learning, unlabeled=(), lesson_of=control_lesson)
+    own = stages[-1].settings.model_copy(update={"student": stages[0].settings.student, "max_texts": None})
+    return train_once_each((Stage(stages[-1].name, own),), folder=folder / "control", learning=alone)

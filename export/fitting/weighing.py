@@ -1,0 +1,173 @@
+"""The forms of `potstill fit`: every recipe with every precision of its embedding tables, timed and weighed untrained.
+
+Speed and size depend on the shape of a student and not on its weights, so they are known before anything is trained.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, get_args
+
+from distill.data import Dataset, Splits, limited
+from distill.errors import SettingsError
+from distill.models.loading import load_pretrained
+from distill.models.torch_classifier import TorchClassifier
+from distill.progress import Reporter
+from distill.recipes import RECIPES, RecipeOptions, Stage, stages_of
+from distill.students.bases import base_of
+from distill.teachers.teacher import Teacher
+from distill.training.by_recipe import text_facts, untrained_student
+from export.fitting.choose import Costs
+from export.fitting.result import Tables
+from export.int8.calibration import channel_ranges
+from export.int8.ladder import asked_form
+from export.int8.linear import linear_inputs
+from export.int8.quantize import quantize, scales_of_graph
+from export.measure.latency import measure_latency
+from export.pipeline import written_graph
+from export.runtime.sessions import OnnxClassifier
+from export.settings import BenchSettings, ExportSettings, FitSettings
+
+RUNG_SHARE: Final = 0.25
+"""Share of the training after which the weaker half of the recipes is stopped."""
+SAMPLE_TEXTS: Final = 4_000
+"""Training texts that the vocabulary of an untrained student is chosen on."""
+CALIBRATION_TEXTS: Final = 32
+MANIFEST_BYTES: Final = 10_000
+"""About what a sealed manifest takes."""
+TIMING: Final = BenchSettings(rounds=5, texts_per_round=60, warmup_s=0.3)
+BACKWARD: Final = 3.5
+"""Time of a training step on a text as a multiple of that of an answer: the backward pass takes twice as long, then AdamW."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A recipe with a precision of its embedding tables.
+
+    Attributes:
+        recipe: Name of the recipe.
+        tables: Precision of the tables in the int8 graph.
+        costs: What its untrained student takes.
+    """
+
+    recipe: str
+    tables: Tables
+    costs: Costs
+
+    @property
+    def name(self) -> str:
+        """As it is shown: `narrow/int4`."""
+        return f"{self.recipe}/{self.tables}"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All forms, and what is known before training.
+
+    Attributes:
+        forms: Every form.
+        stages: By recipe, the assistants and the student.
+        in_part: The same, with a student that gets `RUNG_SHARE` of its training.
+        step_s: By recipe, about how many seconds of training one text takes.
+        teacher_answer_s: Seconds that the teacher takes for one text among many.
+    """
+
+    forms: tuple[Form, ...]
+    stages: Mapping[str, tuple[Stage, ...]]
+    in_part: Mapping[str, tuple[Stage, ...]]
+    step_s: Mapping[str, float]
+    teacher_answer_s: float
+
+    def costs(self) -> dict[str, Costs]:
+        """Return what each form takes, by its name."""
+        return {form.name: form.costs for form in self.forms}
+
+
+def weighed_forms(
+    teacher: Teacher, splits: Splits, *, num_unlabelled: int, settings: FitSettings, reporter: Reporter
+) -> Candidates:
+    """Build the untrained student of each recipe, write its int8 graphs, time and weigh them.
+
+    Args:
+        teacher: The opened teacher; its weights do not matter.
+        splits: The texts.
+        num_unlabelled: Further texts.
+        settings: Effort, seed and which recipes.
+        reporter: Shows progress.
+    """
+    base, sample = base_of(teacher, splits.train.texts), limited(splits.train, SAMPLE_TEXTS, seed=0)
+    facts = text_facts(teacher, splits, num_unlabelled, base=base)
+    options = RecipeOptions(effort=settings.effort, seed=settings.seed)
+    lender = teacher.lender() if base.source is None else _pretrained(base.source, splits.train, facts.max_length)
+    stages, in_part, classifiers, sizes, steps = {}, {}, {}, {}, {}
+    names: tuple[str, ...] = settings.recipes or tuple(RECIPES)
+    with reporter.task("weighing untrained students", len(names)) as advance:
+        for name in names:
+            found = stages_of(RECIPES[name], facts, options, base=base.source)
+            advance(1)
+            try:
+                student = untrained_student(found, lender, sample)
+            except SettingsError as exc:
+                reporter.say(f"{name} is left out: {exc}")
+                continue
+            stages[name] = found
+            in_part[name] = stages_of(RECIPES[name], facts, replace(options, share=RUNG_SHARE), base=base.source)
+            steps[name] = BACKWARD * _answer_s(student, sample)
+            for tables, graph in _int8_graphs(student, sample, reporter).items():
+                classifiers[f"{name}/{tables}"] = _session(graph, student)
+                sizes[f"{name}/{tables}"] = len(graph) + len(student.tokenizer.to_json().encode()) + MANIFEST_BYTES
+    if not classifiers:
+        raise SettingsError("no recipe can be made of this teacher; name another one, or see the reasons above")
+    timed = measure_latency(classifiers, sample.texts, TIMING, reporter=reporter)
+    model = teacher.torch_member()
+    forms = tuple(
+        Form(*_parts(name), Costs(timed[name].p50_ms, sizes[name]))
+        for name in sorted(classifiers, key=lambda each: timed[each].p50_ms)
+    )
+    return Candidates(
+        forms=forms,
+        stages=stages,
+        in_part=in_part,
+        step_s=steps,
+        teacher_answer_s=0.0 if model is None else _answer_s(model, sample),
+    )
+
+
+def _parts(name: str) -> tuple[str, Tables]:
+    recipe, _, tables = name.partition("/")
+    return recipe, next(each for each in get_args(Tables) if each == tables)
+
+
+def _pretrained(source: str, train: Dataset, max_length: int | None) -> TorchClassifier:
+    return load_pretrained(source, labels=train.labels, max_length=max_length or 128, seed=0, problem_type=train.problem_type)
+
+
+def _int8_graphs(student: TorchClassifier, sample: Dataset, reporter: Reporter) -> dict[Tables, bytes]:
+    """Return the int8 graph of a student for each precision of the tables; no gate judges it."""
+    asked = ExportSettings()
+    fp32 = written_graph(student, asked, reporter)
+    ranges = channel_ranges(fp32, linear_inputs(fp32), texts=sample.texts[:CALIBRATION_TEXTS], tokenizer=student.tokenizer)
+    scales = scales_of_graph(fp32, ranges)
+    return {tables: quantize(fp32, scales, asked_form(asked, tables)).SerializeToString() for tables in get_args(Tables)}
+
+
+def _session(graph: bytes, student: TorchClassifier) -> OnnxClassifier:
+    return OnnxClassifier(
+        graph, tokenizer=student.tokenizer, labels=student.labels, problem_type=student.problem_type, threads=1
+    )
+
+
+def _answer_s(model: TorchClassifier, sample: Dataset) -> float:
+    """Return the seconds that a PyTorch model takes for one text among many."""
+    texts = sample.texts[:256]
+    model.predict_logits(texts[:32])
+    started = time.perf_counter()
+    model.predict_logits(texts)
+    return (time.perf_counter() - started) / len(texts)
+
+
+def recipes_of(forms: Sequence[Form]) -> tuple[str, ...]:
+    """Return the recipes of forms, each once; forms of one recipe share one training."""
+    return tuple(dict.fromkeys(form.recipe for form in forms))
