@@ -22,7 +22,7 @@ from distill.storage import require_writable, write_atomically
 from distill.teacher_settings import TeacherSettings
 from distill.texts import joined
 from export.measure.candidates import Candidate, bundle_candidate, floor_candidates
-from export.measure.rows import SCHEMA, measure
+from export.measure.rows import SCHEMA, measure, measured_before
 from export.pipeline import export_bundle
 from export.settings import BenchSettings, DemoSettings, ExportSettings
 
@@ -212,18 +212,9 @@ def _measured(
     parts = [digests, test.fingerprint(), train.fingerprint(), profile.bench.model_dump(mode="json")]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     reporter.say(f"6 of 6  quality on {len(test)} test texts, then speed")
-    if found := _already_measured(kept, key):
+    if found := measured_before(kept, key):
         reporter.say("        already done")
         return found
     result = measure(candidates, test, teacher=candidates[0], settings=profile.bench, reporter=reporter)
     write_atomically(kept, json.dumps({"key": key, **result}))
     return result
-
-
-def _already_measured(kept: Path, key: str) -> dict[str, Any] | None:
-    """Return the measurements of an earlier run with this key; None if there are none, or they cannot be read."""
-    try:
-        found = json.loads(kept.read_text(encoding="utf-8"))
-        return {name: found[name] for name in ("environment", "rows")} if found["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

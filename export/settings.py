@@ -102,7 +102,6 @@ class FitSettings(Settings, heading="Budget"):
         None, gt=0, description="lower --effort until the planned minutes are within this limit; refuse if none fits"
     )
     seed: int = Field(0, ge=0, description="seed of all training; the splits of the texts stay the same")
-    dry_run: bool = Field(False, description="print the plan: students, predicted ms and MB, expected minutes; train nothing")
     halving: bool = Field(
         True, description="stop the weaker half of the students after a quarter of their training; off: train all in full"
     )

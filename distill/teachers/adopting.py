@@ -20,7 +20,7 @@ from distill.models.fine_tuned import HUB, folder_of, load_fine_tuned
 from distill.models.torch_classifier import TorchClassifier, write_model_files
 from distill.progress import Reporter, SilentReporter
 from distill.storage import cache_dir, require_writable, sha256_of
-from distill.teachers.teacher import best_order, require_same_task, require_useful_teacher
+from distill.teachers.teacher import best_order, require_same_label_names, require_same_task, require_useful_teacher
 
 _UNNAMED = re.compile(r"LABEL_\d+")
 
@@ -90,6 +90,8 @@ def _named(classifier: TorchClassifier, labelled: Dataset, reporter: Reporter) -
         match = ", ".join(f"{own} = {names[place]}" for own, place in zip(classifier.labels, order, strict=True))
         reporter.say(f"adopt: matched on {len(labelled):,} {labelled.source} texts: {match}")
         names, logits = tuple(names[place] for place in order), logits[:, np.argsort(order)]
+    else:  # the data has them in the same order: by position, a name would go to another label
+        require_same_label_names(classifier.labels, labelled.labels)
     require_useful_teacher(logits=logits, label_ids=labelled.label_ids, labels=labelled.labels)
     classifier.model.config.id2label = dict(enumerate(names))
     classifier.model.config.label2id = {name: index for index, name in enumerate(names)}

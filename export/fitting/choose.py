@@ -5,7 +5,7 @@ Pure functions over forms and scores; they know no model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -78,17 +78,3 @@ def within_one_error(best: Figure, other: Figure) -> bool:
     """Return whether a score is less than one standard error of the paired difference below the best."""
     difference = best - other
     return difference.value <= float(difference.samples.std())
-
-
-def dominated(names: Sequence[str], scores: Mapping[str, float], costs: Mapping[str, Costs]) -> set[str]:
-    """Return the forms that another one beats or equals in score, time and size, and beats in one."""
-
-    def beats(one: str, other: str) -> bool:
-        pairs = (
-            (scores[one], scores[other]),
-            (-costs[one].ms, -costs[other].ms),
-            (-costs[one].size_bytes, -costs[other].size_bytes),
-        )
-        return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
-
-    return {name for name in names if any(beats(each, name) for each in names if each != name)}

@@ -37,7 +37,7 @@ from export.fitting.scores import Scorer
 from export.fitting.training import Round
 from export.fitting.weighing import Form
 from export.measure.candidates import Candidate, bundle_candidate, floor_candidates
-from export.measure.rows import measure
+from export.measure.rows import measure, measured_before
 from export.runtime.sessions import OnnxClassifier
 from export.settings import BenchSettings, FitSettings
 
@@ -137,21 +137,12 @@ def _measured(evidence: Evidence, found: Found, out: Path, reporter: Reporter) -
     digests = [[files[name].sha256 for name in names if name in files] for files in (one.manifest.files for one in bundles)]
     parts = [digests, evidence.measured.fingerprint(), evidence.splits.train.fingerprint(), settings.model_dump(mode="json")]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    if (earlier := _already_measured(kept, key)) is not None:
+    if (earlier := measured_before(kept, key)) is not None:
         reporter.say("measuring: already done")
         return earlier
     result = measure(candidates, evidence.measured, teacher=reference, settings=settings, reporter=reporter)
     write_atomically(kept, json.dumps({"key": key, **result}))
     return result
-
-
-def _already_measured(kept: Path, key: str) -> dict[str, Any] | None:
-    """Return the measurements of an earlier run with this key; None if there are none, or they cannot be read."""
-    try:
-        found = json.loads(kept.read_text(encoding="utf-8"))
-        return {name: found[name] for name in ("environment", "rows")} if found["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 @dataclass(frozen=True)

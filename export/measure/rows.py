@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -148,3 +150,12 @@ def _require_named(candidates: Sequence[Candidate], teacher: Candidate | None) -
         raise SettingsError(f"two candidates have the same name and precision among {keys}; give them other names")
     if teacher is not None and teacher.key not in keys:
         raise SettingsError(f"the teacher {teacher.key!r} is not among the candidates {keys}")
+
+
+def measured_before(kept: Path, key: str) -> dict[str, Any] | None:
+    """Return the measurements of an earlier run with this key; None if there are none, or they cannot be read."""
+    try:
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        return {name: found[name] for name in ("environment", "rows")} if found["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
