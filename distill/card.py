@@ -8,7 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from distill.bundle import CARD, Bundle, Lineage, Manifest
+from distill.bundle import CARD, Bundle
+from distill.manifest import Lineage, Manifest
 from distill.storage import write_atomically
 
 _FILES_WORDS = "`config.json`, `model.safetensors` and the tokenizer files load with plain `transformers`."

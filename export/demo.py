@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from distill.bundle import WEIGHTS, Bundle, Lineage, Role
+from distill.bundle import WEIGHTS, Bundle
 from distill.data import Dataset, Splits, fingerprint, load_splits, read_texts, texts_not_in
 from distill.errors import BundleError, SettingsError, requires
+from distill.manifest import Lineage, Role
 from distill.progress import Reporter, SilentReporter
 from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, Settings
 from distill.storage import require_writable, write_atomically

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.bundle import CONFIG, MANIFEST, Bundle, Lineage, Manifest, new_bundle_folder, seal_new_bundle
+from distill.bundle import CONFIG, MANIFEST, Bundle, new_bundle_folder, seal_new_bundle
 from distill.card import write_card
 from distill.data import Dataset
 from distill.errors import SettingsError
+from distill.manifest import Lineage, Manifest
 from distill.models.fine_tuned import HUB, folder_of, load_fine_tuned
 from distill.models.torch_classifier import TorchClassifier, write_model_files
 from distill.progress import Reporter, SilentReporter

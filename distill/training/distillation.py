@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from distill.bundle import Bundle, Lineage
+from distill.bundle import Bundle
 from distill.classifier import mean_logits
 from distill.data import Dataset, Splits, fingerprint
 from distill.errors import SettingsError
 from distill.labels import Logits
 from distill.losses.objective import distillation_objective
+from distill.manifest import Lineage
 from distill.models.families import set_dropout
 from distill.models.torch_classifier import TorchClassifier, require_max_length
 from distill.progress import Reporter

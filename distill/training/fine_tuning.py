@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.bundle import Bundle, Lineage
+from distill.bundle import Bundle
 from distill.data import Dataset, fingerprint, limited
 from distill.data.dataset import JoinedTexts, few_shot
 from distill.errors import DatasetError, SettingsError
@@ -22,6 +22,7 @@ from distill.evaluation.metrics import fit_temperature, macro_f1
 from distill.labels import Logits
 from distill.losses.objective import Objective, fine_tuning_objective
 from distill.losses.term import UNLABELLED
+from distill.manifest import Lineage
 from distill.models.devices import on_device
 from distill.models.families import set_dropout
 from distill.models.loading import load_bundle, load_pretrained

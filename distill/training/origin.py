@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distill.bundle import WEIGHTS, Bundle, Link
+from distill.bundle import WEIGHTS, Bundle
 from distill.data import Dataset, Splits
 from distill.data.dataset import stratified_rows
+from distill.manifest import Link
 from distill.progress import Reporter
 from distill.teacher_settings import TeacherSettings
 from distill.texts import TextInput

@@ -16,12 +16,13 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from distill.bundle import QUANTIZATION, Bundle, Lineage, Manifest, Role, new_bundle_folder, seal_new_bundle
+from distill.bundle import QUANTIZATION, Bundle, new_bundle_folder, seal_new_bundle
 from distill.card import write_card
 from distill.classifier import agreement
 from distill.data import Dataset
 from distill.evaluation.metrics import evaluate
 from distill.labels import Logits
+from distill.manifest import Lineage, Manifest, Role
 from distill.models.devices import using_threads
 from distill.models.torch_classifier import TorchClassifier, write_model_files
 from distill.progress import Reporter, SilentReporter

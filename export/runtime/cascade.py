@@ -13,11 +13,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.bundle import Bundle, CascadeEntry
+from distill.bundle import Bundle
 from distill.classifier import Classifier, TextInput, digest_of, require_same_labels
 from distill.errors import BundleError, DatasetError, SettingsError
 from distill.evaluation.metrics import fit_temperature
 from distill.labels import Logits, ProblemType, task_of
+from distill.manifest import CascadeEntry
 
 Member = Literal["student", "fallback"]
 OnAnswer = Callable[[Member, int, float], object]

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.bundle import Bundle, Lineage, Manifest, new_bundle_folder, seal_new_bundle
+from distill.bundle import Bundle, new_bundle_folder, seal_new_bundle
 from distill.errors import BundleError, SettingsError, StorageError
+from distill.manifest import Lineage, Manifest
 
 FILES = {
     "config.json": b'{"model_type": "bert"}',

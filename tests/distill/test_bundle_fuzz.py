@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from distill import bundle as bundle_module
-from distill.bundle import MANIFEST, Bundle, Manifest
+from distill.bundle import MANIFEST, Bundle
 from distill.errors import BundleError
+from distill.manifest import Manifest
 from distill.storage import sha256_of
 
 TIMES = 20_000

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill.bundle import Bundle, Lineage, Manifest, new_bundle_folder, seal_new_bundle
+from distill.bundle import Bundle, new_bundle_folder, seal_new_bundle
 from distill.card import card_text, write_card
+from distill.manifest import Lineage, Manifest
 
 QUALITY = {
     "split": "validation",
