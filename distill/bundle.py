@@ -18,7 +18,7 @@ from typing import Any, Final
 from filelock import FileLock
 
 from distill.errors import BundleError
-from distill.manifest import FileEntry, Manifest
+from distill.manifest import SCHEMA, FileEntry, Manifest
 from distill.settings import Precision
 from distill.storage import cache_dir, sha256_of, write_atomically, writing_to
 from distill.tokenization import TextTokenizer
@@ -169,6 +169,7 @@ class Bundle:
         return self.manifest.model_copy(update={"files": kept, "precisions": precisions})
 
     def _seal(self, manifest: Manifest) -> Bundle:
+        manifest = manifest.model_copy(update={"schema_version": SCHEMA})
         write_atomically(self.path / MANIFEST, manifest.to_bytes())
         return Bundle(self.path, manifest)
 

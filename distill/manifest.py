@@ -18,7 +18,11 @@ from distill.labels import ProblemType
 from distill.settings import Precision
 from distill.tokenization import Pairs
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+"""Version of the format. A new key needs a new version, because versions of potstill reject keys they do not know.
+
+Schema 1 had fewer keys at first; each later one has a default here, so its manifests are read as they are.
+"""
 
 Role = Literal["teacher", "student"]
 
@@ -95,7 +99,7 @@ class Manifest(_Part):
     """The content of `manifest.json`. Unknown keys are rejected, because this version could not check them.
 
     Attributes:
-        schema_version: Version of the format.
+        schema_version: Version of the format that the manifest was read from; it is always written in the present one.
         max_length: Maximum tokens per text.
         precisions: Precisions of the ONNX graphs.
         opset: ONNX opset of the graphs.
@@ -144,9 +148,10 @@ class Manifest(_Part):
             raise BundleError(f"{source} is not JSON ({exc}); the bundle is damaged: make or copy it again") from exc
         if not isinstance(values, dict):
             raise BundleError(f"{source} is a JSON {type(values).__name__}, expected an object; the bundle is damaged")
-        if values.get("schema") != SCHEMA:
+        schema = values.get("schema")
+        if type(schema) is not int or not 1 <= schema <= SCHEMA:
             raise BundleError(
-                f"{source} has schema {values.get('schema')!r}, this version of potstill reads schema {SCHEMA}; "
+                f"{source} has schema {schema!r}, this version of potstill reads schemas 1 to {SCHEMA}; "
                 "install the version that wrote it, or make the bundle again"
             )
         values.pop("sha256", None)

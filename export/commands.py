@@ -15,7 +15,7 @@ from distill.cli.bars import reporter_for_terminal
 from distill.cli.flags import GROUPS, Data, Flat, Json, with_headings
 from distill.cli.reading import gate_texts, measuring_texts, stdin_texts
 from distill.cli.terminal import print_cells, print_json, print_made
-from distill.errors import SettingsError
+from distill.errors import BundleError, SettingsError
 from distill.settings import DataSettings, LongTexts, Precision, TextSettings
 from export.settings import BenchSettings, DemoSettings, ExportSettings, Form, Layout
 
@@ -236,6 +236,9 @@ def inspect(
         Path | None, Parameter(group=RUNNING, help="public key; exit with 3 unless the signature is valid")
     ] = None,
     sbom: Annotated[bool, Parameter(group=OUTPUT, help="print the bill of materials instead, as CycloneDX JSON")] = False,
+    upgrade: Annotated[
+        bool, Parameter(group=OUTPUT, help="write the manifest and the card of an older bundle in the present schema")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Print what a bundle is after verifying its files and, with a key, its signature."""
@@ -247,12 +250,15 @@ def inspect(
     opened = Bundle.open(bundle)
     if verify_key:
         verify_signature(opened, public_key=verify_key)
+    if upgrade:
+        opened = _upgraded(opened)
     files = opened.manifest.files
     _show(
         ml_bom(opened) if sbom else opened.manifest.model_dump(mode="json", by_alias=True),
         card_text(opened.manifest),
         *(f"{entry.size_bytes:>12,}  {entry.sha256[:16]}…  {name}" for name, entry in files.items()),
         f"\n{bundle} is whole: {len(files)} files match their SHA-256",
+        _outdated(opened),
         f"the signature is valid for {verify_key}" if verify_key else "",
         json=sbom or json,
     )
@@ -276,6 +282,42 @@ def sign(
     from export.trust.signing import sign_bundle
 
     print(f"signed: {sign_bundle(Bundle.open(bundle), private_key=key, password=password)}")
+
+
+def _upgraded(bundle: Bundle) -> Bundle:
+    """Return the bundle after writing its manifest and card in the present schema; one in that schema is not touched.
+
+    Raises:
+        BundleError: It is signed, and would no longer match its signature.
+    """
+    from distill.card import write_card
+    from distill.manifest import SCHEMA
+    from export.trust.signing import SIGNATURE
+
+    known = bundle.manifest.schema_version
+    if known == SCHEMA:
+        return bundle
+    if (bundle.path / SIGNATURE).is_file():
+        raise BundleError(
+            f"{bundle.path} is signed, and a changed manifest would not match its signature; use it as it is, which works, or "
+            f"delete {SIGNATURE}, upgrade and sign it again"
+        )
+    made = write_card(bundle)
+    reporter_for_terminal().say(
+        f"inspect: wrote the manifest and the card of {bundle.path}, schema {known} before, {SCHEMA} now"
+    )
+    return made
+
+
+def _outdated(bundle: Bundle) -> str:
+    from distill.manifest import SCHEMA
+
+    known = bundle.manifest.schema_version
+    return (
+        ""
+        if known == SCHEMA
+        else f"its manifest has schema {known}; `potstill inspect --upgrade {bundle.path}` writes {SCHEMA}"
+    )
 
 
 def _candidates(

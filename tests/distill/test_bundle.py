@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.bundle import Bundle, new_bundle_folder, seal_new_bundle
+from distill.card import write_card
 from distill.errors import BundleError, SettingsError, StorageError
 from distill.manifest import Lineage, Manifest
 
@@ -100,7 +101,7 @@ def test_an_opened_bundle_can_be_named_by_a_string(whole: Bundle) -> None:
 def test_the_manifest_carries_its_schema_and_the_digest_of_all_its_other_lines(whole: Bundle) -> None:
     content = (whole.path / "manifest.json").read_text()
     values = json.loads(content)
-    assert values["schema"] == 1
+    assert values["schema"] == 2
     without_digest = "".join(line for line in content.splitlines(keepends=True) if not line.startswith('  "sha256"'))
     assert hashlib.sha256(without_digest.encode()).hexdigest() == values["sha256"]
 
@@ -194,11 +195,11 @@ def test_what_is_no_manifest_is_refused(whole: Bundle, content: bytes) -> None:
     assert "manifest.json" in refusal_of(whole.path)
 
 
-@pytest.mark.parametrize("schema", [2, 0, "1", None])
+@pytest.mark.parametrize("schema", [3, 0, "1", True, 1.0, None])
 def test_an_unknown_schema_is_refused_with_both_versions(whole: Bundle, schema: object) -> None:
     rewrite_manifest(whole.path, lambda values: values.update(schema=schema))
     message = refusal_of(whole.path)
-    assert f"has schema {schema!r}, this version of potstill reads schema 1" in message
+    assert f"has schema {schema!r}, this version of potstill reads schemas 1 to 2" in message
 
 
 def test_a_manifest_without_a_schema_is_refused(whole: Bundle) -> None:
@@ -346,6 +347,60 @@ def test_what_a_killed_run_left_in_staging_is_swept_by_the_next(whole: Bundle) -
     (left / "model.safetensors").write_bytes(b"half")
     write_bundle(whole.path)
     assert not left.exists()
+
+
+# Older schemas
+
+
+def since(layout: int) -> list[tuple[str, str]]:
+    """Return the keys that manifests of schema 1 had only later: those of the layouts after this one, in order."""
+    added = [
+        [("lineage", "unlabeled_fingerprint")],
+        [("lineage", "ensemble")],
+        [("", "target")],
+        [("", "cascade")],
+        [("", "calibration_temperature"), ("lineage", "chain"), ("lineage", "adapted_fingerprint")],
+        [("", "pairs")],
+    ]
+    return [key for keys in added[layout:] for key in keys]
+
+
+def age(folder: Path, layout: int) -> None:
+    """Write the manifest as the version of a layout of schema 1 wrote it."""
+
+    def change(values: dict[str, Any]) -> None:
+        values["schema"] = 1
+        for part, key in since(layout):
+            del (values[part] if part else values)[key]
+
+    rewrite_manifest(folder, change)
+
+
+@pytest.mark.parametrize("layout", range(7))
+def test_every_manifest_of_schema_1_is_read_and_written_in_the_present_schema(whole: Bundle, layout: int) -> None:
+    present = whole.manifest
+    age(whole.path, layout)
+    opened = Bundle.open(whole.path)
+    assert opened.manifest == present.model_copy(update={"schema_version": 1})
+    changed = opened.adding({}, opset=18)
+    assert changed.manifest == present.model_copy(update={"opset": 18})
+    assert Bundle.open(whole.path) == changed
+
+
+def test_a_kill_at_any_step_of_upgrading_leaves_a_bundle_that_opens(tmp_path: Path) -> None:
+    files, quality = {**FILES, "README.md": b"an old card"}, {"quality": {}}
+    step, schemas = 0, []
+    while True:
+        bundle = write_bundle(tmp_path / str(step), files, **quality)
+        age(bundle.path, 0)
+        killed = killed_at(step, partial(write_card, Bundle.open(bundle.path)))
+        schemas.append(Bundle.open(bundle.path).manifest.schema_version)
+        if not killed:
+            break
+        step += 1
+    assert (schemas[0], schemas[-1]) == (1, 2)
+    assert whole_states_of(bundle.path).keys() == files.keys()
+    assert "# A student for schlecht, gut" in (bundle.path / "README.md").read_text()
 
 
 # Cut off in the middle
