@@ -14,20 +14,21 @@ from typing import Annotated
 import cyclopts
 from cyclopts import App, Parameter
 
-from benchmarks import report_commands, speed_commands
-from benchmarks.children import stop_by_leaving
-from benchmarks.pages import fill_pages
-from benchmarks.quality import run_quality, write_quality
-from benchmarks.quality_arms import ARMS, SEEDS
-from benchmarks.results import demo_figures, write_result
-from benchmarks.texts import measured_on
-from benchmarks.training import run_training, write_training
-from benchmarks.transfer import PARTS, run_transfer, write_transfer
-from benchmarks.transfer_figures import SEEDS as TRANSFER_SEEDS
+from benchmarks.harness import speed_commands
+from benchmarks.harness.results import demo_figures, write_result
+from benchmarks.harness.texts import measured_on
+from benchmarks.report import commands as report_commands
+from benchmarks.report.pages import fill_pages
+from benchmarks.scenarios.quality import run_quality, write_quality
+from benchmarks.scenarios.training import run_training, write_training
+from benchmarks.scenarios.transfer import PARTS, run_transfer, write_transfer
+from benchmarks.training.arms import ARMS, SEEDS
+from benchmarks.transfer.figures import SEEDS as TRANSFER_SEEDS
 from distill.cli.bars import reporter_for_terminal
 from distill.cli.terminal import fail, print_cells, words_of
 from distill.errors import PotstillError
 from distill.settings import DataSettings
+from export.measure.children import stop_by_leaving
 from export.settings import DemoSettings
 
 app = App(
@@ -127,7 +128,7 @@ def runtime(
 
     Example: python -m benchmarks runtime --students student-0 student-1 student-2 --teacher teacher-0
     """
-    from benchmarks.runtime import QUICK, Plan, run_runtime, runtime_figures, runtime_table
+    from benchmarks.scenarios.runtime import QUICK, Plan, run_runtime, runtime_figures, runtime_table
     from distill.data import load_splits
     from distill.machine import describe_environment
 
@@ -167,7 +168,7 @@ def int8(
 
     Example: python -m benchmarks int8 --bundle teacher-0
     """
-    from benchmarks.int8_ways import int8_figures, int8_table, rows_of_movies
+    from benchmarks.scenarios.int8 import int8_figures, int8_table, rows_of_movies
     from distill.machine import describe_environment
 
     rows = rows_of_movies(bundle, texts=texts, reporter=reporter_for_terminal())
@@ -183,7 +184,7 @@ def ops() -> None:
 
     Example: python -m benchmarks ops
     """
-    from benchmarks.ops import every_row, ops_figures, ops_table
+    from benchmarks.scenarios.ops import every_row, ops_figures, ops_table
     from distill.machine import describe_environment
 
     environment = describe_environment()
@@ -213,9 +214,9 @@ def serving(
 
     Example: python -m benchmarks serving --student student
     """
+    from benchmarks.scenarios.serving import PHASES, run_serving
     from benchmarks.serving.figures import serving_figures, serving_table, serving_words
     from benchmarks.serving.plan import QUICK, Plan
-    from benchmarks.serving.scenario import PHASES, run_serving
     from distill.data import load_splits
     from distill.machine import describe_environment
 
@@ -265,8 +266,8 @@ def scale(
 
     Example: python -m benchmarks scale --student student-0 --teacher teacher-0
     """
-    from benchmarks.scale import QUICK, Plan, run_scale
-    from benchmarks.scale_figures import scale_figures
+    from benchmarks.scale.figures import scale_figures
+    from benchmarks.scenarios.scale import QUICK, Plan, run_scale
     from distill.machine import describe_environment
 
     environment = describe_environment()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.peers.protocol import Job, Logits, Peer, in_length_order, serve
 from distill.bundle import Bundle
 from export.measure.candidates import bundle_candidate
+from export.measure.protocol import Job, Logits, Peer, in_length_order, serve
 
 
 def open_peer(job: Job) -> Peer:

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from benchmarks.peers.protocol import Job, Logits, Peer, serve
+from export.measure.protocol import Job, Logits, Peer, serve
 
 
 def open_peer(job: Job) -> Peer:

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from benchmarks.peers.protocol import BATCH, Job, Logits, Peer, in_place, serve
+from export.measure.protocol import BATCH, Job, Logits, Peer, in_place, serve
 
 SOURCE = (
     "https://opennmt.net/CTranslate2/guides/transformers.html#bert, "

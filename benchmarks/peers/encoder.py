@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.peers.protocol import Job
+from export.measure.protocol import Job
 
 LAYERS = 3
 EPOCHS = 3

@@ -11,7 +11,7 @@ from typing import IO, cast
 
 import numpy as np
 
-from benchmarks.peers.protocol import Job, Logits, Peer, serve
+from export.measure.protocol import Job, Logits, Peer, serve
 
 
 class Command:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.peers.protocol import Job, Peer, serve
 from distill.data import Dataset
 from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
+from export.measure.protocol import Job, Peer, serve
 
 
 def open_peer(job: Job) -> Peer:

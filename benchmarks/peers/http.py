@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from benchmarks.peers.protocol import BATCH, Job, Logits, Peer, serve
+from export.measure.protocol import BATCH, Job, Logits, Peer, serve
 
 
 class Address:

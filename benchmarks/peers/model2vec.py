@@ -9,7 +9,7 @@ import numpy as np
 from model2vec.inference import StaticModelPipeline
 
 from benchmarks.peers.encoder import base_of
-from benchmarks.peers.protocol import Job, Logits, Peer, serve
+from export.measure.protocol import Job, Logits, Peer, serve
 
 SOURCE = "https://minish.ai/packages/model2vec/training (distill, from_static_model, fit and to_pipeline with their defaults)"
 

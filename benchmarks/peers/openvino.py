@@ -12,8 +12,8 @@ import numpy as np
 import openvino as ov
 from tokenizers import Tokenizer
 
-from benchmarks.peers.protocol import BATCH, Job, Logits, Peer, in_place, serve
-from benchmarks.peers.weights import portable_graph
+from benchmarks.harness.weights import portable_graph
+from export.measure.protocol import BATCH, Job, Logits, Peer, in_place, serve
 
 SOURCE = (
     "https://docs.openvino.ai/2025/notebooks/language-quantize-bert-with-output.html (nncf, model_type=TRANSFORMER), "

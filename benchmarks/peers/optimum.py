@@ -13,7 +13,7 @@ from optimum.onnxruntime import ORTModelForSequenceClassification, ORTQuantizer
 from optimum.onnxruntime.configuration import AutoQuantizationConfig
 from transformers import AutoTokenizer, pipeline
 
-from benchmarks.peers.protocol import BATCH, Job, Logits, Peer, serve
+from export.measure.protocol import BATCH, Job, Logits, Peer, serve
 
 SOURCE = "https://huggingface.co/docs/optimum-onnx/onnxruntime/usage_guides/quantization and .../pipelines"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.peers.protocol import Job, Peer, serve
 from distill.bundle import Bundle
+from export.measure.protocol import Job, Peer, serve
 from export.runtime.sessions import OnnxClassifier
 
 

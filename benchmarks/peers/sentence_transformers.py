@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer, export_dynamic_quantized_
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.peers.encoder import base_of, bytes_of
-from benchmarks.peers.protocol import BATCH, Job, Logits, Peer, serve
+from export.measure.protocol import BATCH, Job, Logits, Peer, serve
 
 SOURCE = (
     "https://sbert.net/docs/sentence_transformer/usage/efficiency.html (ONNX, dynamic int8, avx512_vnni), "

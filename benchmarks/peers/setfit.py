@@ -11,7 +11,7 @@ from datasets import Dataset
 from setfit import SetFitModel, Trainer, TrainingArguments
 
 from benchmarks.peers.encoder import BATCH_SIZE, SEED, base_of, bytes_of
-from benchmarks.peers.protocol import BATCH, Job, Logits, Peer, serve
+from export.measure.protocol import BATCH, Job, Logits, Peer, serve
 
 STEPS = 300
 SOURCE = (

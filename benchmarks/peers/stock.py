@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from benchmarks.peers.protocol import BATCH, Job, Logits, Peer, in_length_order, serve
-from benchmarks.peers.weights import portable_graph
+from benchmarks.harness.weights import portable_graph
 from distill.tokenization import TextTokenizer
+from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order, serve
 
 SOURCE = "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html (dynamic, transformer-based models)"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.peers.protocol import BATCH, Job, Peer, in_length_order, serve
 from distill.bundle import Bundle
 from distill.models.eager import EagerClassifier
+from export.measure.protocol import BATCH, Job, Peer, in_length_order, serve
 
 
 def open_peer(job: Job) -> Peer:

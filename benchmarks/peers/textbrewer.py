@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
 from benchmarks.peers.encoder import BATCH_SIZE, EPOCHS, LEARNING_RATE, SEED, bytes_of, teacher_of, write_first_layers
-from benchmarks.peers.protocol import BATCH, Job, Logits, Peer, in_length_order, serve
+from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order, serve
 
 SOURCE = (
     "https://github.com/airaria/TextBrewer (quick start: AdamW, linear schedule with 10 % warm-up; the MNLI example's "

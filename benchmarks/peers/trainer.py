@@ -23,7 +23,7 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.texts import measured_on, task_texts
+from benchmarks.harness.texts import measured_on, task_texts
 from distill.evaluation.metrics import macro_f1
 from distill.settings import DataSettings
 

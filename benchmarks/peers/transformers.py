@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer, pipeline
 
 from benchmarks.peers.encoder import bytes_of
-from benchmarks.peers.protocol import BATCH, Job, Logits, Peer, in_length_order, serve
+from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order, serve
 
 SOURCE = (
     "https://huggingface.co/docs/transformers/main_classes/pipelines (pipeline batching: like lengths, measured batch size)"

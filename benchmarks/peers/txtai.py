@@ -10,7 +10,7 @@ import torch
 from txtai.pipeline import HFTrainer, Labels
 
 from benchmarks.peers.encoder import BATCH_SIZE, EPOCHS, LEARNING_RATE, SEED, bytes_of, teacher_of, write_first_layers
-from benchmarks.peers.protocol import BATCH, Job, Logits, Peer, in_length_order, serve
+from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order, serve
 
 SOURCE = (
     "https://neuml.github.io/txtai/pipeline/train/trainer (teacher, distillation defaults: temperature 1, half soft labels), "

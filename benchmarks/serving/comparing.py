@@ -14,7 +14,6 @@ import numpy as np
 
 from benchmarks.peers.servers import SERVERS
 from benchmarks.peers.servers.protocol import ServerPeer, Setting
-from benchmarks.peers.workers import PeerError
 from benchmarks.serving.generator import Load
 from benchmarks.serving.load import Samples, percentiles, post, run
 from benchmarks.serving.plan import Pieces, Plan, Task
@@ -22,6 +21,7 @@ from benchmarks.serving.servers import started
 from distill.errors import PotstillError
 from distill.evaluation.metrics import evaluate
 from distill.progress import Reporter
+from export.measure.workers import PeerError
 
 OURS = "potstill"
 

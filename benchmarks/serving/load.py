@@ -15,9 +15,9 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.children import child
 from benchmarks.serving.generator import LOST, REFUSED, TIMED_OUT, Load
 from distill.errors import PotstillError
+from export.measure.children import child
 from export.measure.latency import MIN_SAMPLES_P90, MIN_SAMPLES_P99
 
 ROOT = Path(__file__).parents[2]

@@ -17,11 +17,11 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import IO
 
-from benchmarks.children import child
-from benchmarks.peers.environments import python_of
+from benchmarks.harness.environments import python_of
 from benchmarks.peers.servers.protocol import ServerPeer, Setting, Start
-from benchmarks.peers.workers import ROOT, PeerError
 from distill.machine import available_cpus
+from export.measure.children import child
+from export.measure.workers import ROOT, PeerError
 
 READY_TIMEOUT_S = 120.0
 GRACE_S = 5.0

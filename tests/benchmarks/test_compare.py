@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import app
-from benchmarks.compare import compare_files
-from benchmarks.results import write_result
+from benchmarks.harness.results import write_result
+from benchmarks.report.compare import compare_files
 from distill.errors import PotstillError
 
 TRUTH = [0, 1] * 100

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.candidates import Task, bundle_candidates, command_candidates
-from benchmarks.fresh import fresh_figures, run_fresh
-from benchmarks.sessions import SpeedSettings
+from benchmarks.harness.candidates import Task, bundle_candidates, command_candidates
+from benchmarks.harness.fresh import fresh_figures, run_fresh
+from benchmarks.harness.sessions import SpeedSettings
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.evaluation.metrics import macro_f1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.int8_ways import WAYS, changes, int8_figures, int8_table, run_int8_ways
+from benchmarks.scenarios.int8 import WAYS, changes, int8_figures, int8_table, run_int8_ways
 from distill.bundle import Bundle
 from distill.data import Splits
 from distill.progress import SilentReporter

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.results import read_result
+from benchmarks.harness.results import read_result
 from benchmarks.serving import generator
 from benchmarks.serving.generator import Generator, Load, drawn_starts, take_response
 from benchmarks.serving.load import percentiles, post, run

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.instrument import BUSY_PROCESSORS
-from benchmarks.int8_ways import WAYS
-from benchmarks.pages import _FIGURES, ROOT, pages_of
-from benchmarks.peers.protocol import STEADY
-from benchmarks.results import FOLDER, read_result, read_result_file
+from benchmarks.harness.results import FOLDER, read_result, read_result_file
+from benchmarks.report.pages import _FIGURES, ROOT, pages_of
+from benchmarks.scenarios.int8 import WAYS
 from benchmarks.serving.ours import DEADLINE_MS
 from distill.scales import MIGRATION
 from export.measure.latency import MIN_SAMPLES_P90, MIN_SAMPLES_P99, NOISY_SPREAD
+from export.measure.protocol import STEADY
+from export.measure.statistics import BUSY_PROCESSORS
 
 UNIT = r"(?:\s?%|x\b|\s?(?:ms|MB|GB|kB|µs|times)\b|\ss\b)"
 MEASURED = re.compile(rf"(?<![\w.])\d[\d,]*(?:\.\d+)?{UNIT}|(?<![\w.])\d+\.\d+(?![\w.])")

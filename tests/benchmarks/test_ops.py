@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from benchmarks import ops
-from benchmarks.ops import COPIES, Way, _seconds, _session, ops_figures, ops_table, run_ops, ways_of
+from benchmarks.scenarios import ops
+from benchmarks.scenarios.ops import COPIES, Way, _seconds, _session, ops_figures, ops_table, run_ops, ways_of
 
 TOKENS = 8
 

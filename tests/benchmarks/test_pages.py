@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import pages
-from benchmarks.pages import fill_pages, filled, pages_of
-from benchmarks.results import demo_figures, write_result
+from benchmarks.harness.results import demo_figures, write_result
+from benchmarks.report import pages
+from benchmarks.report.pages import fill_pages, filled, pages_of
 from distill.errors import PotstillError
 
 PAGE = "# Title\n\n<!-- demo -->\nold | table\n<!-- /demo -->\n\nThe rest.\n"

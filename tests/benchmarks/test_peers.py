@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.candidates import PEERS, Task, bundle_candidates, peer_candidates
-from benchmarks.peers.environments import REQUIREMENTS
-from benchmarks.peers.protocol import Job, prepared_seconds
-from benchmarks.peers.workers import PeerError, prepare, started
-from benchmarks.sessions import SpeedSettings
-from benchmarks.speed import run_speed
+from benchmarks.harness.candidates import PEERS, Task, bundle_candidates, peer_candidates
+from benchmarks.harness.environments import REQUIREMENTS
+from benchmarks.harness.sessions import SpeedSettings
+from benchmarks.harness.speed import run_speed
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits, limited
 from distill.errors import SettingsError
 from distill.progress import SilentReporter
+from export.measure.protocol import Job, prepared_seconds
+from export.measure.workers import PeerError, prepare, started
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,6 +73,6 @@ def test_what_must_be_trained_says_that_it_has_no_texts(tiny_student: Bundle, tm
 
 
 def test_a_peer_imports_nothing_heavy_that_it_does_not_run_with() -> None:
-    program = "import sys, benchmarks.peers.encoder, benchmarks.peers.protocol; print('torch' in sys.modules)"
+    program = "import sys, benchmarks.peers.encoder, export.measure.protocol; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "False\n"

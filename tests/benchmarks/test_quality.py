@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tiny_task import tiny_texts, write_csv
 
-from benchmarks.quality import Study, missing_runs, run_quality, write_quality
-from benchmarks.quality_arms import Arm
-from benchmarks.results import read_result
+from benchmarks.harness.results import read_result
+from benchmarks.scenarios.quality import Study, missing_runs, run_quality, write_quality
+from benchmarks.training.arms import Arm
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import load_splits
 from distill.errors import BundleError, SettingsError

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.quality_arms import ARMS, EFFORT
-from benchmarks.results import read_result
+from benchmarks.harness.results import read_result
+from benchmarks.training.arms import ARMS, EFFORT
 from distill.recipes import MEASURED, RECIPES, Measured, TextFacts, settings_for
 
 # Of builtin:movies with the other sets as unlabelled texts: 99 of 100 texts have at most 55 tokens.

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.quality_arms import ARMS
-from benchmarks.quality_figures import (
+from benchmarks.training.arms import ARMS
+from benchmarks.training.quality_figures import (
     RETENTIONS,
     differences_of,
     markdown_of_summary,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.candidates import bundle_candidates, floor_candidates, url_candidates
-from benchmarks.rate_search import Probe, RateSettings, highest_rate, rate_figures, run_rate_search
+from benchmarks.harness.candidates import bundle_candidates, floor_candidates, url_candidates
+from benchmarks.scenarios.server import Probe, RateSettings, highest_rate, rate_figures, run_rate_search
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.progress import SilentReporter

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.choices import answer_of, choices_of, words_of
-from benchmarks.report import html_of, results_in, write_report
-from benchmarks.results import FOLDER, write_result
+from benchmarks.harness.results import FOLDER, write_result
+from benchmarks.report.choices import answer_of, choices_of, words_of
+from benchmarks.report.page import html_of, results_in, write_report
 from distill.errors import PotstillError
 
 TRUTH = [0, 1] * 100

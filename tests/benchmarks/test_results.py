@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.results import demo_figures, read_result, write_result
+from benchmarks.harness.results import demo_figures, read_result, write_result
 from distill.errors import PotstillError
 
 ROWS: list[dict[str, Any]] = [

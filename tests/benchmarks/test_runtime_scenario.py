@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.circumstances import cpu_for
-from benchmarks.footprint import multiply_adds
-from benchmarks.peers.protocol import Job, in_length_order
-from benchmarks.peers.workers import PeerError, started
-from benchmarks.runtime import runtime_figures, runtime_table
+from benchmarks.harness.footprint import multiply_adds
+from benchmarks.scenarios.runtime import runtime_figures, runtime_table
 from distill.bundle import Bundle
 from distill.data import Dataset
+from export.measure.circumstances import cpu_for
+from export.measure.protocol import Job, in_length_order
+from export.measure.workers import PeerError, started
 from export.runtime.sessions import OnnxClassifier
 
 

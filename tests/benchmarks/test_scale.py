@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import scale, scale_figures
+from benchmarks.scale import figures as scale_figures
+from benchmarks.scenarios import scale
 
 ROWS: list[dict[str, Any]] = [
     {"kind": "rate", "name": "runtime", "texts_per_second": 5000.0, "threads": 2},

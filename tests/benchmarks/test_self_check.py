@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import self_check
-from benchmarks.candidates import Task, bundle_candidates
-from benchmarks.peers import protocol
-from benchmarks.peers.protocol import Job, Peer, _single, _slowed
-from benchmarks.results import read_result
-from benchmarks.self_check import ARMS, call_overhead, instrument_figures, trial
-from benchmarks.sessions import SpeedSettings
+from benchmarks.harness.candidates import Task, bundle_candidates
+from benchmarks.harness.results import read_result
+from benchmarks.harness.sessions import SpeedSettings
+from benchmarks.scenarios import instrument as self_check
+from benchmarks.scenarios.instrument import ARMS, call_overhead, instrument_figures, trial
 from distill.bundle import Bundle
 from distill.data import Dataset
+from export.measure import protocol
+from export.measure.protocol import Job, Peer, _single, _slowed
 
 
 def test_figures_by_hand() -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from benchmarks.peers.servers import SERVERS
+from benchmarks.scenarios.serving import rows_of, saturating
 from benchmarks.serving.comparing import labels_of
 from benchmarks.serving.figures import serving_figures, serving_table, serving_words
 from benchmarks.serving.load import Samples
 from benchmarks.serving.ours import growth, mixed_requests
 from benchmarks.serving.plan import Pieces
-from benchmarks.serving.scenario import rows_of, saturating
 from distill.errors import PotstillError
 
 

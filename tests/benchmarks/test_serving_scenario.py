@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.scenarios.serving import PHASES, cut_to_fit, run_serving
 from benchmarks.serving.figures import serving_figures
 from benchmarks.serving.plan import QUICK
-from benchmarks.serving.scenario import PHASES, cut_to_fit, run_serving
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.errors import PotstillError

@@ -12,11 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.candidates import Candidate, Task, bundle_candidates, command_candidates, teacher_candidate, url_candidates
-from benchmarks.sessions import SpeedSettings
-from benchmarks.speed import run_speed, speed_figures
-from benchmarks.speed_commands import RowSettings, RunSettings, command_of
-from benchmarks.speed_tables import first_words, markdown_of, terminal_table
+from benchmarks.harness.candidates import (
+    Candidate,
+    Task,
+    bundle_candidates,
+    command_candidates,
+    teacher_candidate,
+    url_candidates,
+)
+from benchmarks.harness.sessions import SpeedSettings
+from benchmarks.harness.speed import run_speed, speed_figures
+from benchmarks.harness.speed_commands import RowSettings, RunSettings, command_of
+from benchmarks.report.tables import first_words, markdown_of, terminal_table
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits
 from distill.errors import PotstillError, SettingsError

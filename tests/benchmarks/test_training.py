@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import training
-from benchmarks.training import Run, run_pair, training_figures
+from benchmarks.scenarios import training
+from benchmarks.scenarios.training import Run, run_pair, training_figures
 from distill.bundle import Bundle
 from distill.errors import PotstillError
 from distill.settings import DataSettings, DistillSettings
@@ -52,7 +52,7 @@ def test_a_side_that_is_missing_gives_no_figure() -> None:
 def test_a_run_that_dies_or_hangs_is_said(tiny_teacher: Bundle, tiny_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = DataSettings(train=(str(tiny_csv),))
     settings = DistillSettings(num_layers=2, epochs=1, max_length=4096)  # more than the teacher has positions for
-    with pytest.raises(PotstillError, match=r"benchmarks\.training died with 1: .*positions for"):
+    with pytest.raises(PotstillError, match=r"benchmarks\.scenarios\.training died with 1: .*positions for"):
         run_pair(tiny_teacher, settings, data)
     monkeypatch.setattr(training, "RUN_TIMEOUT_S", 0.01)
     with pytest.raises(PotstillError, match=r"took more than 0\.01 s and was ended"):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.transfer_evaluation import curve_of, gap_closed_of, language_of, tasks_of
-from benchmarks.transfer_page import confusion_in_lines, learning_curve, markdown_of_transfer
+from benchmarks.transfer.evaluation import curve_of, gap_closed_of, language_of, tasks_of
+from benchmarks.transfer.page import confusion_in_lines, learning_curve, markdown_of_transfer
 from distill.evaluation.metrics import confusion_matrix
 
 TRUE = "01" * 20

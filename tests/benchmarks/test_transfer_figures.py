@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.transfer_bench import Bench
-from benchmarks.transfer_figures import (
+from benchmarks.transfer.bench import Bench
+from benchmarks.transfer.figures import (
     DOMAINS,
     SEEDS,
     STAND_IN,
@@ -20,8 +20,8 @@ from benchmarks.transfer_figures import (
     transfer_figures,
     unlabelled_of,
 )
-from benchmarks.transfer_page import markdown_of_transfer, stand_in_in_lines
-from benchmarks.transfer_recipes import UNLABELLED
+from benchmarks.transfer.page import markdown_of_transfer, stand_in_in_lines
+from benchmarks.transfer.recipes import UNLABELLED
 from distill.progress import SilentReporter
 
 TRUE = "01" * 20

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.transfer_curve import all_shots
-from benchmarks.transfer_tasks import spread
+from benchmarks.transfer.curve import all_shots
+from benchmarks.transfer.tasks import spread
 from distill.data import Dataset
 
 

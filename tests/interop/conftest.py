@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.peers.environments import node_folder, python_of
+from benchmarks.harness.environments import node_folder, python_of
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from benchmarks.peers.servers.protocol import ServerPeer, Start
-from benchmarks.peers.workers import ROOT
+from export.measure.workers import ROOT
 
 SOURCE = "https://docs.seldon.ai/mlserver/user-guide/custom, /adaptive-batching and /parallel-inference (found by trying)"
 

@@ -6,9 +6,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from benchmarks.harness.weights import write_portable
 from benchmarks.peers import stock
-from benchmarks.peers.protocol import Job
-from benchmarks.peers.weights import write_portable
+from export.measure.protocol import Job
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 GRAPH = "model_quantized.onnx"

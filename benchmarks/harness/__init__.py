@@ -1,0 +1,1 @@
+"""What every scenario shares: rows, the candidates for them, turns, result files."""

@@ -1,0 +1,77 @@
+"""What a student takes, beside its time: multiply-adds, the processor's int8 peak, install size, plain batches."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from distill.bundle import Bundle
+from distill.labels import Logits
+from export.measure.children import run_child
+from export.runtime.sessions import OnnxClassifier
+
+ROOT = Path(__file__).parents[2]
+
+
+def multiply_adds(config: Mapping[str, Any], *, num_tokens: int) -> int:
+    """Return the multiply-adds of one text through a BERT-like classifier: weight products and attention.
+
+    Args:
+        config: The keys of `config.json`.
+        num_tokens: Tokens of the text, special ones included.
+    """
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    layer = num_tokens * (4 * hidden * hidden + 2 * hidden * inner) + 2 * num_tokens * num_tokens * hidden
+    factor, sees_neighbours = config.get("embedding_size", hidden), config.get("trigram_input", False)
+    embedding = num_tokens * factor * hidden * (3 if sees_neighbours else 1) if factor != hidden or sees_neighbours else 0
+    head = hidden * hidden + hidden * len(config["id2label"])
+    return int(config["num_hidden_layers"] * layer + embedding + head)
+
+
+def int8_peak_multiply_adds_per_second(*, size: int = 1536, repeats: int = 15) -> float:
+    """Return the most one core does in a large product of bytes by ONNX Runtime: the best of `repeats`."""
+    draw = np.random.default_rng(0)
+    weights = numpy_helper.from_array(draw.integers(-127, 128, (size, size), dtype=np.int8), "weights")
+    given = helper.make_tensor_value_info("given", TensorProto.UINT8, [size, size])
+    product = helper.make_tensor_value_info("product", TensorProto.INT32, [size, size])
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["given", "weights"], ["product"])], "peak", [given], [product], [weights]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    inputs = {"given": draw.integers(0, 256, (size, size), dtype=np.uint8)}
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        session.run(None, inputs)
+        times.append(time.perf_counter() - started)
+    return float(size**3 / min(times))
+
+
+def install_bytes() -> int:
+    """Return the bytes that `pip install potstill[serve]` puts into an empty environment, compiled files included."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = Path(folder) / "empty"
+        venv.create(environment)
+        command = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install", "--quiet"]
+        command += ["-c", str(ROOT / "constraints.txt"), f"{ROOT}[serve]"]
+        run_child(command).check_returncode()
+        return sum(file.stat().st_size for file in (environment / "lib").rglob("*") if file.is_file() and not file.is_symlink())
+
+
+def logits_in_plain_batches(bundle: Bundle, texts: Sequence[str], *, batch: int = 32) -> Logits:
+    """Return the int8 graph's logits in padded batches of texts as they come, as a server without our runtime would."""
+    classifier = OnnxClassifier.open(bundle, precision="int8")
+    starts = range(0, len(texts), batch)
+    return np.concatenate([classifier.predict_in_one_batch(texts[start : start + batch]) for start in starts])

@@ -1,0 +1,122 @@
+"""Two result files of one scenario side by side: what changed beyond noise, and whether anything got worse.
+
+Machines and days differ, so what is compared first is each row's ratio to the reference of its own run; only where a
+scenario has none, plain figures. Quality is compared text by text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness.results import read_result_file
+from benchmarks.report.choices import predicted_of
+from distill.errors import PotstillError
+from distill.evaluation.intervals import Bootstrap
+
+Row = Mapping[str, Any]
+
+# Figure of a row, and whether more is better; a ratio to the reference where the scenario has one.
+SPEEDS = {
+    "single-stream": ("p50_ratio", True),
+    "offline": ("rate_ratio", True),
+    "cold-start": ("cold_start_s", False),
+}
+SIZES = {"memory": ("peak_rss_bytes", False)}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One figure of one row in two results.
+
+    Attributes:
+        row: The row's name.
+        figure: The figure's.
+        before: Its value in the first.
+        after: Its value in the second.
+        better_by: Relative change, above 0 where the second is better.
+        beyond_noise: Whether the two intervals, or the paired one, rule out that nothing changed.
+    """
+
+    row: str
+    figure: str
+    before: float
+    after: float
+    better_by: float
+    beyond_noise: bool
+
+    def regression(self, tolerance: float) -> bool:
+        """Whether it got worse beyond noise and past the tolerance."""
+        return self.beyond_noise and self.better_by < -tolerance
+
+
+def compare_files(first: Path, second: Path) -> tuple[list[Change], list[str]]:
+    """Return what both results tell of the same rows, and notes on what could not be compared.
+
+    Raises:
+        PotstillError: One is not whole, was edited, or they are of different scenarios, texts, labels or schemas.
+    """
+    before, after = read_result_file(first), read_result_file(second)
+    for name in ("schema", "scenario", "test_fingerprint", "labels"):
+        if before.get(name) != after.get(name):
+            raise PotstillError(
+                f"{first} and {second} cannot be compared: {name} is {_short(before.get(name))} in the one and "
+                f"{_short(after.get(name))} in the other"
+            )
+    scenario = before["scenario"]
+    if scenario not in SPEEDS | SIZES:
+        raise PotstillError(f"{first} is of the scenario {scenario!r}; compare knows {', '.join(SPEEDS | SIZES)}")
+    return _changes(before, after, scenario)
+
+
+def _changes(before: Mapping[str, Any], after: Mapping[str, Any], scenario: str) -> tuple[list[Change], list[str]]:
+    changes: list[Change] = []
+    notes = [] if _place(before) == _place(after) else ["the two were measured on different machines or versions"]
+    olds, news = ({row["name"]: row for row in result["rows"]} for result in (before, after))
+    for name in [*olds, *(name for name in news if name not in olds)]:
+        old, new = olds.get(name), news.get(name)
+        if old is None or new is None:
+            notes.append(f"{name} is only in the {'second' if old is None else 'first'}")
+            continue
+        if "failed" in old or "failed" in new:
+            gone = "failed" in new and "failed" not in old
+            notes.append(f"{name} was left out in the {'second' if 'failed' in new else 'first'}")
+            changes += [Change(name, "measured", 1.0, 0.0, -1.0, True)] if gone else []
+            continue
+        changes += _quality(old, new, before["truth"])
+        changes += _speed(old, new, scenario)
+    return changes, notes
+
+
+def _quality(old: Row, new: Row, truth: Sequence[int]) -> list[Change]:
+    if old["num_texts"] != new["num_texts"] or old["num_texts"] != len(truth):
+        raise PotstillError(f"{old['name']} answered {old['num_texts']} texts in the one and {new['num_texts']} in the other")
+    bootstrap = Bootstrap(np.asarray(truth, dtype=np.int64), num_labels=max(truth) + 1, num_seeds=1)
+    difference = (bootstrap.macro_f1(predicted_of(new)) - bootstrap.macro_f1(predicted_of(old))).estimate()
+    told = difference.low > 0 or difference.high < 0
+    better = difference.value / old["macro_f1"] if old["macro_f1"] else 0.0
+    return [Change(old["name"], "macro_f1", old["macro_f1"], new["macro_f1"], better, told)]
+
+
+def _speed(old: Row, new: Row, scenario: str) -> list[Change]:
+    name, more_is_better = (SPEEDS | SIZES)[scenario]
+    a, b = old.get(name), new.get(name)
+    if a is None or b is None or old.get("reference") == old["name"]:
+        return []  # of the reference the ratio is 1 in both
+    if not isinstance(a, Mapping):
+        a, b = ({"value": value, "low": value, "high": value} for value in (a, b))
+    better = b["value"] / a["value"] - 1 if more_is_better else a["value"] / b["value"] - 1
+    return [Change(old["name"], name, a["value"], b["value"], better, b["low"] > a["high"] or b["high"] < a["low"])]
+
+
+def _place(result: Mapping[str, Any]) -> Any:
+    return [result["environment"].get(name) for name in ("cpu", "cpus_available", "versions")]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,150 @@
+"""The scenario `int8`: what each way of making an int8 graph changes against fp32, and whether a text's answer is its own.
+
+Times nothing. The texts are training and validation texts, because the way that ships was chosen by these figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from benchmarks.harness.rows import slug_of
+from distill.bundle import Bundle
+from distill.labels import Logits, task_of
+from distill.progress import Reporter
+from distill.scales import MIGRATION, SEVEN_BIT_LIMIT, STEPS, ChannelRange, InputScales, input_scales
+from export.int8.calibration import channel_ranges
+from export.int8.invariance import compare_alone_and_in_batches
+from export.int8.linear import linear_inputs, linear_layers
+from export.int8.quantize import Quantization, quantize
+from export.runtime.sessions import OnnxClassifier
+
+EXACT = 4
+"""Decimals of a mean change of probability that a table shows."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of making the int8 graph.
+
+    Attributes:
+        name: As the table has it.
+        how: What the quantizer is told.
+        migration: SmoothQuant's alpha; None is one scale for all channels of an input.
+    """
+
+    name: str
+    how: Quantization = field(default_factory=Quantization)
+    migration: float | None = MIGRATION
+
+
+WAYS = (
+    Way("dynamic scales, the usual way, per channel", Quantization(activations="dynamic")),
+    Way("fixed, one scale per tensor", migration=None),
+    Way("fixed, balanced with alpha 0.7", migration=0.7),
+    Way("fixed, balanced with alpha 0.8"),
+    Way("fixed, balanced with alpha 0.9", migration=0.9),
+    Way("alpha 0.8, weights of 7 bits", Quantization(weight_limit=SEVEN_BIT_LIMIT)),
+    Way("alpha 0.8, 4-bit embeddings", Quantization(embeddings="int4")),
+    Way("alpha 0.8, fp32 embeddings", Quantization(embeddings="fp32")),
+)
+
+
+def run_int8_ways(
+    bundle: Bundle, *, texts: Sequence[str], calibration: Sequence[str], reporter: Reporter, ways: Sequence[Way] = WAYS
+) -> list[dict[str, Any]]:
+    """Return a row for each way.
+
+    Args:
+        bundle: A classifier with weights.
+        texts: What fp32 and int8 are compared on.
+        calibration: Texts that fixed scales are taken from, at most 400 of them.
+        reporter: Told of progress.
+        ways: Which.
+    """
+    from distill.models.loading import load_bundle
+    from export.graph.fused import write_fused_graph
+
+    fp32 = write_fused_graph(load_bundle(bundle))
+    ranges = channel_ranges(fp32, linear_inputs(fp32), texts=calibration, tokenizer=bundle.tokenizer())
+    exact = OnnxClassifier.of_graph(fp32.SerializeToString(), bundle).predict_logits(texts)
+    rows = []
+    for way in ways:
+        reporter.say(f"int8: {way.name}")
+        graph = quantize(fp32, _scales(fp32, ranges, way), way.how)
+        classifier = OnnxClassifier.of_graph(graph.SerializeToString(), bundle)
+        alone = np.concatenate([classifier.predict_logits([text]) for text in texts])
+        batches = compare_alone_and_in_batches(classifier, texts)
+        rows.append(
+            {
+                "name": way.name,
+                **changes(exact, alone, bundle.manifest.problem_type),
+                "labels_changed_by_batch": batches.labels_changed_by_batch,
+                "probability_change_by_batch": batches.probability_change_by_batch,
+                "num_texts": len(texts),
+                "num_texts_in_batches": batches.num_texts,
+                "graph_bytes": graph.ByteSize(),
+            }
+        )
+    return rows
+
+
+def changes(exact: Logits, found: Logits, problem_type: Any) -> dict[str, float]:
+    """Return how many texts have another top label, and the mean over texts of the largest change of a probability."""
+    one, other = map(task_of(problem_type).probabilities, (exact, found))
+    return {
+        "labels_changed": int((exact.argmax(axis=1) != found.argmax(axis=1)).sum()),
+        "probability_change_mean": float(np.abs(one - other).max(axis=1).mean()),
+    }
+
+
+def int8_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the figures of the scenario from its rows."""
+    names = ("labels_changed", "probability_change_mean", "labels_changed_by_batch", "probability_change_by_batch")
+    return {f"{slug_of(row['name'])}_{name}": row[name] for row in rows for name in names}
+
+
+def int8_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the table as cells: the columns, and a line per way."""
+    columns = ("int8", "labels changed", "mean change", "labels changed by batching", "largest change by batching", "graph MB")
+    return columns, [
+        (
+            row["name"],
+            str(row["labels_changed"]),
+            f"{row['probability_change_mean']:.{EXACT}f}",
+            str(row["labels_changed_by_batch"]),
+            f"{row['probability_change_by_batch']:.3f}",
+            f"{row['graph_bytes'] / 1e6:.1f}",
+        )
+        for row in rows
+    ]
+
+
+def rows_of_movies(path: Path, *, texts: int, reporter: Reporter) -> list[dict[str, Any]]:
+    """Return the rows of a bundle on the movie sentences: so many training texts and all validation texts."""
+    from distill.data import load_splits
+    from distill.settings import DataSettings
+
+    bundle = Bundle.open(path)
+    movies = load_splits(DataSettings(train=("builtin:movies",), test="builtin:movies"), labels=bundle.labels)
+    chosen = [*movies.train.single_texts()[:texts], *movies.validation.single_texts()]
+    return run_int8_ways(bundle, texts=chosen, calibration=movies.validation.single_texts(), reporter=reporter)
+
+
+def _scales(graph: onnx.ModelProto, ranges: Mapping[str, ChannelRange], way: Way) -> dict[str, InputScales]:
+    layers = linear_layers(graph)
+    readers = {name: [each.weights for each in layers if each.input == name] for name in ranges}
+    if way.migration is None:
+        return {name: _one_scale(values) for name, values in ranges.items()}
+    return {name: input_scales(ranges[name], weights, migration=way.migration) for name, weights in readers.items()}
+
+
+def _one_scale(values: ChannelRange) -> InputScales:
+    low, high = min(float(values.low.min()), 0.0), max(float(values.high.max()), 0.0)
+    step = (high - low) / STEPS
+    return InputScales(step=np.full(len(values.low), step, dtype=np.float32), zero_point=int(np.rint(-low / step)))

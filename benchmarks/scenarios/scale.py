@@ -1,0 +1,353 @@
+"""The `scale` scenario: a million rows on one machine, on Ray, through kills, and against the obvious scripts.
+
+Each step keeps its rows in the work folder, so that a run goes on where it was stopped. The steps drive the same functions
+as the command; a child process is measured from outside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.scale.figures import capacity_rows
+from distill.bundle import Bundle
+from distill.classifier import predict
+from distill.data import TextSources
+from distill.machine import available_cpus
+from distill.progress import Reporter
+from distill.settings import TextSettings
+from distill.storage import write_atomically
+from distill.texts import joined
+from export.measure.children import child, run_child
+from export.runtime.sessions import OnnxClassifier
+
+ROOT = Path(__file__).parents[2]
+DOMAINS = ("builtin:movies", "builtin:amazon", "builtin:tweets", "builtin:nyt")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        rows: Rows of the table.
+        pipeline_rows: Of these, rows that the pipeline of the teacher is timed on; its rate does not depend on more.
+        plain_rows: Rows that the plain script is timed on.
+        node_rows: Rows scored with one node and with two.
+        kill_rows: Rows of each run that is killed.
+        kills: Runs that are killed, each once.
+        cores: Processors of a machine in the capacity table.
+        price_per_hour: What such a machine costs there.
+    """
+
+    rows: int = 1_000_000
+    pipeline_rows: int = 4_000
+    plain_rows: int = 40_000
+    node_rows: int = 200_000
+    kill_rows: int = 24_000
+    kills: int = 20
+    cores: int = 16
+    price_per_hour: float = 0.60
+
+
+QUICK = Plan(rows=6_000, pipeline_rows=64, plain_rows=640, node_rows=4_000, kill_rows=4_000, kills=3)
+
+
+def write_corpus(path: Path, count: int, *, seed: int = 0) -> None:
+    """Write a table of `count` rows: the four domains' texts again and again, each time with other seeded noise.
+
+    Shuffled once: the sets differ in length, and steps that take the first rows must take the mixture of all.
+    """
+    texts = list(TextSources(DOMAINS, TextSettings()))
+    draw = np.random.default_rng(seed)
+    draw.shuffle(texts)
+    with pq.ParquetWriter(path, pa.schema([("id", pa.int64()), ("text", pa.string())])) as writer:
+        for start in range(0, count, 50_000):
+            ids = np.arange(start, min(start + 50_000, count))
+            places, kinds = draw.random(len(ids)), draw.integers(0, 3, len(ids))
+            noisy = [_noisy(joined(texts[number % len(texts)]), *how) for number, *how in zip(ids, places, kinds, strict=True)]
+            writer.write_table(pa.table({"id": ids, "text": noisy}))
+
+
+def _noisy(text: str, place: float, kind: int) -> str:
+    """Return the text with a word left out, two exchanged, or one said twice."""
+    words = text.split()
+    where = int(place * len(words))
+    if kind == 0 and len(words) > 1:
+        del words[where]
+    elif kind == 1 and where + 1 < len(words):
+        words[where], words[where + 1] = words[where + 1], words[where]
+    else:
+        words.insert(where, words[where])
+    return " ".join(words)
+
+
+def run_scale(
+    student: Path, teacher: Path, *, work: Path, plan: Plan, reporter: Reporter, only: Sequence[str] = ()
+) -> list[Row] | None:
+    """Run the steps that the work folder has no rows of and return all rows; None while `only` leaves some out."""
+    work.mkdir(parents=True, exist_ok=True)
+    shipped = _shipped(student, work)
+    steps: dict[str, Callable[[], list[Row]]] = {
+        "tables": lambda: _written_tables(work, plan),
+        "runtime": lambda: [runtime_row(shipped, _table(work, plan.rows))],
+        "threads": lambda: [job_row("threads", shipped, _table(work, plan.rows), work)],
+        "ray": lambda: [job_row("ray", shipped, _table(work, plan.rows), work, "--ray", "local")],
+        "same_answers": lambda: [_same_bytes(work), labels_row(shipped, _table(work, plan.rows), work / "out-threads")],
+        "nodes": lambda: _node_rows(shipped, _table(work, plan.node_rows), work),
+        "kills": lambda: _kill_rows(shipped, _table(work, plan.kill_rows), work, plan.kills),
+        "pipeline": lambda: [script_row("pipeline", _table(work, plan.pipeline_rows), teacher)],
+        "plain_ort": lambda: [script_row("plain_ort", _table(work, plan.plain_rows), student, _stock_graph(student, work))],
+    }
+    rows: list[Row] = []
+    for name, step in steps.items():
+        kept = work / f"{name}.json"
+        if only and name not in only and not kept.is_file():
+            continue
+        if not kept.is_file():
+            reporter.say(f"scale: {name}")
+            write_atomically(kept, json.dumps(step()))
+        rows += json.loads(kept.read_text())
+    if any(not (work / f"{name}.json").is_file() for name in steps):
+        return None
+    return [*rows, *capacity_rows(rows, cores=plan.cores, price_per_hour=plan.price_per_hour)]
+
+
+def runtime_row(bundle: Path, table: Path, *, rounds: int = 5, texts: int = 20_000) -> Row:
+    """Time the runtime alone on texts in memory; the best round is what streaming is compared with."""
+    classifier = OnnxClassifier.open(bundle)
+    sample = pq.read_table(table, columns=["text"]).column("text").slice(0, texts).to_pylist()
+    classifier.predict_logits(sample[:2_000])
+    rates = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        for start in range(0, len(sample), 2_000):
+            classifier.predict_logits(sample[start : start + 2_000])
+        rates.append(len(sample) / (time.perf_counter() - started))
+    return {"kind": "rate", "name": "runtime", "texts_per_second": max(rates), "rounds": rates, "threads": available_cpus()}
+
+
+def job_row(name: str, bundle: Path, table: Path, work: Path, *more: str) -> Row:
+    """Run the command on a table in a process of its own, from nothing, and return what it said and took."""
+    out = work / f"out-{name}"
+    shutil.rmtree(out, ignore_errors=True)
+    with child(
+        [*_command(bundle, table, out), *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        started, peak = time.perf_counter(), 0
+        while process.poll() is None:
+            peak = max(peak, _peak_of(process.pid))
+            time.sleep(0.2)
+        seconds = time.perf_counter() - started
+        said = json.loads((process.stdout.read() if process.stdout else "").splitlines()[-1])
+    return {
+        "kind": "rate",
+        "name": name,
+        "num_rows": said["num_rows"],
+        "seconds": said["seconds"],
+        "process_seconds": seconds,
+        "rows_per_second": said["num_rows"] / said["seconds"],
+        "peak_rss_bytes": peak,
+        "threads": available_cpus(),
+        "labels": said["labels"],
+        "digest": digest_of(out),
+    }
+
+
+def script_row(kind: str, table: Path, bundle: Path, *graph: Path) -> Row:
+    """Time one of the obvious scripts on a table."""
+    command = [sys.executable, "-m", "benchmarks.scale.scripts", kind, str(table), str(bundle), str(available_cpus())]
+    done = run_child([*command, *map(str, graph)], cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    done.check_returncode()
+    said = json.loads(done.stdout.splitlines()[-1])
+    return {
+        "kind": "rate",
+        "name": kind,
+        "threads": available_cpus(),
+        "rows_per_second": said["num_rows"] / said["seconds"],
+        **said,
+    }
+
+
+def digest_of(folder: Path) -> str:
+    """Return one digest of all files of an output and their names."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = (f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _same_bytes(work: Path) -> Row:
+    digests = [json.loads((work / f"{name}.json").read_text())[0]["digest"] for name in ("threads", "ray")]
+    return {"kind": "check", "name": "ray writes the bytes of one machine", "holds": digests[0] == digests[1]}
+
+
+def labels_row(bundle: Path, table: Path, out: Path, *, texts: int = 20_000) -> Row:
+    """Compare the labels in an output's first rows with those that `predict` gives the same texts."""
+    given = pq.read_table(out, columns=["id", "label"]).slice(0, texts)
+    asked = pq.read_table(table).slice(0, len(given))
+    answers = predict(OnnxClassifier.open(bundle), asked.column("text").to_pylist())
+    holds = given.column("id").equals(asked.column("id")) and given.column("label").to_pylist() == [
+        answer.label for answer in answers
+    ]
+    return {"kind": "check", "name": "the labels are those of predict", "num_rows": len(given), "holds": holds}
+
+
+def _written_tables(work: Path, plan: Plan) -> list[Row]:
+    for rows in (plan.rows, plan.node_rows, plan.kill_rows, plan.pipeline_rows, plan.plain_rows):
+        _table(work, rows)
+    return []
+
+
+def _command(bundle: Path, table: Path, out: Path) -> list[str]:
+    command = [sys.executable, "-m", "distill", "score", str(bundle), "--input", str(table), "--output", str(out)]
+    return [*command, "--key", "id", "--json"]
+
+
+def _table(work: Path, rows: int) -> Path:
+    path = work / f"rows-{rows}.parquet"
+    if not path.is_file():
+        beside = path.with_suffix(".tmp")
+        write_corpus(beside, rows)
+        beside.replace(path)
+    return path
+
+
+def _shipped(student: Path, work: Path) -> Path:
+    """Copy what a serving machine has: no PyTorch weights."""
+    from export.pipeline import strip
+
+    folder = work / "student"
+    if not folder.is_dir():
+        beside = work / "student.tmp"
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(student, beside)
+        strip(Bundle.open(beside))
+        beside.rename(folder)
+    return folder
+
+
+def _stock_graph(student: Path, work: Path) -> Path:
+    from benchmarks.harness.weights import write_portable
+    from benchmarks.peers.stock import open_peer
+    from export.measure.protocol import Job
+
+    write_portable(student, work / "peers")
+    folder = work / "peers" / "stock"
+    folder.mkdir(exist_ok=True)
+    open_peer(Job(student, folder, available_cpus(), (), Bundle.open(student).manifest.max_length))
+    return folder / "quantized.onnx"
+
+
+def _peak_of(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return max((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), default=0)
+
+
+@contextmanager
+def _cluster(nodes: int) -> Iterator[Any]:
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        for _ in range(nodes - 1):
+            cluster.add_node(num_cpus=1)
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def _engine_seconds() -> float:
+    """Return the processor time of Ray's own processes of this cluster so far."""
+    import psutil
+
+    own = 0.0
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.name() in ("raylet", "gcs_server") or "/ray/" in " ".join(process.cmdline()[:3]):
+                times = process.cpu_times()
+                own += times.user + times.system
+        except psutil.Error:
+            continue
+    return own
+
+
+def _node_rows(bundle: Path, table: Path, work: Path) -> list[Row]:
+    rows = []
+    for nodes in (1, 2):
+        with _cluster(nodes) as cluster:
+            before = _engine_seconds()
+            row = job_row(f"{nodes} node{'s' if nodes > 1 else ''}", bundle, table, work, "--ray", cluster.address)
+            rows.append({**row, "engine_processor_seconds": _engine_seconds() - before})
+    return rows
+
+
+def _kill_rows(bundle: Path, table: Path, work: Path, kills: int) -> list[Row]:
+    """Kill a worker, the driver or a node at a random moment of each run, and run the command until it is done."""
+    job_row("unbroken", bundle, table, work, "--part-rows", "512")
+    wanted = digest_of(work / "out-unbroken")
+    draw, rows = random.Random(0), []  # noqa: S311  (moments, not secrets)
+    with _cluster(1) as cluster:
+        node = cluster.add_node(num_cpus=1)
+        for number in range(kills):
+            victim = ("worker", "driver", "node")[number % 3]
+            out = work / "out-kill"
+            shutil.rmtree(out, ignore_errors=True)
+            command = [*_command(bundle, table, out), "--part-rows", "512", "--ray", cluster.address]
+            total = -(-pq.read_metadata(table).num_rows // 512)
+            after = draw.randrange(1, total - 4)
+            runs, killed, node = _run_and_kill(command, victim, out, after=after, cluster=cluster, node=node)
+            lossless = killed and digest_of(out) == wanted
+            rows.append({"kind": "kill", "victim": victim, "after_parts": after, "runs": runs, "lossless": lossless})
+    return rows
+
+
+def _run_and_kill(command: list[str], victim: str, out: Path, *, after: int, cluster: Any, node: Any) -> tuple[int, bool, Any]:
+    """Return how many runs it took, whether the victim was there to be killed, and the node beside the head."""
+    killed = False
+    for runs in range(1, 6):
+        with child(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None:
+                if not killed and len(list(out.glob("part-*"))) >= after:
+                    killed = victim != "worker" or _kill_a_worker()
+                    if victim == "driver":
+                        process.kill()
+                    elif victim == "node":
+                        cluster.remove_node(node, allow_graceful=False)
+                        node = cluster.add_node(num_cpus=1)
+                time.sleep(0.02)
+        if process.returncode == 0:
+            return runs, killed, node
+    return runs, killed, node
+
+
+def _kill_a_worker() -> bool:
+    """Kill an actor of a cluster that this process started; return whether there was one yet."""
+    import psutil
+
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any("MapWorker" in part for part in process.cmdline()):
+                process.kill()
+                return True
+    return False

@@ -1,0 +1,198 @@
+"""The scenario `server`: the highest rate of single texts that a server takes while its 99th percentile keeps a bound.
+
+Open loop, Poisson: a slow moment delays what comes after it, and latency counts from when a request was due. The rate is
+found by bisection; each probe has the answers that a 99th percentile needs. Each search is done twice, the rows in the
+opposite order, and the lower rate counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from pydantic import Field
+
+from benchmarks.harness.candidates import Candidate
+from benchmarks.harness.rows import failed_row, quality_part, slug_of
+from benchmarks.peers.servers import SERVERS
+from benchmarks.peers.servers.protocol import ServerPeer
+from benchmarks.serving.comparing import labels_of, requests_for
+from benchmarks.serving.generator import Load
+from benchmarks.serving.load import Samples, run
+from benchmarks.serving.servers import started
+from distill.data import Dataset
+from distill.errors import PotstillError, SettingsError
+from distill.progress import Reporter
+from distill.settings import Settings
+from export.measure.circumstances import Watch
+from export.measure.latency import MIN_SAMPLES_P99
+from export.measure.workers import PeerError
+
+SEARCHES = 2
+LOOPBACK = {"127.0.0.1", "localhost"}
+
+
+class RateSettings(Settings):
+    """How the highest rate is looked for."""
+
+    bound_ms: float = Field(25.0, gt=0, description="99 of 100 answers must come within this, from when they were due")
+    probe_s: float = Field(4.0, gt=0, description="seconds of a probe at least; it lasts until it has answers enough")
+    steps: int = Field(6, ge=1, description="halvings of the bracket")
+    connections: int = Field(64, ge=1, description="connections kept open")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a server did at one rate."""
+
+    rate: float
+    p99_ms: float | None
+    lost: int
+    keeps: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a row keeps it."""
+        return {"rate": round(self.rate, 1), "p99_ms": self.p99_ms, "lost": self.lost, "keeps": self.keeps}
+
+
+def highest_rate(ask: Callable[[float], Probe], *, least: float, most: float, steps: int) -> tuple[float | None, list[Probe]]:
+    """Return the highest rate that keeps the bound, and all probes; None where not even the least does.
+
+    Args:
+        ask: From a rate to what the server did at it.
+        least: Where the search begins.
+        most: A rate that is too much or the highest that counts.
+        steps: Halvings, on the scale of logarithms.
+    """
+    probes = [ask(most)]
+    if probes[-1].keeps:
+        return most, probes
+    probes.append(ask(least))
+    if not probes[-1].keeps:
+        return None, probes
+    low, high = least, most
+    for _ in range(steps):
+        middle = float(np.sqrt(low * high))
+        probes.append(ask(middle))
+        low, high = (middle, high) if probes[-1].keeps else (low, middle)
+    return low, probes
+
+
+def run_rate_search(
+    candidates: Sequence[Candidate], test: Dataset, settings: RateSettings, *, reporter: Reporter
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Measure and return the rows, one per candidate in their order, and the session.
+
+    Args:
+        candidates: Bundles, served by `potstill serve`, and addresses on this machine.
+        test: Labelled texts.
+        settings: Bound, probes, connections.
+        reporter: Told of progress.
+    """
+    watch = Watch()
+    found: dict[str, list[dict[str, Any]]] = {candidate.name: [] for candidate in candidates}
+    failed: dict[str, str] = {}
+    with reporter.task("server", SEARCHES * len(candidates)) as advance:
+        for number in range(SEARCHES):
+            for candidate in candidates if number % 2 == 0 else candidates[::-1]:
+                if candidate.name not in failed:
+                    try:
+                        found[candidate.name].append(_search(candidate, test, settings, seed=number))
+                    except (PeerError, PotstillError, ValueError, OSError) as exc:
+                        failed[candidate.name] = str(exc)
+                        reporter.say(f"{candidate.name} is left out: {exc}")
+                advance(1)
+    session = watch.session()
+    rows = [
+        failed_row(each, failed[each.name]) if each.name in failed else _row(each, found[each.name], test)
+        for each in candidates
+    ]
+    return rows, [session.to_json()]
+
+
+def rate_figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return the highest rate of each row; one that failed or keeps the bound at no rate has none."""
+    return {
+        f"{slug_of(row['name'])}_requests_per_second": row["requests_per_second"]
+        for row in rows
+        if row.get("requests_per_second") is not None
+    }
+
+
+def _search(candidate: Candidate, test: Dataset, settings: RateSettings, *, seed: int) -> dict[str, Any]:
+    peer = SERVERS["potstill"]
+    with _reachable(candidate, peer) as (port, path):
+        requests = tuple(
+            each.replace(b" /predict ", f" {path} ".encode(), 1) for each in requests_for(peer, test.single_texts())
+        )
+
+        def load(**more: Any) -> Samples:
+            return run(Load(port=port, requests=requests, seed=seed, connections=settings.connections, **more))
+
+        whole = load(seconds=600.0, most=len(requests))  # a closed loop over every text once: the answers, and the limit
+
+        if not whole.count(200):
+            raise PotstillError(f"it answered none of {len(requests)} requests as it should: {whole.statuses()}")
+
+        def ask(rate: float) -> Probe:
+            samples = load(seconds=max(settings.probe_s, 1.1 * MIN_SAMPLES_P99 / rate), rate=rate)
+            p99_ms = samples.latency()["p99_ms"]
+            answered = samples.count(200) == len(samples.status)
+            keeps = answered and p99_ms is not None and p99_ms <= settings.bound_ms
+            return Probe(rate, p99_ms, len(samples.status) - samples.count(200), keeps)
+
+        limit = whole.requests_per_second
+        highest, probes = highest_rate(ask, least=limit / 16, most=limit, steps=settings.steps)
+    labels = labels_of(peer, whole)[: len(test)]
+    return {"highest": highest, "probes": [probe.to_json() for probe in probes], "labels": labels, "closed_loop": limit}
+
+
+@contextmanager
+def _reachable(candidate: Candidate, peer: ServerPeer) -> Iterator[tuple[int, str]]:
+    """Yield port and path of a server: ours started on a bundle, or one that stands already."""
+    if candidate.kind == "url":
+        parts = urlsplit(candidate.options["url"])
+        if parts.hostname not in LOOPBACK or parts.port is None:
+            raise SettingsError(f"{candidate.options['url']}: the load generator asks servers on 127.0.0.1, with a port")
+        yield parts.port, parts.path or "/"
+        return
+    if candidate.kind != "bundle" or candidate.options.get("form") == "pytorch":
+        raise SettingsError(f"{candidate.name} is no server; give --url, or a bundle with a graph")
+    with started(peer, candidate.bundle, {}, arguments=("--precision", str(candidate.precision))) as server:
+        yield server.port, peer.path
+
+
+def _row(candidate: Candidate, searches: Sequence[dict[str, Any]], test: Dataset) -> dict[str, Any]:
+    rates = [search["highest"] for search in searches]
+    column = {label: place for place, label in enumerate(test.labels)}
+    # What was not answered, or with a strange label, counts as the wrong one.
+    given = [column.get(label, -1) for label in searches[0]["labels"]]
+    chosen = [
+        place if place >= 0 else (int(true) + 1) % len(test.labels) for place, true in zip(given, test.label_ids, strict=True)
+    ]
+    logits = np.eye(len(test.labels), dtype=np.float32)[chosen]
+    try:
+        quality = quality_part(logits, test, texts=len(test), gives="labels", reference=None, seed=0)
+    except PotstillError as exc:
+        return failed_row(candidate, str(exc))
+    known = [rate for rate in rates if rate is not None]
+    return {
+        "name": candidate.name,
+        "kind": candidate.kind,
+        "precision": candidate.precision,
+        "settings": dict(candidate.options) if candidate.kind == "url" else {"server": "potstill serve"},
+        "source": "benchmarks/serving",
+        "size_bytes": None,
+        "identity": dict(candidate.identity),
+        "marks": [] if len(known) == len(rates) else ["late: at no rate did 99 of 100 answers keep the bound in every search"],
+        **quality,
+        "unanswered": given.count(-1),
+        "requests_per_second": min(known) if len(known) == len(rates) else None,
+        "requests_per_second_searches": rates,
+        "closed_loop_requests_per_second": [search["closed_loop"] for search in searches],
+        "probes": [search["probes"] for search in searches],
+    }
