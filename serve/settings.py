@@ -95,7 +95,9 @@ class LogSettings(Settings, heading="Logging"):
     log_requests: bool = Field(False, description="log method, path, status, duration, client and request id of each request")
     log_format: Literal["text", "json"] = Field("text", description="with --log-requests, a line of text or a JSON object")
     log_texts: bool = Field(False, description="with --log-requests, also log the texts")
-    telemetry: bool = Field(False, description="export OpenTelemetry traces, configured by OTEL_* (extra: telemetry)")
+    telemetry: bool = Field(
+        False, description="export OpenTelemetry traces and request durations, configured by OTEL_* (extra: telemetry)"
+    )
 
 
 class ServeSettings(LogSettings, AccessSettings, NetworkSettings, LimitSettings, heading="Running"):
@@ -106,6 +108,12 @@ class ServeSettings(LogSettings, AccessSettings, NetworkSettings, LimitSettings,
     )
     max_batch_tokens: int = Field(
         128, ge=8, description="maximum tokens of a batch of several texts, estimated from characters"
+    )
+    batch_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        description="seconds that a batch may take; beyond it, its requests get 503 and another thread takes the place of the "
+        "one that hangs",
     )
     fallback: Path | None = Field(
         None, description="larger bundle with an ONNX graph, asked when the served student is not sure (cascade)"

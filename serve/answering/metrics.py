@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from distill.errors import requires
+from serve.answering.queue import Computed
 
 with requires("serving"):
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -22,6 +23,8 @@ class Metrics:
         registry: Further metrics may be registered here.
         queue: Texts in the queue, by model.
         idle: Idle worker threads, by model.
+        answering: Whether worker threads answer, by model.
+        replaced: Worker threads that hung or died, by model.
         cut: Texts cut to `max_length`, by model.
         reloads: Reloads, by model and result.
     """
@@ -29,18 +32,26 @@ class Metrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         self._requests = Counter(
-            "potstill_requests", "Requests by protocol and status", ["protocol", "status"], registry=registry
+            "potstill_requests", "Requests by protocol, model and status", ["protocol", "model", "status"], registry=registry
         )
         self._seconds = Histogram(
-            "potstill_request_seconds", "From head to answer", ["protocol"], buckets=SECONDS, registry=registry
+            "potstill_request_seconds", "From head to answer", ["protocol", "model"], buckets=SECONDS, registry=registry
         )
         self._texts = Counter("potstill_texts", "Texts computed", ["model"], registry=registry)
+        self._tokens = Counter("potstill_tokens", "Tokens computed", ["model"], registry=registry)
+        self._waits = Histogram(
+            "potstill_queue_seconds", "Time of a request in the queue", ["model"], buckets=SECONDS, registry=registry
+        )
         self._batch_texts = Histogram("potstill_batch_texts", "Texts in a batch", ["model"], buckets=TEXTS, registry=registry)
         self._batch_seconds = Histogram(
             "potstill_batch_seconds", "Tokenizing and computing a batch", ["model"], buckets=SECONDS, registry=registry
         )
         self.queue = Gauge("potstill_queue_texts", "Texts in the queue", ["model"], registry=registry)
         self.idle = Gauge("potstill_idle_threads", "Idle worker threads", ["model"], registry=registry)
+        self.answering = Gauge(
+            "potstill_answering", "1 if a worker thread computes or is idle, 0 if all hang", ["model"], registry=registry
+        )
+        self.replaced = Counter("potstill_replaced_threads", "Worker threads that hung or died", ["model"], registry=registry)
         self.cut = Counter("potstill_truncated_texts", "Texts cut to max_length", ["model"], registry=registry)
         self._cache = Counter("potstill_cache", "Cache look-ups of texts", ["model", "result"], registry=registry)
         self._cache_rate = Gauge(
@@ -50,16 +61,19 @@ class Metrics:
         self._looked_up: dict[str, list[int]] = {}
         self._at: Callable[..., Any] = cache(lambda metric, *labels: metric.labels(*labels))  # `labels` formats and locks
 
-    def count_request(self, protocol: str, status: int, seconds: float) -> None:
-        """Count an answered request."""
-        self._at(self._requests, protocol, status).inc()
-        self._at(self._seconds, protocol).observe(seconds)
+    def count_request(self, protocol: str, model: str, status: int, seconds: float) -> None:
+        """Count an answered request; `model` is empty where it names none."""
+        self._at(self._requests, protocol, model, status).inc()
+        self._at(self._seconds, protocol, model).observe(seconds)
 
-    def count_batch(self, model: str, texts: int, seconds: float) -> None:
+    def count_batch(self, model: str, batch: Computed) -> None:
         """Count a batch that was computed."""
-        self._at(self._texts, model).inc(texts)
-        self._at(self._batch_texts, model).observe(texts)
-        self._at(self._batch_seconds, model).observe(seconds)
+        self._at(self._texts, model).inc(batch.texts)
+        self._at(self._tokens, model).inc(batch.tokens)
+        self._at(self._batch_texts, model).observe(batch.texts)
+        self._at(self._batch_seconds, model).observe(batch.seconds)
+        for wait_s in batch.waits_s:
+            self._at(self._waits, model).observe(wait_s)
 
     def count_cache(self, model: str, *, hits: int, misses: int) -> None:
         """Count cache look-ups."""

@@ -99,10 +99,18 @@ class Model:
             threads=threads,
             max_queue=self.limits.max_queue,
             max_batch_tokens=settings.max_batch_tokens,
+            timeout_s=settings.batch_timeout_s,
             on_batch=partial(metrics.count_batch, self.name),
+            on_replaced=metrics.replaced.labels(self.name).inc,
         )
+        metrics.answering.labels(self.name).set_function(lambda: self.batcher.is_answering)
         metrics.queue.labels(self.name).set_function(lambda: self.batcher.admission.waiting_texts)
         metrics.idle.labels(self.name).set_function(lambda: self.batcher.idle_threads)
+
+    def require_answering(self) -> None:
+        """Refuse what would wait for workers that hang."""
+        if not self.batcher.is_answering:
+            raise Refusal(Reason.NOT_READY, "the model does not answer", retry_after_s=1)
 
     def require_acceptable(self, texts: Sequence[TextInput]) -> None:
         """Refuse too many, too long and empty texts."""

@@ -1,12 +1,14 @@
 """Micro-batching: requests that wait while the engine is busy are answered together.
 
 Knows nothing of HTTP or ONNX. Requests wait in a bounded queue; idle threads take batches from it at once, so no request
-is delayed to form a batch. Large requests are taken in portions, in turn with the others.
+is delayed to form a batch. Large requests are taken in portions, in turn with the others. A batch that takes too long is
+given up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -19,7 +21,10 @@ from typing import NamedTuple, cast
 from distill.classifier import TextInput
 from serve.answering.admission import Admission
 from serve.answering.engine import Engine, RowAnswer
+from serve.answering.workers import Crew, Worker
 from serve.errors import Reason, Refusal
+
+logger = logging.getLogger(__name__)
 
 CHARS_PER_TOKEN = 4
 """In plain English; only used to form batches, the runtime counts exactly."""
@@ -40,6 +45,7 @@ class Pending:
         is_wanted: Returns whether the client still waits.
         answers: Answers so far, in the order of the texts.
         missing: Texts without an answer.
+        since: `time.perf_counter()` when it entered the queue.
         taken: Texts already taken into a batch.
     """
 
@@ -50,6 +56,7 @@ class Pending:
     is_wanted: Callable[[], bool]
     answers: list[RowAnswer | None]
     missing: int
+    since: float
     taken: int = 0
 
 
@@ -62,6 +69,22 @@ class Portion(NamedTuple):
     tokens: int
 
 
+class Computed(NamedTuple):
+    """What a batch was and took.
+
+    Attributes:
+        texts: How many.
+        tokens: How many, estimated.
+        seconds: To tokenize and compute it.
+        waits_s: How long each request waited in the queue whose first texts are in it.
+    """
+
+    texts: int
+    tokens: int
+    seconds: float
+    waits_s: Sequence[float]
+
+
 class Batcher:
     """A bounded queue and the threads that empty it."""
 
@@ -71,7 +94,9 @@ class Batcher:
         threads: int,
         max_queue: int,
         max_batch_tokens: int,
-        on_batch: Callable[[int, float], object] = lambda *_: None,
+        timeout_s: float = 10.0,
+        on_batch: Callable[[Computed], object] = lambda _: None,
+        on_replaced: Callable[[], object] = lambda: None,
     ) -> None:
         """Start the threads.
 
@@ -79,7 +104,9 @@ class Batcher:
             threads: Batches computed at once.
             max_queue: Texts that may wait.
             max_batch_tokens: Estimated tokens of a batch.
-            on_batch: Receives the texts and seconds of each batch, in the thread that computed it.
+            timeout_s: Longest time that a batch may take; its thread is replaced then.
+            on_batch: Receives what each batch was and took, in the thread that computed it.
+            on_replaced: Called for each thread that is replaced.
         """
         self.admission = Admission(threads=threads, max_queue=max_queue)
         self.idle_threads = 0
@@ -89,9 +116,14 @@ class Batcher:
         self._ready = threading.Condition(threading.Lock())
         self._closed = False
         self._will_wake = False
-        self._threads = [threading.Thread(target=self._work, name=f"potstill-{n}", daemon=True) for n in range(threads)]
-        for thread in self._threads:
-            thread.start()
+        self._crew: Crew[list[Portion]] = Crew(
+            self._work, threads=threads, limit_s=timeout_s, on_lost=_give_up, on_replaced=on_replaced
+        )
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a thread is there that computes; False when all of them hang."""
+        return self._crew.is_answering
 
     async def submit(
         self, texts: Sequence[TextInput], engine: Engine, *, deadline_s: float, is_wanted: Callable[[], bool] = lambda: True
@@ -110,7 +142,7 @@ class Batcher:
         loop, count = asyncio.get_running_loop(), len(texts)
         costs = [_estimated_tokens(text, engine.max_length) for text in texts]
         self.admission.refuse_if_full(count, tokens=sum(costs), deadline_s=deadline_s)
-        request = Pending(texts, engine, loop.create_future(), costs, is_wanted, [None] * count, count)
+        request = Pending(texts, engine, loop.create_future(), costs, is_wanted, [None] * count, count, time.perf_counter())
         timer = loop.call_later(deadline_s, _expire, request.future)  # costs less than `asyncio.timeout`
         with self._ready:
             self._waiting.append(request)
@@ -131,8 +163,7 @@ class Batcher:
         with self._ready:
             self._closed = True
             self._ready.notify_all()
-        for thread in self._threads:
-            thread.join()
+        self._crew.close()
 
     def _wake(self) -> None:
         """Wake one thread for all requests that the event loop read in one turn: they form one batch."""
@@ -140,15 +171,21 @@ class Batcher:
         with self._ready:
             self._ready.notify()
 
-    def _work(self) -> None:
-        while batch := self._next_batch():
+    def _work(self, worker: Worker[list[Portion]]) -> None:
+        while not worker.is_replaced and (batch := self._next_batch()):
+            worker.begin(batch)
             started = time.perf_counter()
             answers = _answered(batch)
-            seconds = time.perf_counter() - started
-            texts = sum(portion.stop - portion.start for portion in batch)
-            self.admission.learn(texts, sum(portion.tokens for portion in batch), seconds)
-            self._on_batch(texts, seconds)
+            if not worker.is_given_up:
+                self._record(batch, started, time.perf_counter() - started)
             _hand_over(batch, answers)
+            worker.end()
+
+    def _record(self, batch: list[Portion], started: float, seconds: float) -> None:
+        texts, tokens = sum(portion.stop - portion.start for portion in batch), sum(portion.tokens for portion in batch)
+        self.admission.learn(texts, tokens, seconds)
+        waits_s = [started - request.since for request, start, *_ in batch if not start]
+        self._on_batch(Computed(texts, tokens, seconds, waits_s))
 
     def _next_batch(self) -> list[Portion]:
         """Wait for work and return a batch for one engine; empty when closed."""
@@ -216,9 +253,20 @@ def _answered(batch: list[Portion]) -> list[list[RowAnswer] | Exception]:
     texts = [text for request, start, stop, _ in batch for text in request.texts[start:stop]]
     try:
         answers = iter(batch[0].request.engine.answer(texts))
-    except Exception as exc:  # noqa: BLE001  # an error belongs to a request; the thread must go on
-        return [exc] if len(batch) == 1 else [_answered([portion])[0] for portion in batch]
+    except BaseException as exc:  # an error belongs to a request; the thread must go on
+        if len(batch) > 1:
+            return [_answered([portion])[0] for portion in batch]
+        if isinstance(exc, Exception):
+            return [exc]
+        # A panic of a native library is no Exception, and would end the thread and the task that waits for the answer.
+        logger.exception("computing a batch failed in a native library")
+        return [Refusal(Reason.NOT_READY, "computing the answer failed")]
     return [list(islice(answers, portion.stop - portion.start)) for portion in batch]
+
+
+def _give_up(batch: list[Portion]) -> None:
+    """Refuse the requests of a batch that takes too long or whose thread died."""
+    _hand_over(batch, [Refusal(Reason.NOT_READY, "computing the answer took too long", retry_after_s=1)] * len(batch))
 
 
 def _hand_over(batch: list[Portion], answers: Sequence[list[RowAnswer] | Exception]) -> None:

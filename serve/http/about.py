@@ -35,7 +35,6 @@ def fixed_replies(root_path: str) -> dict[str, Reply]:
     """Return the replies that never change, by what their route does."""
     document = openapi.document(ROUTES, root_path=root_path)
     return {
-        "live": json_reply({"live": True}),
         "server_metadata": json_reply(
             {"name": "potstill", "version": version("potstill"), "extensions": ["binary_tensor_data"]}
         ),

@@ -126,8 +126,8 @@ class App:
         by_method = find(path) if len(path) <= MAX_PATH_CHARS else {}
         found = by_method.get("GET" if method == "HEAD" else method)
         dialect = (found or next(iter(by_method.values()), _NOWHERE)).route.dialect
-        client = client_of(peer, headers.get(b"x-forwarded-for"), self._proxies)
-        call = Call(self._request_id(headers), method, path, headers, client, time.monotonic(), found, dialect)
+        address = client_of(peer, headers.get(b"x-forwarded-for"), self._proxies)
+        call = Call(self._request_id(headers), method, path, headers, address, address, time.monotonic(), found, dialect)
         try:
             self._admit(call, by_method)
         except Refusal as refusal:
@@ -151,6 +151,7 @@ class App:
             if call.found.route.does == "infer":
                 model = call.model = self._model(call.found.name, call.found.version)
                 call.deadline_s = deadline_of(call.headers, model.limits.deadline_ms)
+                model.require_answering()
                 model.batcher.admission.let_in(deadline_s=call.deadline_s)
 
     async def answer(self, call: Call, body: bytes, is_wanted: Callable[[], bool] = lambda: True) -> Reply:
@@ -171,7 +172,7 @@ class App:
         call.reply = reply
         protocol = call.dialect.name if call.found and call.found.route.does == "infer" else "other"
         seconds = time.monotonic() - call.began
-        self.metrics.count_request(protocol, reply.status, seconds)
+        self.metrics.count_request(protocol, call.model.name if call.model else "", reply.status, seconds)
         if self.settings.log_requests:
             self._log.write(call, reply.status, seconds)
         return reply
@@ -196,10 +197,16 @@ class App:
             case "reload":
                 return await self._reload(body)
             case "ready":
-                self._model(found.name, found.version)
                 if self.is_draining:
                     raise Refusal(Reason.NOT_READY, "the server is shutting down")
+                named = self._model(found.name, found.version)
+                for model in (named,) if found.name else self.models.values():
+                    model.require_answering()
                 return json_reply({"ready": True})
+            case "live":
+                for model in self.models.values():
+                    model.require_answering()
+                return json_reply({"live": True})
             case "model_metadata":
                 return json_reply(metadata(self._model(found.name, found.version)))
             case "info":

@@ -23,6 +23,7 @@ class Call:
         method: HTTP method.
         path: Decoded path, without the query and without the root path.
         headers: Lower-case names; the last of several with one name.
+        address: The client's address, which a trusted proxy may name; empty for a unix socket.
         client: Who asks, for fairness and the log: a token's place in its list, or an address.
         began: `time.monotonic()` when the head was complete.
         found: The route; None when there is none for path and method.
@@ -36,6 +37,7 @@ class Call:
     method: str
     path: str
     headers: Headers
+    address: str
     client: str
     began: float
     found: Found | None

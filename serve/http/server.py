@@ -178,9 +178,10 @@ def run(app: App, settings: ServeSettings) -> int:
     freeze_garbage_collection()
     wrapped = None
     if settings.telemetry:
-        from serve.http.tracing import Traced, tracer_from_environment
+        from serve.http.tracing import Traced, exporters
 
-        wrapped = Traced(app, tracer_from_environment())
+        tracers, meters = exporters()
+        wrapped = Traced(app, tracers.get_tracer("potstill"), None if meters is None else meters.get_meter("potstill"))
     server = Server(app, settings, wrapped=wrapped)
     server.run()
     if not server.force_exit:

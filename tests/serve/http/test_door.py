@@ -71,7 +71,9 @@ def test_a_full_queue_refuses_on_the_head_alone_and_the_connection_goes_on(full:
         assert {"date", "content-type"} <= refused.headers.keys()
         client.sendall(BODY + b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert read(client).json == {"live": True}
-    assert 'potstill_requests_total{protocol="tei",status="429"} 1.0' in server.ask("GET", "/metrics").body.decode()
+    assert (
+        'potstill_requests_total{model="tiny",protocol="tei",status="429"} 1.0' in server.ask("GET", "/metrics").body.decode()
+    )
 
 
 def test_refused_requests_that_come_pipelined_are_answered_in_order(full: Callable[..., Running]) -> None:

@@ -116,8 +116,8 @@ def test_metrics_count_requests_and_texts(server: Running) -> None:
     server.post("/", {"inputs": TEXTS})
     server.post("/predict", {"inputs": 1})
     text = server.ask("GET", "/metrics").body.decode()
-    assert 'potstill_requests_total{protocol="huggingface",status="200"} 1.0' in text
-    assert 'potstill_requests_total{protocol="tei",status="422"} 1.0' in text
+    assert 'potstill_requests_total{model="tiny",protocol="huggingface",status="200"} 1.0' in text
+    assert 'potstill_requests_total{model="tiny",protocol="tei",status="422"} 1.0' in text
     assert 'potstill_texts_total{model="tiny"} 3.0' in text
     assert 'potstill_queue_texts{model="tiny"} 0.0' in text
 
