@@ -36,7 +36,7 @@ def select(
     *,
     candidates: Annotated[
         tuple[str, ...],
-        Parameter(group=GROUPS["Data"], help="encoders to rank: folders, bundles, hub ids or builtin:minilm"),
+        Parameter(group=GROUPS["Data"], help="encoders to rank: folders, bundles, hub ids, builtin:minilm or builtin:mpnet"),
     ] = (BUILTIN_MINILM,),
     data: Data = DataSettings(),
     settings: Annotated[SelectSettings, Flat] = SelectSettings(),
@@ -82,7 +82,8 @@ def teacher(
     out: BundleOut,
     data: Data = DataSettings(),
     model: Annotated[
-        str, Parameter(group=GROUPS["Teacher"], help="encoder to fine-tune: a folder, a hub id or builtin:minilm")
+        str,
+        Parameter(group=GROUPS["Teacher"], help="encoder to fine-tune: a folder, a hub id, builtin:minilm or builtin:mpnet"),
     ] = BUILTIN_MINILM,
     origin: Annotated[OriginSettings, Flat] = OriginSettings(),
     settings: Annotated[TeacherSettings, Flat] = TeacherSettings(),

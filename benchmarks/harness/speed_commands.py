@@ -323,6 +323,6 @@ def command_of(scenario: str, flags: tuple[RowSettings, DataSettings, Settings, 
 
 
 def _base() -> str:
-    from distill.models.loading import minilm_folder
+    from distill.models.packaged import minilm_folder
 
     return minilm_folder()

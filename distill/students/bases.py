@@ -12,7 +12,7 @@ from pathlib import Path
 from distill.classifier import TextInput
 from distill.errors import MissingExtraError, SettingsError
 from distill.models.families import FAMILIES
-from distill.models.loading import minilm_folder
+from distill.models.packaged import minilm_folder
 from distill.models.torch_classifier import TorchClassifier
 from distill.settings import BUILTIN_MINILM
 from distill.teachers.teacher import Teacher

@@ -80,7 +80,7 @@ def load_student(source: str, settings: DistillSettings, *, teacher: Classifier)
     A head of the checkpoint with the same number of labels is kept, as is every other weight.
 
     Args:
-        source: A folder, a bundle, a hub id, or `builtin:minilm`.
+        source: A folder, a bundle, a hub id, `builtin:minilm` or `builtin:mpnet`.
         settings: Device, seed of a new head, and `max_length`, whose default is the teacher's.
         teacher: Supplies the labels, and `max_length` if it is a PyTorch classifier.
 

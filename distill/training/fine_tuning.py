@@ -124,7 +124,7 @@ def fit_teacher(
     """Fine-tune a sequence classifier and seal it as a teacher's bundle.
 
     Args:
-        model: A folder, a bundle, a hub id, or `builtin:minilm`; not used where `origin` has a bundle.
+        model: A folder, a bundle, a hub id, `builtin:minilm` or `builtin:mpnet`; not used where `origin` has a bundle.
         train: Texts to learn from.
         validation: Texts that choose the best epoch, or the layer and the regularisation of the head.
         out: The bundle's folder; an interrupted run resumes from its last checkpoint there.

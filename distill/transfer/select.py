@@ -103,7 +103,7 @@ def select(
     """Rank encoders for a task.
 
     Args:
-        candidates: Folders, bundles, hub ids, or `builtin:minilm`; one or more.
+        candidates: Folders, bundles, hub ids, `builtin:minilm` or `builtin:mpnet`; one or more.
         dataset: Labelled texts of the task; at most `max_texts` of them are used.
         settings: Pooling, folds and the like.
         folder: Folder of the cached features; None is the user's cache folder.

@@ -99,7 +99,8 @@ def fit(
         splits: Training and validation texts, and test texts to measure on. Without test texts, some of a large training set
             are cut off; of a small one, the validation texts measure.
         out: Folder of the run; an interrupted run resumes there.
-        teacher: An encoder to fine-tune (a folder, a hub id, `builtin:minilm`), a bundle, any classifier, or several.
+        teacher: An encoder to fine-tune (a folder, a hub id, `builtin:minilm`, `builtin:mpnet`), a bundle, any
+            classifier, or several.
         unlabeled: Further texts to learn from.
         settings: Budget, metric, effort.
         reporter: Told of progress.

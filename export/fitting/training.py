@@ -38,7 +38,7 @@ def tuned_teacher(model: str, splits: Splits, settings: TeacherSettings, *, out:
     """Fine-tune an encoder, unless that was done before from the same texts and settings.
 
     Args:
-        model: A folder, a hub id or `builtin:minilm`.
+        model: A folder, a hub id, `builtin:minilm` or `builtin:mpnet`.
         splits: The texts.
         settings: How it is fine-tuned.
         out: Folder of the run.

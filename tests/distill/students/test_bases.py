@@ -11,7 +11,7 @@ from random_models import random_classifier
 from tiny_task import tiny_texts
 
 from distill.errors import SettingsError
-from distill.models import loading
+from distill.models import packaged
 from distill.models.torch_classifier import TorchClassifier
 from distill.settings import BUILTIN_MINILM
 from distill.students.bases import base_of
@@ -69,7 +69,7 @@ def test_the_tokenizer_is_that_of_the_base_and_does_not_truncate(tiny_model: Pat
 
 def test_a_teacher_without_layers_needs_minilm(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert base_of(teacher(Remote()), ENGLISH).source == BUILTIN_MINILM
-    monkeypatch.setattr(loading, "_MINILM_PACKAGE", "not_installed")
+    monkeypatch.setattr(packaged, "_MINILM_PACKAGE", "not_installed")
     with pytest.raises(SettingsError, match="--student"):
         base_of(teacher(Remote()), ENGLISH)
     found = base_of(teacher(bert(tiny_model, 768)), ENGLISH)
