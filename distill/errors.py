@@ -57,6 +57,12 @@ class ClusterError(PotstillError, ConnectionError):
     exit_code = 3
 
 
+class AddressError(PotstillError, ConnectionError):
+    """A language model's address cannot be reached, refuses every request, or answers as another model."""
+
+    exit_code = 3
+
+
 class GateError(PotstillError):
     """A stage ran, but its result failed a check; no bundle was written."""
 
@@ -101,6 +107,10 @@ class QualityError(GateError):
         self.budget = budget
 
 
+class BudgetError(GateError):
+    """The next request could pass the limit of tokens or of cost; what is answered is kept."""
+
+
 class MissingExtraError(PotstillError, ImportError):
     """A package of an extra is not installed; the message has the pip command."""
 
@@ -137,6 +147,7 @@ EXTRA_OF_PACKAGE = {
     "jinja2": "export",
     "onnx": "export",
     "onnxscript": "export",
+    "httpx2": "ask",
     "onnxruntime": "serve",
     "msgspec": "serve",
     "prometheus_client": "serve",

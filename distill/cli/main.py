@@ -26,6 +26,11 @@ COMMANDS = {
         "Train, export and measure on built-in movie reviews, and write a report. Finished steps are not repeated.",
         "--out demo --profile quick",
     ),
+    "ask": (
+        "distill.asking.commands:ask",
+        "Label texts with a language model behind an OpenAI-compatible address. An interrupted run resumes where it stopped.",
+        "--task task.toml --input texts.csv --endpoint http://127.0.0.1:8080/v1 --model smollm2 --out answers",
+    ),
     "select": (
         "distill.commands:select",
         "Rank pretrained encoders for your data without fine-tuning them.",

@@ -6,6 +6,8 @@ import pytest
 
 from distill import errors
 from distill.errors import (
+    AddressError,
+    BudgetError,
     BundleError,
     DatasetError,
     GateError,
@@ -30,6 +32,8 @@ from distill.errors import (
         (TeacherError, GateError, 4),
         (ParityError, GateError, 4),
         (QualityError, GateError, 4),
+        (AddressError, ConnectionError, 3),
+        (BudgetError, GateError, 4),
         (MissingExtraError, ImportError, 5),
     ],
 )
@@ -41,7 +45,7 @@ def test_each_error_has_its_family_and_exit_code(kind: type[PotstillError], also
 
 def test_every_error_is_one_of_ours() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, BaseException)]
-    assert len(kinds) == 11
+    assert len(kinds) == 13
     assert all(issubclass(kind, PotstillError) for kind in kinds)
 
 

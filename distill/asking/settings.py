@@ -1,0 +1,62 @@
+"""Settings of asking a language model."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from distill.settings import Settings
+
+
+class AddressSettings(Settings, heading="Network"):
+    """Which model answers, behind which address."""
+
+    endpoint: str = Field(
+        pattern="^https?://",
+        description="OpenAI-compatible address, such as http://127.0.0.1:8080/v1; the texts go nowhere else",
+    )
+    model: str = Field(min_length=1, description="name of the model at that address")
+    key_variable: str = Field(
+        "POTSTILL_ASK_KEY",
+        min_length=1,
+        description="environment variable with the key of the address; no key is sent where it is not set",
+    )
+    concurrency: int = Field(8, ge=1, le=1024, description="requests at a time")
+    deadline_s: float = Field(60, gt=0, description="seconds after which a request is given up and sent again")
+    retries: int = Field(
+        6, ge=0, description="times a request is sent again after it failed; then its text is left for the next run"
+    )
+
+
+class QuestionSettings(Settings, heading="Teacher"):
+    """How a text is asked; a change makes other answers, which belong in another folder."""
+
+    askings: int = Field(
+        1, ge=1, le=100, description="times each text is asked, each time with the labels in another order; may be raised later"
+    )
+    sampling_temperature: float = Field(0.0, ge=0, le=2, description="temperature at which the model answers")
+    top_logprobs: int = Field(
+        20, ge=0, le=20, description="log-probabilities asked for at each token; 0: none, the answers are counted as votes"
+    )
+    max_reply_tokens: int = Field(64, ge=1, description="longest answer, in tokens")
+    plain_text: bool = Field(False, description="ask for the bare label, not for JSON with a schema")
+
+
+class SpendingSettings(Settings, heading="Limits"):
+    """What the answers may cost; counted over all runs into the same folder."""
+
+    max_tokens_total: int | None = Field(None, ge=1, description="stop before this many tokens, of prompts and answers")
+    max_cost: float | None = Field(None, gt=0, description="stop before this cost, in the currency of the prices")
+    price_input: float = Field(0.0, ge=0, description="price of a million tokens of prompts")
+    price_output: float = Field(0.0, ge=0, description="price of a million tokens of answers")
+
+    @model_validator(mode="after")
+    def _cost_has_prices(self) -> Self:
+        if self.max_cost is not None and not self.price_input + self.price_output:
+            raise ValueError("max_cost needs the prices of your address; give --price-input and --price-output")
+        return self
+
+
+class AskSettings(AddressSettings, QuestionSettings, SpendingSettings):
+    """How texts are labelled by a language model."""
