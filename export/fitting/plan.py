@@ -73,11 +73,15 @@ def planned_minutes(
     """
     if not names:
         return {}
-    assistants = {stage.name: stage for name in names for stage in candidates.stages[name][:-1]}
+    needed = {stage.name: stage for name in names for stage in candidates.stages[name][:-1]}
     step = candidates.step_s
     slowest = max(step.values())
-    own = [_views(candidates.stages[name][-1], num_texts) * step[name] for name in names if name not in assistants]
-    before = [_views(stage, num_texts) * step.get(name, slowest) for name, stage in assistants.items()]
+    own = [
+        _views(candidates.stages[name][-1], num_texts) * step[name]
+        for name in names
+        if candidates.stages[name][-1] != needed.get(name)
+    ]
+    before = [_views(stage, num_texts) * step.get(name, slowest) for name, stage in needed.items()]
     is_halved = halving and len(names) > 2
     students = sum(own) * (RUNG_SHARE + 0.5 if is_halved else 1.0) + sum(before)
     copies = max(candidates.stages[name][-1].settings.augment for name in names)

@@ -3,9 +3,10 @@
 Every student learns from the same cached answers of the teacher. A training that is finished is not repeated.
 
 out/teacher/                     the teacher, if it was fine-tuned here
-out/tried/narrow-seed-0/         a student trained in full, or an assistant
-out/tried/quarter/narrow-seed-0/ the same after a quarter of its training
-out/tried/control/               the chosen student's shape, trained on the labels alone
+out/tried/narrow-seed-0/              a student trained in full
+out/tried/quarter/narrow-seed-0/      the same after a quarter of its training
+out/tried/assistants/2-layers-seed-0/ what other students are made of; often trained less than the student of that name
+out/tried/control/                    the chosen student's shape, trained on the labels alone
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from export.fitting.weighing import RUNG_SHARE, Candidates
 
 TRIED: Final = "tried"
 TEACHER: Final = "teacher"
+ASSISTANTS: Final = "assistants"
 
 
 def tuned_teacher(model: str, splits: Splits, settings: TeacherSettings, *, out: Path, reporter: Reporter) -> Bundle:
@@ -88,27 +90,31 @@ def halved(
     speeds = {form.recipe: form.costs.ms for form in candidates.forms}
     if halving and len(names) > 2:
         for name in names:
-            rounds[name].append(_round(candidates.in_part[name], learning, folder, scorer, share=RUNG_SHARE))
+            made = _trained(candidates.in_part[name], learning, folder, folder / "quarter")
+            rounds[name].append(_scored(name, made, RUNG_SHARE, learning, scorer))
         scores = {name: rounds[name][-1].score for name in names}
         names = survivors(scores, speeds, keep=math.ceil(len(names) / 2))
         learning.reporter.say(f"after a quarter of the training these go on: {', '.join(names)}")
     for name in names:
-        rounds[name].append(_round(candidates.stages[name], learning, folder, scorer, share=1.0))
+        stages = candidates.stages[name]
+        is_assistant = stages[-1] in candidates.assistants()
+        made = _trained(stages, learning, folder, folder / ASSISTANTS if is_assistant else folder)
+        rounds[name].append(_scored(name, made, 1.0, learning, scorer))
     return rounds
 
 
-def _round(stages: Sequence[Stage], learning: Learning, folder: Path, scorer: Scorer, *, share: float) -> Round:
-    """Train a student for a share of its steps; its assistants always in full, since others use them too."""
-    if share == 1.0:
-        bundle = train_once_each(stages, folder=folder, learning=learning)
-    else:
-        *before, own = stages
-        if before:
-            made = train_once_each(before, folder=folder, learning=learning)
-            own = replace(own, settings=own.settings.model_copy(update={"student": str(made.path)}))
-        bundle = train_once_each((own,), folder=folder / "quarter", learning=learning)
+def _trained(stages: Sequence[Stage], learning: Learning, folder: Path, home: Path) -> Bundle:
+    """Train a student in `home`; its assistants in a folder of their own and in full, since other students use them too."""
+    *before, own = stages
+    if before:
+        made = train_once_each(before, folder=folder / ASSISTANTS, learning=learning)
+        own = replace(own, settings=own.settings.model_copy(update={"student": str(made.path)}))
+    return train_once_each((own,), folder=home, learning=learning)
+
+
+def _scored(name: str, bundle: Bundle, share: float, learning: Learning, scorer: Scorer) -> Round:
     score = scorer.value(load_bundle(bundle).predict_logits(scorer.data.texts))
-    learning.reporter.say(f"{stages[-1].name}, {share:.0%} of its training: validation {scorer.metric} {score:.4f}")
+    learning.reporter.say(f"{name}, {share:.0%} of its training: validation {scorer.metric} {score:.4f}")
     return Round(share, bundle, score)
 
 

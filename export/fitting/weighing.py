@@ -84,6 +84,13 @@ class Candidates:
         """Return what each form takes, by its name."""
         return {form.name: form.costs for form in self.forms}
 
+    def assistants(self) -> list[Stage]:
+        """Return every stage that another student is made of, each once."""
+        found: list[Stage] = []
+        for *before, _ in self.stages.values():
+            found += [stage for stage in before if stage not in found]
+        return found
+
 
 def weighed_forms(
     teacher: Teacher, splits: Splits, *, num_unlabelled: int, settings: FitSettings, reporter: Reporter

@@ -1,0 +1,59 @@
+"""Successive halving on the tiny task: which bundles it trains, where they are, and that none is replaced by another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distill.bundle import WEIGHTS, Bundle
+from distill.data import Splits
+from distill.progress import SilentReporter
+from distill.recipes import Stage
+from distill.settings import DistillSettings
+from distill.teachers.teacher import open_teacher
+from distill.training.by_recipe import Learning
+from export.fitting.choose import Costs
+from export.fitting.scores import Scorer
+from export.fitting.training import Round, halved
+from export.fitting.weighing import Candidates, Form
+
+
+def stage(name: str, *, layers: int, epochs: int) -> Stage:
+    return Stage(name, DistillSettings(num_layers=layers, epochs=epochs, learning_rate=2e-3, batch_size=32, max_length=16))
+
+
+def run(candidates: Candidates, teacher: Bundle, splits: Splits, folder: Path) -> dict[str, list[Round]]:
+    learning = Learning(open_teacher(teacher, device="cpu"), splits, (), SilentReporter())
+    scorer = Scorer(splits.validation, "macro_f1")
+    return halved(candidates, tuple(candidates.stages), learning, folder=folder, scorer=scorer, halving=True)
+
+
+def candidates_of(*chains: tuple[Stage, ...]) -> Candidates:
+    stages = {chain[-1].name: chain for chain in chains}
+    forms = tuple(Form(name, "int8", Costs(1.0, 1)) for name in stages)
+    return Candidates(forms, stages, stages, dict.fromkeys(stages, 1.0), 1.0)
+
+
+def test_a_student_is_not_replaced_by_its_namesake_that_others_are_made_of(
+    tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    two, less = stage("2-layers", layers=2, epochs=2), stage("2-layers", layers=2, epochs=1)
+    candidates = candidates_of((two,), (less, stage("1-layer", layers=1, epochs=1)))
+    rounds = run(candidates, tiny_teacher, tiny_splits, tmp_path)
+    student = rounds["2-layers"][-1].bundle
+    assert Bundle.open(student.path).manifest.settings["student"]["epochs"] == 2
+    assistant = Bundle.open(tmp_path / "assistants" / "2-layers-seed-0")
+    assert assistant.manifest.settings["student"]["epochs"] == 1
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob(WEIGHTS)}
+    assert len(before) == 3
+    run(candidates, tiny_teacher, tiny_splits, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob(WEIGHTS)} == before
+
+
+def test_a_student_with_the_settings_of_an_assistant_is_trained_once_for_both(
+    tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    two = stage("2-layers", layers=2, epochs=1)
+    candidates = candidates_of((two,), (two, stage("1-layer", layers=1, epochs=1)))
+    rounds = run(candidates, tiny_teacher, tiny_splits, tmp_path)
+    assert rounds["2-layers"][-1].bundle.path == tmp_path / "assistants" / "2-layers-seed-0"
+    assert len(list(tmp_path.rglob(WEIGHTS))) == 2
