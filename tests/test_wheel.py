@@ -33,7 +33,7 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     assert {
         "distill/py.typed",
         "export/measure/report.html.jinja",
-        "export/fitting/fit.html.jinja",
+        "export/fitting/reporting/fit.html.jinja",
         "serve/page/index.html",
     } <= set(names)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from distill.evaluation.intervals import Figure
-from export.fitting.result import Budget
+from export.fitting.reporting.result import Budget
 from export.settings import Prefer
 
 MEGABYTE: Final = 1_000_000

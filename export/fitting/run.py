@@ -36,10 +36,10 @@ from distill.texts import TextInput
 from distill.training.by_recipe import Learning
 from distill.training.lesson import distillation_lesson
 from export.fitting.choose import Costs, chosen, exceeded, nearest
-from export.fitting.findings import Evidence, Found, write_fit_report
 from export.fitting.graphs import Exported, copied, exported
 from export.fitting.plan import Plan, planned_minutes
-from export.fitting.result import Budget, FitReport
+from export.fitting.reporting.findings import Evidence, Found, write_fit_report
+from export.fitting.reporting.result import Budget, FitReport
 from export.fitting.scores import Scorer
 from export.fitting.training import TRIED, Round, control_of, halved, tuned_teacher
 from export.fitting.weighing import TIMING, Form, recipes_of, weighed_forms

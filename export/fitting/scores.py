@@ -9,7 +9,7 @@ from distill.data import Dataset
 from distill.evaluation.intervals import Bootstrap, Figure
 from distill.evaluation.scores import metric_of
 from distill.labels import Logits, task_of
-from export.fitting.result import Score
+from export.fitting.reporting.result import Score
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from distill.students.bases import base_of
 from distill.teachers.teacher import Teacher
 from distill.training.by_recipe import text_facts, untrained_student
 from export.fitting.choose import Costs
-from export.fitting.result import Tables
+from export.fitting.reporting.result import Tables
 from export.int8.calibration import channel_ranges
 from export.int8.ladder import asked_form
 from export.int8.linear import linear_inputs

@@ -13,9 +13,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from export.fitting.page import PAGE, html_of, write_page
-from export.fitting.picture import cost_figure, score_figure
-from export.fitting.result import (
+from export.fitting.reporting.page import PAGE, html_of, write_page
+from export.fitting.reporting.picture import cost_figure, score_figure
+from export.fitting.reporting.result import (
     Alternative,
     Budget,
     CalibrationBin,
@@ -25,7 +25,7 @@ from export.fitting.result import (
     Reference,
     Score,
 )
-from export.fitting.summary import summary_lines, summary_table
+from export.fitting.reporting.summary import summary_lines, summary_table
 
 OUT = Path("runs/first try")
 HOSTILE = '"><script>alert(1)</script>$\\bad$&-->'

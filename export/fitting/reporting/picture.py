@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import Bbox
 
-from export.fitting.result import CalibrationBin, FitReport, FormResult, Reference, Score
-from export.fitting.summary import MEGABYTE, reference_words, score_of
+from export.fitting.reporting.result import CalibrationBin, FitReport, FormResult, Reference, Score
+from export.fitting.reporting.summary import MEGABYTE, reference_words, score_of
 from export.measure.drawing import GREY, Name, inline, place_names, svg_of
 
 _WINNER, _FORM, _TEACHER, _FADED = "#0f8a80", "#5b7fb5", "#c2620e", "#9ca3af"

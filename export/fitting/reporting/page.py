@@ -9,9 +9,9 @@ from typing import Final
 import jinja2
 
 from distill.storage import write_atomically
-from export.fitting.picture import calibration_picture, cost_pictures, floors_below, score_pictures
-from export.fitting.result import Disagreement, FitReport, FormResult
-from export.fitting.summary import (
+from export.fitting.reporting.picture import calibration_picture, cost_pictures, floors_below, score_pictures
+from export.fitting.reporting.result import Disagreement, FitReport, FormResult
+from export.fitting.reporting.summary import (
     MEGABYTE,
     STATUS_WORDS,
     interval,

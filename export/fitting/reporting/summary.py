@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from export.fitting.result import FitReport, FormResult, FormStatus, Reference, Score
+from export.fitting.reporting.result import FitReport, FormResult, FormStatus, Reference, Score
 from export.measure.tables import ABSENT, Table
 
 MEGABYTE: Final = 1_000_000

@@ -21,11 +21,11 @@ from distill.storage import write_atomically
 from distill.teachers.answers import teacher_logits
 from distill.teachers.teacher import Teacher
 from export.fitting.choose import MEGABYTE, Costs, exceeded
-from export.fitting.details import alternatives, calibration, disagreements, ece, per_label
 from export.fitting.graphs import Exported
-from export.fitting.page import write_page
 from export.fitting.plan import Plan
-from export.fitting.result import (
+from export.fitting.reporting.details import alternatives, calibration, disagreements, ece, per_label
+from export.fitting.reporting.page import write_page
+from export.fitting.reporting.result import (
     Budget,
     FitReport,
     FormResult,

@@ -14,7 +14,7 @@ from distill.labels import Logits, task_of
 from distill.recipes import MEASURED
 from distill.texts import joined
 from export.fitting.choose import MEGABYTE
-from export.fitting.result import Alternative, CalibrationBin, Disagreement, FormResult
+from export.fitting.reporting.result import Alternative, CalibrationBin, Disagreement, FormResult
 
 MAX_DISAGREEMENTS: Final = 12
 CALIBRATION_BINS: Final = 10

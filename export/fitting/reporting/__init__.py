@@ -1,0 +1,1 @@
+"""What `potstill fit` found out, as values, JSON, page, picture and text."""
