@@ -55,7 +55,8 @@ def demo(
     """
     from export.demo import run_demo
 
-    report = run_demo(out, settings, reporter=reporter_for_terminal())
+    run_demo(out, settings, reporter=reporter_for_terminal())
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     if settings.profile != "full":
         print("the quick profile is a sample: its figures are not kept as a result", file=sys.stderr)
         return

@@ -6,6 +6,7 @@ Modules that compute are imported inside the functions, so that one subcommand d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,19 +14,25 @@ from cyclopts import Parameter
 
 from distill.cli.bars import reporter_for_terminal
 from distill.cli.flags import GROUPS, Data, Flat, Json, with_headings
-from distill.cli.reading import gate_texts, measuring_texts, stdin_texts
+from distill.cli.reading import gate_texts, measuring_texts, reported_splits, stdin_texts
 from distill.cli.terminal import print_cells, print_json, print_made
 from distill.errors import BundleError, SettingsError
-from distill.settings import DataSettings, LongTexts, Precision, TextSettings
-from export.settings import BenchSettings, DemoSettings, ExportSettings, Form, Layout
+from distill.progress import SilentReporter
+from distill.settings import BUILTIN_MINILM, DataSettings, LongTexts, Precision, TextSettings
+from export.settings import BenchSettings, DemoSettings, ExportSettings, FitSettings, Form, Layout
 
 if TYPE_CHECKING:
     from distill.bundle import Bundle
+    from export.fitting.reporting.result import FitReport
     from export.measure.candidates import Candidate
     from export.measure.tables import Table
 
 OUTPUT, RUNNING = GROUPS["Output"], GROUPS["Running"]
 GraphBundle = Annotated[Path, Parameter(help="a bundle with an ONNX graph")]
+Unlabeled = Annotated[
+    tuple[str, ...],
+    Parameter(group=GROUPS["Transfer set"], help="texts without labels to learn from: FILE or builtin:NAME"),
+]
 FormFlag = Annotated[
     Form | None,
     Parameter(group=RUNNING, help="what runs the bundle; default: int8 if it has that graph, then fp32, then pytorch"),
@@ -39,19 +46,55 @@ def demo(
     settings: Annotated[DemoSettings, Flat] = DemoSettings(),
     json: Json = False,
 ) -> None:
-    """Run every stage on the built-in movie sentences and print the table of the report."""
+    """Run `potstill fit` on the built-in movie sentences with a budget of 4.7 MB."""
     from export.demo import run_demo
-    from export.measure.tables import DEMO_COLUMNS, table_of, verdict_of
 
-    report = run_demo(out, settings, reporter=reporter_for_terminal())
-    _show(
-        report,
-        table_of(report["rows"], DEMO_COLUMNS),
-        f"\n{verdict_of(report['rows'])}\n",
-        f"report  {out / 'report.html'}",
-        f"student {out / 'student'}\ntry     potstill predict {out / 'student'} 'a masterpiece of boredom'",
-        json=json,
-    )
+    _show_fit(run_demo(out, settings, reporter=reporter_for_terminal()), out, json=json)
+
+
+@with_headings
+def fit(
+    *,
+    data: Data = DataSettings(),
+    teacher: Annotated[
+        tuple[str, ...],
+        Parameter(
+            group=GROUPS["Teacher"],
+            help="an encoder to fine-tune, or a fine-tuned classifier: a folder, a bundle, hub:ID, builtin:minilm; of several "
+            "classifiers the logits are averaged",
+        ),
+    ] = (BUILTIN_MINILM,),
+    unlabeled: Unlabeled = (),
+    settings: Annotated[FitSettings, Flat] = FitSettings(),
+    out: Annotated[
+        Path, Parameter(group=OUTPUT, help="folder of the run: teacher, student, report; a rerun resumes there")
+    ] = Path("fit"),
+    dry_run: Annotated[
+        bool, Parameter(group=RUNNING, help="print the plan (students with predicted ms and MB, minutes) and train nothing")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Find the student that fits the budget, train it, and write it with a report of what was tried.
+
+    Without --max-ms, --max-mb and --min-kept every student fits, and the fastest of the best is chosen.
+    """
+    from distill.data import TextSources
+    from distill.teachers.named import labels_of_named
+    from export.fitting.run import fit as run_fit
+    from export.fitting.run import plan_fit
+
+    if data.teacher_logits_column is not None:
+        raise SettingsError(
+            "fit needs a teacher that answers new texts, not recorded logits; use `potstill distill --teacher-logits-column`"
+        )
+    reporter = reporter_for_terminal()
+    splits = reported_splits(data, SilentReporter(), labels=labels_of_named(teacher))
+    given: Any = {"teacher": teacher, "unlabeled": TextSources(unlabeled, data), "settings": settings, "reporter": reporter}
+    if dry_run:
+        plan = plan_fit(splits, **given)
+        _show(plan.to_dict(), plan.table(), *plan.lines(), json=json)
+        return
+    _show_fit(run_fit(splits, out=out, **given), out, json=json)
 
 
 @with_headings
@@ -177,8 +220,6 @@ def predict(
     json: Json = False,
 ) -> None:
     """Print label, score and text of each text; report on stderr how many texts exceeded max_length."""
-    from dataclasses import asdict
-
     from distill.classifier import predict_stream
     from distill.data import read_texts
     from distill.texts import joined
@@ -332,6 +373,13 @@ def _candidates(
         bundle_candidate(bundle, name=name, form=form or best_form(bundle)) for bundle, name in zip(bundles, names, strict=True)
     ]
     return [reference, *students] if reference else students, reference
+
+
+def _show_fit(report: FitReport, out: Path, *, json: bool) -> None:
+    from export.fitting.reporting.summary import summary_lines, summary_table
+
+    verdict, *lines = summary_lines(report, out)
+    _show(asdict(report), f"\n{verdict}", summary_table(report), *lines, json=json)
 
 
 def _show(report: Mapping[str, Any], *parts: str | Table, json: bool) -> None:

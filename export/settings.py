@@ -102,8 +102,10 @@ class FitSettings(Settings, heading="Budget"):
         None, gt=0, description="lower --effort until the planned minutes are within this limit; refuse if none fits"
     )
     seed: int = Field(0, ge=0, description="seed of all training; the splits of the texts stay the same")
-    halving: bool = Field(
-        True, description="stop the weaker half of the students after a quarter of their training; off: train all in full"
+    train_all: bool = Field(
+        False,
+        description="train every student within the budget in full; default: the weaker half stops after a quarter of its "
+        "training",
     )
 
 
@@ -111,4 +113,7 @@ class DemoSettings(Settings, heading="Running"):
     """What the demo runs."""
 
     profile: Literal["full", "quick"] = Field("full", description="quick: train on a sample, in minutes, with lower scores")
+    effort: Effort = Field(
+        "standard", description="how much training the students of the full profile get: quick, standard or thorough"
+    )
     seed: int = Field(0, ge=0, description="seed of head initialization, dropout and the order of texts; splits stay the same")

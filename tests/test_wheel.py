@@ -32,7 +32,6 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"distill", "export", "serve"}
     assert {
         "distill/py.typed",
-        "export/measure/report.html.jinja",
         "export/fitting/reporting/fit.html.jinja",
         "serve/page/index.html",
     } <= set(names)

@@ -25,7 +25,7 @@ from benchmarks.transfer.figures import transfer_figures
 from benchmarks.transfer.page import learning_curve, markdown_of_transfer
 from distill.errors import PotstillError
 from distill.storage import write_atomically
-from export.measure.report import picture_of
+from export.measure.points import picture_of
 from export.measure.tables import markdown_of, verdict_of
 
 ROOT = Path(__file__).parents[2]

@@ -21,9 +21,14 @@ from distill.errors import PotstillError, SettingsError, StorageError, requires
 INTERRUPTED = 130
 
 COMMANDS = {
+    "fit": (
+        "export.commands:fit",
+        "From your data, or a fine-tuned classifier, to a small student within a budget of time and size, with a report.",
+        "--train reviews.csv --max-ms 1 --max-mb 10 --out reviews",
+    ),
     "demo": (
         "export.commands:demo",
-        "Train, export and measure on built-in movie reviews, and write a report. Finished steps are not repeated.",
+        "Run fit on built-in movie sentences: teacher, students, graphs, measurements, report.",
         "--out demo --profile quick",
     ),
     "ask": (

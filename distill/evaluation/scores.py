@@ -45,6 +45,13 @@ def metric_of(name: str, *, labels: Sequence[str], task: Task) -> OfCounts:
         raise SettingsError(f"--metric must be one of {', '.join(METRICS)}, got {name!r}") from None
 
 
+def metric_words(name: str) -> str:
+    """Return the name of a metric as people read it: `macro-F1`, `recall of LABEL`."""
+    if name.startswith(RECALL):
+        return f"recall of {name.removeprefix(RECALL)}"
+    return name.replace("_", "-").replace("f1", "F1")
+
+
 def _micro_f1(*, hits: NDArray[Any], true: NDArray[Any], given: NDArray[Any]) -> NDArray[np.float64]:
     return _shares(2 * hits.sum(axis=-1), true.sum(axis=-1) + given.sum(axis=-1))
 

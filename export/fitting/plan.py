@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from distill.recipes import Effort, Stage
 from export.fitting.choose import MEGABYTE
 from export.fitting.weighing import BACKWARD, RUNG_SHARE, Candidates, Form
+from export.measure.tables import Table
 
 GRAPHS_MIN: Final = 0.4
 """Minutes for the graphs of a form."""
+CHOICE_MIN: Final = 0.3
 MEASURING_MIN: Final = 1.0
+CONTROL_SHARE: Final = 0.4
+"""About the share of the student's steps after which its control stops."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +47,43 @@ class Plan:
             f"({', '.join(form.name for form in self.within) or 'none'}); about {self.total_min:.0f} minutes from here"
         )
 
-    def rows(self) -> list[tuple[str, ...]]:
-        """Return one row of cells for each form: name, predicted ms and MB, whether it keeps the budget."""
+    def lines(self) -> list[str]:
+        """Return the expected minutes of each stage, and of all."""
+        stages = ", ".join(f"{name} {minutes:.1f}" for name, minutes in self.minutes.items())
         return [
-            (
-                form.name,
-                f"{form.costs.ms:.2f}",
-                f"{form.costs.size_bytes / MEGABYTE:.1f}",
-                "yes" if form in self.within else "no",
-            )
-            for form in self.candidates.forms
+            f"{len(self.within)} of {len(self.candidates.forms)} students keep the budget",
+            f"about {self.total_min:.0f} minutes with --effort {self.effort}: {stages}" if self.minutes else "",
         ]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "effort": self.effort,
+            "minutes": {name: round(minutes, 2) for name, minutes in self.minutes.items()},
+            "total_min": round(self.total_min, 2),
+            "forms": [
+                {
+                    "name": form.name,
+                    "predicted_ms": round(form.costs.ms, 4),
+                    "predicted_bytes": form.costs.size_bytes,
+                    "keeps_budget": form in self.within,
+                }
+                for form in self.candidates.forms
+            ],
+        }
 
-PLAN_COLUMNS = ("form", "predicted ms", "predicted MB", "keeps the budget")
+    def table(self) -> Table:
+        """Return one row for each form: name, predicted ms and MB, whether it keeps the budget."""
+        cells = [
+            [
+                form.name,
+                "yes" if form in self.within else "no",
+                f"{form.costs.ms:.2f}",
+                f"{form.costs.size_bytes / MEGABYTE:.1f}",
+            ]
+            for form in self.candidates.forms
+        ]
+        return ("student", "keeps the budget", "predicted ms", "predicted MB"), cells
 
 
 def planned_minutes(
@@ -88,10 +115,10 @@ def planned_minutes(
     asked = min(num_texts * (1 + copies), max(_views(candidates.stages[name][-1], num_texts) for name in names))
     return {
         "teacher": teacher_views * candidates.teacher_answer_s * BACKWARD / 60,
-        "teacher's answers": asked * candidates.teacher_answer_s / 60,
-        "students": students / 60,
-        "control": (max(own) if own else 0.0) / 60,
+        "students": (asked * candidates.teacher_answer_s + students) / 60,
         "graphs": GRAPHS_MIN * 2 * (len(names) / 2 if is_halved else len(names)),
+        "choice": CHOICE_MIN,
+        "control": CONTROL_SHARE * (max(own) if own else 0.0) / 60,
         "measuring": MEASURING_MIN,
     }
 

@@ -16,46 +16,35 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from distill.bundle import MANIFEST, Bundle
+from distill.bundle import Bundle
 from distill.classifier import Classifier
-from distill.data import Dataset, Splits, texts_not_in
-from distill.data.dataset import split_off
+from distill.data import Dataset, Splits
 from distill.errors import GateError, SettingsError
 from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
-from distill.evaluation.scores import metric_of
-from distill.labels import Logits, task_of
-from distill.models.loading import load_pretrained
+from distill.evaluation.scores import metric_words
+from distill.labels import Logits
 from distill.progress import Reporter, SilentReporter
-from distill.recipes import Effort
 from distill.settings import BUILTIN_MINILM
-from distill.storage import require_writable
+from distill.storage import cache_dir, require_writable
 from distill.teacher_settings import TeacherSettings
 from distill.teachers.answers import teacher_logits
-from distill.teachers.teacher import AnyTeacher, Teacher, open_teacher, require_same_label_names, require_useful_teacher
+from distill.teachers.teacher import Teacher, open_teacher, require_useful_teacher
 from distill.texts import TextInput
 from distill.training.by_recipe import Learning
 from distill.training.lesson import distillation_lesson
 from export.fitting.choose import Costs, chosen, exceeded, nearest
 from export.fitting.graphs import Exported, copied, exported
-from export.fitting.plan import Plan, planned_minutes
+from export.fitting.job import FitTeacher, Job, planned, prepared
+from export.fitting.plan import Plan
 from export.fitting.reporting.findings import Evidence, Found, write_fit_report
-from export.fitting.reporting.result import Budget, FitReport
-from export.fitting.scores import Scorer
-from export.fitting.training import TRIED, Round, control_of, halved, tuned_teacher
-from export.fitting.weighing import TIMING, Form, recipes_of, weighed_forms
+from export.fitting.reporting.result import FitReport
+from export.fitting.training import TEACHER, TRIED, Round, control_of, halved, tuned_teacher
+from export.fitting.weighing import TIMING, Form, recipes_of
 from export.measure.latency import measure_latency
 from export.runtime.sessions import OnnxClassifier
 from export.settings import ExportSettings, FitSettings
 
 STUDENT: Final = "student"
-TEST_SHARE: Final = 0.15
-FEWEST_FOR_A_TEST: Final = 600
-"""Training texts from which a share is cut off to measure on, if no test texts are given."""
-UNTRAINED_LENGTH: Final = 128
-EFFORTS: Final[tuple[Effort, ...]] = ("thorough", "standard", "quick")
-
-FitTeacher = str | Path | AnyTeacher | Sequence[AnyTeacher]
-"""An encoder to fine-tune by name, a bundle or its folder, any classifier, or several."""
 
 
 class NothingFitsError(GateError):
@@ -66,22 +55,37 @@ class NothingFitsError(GateError):
         self.report = report
 
 
+STAGES: Final = ("floors", "weighing", "teacher", "students", "graphs", "choice", "control", "measuring")
+MOST_DELAY: Final = 3.0
+
+
 @dataclass
 class _Stages:
-    """Minutes by stage, in order, and the announcement of each."""
+    """Minutes by stage, in order, and the announcement of each with the time that is left."""
 
     reporter: Reporter
     minutes: dict[str, float] = field(default_factory=dict)
+    planned: Mapping[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str, words: str) -> Iterator[None]:
-        self.reporter.say(f"{len(self.minutes) + 1} of {NUM_STAGES}  {name}: {words}")
+        left = self._left_min()
+        time_left = f" (about {left:.0f} minutes left in all)" if left >= 1 else ""
+        self.reporter.say(f"{STAGES.index(name) + 1} of {len(STAGES)}  {name}: {words}{time_left}")
         started = time.monotonic()
         yield
         self.minutes[name] = round((time.monotonic() - started) / 60, 2)
 
+    def _left_min(self) -> float:
+        """Return the planned minutes that are left; longer if the stages so far took longer than planned.
 
-NUM_STAGES: Final = 8
+        A resumed run's stages take no time, which says nothing about the rest, so it is never shorter.
+        """
+        done = [name for name in self.planned if name in self.minutes]
+        planned = sum(self.planned[name] for name in done)
+        delay = sum(self.minutes[name] for name in done) / planned if planned else 1.0
+        left = sum(minutes for name, minutes in self.planned.items() if name not in self.minutes)
+        return left * min(max(delay, 1.0), MOST_DELAY)
 
 
 def fit(
@@ -112,10 +116,9 @@ def fit(
         StorageError: `out` cannot be written.
     """
     settings, reporter, out = settings or FitSettings(), reporter or SilentReporter(), Path(out)
-    metric_of(settings.metric, labels=splits.train.labels, task=task_of(splits.train.problem_type))
     require_writable(out)
     with _one_at_a_time(out):
-        return _fitted(_prepared(splits, teacher, unlabeled, settings, reporter), out)
+        return _fitted(prepared(splits, teacher, unlabeled, settings, reporter), out)
 
 
 def plan_fit(
@@ -128,112 +131,17 @@ def plan_fit(
 ) -> Plan:
     """Return the forms with their predicted costs, and the expected minutes by stage; nothing is trained. See `fit`."""
     settings, reporter = settings or FitSettings(), reporter or SilentReporter()
-    return _planned(_prepared(splits, teacher, unlabeled, settings, reporter))[1]
+    return planned(prepared(splits, teacher, unlabeled, settings, reporter))[1]
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What the stages share.
-
-    Attributes:
-        splits: The texts.
-        unlabeled: Further texts.
-        settings: Of the run; `effort` as the time limit allows.
-        reporter: Told of progress.
-        encoder: What is fine-tuned as the teacher; None if the teacher is given.
-        teacher: The opened teacher; before it is fine-tuned, the encoder with a random head.
-        tuning: How it is fine-tuned.
-    """
-
-    splits: Splits
-    unlabeled: tuple[TextInput, ...]
-    settings: FitSettings
-    reporter: Reporter
-    encoder: str | None
-    teacher: Teacher
-    tuning: TeacherSettings
-
-    @property
-    def budget(self) -> Budget:
-        return Budget(self.settings.max_ms, self.settings.max_mb, self.settings.min_kept)
-
-    @property
-    def measured(self) -> Dataset:
-        """The texts that measure the result; they choose nothing if they are test texts."""
-        return self.splits.test or self.splits.validation
-
-    @property
-    def validation(self) -> Scorer:
-        return Scorer(self.splits.validation, self.settings.metric)
-
-
-def _prepared(
-    splits: Splits, teacher: FitTeacher, unlabeled: Iterable[TextInput], settings: FitSettings, reporter: Reporter
-) -> _Job:
-    splits = _with_test(splits, reporter)
-    held_out = [part for part in (splits.train, splits.validation, splits.test) if part is not None]
-    further = tuple(texts_not_in(unlabeled, held_out))
-    encoder, opened = _opened(teacher, splits)
-    return _Job(splits, further, settings, reporter, encoder, opened, TeacherSettings(seed=settings.seed))
-
-
-def _with_test(splits: Splits, reporter: Reporter) -> Splits:
-    if splits.test is not None or len(splits.train) < FEWEST_FOR_A_TEST:
-        return splits
-    train, test = split_off(splits.train, count=round(TEST_SHARE * len(splits.train)), seed=0, name="test")
-    reporter.say(f"{len(test)} of the training texts are kept apart to measure on; give others with --test")
-    return replace(splits, train=train, test=test)
-
-
-def _opened(teacher: FitTeacher, splits: Splits) -> tuple[str | None, Teacher]:
-    """Return the encoder to fine-tune, if any, and the opened teacher; an encoder has a random head."""
-    if isinstance(teacher, str | Path):
-        if (Path(teacher) / MANIFEST).is_file():
-            teacher = Bundle.open(teacher)
-        else:
-            labels, task = splits.train.labels, splits.train.problem_type
-            model = load_pretrained(str(teacher), labels=labels, max_length=UNTRAINED_LENGTH, seed=0, problem_type=task)
-            longest = int(getattr(model.model.config, "max_position_embeddings", UNTRAINED_LENGTH))
-            model = replace(model, tokenizer=model.tokenizer.with_max_length(min(longest, 512)))
-            return str(teacher), open_teacher(model.reading_pairs() if splits.train.is_pairs else model, device="auto")
-    opened = open_teacher(teacher, device="auto")
-    require_same_label_names(opened.asked.labels, splits.train.labels)
-    return None, opened
-
-
-def _planned(job: _Job) -> tuple[_Job, Plan]:
-    """Weigh the forms; with a time limit, lower the effort until the plan keeps it."""
-    limit = job.settings.time_limit_min
-    for effort in EFFORTS[EFFORTS.index(job.settings.effort) :]:
-        settings = job.settings.model_copy(update={"effort": effort})
-        candidates = weighed_forms(
-            job.teacher, job.splits, num_unlabelled=len(job.unlabeled), settings=settings, reporter=job.reporter
-        )
-        within = tuple(form for form in candidates.forms if not exceeded(form.costs, job.budget))
-        minutes = planned_minutes(
-            candidates,
-            recipes_of(within),
-            num_texts=len(job.splits.train) + len(job.unlabeled),
-            teacher_views=0 if job.encoder is None else job.tuning.epochs * len(job.splits.train),
-            halving=settings.halving,
-        )
-        plan = Plan(candidates, within, minutes, effort)
-        if limit is None or plan.total_min <= limit:
-            return replace(job, settings=settings), plan
-        job.reporter.say(f"--effort {effort} would take about {plan.total_min:.0f} minutes, more than {limit:g}")
-    raise SettingsError(
-        f"even --effort quick would take about {plan.total_min:.0f} minutes, more than --time-limit-min {limit:g}; "
-        "raise the limit, or name fewer --recipes"
-    )
-
-
-def _fitted(job: _Job, out: Path) -> FitReport:
+def _fitted(job: Job, out: Path) -> FitReport:
     stages = _Stages(job.reporter)
     with stages.stage("floors", f"TF-IDF with logistic regression and the commonest label, on {len(job.splits.train)} texts"):
         floors = _floors(job.splits.train)
     with stages.stage("weighing", "every student, untrained: its speed on this machine and its size"):
-        job, plan = _planned(job)
+        job, plan = planned(job)
         job.reporter.say(plan.words())
+        stages.planned = plan.minutes
     evidence = Evidence(
         splits=job.splits, settings=job.settings, budget=job.budget, plan=plan, floors=floors, minutes=stages.minutes
     )
@@ -253,7 +161,7 @@ def _fitted(job: _Job, out: Path) -> FitReport:
             learning,
             folder=out / TRIED,
             scorer=job.validation,
-            halving=job.settings.halving,
+            halving=not job.settings.train_all,
         )
     with stages.stage("graphs", "int8, each checked before it is saved"):
         graphs = _graphs(job, plan.within, rounds, out)
@@ -275,19 +183,26 @@ def _floors(train: Dataset) -> dict[str, Classifier]:
     return {"tfidf": TfidfClassifier(train), "majority": MajorityClassifier(train)}
 
 
-def _proven_teacher(job: _Job, out: Path) -> Teacher:
+def _proven_teacher(job: Job, out: Path) -> Teacher:
     if job.encoder is None:
+        for folder in job.teacher.folders:
+            if folder is not None and cache_dir() in folder.parents and len(job.teacher.folders) == 1:
+                copied(Bundle.open(folder), out / TEACHER)  # adopted for this run: kept with its result
         return job.teacher
-    return open_teacher(tuned_teacher(job.encoder, job.splits, job.tuning, out=out, reporter=job.reporter), device="auto")
+    settings = TeacherSettings(seed=job.settings.seed)
+    return open_teacher(
+        tuned_teacher(job.encoder, job.splits, settings, out=out, reporter=job.reporter),
+        device="auto",
+    )
 
 
-def _report_teacher(job: _Job, on_validation: Logits, floors: Mapping[str, Classifier]) -> None:
+def _report_teacher(job: Job, on_validation: Logits, floors: Mapping[str, Classifier]) -> None:
     """Report the teacher's validation score beside those of the floors, and what to do if a floor is as good."""
     score = job.validation.value(on_validation)
-    job.reporter.say(f"teacher: validation {job.settings.metric} {score:.4f}")
+    job.reporter.say(f"teacher: validation {metric_words(job.settings.metric)} {score:.4f}")
     for name, floor in floors.items():
         value = job.validation.value(floor.predict_logits(job.splits.validation.texts))
-        job.reporter.say(f"{name}: validation {job.settings.metric} {value:.4f}")
+        job.reporter.say(f"{name}: validation {metric_words(job.settings.metric)} {value:.4f}")
         if value >= score:
             job.reporter.say(
                 f"the teacher is no better than {name} on these texts, so its students will hardly be: more labelled texts, "
@@ -295,7 +210,7 @@ def _report_teacher(job: _Job, on_validation: Logits, floors: Mapping[str, Class
             )
 
 
-def _graphs(job: _Job, forms: Sequence[Form], rounds: Mapping[str, Sequence[Round]], out: Path) -> Exported:
+def _graphs(job: Job, forms: Sequence[Form], rounds: Mapping[str, Sequence[Round]], out: Path) -> Exported:
     students = {name: found[-1].bundle for name, found in rounds.items() if found and found[-1].share == 1.0}
     graphs = exported(
         students,
@@ -310,7 +225,7 @@ def _graphs(job: _Job, forms: Sequence[Form], rounds: Mapping[str, Sequence[Roun
     return graphs
 
 
-def _choice(job: _Job, evidence: Evidence, on_validation: Logits, out: Path) -> tuple[str, dict[str, Any], dict[str, Costs]]:
+def _choice(job: Job, evidence: Evidence, on_validation: Logits, out: Path) -> tuple[str, dict[str, Any], dict[str, Costs]]:
     """Return the chosen form, the validation figure of each, and what each takes as measured.
 
     Raises:
@@ -340,9 +255,8 @@ def _choice(job: _Job, evidence: Evidence, on_validation: Logits, out: Path) -> 
         )
         _refuse(replace(evidence, validation=figures, costs=costs), out, binding=binding, closest=closest)
     winner = chosen({name: figures[name] for name in fitting}, costs, job.settings.prefer)
-    job.reporter.say(
-        f"chosen: {winner}, validation {job.settings.metric} {figures[winner].value:.4f}, {costs[winner].ms:.2f} ms"
-    )
+    score = f"validation {metric_words(job.settings.metric)} {figures[winner].value:.4f}"
+    job.reporter.say(f"chosen: {winner}, {score}, {costs[winner].ms:.2f} ms")
     return winner, figures, costs
 
 

@@ -19,6 +19,7 @@ from typing import Final
 
 from distill.bundle import Bundle
 from distill.data import Splits
+from distill.evaluation.scores import metric_words
 from distill.models.loading import load_bundle
 from distill.progress import Reporter
 from distill.recipes import Stage
@@ -26,7 +27,8 @@ from distill.teacher_settings import TeacherSettings
 from distill.training.by_recipe import Learning, train_once_each
 from distill.training.fine_tuning import fit_teacher
 from distill.training.finished import trained_once
-from distill.training.lesson import control_lesson
+from distill.training.lesson import Prepared, control_lesson
+from distill.training.loop import Lesson
 from export.fitting.choose import survivors
 from export.fitting.scores import Scorer
 from export.fitting.weighing import RUNG_SHARE, Candidates
@@ -34,6 +36,7 @@ from export.fitting.weighing import RUNG_SHARE, Candidates
 TRIED: Final = "tried"
 TEACHER: Final = "teacher"
 ASSISTANTS: Final = "assistants"
+CONTROL_PATIENCE: Final = 4
 
 
 def tuned_teacher(model: str, splits: Splits, settings: TeacherSettings, *, out: Path, reporter: Reporter) -> Bundle:
@@ -114,15 +117,22 @@ def _trained(stages: Sequence[Stage], learning: Learning, folder: Path, home: Pa
 
 def _scored(name: str, bundle: Bundle, share: float, learning: Learning, scorer: Scorer) -> Round:
     score = scorer.value(load_bundle(bundle).predict_logits(scorer.data.texts))
-    learning.reporter.say(f"{name}, {share:.0%} of its training: validation {scorer.metric} {score:.4f}")
+    learning.reporter.say(f"{name}, {share:.0%} of its training: validation {metric_words(scorer.metric)} {score:.4f}")
     return Round(share, bundle, score)
 
 
 def control_of(stages: Sequence[Stage], learning: Learning, *, folder: Path) -> Bundle:
     """Train the control: a student of the same shape, made of the same base, that learns from the labels alone.
 
-    It has no assistant, because that would have learnt from the teacher; it takes as many steps as the student itself.
+    It has no assistant, because that would have learnt from the teacher. It may take as many steps as the student, but stops
+    when `CONTROL_PATIENCE` passes over the labels bring nothing better.
     """
-    alone = replace(learning, unlabeled=(), lesson_of=control_lesson)
+    alone = replace(learning, unlabeled=(), lesson_of=_stopping_control_lesson)
     own = stages[-1].settings.model_copy(update={"student": stages[0].settings.student, "max_texts": None})
     return train_once_each((Stage(stages[-1].name, own),), folder=folder / "control", learning=alone)
+
+
+def _stopping_control_lesson(given: Prepared) -> Lesson:
+    lesson = control_lesson(given)
+    patience = min(lesson.settings.patience, CONTROL_PATIENCE)
+    return replace(lesson, settings=lesson.settings.model_copy(update={"patience": patience}))

@@ -35,7 +35,6 @@ _CELLS: dict[str, Cell] = {
 
 SPEED_COLUMNS = ("p50 ms", "p90 ms", "p99 ms", "faster", "texts/s", "ships MB", "cold start s", "memory MB")
 COLUMNS = ("classifier", "runs on", "macro-F1", "95 % interval", "kept", "agrees", *SPEED_COLUMNS)
-DEMO_COLUMNS = ("classifier", "runs on", "macro-F1", "kept", "p50 ms", "faster", "texts/s", "ships MB")
 EVAL_COLUMNS = ("classifier", "runs on", "macro-F1", "95 % interval", "accuracy", "kept", "agrees", "calibration error")
 CASCADE_COLUMNS = ("answers", "macro-F1", "as the fallback", "by the student")
 CONFUSED_COLUMNS = ("classifier", "true label", "given", "texts", "of its texts")

@@ -13,6 +13,7 @@ from distill.bundle import GRAPH_OF_PRECISION, WEIGHTS, Bundle
 from distill.classifier import Classifier
 from distill.data import Dataset, Splits
 from distill.evaluation.intervals import Figure
+from distill.evaluation.scores import metric_words
 from distill.labels import Logits
 from distill.machine import describe_environment
 from distill.models.loading import load_bundle
@@ -338,7 +339,7 @@ def _verdict(evidence: Evidence, forms: Sequence[FormResult], floor: Reference |
     winner = next(form for form in forms if form.status == "winner")
     score = winner.test or winner.validation
     words = (
-        f"{winner.name}: {evidence.settings.metric} {0.0 if score is None else score.value:.3f}"
+        f"{winner.name}: {metric_words(evidence.settings.metric)} {0.0 if score is None else score.value:.3f}"
         f"{'' if winner.kept is None else f', {winner.kept:.1%} of the teacher'}"
         f"{'' if winner.measured_ms is None else f', {winner.measured_ms:.2f} ms a text'}"
         f"{'' if winner.measured_bytes is None else f', {winner.measured_bytes / MEGABYTE:.1f} MB'}"

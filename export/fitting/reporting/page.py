@@ -8,6 +8,7 @@ from typing import Final
 
 import jinja2
 
+from distill.evaluation.scores import metric_words
 from distill.storage import write_atomically
 from export.fitting.reporting.picture import calibration_picture, cost_pictures, floors_below, score_pictures
 from export.fitting.reporting.result import Disagreement, FitReport, FormResult
@@ -48,7 +49,7 @@ def html_of(report: FitReport, out: Path) -> str:
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
         headline=_headline(report),
-        metric=_metric_words(report.metric),
+        metric=metric_words(report.metric),
         tiles=_tiles(report),
         pictures=scores or cost_pictures(report),
         scored=bool(scores),
@@ -89,7 +90,7 @@ def _tiles(report: FitReport) -> list[tuple[str, str, str]]:
     score, teacher = score_of(winner, report.measured_on), report.teacher
     found = []
     if score is not None:
-        found.append((f"{score.value:.3f}", _metric_words(report.metric), f"95 % interval {interval(score)}"))
+        found.append((f"{score.value:.3f}", metric_words(report.metric), f"95 % interval {interval(score)}"))
     if winner.kept is not None:
         of_teacher = score_of(teacher, report.measured_on)
         found.append((percent(winner.kept), "of the teacher's score", f"teacher {of_teacher.value:.3f}" if of_teacher else ""))
@@ -102,11 +103,6 @@ def _tiles(report: FitReport) -> list[tuple[str, str, str]]:
     smaller = f"teacher {megabytes(teacher.size_bytes)} MB" if teacher.size_bytes else _budget_words(report, "MB")
     found.append((f"{megabytes(size)} MB", "to ship", smaller))
     return found
-
-
-def _metric_words(metric: str) -> str:
-    kind, _, label = metric.partition(":")
-    return f"recall of {label}" if label else kind.replace("_", "-").replace("f1", "F1")
 
 
 def _budget_words(report: FitReport, unit: str) -> str:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import Bbox
 
+from distill.evaluation.scores import RECALL, metric_words
 from export.fitting.reporting.result import CalibrationBin, FitReport, FormResult, Reference, Score
 from export.fitting.reporting.summary import MEGABYTE, reference_words, score_of
 from export.measure.drawing import GREY, Name, inline, place_names, svg_of
@@ -38,7 +39,7 @@ def score_pictures(report: FitReport) -> dict[str, str]:
     points = _points(report)
     if not any(point.marker == "o" for point in points):
         return {}
-    words = f"{report.metric} of every student against its time of one text. " + "; ".join(
+    words = f"{metric_words(report.metric)} of every student against its time of one text. " + "; ".join(
         f"{point.name}: {point.score.value:.3f} at {point.ms:.2f} ms" for point in points
     )
     return {
@@ -87,9 +88,7 @@ def score_figure(report: FitReport, width: str) -> Figure:
     room = 0.14 * max(max(heights) - min(heights), 0.01)
     axes.set(ylim=(min(heights) - room, max(heights) + room))
     names += [Name(_plain(name), _free_x(axes, height, names), height, radius=0) for name, height in levels]
-    metric = (
-        "recall of one label" if report.metric.startswith("recall:") else report.metric.replace("_", "-").replace("f1", "F1")
-    )
+    metric = "recall of one label" if report.metric.startswith(RECALL) else metric_words(report.metric)
     axes.set(xlabel="median time of one text, one thread\n(ms, log scale)", ylabel=f"{metric} with 95 % interval")
     lines = _lines(figure, axes, heights=[height for _, height in levels], ms=report.budget.max_ms)
     place_names(axes, names, avoid=lines)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Final
 
+from distill.evaluation.scores import metric_words
 from export.fitting.reporting.result import FitReport, FormResult, FormStatus, Reference, Score
 from export.measure.tables import ABSENT, Table
 
@@ -24,19 +26,34 @@ REFERENCE_WORDS: Final = {
 }
 
 
-def summary_lines(report: FitReport, page: Path) -> list[str]:
-    """Return the verdict and where the report is.
+def summary_lines(report: FitReport, out: Path) -> list[str]:
+    """Return the verdict, where the report is, and how to use the student.
 
     Args:
         report: The result of the run.
-        page: The HTML page of the run.
+        out: Folder of the run.
     """
-    return [report.verdict, f"Report: {page}"]
+    student = shlex.quote(str(out / "student"))
+    return [
+        report.verdict,
+        f"report  {out / 'report.html'}",
+        f"student {out / 'student'}",
+        f"try     potstill predict {student} 'some text'",
+        f"serve   potstill serve {student}",
+    ]
 
 
 def summary_table(report: FitReport) -> Table:
     """Return one row for the teacher, the control and each form, from the fastest form to the slowest."""
-    columns = ("student", "status", "ms", "MB", f"{report.metric} ({report.measured_on})", "95 % interval", "kept")
+    columns = (
+        "student",
+        "status",
+        "ms",
+        "MB",
+        f"{metric_words(report.metric)} ({report.measured_on})",
+        "95 % interval",
+        "kept",
+    )
     others = [
         [
             reference_words(each),

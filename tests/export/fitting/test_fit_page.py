@@ -67,7 +67,7 @@ FORMS = (
 @pytest.fixture
 def won() -> FitReport:
     return FitReport(
-        verdict="Deploy narrow/int8: macro_f1 0.843, 96.3% of the teacher, 0.34 ms a text, 8.9 MB.",
+        verdict="Deploy narrow/int8: macro-F1 0.843, 96.3% of the teacher, 0.34 ms a text, 8.9 MB.",
         metric="macro_f1",
         budget=Budget(max_ms=2.0, max_mb=20.0, min_kept=0.95),
         prefer="speed",
@@ -248,7 +248,13 @@ def test_the_same_report_gives_the_same_page(won: FitReport) -> None:
 
 
 def test_the_summary_has_the_verdict_the_page_and_every_form(won: FitReport) -> None:
-    assert summary_lines(won, OUT / PAGE) == [won.verdict, "Report: runs/first try/report.html"]
+    assert summary_lines(won, OUT) == [
+        won.verdict,
+        "report  runs/first try/report.html",
+        "student runs/first try/student",
+        "try     potstill predict 'runs/first try/student' 'some text'",
+        "serve   potstill serve 'runs/first try/student'",
+    ]
     columns, rows = summary_table(won)
     by_name = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
     assert by_name["narrow/int8"] == {
@@ -256,12 +262,12 @@ def test_the_summary_has_the_verdict_the_page_and_every_form(won: FitReport) -> 
         "status": "chosen",
         "ms": "0.34",
         "MB": "8.9",
-        "macro_f1 (test)": "0.8432",
+        "macro-F1 (test)": "0.8432",
         "95 % interval": "0.831-0.855",
         "kept": "96.3%",
     }
     assert by_name["6-layers/int8"]["ms"] == "4.60"
-    assert by_name["6-layers/int8"]["macro_f1 (test)"] == "-"
+    assert by_name["6-layers/int8"]["macro-F1 (test)"] == "-"
     assert [row[0] for row in rows] == [
         *("teacher", "TF-IDF", "commonest label", "control"),
         *(each.name for each in FORMS),

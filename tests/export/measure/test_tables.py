@@ -8,7 +8,6 @@ import pytest
 
 from export.measure.tables import (
     COLUMNS,
-    DEMO_COLUMNS,
     EVAL_COLUMNS,
     confusion_table,
     markdown_of,
@@ -63,7 +62,7 @@ def test_figures_are_rounded_and_carry_their_unit() -> None:
     }
 
 
-@pytest.mark.parametrize("columns", [COLUMNS, DEMO_COLUMNS, EVAL_COLUMNS])
+@pytest.mark.parametrize("columns", [COLUMNS, EVAL_COLUMNS])
 def test_what_was_not_measured_is_a_dash(columns: tuple[str, ...]) -> None:
     row = {**QUALITY, "agreement": None, "retention": None, "size_bytes": None, "runtime": "none"}
     _, (cells,) = table_of([row], columns)

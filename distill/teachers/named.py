@@ -1,0 +1,80 @@
+"""What is named as a teacher: a bundle, a fine-tuned Hugging Face classifier to adopt, or an encoder to fine-tune."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from distill.bundle import CONFIG, MANIFEST, Bundle
+from distill.data import Dataset
+from distill.errors import SettingsError
+from distill.models.fine_tuned import HUB, folder_of
+from distill.progress import Reporter
+from distill.settings import BUILTIN_MINILM
+from distill.teachers.adopting import adopt, labels_to_read
+
+_HEAD = "ForSequenceClassification"
+"""How transformers names its classifiers; an encoder is a `BertModel` or `BertForMaskedLM`."""
+
+
+def is_fine_tuned(name: str | Path) -> bool:
+    """Return whether a folder or `hub:ID` has the head of a classifier, so that it is adopted and not fine-tuned."""
+    if not str(name).startswith(HUB) and not Path(name).is_dir():
+        return False
+    try:
+        config = json.loads((folder_of(str(name)) / CONFIG).read_text(encoding="utf-8"))
+        return any(str(one).endswith(_HEAD) for one in config.get("architectures") or ())
+    except (OSError, ValueError, AttributeError):
+        return False  # whoever loads it says what is wrong with it
+
+
+def labels_of_named(names: Sequence[str | Path]) -> tuple[str, ...]:
+    """Return the labels, in order, that data for these teachers must have; none if the data decides them.
+
+    Raises:
+        SettingsError: Two teachers have different labels.
+        BundleError: A bundle is damaged.
+    """
+    found = {str(name): _labels_of(name) for name in names}
+    known = {name: labels for name, labels in found.items() if labels}
+    if len(set(known.values())) > 1:
+        raise SettingsError(f"the teachers have different labels: {'; '.join(f'{k}: {list(v)}' for k, v in known.items())}")
+    return next(iter(known.values()), ())
+
+
+def _labels_of(name: str | Path) -> tuple[str, ...]:
+    if _is_bundle(name):
+        return Bundle.open(name).labels
+    return labels_to_read(str(name)) if is_fine_tuned(name) else ()
+
+
+def classifier_named(name: str | Path, *, labelled: Dataset, reporter: Reporter) -> Bundle | None:
+    """Return the bundle of a name, adopted now if it is a fine-tuned classifier; None if it is an encoder to fine-tune.
+
+    Args:
+        name: A folder, `hub:ID`, a hub id or `builtin:minilm`.
+        labelled: Texts that an adopted classifier is judged on.
+        reporter: Told what was adopted.
+
+    Raises:
+        BundleError: A damaged bundle or checkpoint, or a path that does not exist.
+        TeacherError: It is no better on the labelled texts than answers that ignore the text, or its labels are swapped.
+    """
+    if _is_bundle(name):
+        return Bundle.open(name)
+    if is_fine_tuned(name):
+        return adopt(str(name), labelled=labelled, reporter=reporter)
+    if name != BUILTIN_MINILM and _looks_like_a_path(name) and not Path(name).is_dir():
+        raise SettingsError(
+            f"--teacher {name} does not exist; name a folder, hub:ID, or {BUILTIN_MINILM}, which is fine-tuned on your texts"
+        )
+    return None
+
+
+def _is_bundle(name: str | Path) -> bool:
+    return (Path(name) / MANIFEST).is_file()
+
+
+def _looks_like_a_path(name: str | Path) -> bool:
+    return isinstance(name, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/")

@@ -1,0 +1,183 @@
+"""What a run works on: the texts, the opened teacher, the settings; and its plan, made before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from distill.bundle import Bundle
+from distill.classifier import Classifier
+from distill.data import Dataset, Splits, limited, texts_not_in
+from distill.data.dataset import split_off
+from distill.errors import SettingsError
+from distill.evaluation.scores import metric_of
+from distill.labels import task_of
+from distill.models.loading import load_pretrained
+from distill.models.torch_classifier import usable_positions
+from distill.progress import Reporter
+from distill.recipes import Effort
+from distill.teacher_settings import TeacherSettings
+from distill.teachers.defaults import DataShape, adapted
+from distill.teachers.named import classifier_named
+from distill.teachers.teacher import Teacher, open_teacher, require_same_label_names
+from distill.texts import TextInput
+from distill.training.processes import lengths_of
+from export.fitting.choose import exceeded
+from export.fitting.plan import Plan, planned_minutes
+from export.fitting.reporting.result import Budget
+from export.fitting.scores import Scorer
+from export.fitting.weighing import recipes_of, weighed_forms
+from export.settings import FitSettings
+
+TEST_SHARE: Final = 0.15
+FEWEST_FOR_A_TEST: Final = 600
+"""Training texts from which a share is cut off to measure on, if no test texts are given."""
+UNTRAINED_LENGTH: Final = 128
+MOST_TOKENS: Final = 512
+LENGTHS_OF: Final = 2_000
+EFFORTS: Final[tuple[Effort, ...]] = ("thorough", "standard", "quick")
+
+FitTeacher = str | Path | Bundle | Classifier | Sequence[str | Path | Bundle | Classifier]
+"""An encoder to fine-tune by name, a fine-tuned classifier to adopt, a bundle or its folder, any classifier, or several."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the stages share.
+
+    Attributes:
+        splits: The texts.
+        unlabeled: Further texts.
+        settings: Of the run; `effort` as the time limit allows.
+        reporter: Told of progress.
+        encoder: What is fine-tuned as the teacher; None if the teacher is given.
+        teacher: The opened teacher; before it is fine-tuned, the encoder with a random head.
+        teacher_views: Texts that it is fine-tuned on, counting one once per epoch; 0 if the teacher is given.
+    """
+
+    splits: Splits
+    unlabeled: tuple[TextInput, ...]
+    settings: FitSettings
+    reporter: Reporter
+    encoder: str | None
+    teacher: Teacher
+    teacher_views: int
+
+    @property
+    def budget(self) -> Budget:
+        """What the student may cost."""
+        return Budget(self.settings.max_ms, self.settings.max_mb, self.settings.min_kept)
+
+    @property
+    def measured(self) -> Dataset:
+        """The texts that measure the result; they choose nothing if they are test texts."""
+        return self.splits.test or self.splits.validation
+
+    @property
+    def validation(self) -> Scorer:
+        """Scores on the validation texts."""
+        return Scorer(self.splits.validation, self.settings.metric)
+
+
+def prepared(
+    splits: Splits, teacher: FitTeacher, unlabeled: Iterable[TextInput], settings: FitSettings, reporter: Reporter
+) -> Job:
+    """Check the settings, open the teacher, adopt it if need be, and cut off test texts; nothing is trained.
+
+    Raises:
+        PotstillError: As `export.fitting.run.fit`.
+    """
+    metric_of(settings.metric, labels=splits.train.labels, task=task_of(splits.train.problem_type))
+    splits = _with_test(splits)
+    for note in splits.notes:
+        reporter.say(note)
+    held_out = [part for part in (splits.train, splits.validation, splits.test) if part is not None]
+    further = tuple(texts_not_in(unlabeled, held_out))
+    encoder, opened = _opened(teacher, splits, reporter)
+    views = 0 if encoder is None else _epochs(opened, splits.train) * len(splits.train)
+    return Job(splits, further, settings, reporter, encoder, opened, views)
+
+
+def _with_test(splits: Splits) -> Splits:
+    """Cut test texts off a large training set that has none of its own; of a small one, the validation texts measure."""
+    train = splits.train
+    if splits.test is not None:
+        return splits
+    if len(train) < FEWEST_FOR_A_TEST or min(train.counts.values()) < 2:
+        note = "no --test texts, and too few training texts to cut some off: the validation texts choose and measure"
+        return replace(splits, train=replace(train, notes=(*train.notes, note)))
+    train, test = split_off(train, count=round(TEST_SHARE * len(train)), seed=0, name="test")
+    note = f"{len(test):,} of the training texts are cut off as test texts; give others with --test"
+    return replace(splits, train=replace(train, notes=(*train.notes, note)), test=test)
+
+
+def _opened(teacher: FitTeacher, splits: Splits, reporter: Reporter) -> tuple[str | None, Teacher]:
+    """Return the encoder to fine-tune, if any, and the opened teacher; an encoder has a random head."""
+    given = teacher if isinstance(teacher, Sequence) and not isinstance(teacher, str) else (teacher,)
+    members: list[Bundle | Classifier] = []
+    for one in given:
+        if not isinstance(one, str | Path):
+            members.append(one)
+            continue
+        found = classifier_named(one, labelled=splits.validation, reporter=reporter)
+        if found is None and len(given) > 1:
+            raise SettingsError(
+                f"{one} is an encoder, and only one can be fine-tuned: name it alone, or fine-tune each with "
+                "`potstill teacher` and name the bundles"
+            )
+        if found is None:
+            return str(one), _untrained(str(one), splits.train)
+        members.append(found)
+    opened = open_teacher(members, device="auto")
+    require_same_label_names(opened.asked.labels, splits.train.labels)
+    return None, opened
+
+
+def _untrained(source: str, train: Dataset) -> Teacher:
+    labels, task = train.labels, train.problem_type
+    model = load_pretrained(source, labels=labels, max_length=UNTRAINED_LENGTH, seed=0, problem_type=task)
+    longest = int(min(usable_positions(model.model.config), MOST_TOKENS))
+    model = replace(model, tokenizer=model.tokenizer.with_max_length(longest))
+    return open_teacher(model.reading_pairs() if train.is_pairs else model, device="auto")
+
+
+def _epochs(teacher: Teacher, train: Dataset) -> int:
+    """Return how many epochs the teacher will be fine-tuned for, at most."""
+    model = teacher.lender()
+    unlimited = model.tokenizer.with_max_length(1_000_000)
+    shape = DataShape(
+        num_texts=len(train),
+        label_counts=tuple(train.counts.values()),
+        token_lengths=lengths_of(unlimited.encode(limited(train, LENGTHS_OF, seed=0).texts)),
+        max_length=model.tokenizer.max_length,
+        several_labels=train.problem_type == "multi_label_classification",
+    )
+    return adapted(TeacherSettings(), shape).epochs
+
+
+def planned(job: Job) -> tuple[Job, Plan]:
+    """Weigh the forms; with a time limit, lower the effort until the plan keeps it."""
+    limit = job.settings.time_limit_min
+    for effort in EFFORTS[EFFORTS.index(job.settings.effort) :]:
+        settings = job.settings.model_copy(update={"effort": effort})
+        candidates = weighed_forms(
+            job.teacher, job.splits, num_unlabelled=len(job.unlabeled), settings=settings, reporter=job.reporter
+        )
+        within = tuple(form for form in candidates.forms if not exceeded(form.costs, job.budget))
+        minutes = planned_minutes(
+            candidates,
+            recipes_of(within),
+            num_texts=len(job.splits.train) + len(job.unlabeled),
+            teacher_views=job.teacher_views,
+            halving=not settings.train_all,
+        )
+        plan = Plan(candidates, within, minutes, effort)
+        if limit is None or plan.total_min <= limit:
+            return replace(job, settings=settings), plan
+        job.reporter.say(f"--effort {effort} would take about {plan.total_min:.0f} minutes, more than {limit:g}")
+    raise SettingsError(
+        f"even --effort quick would take about {plan.total_min:.0f} minutes, more than --time-limit-min {limit:g}; "
+        "raise the limit, or name fewer --recipes"
+    )
