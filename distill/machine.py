@@ -52,6 +52,11 @@ def multiplies_bf16_faster(root: Path = Path("/")) -> bool:
     return "amx_bf16" in _processor_flags(root)
 
 
+def machine_name() -> str:
+    """Return what timings of this machine depend on: processor, instructions, how many CPUs this process may use."""
+    return f"{_cpu_name()}, {instruction_set()}, {available_cpus()} CPUs"
+
+
 def describe_environment() -> dict[str, Any]:
     """Return the environment as JSON values; what is unknown is None."""
     return {

@@ -19,9 +19,16 @@ from distill.models.torch_classifier import usable_positions
 from distill.progress import Reporter
 from distill.recipes import Effort
 from distill.teacher_settings import TeacherSettings
+from distill.teachers.answers import teacher_logits
 from distill.teachers.defaults import DataShape, adapted
 from distill.teachers.named import classifier_named
-from distill.teachers.teacher import Teacher, open_teacher, require_same_label_names
+from distill.teachers.teacher import (
+    Teacher,
+    open_teacher,
+    require_same_label_names,
+    require_same_task,
+    require_useful_teacher,
+)
 from distill.texts import TextInput
 from distill.training.processes import lengths_of
 from export.fitting.choose import exceeded
@@ -132,6 +139,10 @@ def _opened(teacher: FitTeacher, splits: Splits, reporter: Reporter) -> tuple[st
         members.append(found)
     opened = open_teacher(members, device="auto")
     require_same_label_names(opened.asked.labels, splits.train.labels)
+    require_same_task(opened.asked.problem_type, splits.train.problem_type)
+    validation = splits.validation  # judged now, before anything takes time; the answers are cached
+    logits = teacher_logits(opened.asked, validation.texts, reporter=reporter).logits
+    require_useful_teacher(logits=logits, label_ids=validation.label_ids, labels=opened.asked.labels)
     return None, opened
 
 
@@ -157,13 +168,26 @@ def _epochs(teacher: Teacher, train: Dataset) -> int:
     return adapted(TeacherSettings(), shape).epochs
 
 
-def planned(job: Job) -> tuple[Job, Plan]:
-    """Weigh the forms; with a time limit, lower the effort until the plan keeps it."""
+def planned(job: Job, out: Path | None = None) -> tuple[Job, Plan]:
+    """Weigh the forms; with a time limit, lower the effort until the plan keeps it.
+
+    Args:
+        job: The run.
+        out: Its folder, in which the measured costs are kept; None keeps nothing.
+
+    Raises:
+        SettingsError: No effort keeps the time limit, or no recipe can be made of the teacher.
+    """
     limit = job.settings.time_limit_min
     for effort in EFFORTS[EFFORTS.index(job.settings.effort) :]:
         settings = job.settings.model_copy(update={"effort": effort})
         candidates = weighed_forms(
-            job.teacher, job.splits, num_unlabelled=len(job.unlabeled), settings=settings, reporter=job.reporter
+            job.teacher,
+            job.splits,
+            num_unlabelled=len(job.unlabeled),
+            settings=settings,
+            kept=None if out is None else out / f"weighed-{effort}.json",
+            reporter=job.reporter,
         )
         within = tuple(form for form in candidates.forms if not exceeded(form.costs, job.budget))
         minutes = planned_minutes(

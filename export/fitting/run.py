@@ -139,7 +139,7 @@ def _fitted(job: Job, out: Path) -> FitReport:
     with stages.stage("floors", f"TF-IDF with logistic regression and the commonest label, on {len(job.splits.train)} texts"):
         floors = _floors(job.splits.train)
     with stages.stage("weighing", "every student, untrained: its speed on this machine and its size"):
-        job, plan = planned(job)
+        job, plan = planned(job, out)
         job.reporter.say(plan.words())
         stages.planned = plan.minutes
     evidence = Evidence(

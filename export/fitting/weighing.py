@@ -5,17 +5,24 @@ Speed and size depend on the shape of a student and not on its weights, so they 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, get_args
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import numpy as np
 
 from distill.data import Dataset, Splits, limited
 from distill.errors import SettingsError
+from distill.machine import machine_name
 from distill.models.loading import load_pretrained
 from distill.models.torch_classifier import TorchClassifier
-from distill.progress import Reporter
-from distill.recipes import RECIPES, RecipeOptions, Stage, stages_of
+from distill.progress import Reporter, SilentReporter
+from distill.recipes import RECIPES, RecipeName, RecipeOptions, Stage, stages_of
+from distill.storage import write_atomically
 from distill.students.bases import base_of
 from distill.teachers.teacher import Teacher
 from distill.training.by_recipe import text_facts, untrained_student
@@ -26,6 +33,7 @@ from export.int8.ladder import asked_form
 from export.int8.linear import linear_inputs
 from export.int8.quantize import quantize, scales_of_graph
 from export.measure.latency import measure_latency
+from export.measure.rows import kept_under
 from export.pipeline import written_graph
 from export.runtime.sessions import OnnxClassifier
 from export.settings import BenchSettings, ExportSettings, FitSettings
@@ -72,6 +80,8 @@ class Candidates:
         in_part: The same, with a student that gets `RUNG_SHARE` of its training.
         step_s: By recipe, about how many seconds of training one text takes.
         teacher_answer_s: Seconds that the teacher takes for one text among many.
+        max_length: Tokens of a text that the students read.
+        truncated: Share of the training texts that are longer.
     """
 
     forms: tuple[Form, ...]
@@ -79,6 +89,8 @@ class Candidates:
     in_part: Mapping[str, tuple[Stage, ...]]
     step_s: Mapping[str, float]
     teacher_answer_s: float
+    max_length: int
+    truncated: float
 
     def costs(self) -> dict[str, Costs]:
         """Return what each form takes, by its name."""
@@ -93,7 +105,7 @@ class Candidates:
 
 
 def weighed_forms(
-    teacher: Teacher, splits: Splits, *, num_unlabelled: int, settings: FitSettings, reporter: Reporter
+    teacher: Teacher, splits: Splits, *, num_unlabelled: int, settings: FitSettings, kept: Path | None, reporter: Reporter
 ) -> Candidates:
     """Build the untrained student of each recipe, write its int8 graphs, time and weigh them.
 
@@ -102,44 +114,73 @@ def weighed_forms(
         splits: The texts.
         num_unlabelled: Further texts.
         settings: Effort, seed and which recipes.
+        kept: File of the measured costs, from which a resumed run reads them; None keeps nothing.
         reporter: Shows progress.
+
+    Raises:
+        SettingsError: No recipe can be made of this teacher.
     """
     base, sample = base_of(teacher, splits.train.texts), limited(splits.train, SAMPLE_TEXTS, seed=0)
     facts = text_facts(teacher, splits, num_unlabelled, base=base)
     options = RecipeOptions(effort=settings.effort, seed=settings.seed)
+    names: tuple[RecipeName, ...] = settings.recipes or tuple(recipe.name for recipe in RECIPES.values())
+    stages = {name: stages_of(RECIPES[name], facts, options, base=base.source) for name in names}
+    part = replace(options, share=RUNG_SHARE)
+    in_part = {name: stages_of(RECIPES[name], facts, part, base=base.source) for name in names}
     lender = teacher.lender() if base.source is None else _pretrained(base.source, splits.train, facts.max_length)
-    stages, in_part, classifiers, sizes, steps = {}, {}, {}, {}, {}
-    names: tuple[str, ...] = settings.recipes or tuple(RECIPES)
-    with reporter.task("weighing untrained students", len(names)) as advance:
-        for name in names:
-            found = stages_of(RECIPES[name], facts, options, base=base.source)
-            advance(1)
+
+    shapes = [[one.settings.model_dump(mode="json") for one in each] for each in stages.values()]
+    decided_by = [teacher.digest(), base.source, shapes, sample.fingerprint(), machine_name()]
+    key = hashlib.sha256(json.dumps(decided_by).encode()).hexdigest()
+    costs = None if kept is None else kept_under(kept, key)
+    if costs is None:
+        costs = _costs(stages, lender, sample, teacher, reporter)
+        if kept is not None:
+            write_atomically(kept, json.dumps({"key": key, **costs}))
+    if not costs["forms"]:
+        raise SettingsError("no recipe can be made of this teacher; name another one, or see the reasons above")
+    weighed = [Form(*_parts(name), Costs(ms, size)) for name, ms, size in costs["forms"]]
+    longest = next(iter(stages.values()))[-1].settings.max_length or 0
+    return Candidates(
+        forms=tuple(sorted(weighed, key=lambda form: form.costs.ms)),
+        stages={name: stages[name] for name in names if name in costs["step_s"]},
+        in_part={name: in_part[name] for name in names if name in costs["step_s"]},
+        step_s=costs["step_s"],
+        teacher_answer_s=costs["teacher_answer_s"],
+        max_length=longest,
+        truncated=float((np.asarray(facts.token_lengths) > longest).mean()),
+    )
+
+
+def _costs(
+    stages: Mapping[RecipeName, Sequence[Stage]],
+    lender: TorchClassifier,
+    sample: Dataset,
+    teacher: Teacher,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Return, as JSON values, what each form takes, the seconds of a step by recipe, and those of an answer of the teacher."""
+    classifiers, sizes, steps = {}, {}, {}
+    with reporter.task("weighing untrained students", len(stages)) as advance:
+        for name, found in stages.items():
             try:
                 student = untrained_student(found, lender, sample)
             except SettingsError as exc:
                 reporter.say(f"{name} is left out: {exc}")
+                advance(1)
                 continue
-            stages[name] = found
-            in_part[name] = stages_of(RECIPES[name], facts, replace(options, share=RUNG_SHARE), base=base.source)
             steps[name] = BACKWARD * _answer_s(student, sample)
-            for tables, graph in _int8_graphs(student, sample, reporter).items():
+            for tables, graph in _int8_graphs(student, sample).items():
                 classifiers[f"{name}/{tables}"] = _session(graph, student)
                 sizes[f"{name}/{tables}"] = len(graph) + len(student.tokenizer.to_json().encode()) + MANIFEST_BYTES
-    if not classifiers:
-        raise SettingsError("no recipe can be made of this teacher; name another one, or see the reasons above")
-    timed = measure_latency(classifiers, sample.texts, TIMING, reporter=reporter)
+            advance(1)
+    timed = measure_latency(classifiers, sample.texts, TIMING, reporter=reporter) if classifiers else {}
     model = teacher.torch_member()
-    forms = tuple(
-        Form(*_parts(name), Costs(timed[name].p50_ms, sizes[name]))
-        for name in sorted(classifiers, key=lambda each: timed[each].p50_ms)
-    )
-    return Candidates(
-        forms=forms,
-        stages=stages,
-        in_part=in_part,
-        step_s=steps,
-        teacher_answer_s=0.0 if model is None else _answer_s(model, sample),
-    )
+    return {
+        "forms": [[name, timed[name].p50_ms, sizes[name]] for name in classifiers],
+        "step_s": steps,
+        "teacher_answer_s": 0.0 if model is None else _answer_s(model, sample),
+    }
 
 
 def _parts(name: str) -> tuple[str, Tables]:
@@ -151,10 +192,10 @@ def _pretrained(source: str, train: Dataset, max_length: int | None) -> TorchCla
     return load_pretrained(source, labels=train.labels, max_length=max_length or 128, seed=0, problem_type=train.problem_type)
 
 
-def _int8_graphs(student: TorchClassifier, sample: Dataset, reporter: Reporter) -> dict[Tables, bytes]:
+def _int8_graphs(student: TorchClassifier, sample: Dataset) -> dict[Tables, bytes]:
     """Return the int8 graph of a student for each precision of the tables; no gate judges it."""
     asked = ExportSettings()
-    fp32 = written_graph(student, asked, reporter)
+    fp32 = written_graph(student, asked, SilentReporter())
     ranges = channel_ranges(fp32, linear_inputs(fp32), texts=sample.texts[:CALIBRATION_TEXTS], tokenizer=student.tokenizer)
     scales = scales_of_graph(fp32, ranges)
     return {tables: quantize(fp32, scales, asked_form(asked, tables)).SerializeToString() for tables in get_args(Tables)}

@@ -152,10 +152,10 @@ def _require_named(candidates: Sequence[Candidate], teacher: Candidate | None) -
         raise SettingsError(f"the teacher {teacher.key!r} is not among the candidates {keys}")
 
 
-def measured_before(kept: Path, key: str) -> dict[str, Any] | None:
-    """Return the measurements of an earlier run with this key; None if there are none, or they cannot be read."""
+def kept_under(path: Path, key: str) -> dict[str, Any] | None:
+    """Return what an earlier run kept in a JSON file under this key; None if there is nothing, or it cannot be read."""
     try:
-        found = json.loads(kept.read_text(encoding="utf-8"))
-        return {name: found[name] for name in ("environment", "rows")} if found["key"] == key else None
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        return {name: value for name, value in found.items() if name != "key"} if found["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -38,7 +38,7 @@ from export.fitting.scores import Scorer
 from export.fitting.training import Round
 from export.fitting.weighing import Form
 from export.measure.candidates import Candidate, bundle_candidate, floor_candidates
-from export.measure.rows import measure, measured_before
+from export.measure.rows import kept_under, measure
 from export.runtime.sessions import OnnxClassifier
 from export.settings import BenchSettings, FitSettings
 
@@ -138,7 +138,7 @@ def _measured(evidence: Evidence, found: Found, out: Path, reporter: Reporter) -
     digests = [[files[name].sha256 for name in names if name in files] for files in (one.manifest.files for one in bundles)]
     parts = [digests, evidence.measured.fingerprint(), evidence.splits.train.fingerprint(), settings.model_dump(mode="json")]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    if (earlier := measured_before(kept, key)) is not None:
+    if (earlier := kept_under(kept, key)) is not None:
         reporter.say("measuring: already done")
         return earlier
     result = measure(candidates, evidence.measured, teacher=reference, settings=settings, reporter=reporter)
