@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from distill.data import TextSources, load_splits
 from distill.errors import requires
 from distill.progress import Reporter
 from distill.settings import DataSettings
-from export.fitting.reporting.result import FitReport
+from distill.storage import require_writable
 from export.settings import DemoSettings, FitSettings
+
+if TYPE_CHECKING:
+    from export.fitting.reporting.result import FitReport
 
 TASK: Final = "movies"
 MAX_MB: Final = 4.7
@@ -57,6 +60,7 @@ def run_demo(out: Path, settings: DemoSettings = DemoSettings(), *, reporter: Re
     """
     with requires("the demo"):
         from export.fitting.run import fit
+    require_writable(out)
     profile = profile_of(settings)
     return fit(
         load_splits(profile.data),

@@ -1,4 +1,7 @@
-"""Every command and every Python example of the README runs as written, in a folder with two small files."""
+"""Every command and every Python example of the README and of the pages on fitting runs as written, with two small files.
+
+Only `fit` gets flags that make it fast: two students instead of seven, and little training.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,18 @@ import pytest
 from tiny_task import tiny_texts, write_csv
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-NOT_RUN_HERE = ("make demo", "make test", "potstill predict demo/student")
+NOT_RUN_HERE = ("make demo", "make test", "potstill predict demo/student", "potstill fit --teacher my-finetuned-bert")
+FAST = ("--effort", "quick", "--recipes", "2-layers", "static")
 
 
-def blocks(language: str) -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    content = (ROOT / page).read_text(encoding="utf-8")
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", content, flags=re.MULTILINE | re.DOTALL)
     return [content for named, content in found if named == language]
 
 
-def commands() -> list[str]:
-    lines = [line.partition("  #")[0].strip() for block in blocks("") for line in block.splitlines()]
+def commands(page: str) -> list[str]:
+    lines = [line.partition("  #")[0].strip() for block in blocks(page, "") for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith(NOT_RUN_HERE)]
 
 
@@ -39,18 +43,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_readme_names_every_command_of_the_walkthrough() -> None:
-    assert [shlex.split(line)[1] for line in commands()] == [
-        "teacher",
-        "distill",
-        "export",
-        "eval",
-        "bench",
-        "predict",
-        "inspect",
-        "score",
-        "serve",
-    ]
+def test_the_pages_name_every_command_of_the_walkthrough() -> None:
+    assert [shlex.split(line)[1] for line in commands("README.md")] == ["fit", "predict", "serve"]
+    steps = ["teacher", "distill", "export", "eval", "bench", "predict", "inspect", "score", "serve"]
+    assert [shlex.split(line)[1] for line in commands("docs/steps.md")] == steps
+    assert [shlex.split(line)[1] for line in commands("docs/fit.md")] == ["fit"]
 
 
 def assert_serves(arguments: list[str], workplace: Path) -> None:
@@ -79,23 +76,26 @@ def asked(address: str, body: dict[str, str], *, seconds: float) -> Any:
 
 
 @pytest.mark.slow
-def test_readme_commands_run_as_they_stand(workplace: Path) -> None:
-    for line in commands():
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("page", ["README.md", "docs/steps.md"])
+def test_commands_run_as_they_stand(page: str, workplace: Path) -> None:
+    for line in commands(page):
         program, *arguments = shlex.split(line)
         assert program == "potstill"
         if arguments[0] == "serve":
             assert_serves(arguments, workplace)
             continue
+        more = FAST if arguments[0] == "fit" else ()
         done = subprocess.run(
-            [sys.executable, "-m", "distill", *arguments], cwd=workplace, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "distill", *arguments, *more], cwd=workplace, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         assert done.stdout.strip(), line
 
 
 @pytest.mark.slow
-def test_readme_python_runs_as_it_stands(workplace: Path) -> None:
-    whole_story, reopened = blocks("python")
-    for example in (whole_story, reopened):
+@pytest.mark.parametrize("page", ["README.md", "docs/steps.md"])
+def test_python_runs_as_it_stands(page: str, workplace: Path) -> None:
+    for example in blocks(page, "python"):
         done = subprocess.run([sys.executable, "-c", example], cwd=workplace, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{example}\n{done.stderr}"

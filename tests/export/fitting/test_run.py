@@ -1,32 +1,145 @@
-"""`potstill fit` from end to end, on the tiny task."""
+"""`potstill fit` from end to end, on the tiny task: what it writes, what it does not do again, what it refuses."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tiny_task import Outcome, tiny_texts, write_csv
 
 from distill.bundle import Bundle
 from distill.data import Splits
+from distill.progress import SilentReporter
+from export.fitting.reporting.result import FitReport
 from export.fitting.run import NothingFitsError, fit
+from export.measure.latency import ProcessFigures
 from export.settings import FitSettings
 
 pytestmark = pytest.mark.slow
 
+SETTINGS = FitSettings(max_mb=5, effort="quick", recipes=("2-layers", "narrow", "static"))
 
-def test_a_bundle_becomes_a_proven_student(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
-    settings = FitSettings(max_mb=5, effort="quick", recipes=("3-layers", "2-layers", "static"))
-    report = fit(tiny_splits, out=tmp_path, teacher=tiny_teacher, settings=settings)
-    assert report.winner is not None
-    assert (tmp_path / "report.html").is_file()
-    Bundle.open(tmp_path / "student").graph("int8")
+
+class Listening(SilentReporter):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    @property
+    def trained(self) -> list[str]:
+        return [text.partition(":")[0] for text in self.said if text.endswith(": training")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_processes() -> Iterator[None]:
+    """Measure without the processes that take cold start and memory; tests of the measuring start real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        figures = ProcessFigures(cold_start_s=0.5, peak_rss_bytes=10**8)
+        patch.setattr("export.measure.rows.measure_process", lambda *arguments: figures)
+        yield
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fits") / "run"
+
+
+@pytest.fixture(scope="module")
+def found(out: Path, tiny_teacher: Bundle, tiny_splits: Splits) -> FitReport:
+    return fit(tiny_splits, out=out, teacher=tiny_teacher, settings=SETTINGS)
+
+
+def test_a_bundle_becomes_a_proven_student(found: FitReport, out: Path) -> None:
+    Bundle.open(out / "student").graph("int8")
+    assert (out / "report.html").is_file()
+    winner = next(form for form in found.forms if form.status == "winner")
+    assert winner.name == found.winner
+    assert winner.kept is not None
+    assert winner.kept > 0.9
+    assert found.measured_on == "test"
+    assert {form.recipe for form in found.forms} == {"2-layers", "narrow", "static"}
+    assert all(form.predicted_bytes < 5_000_000 for form in found.forms if form.status != "over_budget")
+    assert any(form.rungs and form.rungs[0].share == 0.25 for form in found.forms)
+
+
+def test_the_report_has_the_rows_of_a_benchmark(found: FitReport, out: Path) -> None:
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert (report["schema"], report["winner"]) == (1, found.winner)
+    named = [(row["name"], row["precision"], row["runtime"]) for row in report["rows"]]
+    for row in (
+        ("teacher", "fp32", "pytorch"),
+        ("student_no_distillation", "fp32", "pytorch"),
+        ("student", "fp32", "onnxruntime"),
+        ("student", "int8", "onnxruntime"),
+        ("tfidf", "fp32", "scikit-learn"),
+        ("majority", "fp32", "none"),
+    ):
+        assert row in named
+    assert all(row["num_texts"] == found.num_texts["test"] for row in report["rows"])
+
+
+def test_the_control_learnt_from_the_labels_alone(found: FitReport, out: Path) -> None:
+    assert found.winner is not None
+    recipe = found.winner.partition("/")[0]
+    control = Bundle.open(out / "tried" / "control" / f"{recipe}-control-seed-0").manifest
+    assert control.settings["student"]["soft_weight"] == 0
+    assert control.lineage.unlabeled_fingerprint is None
+    assert len(control.history) < 60  # it stops when nothing gets better
+
+
+def test_a_second_run_repeats_nothing(found: FitReport, out: Path, tiny_teacher: Bundle, tiny_splits: Splits) -> None:
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
+    reporter = Listening()
+    again = fit(tiny_splits, out=out, teacher=tiny_teacher, settings=SETTINGS, reporter=reporter)
+    assert reporter.trained == []
+    assert not any("weighing untrained" in text for text in reporter.said)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")} == before
+    assert (again.winner, again.verdict, again.forms) == (found.winner, found.verdict, found.forms)
+
+
+def test_a_damaged_student_is_made_again(found: FitReport, out: Path, tiny_teacher: Bundle, tiny_splits: Splits) -> None:
+    weights = out / "student" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    again = fit(tiny_splits, out=out, teacher=tiny_teacher, settings=SETTINGS)
+    assert again.winner == found.winner
+    Bundle.open(out / "student")
 
 
 def test_a_budget_that_nothing_keeps_names_what_binds(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
-    settings = FitSettings(max_ms=0.0001, effort="quick", recipes=("2-layers",))
+    settings = FitSettings(max_ms=0.0001, max_mb=0.01, effort="quick", recipes=("2-layers",))
     with pytest.raises(NothingFitsError) as caught:
         fit(tiny_splits, out=tmp_path, teacher=tiny_teacher, settings=settings)
     assert caught.value.exit_code == 4
-    assert caught.value.report.binding == ("max_ms",)
+    assert caught.value.report.binding == ("max_ms", "max_mb")
     assert caught.value.report.nearest
     assert (tmp_path / "report.json").is_file()
+
+
+def test_the_command_plans_fits_and_prints(
+    potstill: Callable[..., Outcome], tiny_teacher: Bundle, tiny_csv: Path, tmp_path: Path
+) -> None:
+    test = write_csv(tmp_path / "test.csv", tiny_texts(200, seed=1))
+    flags = ("--teacher", tiny_teacher.path, "--train", tiny_csv, "--test", test, "--effort", "quick", "--recipes", "2-layers")
+    plan = potstill("fit", *flags, "--out", tmp_path / "run", "--dry-run", "--json")
+    assert plan.code == 0, plan.stderr
+    assert [form["name"].partition("/")[0] for form in json.loads(plan.stdout)["forms"]] == ["2-layers"] * 2
+    assert not (tmp_path / "run").exists()
+
+    done = potstill("fit", *flags, "--out", tmp_path / "run", "--json")
+    assert done.code == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["winner"].startswith("2-layers/")
+    assert report["floor_wins"] in (True, False)
+
+    refused = potstill("fit", *flags, "--out", tmp_path / "run", "--max-mb", "0.01")
+    assert refused.code == 4
+    assert "--max-mb" in refused.stderr.splitlines()[-1]
+    Bundle.open(tmp_path / "run" / "student")  # what was there stays
