@@ -51,6 +51,13 @@ def score_pictures(report: FitReport) -> dict[str, str]:
 def score_figure(report: FitReport, width: str) -> Figure:
     """Draw score against time: points with intervals, lines for floors, the least score and the budget of time."""
     points, (figure, axes) = _points(report), _plot(width)
+    # Limits first: where all scores are equal, those that matplotlib chooses have no height.
+    times = [point.ms for point in points] + ([report.budget.max_ms] if report.budget.max_ms else [])
+    axes.set(xlim=(min(times) / 1.8, max(times) * 1.8))
+    levels = _levels(report, points)
+    heights = [end for point in points for end in (point.score.low, point.score.high)] + [height for _, height in levels]
+    room = 0.14 * max(max(heights) - min(heights), 0.01)
+    axes.set(ylim=(min(heights) - room, max(heights) + room))
     for point in points:
         axes.errorbar(
             point.ms,
@@ -81,12 +88,6 @@ def score_figure(report: FitReport, width: str) -> Figure:
         )
         for point in points
     ]
-    times = [point.ms for point in points] + ([report.budget.max_ms] if report.budget.max_ms else [])
-    axes.set(xlim=(min(times) / 1.8, max(times) * 1.8))
-    levels = _levels(report, points)
-    heights = [end for point in points for end in (point.score.low, point.score.high)] + [height for _, height in levels]
-    room = 0.14 * max(max(heights) - min(heights), 0.01)
-    axes.set(ylim=(min(heights) - room, max(heights) + room))
     names += [Name(_plain(name), _free_x(axes, height, names), height, radius=0) for name, height in levels]
     metric = "recall of one label" if report.metric.startswith(RECALL) else metric_words(report.metric)
     axes.set(xlabel="median time of one text, one thread\n(ms, log scale)", ylabel=f"{metric} with 95 % interval")

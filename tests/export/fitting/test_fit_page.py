@@ -297,3 +297,10 @@ def test_a_browser_shows_the_page_without_scrolling_sideways(
     page.emulate_media(media="print", color_scheme=scheme)
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
     page.close()
+
+
+def test_equal_scores_without_an_interval_can_be_drawn(won: FitReport) -> None:
+    perfect = Score(1.0, 1.0, 1.0)
+    forms = tuple(form if form.test is None else replace(form, test=perfect, validation=perfect) for form in won.forms)
+    teacher = replace(won.teacher, test=perfect, validation=perfect)
+    assert html_of(replace(won, forms=forms, teacher=teacher, floors=(), control=None), OUT)
