@@ -65,7 +65,7 @@ def classifier_named(name: str | Path, *, labelled: Dataset, reporter: Reporter)
         return Bundle.open(name)
     if is_fine_tuned(name):
         return adopt(str(name), labelled=labelled, reporter=reporter)
-    if name != BUILTIN_MINILM and _looks_like_a_path(name) and not Path(name).is_dir():
+    if _looks_like_a_path(name) and not Path(name).is_dir():
         raise SettingsError(
             f"--teacher {name} does not exist; name a folder, hub:ID, or {BUILTIN_MINILM}, which is fine-tuned on your texts"
         )
