@@ -41,4 +41,4 @@ class Scorer:
     def score(self, logits: Logits) -> Score:
         """Return the score with its 95 % interval."""
         found = self.figure(logits).estimate()
-        return Score(round(found.value, 6), round(found.low, 6), round(found.high, 6))
+        return Score(*(round(float(each), 6) for each in (found.value, found.low, found.high)))

@@ -288,7 +288,7 @@ def _form_result(
         reason=_why_chosen(evidence, found, name),
         measured_ms=row.get("p50_ms"),
         measured_bytes=row.get("size_bytes"),
-        validation=Score(round(estimate.value, 6), round(estimate.low, 6), round(estimate.high, 6)),
+        validation=Score(*(round(float(each), 6) for each in (estimate.value, estimate.low, estimate.high))),
         test=scored[name].score,
         kept=round(scored[name].score.value / teacher.score.value, 6) if teacher and teacher.score.value else None,
     )

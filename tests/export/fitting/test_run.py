@@ -19,7 +19,7 @@ from export.settings import FitSettings
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = FitSettings(max_mb=5, effort="quick", recipes=("2-layers", "narrow", "static"))
+SETTINGS = FitSettings(max_mb=5, effort="quick", recipes=("3-layers", "2-layers", "static"))
 
 
 class Listening(SilentReporter):
@@ -63,7 +63,7 @@ def test_a_bundle_becomes_a_proven_student(found: FitReport, out: Path) -> None:
     assert winner.kept is not None
     assert winner.kept > 0.9
     assert found.measured_on == "test"
-    assert {form.recipe for form in found.forms} == {"2-layers", "narrow", "static"}
+    assert {form.recipe for form in found.forms} == {"3-layers", "2-layers", "static"}
     assert all(form.predicted_bytes < 5_000_000 for form in found.forms if form.status != "over_budget")
     assert any(form.rungs and form.rungs[0].share == 0.25 for form in found.forms)
 
@@ -129,17 +129,17 @@ def test_the_command_plans_fits_and_prints(
     test = write_csv(tmp_path / "test.csv", tiny_texts(200, seed=1))
     flags = ("--teacher", tiny_teacher.path, "--train", tiny_csv, "--test", test, "--effort", "quick", "--recipes", "2-layers")
     plan = potstill("fit", *flags, "--out", tmp_path / "run", "--dry-run", "--json")
-    assert plan.code == 0, plan.stderr
-    assert [form["name"].partition("/")[0] for form in json.loads(plan.stdout)["forms"]] == ["2-layers"] * 2
+    assert plan.code == 0, plan.err
+    assert [form["name"].partition("/")[0] for form in json.loads(plan.out)["forms"]] == ["2-layers"] * 2
     assert not (tmp_path / "run").exists()
 
     done = potstill("fit", *flags, "--out", tmp_path / "run", "--json")
-    assert done.code == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+    assert done.code == 0, done.err
+    report = json.loads(done.out.splitlines()[-1])
     assert report["winner"].startswith("2-layers/")
     assert report["floor_wins"] in (True, False)
 
     refused = potstill("fit", *flags, "--out", tmp_path / "run", "--max-mb", "0.01")
     assert refused.code == 4
-    assert "--max-mb" in refused.stderr.splitlines()[-1]
+    assert "--max-mb" in refused.complaint
     Bundle.open(tmp_path / "run" / "student")  # what was there stays
