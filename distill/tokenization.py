@@ -7,14 +7,16 @@ batches.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from distill.errors import BundleError, DatasetError, SettingsError
 from distill.texts import TextInput
@@ -35,6 +37,12 @@ _SECOND_TEXT = 1 << 30
 ENCODED_AT_ONCE = 1024
 """Texts per call of the library: an encoding takes twenty times the memory of its ids, and only the ids are kept."""
 
+PREFIX_CHARS = 8
+"""Characters per kept token that are encoded first of a long text; a kept token of plain English has four to five."""
+
+MAX_WORD_CHARS = 1000
+"""Longest word that a WordPiece tokenizer may split: its time grows with the square of it. Most take 100 for the limit."""
+
 
 class Batch(NamedTuple):
     """Padded token ids, a mask with 0 for padding, and token types if the model takes them; int64, shape (texts, longest)."""
@@ -46,6 +54,20 @@ class Batch(NamedTuple):
     def inputs(self) -> dict[str, NDArray[np.int64]]:
         """Return the inputs of a graph or model by name."""
         return {name: values for name, values in self._asdict().items() if values is not None}
+
+
+class Reading(NamedTuple):
+    """A text as a model reads it.
+
+    Attributes:
+        ids: At most `max_length`, including special tokens, for `pad`.
+        is_cut: Whether the text has more tokens.
+        num_chars: Characters that were encoded to find that out; of a long text mostly a few.
+    """
+
+    ids: NDArray[np.int64]
+    is_cut: bool
+    num_chars: int
 
 
 class TextTokenizer:
@@ -69,6 +91,8 @@ class TextTokenizer:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as exc:  # the library raises a bare Exception, for a missing file too
             raise BundleError(f"{path} is not a tokenizer: {exc}") from exc
+        if (longest := getattr(tokenizer.model, "max_input_chars_per_word", 0)) > MAX_WORD_CHARS:
+            raise BundleError(f"{path} splits words of up to {longest} characters; set max_input_chars_per_word to 100")
         return cls(tokenizer, max_length=max_length, pad_id=pad_id, pairs=pairs)
 
     @classmethod
@@ -82,8 +106,7 @@ class TextTokenizer:
 
     def reading_pairs(self, *, has_types: bool) -> TextTokenizer:
         """Return a copy for a model of pairs; `has_types` says whether it has a vector for each of two token types."""
-        typed = has_types and any(self._tokenizer.encode("a", "a").type_ids)
-        pairs: Pairs = "typed" if typed else "untyped"
+        pairs: Pairs = "typed" if has_types and self._types_pairs else "untyped"
         return TextTokenizer.from_json(self.to_json(), max_length=self.max_length, pad_id=self.pad_id, pairs=pairs)
 
     @property
@@ -118,34 +141,127 @@ class TextTokenizer:
             DatasetError: A text is not a string, or has a lone surrogate and is not valid UTF-8; or `texts` is a single string.
             SettingsError: A pair needs token type ids, but the model was trained on single texts.
         """
+        return [reading.ids for reading in self.read(texts)]
+
+    def count_truncated(self, texts: Sequence[TextInput]) -> int:
+        """Return how many of these texts are cut at `max_length`."""
+        return sum(reading.is_cut for reading in self.read(texts))
+
+    def read(self, texts: Sequence[TextInput]) -> Iterator[Reading]:
+        """Return the ids of each text and whether it was cut; texts are encoded only as the iterator advances.
+
+        Raises:
+            DatasetError: As `encode`; before the first text is encoded.
+            SettingsError: As `encode`.
+        """
+        self.require(texts)
+        return chain.from_iterable(map(self._read_alike, _portions(texts, self.is_long)))
+
+    def require(self, texts: Sequence[TextInput]) -> None:
+        """Refuse texts that `read` would refuse, without encoding them."""
         if isinstance(texts, str):  # a string is also a sequence of strings; its characters would become texts
             raise DatasetError(f"texts is one string, expected a sequence of strings: pass [{texts[:20]!r}]")
         for index, text in enumerate(texts):
             _require_text(text, index)
-        if len(texts) == 1 and isinstance(texts[0], str):
-            # In the calling thread: a batch wakes a thread of the library, which costs more than it saves for one text.
-            return [np.array(self._tokenizer.encode(texts[0]).ids, dtype=np.int64)]
-        return [row for portion in _portions(texts) for row in self._ids_of(portion)]
+            if isinstance(text, tuple) and self.pairs is None and self._types_pairs:
+                raise SettingsError(
+                    "this tokenizer uses token type ids for the second text of a pair, but the model was trained on single "
+                    "texts and its graph has no such input; train it on pairs with --pair-column, or join the two texts"
+                )
 
-    def _ids_of(self, texts: Sequence[TextInput]) -> list[NDArray[np.int64]]:
-        encodings = self._tokenizer.encode_batch_fast(list(texts))  # fast: without the offsets of the tokens
-        if self.pairs == "typed":
-            return [np.array(each.ids, np.int64) + _SECOND_TEXT * np.array(each.type_ids, np.int64) for each in encodings]
-        is_pair = self.pairs is None and any(isinstance(text, tuple) for text in texts)
-        if is_pair and any(any(encoding.type_ids) for encoding in encodings):
-            raise SettingsError(
-                "this tokenizer uses token type ids for the second text of a pair, but the model was trained on single texts "
-                "and its graph has no such input; train it on pairs with --pair-column, or join the two texts into one"
-            )
-        return [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
+    def is_long(self, text: TextInput) -> bool:
+        """Return whether a text has so many characters that only its beginning is encoded if possible; never of a pair."""
+        return isinstance(text, str) and len(text) > 2 * PREFIX_CHARS * self.max_length
 
-    def count_truncated(self, texts: Sequence[TextInput]) -> int:
-        """Return how many of these texts are cut at `max_length`."""
-        return sum(
-            bool(encoding.overflowing)
-            for portion in _portions(texts)
-            for encoding in self._tokenizer.encode_batch(list(portion))
-        )
+    def _read_alike(self, texts: Sequence[TextInput]) -> list[Reading]:
+        """Read texts that are all long, or all not."""
+        if self.is_long(texts[0]):
+            return [self._read_long(text) for text in texts if isinstance(text, str)]
+        encodings = _encoded(self._tokenizer, texts)
+        return [
+            # A list of the parts that were cut off is expensive, and only a full row can have some.
+            Reading(self._ids_of(encoding), len(encoding) >= self.max_length and bool(encoding.overflowing), _num_chars(text))
+            for encoding, text in zip(encodings, texts, strict=True)
+        ]
+
+    def _read_long(self, text: str) -> Reading:
+        """Encode no more of a text than decides its kept tokens.
+
+        These are known when all of them belong to words before the last word of the part that was encoded: what follows can
+        only continue the last one. The tests compare with the whole text.
+        """
+        num_chars, size = 0, PREFIX_CHARS * self.max_length
+        while size < len(text) and (end := self._place_to_cut(text, size)):
+            (encoding,) = _encoded(self._one_longer, [text[:end]], with_words=True)
+            num_chars += end
+            if len(encoding) > self.max_length:
+                parts = encoding.overflowing[-1:] or [encoding]
+                words = [word for word in parts[0].word_ids if word is not None]
+                if words and words[-1] not in encoding.word_ids[: self._last_place(encoding)]:
+                    return Reading(self._without_last(encoding), is_cut=True, num_chars=num_chars)
+                break  # a word that is longer than all tokens that are kept
+            size *= 4
+        (encoding,) = _encoded(self._one_longer, [text])
+        if len(encoding) <= self.max_length:
+            return Reading(self._ids_of(encoding), is_cut=False, num_chars=num_chars + len(text))
+        return Reading(self._without_last(encoding), is_cut=True, num_chars=num_chars + len(text))
+
+    def _place_to_cut(self, text: str, size: int) -> int:
+        """Return at most `size`: where a text can be cut without changing the words before it; 0 if no place was found.
+
+        Best is the end of a word. Without white space, as in Chinese, any place will do whose two sides are normalized
+        independently, and where no added token begins before it and ends after it.
+        """
+        for end in range(size, size // 2, -1):
+            if text[end].isspace() and not text[end - 1].isspace():
+                return end if self._is_cut_at_spaces else 0
+        if not self._is_cut_anywhere:
+            return 0
+        for end in range(size, max(size - 64, 0), -1):
+            if _is_independent(text[end - 1], text[end]):
+                around = text[max(0, end - self._longest_added) : end + self._longest_added]
+                return 0 if any(added in around for added in self._added) else end
+        return 0
+
+    @cached_property
+    def _added(self) -> list[str]:
+        return [token.content for token in self._tokenizer.get_added_tokens_decoder().values() if len(token.content) > 1]
+
+    @cached_property
+    def _longest_added(self) -> int:
+        return max(map(len, self._added), default=0)
+
+    @cached_property
+    def _is_cut_at_spaces(self) -> bool:
+        return not any(not added.isspace() and any(map(str.isspace, added)) for added in self._added)
+
+    @cached_property
+    def _is_cut_anywhere(self) -> bool:
+        """Whether added tokens are found as they are written, not in normalized text."""
+        return not any(token.normalized for token in self._tokenizer.get_added_tokens_decoder().values())
+
+    @cached_property
+    def _types_pairs(self) -> bool:
+        return any(self._tokenizer.encode("a", "a").type_ids)
+
+    @cached_property
+    def _one_longer(self) -> Tokenizer:
+        """A tokenizer that keeps one token more, which shows whether a text is cut without a list of what was cut off."""
+        tokenizer = Tokenizer.from_str(self.to_json())
+        tokenizer.enable_truncation(self.max_length + 1)
+        return tokenizer
+
+    def _last_place(self, encoding: Encoding) -> int:
+        """Return the place of the last token that is not special."""
+        mask: list[int] = encoding.special_tokens_mask
+        return len(mask) - 1 - mask[::-1].index(0)
+
+    def _without_last(self, encoding: Encoding) -> NDArray[np.int64]:
+        return np.delete(self._ids_of(encoding), self._last_place(encoding))
+
+    def _ids_of(self, encoding: Encoding) -> NDArray[np.int64]:
+        ids = np.array(encoding.ids, dtype=np.int64)
+        return ids + _SECOND_TEXT * np.array(encoding.type_ids, np.int64) if self.pairs == "typed" else ids
 
     def windows(self, text: str) -> list[NDArray[np.int64]]:
         """Return the ids of a whole text in windows of at most `max_length`, each with special tokens.
@@ -154,7 +270,7 @@ class TextTokenizer:
         window is never a single word.
         """
         _require_text(text, 0)
-        encoding = self._overlapping.encode(text)
+        (encoding,) = _encoded(self._overlapping, [text])
         return [np.array(each.ids, dtype=np.int64) for each in (encoding, *encoding.overflowing)]
 
     @cached_property
@@ -188,8 +304,37 @@ def token_ids(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return rows % _SECOND_TEXT
 
 
-def _portions(texts: Sequence[TextInput]) -> Iterator[Sequence[TextInput]]:
-    return (texts[start : start + ENCODED_AT_ONCE] for start in range(0, len(texts), ENCODED_AT_ONCE))
+def _portions(texts: Sequence[TextInput], is_long: Callable[[TextInput], bool]) -> Iterator[Sequence[TextInput]]:
+    """Yield consecutive texts: one that is long, or several that are not."""
+    for long, run in groupby(texts, is_long):
+        while portion := list(islice(run, 1 if long else ENCODED_AT_ONCE)):
+            yield portion
+
+
+def _encoded(tokenizer: Tokenizer, texts: Sequence[TextInput], *, with_words: bool = False) -> list[Encoding]:
+    """Encode in the library, which lets other threads run meanwhile (it does not where a single text is encoded).
+
+    Raises:
+        DatasetError: The library failed, or panicked.
+    """
+    try:
+        return tokenizer.encode_batch(list(texts)) if with_words else tokenizer.encode_batch_fast(list(texts))
+    except BaseException as exc:  # a panic is none of the library's exceptions, which have only Exception in common
+        if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
+            raise
+        raise DatasetError(f"a text cannot be encoded: {exc}") from exc
+
+
+def _num_chars(text: TextInput) -> int:
+    return len(text) if isinstance(text, str) else sum(map(len, text))
+
+
+def _is_independent(before: str, after: str) -> bool:
+    """Return whether two neighbouring characters are normalized in the same way apart and together, marks aside."""
+    return all(unicodedata.category(each)[0] in "LNPS" for each in (before, after)) and all(
+        unicodedata.normalize(form, before + after) == unicodedata.normalize(form, before) + unicodedata.normalize(form, after)
+        for form in ("NFKC", "NFKD")
+    )
 
 
 def _require_text(text: object, index: int) -> None:

@@ -44,9 +44,9 @@ def answer_long(classifier: Reader, texts: Sequence[TextInput], *, long_texts: L
         DatasetError: A text is not a string, or cannot be encoded.
     """
     tokenizer = classifier.tokenizer
-    rows = tokenizer.encode(texts)
-    full = (place for place, row in enumerate(rows) if len(row) >= tokenizer.max_length)  # shorter rows cannot be truncated
-    long = [place for place in full if tokenizer.count_truncated([texts[place]])]
+    readings = list(tokenizer.read(texts))
+    rows = [reading.ids for reading in readings]
+    long = [place for place, reading in enumerate(readings) if reading.is_cut]
     if long_texts == "truncate" or not long:
         return classifier.predict_encoded(rows), len(long)
     if any(not isinstance(texts[place], str) for place in long):

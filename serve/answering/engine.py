@@ -103,11 +103,8 @@ class Engine:
         classifier, cut = self.classifier, [False] * len(texts)
         reader = classifier.student if isinstance(classifier, Cascade) else classifier
         if isinstance(reader, OnnxClassifier):
-            rows = reader.tokenizer.encode(texts)
-            cut = [
-                len(row) >= self.max_length and reader.tokenizer.count_truncated([text]) > 0
-                for row, text in zip(rows, texts, strict=True)
-            ]
+            readings = list(reader.tokenizer.read(texts))
+            rows, cut = [reading.ids for reading in readings], [reading.is_cut for reading in readings]
         logits = (
             classifier.predict_encoded(rows) if isinstance(classifier, OnnxClassifier) else classifier.predict_logits(texts)
         )
