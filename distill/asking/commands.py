@@ -1,4 +1,4 @@
-"""The flags of `potstill ask`, and what it prints."""
+"""The flags of `potstill ask` and `potstill audit`, and what they print."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from distill.asking.settings import AskSettings
+from distill.asking.settings import AskSettings, AuditSettings
 from distill.cli.bars import reporter_for_terminal
 from distill.cli.flags import GROUPS, Flat, Json, with_headings
 from distill.cli.terminal import print_cells, print_json
 from distill.errors import AddressError, SettingsError
-from distill.settings import TextSettings
+from distill.settings import DataSettings, TextSettings
 
 if TYPE_CHECKING:
+    from distill.asking.audit import Audit
     from distill.asking.labelling import AskingReport
 
 
@@ -55,6 +56,57 @@ def ask(
         raise AddressError(
             f"{report.num_unanswered} questions got no answer, the last because {report.last_failure}; run it again to go on"
         )
+
+
+@with_headings
+def audit(
+    answers: Annotated[Path, Parameter(help="folder of answers, the --out of `potstill ask`")],
+    /,
+    *,
+    settings: Annotated[AuditSettings, Flat] = AuditSettings(),
+    out: Annotated[
+        Path | None, Parameter(group=GROUPS["Output"], help="HTML page to write; default: audit.html in the folder of answers")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Judge the answers of a language model, against gold labels where there are some, and write a page."""
+    from distill.asking.audit import audit as judge
+    from distill.asking.audit_page import write_page
+    from distill.asking.combined import read_answered
+    from distill.data import read_labelled
+
+    answered = read_answered(answers)
+    data = DataSettings(**{name: getattr(settings, name) for name in (*TextSettings.model_fields, "label_column")})
+    gold = None if settings.gold is None else read_labelled(settings.gold, "test", data, labels=answered.labels)
+    found = judge(answered, gold, wanted_width=settings.width, limit=settings.suspects)
+    page = out or answers / "audit.html"
+    write_page(page, found)
+    if json:
+        print_json({"page": str(page), **found.to_dict()})
+        return
+    _print_audit(found)
+    print(f"page: {page}")
+
+
+def _print_audit(found: Audit) -> None:
+    print(found.verdict)
+    if found.gold is not None:
+        rows = [
+            (name, str(one.support), f"{one.f1:.4f}", f"{one.precision:.4f}", f"{one.recall:.4f}")
+            for name, one in found.gold.quality.per_class.items()
+        ]
+        print_cells(("label", "gold texts", "F1", "precision", "recall"), rows)
+        print(
+            f"calibration error {found.gold.quality.expected_calibration_error:.4f}; an interval {found.gold.wanted_width:g} "
+            f"wide needs about {found.gold.needed:,} gold labels"
+        )
+    share, low, high = found.first_share
+    print(
+        f"the label listed first is the answer to {share:.1%} of the texts ({low:.1%} to {high:.1%}); without influence of the "
+        f"order it would be {found.first_expected:.1%}"
+    )
+    if found.disagreeing is not None:
+        print(f"the askings of {found.disagreeing:.1%} of the texts disagree")
 
 
 def _figures(report: AskingReport, settings: AskSettings, num_texts: int) -> dict[str, object]:

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from distill.settings import Settings
+from distill.settings import Settings, TextSettings
 
 
 class AddressSettings(Settings, heading="Network"):
@@ -60,3 +60,12 @@ class SpendingSettings(Settings, heading="Limits"):
 
 class AskSettings(AddressSettings, QuestionSettings, SpendingSettings):
     """How texts are labelled by a language model."""
+
+
+class AuditSettings(TextSettings, heading="Measuring"):
+    """What answers are judged by."""
+
+    gold: str | None = Field(None, description="texts labelled by hand: FILE or builtin:NAME, whose test texts are taken")
+    label_column: str = Field("label", min_length=1, description="column with the gold label")
+    width: float = Field(0.05, gt=0, lt=1, description="width of the 95 % interval of macro-F1 that would be narrow enough")
+    suspects: int = Field(20, ge=0, description="most suspect texts of each kind to list")

@@ -21,13 +21,13 @@ from distill.data import Dataset, limited
 from distill.errors import DatasetError
 from distill.evaluation.intervals import Bootstrap, macro_f1_interval
 from distill.evaluation.metrics import macro_f1
+from distill.evaluation.suspects import Suspect, suspect_rows
 from distill.labels import Logits, task_of_labels
 from distill.models.devices import chosen_device, chosen_mixed_precision, on_device, using_threads
 from distill.models.loading import load_pretrained
 from distill.progress import Reporter, SilentReporter
 from distill.teacher_settings import SelectSettings
 from distill.transfer.features import Features, pooled_features
-from distill.transfer.guards import Suspect, suspect_rows
 from distill.transfer.head import fit_heads
 
 CURVE_STEPS = (8, 16, 32, 64, 128, 256, 512, 1024)

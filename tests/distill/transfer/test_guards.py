@@ -12,7 +12,6 @@ import torch
 
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits
-from distill.errors import SettingsError
 from distill.evaluation.metrics import evaluate, fit_temperature
 from distill.models.loading import load_bundle
 from distill.teacher_settings import TeacherSettings
@@ -22,7 +21,6 @@ from distill.transfer.guards import (
     leakage_words,
     near_duplicates,
     overfitting_words,
-    suspect_rows,
 )
 from distill.transfer.parameters import divide_logits
 
@@ -73,29 +71,6 @@ def test_learning_by_heart_is_said_and_chance_is_not() -> None:
         validation_labels=labels[:5],
         validation_logits=np.vstack([right[:3], right[3:5, ::-1]]),
     )
-
-
-def test_planted_wrong_labels_are_suspected_first() -> None:
-    pytest.importorskip("cleanlab")
-    generator = np.random.default_rng(0)
-    true = np.tile([0, 1], 60)
-    # A good model: 3 nats on the true side, give or take.
-    logits = np.where(np.eye(2)[true] > 0, 1.5, -1.5).astype(np.float32) + generator.normal(0, 0.3, (120, 2)).astype(np.float32)
-    planted = [5, 40, 77]
-    labels = true.copy()
-    labels[planted] = 1 - labels[planted]
-    data = Dataset(tuple(f"text {row}" for row in range(120)), labels, ("bad", "good"), "made up")
-    found = suspect_rows(data, logits, limit=10)
-    # It lists as many as it reckons there are, and may reckon one too few; what it lists is planted.
-    assert {one.row for one in found} <= set(planted)
-    assert len(found) >= 2
-    first = found[0]
-    assert (first.label, first.likely) in {("bad", "good"), ("good", "bad")}
-    assert first.confidence < 0.2
-    assert suspect_rows(replace(data, label_ids=true), logits, limit=10) == []
-    several = replace(data, label_ids=np.eye(2, dtype=np.int64)[labels])
-    with pytest.raises(SettingsError, match="leave out --suspects"):
-        suspect_rows(several, logits, limit=1)
 
 
 def test_the_temperature_of_planted_overconfidence_is_found() -> None:
