@@ -14,11 +14,16 @@ from typing import Annotated
 import cyclopts
 from cyclopts import App, Parameter
 
+from benchmarks.fitting.figures import SEEDS as FIT_SEEDS
+from benchmarks.fitting.figures import fit_figures
+from benchmarks.fitting.foreign import FOREIGN
 from benchmarks.harness import speed_commands
 from benchmarks.harness.results import demo_figures, write_result
 from benchmarks.harness.texts import measured_on
 from benchmarks.report import commands as report_commands
 from benchmarks.report.pages import fill_pages
+from benchmarks.scenarios.fit import COMMITTED, SAMPLE, run_fit, write_fit
+from benchmarks.scenarios.fit import PARTS as FIT_PARTS
 from benchmarks.scenarios.quality import run_quality, write_quality
 from benchmarks.scenarios.training import run_training, write_training
 from benchmarks.scenarios.transfer import PARTS, run_transfer, write_transfer
@@ -27,6 +32,7 @@ from benchmarks.transfer.figures import SEEDS as TRANSFER_SEEDS
 from distill.cli.bars import reporter_for_terminal
 from distill.cli.terminal import fail, print_cells, words_of
 from distill.errors import PotstillError
+from distill.recipes import Effort
 from distill.settings import DataSettings
 from export.measure.children import stop_by_leaving
 from export.settings import DemoSettings
@@ -89,6 +95,32 @@ def quality(
     path = write_quality(out, rows, reporter=reporter)
     fill_pages()
     print(path)
+
+
+@app.command
+def fit(
+    *,
+    out: Annotated[Path, Parameter(help="work folder; finished rows in it are not made again")] = Path("fit"),
+    parts: Annotated[tuple[str, ...], Parameter(help=f"make only these parts: {', '.join(FIT_PARTS)}")] = tuple(FIT_PARTS),
+    seeds: Annotated[tuple[int, ...], Parameter(help="seeds of the parts demo and regret")] = FIT_SEEDS,
+    sets: Annotated[tuple[str, ...], Parameter(help="foreign sets of the part foreign")] = tuple(FOREIGN),
+    effort: Annotated[Effort, Parameter(help="effort on the foreign sets")] = "quick",
+    quick: Annotated[bool, Parameter(help="200 texts of each split, to see that it works; no result is kept")] = False,
+) -> None:
+    """Fit students to the built-in task and to six foreign sets (many hours); see `benchmarks/scenarios/fit.py`.
+
+    The result file is written each time; it names the rows that are missing.
+
+    Example: python -m benchmarks fit --parts foreign --sets sms tomatoes
+    """
+    study = (SAMPLE if quick else COMMITTED).of_sets(sets, effort)
+    rows = run_fit(out, parts=parts, seeds=seeds, study=study, reporter=reporter_for_terminal())
+    print(json.dumps(fit_figures(rows), indent=1))
+    if quick:
+        print("the quick form is a sample: its figures are not kept as a result", file=sys.stderr)
+        return
+    print(write_fit(rows))
+    fill_pages()
 
 
 @app.command

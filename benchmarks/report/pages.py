@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fitting.figures import fit_figures, fit_markdown
 from benchmarks.harness.fresh import fresh_figures
 from benchmarks.harness.results import FOLDER, demo_figures, read_result
 from benchmarks.harness.speed import speed_figures
 from benchmarks.report.page import write_report
 from benchmarks.report.pictures import quality_against_time
-from benchmarks.report.tables import first_words
+from benchmarks.report.tables import first_words, markdown_table
 from benchmarks.report.tables import markdown_of as markdown_of_speed
 from benchmarks.scale.figures import scale_figures, scale_markdown
 from benchmarks.scenarios.instrument import instrument_figures
@@ -98,14 +99,14 @@ def _quality_part(result: Result) -> str:
 
 def _runtime_part(result: Result) -> str:
     said = "Ratios compare ours with the row, as medians of interleaved rounds; above 1 ours is faster."
-    return f"{_table(*runtime_table(result['rows']))}\n\n{said} Measured by `{result['command']}`."
+    return f"{markdown_table(*runtime_table(result['rows']))}\n\n{said} Measured by `{result['command']}`."
 
 
 def _int8_part(result: Result) -> str:
     row = result["rows"][0]
     return (
-        f"{_table(*int8_table(result['rows']))}\n\n{row['num_texts']:,} training and validation texts of the movie task, int8 "
-        f"against fp32, one text at a time; {row['num_texts_in_batches']:,} of them again in batches of 32. "
+        f"{markdown_table(*int8_table(result['rows']))}\n\n{row['num_texts']:,} training and validation texts of the movie "
+        f"task, int8 against fp32, one text at a time; {row['num_texts_in_batches']:,} of them again in batches of 32. "
         f"Measured by `{result['command']}`."
     )
 
@@ -113,7 +114,7 @@ def _int8_part(result: Result) -> str:
 def _ops_part(result: Result) -> str:
     environment = result["environment"]
     return (
-        f"{_table(*ops_table(result['rows']))}\n\nHidden {HIDDEN}, {HEADS} heads, feed-forward {INNER:,}; ONNX Runtime "
+        f"{markdown_table(*ops_table(result['rows']))}\n\nHidden {HIDDEN}, {HEADS} heads, feed-forward {INNER:,}; ONNX Runtime "
         f"{environment['versions']['onnxruntime']} on {environment['cpu']} ({environment['int8_instruction_set']}). "
         f"Measured by `{result['command']}`."
     )
@@ -155,13 +156,8 @@ def _instrument_part(result: Result) -> str:
 
 
 def _serving_part(result: Result) -> str:
-    return f"{_table(*serving_table(result['rows']))}\n\n{serving_words(result['rows'])} Measured by `{result['command']}`."
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, *rows)]
-    lines.insert(1, "|---" + "|--:" * (len(columns) - 1) + "|")
-    return "\n".join(lines)
+    table = markdown_table(*serving_table(result["rows"]))
+    return f"{table}\n\n{serving_words(result['rows'])} Measured by `{result['command']}`."
 
 
 _PARTS: dict[str, Callable[[Result], str]] = {
@@ -178,6 +174,7 @@ _PARTS: dict[str, Callable[[Result], str]] = {
     "server": _speed_part,
     "instrument": _instrument_part,
     "transfer": markdown_of_transfer,
+    "fit": fit_markdown,
     "scale": scale_markdown,
 }
 _FIGURES: dict[str, Callable[[Result], Mapping[str, float]]] = {
@@ -195,6 +192,7 @@ _FIGURES: dict[str, Callable[[Result], Mapping[str, float]]] = {
     "instrument": lambda result: instrument_figures(result["rows"]),
     "transfer": lambda result: transfer_figures(result["rows"], result["matrix"]),
     "scale": lambda result: scale_figures(result["rows"]),
+    "fit": lambda result: fit_figures(result["rows"]),
 }
 _PICTURES: dict[str, Callable[[Result], str]] = {
     "demo": lambda result: picture_of(result["rows"]),

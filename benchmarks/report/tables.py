@@ -116,3 +116,10 @@ _CELLS: dict[str, Callable[[str, Row], str]] = {
 
 def _escaped(cell: str) -> str:
     return cell.replace("|", "\\|").replace("\n", " ")
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return cells as a Markdown table; all columns but the first are aligned to the right."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, *rows)]
+    lines.insert(1, "|---" + "|--:" * (len(columns) - 1) + "|")
+    return "\n".join(lines)

@@ -1,0 +1,49 @@
+"""`make demo` in a new clone, its install included, timed as a user would with a watch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from distill.errors import PotstillError
+from distill.progress import Reporter
+
+INSTALL: Final = ".venv/.installed-demo"
+
+
+def clone_row(root: Path, *, reporter: Reporter) -> dict[str, Any]:
+    """Clone a repository, install it and run its demo; return the minutes of each.
+
+    What is not committed is not in a clone. pip uses its own cache, as it does for a user who has installed torch before.
+
+    Args:
+        root: The repository.
+        reporter: Told of each step.
+
+    Raises:
+        PotstillError: A step failed; the message has the end of what it wrote.
+    """
+    with tempfile.TemporaryDirectory(prefix="potstill-clone-") as folder:
+        clone = Path(folder, "clone")
+        _run(["git", "clone", "--quiet", str(root), str(clone)], Path(folder), reporter)
+        commit = _run(["git", "rev-parse", "HEAD"], clone, reporter).strip()
+        minutes = {}
+        for name, target in (("install", INSTALL), ("demo", "demo")):
+            started = time.monotonic()
+            _run(["make", target], clone, reporter)
+            minutes[name] = (time.monotonic() - started) / 60
+    return {"commit": commit, "minutes": minutes}
+
+
+def _run(command: list[str], folder: Path, reporter: Reporter) -> str:
+    reporter.say(f"clone: {' '.join(command[:2])}")
+    # A clone makes its own environment; `make` of an outer run would pass its own flags on.
+    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise PotstillError(f"`{' '.join(command)}` in a new clone failed: {(done.stderr or done.stdout).strip()[-500:]}")
+    return done.stdout

@@ -1,0 +1,255 @@
+"""The `fit` scenario: `potstill fit` on the built-in task, against training everything, and on texts from elsewhere.
+
+Row by row: a finished row is a file in the work folder and is not made again. Calls `fit` as a user does; adds rows, figures.
+
+    clone     `make demo` in a new clone: minutes
+    demo      the fit of the demo, one row per seed
+    quick     effort quick on 2,000 texts: minutes
+    regret    the same fits with every form trained in full: what halving lost, and what time it saved
+    foreign   six sets that nothing was tuned on, one row each
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.fitting.clone import clone_row
+from benchmarks.fitting.figures import COMMAND, SEEDS, fit_figures, missing_of
+from benchmarks.fitting.foreign import FOREIGN, SPLIT_SEED, ForeignSet, splits_of
+from benchmarks.fitting.rows import RowFiles, report_part, texts_part, trainings
+from benchmarks.harness.results import FOLDER, write_result
+from benchmarks.harness.texts import task_texts
+from distill.data import Splits, limited
+from distill.data.dataset import split_off
+from distill.errors import GateError, SettingsError
+from distill.machine import describe_environment
+from distill.progress import Reporter
+from distill.recipes import Effort
+from distill.settings import BUILTIN_MINILM
+from export.demo import Profile, profile_of
+from export.settings import DemoSettings, FitSettings
+
+QUICK_TEXTS: Final = 2_000
+ROOT: Final = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is fitted, on what; the defaults are those of the committed result.
+
+    Attributes:
+        demo: The texts, budget and effort of the demo.
+        teacher: What the teachers are fine-tuned from.
+        foreign: The foreign sets, by name.
+        foreign_settings: Effort on those; they have no budget.
+        most: Texts of each split, a stratified sample; None: all.
+        root: The repository that is cloned.
+    """
+
+    demo: Profile = field(default_factory=lambda: profile_of(DemoSettings()))
+    teacher: str = BUILTIN_MINILM
+    foreign: Mapping[str, ForeignSet] = field(default_factory=lambda: FOREIGN)
+    foreign_settings: FitSettings = field(default_factory=lambda: FitSettings(effort="quick"))
+    most: int | None = None
+    root: Path = ROOT
+
+    def of_sets(self, names: Sequence[str], effort: Effort) -> Study:
+        """Return the study with these foreign sets only, and this effort on them.
+
+        Raises:
+            SettingsError: A set that is not known.
+        """
+        if unknown := [name for name in names if name not in self.foreign]:
+            raise SettingsError(f"no foreign set is called {unknown[0]!r}; there are {', '.join(self.foreign)}")
+        settings = self.foreign_settings.model_copy(update={"effort": effort})
+        return replace(self, foreign={name: self.foreign[name] for name in names}, foreign_settings=settings)
+
+
+COMMITTED: Final = Study()
+SAMPLE: Final = Study(demo=profile_of(DemoSettings(profile="quick")), most=200)
+"""A few hundred texts, to see that everything works."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a run of the scenario works.
+
+    Attributes:
+        study: What is fitted.
+        folder: Holds the row files, and the folder of each fit.
+        reporter: Told of each step.
+    """
+
+    study: Study
+    folder: Path
+    reporter: Reporter
+
+    @property
+    def rows(self) -> RowFiles:
+        """The finished rows."""
+        return RowFiles(self.folder / "rows")
+
+    @cached_property
+    def task(self) -> tuple[Splits, tuple[str, ...]]:
+        """The texts of the built-in task, and those without labels."""
+        demo = self.study.demo
+        data = demo.data if self.study.most is None else demo.data.model_copy(update={"limit": self.study.most})
+        return task_texts(data, demo.unlabeled)
+
+    def settings(self, seed: int, **changes: Any) -> FitSettings:
+        """Return the settings on the built-in task."""
+        return FitSettings(**{**self.study.demo.fit.model_dump(), "seed": seed, **changes})
+
+
+def run_fit(
+    folder: Path,
+    *,
+    parts: Sequence[str] = (),
+    seeds: Sequence[int] = SEEDS,
+    study: Study = COMMITTED,
+    reporter: Reporter,
+) -> list[dict[str, Any]]:
+    """Make the rows that are missing; return all there are.
+
+    Args:
+        folder: Work folder.
+        parts: Of `PARTS`; none: all.
+        seeds: Seeds on the built-in task. The other parts have one run each.
+        study: What is fitted.
+        reporter: Told of each step.
+
+    Raises:
+        SettingsError: A part that is not known.
+    """
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise SettingsError(f"no part is called {unknown[0]!r}; there are {', '.join(PARTS)}")
+    bench = Bench(study, folder, reporter)
+    for part in parts or PARTS:
+        PARTS[part](bench, seeds)
+    return bench.rows.all()
+
+
+def write_fit(rows: Sequence[Mapping[str, Any]], *, folder: Path = FOLDER) -> Path:
+    """Write the result file; rows that are missing are named in it."""
+    return write_result(
+        "fit",
+        command=COMMAND,
+        environment=describe_environment(),
+        rows=rows,
+        figures=fit_figures(rows),
+        missing=missing_of(rows),
+        folder=folder,
+    )
+
+
+def _clone(bench: Bench, seeds: Sequence[int]) -> None:
+    del seeds
+    if not bench.rows.has("clone"):
+        row = clone_row(bench.study.root, reporter=bench.reporter)
+        bench.rows.keep({"name": "clone", "kind": "clone", **row})
+
+
+def _demo(bench: Bench, seeds: Sequence[int]) -> None:
+    for seed in seeds:
+        name = f"demo-{seed}"
+        if not bench.rows.has(name):
+            out, started = _folder_of_task(bench, seed), time.monotonic()
+            part = _fitted(bench, out, bench.task[0], bench.settings(seed), bench.task[1])
+            halved_s = {"halved_s": trainings(out, rounds=True)} if "failed" not in part else {}
+            row = {"name": name, "kind": "demo", "seed": seed, **part, **halved_s}
+            bench.rows.keep({**row, "wall_min": (time.monotonic() - started) / 60})
+
+
+def _quick(bench: Bench, seeds: Sequence[int]) -> None:
+    del seeds
+    if bench.rows.has("quick"):
+        return
+    texts = limited(bench.task[0].train, QUICK_TEXTS, seed=SPLIT_SEED)
+    count = round(bench.study.demo.data.validation_share * len(texts))
+    splits = Splits(*split_off(texts, count=count, seed=SPLIT_SEED, name="validation"), None)
+    out = bench.folder / "quick"
+    shutil.rmtree(out, ignore_errors=True)  # a run that resumes would seem to be faster
+    started = time.monotonic()
+    part = _fitted(bench, out, splits, FitSettings(effort="quick"))
+    bench.rows.keep({"name": "quick", "kind": "quick", **part, "wall_min": (time.monotonic() - started) / 60})
+
+
+def _regret(bench: Bench, seeds: Sequence[int]) -> None:
+    """Fit again where the demo was fitted: teacher, assistants and survivors are there, and what halving stopped is trained.
+
+    The choice among all forms is made within the same budget; the time is that of all recipes, so those over the budget are
+    trained last.
+    """
+    _demo(bench, seeds)
+    for seed in seeds:
+        name = f"regret-{seed}"
+        halved = next(row for row in bench.rows.all() if row["name"] == f"demo-{seed}")
+        if bench.rows.has(name) or "failed" in halved:
+            continue
+        out = _folder_of_task(bench, seed)
+        full = _fitted(bench, out, bench.task[0], bench.settings(seed, train_all=True), bench.task[1])
+        everything = bench.settings(seed, train_all=True, max_ms=None, max_mb=None, min_kept=None)
+        last = _fitted(bench, out, bench.task[0], everything, bench.task[1])
+        if failed := full.get("failed") or last.get("failed"):
+            part = {"failed": failed}
+        else:
+            part = {
+                "halved": halved["student"],
+                "full": full["student"],
+                "forms": full["forms"],
+                "halved_s": halved["halved_s"],
+                "full_s": trainings(out, rounds=False),
+            }
+        bench.rows.keep({"name": name, "kind": "regret", "seed": seed, **part})
+
+
+def _foreign(bench: Bench, seeds: Sequence[int]) -> None:
+    del seeds
+    for name, foreign in bench.study.foreign.items():
+        if bench.rows.has(f"foreign-{name}"):
+            continue
+        bench.reporter.say(f"{name}: {foreign.about}")
+        splits = splits_of(foreign, bench.folder / "texts" / name, most=bench.study.most)
+        release = asdict(foreign.release)
+        set_part = {"name": name, "about": foreign.about, "licence": foreign.licence, "inside": foreign.inside}
+        row = {
+            "name": f"foreign-{name}",
+            "kind": "foreign",
+            "set": {**set_part, **{key: release[key] for key in ("package", "version", "file", "sha256")}},
+            **texts_part(splits),
+        }
+        bench.rows.keep({**row, **_fitted(bench, bench.folder / name, splits, bench.study.foreign_settings)})
+
+
+def _folder_of_task(bench: Bench, seed: int) -> Path:
+    return bench.folder / f"task-{seed}"
+
+
+def _fitted(bench: Bench, out: Path, splits: Splits, settings: FitSettings, unlabeled: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a fit found, or why it found nothing."""
+    from export.fitting.run import fit
+
+    try:
+        report = fit(
+            splits, out=out, teacher=bench.study.teacher, unlabeled=unlabeled, settings=settings, reporter=bench.reporter
+        )
+    except GateError as exc:
+        bench.reporter.say(f"failed: {exc}")
+        return {"failed": str(exc)}
+    return report_part(report)
+
+
+PARTS: Final[dict[str, Callable[[Bench, Sequence[int]], None]]] = {
+    "clone": _clone,
+    "quick": _quick,
+    "demo": _demo,
+    "regret": _regret,
+    "foreign": _foreign,
+}
+"""The parts of the scenario, in the order in which they are made; those that time first, before a machine gets warm."""

@@ -1,0 +1,93 @@
+"""The fit scenario: its rows on the tiny task, resuming, and the minutes of a clone."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from tiny_task import tiny_texts, write_csv
+
+from benchmarks.fitting.clone import clone_row
+from benchmarks.fitting.figures import fit_figures
+from benchmarks.fitting.foreign import ForeignSet
+from benchmarks.fitting.rows import RowFiles
+from benchmarks.scenarios.fit import COMMITTED, Study, run_fit, write_fit
+from distill.data.releases import Release
+from distill.errors import PotstillError, SettingsError
+from distill.progress import SilentReporter
+from distill.settings import DataSettings
+from export.demo import Profile
+from export.settings import FitSettings
+
+QUIET = SilentReporter()
+
+
+def repository(folder: Path, makefile: str) -> Path:
+    folder.mkdir()
+    (folder / "Makefile").write_text(makefile)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@localhost"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "one"]):
+        subprocess.run([*git, *command], cwd=folder, check=True)
+    return folder
+
+
+def test_a_clone_is_installed_before_its_demo_runs(tmp_path: Path) -> None:
+    install = "\t@test ! -e .venv && mkdir .venv && touch $@"
+    root = repository(tmp_path / "root", f".venv/.installed-demo:\n{install}\ndemo:\n\t@test -e .venv/.installed-demo\n")
+    (root / ".venv").mkdir()  # what is not committed is not in the clone
+    row = clone_row(root, reporter=QUIET)
+    assert row["minutes"].keys() == {"install", "demo"}
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+    assert row["commit"] == head.stdout.strip()
+
+
+def test_a_step_that_fails_in_a_clone_is_reported_with_its_words(tmp_path: Path) -> None:
+    root = repository(tmp_path / "root", ".venv/.installed-demo:\n\t@echo no such torch >&2; exit 1\n")
+    with pytest.raises(PotstillError, match=r"`make .venv/.installed-demo` in a new clone failed: .*no such torch"):
+        clone_row(root, reporter=QUIET)
+
+
+def test_unknown_parts_and_sets_are_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="'speed'; there are clone, quick, demo, regret, foreign"):
+        run_fit(tmp_path, parts=("speed",), reporter=QUIET)
+    with pytest.raises(SettingsError, match="'imdb'; there are drugs, topics"):
+        COMMITTED.of_sets(("imdb",), "quick")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_part_has_a_row_and_a_second_run_makes_none(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = write_csv(tmp_path / "train.csv", tiny_texts(400))
+    test = write_csv(tmp_path / "test.csv", tiny_texts(100, seed=1))
+    release = Release("tiny", "1.0", "tiny-1.0-py3-none-any.whl", "", "1 kB")
+    monkeypatch.setattr(Release, "kept", lambda self: train.read_bytes())
+    tiny = ForeignSet("good or bad", release, "", "none", lambda content, inside: {"train.csv": content})
+    recipes = FitSettings(effort="quick", recipes=("2-layers", "1-layer", "static"))
+    study = Study(
+        demo=Profile(DataSettings(train=(str(train),), test=str(test)), (), recipes),
+        teacher=str(tiny_model),
+        foreign={"tiny": tiny},
+        foreign_settings=recipes,
+    )
+    parts = ("quick", "demo", "regret", "foreign")
+    rows = run_fit(tmp_path / "work", parts=parts, seeds=(0,), study=study, reporter=QUIET)
+    by_name = {row["name"]: row for row in rows}
+    assert by_name.keys() == {"quick", "demo-0", "regret-0", "foreign-tiny"}
+    assert not [row for row in rows if "failed" in row]
+    demo, regret = by_name["demo-0"], by_name["regret-0"]
+    # Three recipes: one of them is stopped, and only then trained in full.
+    assert len([name for name in demo["halved_s"] if name.startswith("quarter/")]) == 3
+    assert set(regret["full_s"]) - set(demo["halved_s"])
+    assert not [name for name in regret["full_s"] if name.startswith("quarter/")]
+    assert regret["halved"] == demo["student"]
+    assert demo["student"]["low"] < demo["student"]["value"] <= demo["student"]["high"]
+    figures = fit_figures(rows)
+    assert figures["retention"] == pytest.approx(demo["student"]["value"] / demo["teacher"]["value"], abs=1e-5)
+    path = write_fit(rows, folder=tmp_path)
+    assert '"missing"' in path.read_text()
+    again = run_fit(tmp_path / "work", parts=parts, seeds=(0,), study=study, reporter=QUIET)
+    assert again == rows
+    assert RowFiles(tmp_path / "work" / "rows").has("foreign-tiny")
