@@ -7,6 +7,7 @@ any moment, even if the process is killed or the disk is full. Opening checks th
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Set
@@ -36,6 +37,8 @@ GRAPH_OF_PRECISION: Final[dict[Precision, str]] = {"fp32": "model.onnx", "int8":
 
 _STAGING: Final = ".staging-"
 
+_OF_A_CHECKPOINT: Final = (CONFIG, "modules.json", "model_head.pkl", "adapter_config.json")
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -58,11 +61,11 @@ class Bundle:
         folder = Path(path)
         manifest_path = folder / MANIFEST
         if not folder.is_dir():
-            raise BundleError(f"{folder} is not a folder; expected a bundle made by `potstill teacher` or `potstill distill`")
+            raise BundleError(no_folder_words(str(path)))
         try:
             content = manifest_path.read_bytes()
         except FileNotFoundError as exc:
-            raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}") from exc
+            raise BundleError(_no_manifest_words(folder)) from exc
         except OSError as exc:
             raise BundleError(f"cannot read {manifest_path}: {exc.strerror}") from exc
         bundle = cls(folder, Manifest.from_bytes(content, source=manifest_path))
@@ -172,6 +175,37 @@ class Bundle:
         manifest = manifest.model_copy(update={"schema_version": SCHEMA})
         write_atomically(self.path / MANIFEST, manifest.to_bytes())
         return Bundle(self.path, manifest)
+
+
+def is_checkpoint(source: Path | str) -> bool:
+    """Return whether this is `hub:ID`, or a folder that transformers saved, rather than a bundle or what is left of one."""
+    if str(source).startswith("hub:"):
+        return True
+    folder = Path(source)
+    if (folder / MANIFEST).exists() or any(folder.glob(f"{_STAGING}*")):
+        return False
+    return any((folder / name).is_file() for name in _OF_A_CHECKPOINT) or any(folder.glob(f"checkpoint-*/{CONFIG}"))
+
+
+def no_folder_words(source: str) -> str:
+    """Return what to say of a source that is no folder."""
+    if is_checkpoint(source):
+        return f"{source} is a model of the hub, not a bundle; {_adopting_words(source)}"
+    hub = f"; a model of the hub is written hub:{source}" if re.fullmatch(r"[\w.-]+/[\w.-]+", source) else ""
+    return f"{source} is not a folder; expected a bundle, or a classifier that transformers saved{hub}"
+
+
+def _no_manifest_words(folder: Path) -> str:
+    if is_checkpoint(folder):
+        return f"{folder} is a Hugging Face model, not a bundle; {_adopting_words(str(folder))}"
+    return f"{folder} is not a bundle: it has no {MANIFEST}"
+
+
+def _adopting_words(source: str) -> str:
+    return (
+        f"`potstill export {source} --out BUNDLE --validation FILE` makes one with graphs to predict, score and serve with, "
+        f"`potstill adopt {source} --out BUNDLE` one without"
+    )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from distill.cli.bars import reporter_for_terminal
 from distill.cli.flags import GROUPS, BundleOut, Data, Flat, Json, with_headings
-from distill.cli.reading import gate_texts, recorded_teacher, reported_splits
+from distill.cli.reading import adopting_texts, gate_texts, recorded_teacher, reported_splits
 from distill.cli.terminal import print_cells, print_json, print_made
 from distill.errors import SettingsError
 from distill.progress import is_first_process
@@ -175,7 +175,8 @@ def distill(
 
     recipe, chosen = named.recipe_for(settings)
     reporter = reporter_for_terminal()
-    opened: list[Any] = [open_or_adopt(path, reporter=reporter) for path in teachers]
+    texts = adopting_texts(data)  # training judges the teachers; here they only name labels
+    opened: list[Any] = [open_or_adopt(path, labelled=texts, judged=False, reporter=reporter) for path in teachers]
     splits = reported_splits(data, reporter, labels=opened[0].labels if opened else ())
     arguments: dict[str, Any] = {"unlabeled": TextSources(unlabeled, data), "out": out, "reporter": reporter}
     several_runs = trials.control or trials.seeds > 1

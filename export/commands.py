@@ -14,10 +14,10 @@ from cyclopts import Parameter
 
 from distill.cli.bars import reporter_for_terminal
 from distill.cli.flags import GROUPS, Data, Flat, Json, with_headings
-from distill.cli.reading import gate_texts, measuring_texts, reported_splits, stdin_texts
+from distill.cli.reading import adopting_texts, gate_texts, measuring_texts, reported_splits, stdin_texts
 from distill.cli.terminal import print_cells, print_json, print_made
 from distill.errors import BundleError, SettingsError
-from distill.progress import SilentReporter
+from distill.progress import Reporter, SilentReporter
 from distill.settings import BUILTIN_MINILM, DataSettings, LongTexts, Precision, TextSettings
 from export.settings import BenchSettings, DemoSettings, ExportSettings, FitSettings, Form, Layout
 
@@ -123,7 +123,8 @@ def export(
     The gates need labelled texts: `--validation FILE`, or the `--train` that the bundle was trained on, of which the
     same share is cut off.
     """
-    from distill.opening import is_checkpoint, open_or_adopt
+    from distill.bundle import is_checkpoint
+    from distill.opening import open_or_adopt
     from export.layouts import write_layout
 
     if is_checkpoint(bundle) and out is None:
@@ -131,7 +132,7 @@ def export(
     if (layout is None) != (layout_out is None):
         raise SettingsError("--layout and --layout-out must be given together")
     reporter = reporter_for_terminal()
-    made = open_or_adopt(bundle, out=out, reporter=reporter)
+    made = open_or_adopt(bundle, out=out, labelled=adopting_texts(data), reporter=reporter)
     if layout is None or data.train or data.validation:
         from export.pipeline import export_bundle
 
@@ -148,7 +149,7 @@ def export(
 
 @with_headings
 def evaluate(
-    bundles: Annotated[tuple[Path, ...], Parameter(help="one or more bundles")],
+    bundles: Annotated[tuple[Path, ...], Parameter(help="one or more bundles, Hugging Face classifiers or hub:ID")],
     /,
     *,
     data: Data = DataSettings(),
@@ -159,23 +160,24 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Print the quality of bundles on test texts, in total, by label, and the confusion matrix."""
-    from distill.opening import open_or_adopt
     from export.measure.rows import SCHEMA, measure_quality
     from export.measure.tables import EVAL_COLUMNS, confusion_table, per_class_table, table_of
 
-    opened = [open_or_adopt(path) for path in bundles]
+    reporter = reporter_for_terminal()
+    opened = [_measurable(path, data, reporter) for path in bundles]
     names = [path.resolve().name for path in bundles]
     unique = [name if names.count(name) == 1 else str(path) for name, path in zip(names, bundles, strict=True)]
-    candidates, reference = _candidates(opened, unique, form, teacher)
+    reference = _measurable(teacher, data, reporter) if teacher else None
+    candidates, against = _candidates(opened, unique, form, reference)
     test = measuring_texts(data, opened[-1].labels)
-    rows = list(measure_quality(candidates, test, teacher=reference, reporter=reporter_for_terminal()).values())
+    rows = list(measure_quality(candidates, test, teacher=against, reporter=reporter).values())
     tables = (table_of(rows, EVAL_COLUMNS), per_class_table(rows), confusion_table(rows))
     _show({"schema": SCHEMA, "rows": rows}, *tables, json=json)
 
 
 @with_headings
 def bench(
-    bundle: GraphBundle,
+    bundle: Annotated[Path, Parameter(help="a bundle, a Hugging Face classifier or hub:ID")],
     /,
     *,
     data: Data = DataSettings(),
@@ -185,14 +187,15 @@ def bench(
     json: Json = False,
 ) -> None:
     """Measure a bundle against its teacher in one run, save the result in the bundle, and print it."""
-    from distill.opening import open_or_adopt
     from export.measure.bench import bench_bundle
     from export.measure.tables import table_of
 
-    opened = open_or_adopt(bundle)
-    candidates, reference = _candidates([opened], ["student"], form, teacher)
+    reporter = reporter_for_terminal()
+    opened = _measurable(bundle, data, reporter)
+    reference = _measurable(teacher, data, reporter) if teacher else None
+    candidates, against = _candidates([opened], ["student"], form, reference)
     test = measuring_texts(data, opened.labels)
-    report = bench_bundle(opened, candidates, test, teacher=reference, settings=settings, reporter=reporter_for_terminal())
+    report = bench_bundle(opened, candidates, test, teacher=against, settings=settings, reporter=reporter)
     noisy = "the timings are noisy: rounds differ by more than 25 %; run again on an idle machine"
     _show(report, table_of(report["rows"]), noisy if any(row["noisy"] for row in report["rows"]) else "", json=json)
 
@@ -361,14 +364,20 @@ def _outdated(bundle: Bundle) -> str:
     )
 
 
+def _measurable(source: Path, data: DataSettings, reporter: Reporter) -> Bundle:
+    """Open what is measured, however bad it is; a Hugging Face classifier is adopted into the cache."""
+    from distill.opening import open_or_adopt
+
+    return open_or_adopt(source, labelled=adopting_texts(data), judged=False, reporter=reporter)
+
+
 def _candidates(
-    bundles: Sequence[Bundle], names: Sequence[str], form: Form | None, teacher: Path | None
+    bundles: Sequence[Bundle], names: Sequence[str], form: Form | None, teacher: Bundle | None
 ) -> tuple[list[Candidate], Candidate | None]:
     """Return the teacher, if there is one, and the bundles as candidates; and the teacher once more."""
-    from distill.opening import open_or_adopt
     from export.measure.candidates import best_form, bundle_candidate
 
-    reference = bundle_candidate(open_or_adopt(teacher), name="teacher", form="pytorch") if teacher else None
+    reference = bundle_candidate(teacher, name="teacher", form="pytorch") if teacher else None
     students = [
         bundle_candidate(bundle, name=name, form=form or best_form(bundle)) for bundle, name in zip(bundles, names, strict=True)
     ]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.errors import SettingsError
-from distill.progress import Reporter
+from distill.opening import LabelledReader
+from distill.progress import Reporter, SilentReporter
 from distill.settings import DataSettings, Device, TextSettings
 from distill.texts import TextInput
 
@@ -62,6 +63,16 @@ def measuring_texts(data: DataSettings, labels: Sequence[str]) -> Dataset:
     if data.test is None:
         raise SettingsError("no texts to measure on; give labelled ones with --test FILE")
     return limited(read_labelled(data.test, "test", data, labels=labels), data.limit, seed=data.split_seed)
+
+
+def adopting_texts(data: DataSettings) -> LabelledReader | None:
+    """Return what reads the texts that show the labels of an adopted classifier: those for the gates, else those of `--test`.
+
+    None if the flags name neither. Nothing is reported, because the command reads and reports the same texts again.
+    """
+    if data.train or data.validation:
+        return lambda labels: gate_texts(data, labels, SilentReporter())
+    return (lambda labels: measuring_texts(data, labels)) if data.test else None
 
 
 @contextmanager

@@ -60,10 +60,10 @@ def load_splits(settings: DataSettings, *, labels: Sequence[str] = ()) -> Splits
     """
     if not settings.train:
         raise SettingsError("no training texts; name a file with --train FILE, or use --train builtin:movies")
-    if labels and settings.labels and tuple(labels) != settings.labels:
+    if labels and settings.labels and sorted(labels) != sorted(settings.labels):
         raise SettingsError(
-            f"--labels {list(settings.labels)} differ from the teacher's labels {list(labels)}, whose names and order are "
-            "fixed; leave out --labels and use the teacher's names in the label column"
+            f"--labels {list(settings.labels)} differ from the teacher's labels {list(labels)}, whose names are fixed; leave "
+            "out --labels and use the teacher's names in the label column"
         )
     train = merge_duplicates(_joined([read_labelled(source, "train", settings, labels=labels) for source in settings.train]))
     require_usable(train)
@@ -95,16 +95,18 @@ def read_labelled(source: str, split: Split, settings: DataSettings, *, labels: 
         source: A file, `builtin:NAME` or `hub:ID`.
         split: Split to read from a built-in or hub set; files have only one.
         settings: Column names and limits.
-        labels: Label names and their order; default: `settings.labels`, else the names in the data.
+        labels: Label names and their order; default: `settings.labels`, else the names in the data. If the settings have the
+            same names in another order, class ids in the data are read in that of the settings.
 
     Raises:
         DatasetError: The source cannot be read, or has a label that is not one of `labels`.
     """
-    names = tuple(labels) or settings.labels
+    same = sorted(settings.labels) == sorted(labels)
+    names = settings.labels if same else tuple(labels) or settings.labels
     kind, _, name = source.partition(":")
     if kind == "builtin":
         _require_no_pairs(source, settings)
-        return _with_labels(_builtin_split(name, split, settings), names)
+        return _with_labels(_builtin_split(name, split, settings), tuple(labels) or names)
     bad_rows = BadRows(settings.skip_bad_rows)
     columns = Columns(
         settings.text_column,
@@ -120,7 +122,7 @@ def read_labelled(source: str, split: Split, settings: DataSettings, *, labels: 
         raise bad_rows.first
     if bad_rows.count:
         notes.append(bad_rows.note(source))
-    return replace(_from_rows(rows, source, names), notes=tuple(notes))
+    return _with_labels(replace(_from_rows(rows, source, names), notes=tuple(notes)), labels)
 
 
 def _require_no_pairs(source: str, settings: TextSettings) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from distill.bundle import CONFIG, WEIGHTS
+from distill.bundle import CONFIG, WEIGHTS, no_folder_words
 from distill.errors import BundleError
 from distill.labels import ProblemType
 from distill.models.families import position_offset
@@ -40,9 +41,12 @@ def folder_of(source: str) -> Path:
     """Return the folder of a source; `hub:ID` is downloaded, or found in the local hub cache.
 
     Raises:
-        BundleError: The model cannot be downloaded and is not in the cache, or a file in the cache is damaged.
+        BundleError: There is no such folder, the model cannot be downloaded and is not in the cache, or a file in the cache
+            is damaged.
     """
     if not source.startswith(HUB):
+        if not Path(source).is_dir():
+            raise BundleError(no_folder_words(source))
         return Path(source)
     from huggingface_hub import snapshot_download
 
@@ -58,6 +62,13 @@ def folder_of(source: str) -> Path:
             raise BundleError(
                 f"{source}: {file.name} in the local hub cache does not match its sha256; delete {file.resolve()}"
             )
+    if (folder / CONFIG).is_file() and not any((folder / name).is_file() for name in (WEIGHTS, INDEX, "adapter_config.json")):
+        name = source.removeprefix(HUB)
+        own = Path(name.rpartition("/")[2])
+        raise BundleError(
+            f"{source} has no safetensors; its weights may be pickled .bin files, which are never loaded; convert them into "
+            f"the folder {own} if you trust who made them: {conversion_line(name, own)}"
+        )
     return folder
 
 
@@ -163,17 +174,19 @@ def _require_weights(folder: Path, name: str) -> None:
         return
     if any((folder / one).is_file() for one in PICKLED):
         raise BundleError(
-            f"{name} has its weights in pickled .bin files, which are never loaded; convert them: {conversion_line(folder)}"
+            f"{name} has its weights in pickled .bin files, which are never loaded; convert them if you trust who made them: "
+            f"{conversion_line(folder, folder)}"
         )
     raise BundleError(f"{name} has a {CONFIG} but no {WEIGHTS}: it is half a checkpoint; save or copy it again")
 
 
-def conversion_line(folder: Path) -> str:
-    """Return the command that writes the weights of a folder again as safetensors."""
-    return (
-        'python -c "from transformers import AutoModelForSequenceClassification as M; '
-        f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
+def conversion_line(source: Path | str, folder: Path) -> str:
+    """Return the command that writes model and tokenizer of a source as safetensors and JSON."""
+    code = (
+        "from transformers import AutoModelForSequenceClassification as M, AutoTokenizer as T; "
+        f"[one.from_pretrained({str(source)!r}).save_pretrained({str(folder)!r}) for one in (M, T)]"
     )
+    return f"python -c {shlex.quote(code)}"
 
 
 def _require_head(model: PreTrainedModel, loading: dict[str, Any], name: str, config: dict[str, Any]) -> None:

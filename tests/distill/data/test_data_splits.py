@@ -550,6 +550,20 @@ def test_labels_that_differ_from_the_teachers_are_refused_not_ignored(tmp_path: 
     source = tmp_path / "a.csv"
     source.write_text("text,label\n" + "".join(f"text {number},{'ab'[number % 2]}\n" for number in range(20)))
     settings = DataSettings(train=(str(source),), labels=("b", "a"))
-    with pytest.raises(SettingsError, match=r"--labels.*'b', 'a'.*'a', 'b'"):
-        load_splits(settings, labels=("a", "b"))
+    with pytest.raises(SettingsError, match=r"--labels.*'b', 'a'.*'a', 'c'"):
+        load_splits(settings, labels=("a", "c"))
     assert load_splits(settings, labels=("b", "a")).train.labels == ("b", "a")
+
+
+@pytest.mark.parametrize("labels", [("a", "b"), ("b", "a")])
+def test_class_ids_are_read_in_the_order_of_the_flags_and_numbered_in_the_teachers(
+    labels: tuple[str, str], tmp_path: Path
+) -> None:
+    source = tmp_path / "ids.csv"
+    source.write_text("text,label\n" + "".join(f"text {number},{number % 2}\n" for number in range(20)))
+    settings = DataSettings(train=(str(source),), labels=("b", "a"))  # 0 is b
+    splits = load_splits(settings, labels=labels)
+    for part in (splits.train, splits.validation):
+        assert part.labels == labels
+        named = {text: part.label_names(row) for row, text in enumerate(part.texts)}
+        assert all(name == "ba"[int(str(text).split()[1]) % 2] for text, name in named.items())

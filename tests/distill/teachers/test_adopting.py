@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
-from random_models import SIZES, SIZES_OF_DISTILBERT
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from hugging_face import save_random, save_trained
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distill.bundle import Bundle
 from distill.data import Splits
 from distill.errors import BundleError, SettingsError, TeacherError
 from distill.models.loading import load_bundle
 from distill.opening import open_or_adopt
+from distill.progress import SilentReporter
 from distill.teachers.adopting import adopt
 
 TEXTS = ["a lovely film", "dull plot and a tired actor", "the", "music " * 80]
-
-
-def saved(folder: Path, tiny_model: Path, family: str = "bert", **more: Any) -> Path:
-    """Save a random classifier of a family as `save_pretrained` does, with the tiny task's tokenizer."""
-    sizes = SIZES_OF_DISTILBERT if family == "distilbert" else SIZES
-    values = {"vocab_size": 34, "pad_token_id": 0, "max_position_embeddings": 64, "num_labels": 3, **sizes, **more}
-    config = AutoConfig.for_model(family, **values)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = AutoModelForSequenceClassification.from_config(config).eval()
-        for parameter in model.parameters():
-            parameter.data = parameter.data * 5 if parameter.ndim == 2 else parameter.data + torch.randn_like(parameter) / 5
-        model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -47,7 +37,7 @@ def saved(folder: Path, tiny_model: Path, family: str = "bert", **more: Any) -> 
 def test_an_adopted_classifier_has_the_logits_of_transformers(
     family: str, max_length: int, tiny_model: Path, tmp_path: Path
 ) -> None:
-    folder = saved(tmp_path / "hf", tiny_model, family)
+    folder = save_random(tmp_path / "hf", tiny_model, family)
     bundle = adopt(str(folder), out=tmp_path / "bundle")
     assert bundle.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
     assert (bundle.manifest.role, bundle.manifest.max_length) == ("teacher", max_length)
@@ -63,7 +53,7 @@ def test_an_adopted_classifier_has_the_logits_of_transformers(
 def test_a_checkpoint_is_kept_in_the_cache_and_a_bundle_is_opened(
     tiny_model: Path, tiny_teacher: Bundle, tmp_path: Path
 ) -> None:
-    folder = saved(tmp_path / "hf", tiny_model)
+    folder = save_random(tmp_path / "hf", tiny_model)
     first = open_or_adopt(folder)
     sealed = (first.path / "manifest.json").stat().st_mtime_ns
     again = open_or_adopt(folder)
@@ -74,35 +64,85 @@ def test_a_checkpoint_is_kept_in_the_cache_and_a_bundle_is_opened(
         open_or_adopt(tiny_teacher.path, out=tmp_path / "copy")
 
 
-def hugging_face_folder(teacher: Bundle, folder: Path, labels: tuple[str, ...]) -> Path:
-    """Save a trained teacher as a Hugging Face folder with other label names."""
-    model = AutoModelForSequenceClassification.from_pretrained(teacher.path, id2label=dict(enumerate(labels)))
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(teacher.path).save_pretrained(folder)
-    return folder
-
-
 def test_labels_without_names_are_matched_to_the_data(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
-    folder = hugging_face_folder(tiny_teacher, tmp_path / "hf", ("LABEL_0", "LABEL_1"))
-    weights = AutoModelForSequenceClassification.from_pretrained(folder)
-    weights.classifier.weight.data, weights.classifier.bias.data = (  # LABEL_0 is now positive
-        weights.classifier.weight.data.flip(0),
-        weights.classifier.bias.data.flip(0),
-    )
-    weights.save_pretrained(folder)
+    folder = save_trained(tmp_path / "hf", tiny_teacher, ("LABEL_0", "LABEL_1"), flipped=True)
     bundle = adopt(str(folder), out=tmp_path / "bundle", labelled=tiny_splits.validation)
     assert bundle.labels == ("positive", "negative")
     assert json.loads((bundle.path / "config.json").read_text())["id2label"] == {"0": "positive", "1": "negative"}
 
 
-def test_swapped_names_are_refused(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
-    folder = hugging_face_folder(tiny_teacher, tmp_path / "hf", ("positive", "negative"))
-    from distill.data.sources import _with_labels
+@pytest.mark.parametrize("flipped", [False, True])
+def test_only_right_names_pass_the_gate(flipped: bool, tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
+    folder = save_trained(tmp_path / "hf", tiny_teacher, ("negative", "positive"), flipped=flipped)
+    data, out = tiny_splits.validation, tmp_path / "bundle"
+    if not flipped:
+        assert adopt(str(folder), out=out, labelled=data).labels == ("negative", "positive")
+        return
+    with pytest.raises(TeacherError, match="'negative' -> 'positive'"):
+        adopt(str(folder), out=out, labelled=data)
+    assert not out.exists()
+    # What is only measured may be as bad as it is.
+    assert adopt(str(folder), out=out, labelled=data, judged=False).labels == ("negative", "positive")
 
-    data = _with_labels(tiny_splits.validation, ("positive", "negative"))
-    with pytest.raises(TeacherError):
-        adopt(str(folder), out=tmp_path / "bundle", labelled=data)
+
+def test_data_with_the_names_in_another_order_are_refused(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
+    folder = save_trained(tmp_path / "hf", tiny_teacher, ("positive", "negative"), flipped=True)
+    with pytest.raises(SettingsError, match="labels"):
+        adopt(str(folder), out=tmp_path / "bundle", labelled=tiny_splits.validation, judged=False)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_labels_without_names_are_not_matched_by_answers_that_ignore_the_text(
+    tiny_model: Path, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    folder = save_random(tmp_path / "hf", tiny_model, num_labels=2)
+    with pytest.raises(TeacherError, match="macro-F1"):
+        adopt(str(folder), out=tmp_path / "bundle", labelled=tiny_splits.validation, judged=False)
+    assert not (tmp_path / "bundle").exists()
+
+
+class Heard(SilentReporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_what_labelled_texts_taught_is_kept_apart_in_the_cache(
+    tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    folder = save_trained(tmp_path / "hf", tiny_teacher, ("LABEL_0", "LABEL_1"))
+    pairs = tuple((text, "the end") for text in tiny_splits.validation.texts)
+    kinds = (None, tiny_splits.validation, replace(tiny_splits.validation, texts=pairs))
+    made = [adopt(str(folder), labelled=data, judged=False) for data in kinds]
+    assert [one.labels for one in made] == [("LABEL_0", "LABEL_1"), ("negative", "positive"), ("negative", "positive")]
+    assert [one.manifest.pairs for one in made] == [None, None, "typed"]
+    heard = Heard()
+    again = [adopt(str(folder), labelled=data, judged=False, reporter=heard) for data in kinds]
+    assert [one.path for one in again] == [one.path for one in made]
+    assert sum("adopted before" in line for line in heard.lines) == 3
+    shutil.copytree(folder, tmp_path / "renamed")
+    assert adopt(str(tmp_path / "renamed")).manifest.lineage.base_model == "renamed"
+    assert adopt(str(folder)).manifest.lineage.base_model == "hf"
+
+
+def test_a_damaged_bundle_in_the_cache_is_made_again(tiny_model: Path, tmp_path: Path) -> None:
+    folder, heard = save_random(tmp_path / "hf", tiny_model), Heard()
+    made = adopt(str(folder))
+    weights = made.path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert adopt(str(folder), reporter=heard).path == made.path
+    assert weights.read_bytes() == whole
+    assert any("sha256" in line and "adopted again" in line for line in heard.lines)
+
+
+def test_what_a_checkpoint_leaves_open_is_said(tiny_model: Path, tmp_path: Path) -> None:
+    heard = Heard()
+    adopt(str(save_random(tmp_path / "hf", tiny_model)), out=tmp_path / "bundle", reporter=heard)
+    assert any("LABEL_0" in line for line in heard.lines)
+    assert any("pairs" in line and "--pair-column" in line for line in heard.lines)
 
 
 def changed(name: str, **values: Any) -> Callable[[Path], None]:
@@ -122,7 +162,8 @@ def holding(name: str, content: str = "{}") -> Callable[[Path], None]:
 
 
 def pickled(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    torch.save(safetensors.torch.load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
 
 
 def truncated(folder: Path) -> None:
@@ -157,7 +198,7 @@ def half_sharded(folder: Path) -> None:
 def test_an_unusable_checkpoint_is_refused_with_its_reason_and_leaves_nothing(
     damage: Callable[[Path], None], fact: str, tiny_model: Path, tmp_path: Path
 ) -> None:
-    folder = saved(tmp_path / "hf", tiny_model)
+    folder = save_random(tmp_path / "hf", tiny_model)
     damage(folder)
     with pytest.raises(BundleError) as caught:
         open_or_adopt(folder, out=tmp_path / "bundle")
@@ -165,25 +206,78 @@ def test_an_unusable_checkpoint_is_refused_with_its_reason_and_leaves_nothing(
     assert not (tmp_path / "bundle").exists()
 
 
+def test_the_line_that_converts_pickled_weights_converts_them(tiny_model: Path, tmp_path: Path) -> None:
+    folder = save_random(tmp_path / "it's mine", tiny_model)
+    expected = safetensors.torch.load_file(folder / "model.safetensors")
+    pickled(folder)
+    with pytest.raises(BundleError) as caught:
+        adopt(str(folder), out=tmp_path / "bundle")
+    python, flag, code = shlex.split(str(caught.value).partition("made them: ")[2])
+    assert (python, flag) == ("python", "-c")
+    exec(code, {})  # what `python -c` runs, without a start of the interpreter
+    made = safetensors.torch.load_file(adopt(str(folder), out=tmp_path / "bundle").path / "model.safetensors")
+    assert made.keys() == expected.keys()
+    assert all(torch.equal(made[name], expected[name]) for name in made)
+
+
+@pytest.mark.parametrize("source", ["no-such-folder", "someone/classifier"])
+def test_a_folder_that_is_not_there_is_named(source: str) -> None:
+    for work in (adopt, open_or_adopt):
+        with pytest.raises(BundleError, match=f"{source} is not a folder") as caught:
+            work(source)
+        assert ("hub:someone/classifier" in str(caught.value)) == ("/" in source)
+
+
 def test_a_tokenizer_of_a_larger_vocabulary_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="vectors for 20 tokens"):
-        adopt(str(saved(tmp_path / "hf", tiny_model, vocab_size=20)), out=tmp_path / "bundle")
+        adopt(str(save_random(tmp_path / "hf", tiny_model, vocab_size=20)), out=tmp_path / "bundle")
 
 
-def test_a_model_of_the_hub_is_found_in_the_local_cache(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = saved(tmp_path / "hf", tiny_model)
-    revision, repository = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hub" / "models--someone--classifier"
-    snapshot = repository / "snapshots" / revision
-    for made in (snapshot, repository / "blobs", repository / "refs"):
-        made.mkdir(parents=True)
-    (repository / "refs" / "main").write_text(revision)
-    for number, path in enumerate(sorted(folder.iterdir())):
-        shutil.move(path, repository / "blobs" / f"{number:040x}")
-        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", f"{number:040x}"))
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
+    """Return a function that moves a folder into an own hub cache, as someone/classifier, and returns its blobs."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def move(folder: Path) -> Path:
+        revision, repository = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hub" / "models--someone--classifier"
+        snapshot, blobs = repository / "snapshots" / revision, repository / "blobs"
+        for made in (snapshot, blobs, repository / "refs"):
+            made.mkdir(parents=True)
+        (repository / "refs" / "main").write_text(revision)
+        for path in sorted(folder.iterdir()):
+            content = path.read_bytes()  # the hub names large files by their sha256, small ones by git's sha1
+            large = path.suffix in (".safetensors", ".bin")
+            blob = hashlib.sha256(content) if large else hashlib.sha1(b"blob %d\0" % len(content) + content)
+            shutil.move(path, blobs / blob.hexdigest())
+            (snapshot / path.name).symlink_to(Path("..", "..", "blobs", blob.hexdigest()))
+        return blobs
+
+    return move
+
+
+def test_a_model_of_the_hub_is_found_in_the_local_cache(hub: Callable[[Path], Path], tiny_model: Path, tmp_path: Path) -> None:
+    blobs = hub(save_random(tmp_path / "hf", tiny_model))
     assert adopt("hub:someone/classifier", out=tmp_path / "bundle").manifest.lineage.base_model == "someone/classifier"
-    with pytest.raises(BundleError):
+    with pytest.raises(BundleError, match="cannot be downloaded"):
         adopt("hub:someone/other", out=tmp_path / "none")
+    (weights,) = (blob for blob in blobs.iterdir() if len(blob.name) == 64)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BundleError, match=f"does not match its sha256; delete {weights}"):
+        adopt("hub:someone/classifier", out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_model_of_the_hub_with_pickled_weights_only_is_refused_with_the_line_that_converts_them(
+    hub: Callable[[Path], Path], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_random(tmp_path / "hf", tiny_model)
+    pickled(folder)
+    hub(folder)
+    with pytest.raises(BundleError, match=r"hub:someone/classifier has no safetensors") as caught:
+        adopt("hub:someone/classifier", out=tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path)
+    exec(shlex.split(str(caught.value).partition("made them: ")[2])[2], {})
+    assert adopt("classifier", out=tmp_path / "bundle").manifest.max_length == 64
