@@ -5,7 +5,7 @@ Modules that compute are imported inside the functions, so that one subcommand d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,8 +15,8 @@ from cyclopts import Parameter
 from distill.cli.bars import reporter_for_terminal
 from distill.cli.flags import GROUPS, Data, Flat, Json, with_headings
 from distill.cli.reading import adopting_texts, gate_texts, measuring_texts, reported_splits, stdin_texts
-from distill.cli.terminal import print_cells, print_json, print_made
-from distill.errors import BundleError, SettingsError
+from distill.cli.terminal import print_json, print_made, print_report
+from distill.errors import SettingsError
 from distill.progress import Reporter, SilentReporter
 from distill.settings import BUILTIN_MINILM, DataSettings, LongTexts, Precision, TextSettings
 from export.settings import BenchSettings, DemoSettings, ExportSettings, FitSettings, Form, Layout
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from distill.bundle import Bundle
     from export.fitting.reporting.result import FitReport
     from export.measure.candidates import Candidate
-    from export.measure.tables import Table
 
 OUTPUT, RUNNING = GROUPS["Output"], GROUPS["Running"]
 GraphBundle = Annotated[Path, Parameter(help="a bundle with an ONNX graph")]
@@ -92,7 +91,7 @@ def fit(
     given: Any = {"teacher": teacher, "unlabeled": TextSources(unlabeled, data), "settings": settings, "reporter": reporter}
     if dry_run:
         plan = plan_fit(splits, **given)
-        _show(plan.to_dict(), plan.table(), *plan.lines(), json=json)
+        print_report(plan.to_dict(), plan.table(), *plan.lines(), json=json)
         return
     _show_fit(run_fit(splits, out=out, **given), out, json=json)
 
@@ -172,7 +171,7 @@ def evaluate(
     test = measuring_texts(data, opened[-1].labels)
     rows = list(measure_quality(candidates, test, teacher=against, reporter=reporter).values())
     tables = (table_of(rows, EVAL_COLUMNS), per_class_table(rows), confusion_table(rows))
-    _show({"schema": SCHEMA, "rows": rows}, *tables, json=json)
+    print_report({"schema": SCHEMA, "rows": rows}, *tables, json=json)
 
 
 @with_headings
@@ -197,7 +196,7 @@ def bench(
     test = measuring_texts(data, opened.labels)
     report = bench_bundle(opened, candidates, test, teacher=against, settings=settings, reporter=reporter)
     noisy = "the timings are noisy: rounds differ by more than 25 %; run again on an idle machine"
-    _show(report, table_of(report["rows"]), noisy if any(row["noisy"] for row in report["rows"]) else "", json=json)
+    print_report(report, table_of(report["rows"]), noisy if any(row["noisy"] for row in report["rows"]) else "", json=json)
 
 
 @with_headings
@@ -268,100 +267,7 @@ def cascade(
     opened = Bundle.open(student)
     texts = gate_texts(data, opened.labels, reporter_for_terminal())
     rows = set_cascade(opened, Bundle.open(fallback), validation=texts, wanted_agreement=agreement)
-    _show({"rows": rows}, table_of(rows, CASCADE_COLUMNS), json=json)
-
-
-@with_headings
-def inspect(
-    bundle: Annotated[Path, Parameter(help="a bundle")],
-    /,
-    *,
-    verify_key: Annotated[
-        Path | None, Parameter(group=RUNNING, help="public key; exit with 3 unless the signature is valid")
-    ] = None,
-    sbom: Annotated[bool, Parameter(group=OUTPUT, help="print the bill of materials instead, as CycloneDX JSON")] = False,
-    upgrade: Annotated[
-        bool, Parameter(group=OUTPUT, help="write the manifest and the card of an older bundle in the present schema")
-    ] = False,
-    json: Json = False,
-) -> None:
-    """Print what a bundle is after verifying its files and, with a key, its signature."""
-    from distill.bundle import Bundle
-    from distill.card import card_text
-    from export.trust.bill_of_materials import ml_bom
-    from export.trust.signing import verify_signature
-
-    opened = Bundle.open(bundle)
-    if verify_key:
-        verify_signature(opened, public_key=verify_key)
-    if upgrade:
-        opened = _upgraded(opened)
-    files = opened.manifest.files
-    _show(
-        ml_bom(opened) if sbom else opened.manifest.model_dump(mode="json", by_alias=True),
-        card_text(opened.manifest),
-        *(f"{entry.size_bytes:>12,}  {entry.sha256[:16]}…  {name}" for name, entry in files.items()),
-        f"\n{bundle} is whole: {len(files)} files match their SHA-256",
-        _outdated(opened),
-        f"the signature is valid for {verify_key}" if verify_key else "",
-        json=sbom or json,
-    )
-
-
-@with_headings
-def sign(
-    bundle: Annotated[Path, Parameter(help="a finished bundle; adding files to it later makes the signature invalid")],
-    /,
-    *,
-    key: Annotated[
-        Path,
-        Parameter(group=RUNNING, help="private P-256 key, a PEM file: openssl ecparam -genkey -name prime256v1 -noout"),
-    ],
-    password: Annotated[
-        str | None, Parameter(group=RUNNING, env_var="POTSTILL_KEY_PASSWORD", help="password of the key, if it has one")
-    ] = None,
-) -> None:
-    """Sign a bundle and print the path of the signature."""
-    from distill.bundle import Bundle
-    from export.trust.signing import sign_bundle
-
-    print(f"signed: {sign_bundle(Bundle.open(bundle), private_key=key, password=password)}")
-
-
-def _upgraded(bundle: Bundle) -> Bundle:
-    """Return the bundle after writing its manifest and card in the present schema; one in that schema is not touched.
-
-    Raises:
-        BundleError: It is signed, and would no longer match its signature.
-    """
-    from distill.card import write_card
-    from distill.manifest import SCHEMA
-    from export.trust.signing import SIGNATURE
-
-    known = bundle.manifest.schema_version
-    if known == SCHEMA:
-        return bundle
-    if (bundle.path / SIGNATURE).is_file():
-        raise BundleError(
-            f"{bundle.path} is signed, and a changed manifest would not match its signature; use it as it is, which works, or "
-            f"delete {SIGNATURE}, upgrade and sign it again"
-        )
-    made = write_card(bundle)
-    reporter_for_terminal().say(
-        f"inspect: wrote the manifest and the card of {bundle.path}, schema {known} before, {SCHEMA} now"
-    )
-    return made
-
-
-def _outdated(bundle: Bundle) -> str:
-    from distill.manifest import SCHEMA
-
-    known = bundle.manifest.schema_version
-    return (
-        ""
-        if known == SCHEMA
-        else f"its manifest has schema {known}; `potstill inspect --upgrade {bundle.path}` writes {SCHEMA}"
-    )
+    print_report({"rows": rows}, table_of(rows, CASCADE_COLUMNS), json=json)
 
 
 def _measurable(source: Path, data: DataSettings, reporter: Reporter) -> Bundle:
@@ -388,16 +294,4 @@ def _show_fit(report: FitReport, out: Path, *, json: bool) -> None:
     from export.fitting.reporting.summary import summary_lines, summary_table
 
     verdict, *lines = summary_lines(report, out)
-    _show(asdict(report), f"\n{verdict}", summary_table(report), *lines, json=json)
-
-
-def _show(report: Mapping[str, Any], *parts: str | Table, json: bool) -> None:
-    """Print the report as JSON, or else its lines and tables; empty ones are left out."""
-    if json:
-        print_json(report)
-        return
-    for part in parts:
-        if isinstance(part, str):
-            print(part, end="\n" if part else "")
-        elif part[1]:
-            print_cells(*part)
+    print_report(asdict(report), f"\n{verdict}", summary_table(report), *lines, json=json)

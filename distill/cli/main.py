@@ -97,12 +97,12 @@ COMMANDS = {
         "student teacher --validation validation.csv",
     ),
     "inspect": (
-        "export.commands:inspect",
+        "export.trust.commands:inspect",
         "Show what a bundle is, where it came from and its measurements, and verify its files.",
         "student",
     ),
     "sign": (
-        "export.commands:sign",
+        "export.trust.commands:sign",
         "Sign a bundle. Others verify it with your public key: potstill inspect --verify-key.",
         "student --key private.pem",
     ),

@@ -19,6 +19,9 @@ from distill.progress import is_first_process
 if TYPE_CHECKING:
     from distill.bundle import Bundle
 
+Cells = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Column names, and the rows of cells."""
+
 
 def settings_file(path: Path, *, commands: Sequence[str]) -> Dict:
     """Read a `--config` file, which holds one table per command; cyclopts itself would ignore a misspelt table.
@@ -53,6 +56,18 @@ def print_made(bundle: Bundle, *, json: bool) -> None:
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on one line."""
     print(json.dumps(value, allow_nan=False))
+
+
+def print_report(report: Mapping[str, Any], *parts: str | Cells, json: bool) -> None:
+    """Print the report as JSON, or else its lines and tables; empty ones are left out."""
+    if json:
+        print_json(report)
+        return
+    for part in parts:
+        if isinstance(part, str):
+            print(part, end="\n" if part else "")
+        elif part[1]:
+            print_cells(*part)
 
 
 def print_cells(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
