@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -246,11 +248,12 @@ def read_only(make_disk: Callable[[int], Path], make_read_only: Callable[[], Non
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("command", ["teacher", "distill", "export", "bench", "demo"])
+@pytest.mark.parametrize("command", ["fit", "teacher", "distill", "export", "bench", "demo"])
 def test_a_read_only_folder_is_found_before_any_work(
     command: str, potstill: Run, read_only: Path, tiny_model: Path, tiny_teacher: Bundle, tiny_csv: Path
 ) -> None:
     arguments: dict[str, tuple[object, ...]] = {
+        "fit": ("--teacher", tiny_teacher.path, "--train", tiny_csv, "--out", read_only),
         "teacher": ("--model", tiny_model, "--train", tiny_csv, "--out", read_only),
         "distill": (tiny_teacher.path, "--train", tiny_csv, "--out", read_only),
         "export": (read_only, "--validation", tiny_csv),
@@ -264,12 +267,17 @@ def test_a_read_only_folder_is_found_before_any_work(
     assert len(done.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["teacher", "distill", "demo"])
+@pytest.mark.parametrize("command", ["fit", "teacher", "distill", "demo"])
 def test_an_output_folder_that_is_a_file_is_refused(
     command: str, potstill: Run, tiny_model: Path, tiny_teacher: Bundle, tiny_csv: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "taken").write_text("a file")
-    sources = {"teacher": ("--model", tiny_model), "distill": (tiny_teacher.path,), "demo": ()}
+    sources = {
+        "fit": ("--teacher", tiny_teacher.path),
+        "teacher": ("--model", tiny_model),
+        "distill": (tiny_teacher.path,),
+        "demo": (),
+    }
     flags = () if command == "demo" else ("--train", tiny_csv)
     done = potstill(command, *sources[command], *flags, "--out", tmp_path / "taken")
     assert done.code == 3
@@ -305,3 +313,26 @@ def test_an_unknown_built_in_set_names_those_there_are(potstill: Run, tmp_path: 
     done = potstill("teacher", "--train", "builtin:books", "--out", tmp_path / "out")
     assert done.code == 3
     assert all(f"builtin:{name}" in done.complaint for name in ("books", "movies", "amazon", "tweets", "nyt"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_fit_whose_disk_fills_up_says_so_and_goes_on_with_more_room(
+    potstill: Run, make_disk: Callable[[int], Path], tiny_teacher: Bundle, tiny_csv: Path
+) -> None:
+    size_kib = 96
+    out = make_disk(size_kib)
+    flags = ("--effort", "quick", "--recipes", "2-layers", "static")
+    command = ("fit", "--teacher", tiny_teacher.path, "--train", tiny_csv, "--out", out / "run", *flags)
+    stages = []
+    while (done := potstill(*command)).code:
+        assert done.code == 3, done.err
+        assert "No space left on device" in done.complaint
+        stages += re.findall(r"^(\d) of 8", done.err, flags=re.MULTILINE)[-1:]
+        for manifest in out.rglob("manifest.json"):
+            Bundle.open(manifest.parent)  # what has a manifest is whole
+        size_kib += 192
+        assert size_kib < 20_000
+        subprocess.run(["mount", "-o", f"remount,size={size_kib}k", str(out)], check=True)
+    assert len(set(stages)) >= 3  # it filled up in at least three stages
+    Bundle.open(out / "run" / "student").graph("int8")

@@ -183,3 +183,29 @@ def test_interrupted_labelling_is_one_line(tiny_student: Bundle, much: Path) -> 
     done = interrupted("predict", tiny_student.path, "--input", much, when="\t", on="stdout")
     require_quiet_end(done)
     assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_fit_that_is_killed_in_every_stage_goes_on(potstill: Run, tiny_teacher: Bundle, train: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    recipes = ("--effort", "quick", "--recipes", "2-layers", "static")
+    command = ("fit", "--teacher", tiny_teacher.path, "--train", train, "--out", out, *recipes)
+    killed_at = {
+        "weighing": r"weighing untrained students: 1/2",
+        "students": r"student: epoch 2\b",
+        "graphs": r"export: static/int4",
+        "choice": r"6 of 8  choice",
+        "control": r"7 of 8  control",
+        "measuring": r"8 of 8  measuring",
+    }
+    for stage, when in killed_at.items():
+        done = interrupted(*command, when=when, by=signal.SIGKILL)
+        assert done.code == -signal.SIGKILL, stage
+        assert not (out / "report.json").exists(), stage
+        for manifest in out.rglob("manifest.json"):
+            Bundle.open(manifest.parent)  # what has a manifest is whole
+    last = potstill(*command)
+    assert last.code == 0, last.err
+    assert ": training" not in last.err  # all that was left is measuring
+    assert Bundle.open(out / "student").precisions == ("fp32", "int8")

@@ -60,7 +60,7 @@ class TransferSet:
 
         With `max_texts`, keep a sample of that many texts, labelled ones first. A smaller sample is part of a larger one.
         """
-        alike = _alike(unlabeled, labelled)
+        alike = of_one_kind(unlabeled, labelled)
         others: Sequence[TextInput] = files.texts("unlabeled", texts_not_in(alike, (labelled, *held_out)))
         if max_texts is not None and len(labelled) + len(others) > max_texts:
             labelled = limited(labelled, max_texts, seed=0)
@@ -83,7 +83,8 @@ class TransferSet:
         return None if set(weights) == {1} else np.repeat(np.array(weights, dtype=np.float32), counts)
 
 
-def _alike(texts: Iterable[TextInput], labelled: Dataset) -> Iterator[TextInput]:
+def of_one_kind(texts: Iterable[TextInput], labelled: Dataset) -> Iterator[TextInput]:
+    """Yield the texts; raise `SettingsError` at a single text where the labelled ones are pairs, or the reverse."""
     for number, text in enumerate(texts, start=1):
         if isinstance(text, tuple) != labelled.is_pairs:
             kinds = ("single texts", "pairs") if labelled.is_pairs else ("pairs", "single texts")

@@ -10,7 +10,7 @@ from typing import Final
 from distill.bundle import Bundle
 from distill.classifier import Classifier
 from distill.data import Dataset, Splits, limited, texts_not_in
-from distill.data.dataset import split_off
+from distill.data.dataset import require_texts, require_two_labels, split_off, without_texts_of
 from distill.errors import SettingsError
 from distill.evaluation.scores import metric_of
 from distill.labels import task_of
@@ -30,17 +30,20 @@ from distill.teachers.teacher import (
     require_useful_teacher,
 )
 from distill.texts import TextInput
+from distill.training.lesson import of_one_kind
 from distill.training.processes import lengths_of
 from export.fitting.choose import exceeded
 from export.fitting.plan import Plan, planned_minutes
 from export.fitting.reporting.result import Budget
 from export.fitting.scores import Scorer
-from export.fitting.weighing import recipes_of, weighed_forms
+from export.fitting.weighing import Candidates, recipes_of, weighed_forms
 from export.settings import FitSettings
 
 TEST_SHARE: Final = 0.15
 FEWEST_FOR_A_TEST: Final = 600
 """Training texts from which a share is cut off to measure on, if no test texts are given."""
+FEW_FOR_A_CHOICE: Final = 200
+"""Validation texts below which the report warns that they choose by chance."""
 UNTRAINED_LENGTH: Final = 128
 MOST_TOKENS: Final = 512
 LENGTHS_OF: Final = 2_000
@@ -97,14 +100,39 @@ def prepared(
         PotstillError: As `export.fitting.run.fit`.
     """
     metric_of(settings.metric, labels=splits.train.labels, task=task_of(splits.train.problem_type))
-    splits = _with_test(splits)
+    splits = _with_test(_checked(splits))
     for note in splits.notes:
         reporter.say(note)
     held_out = [part for part in (splits.train, splits.validation, splits.test) if part is not None]
-    further = tuple(texts_not_in(unlabeled, held_out))
+    further = tuple(texts_not_in(of_one_kind(unlabeled, splits.train), held_out))
     encoder, opened = _opened(teacher, splits, reporter)
     views = 0 if encoder is None else _epochs(opened, splits.train) * len(splits.train)
     return Job(splits, further, settings, reporter, encoder, opened, views)
+
+
+def _checked(splits: Splits) -> Splits:
+    """Return the splits without texts that are in two of them; refuse those that nothing can be learnt from or chosen on."""
+    train, validation, test = splits.train, splits.validation, splits.test
+    for part in (validation, test):
+        if part is not None and part.labels != train.labels:
+            raise SettingsError(
+                f"{part.source} has the labels {list(part.labels)}, the training texts {list(train.labels)}; read both with "
+                "the same label names"
+            )
+    if test is not None:
+        train, validation = without_texts_of(train, test), without_texts_of(validation, test)
+        require_texts(test, "test")
+    train = without_texts_of(train, validation)
+    require_two_labels(train)
+    require_texts(validation, "validation")
+    if len(validation) < FEW_FOR_A_CHOICE:
+        few = f"only {len(validation)} validation texts choose the student, so each is {1 / len(validation):.1%} of its score"
+        validation = _noted(validation, few)
+    return Splits(train, validation, test)
+
+
+def _noted(data: Dataset, note: str) -> Dataset:
+    return replace(data, notes=(*data.notes, note))
 
 
 def _with_test(splits: Splits) -> Splits:
@@ -114,10 +142,10 @@ def _with_test(splits: Splits) -> Splits:
         return splits
     if len(train) < FEWEST_FOR_A_TEST or min(train.counts.values()) < 2:
         note = "no --test texts, and too few training texts to cut some off: the validation texts choose and measure"
-        return replace(splits, train=replace(train, notes=(*train.notes, note)))
+        return replace(splits, train=_noted(train, note))
     train, test = split_off(train, count=round(TEST_SHARE * len(train)), seed=0, name="test")
     note = f"{len(test):,} of the training texts are cut off as test texts; give others with --test"
-    return replace(splits, train=replace(train, notes=(*train.notes, note)), test=test)
+    return replace(splits, train=_noted(train, note), test=test)
 
 
 def _opened(teacher: FitTeacher, splits: Splits, reporter: Reporter) -> tuple[str | None, Teacher]:
@@ -168,6 +196,15 @@ def _epochs(teacher: Teacher, train: Dataset) -> int:
     return adapted(TeacherSettings(), shape).epochs
 
 
+def _with_length(job: Job, candidates: Candidates) -> Splits:
+    """Return the splits with a note on how many texts the students cut, if any."""
+    if not candidates.truncated:
+        return job.splits
+    note = f"students read {candidates.max_length} tokens, which cuts {candidates.truncated:.1%} of the training texts"
+    job.reporter.say(note)
+    return replace(job.splits, train=_noted(job.splits.train, note))
+
+
 def planned(job: Job, out: Path | None = None) -> tuple[Job, Plan]:
     """Weigh the forms; with a time limit, lower the effort until the plan keeps it.
 
@@ -199,7 +236,7 @@ def planned(job: Job, out: Path | None = None) -> tuple[Job, Plan]:
         )
         plan = Plan(candidates, within, minutes, effort)
         if limit is None or plan.total_min <= limit:
-            return replace(job, settings=settings), plan
+            return replace(job, settings=settings, splits=_with_length(job, candidates)), plan
         job.reporter.say(f"--effort {effort} would take about {plan.total_min:.0f} minutes, more than {limit:g}")
     raise SettingsError(
         f"even --effort quick would take about {plan.total_min:.0f} minutes, more than --time-limit-min {limit:g}; "
