@@ -208,4 +208,4 @@ def test_a_fit_that_is_killed_in_every_stage_goes_on(potstill: Run, tiny_teacher
     last = potstill(*command)
     assert last.code == 0, last.err
     assert ": training" not in last.err  # all that was left is measuring
-    assert Bundle.open(out / "student").precisions == ("fp32", "int8")
+    assert Bundle.open(out / "student").manifest.precisions == ("fp32", "int8")

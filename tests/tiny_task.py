@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from distill.progress import SilentReporter
+
 GOOD_WORDS = ("lovely", "great", "moving", "funny", "warm", "brilliant", "fresh", "charming")
 BAD_WORDS = ("dull", "awful", "boring", "stale", "cold", "clumsy", "tired", "empty")
 PLAIN_WORDS = ("film", "plot", "actor", "scene", "the", "a", "it", "was", "with", "music", "story", "end", "and")
@@ -56,3 +58,13 @@ class Outcome:
         assert last.startswith("potstill: ")
         assert not any(line.startswith(("potstill: ", "Traceback", "  File")) for line in before), self.err
         return last.removeprefix("potstill: ")
+
+
+class Listening(SilentReporter):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)

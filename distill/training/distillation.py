@@ -33,6 +33,7 @@ from distill.texts import TextInput
 from distill.training.augmentation import augmented_texts
 from distill.training.lesson import Prepared, TransferSet, distillation_lesson, keep_confident
 from distill.training.loop import Lesson
+from distill.training.pace import say_training
 from distill.training.processes import logits_together
 from distill.training.rounding import rounded_layers, rounding
 from distill.training.sealing import (
@@ -189,8 +190,10 @@ def _taught(
     student: TorchClassifier, lesson: Lesson, run: TrainingRun, lineage: Lineage, *, identity: str, calibration: Dataset
 ) -> Outcome:
     """Train the student, and then with the rounding of its int8 graph if the settings ask for it."""
-    history = learn(student, lesson, run, lineage=lineage, identity=identity)
     settings = lesson.settings
+    views = settings.epochs * len(lesson.examples.rows)
+    say_training(student, calibration.texts, title=lesson.title, views=views, reporter=run.reporter)
+    history = learn(student, lesson, run, lineage=lineage, identity=identity)
     if not isinstance(settings, DistillSettings) or not settings.quantization_aware_epochs:
         return Outcome({}, history)
     rate = settings.learning_rate * ROUNDING_RATE_SHARE

@@ -37,6 +37,7 @@ from distill.teachers.teacher import require_same_label_names
 from distill.training.checkpoints import Epoch
 from distill.training.loop import Examples, Lesson
 from distill.training.origin import Origin, chain_of, with_replay
+from distill.training.pace import say_training
 from distill.training.processes import MappedTexts, lengths_of
 from distill.training.sealing import (
     ADAPTING_CHECKPOINT,
@@ -311,6 +312,8 @@ def _fine_tune(teacher: TorchClassifier, task: _Task, lineage: Lineage) -> _Trai
             gradual=settings.gradual_unfreezing,
         ),
     )
+    views = settings.epochs * len(task.learnt)
+    say_training(teacher, task.learnt.texts, title="teacher", views=views, reporter=task.run.reporter)
     history = learn(teacher, lesson, task.run, lineage=lineage)
     if adapters is not None:
         adapters.merge_and_unload()

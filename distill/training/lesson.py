@@ -26,6 +26,7 @@ from distill.settings import DistillSettings, TransferSetSettings
 from distill.teachers.teacher import Teacher
 from distill.texts import TextInput
 from distill.training.loop import Examples, Lesson
+from distill.training.pace import say_answers
 from distill.training.processes import SharedFiles, logits_together
 from distill.training.sealing import TrainingRun
 
@@ -195,6 +196,8 @@ def distillation_lesson(given: Prepared) -> Lesson:
     settings, transfer, run = given.settings, given.transfer, given.run
     soft = None
     if settings.asks_teacher:
+        if isinstance(given.teacher, TorchClassifier):
+            say_answers(given.teacher, transfer.labelled.texts, count=len(transfer), reporter=run.reporter)
         found = logits_together(
             given.teacher,
             transfer.texts,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from distill.recipes import Effort, Stage
+from distill.training.pace import BACKWARD
 from export.fitting.choose import MEGABYTE
-from export.fitting.weighing import BACKWARD, RUNG_SHARE, Candidates, Form
+from export.fitting.weighing import RUNG_SHARE, Candidates, Form
 from export.measure.tables import Table
 
 GRAPHS_MIN: Final = 0.4

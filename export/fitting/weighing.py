@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from distill.storage import write_atomically
 from distill.students.bases import base_of
 from distill.teachers.teacher import Teacher
 from distill.training.by_recipe import text_facts, untrained_student
+from distill.training.pace import BACKWARD, answer_s
 from export.fitting.choose import Costs
 from export.fitting.reporting.result import Tables
 from export.int8.calibration import channel_ranges
@@ -46,8 +46,6 @@ CALIBRATION_TEXTS: Final = 32
 MANIFEST_BYTES: Final = 10_000
 """About what a sealed manifest takes."""
 TIMING: Final = BenchSettings(rounds=5, texts_per_round=60, warmup_s=0.3)
-BACKWARD: Final = 3.5
-"""Time of a training step on a text as a multiple of that of an answer: the backward pass takes twice as long, then AdamW."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ def _costs(
                 reporter.say(f"{name} is left out: {exc}")
                 advance(1)
                 continue
-            steps[name] = BACKWARD * _answer_s(student, sample)
+            steps[name] = BACKWARD * answer_s(student, sample.texts)
             for tables, graph in _int8_graphs(student, sample).items():
                 classifiers[f"{name}/{tables}"] = _session(graph, student)
                 sizes[f"{name}/{tables}"] = len(graph) + len(student.tokenizer.to_json().encode()) + MANIFEST_BYTES
@@ -179,7 +177,7 @@ def _costs(
     return {
         "forms": [[name, timed[name].p50_ms, sizes[name]] for name in classifiers],
         "step_s": steps,
-        "teacher_answer_s": 0.0 if model is None else _answer_s(model, sample),
+        "teacher_answer_s": 0.0 if model is None else answer_s(model, sample.texts),
     }
 
 
@@ -205,15 +203,6 @@ def _session(graph: bytes, student: TorchClassifier) -> OnnxClassifier:
     return OnnxClassifier(
         graph, tokenizer=student.tokenizer, labels=student.labels, problem_type=student.problem_type, threads=1
     )
-
-
-def _answer_s(model: TorchClassifier, sample: Dataset) -> float:
-    """Return the seconds that a PyTorch model takes for one text among many."""
-    texts = sample.texts[:256]
-    model.predict_logits(texts[:32])
-    started = time.perf_counter()
-    model.predict_logits(texts)
-    return (time.perf_counter() - started) / len(texts)
 
 
 def recipes_of(forms: Sequence[Form]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from tiny_task import Listening
 
 import distill.bundle
 from distill.bundle import BENCHMARK, CARD, WEIGHTS, Bundle
@@ -327,16 +328,6 @@ def test_a_graph_no_longer_asked_for_goes(tiny_student: Bundle, copied: Copied, 
     assert "int8" not in exported.manifest.quality
     assert set(contents(Bundle.open(exported.path))) == {*exported.manifest.files, "manifest.json"}
     assert "model_int8.onnx" not in exported.manifest.files
-
-
-class Listening(SilentReporter):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 FP32_ONLY = {"precisions": ("fp32",)}

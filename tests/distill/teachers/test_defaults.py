@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_task import BAD_WORDS, GOOD_WORDS, PLAIN_WORDS
+from tiny_task import BAD_WORDS, GOOD_WORDS, PLAIN_WORDS, Listening
 
 from distill import fit_teacher
 from distill.data import Dataset
 from distill.errors import DatasetError
-from distill.progress import SilentReporter
 from distill.teacher_settings import TeacherSettings
 from distill.teachers.defaults import DataShape, adapted, chosen_words, tries_both_methods
 from distill.teachers.remedies import remedy
@@ -105,17 +104,6 @@ def test_the_remedy_fits_the_case(settings: dict[str, Any], shape: DataShape, fl
     assert flag in remedy(adapted(TeacherSettings(**settings), shape), shape)
 
 
-class Notes(SilentReporter):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        """Keep the message."""
-        self.said.append(text)
-
-
 def unbalanced_long_texts(count: int, *, seed: int) -> Dataset:
     """Return texts of 57 words of the tiny task: few of them say something, and a tenth of the texts are negative."""
     generator = np.random.default_rng(seed)
@@ -131,7 +119,7 @@ def unbalanced_long_texts(count: int, *, seed: int) -> Dataset:
 def test_few_unbalanced_texts_no_longer_end_in_the_commonest_label(tiny_model: Path, tmp_path: Path) -> None:
     train, validation = unbalanced_long_texts(200, seed=0), unbalanced_long_texts(60, seed=1)
     former = TeacherSettings(epochs=3, batch_size=32, patience=2, class_weights="none", max_length=64)
-    before, after = Notes(), Notes()
+    before, after = Listening(), Listening()
     bundle = fit_teacher(
         str(tiny_model), train=train, validation=validation, out=tmp_path / "0", settings=former, reporter=before
     )

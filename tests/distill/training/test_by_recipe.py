@@ -8,25 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_task import BAD_WORDS, GOOD_WORDS, Outcome, tiny_texts
+from tiny_task import BAD_WORDS, GOOD_WORDS, Listening, Outcome, tiny_texts
 
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import Splits
-from distill.progress import SilentReporter
 from distill.recipes import RECIPES, Recipe, RecipeOptions
 from distill.training.by_recipe import fit_by_recipe
 
 UNLABELED = tuple(text for text, _ in tiny_texts(60, seed=7))
 # The tiny teacher has 64 channels and 4 heads, and 34 tokens.
 SMALL = {"augment": 1, "epochs": 1, "learning_rate": 2e-3, "batch_size": 32}
-
-
-class Listening(SilentReporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def small(name: str, **shape: object) -> Recipe:

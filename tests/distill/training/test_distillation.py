@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from tiny_task import Listening
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
@@ -38,16 +39,6 @@ class Interrupting(SilentReporter):
     def say(self, text: str) -> None:
         if ": epoch 1 of" in text:
             raise KeyboardInterrupt
-
-
-class Listening(SilentReporter):
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture
@@ -156,7 +147,7 @@ def test_an_interrupted_student_is_finished_by_the_same_call(
         Bundle.open(tmp_path / "broken")
     heard = Listening()
     resumed = distil(tiny_teacher, few, tmp_path / "broken", reporter=heard)
-    assert "student: resuming after epoch 1" in heard.lines
+    assert "student: resuming after epoch 1" in heard.said
     assert resumed.manifest.files[WEIGHTS] == unbroken.manifest.files[WEIGHTS]
     assert len(resumed.manifest.history) == 2
     assert {file.name for file in resumed.path.iterdir()} == {*resumed.manifest.files, "manifest.json"}
@@ -170,7 +161,7 @@ def test_an_interrupted_run_is_not_gone_on_with_under_other_settings(
         distil(tiny_teacher, few, tmp_path, reporter=Interrupting())
     heard = Listening()
     distil(tiny_teacher, few, tmp_path, reporter=heard, **change)
-    assert not [line for line in heard.lines if "going on" in line]
+    assert not [line for line in heard.said if "going on" in line]
 
 
 def test_an_interrupted_teacher_is_finished_by_the_same_call(
@@ -203,7 +194,7 @@ def test_teacher_logits_of_an_earlier_run_are_used_again(
     distil(tiny_teacher, few, tmp_path / "first")
     heard = Listening()
     distil(tiny_teacher, few, tmp_path / "second", temperature=3.0, reporter=heard)
-    assert "teacher logits: 64 of 64 texts were in the cache" in heard.lines
+    assert "teacher logits: 64 of 64 texts were in the cache" in heard.said
 
 
 def test_cold_warm_or_half_warm_the_cache_leaves_the_weights_the_same_to_the_bit(
@@ -260,7 +251,7 @@ def test_augmented_texts_are_asked_of_the_teacher_once_and_never_equal_a_held_ou
     assert with_copies.manifest.settings["student"]["augment"] == 2
     again = Listening()
     distil(tiny_teacher, few, tmp_path / "b", unlabeled=short, test=test, reporter=again, **spans)
-    assert f"teacher logits: {len(learnt)} of {len(learnt)} texts were in the cache" in again.lines
+    assert f"teacher logits: {len(learnt)} of {len(learnt)} texts were in the cache" in again.said
 
 
 def test_the_control_cannot_learn_from_augmented_texts(
@@ -290,7 +281,7 @@ def test_a_student_may_read_fewer_tokens_than_its_teacher(
     ]
     # Each word is a token, and two tokens mark the ends.
     cut = np.mean([len(text.split()) + 2 > 10 for text in few[0].texts])
-    (line,) = (line for line in heard.lines if "--max-length" in line)
+    (line,) = (line for line in heard.said if "--max-length" in line)
     assert f"{cut:.1%}" in line
     assert "10 tokens" in line
 

@@ -9,29 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_task import Listening
 
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import Dataset, Splits
 from distill.errors import SettingsError
 from distill.models.loading import load_bundle
-from distill.progress import SilentReporter
 from distill.teacher_settings import TeacherSettings
 from distill.training.fine_tuning import fit_teacher
 from distill.training.origin import Origin, SourceTask
 from distill.transfer.parameters import start_from
 
 TEXTS = ["a lovely film", "dull boring plot"]
-
-
-class Said(SilentReporter):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        """Keep the line."""
-        self.lines.append(text)
 
 
 def on(bundle: Bundle, labels: tuple[str, ...]) -> np.ndarray:
@@ -99,7 +88,7 @@ def test_forgetting_is_measured_and_an_anchor_or_replay_lessens_it(
     source = SourceTask(tiny_splits.train, tiny_test)
 
     def after(name: str, **settings: object) -> float:
-        reporter = Said()
+        reporter = Listening()
         chosen = TeacherSettings(epochs=4, learning_rate=1e-3, max_length=32, batch_size=16, **settings)  # type: ignore[arg-type]
         bundle = fit_teacher(
             train=turned[0].take(range(100)),
@@ -111,7 +100,7 @@ def test_forgetting_is_measured_and_an_anchor_or_replay_lessens_it(
         )
         quality = bundle.manifest.quality
         assert quality["source_before"]["macro_f1"] > 0.9
-        assert any("source task: macro-F1" in line for line in reporter.lines)
+        assert any("source task: macro-F1" in line for line in reporter.said)
         return float(quality["source_after"]["macro_f1"])
 
     pytest.importorskip("datasketch")
@@ -134,7 +123,7 @@ def test_source_settings_that_cannot_be_honoured(tiny_teacher: Bundle, tiny_spli
 
 
 def test_adapting_learns_to_guess_words(tiny_model: Path, tiny_splits: Splits, tmp_path: Path) -> None:
-    reporter = Said()
+    reporter = Listening()
     settings = TeacherSettings(epochs=1, max_length=32, adapt_epochs=3, adapt_learning_rate=3e-3, batch_size=16)
     bundle = fit_teacher(
         str(tiny_model),
@@ -145,7 +134,7 @@ def test_adapting_learns_to_guess_words(tiny_model: Path, tiny_splits: Splits, t
         origin=Origin(adapt_texts=tiny_splits.train.texts),
         reporter=reporter,
     )
-    line = next(line for line in reporter.lines if "masked word" in line)
+    line = next(line for line in reporter.said if "masked word" in line)
     first, last = map(float, re.findall(r"\d+\.\d+", line))
     assert last < first - 0.1  # 29 words are 3.37 nats for one that knows nothing
     assert bundle.manifest.lineage.adapted_fingerprint is not None

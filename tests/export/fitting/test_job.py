@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
-from tiny_task import Outcome, tiny_texts, write_csv
+from tiny_task import Listening, Outcome, tiny_texts, write_csv
 
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits
@@ -172,7 +172,7 @@ def test_a_million_texts_are_planned_and_an_impossible_limit_is_refused(tiny_spl
 @pytest.mark.slow
 def test_texts_longer_than_the_model_reads_are_reported(tiny_splits: Splits, tiny_teacher: Bundle) -> None:
     train = replace(tiny_splits.train, texts=tuple(" ".join([text] * 40) for text in tiny_splits.train.texts))
-    reporter = Said()
+    reporter = Listening()
     plan = plan_fit(
         replace(tiny_splits, train=train),
         teacher=tiny_teacher,
@@ -181,13 +181,3 @@ def test_texts_longer_than_the_model_reads_are_reported(tiny_splits: Splits, tin
     )
     assert plan.candidates.truncated == 1.0
     assert any("cuts 100.0% of the training texts" in text for text in reporter.said)
-
-
-class Said(SilentReporter):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)

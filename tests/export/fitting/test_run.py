@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tiny_task import Outcome, tiny_texts, write_csv
+from tiny_task import Listening, Outcome, tiny_texts, write_csv
 
 from distill.bundle import Bundle
 from distill.data import Splits
-from distill.progress import SilentReporter
 from export.fitting.reporting.result import FitReport
 from export.fitting.run import NothingFitsError, fit
 from export.measure.latency import ProcessFigures
@@ -22,18 +21,8 @@ pytestmark = pytest.mark.slow
 SETTINGS = FitSettings(max_mb=5, effort="quick", recipes=("3-layers", "2-layers", "static"))
 
 
-class Listening(SilentReporter):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    @property
-    def trained(self) -> list[str]:
-        return [text.partition(":")[0] for text in self.said if text.endswith(": training")]
+def trained(reporter: Listening) -> list[str]:
+    return [text.partition(":")[0] for text in reporter.said if text.endswith(": training")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,7 +86,7 @@ def test_a_second_run_repeats_nothing(found: FitReport, out: Path, tiny_teacher:
     before = {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
     reporter = Listening()
     again = fit(tiny_splits, out=out, teacher=tiny_teacher, settings=SETTINGS, reporter=reporter)
-    assert reporter.trained == []
+    assert trained(reporter) == []
     assert not any("weighing untrained" in text for text in reporter.said)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")} == before
     assert (again.winner, again.verdict, again.forms) == (found.winner, found.verdict, found.forms)

@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from tiny_task import Listening
 
 from distill.bundle import Bundle
 from distill.data import Splits
 from distill.errors import QualityError
 from distill.evaluation.metrics import evaluate
-from distill.progress import SilentReporter
 from export.int8.calibration import channel_ranges
 from export.int8.ladder import Attempt, Baseline, Ladder
 from export.int8.linear import linear_inputs, linear_layers
@@ -24,16 +24,6 @@ from export.settings import EmbeddingPrecision, ExportSettings
 
 Climb = Callable[..., tuple[onnx.ModelProto, Attempt]]
 BAD = "layer.0.down"
-
-
-class Listening(SilentReporter):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from random_models import random_classifier
+from tiny_task import Listening
 
 from distill.bundle import QUANTIZATION, Bundle
 from distill.data import Splits
 from distill.errors import SettingsError
 from distill.models.torch_classifier import TorchClassifier
-from distill.progress import SilentReporter
 from distill.scales import SEVEN_BIT_LIMIT, read_scales
 from distill.settings import DistillSettings
 from distill.training.distillation import fit_student
@@ -100,17 +100,7 @@ def test_a_student_that_cannot_round_is_refused_before_anything_is_learnt(
             settings=settings,
             reporter=heard,
         )
-    assert heard.lines == []
-
-
-class Listening(SilentReporter):
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
+    assert heard.said == []
 
 
 def test_learned_scales_travel_from_training_to_the_graph(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
@@ -122,12 +112,12 @@ def test_learned_scales_travel_from_training_to_the_graph(tiny_teacher: Bundle, 
     student = fit_student(
         tiny_teacher, train=few.train, validation=few.validation, out=tmp_path / "s", settings=settings, reporter=heard
     )
-    assert sum("with rounding: epoch" in line for line in heard.lines) == 2
+    assert sum("with rounding: epoch" in line for line in heard.said) == 2
     assert [epoch["epoch"] for epoch in student.manifest.history] == [1, 2, 3]
     known = read_scales(student)
     assert {source for _, source in known.values()} == {"quantization-aware distillation"}
     exported = export_bundle(student, validation=few.validation, reporter=heard)
-    assert f"export: {len(known)} of {len(known)} activation scales are the bundle's own" in heard.lines
+    assert f"export: {len(known)} of {len(known)} activation scales are the bundle's own" in heard.said
     kept = json.loads(exported.file(QUANTIZATION).read_text())["inputs"]
     assert {name: entry["source"] for name, entry in kept.items()} == dict.fromkeys(known, "quantization-aware distillation")
     assert not list((tmp_path / "s").glob(".checkpoint*"))
