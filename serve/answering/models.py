@@ -113,9 +113,7 @@ class Model:
             raise Refusal(Reason.NOT_READY, "the model does not answer", retry_after_s=1)
 
     def require_acceptable(self, texts: Sequence[TextInput]) -> None:
-        """Refuse too many, too long and empty texts."""
-        if len(texts) > self.limits.max_texts:
-            raise Refusal(Reason.INVALID, f"the request has {len(texts)} texts; at most {self.limits.max_texts} are accepted")
+        """Refuse too long and empty texts."""
         for part in chain.from_iterable((text,) if isinstance(text, str) else text for text in texts):
             if not part:
                 raise Refusal(Reason.INVALID, "a text is empty")

@@ -218,7 +218,7 @@ class App:
 
     async def _infer(self, call: Call, model: Model, body: bytes, is_wanted: Callable[[], bool]) -> Reply:
         dialect, engine = call.dialect, model.engine
-        query = dialect.read(body, call.headers)
+        query = dialect.read(body, call.headers, max_texts=model.limits.max_texts)
         if self.settings.log_texts:
             self._log.write_texts(call, query.texts)
         model.require_acceptable(query.texts)

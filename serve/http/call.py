@@ -63,10 +63,11 @@ class Message:
         call: What the application made of the head; None while earlier requests are answered.
         is_answered: The answer is written; what is left of the body is discarded.
         size: Bytes of the body so far.
+        num_chunks: Chunks so far.
         body: The body so far, if it is read.
     """
 
-    __slots__ = ("body", "call", "headers", "is_answered", "is_last", "method", "size", "target")
+    __slots__ = ("body", "call", "headers", "is_answered", "is_last", "method", "num_chunks", "size", "target")
 
     def __init__(self) -> None:
         self.target = b""
@@ -74,7 +75,7 @@ class Message:
         self.method = ""
         self.is_last = self.is_answered = False
         self.call: Call | None = None
-        self.size = 0
+        self.size = self.num_chunks = 0
         self.body = bytearray()
 
 

@@ -35,6 +35,10 @@ MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
 MAX_UNSENT_BYTES = 64 * 1024
 """Bytes of answers that wait for the client before the next request is looked at."""
+FEW_CHUNKS = 1024
+"""Chunks of a body that may be of any size; more must have `CHUNK_BYTES` on average, because parsing a chunk costs as much as
+hundreds of bytes."""
+CHUNK_BYTES = 64
 LINGER_S = 1.0
 """Seconds in which the rest of a refused body is still taken: a client whose connection closes while it sends sees a reset
 instead of the answer."""
@@ -228,6 +232,14 @@ class Connection(asyncio.BufferedProtocol):
         self.waits_since, self._head_bytes = time.monotonic(), 0
         if not (self._is_busy or self._queue or self._takes_no_more):
             self._judge(message)
+
+    def on_chunk_header(self) -> None:
+        """Count a chunk, and refuse a body of too many small ones."""
+        message = self._message
+        if message is not None:
+            message.num_chunks += 1
+            if message.num_chunks > FEW_CHUNKS + message.size / CHUNK_BYTES:
+                self._refuse(message, Refusal(Reason.MALFORMED, "the body comes in too many small chunks"))
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body, or drop it where it is not read."""

@@ -69,8 +69,8 @@ class Dialect(Protocol):
 
     name: str
 
-    def read(self, body: bytes, headers: Headers) -> Query:
-        """Return the query; raises `Refusal` when the request is malformed."""
+    def read(self, body: bytes, headers: Headers, *, max_texts: int) -> Query:
+        """Return the query; raises `Refusal` when the request is malformed or has more texts."""
 
     def write(self, query: Query, answers: Sequence[RowAnswer], engine: Engine, model: str) -> Reply:
         """Return the answer."""
@@ -92,6 +92,12 @@ def ranked(scores: Sequence[float], labels: Sequence[str], top_k: int | None) ->
     """Return labels and scores by falling score; equal scores keep the order of the labels."""
     pairs = sorted(zip(labels, scores, strict=True), key=lambda pair: -pair[1])
     return [{"label": label, "score": score} for label, score in pairs[:top_k]]
+
+
+def require_few(count: int, max_texts: int) -> None:
+    """Refuse too many texts, before a list of them is made."""
+    if count > max_texts:
+        raise Refusal(Reason.INVALID, f"the request has {count} texts; at most {max_texts} are accepted")
 
 
 def require_json(headers: Headers) -> None:

@@ -18,6 +18,7 @@ from serve.http.protocols.base import (
     Text,
     decoded,
     ranked,
+    require_few,
     require_json,
     scores_of,
 )
@@ -67,18 +68,16 @@ class HuggingFace(Dialect):
 
     name = "huggingface"
 
-    def read(self, body: bytes, headers: Headers) -> Query:
+    def read(self, body: bytes, headers: Headers, *, max_texts: int) -> Query:
         """Return the query."""
         require_json(headers)
         request = decoded(_DECODER, body, once=_ONCE)
         parameters = request.parameters or HuggingFaceParameters()
-        inputs = request.inputs
+        inputs = request.inputs if isinstance(request.inputs, list) else [request.inputs]
+        require_few(len(inputs), max_texts)
         return Query(
-            texts=[
-                each if isinstance(each, str) else (each.text, each.text_pair)
-                for each in (inputs if isinstance(inputs, list) else [inputs])
-            ],
-            is_single=not isinstance(inputs, list),
+            texts=[each if isinstance(each, str) else (each.text, each.text_pair) for each in inputs],
+            is_single=not isinstance(request.inputs, list),
             top_k=parameters.top_k,
             function=PROBLEM_OF_FUNCTION[parameters.function_to_apply] if parameters.function_to_apply else None,
             truncate=parameters.truncation,

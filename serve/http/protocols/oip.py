@@ -20,7 +20,17 @@ from distill.labels import task_of
 from serve.answering.engine import Engine, RowAnswer
 from serve.answering.models import Model
 from serve.errors import Reason, Refusal
-from serve.http.protocols.base import JSON, Headers, Query, Reply, decoded, require_json, require_plain, require_unique_names
+from serve.http.protocols.base import (
+    JSON,
+    Headers,
+    Query,
+    Reply,
+    decoded,
+    require_few,
+    require_json,
+    require_plain,
+    require_unique_names,
+)
 
 INPUT = "text"
 OUTPUTS = ("label", "probabilities", "logits")
@@ -83,12 +93,12 @@ class OpenInference:
 
     name = "oip"
 
-    def read(self, body: bytes, headers: Headers) -> Query:
+    def read(self, body: bytes, headers: Headers, *, max_texts: int) -> Query:
         """Return the query."""
         head, tail = _parts(body, headers)
         request = decoded(_DECODER, head, once=())
         require_unique_names(head)
-        return Query(_texts(request.inputs[0], tail), outputs=_outputs(request), id=request.id)
+        return Query(_texts(request.inputs[0], tail, max_texts), outputs=_outputs(request), id=request.id)
 
     def write(self, query: Query, answers: Sequence[RowAnswer], engine: Engine, model: str) -> Reply:
         """Return the requested outputs; binary ones follow the JSON."""
@@ -142,7 +152,7 @@ def _parts(body: bytes, headers: Headers) -> tuple[bytes, bytes]:
     return body[:length], body[length:]
 
 
-def _texts(tensor: InputTensor, tail: bytes) -> list[TextInput]:
+def _texts(tensor: InputTensor, tail: bytes, max_texts: int) -> list[TextInput]:
     if tensor.name != INPUT or tensor.datatype != "BYTES":
         raise Refusal(Reason.INVALID, f"the input must be named {INPUT!r} and have datatype BYTES")
     size = tensor.parameters.binary_data_size if tensor.parameters else None
@@ -150,11 +160,14 @@ def _texts(tensor: InputTensor, tail: bytes) -> list[TextInput]:
         raise Refusal(Reason.INVALID, "the input must have either data or the parameter binary_data_size")
     if (size or 0) != len(tail):
         raise Refusal(Reason.INVALID, f"binary_data_size must be the number of bytes after the JSON; there are {len(tail)}")
-    rows = [[each] if isinstance(each, str) else each for each in tensor.data or ()]
-    texts: list[TextInput] = [*itertools.chain(*rows), *_unpacked(tail)]
+    require_few(math.prod(tensor.shape), max_texts)
+    data = tensor.data or []
+    require_few(len(data), max_texts)
+    given = itertools.chain(*([each] if isinstance(each, str) else each for each in data), _unpacked(tail))
+    texts: list[TextInput] = list(itertools.islice(given, max_texts + 1))
     if tensor.shape[1:] not in ([], [1]) or math.prod(tensor.shape) != len(texts) or not texts:
         raise Refusal(
-            Reason.INVALID, f"the shape must be [texts] or [texts, 1], with at least one text; there are {len(texts)} texts"
+            Reason.INVALID, "the shape must be [texts] or [texts, 1], with at least one text and as many as there are"
         )
     return texts
 

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from distill.classifier import TextInput
 from serve.answering.engine import Engine, RowAnswer
 from serve.errors import Reason, Refusal
-from serve.http.protocols.base import Headers, Query, Reply, Text, decoded, ranked, require_json, scores_of
+from serve.http.protocols.base import Headers, Query, Reply, Text, decoded, ranked, require_few, require_json, scores_of
 
 
 class PredictRequest(Struct):
@@ -45,11 +45,13 @@ class TextEmbeddingsInference:
 
     name = "tei"
 
-    def read(self, body: bytes, headers: Headers) -> Query:
+    def read(self, body: bytes, headers: Headers, *, max_texts: int) -> Query:
         """Return the query."""
         require_json(headers)
         request = decoded(_DECODER, body, once=_ONCE)
+        require_few(len(request.inputs) if isinstance(request.inputs, list) else 1, max(2, max_texts))
         texts, is_single = _texts(request.inputs)
+        require_few(len(texts), max_texts)
         return Query(
             texts, is_single=is_single, function="regression" if request.raw_scores else None, truncate=bool(request.truncate)
         )

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from served import Lengths, Running
 from distill.errors import SettingsError
 from serve.answering.engine import Engine
 from serve.answering.models import ModelSource
-from serve.http.connection import MAX_HEAD_BYTES, MAX_HEADERS, MAX_UNSENT_BYTES, Connection
+from serve.http.connection import CHUNK_BYTES, FEW_CHUNKS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_UNSENT_BYTES, Connection
 from serve.http.crowd import READ_BYTES, address_of
 from serve.http.server import OTHER_FILES, allow_open_files
 from serve.settings import ServeSettings
@@ -193,6 +193,26 @@ def test_a_connection_whose_request_is_computed_does_not_give_way(serve_sources:
             assert refused.recv(1) == b""
         classifier.may_go.set()
         assert asked.result().status == 200
+
+
+@pytest.mark.parametrize("size", [1, CHUNK_BYTES // 2])
+def test_a_body_in_many_small_chunks_is_refused(server: Running, size: int) -> None:
+    chunk = b"%x\r\n%s\r\n" % (size, b" " * size)
+    with connected(server) as client:
+        client.sendall(POST + b"transfer-encoding: chunked\r\n\r\n")
+        with suppress(ConnectionError):  # it is refused long before the end
+            client.sendall(chunk * (4 * FEW_CHUNKS))
+        assert statuses(read_all(client)) == [b"400"]
+
+
+def test_a_few_small_chunks_and_many_of_some_size_are_taken(server: Running) -> None:
+    small = b'{"inputs": "great"}'.ljust(FEW_CHUNKS)
+    large = b'{"inputs": "great"}'.ljust(5 * FEW_CHUNKS * CHUNK_BYTES)
+    for body, size in ((small, 1), (large, CHUNK_BYTES)):
+        chunks = b"".join(b"%x\r\n%s\r\n" % (size, body[at : at + size]) for at in range(0, len(body), size))
+        with connected(server) as client:
+            client.sendall(POST + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+            assert statuses(read_all(client)) == [b"200"]
 
 
 def test_one_address_has_a_share_of_the_connections_and_a_trusted_proxy_all(serve_bundle: Callable[..., Running]) -> None:

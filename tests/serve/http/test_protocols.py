@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -14,6 +14,8 @@ from served import Running
 from distill.bundle import Bundle
 from distill.classifier import predict
 from export.runtime.sessions import OnnxClassifier
+from serve.errors import Reason, Refusal
+from serve.http.protocols import oip
 
 TEXTS = ["great fresh film", "dull awful plot", "great"]
 
@@ -89,6 +91,41 @@ def test_oip_reads_and_writes_the_binary_form(server: Running, tiny_student: Bun
     described = json.loads(answered.body[:length])["outputs"]
     logits = np.frombuffer(answered.body[length:], "<f4").reshape(described[0]["shape"])
     np.testing.assert_allclose(logits, OnnxClassifier.open(tiny_student, threads=1).predict_logits(TEXTS), atol=1e-6)
+
+
+def test_of_a_tensor_with_too_many_texts_no_more_are_made_than_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def unpacked(tail: bytes) -> Iterator[str]:
+        for text in unpack(tail):
+            made.append(text)
+            yield text
+
+    unpack = oip._unpacked
+    monkeypatch.setattr(oip, "_unpacked", unpacked)
+    packed = bytes(4 * 100_000)  # so many empty texts
+    for shape in ([1], [8], [100_000], [0]):
+        tensor = {"name": "text", "shape": shape, "datatype": "BYTES", "parameters": {"binary_data_size": len(packed)}}
+        head = json.dumps({"inputs": [tensor]}).encode()
+        made.clear()
+        with pytest.raises(Refusal) as refused:
+            oip.OpenInference().read(head + packed, {oip.HEADER_LENGTH: b"%d" % len(head)}, max_texts=8)
+        assert refused.value.reason is Reason.INVALID
+        assert len(made) <= 9
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/", {"inputs": ["a"] * 3}),
+        ("/predict", {"inputs": [["a"]] * 3}),
+        ("/predict", {"inputs": ["a", "b", "c"]}),
+        ("/v2/models/tiny/infer", {"inputs": [{"name": "text", "shape": [3], "datatype": "BYTES", "data": ["a"] * 3}]}),
+        ("/v2/models/tiny/infer", {"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": [["a", "b", "c"]]}]}),
+    ],
+)
+def test_too_many_texts_are_refused_in_every_protocol(serve_bundle: Callable[..., Running], path: str, body: object) -> None:
+    assert serve_bundle(max_texts=2).post(path, body).status in (400, 422)
 
 
 def test_every_route_of_the_document_is_there_and_the_readers_work(server: Running) -> None:
