@@ -171,7 +171,12 @@ class TextTokenizer:
 
     def is_long(self, text: TextInput) -> bool:
         """Return whether a text has so many characters that only its beginning is encoded if possible; never of a pair."""
-        return isinstance(text, str) and len(text) > 2 * PREFIX_CHARS * self.max_length
+        return isinstance(text, str) and len(text) > 2 * self.first_chars
+
+    @property
+    def first_chars(self) -> int:
+        """How many characters of a long text are encoded first."""
+        return PREFIX_CHARS * self.max_length
 
     def _read_alike(self, texts: Sequence[TextInput]) -> list[Reading]:
         """Read texts that are all long, or all not."""
@@ -190,7 +195,7 @@ class TextTokenizer:
         These are known when all of them belong to words before the last word of the part that was encoded: what follows can
         only continue the last one. The tests compare with the whole text.
         """
-        num_chars, size = 0, PREFIX_CHARS * self.max_length
+        num_chars, size = 0, self.first_chars
         while size < len(text) and (end := self._place_to_cut(text, size)):
             (encoding,) = _encoded(self._one_longer, [text[:end]], with_words=True)
             num_chars += end

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from distill.errors import SettingsError
-from distill.settings import Precision, Settings
+from distill.settings import LongTexts, Precision, Settings
 
 
 class LimitSettings(Settings, heading="Limits"):
@@ -18,12 +18,16 @@ class LimitSettings(Settings, heading="Limits"):
     precision: Precision | None = Field(None, description="graph to run; default: int8 if the bundle has it, else fp32")
     max_texts: int = Field(1024, ge=1, description="maximum texts per request")
     max_text_chars: int = Field(100_000, ge=1, description="maximum characters per text")
-    long_texts: Literal["truncate", "refuse"] = Field(
+    long_texts: LongTexts | Literal["refuse"] = Field(
         "truncate",
-        description="texts longer than max_length: cut them and set the header x-truncated-texts, or answer 422; the field "
-        "`truncate` of a request takes precedence",
+        description="texts longer than max_length: cut them and set the header x-truncated-texts, read them whole in "
+        "overlapping windows (mean of logits), or answer 422; the field `truncate` of a request takes precedence",
     )
-    max_queue: int = Field(2048, ge=1, description="maximum texts waiting; requests beyond it get 429")
+    max_queue: int = Field(
+        2048,
+        ge=1,
+        description="maximum texts waiting, and windows of long texts; beyond it, clients with more than their share get 429",
+    )
     deadline_ms: int = Field(
         2_000, ge=1, description="requests not answered within this time get 504; the header x-deadline-ms can shorten it"
     )
@@ -106,9 +110,7 @@ class ServeSettings(LogSettings, AccessSettings, NetworkSettings, LimitSettings,
     threads: int | None = Field(
         None, ge=1, description="batches computed in parallel, one thread each; default: the CPUs available to this process"
     )
-    max_batch_tokens: int = Field(
-        128, ge=8, description="maximum tokens of a batch of several texts, estimated from characters"
-    )
+    max_batch_tokens: int = Field(128, ge=8, description="maximum tokens of a batch of several texts")
     batch_timeout_s: float = Field(
         10.0,
         gt=0,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from distill.errors import BundleError, DatasetError, SettingsError
 from distill.evaluation.metrics import fit_temperature
 from distill.labels import Logits, ProblemType, task_of
 from distill.manifest import CascadeEntry
+from export.runtime.long_texts import Reader
 
 Member = Literal["student", "fallback"]
 OnAnswer = Callable[[Member, int, float], object]
@@ -28,12 +29,15 @@ NEVER_SURE = 2.0
 """Above every confidence: the fallback answers every text."""
 
 
-class Cascade:
+Student = TypeVar("Student", bound=Classifier, covariant=True)
+
+
+class Cascade(Generic[Student]):
     """A `Classifier` made of two. Threads may share an instance if they may share its members."""
 
     def __init__(
         self,
-        student: Classifier,
+        student: Student,
         fallback: Classifier,
         *,
         min_confidence: float,
@@ -70,10 +74,18 @@ class Cascade:
 
     def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
         """Return logits, shape (texts, labels): calibrated ones of the student where it is sure, else the fallback's."""
-        logits = self._asked("student", self.student, texts) / np.float32(self.temperature)
+        return self._completed(self._asked("student", len(texts), lambda: self.student.predict_logits(texts)), texts)
+
+    def predict_encoded(self: Cascade[Reader], rows: Sequence[NDArray[np.int64]], texts: Sequence[TextInput]) -> Logits:
+        """Return what `predict_logits` returns for texts that the student's tokenizer has read already."""
+        return self._completed(self._asked("student", len(rows), lambda: self.student.predict_encoded(rows)), texts)
+
+    def _completed(self, logits: Logits, texts: Sequence[TextInput]) -> Logits:
+        logits = logits / np.float32(self.temperature)
         unsure = np.flatnonzero(confidences(logits, self.problem_type) < self.min_confidence)
         if len(unsure):
-            logits[unsure] = self._asked("fallback", self.fallback, [texts[place] for place in unsure.tolist()])
+            asked = [texts[place] for place in unsure.tolist()]
+            logits[unsure] = self._asked("fallback", len(asked), lambda: self.fallback.predict_logits(asked))
         return logits
 
     def digest(self) -> str:
@@ -81,11 +93,11 @@ class Cascade:
         parts = (digest_of(self.student), digest_of(self.fallback), self.min_confidence, self.temperature)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-    def _asked(self, member: Member, classifier: Classifier, texts: Sequence[TextInput]) -> Logits:
+    def _asked(self, member: Member, num_texts: int, answer: Callable[[], Logits]) -> Logits:
         started = time.perf_counter()
-        logits = classifier.predict_logits(texts)
+        logits = answer()
         if self.on_answer is not None:
-            self.on_answer(member, len(texts), time.perf_counter() - started)
+            self.on_answer(member, num_texts, time.perf_counter() - started)
         return logits
 
 

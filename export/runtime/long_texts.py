@@ -55,10 +55,15 @@ def answer_long(classifier: Reader, texts: Sequence[TextInput], *, long_texts: L
     for place in long:
         windows[place] = tokenizer.windows(cast(str, texts[place]))
     logits = classifier.predict_encoded([row for each in windows for row in each])
-    counts = np.array([len(each) for each in windows])
+    return mean_of_windows(logits, [len(each) for each in windows]), len(long)
+
+
+def mean_of_windows(logits: Logits, num_windows: Sequence[int]) -> Logits:
+    """Return the logits of texts, shape (texts, labels), from those of their windows, one text after the other."""
+    counts = np.array(num_windows)
     sums = np.add.reduceat(logits.astype(np.float64), np.cumsum(counts) - counts, axis=0)
     means: Logits = (sums / counts[:, None]).astype(np.float32)
-    return means, len(long)
+    return means
 
 
 class LongTextClassifier:

@@ -1,4 +1,4 @@
-"""One classifier as the server runs it: texts in; logits, probabilities and which texts were cut. Knows no HTTP."""
+"""One classifier as the server runs it: token ids in; logits, probabilities and which texts were cut. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill.bundle import BENCHMARK, Bundle
-from distill.classifier import Classifier, TextInput
+from distill.classifier import TextInput
 from distill.errors import BundleError
 from distill.labels import task_of
 from distill.settings import Precision
+from distill.tokenization import Reading, TextTokenizer
 from export.runtime.cascade import Cascade
+from export.runtime.long_texts import Reader, mean_of_windows
 from export.runtime.sessions import OnnxClassifier
 
 SELF_CHECK_TEXTS = (
@@ -39,11 +42,27 @@ class RowAnswer:
         logits: One per label.
         probabilities: One per label, according to the problem type of the bundle.
         was_cut: Whether tokens past `max_length` were dropped.
+        num_windows: Windows in which a text longer than `max_length` was read; 1 for any other text.
     """
 
     logits: list[float]
     probabilities: list[float]
     was_cut: bool
+    num_windows: int = 1
+
+
+class Row(NamedTuple):
+    """A text, or a window of one, as it waits to be computed.
+
+    Attributes:
+        ids: Its tokens.
+        was_cut: Whether tokens past `max_length` were dropped.
+        text: The text, where a fallback may have to read it with a tokenizer of its own.
+    """
+
+    ids: NDArray[np.int64]
+    was_cut: bool = False
+    text: TextInput = ""
 
 
 @dataclass(frozen=True)
@@ -51,14 +70,14 @@ class Engine:
     """A classifier that is ready to answer.
 
     Attributes:
-        classifier: Returns the logits of texts; several threads call it.
+        classifier: Returns the logits of token ids; several threads call it.
         max_length: Tokens kept per text.
         about: Its card in `/info`.
         version: Short digest of its files; one request never mixes answers of two versions.
         live: Returns further fields of `/info`, which change while it answers.
     """
 
-    classifier: Classifier
+    classifier: Reader | Cascade[Reader]
     max_length: int
     about: dict[str, Any] = field(default_factory=dict)
     version: str = "0"
@@ -98,18 +117,33 @@ class Engine:
                 f"{name} answers the self-check texts differently one by one and in a batch (by {moved:.3f}); export it again"
             )
 
-    def answer(self, texts: Sequence[TextInput]) -> list[RowAnswer]:
-        """Return the answer of each text, in order of the texts."""
-        classifier, cut = self.classifier, [False] * len(texts)
-        reader = classifier.student if isinstance(classifier, Cascade) else classifier
-        if isinstance(reader, OnnxClassifier):
-            readings = list(reader.tokenizer.read(texts))
-            rows, cut = [reading.ids for reading in readings], [reading.is_cut for reading in readings]
-        logits = (
-            classifier.predict_encoded(rows) if isinstance(classifier, OnnxClassifier) else classifier.predict_logits(texts)
-        )
-        shares = task_of(classifier.problem_type).probabilities(logits)
-        return list(map(RowAnswer, logits.tolist(), shares.tolist(), cut))
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """The tokenizer that reads a text before it waits: that of the student in a cascade."""
+        classifier = self.classifier
+        return (classifier.student if isinstance(classifier, Cascade) else classifier).tokenizer
+
+    def row(self, reading: Reading, text: TextInput) -> Row:
+        """Return a text that was read as it waits."""
+        return Row(reading.ids, reading.is_cut, text if isinstance(self.classifier, Cascade) else "")
+
+    def answer(self, rows: Sequence[Row]) -> list[RowAnswer]:
+        """Return the answer of each row, in order."""
+        ids = [row.ids for row in rows]
+        if isinstance(self.classifier, Cascade):
+            logits = self.classifier.predict_encoded(ids, [row.text for row in rows])
+        else:
+            logits = self.classifier.predict_encoded(ids)
+        shares = task_of(self.classifier.problem_type).probabilities(logits)
+        return list(map(RowAnswer, logits.tolist(), shares.tolist(), (row.was_cut for row in rows)))
+
+    def joined(self, windows: Sequence[RowAnswer]) -> RowAnswer:
+        """Return the answer of a text from those of its windows: the mean of their logits, as everywhere in potstill."""
+        if len(windows) == 1:
+            return windows[0]
+        logits = mean_of_windows(np.array([each.logits for each in windows], np.float32), [len(windows)])
+        shares = task_of(self.classifier.problem_type).probabilities(logits)
+        return RowAnswer(logits[0].tolist(), shares[0].tolist(), was_cut=False, num_windows=len(windows))
 
 
 def version_of(bundle: Bundle) -> str:

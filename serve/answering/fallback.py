@@ -73,10 +73,14 @@ def cascade_source(
             `potstill cascade` writes.
 
     Raises:
-        SettingsError: The limits set a precision; both members run the best graph they have.
+        SettingsError: The limits set a precision (both members run the best graph they have), or windows for long texts.
     """
     if limits.precision is not None:
         raise SettingsError("a cascade runs the best graph of both bundles; omit --precision or --fallback")
+    if limits.long_texts == "windows":
+        raise SettingsError(
+            "a cascade reads no windows: its two members may divide a text differently; omit one of the two flags"
+        )
     tally = Tally(name)
 
     def open_cascade(folder: Path) -> Engine:

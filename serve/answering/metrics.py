@@ -22,10 +22,13 @@ class Metrics:
     Attributes:
         registry: Further metrics may be registered here.
         queue: Texts in the queue, by model.
+        queue_tokens: Their tokens, by model.
+        queue_clients: Clients that have texts in the queue, by model.
         idle: Idle worker threads, by model.
         answering: Whether worker threads answer, by model.
         replaced: Worker threads that hung or died, by model.
         cut: Texts cut to `max_length`, by model.
+        in_windows: Longer texts read in windows, by model.
         reloads: Reloads, by model and result.
     """
 
@@ -44,15 +47,25 @@ class Metrics:
         )
         self._batch_texts = Histogram("potstill_batch_texts", "Texts in a batch", ["model"], buckets=TEXTS, registry=registry)
         self._batch_seconds = Histogram(
-            "potstill_batch_seconds", "Tokenizing and computing a batch", ["model"], buckets=SECONDS, registry=registry
+            "potstill_batch_seconds", "Computing a batch", ["model"], buckets=SECONDS, registry=registry
         )
         self.queue = Gauge("potstill_queue_texts", "Texts in the queue", ["model"], registry=registry)
+        self.queue_tokens = Gauge(
+            "potstill_queue_tokens",
+            "Tokens in the queue; estimated for texts that are not read yet",
+            ["model"],
+            registry=registry,
+        )
+        self.queue_clients = Gauge("potstill_queue_clients", "Clients with texts in the queue", ["model"], registry=registry)
         self.idle = Gauge("potstill_idle_threads", "Idle worker threads", ["model"], registry=registry)
         self.answering = Gauge(
             "potstill_answering", "1 if a worker thread computes or is idle, 0 if all hang", ["model"], registry=registry
         )
         self.replaced = Counter("potstill_replaced_threads", "Worker threads that hung or died", ["model"], registry=registry)
         self.cut = Counter("potstill_truncated_texts", "Texts cut to max_length", ["model"], registry=registry)
+        self.in_windows = Counter(
+            "potstill_windowed_texts", "Texts longer than max_length, read in windows", ["model"], registry=registry
+        )
         self._cache = Counter("potstill_cache", "Cache look-ups of texts", ["model", "result"], registry=registry)
         self._cache_rate = Gauge(
             "potstill_cache_hit_ratio", "Share of cache look-ups that hit, since the start", ["model"], registry=registry

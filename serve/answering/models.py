@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from distill.classifier import TextInput
 from distill.errors import SettingsError
+from distill.settings import LongTexts
 from serve.answering.engine import Engine, RowAnswer
 from serve.answering.metrics import Metrics
 from serve.answering.queue import Batcher
@@ -32,9 +33,9 @@ class AnswerCache:
         self._answers: OrderedDict[bytes, RowAnswer] = OrderedDict()
 
     @staticmethod
-    def key_of(text: TextInput, version: str) -> bytes:
-        """Return the digest of a text or pair and the engine's version; lengths keep the parts of a pair apart."""
-        parts = (text,) if isinstance(text, str) else text
+    def key_of(text: TextInput, version: str, long_texts: str) -> bytes:
+        """Return the digest of what decides an answer; lengths keep the parts of a pair apart."""
+        parts = (long_texts, *((text,) if isinstance(text, str) else text))
         content = b"".join(len(part).to_bytes(8, "big") + part.encode("utf-8", "surrogatepass") for part in parts)
         return hashlib.blake2b(content, digest_size=16, key=version.encode()).digest()
 
@@ -105,6 +106,8 @@ class Model:
         )
         metrics.answering.labels(self.name).set_function(lambda: self.batcher.is_answering)
         metrics.queue.labels(self.name).set_function(lambda: self.batcher.admission.waiting_texts)
+        metrics.queue_tokens.labels(self.name).set_function(lambda: self.batcher.admission.waiting_tokens)
+        metrics.queue_clients.labels(self.name).set_function(lambda: len(self.batcher.admission.texts_of))
         metrics.idle.labels(self.name).set_function(lambda: self.batcher.idle_threads)
 
     def require_answering(self) -> None:
@@ -123,20 +126,37 @@ class Model:
                 )
 
     async def answer(
-        self, engine: Engine, texts: Sequence[TextInput], *, deadline_s: float, is_wanted: Callable[[], bool]
+        self,
+        engine: Engine,
+        texts: Sequence[TextInput],
+        *,
+        client: str,
+        truncate: bool | None,
+        deadline_s: float,
+        is_wanted: Callable[[], bool],
     ) -> list[RowAnswer]:
-        """Return the answers in the order of the texts; cached ones do not go through the queue."""
+        """Return the answers in the order of the texts; cached ones do not go through the queue.
+
+        Args:
+            engine: Answers all texts.
+            texts: At least one.
+            client: Who asks.
+            truncate: Whether long texts are cut; None: as the limits say.
+            deadline_s: Seconds until the answer is no longer wanted.
+            is_wanted: Returns whether the client is still connected.
+        """
+        long_texts = _long_texts(truncate, self.limits.long_texts)
+        submit = partial(
+            self.batcher.submit, engine=engine, client=client, long_texts=long_texts, deadline_s=deadline_s, is_wanted=is_wanted
+        )
         if self._cache is None:
-            return await self.batcher.submit(texts, engine, deadline_s=deadline_s, is_wanted=is_wanted)
-        keys = [AnswerCache.key_of(text, engine.version) for text in texts]
+            return await submit(texts)
+        keys = [AnswerCache.key_of(text, engine.version, long_texts) for text in texts]
         answers = [self._cache.get(key) for key in keys]
         missing = [place for place, answer in enumerate(answers) if answer is None]
         self._metrics.count_cache(self.name, hits=len(texts) - len(missing), misses=len(missing))
         if missing:
-            found = await self.batcher.submit(
-                [texts[place] for place in missing], engine, deadline_s=deadline_s, is_wanted=is_wanted
-            )
-            for place, answer in zip(missing, found, strict=True):
+            for place, answer in zip(missing, await submit([texts[place] for place in missing]), strict=True):
                 answers[place] = answer
                 self._cache.put(keys[place], answer)
         return cast(list[RowAnswer], answers)
@@ -170,3 +190,10 @@ class Model:
             self._metrics.reloads.labels(self.name, "done").inc()
             logger.info("reloaded %s: version %s", self.name, fresh.version)
             return fresh
+
+
+def _long_texts(truncate: bool | None, limit: LongTexts | Literal["refuse"]) -> LongTexts | Literal["refuse"]:
+    """Return what happens to long texts of a request; in windows nothing is cut, so that one that forbids cutting gets them."""
+    if truncate is None or (not truncate and limit == "windows"):
+        return limit
+    return "truncate" if truncate else "refuse"

@@ -1,8 +1,8 @@
 """Micro-batching: requests that wait while the engine is busy are answered together.
 
-Knows nothing of HTTP or ONNX. Requests wait in a bounded queue; idle threads take batches from it at once, so no request
-is delayed to form a batch. Large requests are taken in portions, in turn with the others. A batch that takes too long is
-given up.
+Knows nothing of HTTP or ONNX. A request waits until a thread has read its texts, a portion at a time, and then, as token ids,
+until they are computed. Clients take turns in both, and so do the requests of one client: a large one is taken in portions.
+Idle threads take batches at once, so no request is delayed to form a batch. One that takes too long is given up.
 """
 
 from __future__ import annotations
@@ -11,62 +11,21 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple
 
 from distill.classifier import TextInput
-from serve.answering.admission import Admission
+from distill.settings import LongTexts
+from serve.answering.admission import TURN_TOKENS, Admission, busy
 from serve.answering.engine import Engine, RowAnswer
+from serve.answering.reading import READ_CHARS, Pending, Portion, portion_to_read, read
+from serve.answering.turns import Turns
 from serve.answering.workers import Crew, Worker
 from serve.errors import Reason, Refusal
 
 logger = logging.getLogger(__name__)
-
-CHARS_PER_TOKEN = 4
-"""In plain English; only used to form batches, the runtime counts exactly."""
-
-PORTION_TOKENS = 128
-"""Tokens that a request may put into one batch before the next request has its turn."""
-
-
-@dataclass(eq=False)
-class Pending:
-    """A request in the queue.
-
-    Attributes:
-        texts: At least one.
-        engine: Answers all its texts.
-        future: Receives the answers.
-        cost: Estimated tokens of each text.
-        is_wanted: Returns whether the client still waits.
-        answers: Answers so far, in the order of the texts.
-        missing: Texts without an answer.
-        since: `time.perf_counter()` when it entered the queue.
-        taken: Texts already taken into a batch.
-    """
-
-    texts: Sequence[TextInput]
-    engine: Engine
-    future: asyncio.Future[list[RowAnswer]]
-    cost: list[int]
-    is_wanted: Callable[[], bool]
-    answers: list[RowAnswer | None]
-    missing: int
-    since: float
-    taken: int = 0
-
-
-class Portion(NamedTuple):
-    """Texts `start` to `stop` of one request in a batch, and their estimated tokens."""
-
-    request: Pending
-    start: int
-    stop: int
-    tokens: int
 
 
 class Computed(NamedTuple):
@@ -74,8 +33,8 @@ class Computed(NamedTuple):
 
     Attributes:
         texts: How many.
-        tokens: How many, estimated.
-        seconds: To tokenize and compute it.
+        tokens: How many, padding aside.
+        seconds: To compute it.
         waits_s: How long each request waited in the queue whose first texts are in it.
     """
 
@@ -103,8 +62,8 @@ class Batcher:
         Args:
             threads: Batches computed at once.
             max_queue: Texts that may wait.
-            max_batch_tokens: Estimated tokens of a batch.
-            timeout_s: Longest time that a batch may take; its thread is replaced then.
+            max_batch_tokens: Tokens of a batch.
+            timeout_s: Longest time that a batch, or reading a portion, may take; its thread is replaced then.
             on_batch: Receives what each batch was and took, in the thread that computed it.
             on_replaced: Called for each thread that is replaced.
         """
@@ -112,7 +71,8 @@ class Batcher:
         self.idle_threads = 0
         self._max_batch_tokens = max_batch_tokens
         self._on_batch = on_batch
-        self._waiting: deque[Pending] = deque()
+        self._unread: Turns[Pending] = Turns()
+        self._waiting: Turns[Pending] = Turns()
         self._ready = threading.Condition(threading.Lock())
         self._closed = False
         self._will_wake = False
@@ -126,27 +86,47 @@ class Batcher:
         return self._crew.is_answering
 
     async def submit(
-        self, texts: Sequence[TextInput], engine: Engine, *, deadline_s: float, is_wanted: Callable[[], bool] = lambda: True
+        self,
+        texts: Sequence[TextInput],
+        engine: Engine,
+        *,
+        client: str = "",
+        long_texts: LongTexts | Literal["refuse"] = "truncate",
+        deadline_s: float,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> list[RowAnswer]:
         """Return the answers in the order of the texts.
 
         Args:
             texts: At least one.
             engine: Answers all texts, even when a reload replaces it meanwhile.
+            client: Who asks; clients take turns.
+            long_texts: What happens to texts with more tokens than the engine reads.
             deadline_s: Seconds until the answer is no longer wanted.
             is_wanted: Returns whether the client is still connected; called from other threads.
 
         Raises:
-            Refusal: The queue is full, or the deadline passed.
+            Refusal: The queue is full, the deadline passed, or a text has too many tokens.
+            DatasetError: A text cannot be encoded.
+            SettingsError: The model takes no pairs.
         """
-        loop, count = asyncio.get_running_loop(), len(texts)
-        costs = [_estimated_tokens(text, engine.max_length) for text in texts]
-        self.admission.refuse_if_full(count, tokens=sum(costs), deadline_s=deadline_s)
-        request = Pending(texts, engine, loop.create_future(), costs, is_wanted, [None] * count, count, time.perf_counter())
+        loop, tokens = asyncio.get_running_loop(), self.admission.estimate(len(texts))
+        self.admission.refuse_if_full(client, len(texts), tokens=tokens, deadline_s=deadline_s)
+        request = Pending(
+            texts,
+            client,
+            engine,
+            long_texts,
+            loop.create_future(),
+            is_wanted,
+            time.monotonic() + deadline_s,
+            time.perf_counter(),
+        )
         timer = loop.call_later(deadline_s, _expire, request.future)  # costs less than `asyncio.timeout`
         with self._ready:
-            self._waiting.append(request)
-            self.admission.count(count, sum(costs))
+            self._unread.add(client, request)
+            self._book(request, len(texts), tokens)
+            self._make_room()
         if not self._will_wake:
             self._will_wake = True
             loop.call_soon(self._wake)
@@ -171,57 +151,123 @@ class Batcher:
         with self._ready:
             self._ready.notify()
 
+    def _make_room(self) -> None:
+        """Refuse the last requests of the client with the most texts, where another client has put too many in the queue."""
+        while client := self.admission.greediest():
+            request = self._unread.drop_last(client) or self._waiting.drop_last(client)
+            if request is None:  # it is being read
+                return
+            self._book(request, 0, 0)
+            if not request.future.done():
+                request.future.set_exception(busy(self.admission.expected_wait_s(client)))
+
     def _work(self, worker: Worker[list[Portion]]) -> None:
-        while not worker.is_replaced and (batch := self._next_batch()):
-            worker.begin(batch)
-            started = time.perf_counter()
-            answers = _answered(batch)
-            if not worker.is_given_up:
-                self._record(batch, started, time.perf_counter() - started)
-            _hand_over(batch, answers)
-            worker.end()
+        while not worker.is_replaced and self._has_work():
+            if unread := self._take_unread():
+                worker.begin(unread)
+                self._queue_read(unread, read(unread))
+                worker.end()
+            if not worker.is_replaced and (batch := self._take()):
+                worker.begin(batch)
+                started = time.perf_counter()
+                answers = _answered(batch)
+                if not worker.is_given_up:
+                    self._record(batch, started, time.perf_counter() - started)
+                _hand_over(batch, answers)
+                worker.end()
 
     def _record(self, batch: list[Portion], started: float, seconds: float) -> None:
-        texts, tokens = sum(portion.stop - portion.start for portion in batch), sum(portion.tokens for portion in batch)
+        texts, tokens = sum(portion.stop - portion.start for portion in batch), sum(portion.cost for portion in batch)
         self.admission.learn(texts, tokens, seconds)
         waits_s = [started - request.since for request, start, *_ in batch if not start]
         self._on_batch(Computed(texts, tokens, seconds, waits_s))
 
-    def _next_batch(self) -> list[Portion]:
-        """Wait for work and return a batch for one engine; empty when closed."""
+    def _has_work(self) -> bool:
+        """Wait for work; False when closed and there is none."""
         with self._ready:
             self.idle_threads += 1
-            while not (batch := self._take()) and (self._waiting or not self._closed):
+            while not (self._unread or self._waiting or self._closed):
                 self._ready.wait()
             self.idle_threads -= 1
-            return batch
+            return bool(self._unread or self._waiting)
+
+    def _take_unread(self) -> list[Portion]:
+        """Return texts to read, for one engine; their requests are in no line until then."""
+        with self._ready:
+            portions: list[Portion] = []
+            room = READ_CHARS
+            while room > 0 and (request := self._first(self._unread)):
+                if portions and request.engine is not portions[0].request.engine:
+                    break
+                portions.append(portion_to_read(request, room))
+                room -= portions[-1].cost
+                self._unread.end_turn(portions[-1].cost, is_done=True)
+                self._book(request, 0, 0)
+            if self._unread:
+                self._ready.notify()
+            return portions
+
+    def _queue_read(self, portions: list[Portion], errors: list[Exception | None]) -> None:
+        """Put requests whose texts are all read in the queue, if they can be answered in time, and the others back."""
+        with self._ready:
+            for portion, error in zip(portions, errors, strict=True):
+                request = portion.request
+                if error is None and not request.is_read:
+                    self._unread.add(request.client, request)
+                    self._book(request, len(request.texts), self.admission.estimate(len(request.texts)))
+                elif error := error or self._error_of_entering(request):
+                    _hand_over([portion], [error])
+
+    def _error_of_entering(self, request: Pending) -> Refusal | None:
+        """Let a request into the queue at its exact cost, or return why not.
+
+        Only one that costs more than was expected, by more than a turn, is judged again.
+        """
+        rows, tokens = len(request.rows), sum(len(row.ids) for row in request.rows)
+        if tokens > self.admission.estimate(len(request.texts)) + TURN_TOKENS:
+            try:
+                self.admission.refuse_if_full(request.client, rows, tokens=tokens, deadline_s=request.due - time.monotonic())
+            except Refusal as refusal:
+                return refusal
+        self._book(request, rows, tokens)
+        self._waiting.add(request.client, request)
+        return None
+
+    def _first(self, turns: Turns[Pending]) -> Pending | None:
+        """Return the request whose turn it is; those that nobody waits for leave."""
+        while turns:
+            request = turns.first()
+            if not request.future.done() and request.is_wanted():
+                return request
+            turns.end_turn(0, is_done=True)
+            self._book(request, 0, 0)
+            # The request, and a shutdown, would otherwise wait for its deadline.
+            _hand_over([Portion(request, 0, 0, 0)], [Refusal(Reason.GONE, "the client disconnected")])
+        return None
+
+    def _book(self, request: Pending, texts: int, tokens: int) -> None:
+        """Let admission count so much of a request."""
+        before, request.booked = request.booked, (texts, tokens)
+        self.admission.count(request.client, texts - before[0], tokens - before[1])
 
     def _take(self) -> list[Portion]:
-        batch: list[Portion] = []
-        # At most this thread's share among the idle ones: otherwise it takes everything and the others stay idle.
-        room = min(self._max_batch_tokens, -(-self.admission.waiting_tokens // self.idle_threads))
-        unfinished: list[Pending] = []
-        while self._waiting and room > 0:
-            request = self._waiting[0]
-            if request.future.done() or not request.is_wanted():
-                self._waiting.popleft()
-                self.admission.count(request.taken - len(request.texts), -sum(request.cost[request.taken :]))
-                # The request, and a shutdown, would otherwise wait for its deadline.
-                _hand_over([Portion(request, 0, 0, 0)], [Refusal(Reason.GONE, "the client disconnected")])
-                continue
-            if batch and request.engine is not batch[0].request.engine:
-                break
-            self._waiting.popleft()
-            portion = _portion_of(request, room)
-            room -= portion.tokens
-            batch.append(portion)
-            self.admission.count(portion.start - portion.stop, -portion.tokens)
-            if request.taken < len(request.texts):
-                unfinished.append(request)
-        self._waiting.extend(unfinished)
-        if self._waiting:
-            self._ready.notify()
-        return batch
+        """Return a batch for one engine; empty if nothing is there to compute."""
+        with self._ready:
+            batch: list[Portion] = []
+            # At most this thread's share among the idle ones: otherwise it takes everything and the others stay idle.
+            room = min(self._max_batch_tokens, -(-self.admission.waiting_tokens // (self.idle_threads + 1)))
+            while (not batch or room > 0) and (request := self._first(self._waiting)):
+                if batch and request.engine is not batch[0].request.engine:
+                    break
+                portion = _portion_of(request, room)
+                batch.append(portion)
+                room -= portion.cost
+                texts, tokens = request.booked
+                self._book(request, texts - (portion.stop - portion.start), tokens - portion.cost)
+                self._waiting.end_turn(portion.cost, is_done=request.taken == len(request.rows))
+            if self._waiting:
+                self._ready.notify()
+            return batch
 
 
 def late() -> Refusal:
@@ -235,24 +281,19 @@ def _expire(future: asyncio.Future[list[RowAnswer]]) -> None:
 
 
 def _portion_of(request: Pending, room: int) -> Portion:
-    """Take the next texts of a request: at least one, and more while they fit."""
-    start, spent, limit = request.taken, 0, min(PORTION_TOKENS, room)
-    while request.taken < len(request.texts) and (not spent or spent + request.cost[request.taken] <= limit):
-        spent += request.cost[request.taken]
+    """Take the next rows of a request: at least one, and more while they fit."""
+    start, spent, limit = request.taken, 0, min(TURN_TOKENS, room)
+    while request.taken < len(request.rows) and (not spent or spent + len(request.rows[request.taken].ids) <= limit):
+        spent += len(request.rows[request.taken].ids)
         request.taken += 1
     return Portion(request, start, request.taken, spent)
 
 
-def _estimated_tokens(text: TextInput, max_length: int) -> int:
-    chars = len(text) if isinstance(text, str) else sum(map(len, text))
-    return min(max_length, chars // CHARS_PER_TOKEN + 2)
-
-
 def _answered(batch: list[Portion]) -> list[list[RowAnswer] | Exception]:
     """Return each portion's answers, or its error: a text that cannot be answered fails only its own request."""
-    texts = [text for request, start, stop, _ in batch for text in request.texts[start:stop]]
+    rows = [row for request, start, stop, _ in batch for row in request.rows[start:stop]]
     try:
-        answers = iter(batch[0].request.engine.answer(texts))
+        answers = iter(batch[0].request.engine.answer(rows))
     except BaseException as exc:  # an error belongs to a request; the thread must go on
         if len(batch) > 1:
             return [_answered([portion])[0] for portion in batch]
@@ -276,7 +317,7 @@ def _hand_over(batch: list[Portion], answers: Sequence[list[RowAnswer] | Excepti
 
 
 def _deliver(batch: list[Portion], answers: Sequence[list[RowAnswer] | Exception]) -> None:
-    """Put the answers of a batch together; a request is answered when none of its texts is missing."""
+    """Put the answers of a batch together; a request is answered when none of its rows is missing."""
     for (request, start, stop, _), answer in zip(batch, answers, strict=True):
         if request.future.done():
             continue
@@ -286,4 +327,4 @@ def _deliver(batch: list[Portion], answers: Sequence[list[RowAnswer] | Exception
         request.answers[start:stop] = answer
         request.missing -= len(answer)
         if not request.missing:
-            request.future.set_result(cast(list[RowAnswer], request.answers))
+            request.future.set_result(request.result())

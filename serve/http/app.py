@@ -152,7 +152,7 @@ class App:
                 model = call.model = self._model(call.found.name, call.found.version)
                 call.deadline_s = deadline_of(call.headers, model.limits.deadline_ms)
                 model.require_answering()
-                model.batcher.admission.let_in(deadline_s=call.deadline_s)
+                model.batcher.admission.let_in(call.client, deadline_s=call.deadline_s)
 
     async def answer(self, call: Call, body: bytes, is_wanted: Callable[[], bool] = lambda: True) -> Reply:
         """Return the answer to a call whose head did not decide it; never raises."""
@@ -226,18 +226,18 @@ class App:
         if left_s <= 0:
             raise late()
         try:
-            answers = await model.answer(engine, query.texts, deadline_s=left_s, is_wanted=is_wanted)
+            answers = await model.answer(
+                engine, query.texts, client=call.client, truncate=query.truncate, deadline_s=left_s, is_wanted=is_wanted
+            )
         except (DatasetError, SettingsError):
             raise Refusal(Reason.INVALID, "a text cannot be encoded, or this model does not take pairs of texts") from None
-        reply, cut = dialect.write(query, answers, engine, model.name), sum(answer.was_cut for answer in answers)
-        if not cut:
-            return reply
-        if not (model.limits.long_texts == "truncate" if query.truncate is None else query.truncate):
-            raise Refusal(
-                Reason.INVALID, f"{cut} texts have more than {engine.max_length} tokens; shorten them or allow truncation"
-            )
-        self.metrics.cut.labels(model.name).inc(cut)
-        return replace(reply, headers=(*reply.headers, (b"x-truncated-texts", b"%d" % cut)))
+        reply = dialect.write(query, answers, engine, model.name)
+        if in_windows := sum(answer.num_windows > 1 for answer in answers):
+            self.metrics.in_windows.labels(model.name).inc(in_windows)
+        if cut := sum(answer.was_cut for answer in answers):
+            self.metrics.cut.labels(model.name).inc(cut)
+            reply = replace(reply, headers=(*reply.headers, (b"x-truncated-texts", b"%d" % cut)))
+        return reply
 
     async def _reload(self, body: bytes) -> Reply:
         try:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from served import Lengths
+from tokenizers import processors
 
-from serve.answering.admission import WAIT_SHARE
+from distill.errors import SettingsError
+from distill.labels import Logits
+from distill.tokenization import TextTokenizer
+from serve.answering.admission import TURN_TOKENS, WAIT_SHARE
 from serve.answering.engine import Engine
 from serve.answering.queue import Batcher
 from serve.errors import Reason, Refusal
@@ -37,8 +45,10 @@ class Held:
         await asyncio.gather(self.first, return_exceptions=True)
         await asyncio.to_thread(self.batcher.close)
 
-    def ask(self, texts: list[str], *, deadline_s: float = 20, is_wanted: bool = True) -> asyncio.Task[list[object]]:
-        answer = self.batcher.submit(texts, self.engine, deadline_s=deadline_s, is_wanted=lambda: is_wanted)
+    def ask(
+        self, texts: list[str], *, client: str = "", deadline_s: float = 20, is_wanted: bool = True
+    ) -> asyncio.Task[list[object]]:
+        answer = self.batcher.submit(texts, self.engine, client=client, deadline_s=deadline_s, is_wanted=lambda: is_wanted)
         return asyncio.get_running_loop().create_task(answer)  # type: ignore[arg-type]
 
     def go(self) -> None:
@@ -79,26 +89,45 @@ def test_threads_that_compute_nothing_share_what_waits() -> None:
     asyncio.run(main())
 
 
+class HoldsOther(Lengths):
+    """Holds the text "other" until the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_end = threading.Event()
+        self.has_other = threading.Event()
+
+    def predict_encoded(self, rows: Sequence[NDArray[np.int64]]) -> Logits:
+        if len(rows[0]) == len("other"):
+            self.has_other.set()
+            assert self.may_end.wait(20)
+        return super().predict_encoded(rows)
+
+
 def test_a_thread_takes_all_that_waits_while_the_others_compute() -> None:
     async def main() -> None:
-        async with Held(threads=2) as held:
-            other = held.ask(["other"])
-            await asyncio.sleep(0)
-            while held.batcher.admission.waiting_texts:  # until the second thread, which may only just start, has taken it
-                await asyncio.sleep(0.001)
-            waiting = [held.ask([text]) for text in ("a", "b", "c")]
-            await asyncio.sleep(0)
-            held.go()
-            await asyncio.gather(other, *waiting)
-            assert ["a", "b", "c"] in held.classifier.batches
+        classifier = HoldsOther()
+        engine, batcher = Engine(classifier, max_length=64), Batcher(threads=2, max_queue=100, max_batch_tokens=100)
+        asked = [asyncio.create_task(batcher.submit(["other"], engine, deadline_s=20))]
+        await asyncio.to_thread(classifier.has_other.wait, 20)
+        asked.append(asyncio.create_task(batcher.submit(["held"], engine, deadline_s=20)))
+        await asyncio.to_thread(classifier.has_begun.wait, 20)
+        asked += [asyncio.create_task(batcher.submit([text], engine, deadline_s=20)) for text in ("a", "b", "c")]
+        await asyncio.sleep(0)
+        classifier.may_go.set()
+        await asyncio.gather(*asked[1:])
+        assert classifier.batches == [["held"], ["a", "b", "c"]]
+        classifier.may_end.set()
+        await asked[0]
+        await asyncio.to_thread(batcher.close)
 
     asyncio.run(main())
 
 
 def test_a_small_request_does_not_wait_for_a_large_one() -> None:
     async def main() -> None:
-        async with Held(max_batch_tokens=10) as held:
-            large = held.ask(["large"] * 100)  # 3 estimated tokens each
+        async with Held(max_batch_tokens=12) as held:
+            large = held.ask(["large"] * 100)  # 5 tokens each
             await asyncio.sleep(0)
             small = held.ask(["small"])
             await asyncio.sleep(0)
@@ -133,33 +162,125 @@ def test_a_burst_that_is_read_at_once_does_not_find_the_room_of_one() -> None:
             held.ask(["a"])
             await asyncio.sleep(0)
             for _ in range(2):  # two of those let in here never ask; the next turn has forgotten them
-                held.batcher.admission.let_in(deadline_s=20)
-                held.batcher.admission.let_in(deadline_s=20)
+                held.batcher.admission.let_in("", deadline_s=20)
+                held.batcher.admission.let_in("", deadline_s=20)
                 with pytest.raises(Refusal) as refused:
-                    held.batcher.admission.let_in(deadline_s=20)
+                    held.batcher.admission.let_in("", deadline_s=20)
                 assert refused.value.reason is Reason.OVERLOADED
                 await asyncio.sleep(0)
 
     asyncio.run(main())
 
 
-def test_the_expected_wait_counts_tokens_and_a_request_that_would_wait_too_long_is_refused() -> None:
+def test_a_request_is_refused_when_the_tokens_before_it_take_too_long() -> None:
     async def main() -> None:
         async with Held() as held:
-            waiting = held.ask(["x" * 32])  # 32 / 4 + 2 = 10 tokens
-            await asyncio.sleep(0)
             admission = held.batcher.admission
             admission.learn(texts=1, tokens=4, seconds=2.0)  # half a second per token
-            assert admission.expected_wait_s() == 10 * 0.5
-            patience = (10 + 4) * 0.5 / WAIT_SHARE  # what a request of four tokens needs: 42 s
+            waiting = held.ask(["x" * 32])
+            await asyncio.sleep(0)
+            assert admission.expected_wait_s("") == 4 * 0.5  # it has not been read: estimated
+            patience = (4 + 4) * 0.5 / WAIT_SHARE  # 24 s
             with pytest.raises(Refusal) as refused:
-                await held.ask(["x" * 8], deadline_s=0.99 * patience)
+                await held.ask(["x"], deadline_s=0.99 * patience)
             assert refused.value.reason is Reason.OVERLOADED
-            last = held.ask(["x" * 8], deadline_s=1.01 * patience)
+            last = held.ask(["x"], deadline_s=1.01 * patience)
             held.go()
-            assert lengths_of(await last) == [8]
-            await waiting
-            assert admission.expected_wait_s(1) not in (0, 0.5)  # the batches were measured
+            assert lengths_of(await last) == [1]
+            assert lengths_of(await waiting) == [32]
+
+
+def test_a_request_that_costs_much_more_than_expected_is_refused_once_it_is_read() -> None:
+    async def main() -> None:
+        async with Held(max_queue=10_000) as held:
+            held.batcher.admission.learn(texts=1, tokens=1, seconds=0.5)
+            waiting = held.ask(["x"])
+            await asyncio.sleep(0)
+            large = held.ask(["x" * 64] * 10, deadline_s=12 * 0.5 / WAIT_SHARE)  # 11 tokens are expected, and 640 come
+            await asyncio.sleep(0)
+            held.go()
+            with pytest.raises(Refusal) as refused:
+                await large
+            assert refused.value.reason is Reason.OVERLOADED
+            assert lengths_of(await waiting) == [1]
+            assert held.classifier.batches == [["first"], ["x"]]
+            assert held.batcher.admission.waiting_tokens == 0
+
+    asyncio.run(main())
+
+
+def test_what_must_not_be_cut_is_refused_before_it_is_computed() -> None:
+    async def main() -> None:
+        async with Held() as held:
+            submit = partial(held.batcher.submit, engine=held.engine, deadline_s=20)
+            strict = asyncio.create_task(submit(["short", "x" * 65], long_texts="refuse"))
+            lenient = asyncio.create_task(submit(["short", "x" * 65]))
+            whole = asyncio.create_task(submit(["x" * 65, "y" * 64], long_texts="windows"))
+            await asyncio.sleep(0)
+            held.go()
+            with pytest.raises(Refusal) as refused:
+                await strict
+            assert refused.value.reason is Reason.INVALID
+            assert [(each.logits, each.was_cut, each.num_windows) for each in await lenient] == [
+                ([5], False, 1),
+                ([64], True, 1),
+            ]
+            # Windows of 64 that overlap by 16: 0 to 63 and 48 to 64, which are 17 characters.
+            windows = [(each.logits, each.was_cut, each.num_windows) for each in await whole]
+            assert windows == [([(64 + 17) / 2], False, 2), ([64], False, 1)]
+            assert sum(batch.count("short") for batch in held.classifier.batches) == 1
+
+    asyncio.run(main())
+
+
+def test_a_pair_fails_its_own_request_and_the_others_are_read_and_computed_together() -> None:
+    async def main() -> None:
+        async with Held() as held:
+            library = held.classifier.tokenizer._tokenizer
+            library.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
+            held.classifier.tokenizer = TextTokenizer(library, max_length=64, pad_id=0)
+            tasks = [held.ask(texts) for texts in (["a"], ["b", ("c", "d")], ["e"])]  # type: ignore[list-item]
+            await asyncio.sleep(0)
+            held.go()
+            assert [lengths_of(await tasks[0]), lengths_of(await tasks[2])] == [[1], [1]]
+            with pytest.raises(SettingsError):
+                await tasks[1]
+            assert held.classifier.batches == [["first"], ["a", "e"]]
+
+    asyncio.run(main())
+
+
+def test_a_client_with_a_hundred_requests_delays_another_by_one_turn() -> None:
+    async def main() -> None:
+        async with Held(max_batch_tokens=TURN_TOKENS) as held:
+            greedy = [held.ask(["x" * 60], client="greedy") for _ in range(100)]
+            await asyncio.sleep(0)
+            small = held.ask(["small"], client="other")  # 6,000 tokens are before it
+            await asyncio.sleep(0)
+            held.go()
+            await small
+            await asyncio.gather(*greedy)
+            place = next(index for index, batch in enumerate(held.classifier.batches) if "small" in batch)
+            assert place <= 2  # the first is the one that held them
+
+    asyncio.run(main())
+
+
+def test_a_queue_that_one_client_filled_makes_room_for_another() -> None:
+    async def main() -> None:
+        async with Held(max_queue=4) as held:
+            greedy = [held.ask([name], client="greedy") for name in ("a", "b", "c", "d")]
+            await asyncio.sleep(0)
+            with pytest.raises(Refusal):
+                await held.ask(["e"], client="greedy")
+            others = [held.ask([name], client="other") for name in ("1", "2")]
+            await asyncio.sleep(0)
+            with pytest.raises(Refusal):  # now each has its half
+                await held.ask(["3"], client="other")
+            held.go()
+            found = await asyncio.gather(*greedy, *others, return_exceptions=True)
+            assert [isinstance(each, Refusal) for each in found] == [False, False, True, True, False, False]
+            assert held.batcher.admission.waiting_texts == 0
 
     asyncio.run(main())
 

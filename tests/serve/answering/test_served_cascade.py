@@ -95,3 +95,6 @@ def test_what_cannot_be_honoured_is_refused(tiny_student: Bundle, tiny_fallback:
     limits = ServeSettings(precision="fp32").limits_with({})
     with pytest.raises(SettingsError, match="--precision"):
         cascade_source("both", tiny_student.path, tiny_fallback.path, limits, min_confidence=0.5)
+    limits = ServeSettings(long_texts="windows").limits_with({})
+    with pytest.raises(SettingsError, match="windows"):
+        cascade_source("both", tiny_student.path, tiny_fallback.path, limits, min_confidence=0.5)

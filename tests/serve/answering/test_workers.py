@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from served import Running
+from numpy.typing import NDArray
+from served import Running, character_tokenizer
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from distill.classifier import TextInput
+from distill.errors import DatasetError
 from distill.labels import Logits, ProblemType
+from distill.tokenization import TextTokenizer
 from serve.answering.engine import Engine
 from serve.answering.models import ModelSource
 from serve.answering.queue import Batcher, Computed
@@ -36,13 +39,18 @@ class Hanging:
 
     def __init__(self) -> None:
         self.may_go = threading.Event()
-        self.tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
-        self.tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a|a)*$"), "isolated")
+        self.tokenizer = character_tokenizer()
+        self._panicking = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+        self._panicking.pre_tokenizer = pre_tokenizers.Split(Regex("(a|a)*$"), "isolated")
 
     def predict_logits(self, texts: Sequence[TextInput]) -> Logits:
+        return self.predict_encoded(self.tokenizer.encode(texts))
+
+    def predict_encoded(self, rows: Sequence[NDArray[np.int64]]) -> Logits:
+        texts = ["".join(map(chr, row)) for row in rows]
         if "hang" in texts:
             assert self.may_go.wait(60)
-        self.tokenizer.encode_batch(list(texts))
+        self._panicking.encode_batch(texts)
         return np.array([[len(text)] for text in texts], np.float32)
 
 
@@ -82,7 +90,7 @@ def test_a_batch_that_hangs_gets_503_and_another_thread_answers_the_rest(served:
         'potstill_answering{model="tiny"} 1.0',
         'potstill_requests_total{model="tiny",protocol="tei",status="503"} 1.0',
         'potstill_queue_seconds_count{model="tiny"} 1.0',  # of the batch that was computed
-        'potstill_tokens_total{model="tiny"} 3.0',  # 4 / 4 + 2
+        'potstill_tokens_total{model="tiny"} 4.0',
     ):
         assert line in metrics
 
@@ -117,6 +125,23 @@ def test_a_panic_of_a_native_library_is_one_requests_and_no_threads_end(hanging:
     asyncio.run(main())
     batcher.close()
     assert not replaced
+
+
+def test_a_panic_of_the_tokenizer_is_an_error_of_its_text(hanging: Hanging) -> None:
+    library = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    library.pre_tokenizer = pre_tokenizers.Split(Regex("(a|a)*$"), "isolated")
+    hanging.tokenizer = TextTokenizer(library, max_length=64, pad_id=0)
+    engine, batcher = Engine(hanging, max_length=64), Batcher(threads=1, max_queue=9, max_batch_tokens=99)
+
+    async def main() -> None:
+        found = await asyncio.gather(
+            *(batcher.submit([text], engine, deadline_s=60) for text in ("good", BACKTRACKING, "fine")), return_exceptions=True
+        )
+        assert isinstance(found[1], DatasetError)
+        assert all(isinstance(answers, list) for answers in (found[0], found[2]))
+
+    asyncio.run(main())
+    batcher.close()
 
 
 def test_a_thread_that_dies_is_replaced_and_its_requests_are_refused(hanging: Hanging) -> None:

@@ -28,10 +28,10 @@ def full(serve_sources: Callable[..., Running]) -> Iterator[Callable[..., Runnin
     held: list[Lengths] = []
     pool = ThreadPoolExecutor(2)
 
-    def start(environment: dict[str, str] | None = None, **headers: str) -> Running:
+    def start(environment: dict[str, str] | None = None, *, max_queue: int = 1, **headers: str) -> Running:
         classifier = Lengths()
         held.append(classifier)
-        settings = ServeSettings(port=0, drain_s=0, threads=1, max_queue=1, deadline_ms=20_000)
+        settings = ServeSettings(port=0, drain_s=0, threads=1, max_queue=max_queue, deadline_ms=20_000)
         source = ModelSource("tiny", Path("nowhere"), settings.limits_with({}), lambda _: Engine(classifier, max_length=64))
         server = serve_sources([source], settings, environment)
         pool.submit(server.post, "/predict", {"inputs": "computed"}, **headers)
@@ -99,6 +99,22 @@ def test_who_may_not_come_in_is_not_told_that_it_is_busy(full: Callable[..., Run
     assert server.post("/predict", {"inputs": "a"}).status == 401
     assert server.post("/predict", {"inputs": "a"}, authorization="Bearer a-long-token").status == 429
     assert server.post("/models/other/predict", {"inputs": "a"}, authorization="Bearer a-long-token").status == 404
+
+
+def test_a_client_finds_room_in_a_queue_that_another_filled(full: Callable[..., Running]) -> None:
+    greedy, other = ({"authorization": f"Bearer token-of-{name}"} for name in ("greedy", "other"))
+    server = full({"POTSTILL_TOKENS": "token-of-greedy,token-of-other"}, max_queue=2, **greedy)
+    with ThreadPoolExecutor(2) as pool:
+        second = pool.submit(server.post, "/predict", {"inputs": "second"}, **greedy)
+        while server.app.models["tiny"].batcher.admission.waiting_texts < 2:
+            time.sleep(0.01)
+        assert server.post("/predict", {"inputs": "third"}, **greedy).status == 429
+        late = pool.submit(server.post, "/predict", {"inputs": "other"}, **other)
+        assert second.result().status == 429  # it made room
+        classifier = server.app.models["tiny"].engine.classifier
+        assert isinstance(classifier, Lengths)
+        classifier.may_go.set()
+        assert late.result().status == 200
 
 
 def test_what_waited_is_answered_when_the_engine_goes_on(full: Callable[..., Running]) -> None:

@@ -13,6 +13,7 @@ from served import Running
 
 from distill.bundle import Bundle
 from distill.classifier import predict
+from export.runtime.long_texts import answer_long
 from export.runtime.sessions import OnnxClassifier
 from serve.errors import Reason, Refusal
 from serve.http.protocols import oip
@@ -70,6 +71,24 @@ def test_tei_refuses_a_long_text_unless_told_to_truncate(server: Running) -> Non
     fits = server.post("/predict", {"inputs": " ".join(["good"] * 30)})  # and two special tokens: exactly 32
     assert fits.status == 200
     assert "x-truncated-texts" not in fits.headers
+
+
+def test_long_texts_in_windows_are_answered_as_everywhere(serve_bundle: Callable[..., Running], tiny_student: Bundle) -> None:
+    server = serve_bundle(long_texts="windows")
+    texts = [" ".join(["good"] * 40 + ["dull"] * 80), "good"]
+    classifier = OnnxClassifier.open(tiny_student, threads=1)
+    wanted, num_long = answer_long(classifier, texts, long_texts="windows")
+    assert num_long == 1
+    body = {"inputs": [[text] for text in texts], "raw_scores": True}
+    for extra in ({}, {"truncate": False}):  # in windows nothing is cut
+        answered = server.post("/predict", {**body, **extra})
+        assert answered.status == 200
+        assert "x-truncated-texts" not in answered.headers
+        scores = [{each["label"]: each["score"] for each in row} for row in answered.json]
+        np.testing.assert_allclose([[row[label] for label in tiny_student.labels] for row in scores], wanted, atol=1e-5)
+    assert server.post("/predict", {**body, "truncate": True}).headers["x-truncated-texts"] == "1"
+    assert server.post("/", {"inputs": {"text": texts[0], "text_pair": "good"}}).status == 422
+    assert 'potstill_windowed_texts_total{model="tiny"} 2.0' in server.ask("GET", "/metrics").body.decode()
 
 
 def test_oip_answers_json_with_every_output(server: Running, tiny_student: Bundle) -> None:
