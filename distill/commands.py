@@ -5,7 +5,9 @@ Heavy modules are imported inside the functions, so that `--help` loads no torch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +18,7 @@ from distill.cli.flags import GROUPS, BundleOut, Data, Flat, Json, with_headings
 from distill.cli.reading import adopting_texts, gate_texts, recorded_teacher, reported_splits
 from distill.cli.terminal import print_cells, print_json, print_made
 from distill.errors import SettingsError
-from distill.progress import is_first_process
+from distill.progress import Reporter, is_first_process
 from distill.recipes import RecipeSettings
 from distill.settings import BUILTIN_MINILM, DataSettings, DistillSettings, TrialSettings
 from distill.teacher_settings import OriginSettings, SelectSettings, TeacherSettings
@@ -142,7 +144,8 @@ def distill(
     teachers: Annotated[
         tuple[Path, ...],
         Parameter(
-            help="teachers: bundles, Hugging Face classifiers, hub:ID; logits are averaged, the first supplies the layers"
+            help="teachers: bundles, Hugging Face classifiers, hub:ID, or answers:FOLDER of `potstill ask`, which also labels "
+            "the texts if there is no --train; logits are averaged, the first supplies the layers"
         ),
     ] = (),
     /,
@@ -166,19 +169,22 @@ def distill(
     json: Json = False,
 ) -> None:
     """Train a student, or several with --control or --seeds, and print their quality."""
+    from distill.asking.teaching import labelled_by, on_soft_targets
     from distill.data import TextSources
-    from distill.opening import open_or_adopt
     from distill.teachers.teacher import open_teacher, with_scored
     from distill.training.by_recipe import fit_by_recipe
     from distill.training.distillation import train_student
     from distill.training.trials import run_trials
 
+    answered = labelled_by(teachers)
+    if answered is not None and not data.train:
+        settings = on_soft_targets(settings)
     recipe, chosen = named.recipe_for(settings)
     reporter = reporter_for_terminal()
-    texts = adopting_texts(data)  # training judges the teachers; here they only name labels
-    opened: list[Any] = [open_or_adopt(path, labelled=texts, judged=False, reporter=reporter) for path in teachers]
-    splits = reported_splits(data, reporter, labels=opened[0].labels if opened else ())
-    arguments: dict[str, Any] = {"unlabeled": TextSources(unlabeled, data), "out": out, "reporter": reporter}
+    opened = _opened(teachers, data, reporter)
+    splits = reported_splits(data, reporter, labels=opened[0].labels if opened else (), train=answered)
+    further = chain(TextSources(unlabeled, data), answered.texts if answered else ())
+    arguments: dict[str, Any] = {"unlabeled": further, "out": out, "reporter": reporter}
     several_runs = trials.control or trials.seeds > 1
     with ExitStack() as stack:
         if data.teacher_logits_column is not None:
@@ -194,6 +200,20 @@ def distill(
             print_made(fit_by_recipe(recipe, teaching, splits, **arguments, options=chosen), json=json)
         else:
             print_made(train_student(teaching, splits, **arguments, settings=settings), json=json)
+
+
+def _opened(teachers: Sequence[Path], data: DataSettings, reporter: Reporter) -> list[Any]:
+    """Return the named teachers: bundles, classifiers adopted now, answers of language models."""
+    from distill.asking.teaching import is_answers, open_answers, teacher_of
+    from distill.opening import open_or_adopt
+
+    texts = adopting_texts(data)  # training judges the teachers; here they only name labels
+    return [
+        teacher_of(open_answers(path))
+        if is_answers(path)
+        else open_or_adopt(path, labelled=texts, judged=False, reporter=reporter)
+        for path in teachers
+    ]
 
 
 def _print_proof(bundle: Bundle, report: ProofReport, *, json: bool) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,8 +60,8 @@ def fit(
         tuple[str, ...],
         Parameter(
             group=GROUPS["Teacher"],
-            help="an encoder to fine-tune, or a fine-tuned classifier: a folder, a bundle, hub:ID, builtin:minilm; of several "
-            "classifiers the logits are averaged",
+            help="an encoder to fine-tune, or a fine-tuned classifier: a folder, a bundle, hub:ID, builtin:minilm; or "
+            "answers:FOLDER, which also labels the texts if there is no --train; the logits of several are averaged",
         ),
     ] = (BUILTIN_MINILM,),
     unlabeled: Unlabeled = (),
@@ -77,6 +78,7 @@ def fit(
 
     Without --max-ms, --max-mb and --min-kept every student fits, and the fastest of the best is chosen.
     """
+    from distill.asking.teaching import labelled_by
     from distill.data import TextSources
     from distill.teachers.named import labels_of_named
     from export.fitting.run import fit as run_fit
@@ -87,8 +89,10 @@ def fit(
             "fit needs a teacher that answers new texts, not recorded logits; use `potstill distill --teacher-logits-column`"
         )
     reporter = reporter_for_terminal()
-    splits = reported_splits(data, SilentReporter(), labels=labels_of_named(teacher))
-    given: Any = {"teacher": teacher, "unlabeled": TextSources(unlabeled, data), "settings": settings, "reporter": reporter}
+    answered = labelled_by(teacher)
+    splits = reported_splits(data, SilentReporter(), labels=labels_of_named(teacher), train=answered)
+    further = chain(TextSources(unlabeled, data), answered.texts if answered else ())
+    given: Any = {"teacher": teacher, "unlabeled": further, "settings": settings, "reporter": reporter}
     if dry_run:
         plan = plan_fit(splits, **given)
         print_report(plan.to_dict(), plan.table(), *plan.lines(), json=json)

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from distill.teachers.recorded import RecordedLogits
 
 
-def reported_splits(data: DataSettings, reporter: Reporter, *, labels: Sequence[str] = ()) -> Splits:
+def reported_splits(
+    data: DataSettings, reporter: Reporter, *, labels: Sequence[str] = (), train: Dataset | None = None
+) -> Splits:
     """Read the splits and report how they were read: dropped rows, chosen columns, cut-off validation texts."""
     from distill.data import load_splits
 
-    splits = load_splits(data, labels=labels)
+    splits = load_splits(data, labels=labels, train=train)
     for note in splits.notes:
         reporter.say(note)
     return splits

@@ -45,7 +45,7 @@ class Splits:
         return tuple(dict.fromkeys(note for part in parts for note in part.notes))
 
 
-def load_splits(settings: DataSettings, *, labels: Sequence[str] = ()) -> Splits:
+def load_splits(settings: DataSettings, *, labels: Sequence[str] = (), train: Dataset | None = None) -> Splits:
     """Read, clean and split the texts that the settings name.
 
     A text that is in several splits stays in the test texts, else in the validation texts.
@@ -53,19 +53,21 @@ def load_splits(settings: DataSettings, *, labels: Sequence[str] = ()) -> Splits
     Args:
         settings: Sources, columns and the split.
         labels: Label names that must be kept, such as those of a teacher.
+        train: Training texts that are read already, where `settings` name none.
 
     Raises:
         SettingsError: There are no training texts, or `settings.labels` differ from `labels`.
         DatasetError: A source cannot be read, or the texts cannot be split.
     """
-    if not settings.train:
+    if not settings.train and train is None:
         raise SettingsError("no training texts; name a file with --train FILE, or use --train builtin:movies")
     if labels and settings.labels and sorted(labels) != sorted(settings.labels):
         raise SettingsError(
             f"--labels {list(settings.labels)} differ from the teacher's labels {list(labels)}, whose names are fixed; leave "
             "out --labels and use the teacher's names in the label column"
         )
-    train = merge_duplicates(_joined([read_labelled(source, "train", settings, labels=labels) for source in settings.train]))
+    read = [read_labelled(source, "train", settings, labels=labels) for source in settings.train]
+    train = merge_duplicates(_joined(read) if train is None or read else train)
     require_usable(train)
     test = None if settings.test is None else read_labelled(settings.test, "test", settings, labels=train.labels)
     validation = (

@@ -1,4 +1,4 @@
-"""What is named as a teacher: a bundle, a fine-tuned Hugging Face classifier to adopt, or an encoder to fine-tune."""
+"""What is named as a teacher: a bundle, a Hugging Face classifier to adopt, answers of a language model, or an encoder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill.asking.teaching import is_answers, labels_of_answers, open_answers, teacher_of
 from distill.bundle import CONFIG, MANIFEST, Bundle
 from distill.data import Dataset
 from distill.errors import SettingsError
@@ -13,6 +14,7 @@ from distill.models.fine_tuned import HUB, folder_of
 from distill.progress import Reporter
 from distill.settings import BUILTIN_MINILM
 from distill.teachers.adopting import adopt, labels_to_read
+from distill.teachers.recorded import RecordedLogits
 
 _HEAD = "ForSequenceClassification"
 """How transformers names its classifiers; an encoder is a `BertModel` or `BertForMaskedLM`."""
@@ -44,16 +46,18 @@ def labels_of_named(names: Sequence[str | Path]) -> tuple[str, ...]:
 
 
 def _labels_of(name: str | Path) -> tuple[str, ...]:
+    if is_answers(name):
+        return labels_of_answers(name)
     if _is_bundle(name):
         return Bundle.open(name).labels
     return labels_to_read(str(name)) if is_fine_tuned(name) else ()
 
 
-def classifier_named(name: str | Path, *, labelled: Dataset, reporter: Reporter) -> Bundle | None:
+def classifier_named(name: str | Path, *, labelled: Dataset, reporter: Reporter) -> Bundle | RecordedLogits | None:
     """Return the bundle of a name, adopted now if it is a fine-tuned classifier; None if it is an encoder to fine-tune.
 
     Args:
-        name: A folder, `hub:ID`, a hub id or `builtin:minilm`.
+        name: A folder, `hub:ID`, a hub id, `builtin:minilm` or `answers:FOLDER`.
         labelled: Texts that an adopted classifier is judged on.
         reporter: Told what was adopted.
 
@@ -61,6 +65,8 @@ def classifier_named(name: str | Path, *, labelled: Dataset, reporter: Reporter)
         BundleError: A damaged bundle or checkpoint, or a path that does not exist.
         TeacherError: It is no better on the labelled texts than answers that ignore the text, or its labels are swapped.
     """
+    if is_answers(name):
+        return teacher_of(open_answers(name))
     if _is_bundle(name):
         return Bundle.open(name)
     if is_fine_tuned(name):

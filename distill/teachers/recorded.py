@@ -22,6 +22,7 @@ from distill.texts import TextInput, joined, of_parts
 SCORE_JOB = "_manifest.json"
 """The file in an output folder of `potstill score` that describes it."""
 
+_HINT = "every training and validation text needs them in its file, and --augment needs a teacher that can compute them"
 _SCORE_SCHEMA = 1
 _CHUNK_TEXTS = 4096
 
@@ -69,6 +70,7 @@ class RecordedLogits:
         labels: tuple[str, ...],
         folder: Path,
         problem_type: ProblemType = "single_label_classification",
+        hint: str = _HINT,
     ) -> None:
         """Read texts and their logits, once and in small batches.
 
@@ -78,12 +80,14 @@ class RecordedLogits:
             labels: Label names, in order.
             folder: Folder of the file that the logits are saved in; the caller removes it.
             problem_type: How the logits become probabilities.
+            hint: What to do about a text without logits, for the message.
 
         Raises:
             DatasetError: The number of logits of a text differs from the number of labels, or a logit is not finite.
         """
         self.labels = labels
         self.problem_type: ProblemType = problem_type
+        self._hint = hint
         self.answers = AnswerStore(folder / "recorded", len(labels))
         source = iter(answers)
         while chunk := tuple(islice(source, _CHUNK_TEXTS)):
@@ -105,8 +109,7 @@ class RecordedLogits:
         found, logits = self.answers.find(keys_of(texts))
         if not found.all():
             raise DatasetError(
-                f"no teacher logits are recorded for the text {joined(texts[int(np.argmin(found))])[:60]!r}; every training "
-                "and validation text needs them in its file, and --augment needs a teacher that can compute them"
+                f"no teacher logits are recorded for the text {joined(texts[int(np.argmin(found))])[:60]!r}; {self._hint}"
             )
         return logits
 

@@ -14,6 +14,7 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
+from distill.asking.teaching import is_answers
 from distill.data import Dataset, Splits, limited
 from distill.errors import SettingsError
 from distill.machine import machine_name
@@ -120,7 +121,9 @@ def weighed_forms(
     """
     base, sample = base_of(teacher, splits.train.texts), limited(splits.train, SAMPLE_TEXTS, seed=0)
     facts = text_facts(teacher, splits, num_unlabelled, base=base)
-    options = RecipeOptions(effort=settings.effort, seed=settings.seed)
+    # Where the labels are the teacher's own answers, hard labels would only make students surer than the teacher is.
+    changes = {"soft_weight": 1.0} if is_answers(splits.train.source) else {}
+    options = RecipeOptions(effort=settings.effort, seed=settings.seed, changes=changes)
     names: tuple[RecipeName, ...] = settings.recipes or tuple(recipe.name for recipe in RECIPES.values())
     stages = {name: stages_of(RECIPES[name], facts, options, base=base.source) for name in names}
     part = replace(options, share=RUNG_SHARE)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from distill.asking.teaching import is_answers
 from distill.bundle import GRAPH_OF_PRECISION, WEIGHTS, Bundle
 from distill.classifier import Classifier
 from distill.data import Dataset, Splits
@@ -340,6 +341,7 @@ def _verdict(evidence: Evidence, forms: Sequence[FormResult], floor: Reference |
     score = winner.test or winner.validation
     words = (
         f"{winner.name}: {metric_words(evidence.settings.metric)} {0.0 if score is None else score.value:.3f}"
+        f"{' against the answers of the language model' if is_answers(evidence.measured.source) else ''}"
         f"{'' if winner.kept is None else f', {winner.kept:.1%} of the teacher'}"
         f"{'' if winner.measured_ms is None else f', {winner.measured_ms:.2f} ms a text'}"
         f"{'' if winner.measured_bytes is None else f', {winner.measured_bytes / MEGABYTE:.1f} MB'}"

@@ -7,10 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from answer_folders import kept_answer, write_answers
 from tiny_task import Listening, Outcome, tiny_texts, write_csv
 
+from distill.asking.teaching import labelled_by
 from distill.bundle import Bundle
-from distill.data import Splits
+from distill.data import Splits, load_splits
+from distill.settings import DataSettings
+from distill.teachers.named import labels_of_named
+from export.fitting.job import prepared
 from export.fitting.reporting.result import FitReport
 from export.fitting.run import NothingFitsError, fit
 from export.measure.latency import ProcessFigures
@@ -132,3 +137,17 @@ def test_the_command_plans_fits_and_prints(
     assert refused.code == 4
     assert "--max-mb" in refused.complaint
     Bundle.open(tmp_path / "run" / "student")  # what was there stays
+
+
+def test_the_answers_of_a_language_model_are_teacher_and_labels(tmp_path: Path) -> None:
+    labels = ("negative", "positive")
+    folder = write_answers(tmp_path / "answers", labels, [kept_answer(text, label, labels) for text, label in tiny_texts(300)])
+    source = f"answers:{folder}"
+    splits = load_splits(DataSettings(), labels=labels_of_named([source]), train=labelled_by([source]))
+    listening = Listening()
+    job = prepared(splits, source, (), SETTINGS, listening)
+    assert (job.encoder, job.teacher_views) == (None, 0)
+    # One vote, and a fifth of a vote divided among two labels: (1 + 0.1) / 1.2
+    shares = job.splits.train.task.probabilities(job.teacher.asked.predict_logits(job.splits.train.texts))
+    assert shares.max(axis=1) == pytest.approx(1.1 / 1.2, abs=1e-6)
+    assert any("agreement with that model" in text for text in listening.said)
