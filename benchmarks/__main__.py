@@ -14,6 +14,7 @@ from typing import Annotated
 import cyclopts
 from cyclopts import App, Parameter
 
+from benchmarks.field.study import SST2, TREC6, FieldSettings, FieldStudy
 from benchmarks.fitting.figures import SEEDS as FIT_SEEDS
 from benchmarks.fitting.figures import fit_figures
 from benchmarks.fitting.foreign import FOREIGN
@@ -121,6 +122,34 @@ def fit(
         return
     print(write_fit(rows))
     fill_pages()
+
+
+@app.command
+def sst2(settings: Annotated[FieldSettings, Parameter(name="*")]) -> None:
+    """Train a teacher of BERT's size and every kind of student on SST-2, and measure them together (many hours).
+
+    Finished steps are kept in --work, so a run that was interrupted goes on. The extra mpnet brings the teacher's encoder.
+
+    Example: python -m benchmarks sst2 --data sst2-data --work sst2
+    """
+    _field(SST2, settings)
+
+
+@app.command
+def trec6(settings: Annotated[FieldSettings, Parameter(name="*")]) -> None:
+    """Do the same on the questions of TREC with six labels.
+
+    Example: python -m benchmarks trec6 --data trec6-data --work trec6
+    """
+    _field(TREC6, settings)
+
+
+def _field(study: FieldStudy, settings: FieldSettings) -> None:
+    from benchmarks.scenarios.field import run_field
+
+    path = run_field(study, settings, reporter=reporter_for_terminal())
+    fill_pages()
+    print(path)
 
 
 @app.command

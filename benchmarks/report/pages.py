@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.field.figures import field_figures, field_summary
+from benchmarks.field.page import markdown_of_field, picture_of_field, recall_table
 from benchmarks.fitting.figures import fit_figures, fit_markdown
 from benchmarks.harness.fresh import fresh_figures
 from benchmarks.harness.results import FOLDER, demo_figures, read_result
@@ -160,6 +162,11 @@ def _serving_part(result: Result) -> str:
     return f"{table}\n\n{serving_words(result['rows'])} Measured by `{result['command']}`."
 
 
+def _field_figures(result: Result) -> Mapping[str, float]:
+    summary = field_summary(result["rows"], result["truth"], result["labels"])
+    return field_figures(result["scenario"], summary)
+
+
 _PARTS: dict[str, Callable[[Result], str]] = {
     "demo": _demo_part,
     "quality": _quality_part,
@@ -176,6 +183,8 @@ _PARTS: dict[str, Callable[[Result], str]] = {
     "transfer": markdown_of_transfer,
     "fit": fit_markdown,
     "scale": scale_markdown,
+    "sst2": markdown_of_field,
+    "trec6": lambda result: f"{markdown_of_field(result)}\n\nRecall by label:\n\n{recall_table(result)}",
 }
 _FIGURES: dict[str, Callable[[Result], Mapping[str, float]]] = {
     "demo": lambda result: demo_figures(result["rows"]),
@@ -193,10 +202,14 @@ _FIGURES: dict[str, Callable[[Result], Mapping[str, float]]] = {
     "transfer": lambda result: transfer_figures(result["rows"], result["matrix"]),
     "scale": lambda result: scale_figures(result["rows"]),
     "fit": lambda result: fit_figures(result["rows"]),
+    "sst2": _field_figures,
+    "trec6": _field_figures,
 }
 _PICTURES: dict[str, Callable[[Result], str]] = {
     "demo": lambda result: picture_of(result["rows"]),
     "quality": lambda result: picture_of(_points_of_summary(result)),
     "single-stream": lambda result: quality_against_time(result["rows"]),
     "transfer": learning_curve,
+    "sst2": picture_of_field,
+    "trec6": picture_of_field,
 }

@@ -14,11 +14,12 @@ from export.measure.drawing import Name, place_names, svg_of
 _COLOURS = {"pytorch": "#b45309", "onnxruntime": "#0f766e", "scikit-learn": "#64748b", "none": "#64748b"}
 
 
-def picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
+def picture_of(rows: Sequence[Mapping[str, Any]], *, score: str = "macro-F1") -> str:
     """Return an SVG of macro-F1 against single-text latency; the area of a point is the size of the files to ship.
 
     Args:
         rows: Rows; those without `p50_ms` and the majority class are left out.
+        score: What the rows have in place of macro-F1, for the label of the axis.
     """
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     axes = figure.add_subplot()
@@ -45,7 +46,7 @@ def picture_of(rows: Sequence[Mapping[str, Any]]) -> str:
     axes.set(
         xscale="log",
         xlabel="median time of one text, tokenization included, one thread (ms, log scale)",
-        ylabel="macro-F1 with 95 % interval",
+        ylabel=f"{score} with 95 % interval",
     )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.margins(x=0.22)

@@ -1,0 +1,1 @@
+"""Parts of the scenarios `sst2` and `trec6`: published sets, with a teacher of BERT's size."""

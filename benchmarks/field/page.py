@@ -1,0 +1,114 @@
+"""The tables of `sst2` and `trec6` in Markdown: what was measured, and what others publish."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from benchmarks.field.figures import SINGLE
+from benchmarks.field.published import PUBLISHED, Published
+from benchmarks.field.study import TEACHER
+from benchmarks.report.tables import markdown_table
+from export.measure.points import picture_of
+from export.measure.tables import ABSENT
+
+_FLOORS: Final = ("tfidf", "majority")
+
+
+def markdown_of_field(result: Mapping[str, Any]) -> str:
+    """Return the page part of a result: one table, and how to read it."""
+    parts = tuple(result["truth"])
+    columns = ["model", *(f"{part} accuracy" for part in parts), "kept", "MB", "ms", "faster", "faster than DistilBERT int8"]
+    rows = [_row(row, parts) for row in result["summary"]]
+    rows += [_of_random_weights(row, parts) for row in result["rows"] if row.get("weights") == "random" and _is_single(row)]
+    said = _said(result)
+    if result["scenario"] == "sst2":
+        rows += [_published_row(one) for one in PUBLISHED]
+        said += (
+            " Rows with a link are published by others and not measured here; T marks GLUE's hidden test set, and `faster` is "
+            "their own comparison with BERT-base."
+        )
+    return f"{markdown_table(columns, rows)}\n\n{said}"
+
+
+def recall_table(result: Mapping[str, Any]) -> str:
+    """Return the recall of each label by form, of what ships."""
+    part = next(iter(result["truth"]))
+    rows = [[row["name"], *(f"{row[part]['recall'][label]:.1%}" for label in result["labels"])] for row in result["summary"]]
+    return markdown_table(["model", *result["labels"]], rows)
+
+
+def picture_of_field(result: Mapping[str, Any]) -> str:
+    """Return an SVG of accuracy on the first set against single-text latency; the area of a point is the size."""
+    part = next(iter(result["truth"]))
+    points = [
+        {
+            "name": row["name"],
+            "precision": row["precision"],
+            "runtime": {TEACHER: "pytorch", **dict.fromkeys(_FLOORS, "scikit-learn")}.get(row["name"], "onnxruntime"),
+            "p50_ms": row["p50_ms"]["value"],
+            "macro_f1": row[part]["accuracy"]["value"],
+            "macro_f1_interval": [row[part]["accuracy"][end] for end in ("low", "high")],
+            "size_bytes": row["size_bytes"],
+        }
+        for row in result["summary"]
+        if row["p50_ms"]
+    ]
+    return picture_of(points, score=f"{part} accuracy")
+
+
+def _said(result: Mapping[str, Any]) -> str:
+    environment = result["environment"]
+    seeds = max(len(row["seeds"]) for row in result["summary"])
+    said = (
+        f"Students in int8, means of {seeds} seeds; `kept` is the share of the teacher's accuracy on the first set. `ms` is "
+        f"the median of single texts on one thread of {environment['cpu']} ({environment['int8_instruction_set']}), all rows "
+        f"in one run; `faster` compares with the teacher in PyTorch. Measured by `{result['command']}`."
+    )
+    return f"{said} Missing: {', '.join(result['missing'])}." if result["missing"] else said
+
+
+def _row(row: Mapping[str, Any], parts: Sequence[str]) -> list[str]:
+    accuracies = [f"{row[part]['accuracy']['value']:.1%}" for part in parts]
+    kept = row[parts[0]].get("retention")
+    p50, ratio, stock = row["p50_ms"], row.get("p50_ratio_teacher"), row.get("p50_ratio_stock_distilbert")
+    shown = f"teacher, {row['num_parameters'] / 1e6:.0f} M weights" if row["name"] == TEACHER else str(row["name"])
+    return [
+        shown,
+        *accuracies,
+        f"{kept['value']:.1%}" if kept and row["name"] not in (TEACHER, *_FLOORS) else ABSENT,
+        f"{row['size_bytes'] / 1e6:.1f}" if row["size_bytes"] else ABSENT,
+        f"{p50['value']:.2f}" if p50 else ABSENT,
+        f"{ratio['value']:.1f}x" if ratio and row["name"] != TEACHER else ABSENT,
+        f"{stock:.1f}x" if stock and row["name"] != TEACHER else ABSENT,
+    ]
+
+
+def _of_random_weights(row: Mapping[str, Any], parts: Sequence[str]) -> list[str]:
+    """Return the row of a published shape: only its time and size were measured here."""
+    if "failed" in row:
+        return [row["name"], *[ABSENT] * (len(parts) + 5)]
+    ratio = row["p50_ratio"]
+    cells = [f"{row['size_bytes'] / 1e6:.1f}", f"{row['p50_ms']['value']:.2f}", f"{ratio['value']:.1f}x" if ratio else ABSENT]
+    return [f"{row['name']}, random weights", *[ABSENT] * (len(parts) + 1), *cells, ABSENT]
+
+
+def _is_single(row: Mapping[str, Any]) -> bool:
+    return bool(row["measured"] == SINGLE)
+
+
+def _published_row(one: Published) -> list[str]:
+    url, _, place = one.source.partition(" ")
+    name = f"[{one.name}]({url})" + (f" {place}" if place else "")
+    dev, test = (f"{one.accuracy:.1f}%", ABSENT) if one.split == "dev" else (ABSENT, f"{one.accuracy:.1f}% T")
+    teacher = f"{one.accuracy / one.teacher_accuracy:.1%}" if one.teacher_accuracy else ABSENT
+    return [
+        name,
+        dev,
+        test,
+        teacher,
+        f"{one.megabytes:g}" if one.megabytes else ABSENT,
+        ABSENT,
+        f"{one.faster:g}x" if one.faster else ABSENT,
+        ABSENT,
+    ]
