@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Set
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from distill.bundle import CARD, Bundle
 from distill.manifest import Lineage, Manifest
 from distill.storage import write_atomically
 
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _FILES_WORDS = "`config.json`, `model.safetensors` and the tokenizer files load with plain `transformers`."
 _STATIC_WORDS = (
     "A static student: it has no layers, is none of the models that `transformers` knows, and loads with potstill only."
@@ -30,6 +32,7 @@ def write_card(
 def card_text(manifest: Manifest) -> str:
     """Return the card as Markdown."""
     lines = [
+        *_front_matter(manifest),
         f"# A {manifest.role} for {', '.join(manifest.labels)}",
         "",
         f"A text classifier ({manifest.problem_type}) with {manifest.num_parameters:,} parameters; it reads "
@@ -48,7 +51,7 @@ def card_text(manifest: Manifest) -> str:
         "",
         f"Base model: {manifest.lineage.base_model}. {_origin_words(manifest.lineage)}",
         "",
-        _STATIC_WORDS if manifest.settings.get(manifest.role, {}).get("kind") == "static" else _FILES_WORDS,
+        _STATIC_WORDS if manifest.is_static else _FILES_WORDS,
         "",
         "```json",
         json.dumps(manifest.settings, indent=2, sort_keys=True),
@@ -56,6 +59,25 @@ def card_text(manifest: Manifest) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _front_matter(manifest: Manifest) -> list[str]:
+    """Return the metadata that model hubs read, as YAML; JSON strings are YAML."""
+    base = manifest.lineage.base_model
+    tags = [
+        manifest.role,
+        *(["knowledge-distillation"] if manifest.role == "student" else []),
+        *(["onnx"] if manifest.precisions else []),
+    ]
+    return [
+        "---",
+        "library_name: potstill",
+        "pipeline_tag: text-classification",
+        # Hubs refuse a base model that is not the name of a repository.
+        *([f"base_model: {json.dumps(base)}"] if _REPOSITORY.fullmatch(base) else []),
+        f"tags: {json.dumps(tags)}",
+        "---",
+    ]
 
 
 def _origin_words(lineage: Lineage) -> str:

@@ -26,6 +26,9 @@ Schema 1 had fewer keys at first; each later one has a default here, so its mani
 
 Role = Literal["teacher", "student"]
 
+MAX_LENGTH = 2**17
+"""Tokens per text that a manifest may declare; the longest encoders read a fraction of it."""
+
 # A plain name, so that a manifest cannot point outside its folder.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 
@@ -118,7 +121,7 @@ class Manifest(_Part):
     role: Role
     labels: tuple[str, ...] = Field(min_length=1)
     problem_type: ProblemType
-    max_length: int = Field(ge=4)
+    max_length: int = Field(ge=4, le=MAX_LENGTH)
     pad_token_id: int = Field(ge=0)
     pairs: Pairs | None = None
     num_parameters: int = Field(ge=0)
@@ -134,6 +137,11 @@ class Manifest(_Part):
     history: tuple[dict[str, float], ...] = ()
     cascade: CascadeEntry | None = None
     versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it is a static student: token vectors and a small head instead of encoder layers."""
+        return self.settings.get(self.role, {}).get("kind") == "static"
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON of this manifest, including its own sha256."""

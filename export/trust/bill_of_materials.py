@@ -76,7 +76,7 @@ def _model(bundle: Bundle, digest: str) -> dict[str, Any]:
             "modelParameters": {
                 "approach": {"type": "supervised"},
                 "task": "text classification",
-                "architectureFamily": "transformer",
+                "architectureFamily": "static token vectors" if manifest.is_static else "transformer",
                 "modelArchitecture": manifest.lineage.base_model,
                 "datasets": [{"ref": part["bom-ref"]} for part in _datasets(bundle)],
                 "inputs": [{"format": f"text, {manifest.max_length} tokens are read"}],
@@ -110,10 +110,20 @@ def _metric(figures: Mapping[str, Any], key: str, form: str) -> dict[str, Any]:
 def _ancestors(bundle: Bundle) -> list[dict[str, Any]]:
     lineage = bundle.manifest.lineage
     models: list[dict[str, Any]] = [{"bom-ref": "base-model", "name": lineage.base_model}]
-    if lineage.teacher_sha256:
-        digest = {"alg": "SHA-256", "content": lineage.teacher_sha256}
-        models.append({"bom-ref": "teacher", "name": "teacher", "hashes": [digest]})
+    earlier = {f"earlier-model-{number}": link.weights_sha256 for number, link in enumerate(lineage.chain, start=1)}
+    teachers = {f"teacher-{number}": name for number, name in enumerate(lineage.ensemble, start=1)}
+    if lineage.teacher_sha256 and not teachers:
+        teachers = {"teacher": lineage.teacher_sha256}
+    models += [
+        {"bom-ref": ref, "name": ref.replace("-", " "), **_identity(name)} for ref, name in {**earlier, **teachers}.items()
+    ]
     return [*({"type": "machine-learning-model", **model} for model in models), *_datasets(bundle)]
+
+
+def _identity(name: str) -> dict[str, Any]:
+    """Return a model's digest, or the name of one that has none."""
+    is_digest = len(name) == 64 and not name.strip("0123456789abcdef")
+    return {"hashes": [{"alg": "SHA-256", "content": name}]} if is_digest else {"description": name}
 
 
 def _datasets(bundle: Bundle) -> list[dict[str, Any]]:

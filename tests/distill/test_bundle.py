@@ -216,7 +216,15 @@ def test_a_manifest_that_points_outside_its_folder_is_refused(whole: Bundle, nam
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("labels", []), ("role", "pupil"), ("max_length", 0), ("precisions", ["fp16"]), ("lineage", None), ("surprise", 1)],
+    [
+        ("labels", []),
+        ("role", "pupil"),
+        ("max_length", 0),
+        ("max_length", 10**9),
+        ("precisions", ["fp16"]),
+        ("lineage", None),
+        ("surprise", 1),
+    ],
 )
 def test_a_well_sealed_manifest_with_a_wrong_value_is_refused_by_name(whole: Bundle, key: str, value: object) -> None:
     rewrite_manifest(whole.path, lambda values: values.update({key: value}))

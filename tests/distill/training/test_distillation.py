@@ -125,7 +125,7 @@ def test_nothing_but_the_bundle_is_left_in_its_folder(tiny_unexported: Bundle) -
 def test_the_card_tells_what_the_bundle_is(tiny_unexported: Bundle) -> None:
     card = (tiny_unexported.path / CARD).read_text(encoding="utf-8")
     quality = tiny_unexported.manifest.quality["pytorch"]
-    assert card.startswith("# A student for negative, positive\n")
+    assert "\n# A student for negative, positive\n" in card
     assert f"{tiny_unexported.manifest.num_parameters:,} parameters" in card
     assert f"| pytorch, validation | 100 | {quality['macro_f1']:.4f} |" in card
     assert '"temperature": 2.0' in card

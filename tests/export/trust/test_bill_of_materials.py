@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from distill.bundle import Bundle
+from distill.manifest import Link
 from export.trust.bill_of_materials import ml_bom
 
 
@@ -21,6 +23,21 @@ def test_it_is_valid_cyclonedx(tiny_student: Bundle, tiny_teacher: Bundle) -> No
         assert validator.validate_str(json.dumps(ml_bom(bundle))) is None
     broken = ml_bom(tiny_student) | {"specVersion": 7}
     assert validator.validate_str(json.dumps(broken)) is not None
+
+
+def test_it_names_the_teachers_of_an_ensemble_and_the_models_before(tiny_student: Bundle) -> None:
+    manifest = tiny_student.manifest
+    link = Link(weights_sha256="a" * 64, labels=("x",), train_fingerprint=None, seed=None)
+    lineage = manifest.lineage.model_copy(update={"ensemble": ("b" * 64, "a language model"), "chain": (link,)})
+    settings = {**manifest.settings, "student": {**manifest.settings["student"], "kind": "static"}}
+    changed = manifest.model_copy(update={"lineage": lineage, "settings": settings})
+    bom = ml_bom(replace(tiny_student, manifest=changed))
+    assert bom["metadata"]["component"]["modelCard"]["modelParameters"]["architectureFamily"] == "static token vectors"
+    models = {part["bom-ref"]: part for part in bom["components"] if part["type"] == "machine-learning-model"}
+    assert models.keys() == {"base-model", "earlier-model-1", "teacher-1", "teacher-2"}
+    assert models["earlier-model-1"]["hashes"][0]["content"] == "a" * 64
+    assert models["teacher-1"]["hashes"][0]["content"] == "b" * 64
+    assert models["teacher-2"]["description"] == "a language model"
 
 
 def test_it_names_every_file_and_where_the_model_came_from(tiny_student: Bundle) -> None:
