@@ -24,8 +24,12 @@ REFUSALS = {
     "422": "invalid input",
     "429": "overloaded; retry after the seconds in Retry-After",
     "431": "the head is too large",
+    "503": "computing the answer failed or took too long",
     "504": "no answer before the deadline",
 }
+_INTEGER = {"schema": {"type": "integer", "minimum": 1}}
+_CUT = {"x-truncated-texts": {"description": "texts that were cut to max_length; absent if none was", **_INTEGER}}
+_RETRY = {"Retry-After": {"description": "seconds", **_INTEGER}}
 _KINDS = {"metrics": "text/plain", "docs": "text/html", "page": "text/html"}
 
 _STYLE = (
@@ -73,12 +77,14 @@ def _operation(route: Route, takes: Any, *, gives: Any, error: Any) -> dict[str,
     content = {_KINDS.get(route.does, "application/json"): {"schema": gives}}
     refusals = {
         status: {"description": why, "content": {"application/json": {"schema": error}}}
+        | ({"headers": _RETRY} if status == "429" else {})
         for status, why in _refusals_of(route).items()
     }
+    answer = {"description": "the answer", "content": content} | ({"headers": _CUT} if route.does == "infer" else {})
     operation: dict[str, Any] = {
         "summary": route.summary,
         "operationId": "_".join(re.findall(r"\w+", route.method.lower() + route.path)),
-        "responses": {"200": {"description": "the answer", "content": content}, **refusals},
+        "responses": {"200": answer, **refusals},
     }
     if route.takes is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": takes}}}
@@ -96,8 +102,8 @@ def _refusals_of(route: Route) -> dict[str, str]:
     if route.does == "infer":
         return REFUSALS
     known = {"404": "no such model"} if "{" in route.path else {}
-    if route.does == "ready":
-        return {**known, "503": "shutting down, or not ready yet"}
+    if route.does in ("ready", "live"):
+        return {**known, "503": "shutting down, or no thread answers" if route.does == "ready" else "no thread answers"}
     if route.audience == "administrator":
         return {status: REFUSALS[status] for status in ("400", "401", "404")} | {"409": "bundle refused; the old one is served"}
     return {**known, "401": REFUSALS["401"]} if route.audience == "caller" else known

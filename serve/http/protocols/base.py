@@ -22,6 +22,12 @@ T = TypeVar("T")
 Headers = Mapping[bytes, bytes]
 
 Text = Annotated[str, msgspec.Meta(min_length=1, description="a text")]
+Truncate = Annotated[
+    bool,
+    msgspec.Meta(
+        description="cut texts with more than max_length tokens; false: refuse them, unless the server reads them in windows"
+    ),
+]
 
 JSON = b"application/json"
 PROBLEM_OF_FUNCTION: Mapping[str, ProblemType] = {

@@ -16,6 +16,7 @@ from serve.http.protocols.base import (
     Query,
     Reply,
     Text,
+    Truncate,
     decoded,
     ranked,
     require_few,
@@ -36,7 +37,7 @@ class HuggingFaceParameters(Struct, forbid_unknown_fields=True):
 
     top_k: Annotated[int, Meta(ge=1, le=2**31)] | None = None
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
-    truncation: bool | None = None
+    truncation: Truncate | None = None
 
 
 class HuggingFaceRequest(Struct):

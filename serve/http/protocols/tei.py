@@ -11,7 +11,18 @@ from msgspec import Meta, Struct
 from distill.classifier import TextInput
 from serve.answering.engine import Engine, RowAnswer
 from serve.errors import Reason, Refusal
-from serve.http.protocols.base import Headers, Query, Reply, Text, decoded, ranked, require_few, require_json, scores_of
+from serve.http.protocols.base import (
+    Headers,
+    Query,
+    Reply,
+    Text,
+    Truncate,
+    decoded,
+    ranked,
+    require_few,
+    require_json,
+    scores_of,
+)
 
 
 class PredictRequest(Struct):
@@ -19,7 +30,7 @@ class PredictRequest(Struct):
 
     inputs: Text | Annotated[list[Text | Annotated[list[Text], Meta(min_length=1, max_length=2)]], Meta(min_length=1)]
     raw_scores: bool = False
-    truncate: bool | None = False
+    truncate: Truncate | None = False
     truncation_direction: Literal["right", "Right"] = "right"
 
 

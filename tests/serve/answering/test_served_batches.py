@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 import numpy as np
 import pytest
@@ -149,6 +150,8 @@ def test_a_full_queue_refuses_and_recovers() -> None:
                 await held.ask(["c"])
             assert refused.value.reason is Reason.OVERLOADED
             assert refused.value.retry_after_s == 1
+            with pytest.raises(Refusal):  # before an engine or its tokenizer is looked at
+                await held.batcher.submit(["c"], cast(Engine, None), deadline_s=20)
             held.go()
             await asyncio.gather(*waiting)
             assert lengths_of(await held.ask(["dd"])) == [2]

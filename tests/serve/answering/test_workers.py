@@ -144,6 +144,23 @@ def test_a_panic_of_the_tokenizer_is_an_error_of_its_text(hanging: Hanging) -> N
     batcher.close()
 
 
+def test_a_tokenizer_that_hangs_is_a_thread_that_hangs(hanging: Hanging) -> None:
+    endless = models.WordPiece({"[UNK]": 0, "x": 1, "##x": 2}, unk_token="[UNK]", max_input_chars_per_word=10_000)
+    hanging.tokenizer = TextTokenizer(Tokenizer(endless), max_length=64, pad_id=0)
+    engine = Engine(hanging, max_length=64)
+    batcher = Batcher(threads=1, max_queue=9, max_batch_tokens=99, timeout_s=HANG_S)
+
+    async def main() -> None:
+        with pytest.raises(Refusal) as refused:  # long before a word of 4,000 characters is split
+            await batcher.submit(["x" * 4000], engine, deadline_s=60)
+        assert refused.value.reason is Reason.NOT_READY
+        assert len(await batcher.submit(["x"], engine, deadline_s=60)) == 1
+
+    asyncio.run(main())
+    assert batcher.admission.waiting_texts == batcher.admission.waiting_tokens == 0
+    batcher.close()
+
+
 def test_a_thread_that_dies_is_replaced_and_its_requests_are_refused(hanging: Hanging) -> None:
     def die_once(computed: Computed) -> None:
         batches.append(computed)

@@ -152,6 +152,9 @@ def test_every_route_of_the_document_is_there_and_the_readers_work(server: Runni
     assert document["paths"]["/"]["post"]["requestBody"]["content"]["application/json"]["schema"] == {
         "$ref": "#/components/schemas/HuggingFaceRequest"
     }
+    answers = document["paths"]["/predict"]["post"]["responses"]
+    assert answers["200"]["headers"].keys() == {"x-truncated-texts"}
+    assert answers["429"]["headers"].keys() == {"Retry-After"}
     gets = [path for path, operations in document["paths"].items() if "get" in operations]
     assert {"/", "/docs", "/health", "/info", "/metrics", "/v2"} <= set(gets)
     for path in gets:
