@@ -54,6 +54,22 @@ def replacing(path: Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
+def reserve(path: Path, num_bytes: int) -> None:
+    """Write a file of zeros whose bytes are all on the disk, to be mapped.
+
+    A mapped file with holes cannot report a full disk: writing to it ends the process with SIGBUS.
+    """
+    with writing_to(path), path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+            return
+        for start in range(0, num_bytes, _ZEROS):
+            file.write(bytes(min(_ZEROS, num_bytes - start)))
+
+
+_ZEROS = 1 << 20
+
+
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file."""
     with path.open("rb") as file:

@@ -38,6 +38,49 @@ class Splits:
     validation: Dataset
     test: Dataset | None
 
+    @classmethod
+    def of(
+        cls,
+        train: Dataset,
+        validation: Dataset | None = None,
+        test: Dataset | None = None,
+        *,
+        validation_share: float = 0.1,
+        seed: int = 0,
+    ) -> Splits:
+        """Clean sets of texts and make them disjoint: a text that is in several stays in the test, else the validation texts.
+
+        Args:
+            train: Texts to learn from; repeated ones are merged.
+            validation: Texts that choose; None cuts a share off the training texts, stratified by label.
+            test: Texts to measure on.
+            validation_share: That share, 0 to 1.
+            seed: Seed of the cut.
+
+        Raises:
+            DatasetError: The sets have different labels, or too few texts of a label.
+        """
+        for part in (validation, test):
+            if part is not None and part.labels != train.labels:
+                raise DatasetError(
+                    f"{part.source} has the labels {list(part.labels)}, {train.source} has {list(train.labels)}; read both "
+                    "with the same label names"
+                )
+        train = merge_duplicates(train)
+        require_usable(train)
+        if test is not None:
+            require_texts(test, "test")
+            train = without_texts_of(train, test)
+            validation = validation and without_texts_of(validation, test)
+        if validation is None:
+            count = max(len(train.labels), round(validation_share * len(train)))
+            train, validation = split_off(train, count=count, seed=seed, name="validation")
+        else:
+            train = without_texts_of(train, validation)
+        require_two_labels(train)
+        require_texts(validation, "validation")
+        return cls(train, validation, test)
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What was dropped, merged or sampled in any split, each note once."""
@@ -67,26 +110,15 @@ def load_splits(settings: DataSettings, *, labels: Sequence[str] = (), train: Da
             "out --labels and use the teacher's names in the label column"
         )
     read = [read_labelled(source, "train", settings, labels=labels) for source in settings.train]
-    train = merge_duplicates(_joined(read) if train is None or read else train)
-    require_usable(train)
+    train = _joined(read) if train is None or read else train
+    require_usable(train)  # names the training texts before another file is read by their labels
     test = None if settings.test is None else read_labelled(settings.test, "test", settings, labels=train.labels)
     validation = (
         None if settings.validation is None else read_labelled(settings.validation, "validation", settings, labels=train.labels)
     )
-    if test is not None:
-        train = without_texts_of(train, test)
-        validation = validation and without_texts_of(validation, test)
-    if validation is None:
-        count = max(len(train.labels), round(settings.validation_share * len(train)))
-        train, validation = split_off(train, count=count, seed=settings.split_seed, name="validation")
-    else:
-        train = without_texts_of(train, validation)
-    require_two_labels(train)
-    require_texts(validation, "validation")
-    if test is not None:
-        require_texts(test, "test")
-        test = limited(test, settings.limit, seed=settings.split_seed)
-    train, validation = (limited(part, settings.limit, seed=settings.split_seed) for part in (train, validation))
+    found = Splits.of(train, validation, test, validation_share=settings.validation_share, seed=settings.split_seed)
+    train, validation = (limited(part, settings.limit, seed=settings.split_seed) for part in (found.train, found.validation))
+    test = found.test and limited(found.test, settings.limit, seed=settings.split_seed)
     return Splits(train, validation, test)
 
 

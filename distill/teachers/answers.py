@@ -24,7 +24,7 @@ from distill.labels import Logits
 from distill.models.devices import Compute
 from distill.models.torch_classifier import TorchClassifier
 from distill.progress import Reporter, SilentReporter
-from distill.storage import writing_to
+from distill.storage import reserve
 from distill.teachers.answer_store import AnswerStore, keys_of, soft_targets_dir
 from distill.teachers.recorded import PartlyAnswered, RecordedLogits
 from distill.texts import TextInput
@@ -124,8 +124,8 @@ def share_of(texts: Sequence[TextInput], *, share: int, of: int) -> Sequence[Tex
 def _empty_logits(num_texts: int, num_labels: int, into: Path | None) -> Logits:
     if into is None or not num_texts:  # an empty file cannot be mapped
         return np.empty((num_texts, num_labels), dtype=np.float32)
-    with writing_to(into):
-        return np.memmap(into, dtype=np.float32, mode="w+", shape=(num_texts, num_labels)).view(np.ndarray)
+    reserve(into, num_texts * num_labels * np.dtype(np.float32).itemsize)
+    return np.memmap(into, dtype=np.float32, mode="r+", shape=(num_texts, num_labels)).view(np.ndarray)
 
 
 class _Asker:

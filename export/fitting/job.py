@@ -10,7 +10,7 @@ from typing import Final
 from distill.bundle import Bundle
 from distill.classifier import Classifier
 from distill.data import Dataset, Splits, limited, texts_not_in
-from distill.data.dataset import require_texts, require_two_labels, split_off, without_texts_of
+from distill.data.dataset import split_off
 from distill.errors import SettingsError
 from distill.evaluation.scores import metric_of
 from distill.labels import task_of
@@ -92,15 +92,19 @@ class Job:
 
 
 def prepared(
-    splits: Splits, teacher: FitTeacher, unlabeled: Iterable[TextInput], settings: FitSettings, reporter: Reporter
+    texts: Splits | Dataset,
+    teacher: FitTeacher,
+    unlabeled: Iterable[TextInput],
+    settings: FitSettings,
+    reporter: Reporter,
 ) -> Job:
     """Check the settings, open the teacher, adopt it if need be, and cut off test texts; nothing is trained.
 
     Raises:
         PotstillError: As `export.fitting.run.fit`.
     """
+    splits = _with_test(_checked(texts))
     metric_of(settings.metric, labels=splits.train.labels, task=task_of(splits.train.problem_type))
-    splits = _with_test(_checked(splits))
     for note in splits.notes:
         reporter.say(note)
     held_out = [part for part in (splits.train, splits.validation, splits.test) if part is not None]
@@ -110,25 +114,14 @@ def prepared(
     return Job(splits, further, settings, reporter, encoder, opened, views)
 
 
-def _checked(splits: Splits) -> Splits:
-    """Return the splits without texts that are in two of them; refuse those that nothing can be learnt from or chosen on."""
-    train, validation, test = splits.train, splits.validation, splits.test
-    for part in (validation, test):
-        if part is not None and part.labels != train.labels:
-            raise SettingsError(
-                f"{part.source} has the labels {list(part.labels)}, the training texts {list(train.labels)}; read both with "
-                "the same label names"
-            )
-    if test is not None:
-        train, validation = without_texts_of(train, test), without_texts_of(validation, test)
-        require_texts(test, "test")
-    train = without_texts_of(train, validation)
-    require_two_labels(train)
-    require_texts(validation, "validation")
-    if len(validation) < FEW_FOR_A_CHOICE:
-        few = f"only {len(validation)} validation texts choose the student, so each is {1 / len(validation):.1%} of its score"
-        validation = _noted(validation, few)
-    return Splits(train, validation, test)
+def _checked(texts: Splits | Dataset) -> Splits:
+    """Return disjoint splits, with a warning if the validation texts are few."""
+    splits = Splits.of(texts) if isinstance(texts, Dataset) else Splits.of(texts.train, texts.validation, texts.test)
+    count = len(splits.validation)
+    if count >= FEW_FOR_A_CHOICE:
+        return splits
+    few = f"only {count} validation texts choose the student, so each is {1 / count:.1%} of its score"
+    return replace(splits, validation=_noted(splits.validation, few))
 
 
 def _noted(data: Dataset, note: str) -> Dataset:

@@ -93,7 +93,7 @@ class _Stages:
 
 
 def fit(
-    splits: Splits,
+    texts: Splits | Dataset,
     *,
     out: Path | str,
     teacher: FitTeacher = BUILTIN_MINILM,
@@ -104,8 +104,8 @@ def fit(
     """Find, train and prove a student within a budget; write `teacher`, `student`, `report.html` and `report.json` to `out`.
 
     Args:
-        splits: Training and validation texts, and test texts to measure on. Without test texts, some of a large training set
-            are cut off; of a small one, the validation texts measure.
+        texts: Training and validation texts, and test texts to measure on; or one set, of which a tenth becomes validation
+            texts. Without test texts, some of a large training set are cut off; of a small one, the validation texts measure.
         out: Folder of the run; an interrupted run resumes there.
         teacher: An encoder to fine-tune (a folder, a hub id, `builtin:minilm`, `builtin:mpnet`), a bundle, any
             classifier, or several.
@@ -122,11 +122,11 @@ def fit(
     settings, reporter, out = settings or FitSettings(), reporter or SilentReporter(), Path(out)
     require_writable(out)
     with _one_at_a_time(out):
-        return _fitted(prepared(splits, teacher, unlabeled, settings, reporter), out)
+        return _fitted(prepared(texts, teacher, unlabeled, settings, reporter), out)
 
 
 def plan_fit(
-    splits: Splits,
+    texts: Splits | Dataset,
     *,
     teacher: FitTeacher = BUILTIN_MINILM,
     unlabeled: Iterable[TextInput] = (),
@@ -135,7 +135,7 @@ def plan_fit(
 ) -> Plan:
     """Return the forms with their predicted costs, and the expected minutes by stage; nothing is trained. See `fit`."""
     settings, reporter = settings or FitSettings(), reporter or SilentReporter()
-    return planned(prepared(splits, teacher, unlabeled, settings, reporter))[1]
+    return planned(prepared(texts, teacher, unlabeled, settings, reporter))[1]
 
 
 def _fitted(job: Job, out: Path) -> FitReport:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from distill.errors import StorageError
-from distill.storage import cache_dir, require_writable, write_atomically, writing_to
+from distill.storage import cache_dir, require_writable, reserve, write_atomically, writing_to
 
 OLD, NEW = b"old content", b"new content" * 1000
 
@@ -92,6 +92,13 @@ def test_a_full_disk_leaves_the_old_file(small_disk: Path) -> None:
         write_atomically(small_disk / "file", b"x" * 2**20)
     assert (small_disk / "file").read_bytes() == OLD
     assert names_in(small_disk) == ["file"]
+
+
+def test_a_file_to_be_mapped_has_its_bytes_or_is_refused(small_disk: Path) -> None:
+    reserve(small_disk / "mapped", 4096)
+    assert (small_disk / "mapped").read_bytes() == bytes(4096)
+    with pytest.raises(StorageError, match="No space left on device"):
+        reserve(small_disk / "mapped", 2**20)
 
 
 def test_a_full_disk_is_noticed_before_the_work(small_disk: Path) -> None:

@@ -94,7 +94,7 @@ def test_texts_of_one_label_are_refused(tiny_splits: Splits, tiny_teacher: Bundl
 
 def test_validation_texts_with_a_label_that_training_texts_lack_are_refused(tiny_splits: Splits, tiny_teacher: Bundle) -> None:
     more = relabelled(tiny_splits.validation, (*tiny_splits.validation.labels, "mixed"))
-    with pytest.raises(SettingsError, match=r"has the labels .*mixed"):
+    with pytest.raises(DatasetError, match=r"has the labels .*mixed"):
         job_of(replace(tiny_splits, validation=more), tiny_teacher)
 
 
@@ -114,9 +114,9 @@ def test_few_texts_choose_with_a_warning_and_measure_on_validation_texts(tiny_sp
 def test_many_texts_without_test_texts_lose_some_to_measure_on(tiny_teacher: Bundle) -> None:
     texts, labels = zip(*tiny_texts(900), strict=True)
     data = Dataset.from_texts(texts, labels)
-    job = job_of(Splits(data.take(range(800)), data.take(range(800, 900)), None), tiny_teacher)
+    job = job_of(data, tiny_teacher)
     assert job.splits.test is not None
-    assert (len(job.splits.train), len(job.splits.test)) == (680, 120)
+    assert [len(part) for part in (job.splits.train, job.splits.validation, job.splits.test)] == [688, 90, 122]
     assert not set(job.splits.train.texts) & set(job.splits.test.texts)
 
 
