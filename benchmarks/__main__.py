@@ -314,6 +314,43 @@ def serving(
 
 
 @app.command
+def attacks(
+    *,
+    student: Annotated[Path, Parameter(help="an exported student")],
+    only: Annotated[tuple[str, ...], Parameter(consume_multiple=True, help="run only these attacks; no result is kept")] = (),
+    work: Annotated[Path, Parameter(help="folder for finished attacks")] = Path(".attacks"),
+    quick: Annotated[bool, Parameter(help="two seconds for each, to see that it works; no result is kept")] = False,
+) -> None:
+    """Attack our server on this machine in every way there is, beside honest clients, with each guard and without it.
+
+    Example: python -m benchmarks attacks --student student
+    """
+    from benchmarks.scenarios.attacks import QUICK, Plan, attacks_figures, attacks_table, run_attacks
+    from benchmarks.serving.plan import Pieces
+    from distill.data import load_splits
+    from distill.machine import describe_environment
+
+    environment = describe_environment()
+    movies = load_splits(DataSettings(train=("builtin:movies",), test="builtin:movies"))
+    rows = run_attacks(
+        student,
+        texts=measured_on(movies).single_texts()[:200],
+        plan=QUICK if quick else Plan(),
+        only=only,
+        pieces=Pieces(work / ("quick" if quick else "full")),
+        reporter=reporter_for_terminal(),
+    )
+    figures = attacks_figures(rows)
+    print_cells(*attacks_table(rows))
+    print(json.dumps(figures, indent=1))
+    if quick or only:
+        print("a sample: its figures are not kept as a result", file=sys.stderr)
+        return
+    command = "python -m benchmarks attacks --student (its bundle)"
+    print(write_result("attacks", command=command, environment=environment, rows=rows, figures=figures))
+
+
+@app.command
 def scale(
     *,
     student: Annotated[Path, Parameter(help="an exported student's bundle, with weights")],

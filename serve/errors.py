@@ -5,7 +5,10 @@ A protocol turns a `Refusal` into its own error body. The message is for the cli
 
 from __future__ import annotations
 
+import logging
 from enum import Enum
+
+logger = logging.getLogger(__name__)
 
 
 class Reason(Enum):
@@ -43,3 +46,11 @@ class Refusal(Exception):  # noqa: N818  # not an error of the server
         self.reason = reason
         self.message = message
         self.retry_after_s = retry_after_s
+
+
+def error_of(failure: BaseException) -> Exception:
+    """Return what a request fails with: a panic of a native library is no Exception, and would end thread and task."""
+    if isinstance(failure, Exception):
+        return failure
+    logger.error("a native library failed", exc_info=failure)
+    return Refusal(Reason.NOT_READY, "computing the answer failed")

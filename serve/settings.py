@@ -65,10 +65,17 @@ class NetworkSettings(Settings, heading="Network"):
     tls_certificate: Path | None = Field(None, description="TLS certificate chain, a PEM file; requires --tls-key")
     tls_key: Path | None = Field(None, description="TLS private key, a PEM file")
     max_body_bytes: int = Field(2 * 1024 * 1024, ge=1, description="maximum bytes of a request body; larger ones get 413")
+    max_all_bodies_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=1,
+        description="maximum bytes of all request bodies that are arriving or being answered; beyond it, the connection with "
+        "the largest unfinished body is closed",
+    )
     body_timeout_s: float = Field(
         10.0,
         gt=0,
-        description="seconds for the head of a request to arrive, again for its body, and again for the answer to be read",
+        description="seconds for a TLS handshake, for the head of a request to arrive, for its body, and for the answer to be "
+        "read, each",
     )
     keep_alive_s: float = Field(75.0, gt=0, description="seconds before an idle connection is closed")
     drain_s: float = Field(
@@ -116,6 +123,9 @@ class ServeSettings(LogSettings, AccessSettings, NetworkSettings, LimitSettings,
         gt=0,
         description="seconds that a batch may take; beyond it, its requests get 503 and another thread takes the place of the "
         "one that hangs",
+    )
+    reload_timeout_s: float = Field(
+        60.0, gt=0, description="seconds that opening a bundle again may take; beyond it, the old one is served on"
     )
     fallback: Path | None = Field(
         None, description="larger bundle with an ONNX graph, asked when the served student is not sure (cascade)"

@@ -14,6 +14,7 @@ import json
 import re
 import select
 import socket
+import ssl
 import sys
 import time
 from collections import deque
@@ -47,6 +48,8 @@ class Load:
         most: Requests after which to stop, whatever the time.
         seed: Seed of the drawn starts.
         timeout_s: When an answer is given up.
+        source: Address that the connections come from.
+        has_tls: The server expects TLS; its certificate is not checked.
     """
 
     port: int
@@ -57,6 +60,8 @@ class Load:
     most: int | None = None
     seed: int = 0
     timeout_s: float = 30.0
+    source: str = "127.0.0.1"
+    has_tls: bool = False
 
     def to_json(self) -> str:
         """Return it as one line; requests as text, a character a byte."""
@@ -124,6 +129,9 @@ class Generator:
         self._stop_s = 0.0
         self._swept_s = 0.0
         self._free_since_s = 0.0
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if load.has_tls else None
+        if self._tls is not None:
+            self._tls.check_hostname, self._tls.verify_mode = False, ssl.CERT_NONE
 
     def run(self) -> tuple[float, float]:
         """Ask until the load is done; return seconds gone and seconds of processor time used."""
@@ -192,7 +200,7 @@ class Generator:
         if connection.sock is None:
             return False
         try:
-            connection.sock.recv(1, socket.MSG_PEEK)
+            socket.socket.recv(connection.sock, 1, socket.MSG_PEEK)  # below TLS, which cannot peek
         except BlockingIOError:
             return True
         except OSError:
@@ -202,7 +210,9 @@ class Generator:
     def _connect(self, connection: _Connection) -> bool:
         self._drop(connection)
         try:
-            sock = socket.create_connection(("127.0.0.1", self._load.port), timeout=5)
+            sock = socket.create_connection(("127.0.0.1", self._load.port), timeout=5, source_address=(self._load.source, 0))
+            if self._tls is not None:
+                sock = self._tls.wrap_socket(sock)
         except OSError:
             return False
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -237,7 +247,7 @@ class Generator:
             return
         try:
             data = connection.sock.recv(262_144)
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError):
             return
         except OSError:
             data = b""

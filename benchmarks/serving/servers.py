@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import IO
 
@@ -35,6 +36,13 @@ class RunningServer:
 
     port: int
     process: subprocess.Popen[bytes]
+    said: IO[bytes]
+    has_tls: bool = False
+
+    def log(self) -> str:
+        """Return what it has written so far."""
+        file = self.said.fileno()
+        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")  # its own place in the file stays
 
     def memory_bytes(self) -> int:
         """Return the resident memory of all its processes."""
@@ -52,7 +60,11 @@ class RunningServer:
         self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes]:
         """Return status and body of one request on a connection of its own."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = (
+            HTTPSConnection("127.0.0.1", self.port, timeout=60, context=ssl._create_unverified_context())  # noqa: S323
+            if self.has_tls
+            else HTTPConnection("127.0.0.1", self.port, timeout=60)
+        )
         try:
             connection.request(method, path, body, dict(headers or {}))
             answer = connection.getresponse()
@@ -104,7 +116,7 @@ def started(
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore", **peer.variables},
         ) as process:
-            server = RunningServer(port, process)
+            server = RunningServer(port, process, said, peer.has_tls)
             _wait_until_ready(server, peer, said)
             yield server
 

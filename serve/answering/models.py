@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -19,7 +21,7 @@ from distill.settings import LongTexts
 from serve.answering.engine import Engine, RowAnswer
 from serve.answering.metrics import Metrics
 from serve.answering.queue import Batcher
-from serve.errors import Reason, Refusal
+from serve.errors import Reason, Refusal, error_of
 from serve.settings import LimitSettings, ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -96,6 +98,9 @@ class Model:
         source.watch(metrics)
         self._cache = AnswerCache(self.limits.cache_entries) if self.limits.cache_entries else None
         self._reloading = asyncio.Lock()
+        self._reloads_waiting = 0
+        self._reload_timeout_s = settings.reload_timeout_s
+        self._opening: threading.Thread | None = None
         self.batcher = Batcher(
             threads=threads,
             max_queue=self.limits.max_queue,
@@ -164,17 +169,28 @@ class Model:
     async def reload(self, path: Path | None = None) -> Engine:
         """Open a bundle while the old one answers, then replace it; on failure the old one stays.
 
+        One reload runs and one waits, at most.
+
         Args:
             path: Folder of the new bundle; None reads the current folder again.
 
         Raises:
-            PotstillError: The new bundle is damaged, fails its self-check, or has other labels.
-            OSError: It cannot be read.
+            PotstillError: The new bundle is damaged, fails its self-check, or has other labels; or a reload waits already.
+            OSError: It cannot be read, or not in time.
         """
+        if self._reloads_waiting > 1:
+            raise SettingsError("a reload is under way and another one waits; try again later")
+        self._reloads_waiting += 1
+        try:
+            return await self._reload(path)
+        finally:
+            self._reloads_waiting -= 1
+
+    async def _reload(self, path: Path | None) -> Engine:
         async with self._reloading:
             folder = path or self._source.path
             try:
-                fresh = await asyncio.get_running_loop().run_in_executor(None, self._source.open, folder)
+                fresh = await self._opened(folder)
                 old = self.engine.classifier.labels
                 if fresh.classifier.labels != old:
                     raise SettingsError(
@@ -190,6 +206,24 @@ class Model:
             self._metrics.reloads.labels(self.name, "done").inc()
             logger.info("reloaded %s: version %s", self.name, fresh.version)
             return fresh
+
+    async def _opened(self, folder: Path) -> Engine:
+        """Open a bundle in a daemonic thread: one that hangs keeps neither the server nor the process."""
+        if self._opening is not None and self._opening.is_alive():
+            raise SettingsError("an earlier reload still hangs; restart the server")
+        found: Future[Engine] = Future()
+
+        def run() -> None:
+            found.set_running_or_notify_cancel()
+            try:
+                found.set_result(self._source.open(folder))
+            except BaseException as exc:  # noqa: BLE001  # raised where the result is awaited
+                found.set_exception(error_of(exc))
+
+        self._opening = threading.Thread(target=run, name="potstill-reload", daemon=True)
+        self._opening.start()
+        async with asyncio.timeout(self._reload_timeout_s):
+            return await asyncio.wrap_future(found)
 
 
 def _long_texts(truncate: bool | None, limit: LongTexts | Literal["refuse"]) -> LongTexts | Literal["refuse"]:

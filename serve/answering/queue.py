@@ -8,7 +8,6 @@ Idle threads take batches at once, so no request is delayed to form a batch. One
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,9 +22,7 @@ from serve.answering.engine import Engine, RowAnswer
 from serve.answering.reading import READ_CHARS, Pending, Portion, portion_to_read, read
 from serve.answering.turns import Turns
 from serve.answering.workers import Crew, Worker
-from serve.errors import Reason, Refusal
-
-logger = logging.getLogger(__name__)
+from serve.errors import Reason, Refusal, error_of
 
 
 class Computed(NamedTuple):
@@ -294,14 +291,8 @@ def _answered(batch: list[Portion]) -> list[list[RowAnswer] | Exception]:
     rows = [row for request, start, stop, _ in batch for row in request.rows[start:stop]]
     try:
         answers = iter(batch[0].request.engine.answer(rows))
-    except BaseException as exc:  # an error belongs to a request; the thread must go on
-        if len(batch) > 1:
-            return [_answered([portion])[0] for portion in batch]
-        if isinstance(exc, Exception):
-            return [exc]
-        # A panic of a native library is no Exception, and would end the thread and the task that waits for the answer.
-        logger.exception("computing a batch failed in a native library")
-        return [Refusal(Reason.NOT_READY, "computing the answer failed")]
+    except BaseException as exc:  # noqa: BLE001  # an error belongs to a request; the thread must go on
+        return [error_of(exc)] if len(batch) == 1 else [_answered([portion])[0] for portion in batch]
     return [list(islice(answers, portion.stop - portion.start)) for portion in batch]
 
 

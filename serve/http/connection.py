@@ -120,6 +120,10 @@ class Connection(asyncio.BufferedProtocol):
         """Parse what was read."""
         self._receive(self._crowd.buffer[:nbytes])
 
+    def take(self, early: bytes) -> None:
+        """Parse what was read before this protocol was that of the transport."""
+        self._receive(memoryview(early))
+
     def eof_received(self) -> None:
         """Let the transport close: a client that ends its sending half cannot be told apart from one that left."""
 
@@ -253,6 +257,7 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(message, too_large(self._settings.max_body_bytes))
         elif not message.is_answered and (message.call is None or message.call.takes_body):
             message.body += body
+            self._crowd.hold(self, len(body))
 
     def on_message_complete(self) -> None:
         """Answer the message when its turn comes."""
@@ -303,7 +308,9 @@ class Connection(asyncio.BufferedProtocol):
             self._fail(self._last_words)
 
     async def _answer(self, message: Message, call: Call) -> None:
-        reply = await self._app.answer(call, bytes(message.body), self._is_wanted)
+        body = bytes(message.body)
+        message.body.clear()
+        reply = await self._app.answer(call, body, self._is_wanted)
         self._is_busy = False
         if self._has_ended:
             return
@@ -365,6 +372,7 @@ class Connection(asyncio.BufferedProtocol):
         """Write an answer in one piece: two system calls would wake the client twice."""
         message.is_answered = True
         message.body.clear()
+        self._crowd.let_go(self)
         message.is_last = message.is_last or self._app.is_closing or (self._takes_no_more and not self._queue)
         headers = [*self._state.default_headers, *self._app.headers_of(call, reply)]
         if message.is_last:

@@ -25,20 +25,24 @@ class Crowd:
 
     Attributes:
         buffer: Where every connection reads: a read ends before the next one begins.
-        waiting: Connections without a complete head, the one that waits longest first.
+        waiting: Connections without a complete request, the one that waits longest first.
     """
 
-    def __init__(self, *, most: int, most_per_address: int | None, proxies: Container[str] = ()) -> None:
+    def __init__(self, *, most: int, most_per_address: int | None, most_body_bytes: int, proxies: Container[str] = ()) -> None:
         """Start empty.
 
         Args:
             most: Connections in all.
             most_per_address: Connections from one address; None: any number.
+            most_body_bytes: Bytes of all bodies together that have arrived and are not answered.
             proxies: Addresses that may have any number.
         """
         self.buffer = memoryview(bytearray(READ_BYTES))
         self.waiting: dict[Member, None] = {}
         self._most, self._most_per_address, self._proxies = most, most_per_address, proxies
+        self._most_body_bytes = most_body_bytes
+        self._body_bytes: Counter[Member] = Counter()
+        self._all_body_bytes = 0
         self._open: set[Member] = set()
         self._per_address: Counter[str] = Counter()
 
@@ -59,9 +63,26 @@ class Crowd:
         self.waiting[member] = None
         return True
 
+    def hold(self, member: Member, size: int) -> None:
+        """Count bytes of a body that arrived.
+
+        Where all bodies together are too large, the connection with the largest unfinished one gives way.
+        """
+        self._body_bytes[member] += size
+        self._all_body_bytes += size
+        if self._all_body_bytes > self._most_body_bytes:
+            largest = max(self.waiting, key=self._body_bytes.__getitem__, default=member)
+            self.leave(largest)
+            largest.give_way()
+
+    def let_go(self, member: Member) -> None:
+        """Forget the bytes of a body that is answered."""
+        self._all_body_bytes -= self._body_bytes.pop(member, 0)
+
     def leave(self, member: Member) -> None:
         """Forget a connection; one that is unknown too."""
         self.waiting.pop(member, None)
+        self.let_go(member)
         if member not in self._open:
             return
         self._open.remove(member)

@@ -16,6 +16,7 @@ from distill.errors import SettingsError, requires
 from serve.http.app import App
 from serve.http.connection import Answering, Connection
 from serve.http.crowd import Crowd, network_of
+from serve.http.handshake import Handshake
 from serve.settings import ServeSettings
 
 with requires("serving"):
@@ -62,17 +63,24 @@ class Server(uvicorn.Server):
         self._crowd = Crowd(
             most=settings.max_connections,
             most_per_address=settings.max_connections_per_address or share,
+            most_body_bytes=max(settings.max_all_bodies_bytes, settings.max_body_bytes),
             proxies=frozenset(map(network_of, settings.trusted_proxies)),
         )
         self._settings = settings
+        self._tls: ssl.SSLContext | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._reloads: set[asyncio.Task[None]] = set()
+        self._reload_task: asyncio.Task[None] | None = None
+        self._reload_is_due = False
 
-    def _connection(self, *, server_state: ServerState, **_: Any) -> Connection:
-        return Connection(self._answering, crowd=self._crowd, state=server_state, settings=self._settings)
+    def _connection(self, *, server_state: ServerState, **_: Any) -> asyncio.BaseProtocol:
+        connection = Connection(self._answering, crowd=self._crowd, state=server_state, settings=self._settings)
+        if self._tls is None:
+            return connection
+        return Handshake(connection, crowd=self._crowd, context=self._tls, timeout_s=self._settings.body_timeout_s)
 
     async def startup(self, sockets: Any = None) -> None:
         """Listen, and reload on SIGHUP."""
+        self._tls, self.config.ssl = self.config.ssl, None  # connections begin TLS themselves
         await super().startup(sockets)
         if self._settings.uds is not None:
             self._settings.uds.chmod(0o660)  # uvicorn lets every user connect
@@ -113,11 +121,17 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _reload(self) -> None:
-        if self.config.ssl is not None:
-            self._reload_certificate(self.config.ssl)
-        task = asyncio.get_running_loop().create_task(self._app.reload_all())
-        self._reloads.add(task)
-        task.add_done_callback(self._reloads.discard)
+        """Reload, once more where a reload is under way, however many signals come."""
+        self._reload_is_due = True
+        if self._reload_task is None or self._reload_task.done():
+            self._reload_task = asyncio.get_running_loop().create_task(self._reload_while_due())
+
+    async def _reload_while_due(self) -> None:
+        while self._reload_is_due:
+            self._reload_is_due = False
+            if self._tls is not None:
+                self._reload_certificate(self._tls)
+            await self._app.reload_all()
 
     def _reload_certificate(self, context: ssl.SSLContext) -> None:
         """Read the certificate and key again, for new connections; a pair that does not fit changes nothing."""

@@ -48,6 +48,7 @@ class ServerPeer:
         cuts_texts: Whether it cuts a text that is too long; else the client does.
         environment: Name of its environment; None runs in the harness's own.
         variables: Environment variables.
+        has_tls: It expects TLS; its certificate is not checked.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ServerPeer:
     cuts_texts: bool = True
     environment: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    has_tls: bool = False
 
     def request_body(self, text: str) -> bytes:
         """Return the body of a request for one text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -113,6 +115,71 @@ def test_a_bundle_that_may_not_be_read_does_not_stop_the_others_from_reloading(
     text = server.ask("GET", "/metrics").body.decode()
     assert 'potstill_reloads_total{model="closed",result="failed"} 1.0' in text
     assert 'potstill_reloads_total{model="open",result="done"} 1.0' in text
+
+
+@pytest.fixture
+def gated(serve_sources: Callable[..., Running], tiny_student: Bundle) -> Iterator[tuple[Running, threading.Event, list[int]]]:
+    """Return a server whose reloads wait for an event and are counted."""
+    settings = ServeSettings(port=0, drain_s=0)
+    may_go, opened = threading.Event(), []
+
+    def open_when_told(folder: Path) -> Engine:
+        opened.append(len(opened))
+        assert len(opened) == 1 or may_go.wait(60)
+        return Engine.open(folder)
+
+    source = ModelSource("tiny", tiny_student.path, settings.limits_with({}), open_when_told)
+    yield serve_sources([source], settings, ADMIN["environment"]), may_go, opened
+    may_go.set()
+
+
+def test_many_reloads_at_once_become_one_that_runs_and_one_that_waits(
+    gated: tuple[Running, threading.Event, list[int]],
+) -> None:
+    server, may_go, opened = gated
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(server.post, "/admin/reload", {}, **BEARER) for _ in range(8)]
+        refused = [each.result().status for each in itertools.islice(as_completed(asked), 6)]
+        may_go.set()
+        statuses = [each.result().status for each in asked]
+    assert refused == [409] * 6
+    assert sorted(statuses) == [200] * 2 + [409] * 6
+    assert len(opened) == 3  # and the first one, at the start
+
+
+def test_many_signals_become_one_reload_that_runs_and_one_that_follows(
+    gated: tuple[Running, threading.Event, list[int]],
+) -> None:
+    server, may_go, opened = gated
+    loop = server.server._loop
+    assert loop is not None
+    for _ in range(50):
+        loop.call_soon_threadsafe(server.server._reload)
+    until = time.monotonic() + 20
+    while len(opened) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    for _ in range(50):
+        loop.call_soon_threadsafe(server.server._reload)
+    may_go.set()
+    while server.ask("GET", "/metrics").body.count(b'potstill_reloads_total{model="tiny",result="done"} 2.0') == 0:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert len(opened) == 3
+
+
+def test_a_reload_that_hangs_is_given_up_and_the_old_bundle_answers(gated: tuple[Running, threading.Event, list[int]]) -> None:
+    server, may_go, opened = gated
+    server.app.models["tiny"]._reload_timeout_s = 0.2
+    for _ in range(2):  # the second one starts nothing
+        assert server.post("/admin/reload", {}, **BEARER).status == 409
+        assert server.post("/", {"inputs": "great"}).status == 200
+    assert len(opened) == 2
+    may_go.set()
+    server.app.models["tiny"]._reload_timeout_s = 60
+    until = time.monotonic() + 20
+    while server.post("/admin/reload", {}, **BEARER).status != 200:
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_a_reload_request_that_is_not_one_is_400(serve_bundle: Callable[..., Running]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import ssl
 import subprocess
 import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,60 @@ def test_tls_by_files(serve_bundle: Callable[..., Running], tmp_path: Path) -> N
         assert response.status == 200
     with pytest.raises(SettingsError, match="belong together"):
         ServeSettings(tls_key=key)
+
+
+def test_a_handshake_counts_as_a_connection_and_has_a_time(serve_bundle: Callable[..., Running], tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    make_certificate(certificate, key)
+    server = serve_bundle(tls_certificate=certificate, tls_key=key, max_connections=2, body_timeout_s=5)
+    with ExitStack() as stack:
+        herd = [stack.enter_context(socket.create_connection(server.address)) for _ in range(3)]
+        for client in herd:
+            client.settimeout(20)
+        assert herd[0].recv(1) == b""  # it waited longest, and gave way
+        assert ssl.get_server_certificate(server.address) == certificate.read_text()  # and so does the second
+        assert herd[2].recv(1) == b""  # by the clock
+
+
+@pytest.mark.parametrize("nonsense", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + bytes(70_000), b"\0" * 9])
+def test_what_is_no_handshake_ends_at_once(serve_bundle: Callable[..., Running], tmp_path: Path, nonsense: bytes) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    make_certificate(certificate, key)
+    server = serve_bundle(tls_certificate=certificate, tls_key=key, body_timeout_s=100)
+    with socket.create_connection(server.address) as client:
+        client.settimeout(20)
+        with suppress(OSError):
+            client.sendall(nonsense)
+            while client.recv(1000):  # an alert may come first
+                pass
+    assert ssl.get_server_certificate(server.address) == certificate.read_text()
+
+
+def test_a_request_that_comes_with_the_end_of_the_handshake_is_answered(
+    serve_bundle: Callable[..., Running], tmp_path: Path
+) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    make_certificate(certificate, key)
+    server = serve_bundle(tls_certificate=certificate, tls_key=key)
+    context = ssl.create_default_context(cafile=str(certificate))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    with socket.create_connection(server.address) as raw:
+        raw.settimeout(20)
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                raw.sendall(outgoing.read())
+                incoming.write(raw.recv(65536))
+        client.write(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        raw.sendall(outgoing.read())  # the last message of the handshake and the request in one piece
+        while True:
+            incoming.write(raw.recv(65536))
+            with suppress(ssl.SSLWantReadError):
+                assert client.read(65536).startswith(b"HTTP/1.1 200")
+                break
 
 
 @pytest.mark.parametrize("empty", ["", " ", ",", " , ,"])
@@ -193,7 +249,7 @@ def test_a_new_certificate_is_used_after_a_reload(serve_bundle: Callable[..., Ru
     server = serve_bundle(tls_certificate=certificate, tls_key=key)
     first = ssl.get_server_certificate(server.address)
     assert first == certificate.read_text()
-    context = server.server.config.ssl
+    context = server.server._tls
     assert context is not None
     key.write_text("no key")
     server.server._reload_certificate(context)

@@ -227,6 +227,35 @@ def test_one_address_has_a_share_of_the_connections_and_a_trusted_proxy_all(serv
             assert kept.recv(1000).startswith(b"HTTP/1.1 200")
 
 
+def test_of_bodies_that_are_too_large_together_the_largest_unfinished_one_goes(serve_bundle: Callable[..., Running]) -> None:
+    server = serve_bundle(max_body_bytes=50_000, max_all_bodies_bytes=100_000)
+    body = b'{"inputs": "great"}' + b" " * 10_000
+    with ExitStack() as stack:
+        small, large, other = [stack.enter_context(connected(server)) for _ in range(3)]
+        arrived = 0
+        for client, declared, sent in (
+            (small, len(body), body[:9000]),
+            (large, 50_000, b" " * 49_000),
+            (other, 50_000, b" " * 40_000),
+        ):
+            client.sendall(POST + b"content-length: %d\r\n\r\n%s" % (declared, sent))
+            arrived += len(sent)
+            wait_for(lambda: server.server._crowd._all_body_bytes, arrived)
+        other.sendall(b" " * 9000)  # 107,000 in all
+        assert large.recv(1) == b""
+        small.sendall(body[9000:])
+        assert statuses(small.recv(1000)) == [b"200"]
+        wait_for(lambda: server.server._crowd._all_body_bytes, 49_000)  # that of the third
+    wait_for(lambda: server.server._crowd._all_body_bytes, 0)
+
+
+def wait_for(value: Callable[[], int], wanted: int) -> None:
+    until = time.monotonic() + 20
+    while value() != wanted:
+        assert time.monotonic() < until, (value(), wanted)
+        time.sleep(0.01)
+
+
 def test_an_ipv6_client_is_its_network() -> None:
     assert address_of(("2001:db8:1:2:3:4:5:6", 80, 0, 0)) == address_of(("2001:db8:1:2::9", 80, 0, 0))
     assert address_of(("2001:db8:1:3::9", 80, 0, 0)) != address_of(("2001:db8:1:2::9", 80, 0, 0))
