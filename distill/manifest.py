@@ -87,6 +87,8 @@ class CascadeEntry(_Part):
         min_confidence: The student answers texts with at least this probability; the fallback answers the others.
         agreement: Share (0-1) of validation texts with the same labels from the cascade and the fallback.
         student_share: Share (0-1) of validation texts that the student answered.
+        agreement_bound: With `confidence`, the true agreement is at least that; None if no confidence was asked for.
+        confidence: Probability (0-1) with which the bound holds, over drawings of the validation texts.
     """
 
     student_graph_sha256: str
@@ -96,6 +98,8 @@ class CascadeEntry(_Part):
     agreement: float = Field(ge=0, le=1)
     student_share: float = Field(ge=0, le=1)
     num_texts: int = Field(ge=1)
+    agreement_bound: float | None = Field(None, ge=0, le=1)
+    confidence: float | None = Field(None, gt=0, lt=1)
 
 
 class Manifest(_Part):

@@ -24,6 +24,7 @@ from export.settings import BenchSettings, DemoSettings, ExportSettings, FitSett
 
 if TYPE_CHECKING:
     from distill.bundle import Bundle
+    from distill.manifest import CascadeEntry
     from export.fitting.reporting.result import FitReport
     from export.measure.candidates import Candidate
 
@@ -254,24 +255,48 @@ def cascade(
     student: Annotated[
         Path, Parameter(help="bundle of the student, with an ONNX graph; the threshold is saved in its manifest")
     ],
-    fallback: Annotated[Path, Parameter(help="larger bundle with an ONNX graph, for texts the student is not sure of")],
+    fallback: Annotated[
+        Path,
+        Parameter(
+            help="larger bundle with an ONNX graph for texts the student is not sure of, or answers:FOLDER of `potstill ask`"
+        ),
+    ],
     /,
     *,
     data: Data = DataSettings(),
     agreement: Annotated[
         float, Parameter(group=RUNNING, help="share of texts on which the cascade must give the label of the fallback")
     ] = 0.98,
+    confidence: Annotated[
+        float | None,
+        Parameter(
+            group=RUNNING,
+            help="probability with which that must hold for new texts, such as 0.95; exit with 4 if no threshold keeps it; "
+            "default: it holds for the validation texts",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Set the cascade threshold of a student on validation texts, and print quality and cost."""
+    from distill.asking.teaching import is_answers, labelled_by, open_answers, teacher_of
     from distill.bundle import Bundle
     from export.measure.tables import CASCADE_COLUMNS, table_of
     from export.threshold import set_cascade
 
     opened = Bundle.open(student)
-    texts = gate_texts(data, opened.labels, reporter_for_terminal())
-    rows = set_cascade(opened, Bundle.open(fallback), validation=texts, wanted_agreement=agreement)
-    print_report({"rows": rows}, table_of(rows, CASCADE_COLUMNS), json=json)
+    larger = teacher_of(open_answers(fallback)) if is_answers(fallback) else Bundle.open(fallback)
+    texts = gate_texts(data, opened.labels, reporter_for_terminal(), train=labelled_by([fallback]))
+    rows = set_cascade(opened, larger, validation=texts, wanted_agreement=agreement, confidence=confidence)
+    entry = Bundle.open(student).manifest.cascade
+    promise = "" if confidence is None or entry is None else _promise(entry)
+    print_report({"rows": rows, "threshold": entry and entry.model_dump()}, table_of(rows, CASCADE_COLUMNS), promise, json=json)
+
+
+def _promise(entry: CascadeEntry) -> str:
+    return (
+        f"with confidence {entry.confidence:g}, at least {entry.agreement_bound:.2%} of new texts like these get the label of "
+        f"the fallback: {round((1 - entry.agreement) * entry.num_texts)} of {entry.num_texts} differ"
+    )
 
 
 def _measurable(source: Path, data: DataSettings, reporter: Reporter) -> Bundle:

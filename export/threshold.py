@@ -13,21 +13,31 @@ from export.runtime.cascade import Cascade, choose_threshold, graph_digests
 from export.runtime.sessions import OnnxClassifier
 
 
-def set_cascade(student: Bundle, fallback: Bundle, *, validation: Dataset, wanted_agreement: float) -> list[dict[str, Any]]:
+def set_cascade(
+    student: Bundle,
+    fallback: Bundle | Classifier,
+    *,
+    validation: Dataset,
+    wanted_agreement: float,
+    confidence: float | None = None,
+) -> list[dict[str, Any]]:
     """Choose the threshold, save it in the student's manifest, and return a row for student, fallback and cascade.
 
     Args:
         student: A bundle with a graph.
-        fallback: A larger classifier with the same labels.
+        fallback: A larger classifier with the same labels: a bundle with a graph, or any, such as recorded answers.
         validation: Texts that neither was trained on.
         wanted_agreement: Share (0-1) of the texts that must get the same labels from the cascade and the fallback.
+        confidence: Probability with which that must hold for new texts; None: it holds for these. See `choose_threshold`.
 
     Raises:
         BundleError: A bundle has no graph.
         SettingsError: The two differ in labels or task, or the share is out of range.
         DatasetError: There are no texts.
+        GateError: No threshold keeps the agreement with that confidence.
     """
-    members = OnnxClassifier.open(student), OnnxClassifier.open(fallback)
+    opened = OnnxClassifier.open(fallback) if isinstance(fallback, Bundle) else fallback
+    members: tuple[Classifier, Classifier] = (OnnxClassifier.open(student), opened)
     trial = Cascade(*members, min_confidence=0)  # refuses two that do not belong together before any text is answered
     logits = [member.predict_logits(validation.texts) for member in members]
     threshold = choose_threshold(
@@ -37,6 +47,7 @@ def set_cascade(student: Bundle, fallback: Bundle, *, validation: Dataset, wante
         problem_type=trial.problem_type,
         wanted_agreement=wanted_agreement,
         graphs=graph_digests(student, fallback),
+        confidence=confidence,
     )
     student.adding({}, cascade=threshold)
     cascade = Cascade(*members, min_confidence=threshold.min_confidence, temperature=threshold.temperature)

@@ -34,21 +34,22 @@ def reported_splits(
     return splits
 
 
-def gate_texts(data: DataSettings, labels: Sequence[str], reporter: Reporter) -> Dataset:
+def gate_texts(data: DataSettings, labels: Sequence[str], reporter: Reporter, *, train: Dataset | None = None) -> Dataset:
     """Return the labelled texts for the gates: `--validation`, or the share cut off `--train`, as in training.
 
     Args:
         data: The data flags.
         labels: Labels of the bundle.
         reporter: Told which rows were dropped.
+        train: What the bundle was trained on, where the flags name neither.
 
     Raises:
         SettingsError: Neither `--validation` nor `--train` was given.
     """
     from distill.data import read_labelled
 
-    if data.train:
-        return reported_splits(data, reporter, labels=labels).validation
+    if data.train or (train is not None and data.validation is None):
+        return reported_splits(data, reporter, labels=labels, train=train).validation
     if data.validation is None:
         raise SettingsError("the gates need labelled texts; give --validation FILE, or the --train the bundle was made from")
     return read_labelled(data.validation, "validation", data, labels=labels)

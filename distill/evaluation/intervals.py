@@ -12,6 +12,7 @@ Knows nothing of models or training. `tests/interval_simulation.py` measures how
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -263,3 +264,18 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
         from scipy.stats import binomtest
     interval = binomtest(round(share * count), count).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def share_bound(hits: int, count: int, *, confidence: float) -> float:
+    """Return the lower Clopper-Pearson bound of a share: with this confidence, the true share is at least that."""
+    with requires("bounds of shares"):
+        from scipy.stats import binomtest
+    return float(binomtest(hits, count, alternative="greater").proportion_ci(confidence, method="exact").low)
+
+
+def most_misses(count: int, share: float, *, confidence: float) -> int:
+    """Return how many misses in `count` trials still bound the share of hits at this one or above; -1 where none do."""
+    return (
+        bisect_left(range(count + 1), 1, key=lambda misses: share_bound(count - misses, count, confidence=confidence) < share)
+        - 1
+    )

@@ -6,6 +6,7 @@ The confidence threshold is chosen on validation texts for a wanted agreement wi
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Literal, TypeVar
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from distill.bundle import Bundle
 from distill.classifier import Classifier, TextInput, digest_of, require_same_labels
-from distill.errors import BundleError, DatasetError, SettingsError
+from distill.errors import BundleError, DatasetError, GateError, SettingsError
+from distill.evaluation.intervals import most_misses, share_bound
 from distill.evaluation.metrics import fit_temperature
 from distill.labels import Logits, ProblemType, task_of
 from distill.manifest import CascadeEntry
@@ -27,6 +29,9 @@ OnAnswer = Callable[[Member, int, float], object]
 
 NEVER_SURE = 2.0
 """Above every confidence: the fallback answers every text."""
+
+FITTED_SHARE = 0.2
+"""Share of the texts that a temperature is fitted on where it must not be fitted on those that are tested."""
 
 
 Student = TypeVar("Student", bound=Classifier, covariant=True)
@@ -115,11 +120,16 @@ def threshold_of(student: Bundle, fallback: Bundle) -> CascadeEntry:
     return entry
 
 
-def graph_digests(student: Bundle, fallback: Bundle) -> dict[str, str]:
-    """Return the SHA-256 of the two graphs of a cascade: int8 of each bundle where it has one, else fp32."""
+def graph_digests(student: Bundle, fallback: Bundle | Classifier) -> dict[str, str]:
+    """Return the SHA-256 of the two graphs of a cascade: int8 of each bundle where it has one, else fp32.
+
+    A fallback that is no bundle, such as the answers of a language model, has its digest instead.
+    """
     return {
-        f"{name}_graph_sha256": bundle.manifest.files[bundle.graph(bundle.best_precision()).name].sha256
-        for name, bundle in (("student", student), ("fallback", fallback))
+        f"{name}_graph_sha256": one.manifest.files[one.graph(one.best_precision()).name].sha256
+        if isinstance(one, Bundle)
+        else digest_of(one)
+        for name, one in (("student", student), ("fallback", fallback))
     }
 
 
@@ -140,8 +150,11 @@ def choose_threshold(
     problem_type: ProblemType,
     wanted_agreement: float,
     graphs: Mapping[str, str],
+    confidence: float | None = None,
 ) -> CascadeEntry:
     """Return the lowest threshold with which the cascade agrees with the fallback often enough.
+
+    With `confidence`, often enough is a promise about new texts; `_allowed` says how it is kept.
 
     Args:
         student_logits: Logits of validation texts, shape (texts, labels), before any temperature.
@@ -150,31 +163,90 @@ def choose_threshold(
         problem_type: How logits become probabilities.
         wanted_agreement: Share of texts, above 0 and at most 1.
         graphs: The digests of the graphs that computed the logits, from `graph_digests`.
+        confidence: Probability, over drawings of the texts, that the promise holds; None chooses by the texts as they are.
 
     Raises:
-        SettingsError: The wanted agreement is out of range.
+        SettingsError: The wanted agreement or the confidence is out of range.
         DatasetError: There is no text, or the logits have different numbers of rows.
+        GateError: A confidence is asked for, and no threshold keeps it.
     """
-    if not 0 < wanted_agreement <= 1:
-        raise SettingsError(f"agreement must be above 0 and at most 1, got {wanted_agreement}")
+    _require_promise(wanted_agreement, confidence)
     if len(student_logits) != len(fallback_logits) or not len(labels):
         raise DatasetError(
             f"{len(student_logits)} and {len(fallback_logits)} rows of logits; expected one per text in both, at least one"
         )
-    temperature = fit_temperature(student_logits, labels)
-    calibrated = student_logits / np.float32(temperature)
+    tested, fitted = _tested_and_fitted(len(labels), student_logits.shape[1], problem_type, promised=confidence is not None)
+    temperature = fit_temperature(student_logits[fitted], labels[fitted])
+    calibrated = student_logits[tested] / np.float32(temperature)
     sure = confidences(calibrated, problem_type)
-    differs = ~task_of(problem_type).same_labels(calibrated, fallback_logits)
-    order = np.argsort(-sure, kind="stable")
+    differs = ~task_of(problem_type).same_labels(calibrated, fallback_logits[tested])
+    order, count = np.argsort(-sure, kind="stable"), len(sure)
     # A threshold cannot separate texts of equal confidence: only the ends of runs of equal confidences are candidates.
     ends = np.flatnonzero(np.append(np.diff(sure[order]) < 0, True)) + 1
-    fitting = ends[np.cumsum(differs[order])[ends - 1] <= (1 - wanted_agreement) * len(sure) + 1e-9]
+    allowed = _allowed(count, wanted_agreement, confidence)
+    fitting = ends[np.cumsum(differs[order])[ends - 1] <= allowed]
     taken = int(fitting[-1]) if len(fitting) else 0
+    if confidence is not None and not taken:
+        raise GateError(_refusal(count, int(allowed), wanted_agreement, confidence))
+    differing = int(differs[order[:taken]].sum())
     return CascadeEntry(
         **graphs,
         temperature=temperature,
         min_confidence=float(sure[order][taken - 1]) if taken else NEVER_SURE,
-        agreement=1 - float(differs[order[:taken]].sum()) / len(sure),
-        student_share=taken / len(sure),
-        num_texts=len(sure),
+        agreement=1 - differing / count,
+        student_share=taken / count,
+        num_texts=count,
+        agreement_bound=None if confidence is None else share_bound(count - differing, count, confidence=confidence),
+        confidence=confidence,
+    )
+
+
+def _require_promise(wanted_agreement: float, confidence: float | None) -> None:
+    if not 0 < wanted_agreement <= 1:
+        raise SettingsError(f"agreement must be above 0 and at most 1, got {wanted_agreement}")
+    if confidence is not None and not (0 < confidence < 1 and wanted_agreement < 1):
+        raise SettingsError(
+            f"confidence must be between 0 and 1, and agreement below 1, which no number of texts shows; got {confidence} and "
+            f"{wanted_agreement}"
+        )
+
+
+def _allowed(count: int, wanted_agreement: float, confidence: float | None) -> float:
+    """Return how many of the texts may get another label from the cascade than from the fallback.
+
+    With a confidence, so many that the lower Clopper-Pearson bound of the agreement is still the wanted one. All thresholds are
+    tried, from the highest down, and the first that fails ends the search: fixed-sequence testing, each test at the full level.
+    It needs no Bonferroni correction for the search, which would allow fewer differences: a lower threshold keeps every
+    difference of a higher one, so where any threshold with too low a true agreement passes, the highest of those passes, too,
+    and that has at most a probability of 1 - `confidence`. The order of the texts must not depend on their labels for this; see
+    `_tested_and_fitted`.
+    """
+    if confidence is None:
+        return (1 - wanted_agreement) * count + 1e-9
+    return most_misses(count, wanted_agreement, confidence=confidence)
+
+
+def _tested_and_fitted(
+    count: int, num_labels: int, problem_type: ProblemType, *, promised: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the places of the texts that thresholds are tested on, and of those the temperature is fitted on.
+
+    For a promise they must differ where a temperature, which is fitted to labels, changes the order of confidences: with one
+    label of more than two.
+    """
+    places = np.arange(count)
+    if not promised or num_labels == 2 or problem_type != "single_label_classification":
+        return places, places
+    fitted = np.sort(np.random.default_rng(0).permutation(count)[: max(1, round(FITTED_SHARE * count))])
+    return np.setdiff1d(places, fitted), fitted
+
+
+def _refusal(count: int, allowed: int, wanted_agreement: float, confidence: float) -> str:
+    asked = f"an agreement of {wanted_agreement:g} with confidence {confidence:g}"
+    if allowed < 0:
+        needed = math.ceil(math.log(1 - confidence) / math.log(wanted_agreement))
+        return f"{count} texts cannot show {asked}: it takes {needed} at least, more if some differ; give more texts"
+    return (
+        f"no threshold keeps {asked}: of {count} texts, {allowed} may differ, and more do among those that the student is "
+        "surest of; give more texts, ask for less, or train a better student"
     )

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_task import Outcome
+from answer_folders import kept_answer, write_answers
+from tiny_task import Outcome, tiny_texts
 
 from distill.bundle import Bundle
 from distill.classifier import top_labels
@@ -67,3 +68,48 @@ def test_the_command_finds_it(
     assert (entry.student_share, entry.num_texts) == (rows[2]["student_share"], rows[2]["num_texts"])
     told = potstill("cascade", student.path, tiny_fallback.path, "--train", tiny_csv)
     assert f"{entry.student_share:.1%}" in told.out
+
+
+def test_the_command_promises_or_refuses(
+    potstill: Callable[..., Outcome],
+    tiny_student: Bundle,
+    tiny_fallback: Bundle,
+    tiny_csv: Path,
+    copied: Callable[[Bundle], Bundle],
+) -> None:
+    student = copied(tiny_student)
+    command = (
+        "cascade",
+        student.path,
+        tiny_fallback.path,
+        "--train",
+        tiny_csv,
+        "--validation-share",
+        "0.5",
+        "--confidence",
+        "0.9",
+    )
+    told = potstill(*command, "--agreement", "0.9")
+    assert told.code == 0, told.err
+    entry = Bundle.open(student.path).manifest.cascade
+    assert entry is not None
+    assert entry.agreement_bound is not None
+    assert entry.agreement_bound >= 0.9
+    assert f"at least {entry.agreement_bound:.2%} of new texts like these" in told.out
+    refused = potstill(*command, "--agreement", "0.999")
+    assert refused.code == 4
+    assert refused.complaint.startswith("200 texts cannot show an agreement of 0.999 with confidence 0.9: it takes 2302")
+    assert Bundle.open(student.path).manifest.cascade == entry
+
+
+def test_the_answers_of_a_language_model_can_be_the_fallback(
+    potstill: Callable[..., Outcome], tiny_student: Bundle, copied: Callable[[Bundle], Bundle], tmp_path: Path
+) -> None:
+    student, labels = copied(tiny_student), tiny_student.labels
+    folder = write_answers(tmp_path / "answers", labels, [kept_answer(text, label, labels) for text, label in tiny_texts(400)])
+    told = potstill("cascade", student.path, f"answers:{folder}", "--agreement", "0.9", "--validation-share", "0.25", "--json")
+    assert told.code == 0, told.err
+    report = json.loads(told.out)
+    assert [row["name"] for row in report["rows"]] == ["student", "fallback", "cascade"]
+    assert report["threshold"]["num_texts"] == 100
+    assert report["rows"][2]["agreement_with_fallback"] >= 0.9

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from distill.classifier import TextInput, predict
-from distill.errors import DatasetError, SettingsError
+from distill.errors import DatasetError, GateError, SettingsError
+from distill.evaluation.intervals import most_misses
 from distill.evaluation.metrics import fit_temperature
 from distill.labels import Logits, ProblemType
 from export.runtime.cascade import NEVER_SURE, Cascade, choose_threshold, confidences
@@ -211,3 +214,85 @@ def test_a_threshold_needs_texts_and_a_share() -> None:
             wanted_agreement=0.9,
             graphs=GRAPHS,
         )
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "confidence", "misses"),
+    [
+        (98, 0.97, 0.95, -1),  # 0.05 ** (1 / 98) = 0.9699
+        (99, 0.97, 0.95, 0),  # 0.05 ** (1 / 99) = 0.9702
+        (20, 0.5, 0.95, 5),  # of 20 fair coins, at most 5 tails: 0.0207; at most 6: 0.0577
+    ],
+)
+def test_as_many_may_differ_as_chance_seldom_stays_below(count: int, share: float, confidence: float, misses: int) -> None:
+    assert most_misses(count, share, confidence=confidence) == misses
+
+
+def agreeing_at(strength: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the probability that student and fallback agree: the surer the student is, the likelier."""
+    return 1 - 0.5 * np.exp(-strength)
+
+
+def drawn(
+    generator: np.random.Generator, *, count: int, num_labels: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    """Return logits of a student, one of which is its strength and the others 0; of its fallback; and labels."""
+    strength = generator.exponential(2.0, count)
+    top = generator.integers(0, num_labels, count)
+    fallback = np.where(generator.uniform(size=count) < agreeing_at(strength), top, (top + 1) % num_labels)
+    right = np.where(generator.uniform(size=count) < 0.9, fallback, (fallback + 1) % num_labels)
+    names = np.eye(num_labels, dtype=np.float32)
+    return (strength[:, None] * names[top]).astype(np.float32), 5 * names[fallback], right
+
+
+@pytest.mark.parametrize("num_labels", [2, 4])
+def test_the_promise_holds_as_often_as_promised_and_costs_little(num_labels: int) -> None:
+    """400 validation sets of 800 texts; what is promised is checked against the true probabilities."""
+    generator = np.random.default_rng(num_labels)
+    held, shares = [], []
+    for _ in range(400):
+        logits, fallback, right = drawn(generator, count=800, num_labels=num_labels)
+        found = choose_threshold(
+            student_logits=logits,
+            fallback_logits=fallback,
+            labels=right,
+            problem_type="single_label_classification",
+            wanted_agreement=0.95,
+            graphs=GRAPHS,
+            confidence=0.95,
+        )
+        assert found.agreement_bound is not None
+        assert found.agreement_bound >= 0.95
+        # The strength s of that confidence: exp(s / T) / (exp(s / T) + labels - 1)
+        lowest = found.temperature * (odds(found.min_confidence) + math.log(num_labels - 1))
+        # Strengths above s have the share exp(-s / 2), and differ in half of exp(-3 s / 2) / 3.
+        held.append(math.exp(-1.5 * lowest) / 6 <= 0.05)
+        shares.append(math.exp(-lowest / 2))
+    # An oracle takes all above the s with exp(-3 s / 2) / 6 = 0.05: the share exp(-s / 2) = 0.3 ** (1 / 3).
+    oracle = 0.3 ** (1 / 3)
+    # 0.95 is promised; three standard errors of 400 drawings are 3 * sqrt(0.95 * 0.05 / 400) = 0.033.
+    assert np.mean(held) >= 0.95 - 0.033
+    assert np.mean(held) < 1  # it promises no less than it can
+    assert np.mean(shares) >= 0.8 * oracle
+
+
+def test_no_promise_is_made_that_the_texts_do_not_show() -> None:
+    def chosen(count: int, differing: int, wanted: float) -> Any:
+        student, labels = logits_of([0.9] * count), np.ones(count, dtype=np.int64)
+        return choose_threshold(
+            student_logits=student,
+            fallback_logits=logits_of([0.1] * differing + [0.9] * (count - differing)),
+            labels=labels,
+            problem_type="single_label_classification",
+            wanted_agreement=wanted,
+            graphs=GRAPHS,
+            confidence=0.95,
+        )
+
+    with pytest.raises(GateError, match=r"98 texts cannot show an agreement of 0.97 with confidence 0.95: it takes 99"):
+        chosen(98, 0, 0.97)
+    assert chosen(99, 0, 0.97).student_share == 1
+    with pytest.raises(GateError, match=r"no threshold keeps an agreement of 0.97 .*: of 99 texts, 0 may differ, and more do"):
+        chosen(99, 1, 0.97)
+    with pytest.raises(SettingsError, match="which no number of texts shows"):
+        chosen(99, 0, 1.0)
