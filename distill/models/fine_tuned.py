@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ UNSET_LENGTH = 1_000_000
 
 DEFAULT_LENGTH = 512
 """Tokens per text if neither tokenizer nor config say."""
+
+MIN_KNOWN_SHARE = 0.9
+"""Share of a model's token vectors that the tokenizer uses, below which it may be of another model or language."""
 
 
 def folder_of(source: str) -> Path:
@@ -104,6 +108,9 @@ def load_fine_tuned(folder: Path, *, name: str, reporter: Reporter) -> TorchClas
             ) from exc
     _require_head(model, loading, name, config)
     require_tokenizer(name, model, tokenizer)
+    known, rows = len(tokenizer), model.get_input_embeddings().num_embeddings
+    if known < MIN_KNOWN_SHARE * rows:  # tables are rounded up, but not by so much
+        reporter.say(f"adopt: {name} has vectors for {rows:,} tokens, its tokenizer knows {known:,}: is it of another model?")
     labels = _labels(model, name)
     if tokenizer.truncation_side != "right" or tokenizer.padding_side != "right":
         reporter.say(f"adopt: {name} cuts or pads on the left; potstill cuts the end of longer texts and pads on the right")
@@ -114,11 +121,17 @@ def load_fine_tuned(folder: Path, *, name: str, reporter: Reporter) -> TorchClas
             max_length=_max_length(model, tokenizer, name, reporter),
             pad_id=int(tokenizer.pad_token_id),
         ),
-        tokenizer_config=portable_tokenizer_config(tokenizer),
+        # Whether the model was told which text of a pair a token is of: not in the file where it is the default of a class.
+        tokenizer_config={**portable_tokenizer_config(tokenizer), "model_input_names": list(tokenizer.model_input_names)},
         labels=labels,
         origin=name,
         problem_type=_problem_type(model, name),
     )
+
+
+def has_head(config: Mapping[str, Any]) -> bool:
+    """Return whether a config is of a classifier; an encoder is a `BertModel` or `BertForMaskedLM`."""
+    return any(str(kind).endswith("ForSequenceClassification") for kind in config.get("architectures") or ())
 
 
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
@@ -128,11 +141,6 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
         raise BundleError(
             f"{name} is a setfit model: its head is a pickle, which can run any code and is never loaded; fine-tune it "
             f"with `potstill teacher --model {folder}`"
-        )
-    if "modules.json" in found:
-        raise BundleError(
-            f"{name} is a sentence-transformers encoder without a classification head; fine-tune it with "
-            f"`potstill teacher --model {folder}`"
         )
     if "adapter_config.json" in found:
         raise BundleError(
@@ -154,6 +162,11 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
             )
         if file == CONFIG:
             config: dict[str, Any] = values
+    if "modules.json" in found and not has_head(config):  # a cross-encoder has one
+        raise BundleError(
+            f"{name} is a sentence-transformers encoder without a classification head; fine-tune it with "
+            f"`potstill teacher --model {folder}`"
+        )
     if config.get("quantization_config"):
         raise BundleError(f"{name} is quantized already; adopt the checkpoint in full precision that it was made from")
     return config

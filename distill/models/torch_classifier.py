@@ -58,9 +58,13 @@ class TorchClassifier:
         """Return logits, shape (len(texts), len(labels)), float32; row i belongs to texts[i]."""
         return self.logits_of_rows(self.tokenizer.encode(texts))
 
-    def reading_pairs(self) -> TorchClassifier:
-        """Return this classifier with a tokenizer for sentence pairs; the model is the same."""
-        has_types = (getattr(self.model.config, "type_vocab_size", None) or 0) > 1
+    def reading_pairs(self, *, typed: bool = True) -> TorchClassifier:
+        """Return this classifier with a tokenizer for sentence pairs; the model is the same.
+
+        Args:
+            typed: Tell the model which text a token is of, if it has vectors for that.
+        """
+        has_types = typed and (getattr(self.model.config, "type_vocab_size", None) or 0) > 1
         return replace(self, tokenizer=self.tokenizer.reading_pairs(has_types=has_types))
 
     def logits_of_rows(self, rows: Sequence[np.ndarray], advance: Advance | None = None) -> Logits:

@@ -30,7 +30,7 @@ from distill.teachers.teacher import (
     require_same_task,
     require_useful_teacher,
 )
-from distill.tokenization import Pairs
+from distill.tokenization import TYPE_INPUT, Pairs
 
 _UNNAMED = re.compile(r"LABEL_\d+")
 
@@ -161,7 +161,8 @@ def _named(classifier: TorchClassifier, labelled: Dataset, judged: bool, reporte
             f"the classifier has {len(classifier.labels)} labels, the data {len(labelled.labels)}: {list(labelled.labels)}; "
             "name all of them with --labels"
         )
-    classifier = classifier.reading_pairs() if labelled.is_pairs else classifier
+    if labelled.is_pairs:
+        classifier = classifier.reading_pairs(typed=TYPE_INPUT in classifier.tokenizer_config["model_input_names"])
     label_ids, names, task = labelled.label_ids, labelled.labels, labelled.task
     if not unnamed(classifier.labels):  # data with the names in another order would be read by position
         require_same_label_names(classifier.labels, names)

@@ -10,14 +10,11 @@ from distill.asking.teaching import is_answers, labels_of_answers, open_answers,
 from distill.bundle import CONFIG, MANIFEST, Bundle
 from distill.data import Dataset
 from distill.errors import SettingsError
-from distill.models.fine_tuned import HUB, folder_of
+from distill.models.fine_tuned import HUB, folder_of, has_head
 from distill.progress import Reporter
 from distill.settings import BUILTIN_MINILM
 from distill.teachers.adopting import adopt, labels_to_read
 from distill.teachers.recorded import RecordedLogits
-
-_HEAD = "ForSequenceClassification"
-"""How transformers names its classifiers; an encoder is a `BertModel` or `BertForMaskedLM`."""
 
 
 def is_fine_tuned(name: str | Path) -> bool:
@@ -25,8 +22,7 @@ def is_fine_tuned(name: str | Path) -> bool:
     if not str(name).startswith(HUB) and not Path(name).is_dir():
         return False
     try:
-        config = json.loads((folder_of(str(name)) / CONFIG).read_text(encoding="utf-8"))
-        return any(str(one).endswith(_HEAD) for one in config.get("architectures") or ())
+        return has_head(json.loads((folder_of(str(name)) / CONFIG).read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError):
         return False  # whoever loads it says what is wrong with it
 

@@ -117,7 +117,7 @@ def test_what_labelled_texts_taught_is_kept_apart_in_the_cache(
     kinds = (None, tiny_splits.validation, replace(tiny_splits.validation, texts=pairs))
     made = [adopt(str(folder), labelled=data, judged=False) for data in kinds]
     assert [one.labels for one in made] == [("LABEL_0", "LABEL_1"), ("negative", "positive"), ("negative", "positive")]
-    assert [one.manifest.pairs for one in made] == [None, None, "typed"]
+    assert [one.manifest.pairs for one in made] == [None, None, "untyped"]
     heard = Heard()
     again = [adopt(str(folder), labelled=data, judged=False, reporter=heard) for data in kinds]
     assert [one.path for one in again] == [one.path for one in made]
@@ -190,7 +190,6 @@ def half_sharded(folder: Path) -> None:
         (changed("config.json", problem_type="regression"), "regression"),
         (changed("config.json", id2label={"0": "a", "1": "a", "2": "b"}), "id2label"),
         (changed("config.json", model_type="no-such-model"), "no-such-model"),
-        (holding("modules.json"), "potstill teacher --model"),
         (holding("model_head.pkl"), "pickle"),
         (holding("adapter_config.json"), "LoRA"),
     ],
@@ -228,9 +227,31 @@ def test_a_folder_that_is_not_there_is_named(source: str) -> None:
         assert ("hub:someone/classifier" in str(caught.value)) == ("/" in source)
 
 
-def test_a_tokenizer_of_a_larger_vocabulary_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="vectors for 20 tokens"):
-        adopt(str(save_random(tmp_path / "hf", tiny_model, vocab_size=20)), out=tmp_path / "bundle")
+@pytest.mark.parametrize(("rows", "fact"), [(20, "vectors for 20 tokens"), (34, None), (37, None), (60, "knows 34")])
+def test_a_tokenizer_of_another_vocabulary_is_refused_if_it_is_larger_and_said_if_it_is_smaller(
+    rows: int, fact: str | None, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder, heard = save_random(tmp_path / "hf", tiny_model, vocab_size=rows), Heard()
+    if rows < 34:
+        with pytest.raises(BundleError, match=str(fact)):
+            adopt(str(folder), out=tmp_path / "bundle")
+        return
+    adopt(str(folder), out=tmp_path / "bundle", reporter=heard)
+    assert any("tokenizer knows 34" in line for line in heard.lines) == (fact is not None)
+
+
+def test_another_languages_tokenizer_of_the_same_size_is_found_by_labelled_texts(
+    tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    folder = save_trained(tmp_path / "hf", tiny_teacher, ("negative", "positive"))
+    path = folder / "tokenizer.json"
+    values = json.loads(path.read_text())
+    words = [word for word in values["model"]["vocab"] if not word.startswith("[")]
+    foreign = {word: f"mot{place}" for place, word in enumerate(words)}
+    values["model"]["vocab"] = {foreign.get(word, word): index for word, index in values["model"]["vocab"].items()}
+    path.write_text(json.dumps(values))
+    with pytest.raises(TeacherError, match="ignore the text"):
+        adopt(str(folder), out=tmp_path / "bundle", labelled=tiny_splits.validation)
 
 
 @pytest.fixture
