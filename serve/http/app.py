@@ -25,8 +25,9 @@ from serve.http.about import METRICS_TYPE, fixed_replies, info, json_reply
 from serve.http.access import Access, allowed_hosts, client_of, require_host
 from serve.http.asgi import Receive, Scope, Send, answer_other_than_http, deadline_of, read_body
 from serve.http.call import Call
+from serve.http.desk import Desk
 from serve.http.logs import RequestLog
-from serve.http.protocols.base import Dialect, Headers, Reply, decoded
+from serve.http.protocols.base import Dialect, Headers, Query, Reply, decoded
 from serve.http.protocols.oip import metadata
 from serve.http.routes import ROUTES, Found, find
 from serve.settings import ServeSettings
@@ -94,6 +95,7 @@ class App:
         self._hosts = allowed_hosts(self.settings)
         self._proxies = frozenset(self.settings.trusted_proxies)
         self._log = RequestLog(self.settings)
+        self._desk = Desk()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of another server, by ASGI."""
@@ -218,7 +220,13 @@ class App:
 
     async def _infer(self, call: Call, model: Model, body: bytes, is_wanted: Callable[[], bool]) -> Reply:
         dialect, engine = call.dialect, model.engine
-        query = dialect.read(body, call.headers, max_texts=model.limits.max_texts)
+
+        def read() -> Query:
+            if not is_wanted():
+                raise Refusal(Reason.GONE, "the client disconnected")
+            return dialect.read(body, call.headers, max_texts=model.limits.max_texts)
+
+        query = await self._desk.read(read, client=call.client, size=len(body))
         if self.settings.log_texts:
             self._log.write_texts(call, query.texts)
         model.require_acceptable(query.texts)
@@ -264,6 +272,7 @@ class App:
         """Let the engines finish the waiting requests."""
         for model in self.models.values():
             model.batcher.close()
+        self._desk.close()
 
     def _model(self, name: str | None, version: str | None = None) -> Model:
         """Return the model of this name, or the default model."""
