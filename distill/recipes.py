@@ -149,6 +149,8 @@ ONE_PASS: Final = 0.75
 MIN_STEPS: Final = 600
 """Below, the batch is halved, down to `MIN_BATCH_SIZE`."""
 MIN_BATCH_SIZE: Final = 16
+FULL_VIEWS_TOKENS: Final = 32
+"""Mean tokens of a text up to which a recipe gets all its views. Of longer texts it gets fewer, in proportion."""
 LENGTH_PERCENTILE: Final = 99
 LENGTH_STEP: Final = 16
 
@@ -263,7 +265,8 @@ def settings_for(
     """Return the settings of a recipe's student for these texts; pure, so that it is known before anything is trained.
 
     Copies fill up small sets, and epochs follow from the number of views; texts beyond that number are left out. Copies do
-    not depend on the recipe, so one set of teacher logits serves all recipes.
+    not depend on the recipe, so one set of teacher logits serves all recipes. An effort is an amount of computing: long texts
+    are seen less often, but not in less than `MIN_STEPS` of the smallest batch.
 
     Args:
         recipe: The recipe.
@@ -273,11 +276,12 @@ def settings_for(
         as_assistant: The student only starts another one, which needs less of it.
         changes: Settings that override these; the others are computed from them.
     """
-    amount, texts = _AMOUNTS[effort], facts.num_labelled + facts.num_unlabelled
-    copies = min(MAX_COPIES, max(0, round(amount.distinct_texts / texts) - 1)) if facts.answers_new_texts else 0
+    amount, texts, scale = _AMOUNTS[effort], facts.num_labelled + facts.num_unlabelled, _share_of_views(facts)
+    copies = min(MAX_COPIES, max(0, round(scale * amount.distinct_texts / texts) - 1)) if facts.answers_new_texts else 0
     copies = int(changes.get("augment", copies))
-    factor = amount.as_assistant if as_assistant else amount.share
-    views, distinct = round(recipe.views * factor * share), texts * (1 + copies)
+    whole = recipe.views * (amount.as_assistant if as_assistant else amount.share)
+    views = round(share * max(scale * whole, min(whole, MIN_STEPS * MIN_BATCH_SIZE)))
+    distinct = texts * (1 + copies)
     epochs = int(changes.get("epochs", min(MAX_EPOCHS, max(1, round(views / distinct)))))
     batch_size, steps = recipe.settings.batch_size, min(views, epochs * distinct)
     while steps / batch_size < MIN_STEPS and batch_size > MIN_BATCH_SIZE:
@@ -294,6 +298,11 @@ def settings_for(
     }
     # Validated again: `model_copy` checks nothing, and the changes may come from a user.
     return DistillSettings(**{**recipe.settings.model_dump(), **chosen, **changes})
+
+
+def _share_of_views(facts: TextFacts) -> float:
+    read = np.minimum(facts.token_lengths, max_length_for(facts))
+    return min(1.0, FULL_VIEWS_TOKENS / float(read.mean()))
 
 
 def max_length_for(facts: TextFacts) -> int:

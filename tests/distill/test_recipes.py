@@ -7,7 +7,7 @@ import math
 import pytest
 
 from distill.errors import SettingsError
-from distill.recipes import RECIPES, RecipeOptions, TextFacts, settings_for, stages_of
+from distill.recipes import RECIPES, Effort, RecipeOptions, TextFacts, settings_for, stages_of
 
 NARROW = RECIPES["narrow"]  # 160,000 views with effort standard, batches of 64
 
@@ -32,6 +32,27 @@ def test_copies_and_epochs_make_up_the_views(
 ) -> None:
     found = settings_for(NARROW, facts(labelled, unlabelled))
     assert (found.augment, found.epochs, found.max_texts, found.batch_size) == (copies, epochs, max_texts, batch_size)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reads", "effort", "copies", "epochs"),
+    [
+        (32, 512, "quick", 9, 4),  # 40,000 views of 10,000 texts
+        (64, 512, "quick", 4, 4),  # half of both
+        (320, 512, "quick", 0, 10),  # a tenth would be 4,000; 600 steps of 16 are 9,600
+        (320, 512, "standard", 3, 4),  # a tenth of 160,000 views and of 40,000 texts
+        (320, 64, "standard", 19, 4),  # only 64 tokens of each are read: half
+    ],
+)
+def test_long_texts_are_seen_less_often(tokens: int, reads: int, effort: Effort, copies: int, epochs: int) -> None:
+    long = facts(1_000, token_lengths=[tokens] * 100, max_length=reads)
+    found = settings_for(NARROW, long, effort=effort)
+    assert (found.augment, found.epochs, found.max_texts) == (copies, epochs, None)
+
+
+def test_a_part_of_the_training_of_long_texts_is_a_part_of_their_views() -> None:
+    long = facts(1_000, token_lengths=[320] * 100, max_length=512)
+    assert settings_for(NARROW, long, effort="quick", share=0.25).epochs == 2  # 2,400 views
 
 
 def test_a_smaller_batch_has_a_lower_rate() -> None:
