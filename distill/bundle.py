@@ -1,7 +1,8 @@
 """The bundle: a folder with a classifier and a manifest of its files.
 
 Files are written to a temporary name and renamed, the manifest last, so that every file that the manifest lists is complete at
-any moment, even if the process is killed or the disk is full. Opening checks the size and sha256 of every file. No torch.
+any moment, even if the process is killed or the disk is full. Opening checks the size and sha256 of every file, and `read`
+checks the bytes that it returns, so that a file replaced in between is never used. No torch.
 """
 
 from __future__ import annotations
@@ -35,17 +36,27 @@ QUANTIZATION = "quantization.json"
 
 GRAPH_OF_PRECISION: Final[dict[Precision, str]] = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
 
+MAX_MANIFEST_BYTES: Final = 16 * 2**20
+
 _STAGING: Final = ".staging-"
 
 _OF_A_CHECKPOINT: Final = (CONFIG, "modules.json", "model_head.pkl", "adapter_config.json")
+_ADVICE: Final = "the bundle is damaged: make or copy it again"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An open bundle: its folder and its manifest."""
+    """An open bundle: its folder and its manifest.
+
+    Attributes:
+        path: The folder.
+        manifest: The manifest as it was when the bundle was opened.
+        digest: SHA-256 of `manifest.json`, which holds the digests of all other files; empty before it is first written.
+    """
 
     path: Path
     manifest: Manifest
+    digest: str = ""
 
     @classmethod
     def open(cls, path: Path | str, *, verify: bool = True) -> Bundle:
@@ -59,19 +70,18 @@ class Bundle:
             BundleError: It is not a bundle, or a file is missing, truncated or changed.
         """
         folder = Path(path)
-        manifest_path = folder / MANIFEST
         if not folder.is_dir():
             raise BundleError(no_folder_words(str(path)))
-        try:
-            content = manifest_path.read_bytes()
-        except FileNotFoundError as exc:
-            raise BundleError(_no_manifest_words(folder)) from exc
-        except OSError as exc:
-            raise BundleError(f"cannot read {manifest_path}: {exc.strerror}") from exc
-        bundle = cls(folder, Manifest.from_bytes(content, source=manifest_path))
+        bundle = cls.of_manifest(folder, _manifest_bytes(folder))
         for name, entry in bundle.manifest.files.items():
             _require_whole(folder / name, entry, verify=verify)
         return bundle
+
+    @classmethod
+    def of_manifest(cls, folder: Path, content: bytes) -> Bundle:
+        """Return the bundle with the bytes of a manifest; its files are checked only when they are read."""
+        manifest = Manifest.from_bytes(content, source=folder / MANIFEST)
+        return cls(folder, manifest, hashlib.sha256(content).hexdigest())
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -89,9 +99,34 @@ class Bundle:
             raise BundleError(f"{self.path} has no {name}; {hint}")
         return self.path / name
 
+    def read(self, name: str, *, hint: str = "make the bundle again") -> bytes:
+        """Return the content of a file, after checking the size and sha256 of these very bytes; see `file` for `hint`.
+
+        Raises:
+            BundleError: The bundle has no such file, or it was changed or replaced since the manifest was read.
+        """
+        path = self.file(name, hint=hint)
+        entry = self.manifest.files[name]
+        try:
+            with path.open("rb") as file:
+                content = file.read(entry.size_bytes + 1)  # not more, if the file has grown
+        except OSError as exc:
+            raise BundleError(f"cannot read {path}: {exc.strerror}") from exc
+        _require_size(path, len(content) if len(content) <= entry.size_bytes else path.stat().st_size, entry)
+        _require_digest(path, hashlib.sha256(content).hexdigest(), entry)
+        return content
+
     def graph(self, precision: Precision) -> Path:
         """Return the path of the ONNX graph of a precision."""
-        return self.file(GRAPH_OF_PRECISION[precision], hint=f"run `potstill export {self.path} --validation FILE` to make it")
+        return self.file(GRAPH_OF_PRECISION[precision], hint=self._export_hint)
+
+    def read_graph(self, precision: Precision) -> bytes:
+        """Return the content of the ONNX graph of a precision; see `read`."""
+        return self.read(GRAPH_OF_PRECISION[precision], hint=self._export_hint)
+
+    @property
+    def _export_hint(self) -> str:
+        return f"run `potstill export {self.path} --validation FILE` to make it"
 
     def weights(self) -> Path:
         """Return the path of the PyTorch weights."""
@@ -99,8 +134,14 @@ class Bundle:
 
     def tokenizer(self) -> TextTokenizer:
         """Return the bundle's tokenizer."""
-        known, path = self.manifest, self.file(TOKENIZER)
-        return TextTokenizer.from_file(path, max_length=known.max_length, pad_id=known.pad_token_id, pairs=known.pairs)
+        known = self.manifest
+        return TextTokenizer.from_bytes(
+            self.read(TOKENIZER),
+            source=self.path / TOKENIZER,
+            max_length=known.max_length,
+            pad_id=known.pad_token_id,
+            pairs=known.pairs,
+        )
 
     def size_bytes(self, precision: Precision | None) -> int:
         """Return the size of the files needed for inference: graph, tokenizer and manifest.
@@ -141,13 +182,12 @@ class Bundle:
 
     def _current(self) -> Bundle:
         """Return the bundle with the current manifest of its folder."""
-        path = self.path / MANIFEST
-        if not path.exists():  # the bundle is new, or is being replaced
+        if not (self.path / MANIFEST).exists():  # the bundle is new, or is being replaced
             return self
-        current = Manifest.from_bytes(path.read_bytes(), source=path)
-        if current.lineage != self.manifest.lineage:
+        current = Bundle.of_manifest(self.path, _manifest_bytes(self.path))
+        if current.manifest.lineage != self.manifest.lineage:
             raise BundleError(f"{self.path} was replaced by another bundle since it was opened; run the command again")
-        return Bundle(self.path, current)
+        return current
 
     def _changed(self, files: Mapping[str, Path], dropping: Set[str], changes: Mapping[str, Any]) -> Bundle:
         entries = {name: FileEntry(size_bytes=path.stat().st_size, sha256=sha256_of(path)) for name, path in files.items()}
@@ -173,8 +213,9 @@ class Bundle:
 
     def _seal(self, manifest: Manifest) -> Bundle:
         manifest = manifest.model_copy(update={"schema_version": SCHEMA})
-        write_atomically(self.path / MANIFEST, manifest.to_bytes())
-        return Bundle(self.path, manifest)
+        content = manifest.to_bytes()
+        write_atomically(self.path / MANIFEST, content)
+        return Bundle(self.path, manifest, hashlib.sha256(content).hexdigest())
 
 
 def is_checkpoint(source: Path | str) -> bool:
@@ -254,16 +295,38 @@ def _staging_folder(path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _require_whole(path: Path, entry: FileEntry, *, verify: bool) -> None:
-    advice = "the bundle is damaged: make or copy it again"
-    if not path.is_file():
-        raise BundleError(f"{path} is missing; {advice}")
-    size = path.stat().st_size
-    if size != entry.size_bytes:
-        raise BundleError(f"{path} has {size:,} bytes, the manifest says {entry.size_bytes:,}; {advice}")
+def _manifest_bytes(folder: Path) -> bytes:
+    path = folder / MANIFEST
     try:
-        digest = sha256_of(path) if verify else entry.sha256
+        with path.open("rb") as file:
+            content = file.read(MAX_MANIFEST_BYTES + 1)
+    except FileNotFoundError as exc:
+        raise BundleError(_no_manifest_words(folder)) from exc
     except OSError as exc:
         raise BundleError(f"cannot read {path}: {exc.strerror}") from exc
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path} has more than {MAX_MANIFEST_BYTES:,} bytes, which no manifest has; {_ADVICE}")
+    return content
+
+
+def _require_whole(path: Path, entry: FileEntry, *, verify: bool) -> None:
+    if not path.is_file():
+        raise BundleError(f"{path} is missing; {_ADVICE}")
+    _require_size(path, path.stat().st_size, entry)
+    if not verify:
+        return
+    try:
+        digest = sha256_of(path)
+    except OSError as exc:
+        raise BundleError(f"cannot read {path}: {exc.strerror}") from exc
+    _require_digest(path, digest, entry)
+
+
+def _require_size(path: Path, size: int, entry: FileEntry) -> None:
+    if size != entry.size_bytes:
+        raise BundleError(f"{path} has {size:,} bytes, the manifest says {entry.size_bytes:,}; {_ADVICE}")
+
+
+def _require_digest(path: Path, digest: str, entry: FileEntry) -> None:
     if digest != entry.sha256:
-        raise BundleError(f"{path} has sha256 {digest[:12]}…, the manifest says {entry.sha256[:12]}…; {advice}")
+        raise BundleError(f"{path} has sha256 {digest[:12]}…, the manifest says {entry.sha256[:12]}…; {_ADVICE}")

@@ -144,8 +144,9 @@ def read_scales(bundle: Bundle) -> KnownScales:
     if QUANTIZATION not in bundle.manifest.files:
         return {}
     path = bundle.file(QUANTIZATION)
+    written = bundle.read(QUANTIZATION)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(written)
         if content["schema"] != SCALES_SCHEMA:
             raise ValueError(f"schema {content['schema']!r}, expected {SCALES_SCHEMA}")
         return {name: (_scales(entry), str(entry["source"])) for name, entry in content["inputs"].items()}

@@ -20,6 +20,7 @@ from tokenizers import Encoding, Tokenizer
 
 from distill.errors import BundleError, DatasetError, SettingsError
 from distill.texts import TextInput
+from distill.tokenizer_limits import require_bounded
 
 INPUT_NAMES = ("input_ids", "attention_mask")
 """Names of the inputs of a graph, in order."""
@@ -39,9 +40,6 @@ ENCODED_AT_ONCE = 1024
 
 PREFIX_CHARS = 8
 """Characters per kept token that are encoded first of a long text; a kept token of plain English has four to five."""
-
-MAX_WORD_CHARS = 1000
-"""Longest word that a WordPiece tokenizer may split: its time grows with the square of it. Most take 100 for the limit."""
 
 
 class Batch(NamedTuple):
@@ -85,15 +83,29 @@ class TextTokenizer:
         self.pairs = pairs
 
     @classmethod
-    def from_file(cls, path: Path, *, max_length: int, pad_id: int, pairs: Pairs | None = None) -> TextTokenizer:
-        """Load a `tokenizer.json`."""
+    def from_bytes(
+        cls, content: bytes, *, source: Path, max_length: int, pad_id: int, pairs: Pairs | None = None
+    ) -> TextTokenizer:
+        """Create a tokenizer from the bytes of a `tokenizer.json`; `source` is its path, for messages.
+
+        Raises:
+            BundleError: It is not a tokenizer, or one that a short text could keep busy for hours; see `require_bounded`.
+        """
         try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as exc:  # the library raises a bare Exception, for a missing file too
-            raise BundleError(f"{path} is not a tokenizer: {exc}") from exc
-        if (longest := getattr(tokenizer.model, "max_input_chars_per_word", 0)) > MAX_WORD_CHARS:
-            raise BundleError(f"{path} splits words of up to {longest} characters; set max_input_chars_per_word to 100")
+            tokenizer = Tokenizer.from_buffer(content)
+        except Exception as exc:  # the library raises a bare Exception
+            raise BundleError(f"{source} is not a tokenizer: {exc}") from exc
+        require_bounded(tokenizer, source=source, max_length=max_length)
         return cls(tokenizer, max_length=max_length, pad_id=pad_id, pairs=pairs)
+
+    @classmethod
+    def from_file(cls, path: Path, *, max_length: int, pad_id: int, pairs: Pairs | None = None) -> TextTokenizer:
+        """Load a `tokenizer.json`; see `from_bytes`."""
+        try:
+            content = path.read_bytes()
+        except OSError as exc:
+            raise BundleError(f"cannot read {path}: {exc.strerror}") from exc
+        return cls.from_bytes(content, source=path, max_length=max_length, pad_id=pad_id, pairs=pairs)
 
     @classmethod
     def from_json(cls, content: str, *, max_length: int, pad_id: int, pairs: Pairs | None = None) -> TextTokenizer:

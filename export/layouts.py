@@ -40,7 +40,7 @@ def write_layout(bundle: Bundle, layout: Layout, out: Path) -> list[Path]:
     bundle.best_precision()
     files = _triton_files(bundle) if layout == "triton" else _hugging_face_files(bundle, layout)
     for name, content in files.items():
-        write_atomically(out / name, content.read_bytes() if isinstance(content, Path) else content)
+        write_atomically(out / name, content)
     return [out / name for name in files]
 
 
@@ -68,22 +68,22 @@ parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
 """
 
 
-def _hugging_face_files(bundle: Bundle, layout: Layout) -> dict[str, Path | str]:
-    """Return the files by name, each as the path of its source or its content."""
+def _hugging_face_files(bundle: Bundle, layout: Layout) -> dict[str, bytes | str]:
+    """Return the content of each file by its name."""
     folder = "onnx/" if layout == "transformers.js" else ""
     graphs: dict[Precision, str] = {"fp32": f"{folder}model.onnx", "int8": f"{folder}model_quantized.onnx"}
     return {
-        **{name: bundle.file(name) for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG)},
-        **{graphs[precision]: bundle.graph(precision) for precision in bundle.manifest.precisions},
+        **{name: bundle.read(name) for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG)},
+        **{graphs[precision]: bundle.read_graph(precision) for precision in bundle.manifest.precisions},
     }
 
 
-def _triton_files(bundle: Bundle) -> dict[str, Path | str]:
-    """Return the files by name, each as the path of its source or its content."""
+def _triton_files(bundle: Bundle) -> dict[str, bytes | str]:
+    """Return the content of each file by its name."""
     model = bundle.path.resolve().name
     return {
-        f"{model}/1/model.onnx": bundle.graph(bundle.best_precision()),
+        f"{model}/1/model.onnx": bundle.read_graph(bundle.best_precision()),
         f"{model}/config.pbtxt": triton_config(bundle, name=model),
         f"{model}/labels.txt": "".join(f"{label}\n" for label in bundle.labels),
-        f"{model}/{TOKENIZER}": bundle.file(TOKENIZER),
+        f"{model}/{TOKENIZER}": bundle.read(TOKENIZER),
     }

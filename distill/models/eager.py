@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
-from distill.bundle import Bundle
+from distill.bundle import CONFIG, TOKENIZER, TOKENIZER_CONFIG, Bundle
 from distill.classifier import TextInput
 from distill.labels import Logits
 from distill.models.devices import using_threads
-from distill.models.loading import is_static, load_bundle, quiet_transformers
+from distill.models.loading import load_bundle, quiet_transformers
 
 
 class EagerClassifier:
@@ -20,13 +22,12 @@ class EagerClassifier:
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         """Load a bundle's model; `threads` None is this process's share of the CPUs it may use."""
-        bundle.weights()  # raises if there are none
-        with quiet_transformers(), torch.random.fork_rng(devices=[]):
-            if is_static(bundle.path):  # transformers does not know it
-                self._model = load_bundle(bundle).model
-            else:
-                self._model = AutoModelForSequenceClassification.from_pretrained(bundle.path, use_safetensors=True).eval()
-            self._tokenizer = AutoTokenizer.from_pretrained(bundle.path)
+        self._model = load_bundle(bundle).model
+        with quiet_transformers(), TemporaryDirectory() as folder:
+            # Only the files that were checked: transformers also reads others, such as adapters, where it finds them.
+            for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG):
+                (Path(folder) / name).write_bytes(bundle.read(name))
+            self._tokenizer = AutoTokenizer.from_pretrained(folder)
         self.labels = bundle.labels
         self.problem_type = bundle.manifest.problem_type
         self._max_length = bundle.manifest.max_length

@@ -12,10 +12,10 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from distill.bundle import CONFIG, MANIFEST, TOKENIZER_CONFIG, Bundle
+from distill.bundle import CONFIG, MANIFEST, TOKENIZER_CONFIG, WEIGHTS, Bundle
 from distill.errors import BundleError, SettingsError
 from distill.labels import ProblemType
 from distill.models.devices import on_device
@@ -89,17 +89,22 @@ def load_pretrained(
 
 def load_bundle(bundle: Bundle) -> TorchClassifier:
     """Load the PyTorch model of a bundle."""
-    weights = bundle.weights()
-    # Not registered with transformers: that would change what AutoConfig loads in the whole process.
-    config_class = StaticConfig if is_static(bundle.path) else AutoConfig
+    bundle.weights()  # raises, with the reason, if there are none
+    values = json.loads(bundle.read(CONFIG))
+    kind = values.get("model_type")
+    try:
+        # Not registered with transformers: that would change what AutoConfig loads in the whole process.
+        config_class = StaticConfig if kind == MODEL_TYPE else CONFIG_MAPPING[kind]
+    except KeyError as exc:
+        raise BundleError(f"{bundle.path / CONFIG}: this version of transformers has no model type {kind!r}") from exc
     with quiet_transformers():
-        model = blank_model(config_class.from_pretrained(bundle.path))
+        model = blank_model(config_class.from_dict(values))
     # strict: a bundle with missing or additional weights must not load
-    model.load_state_dict(safetensors.torch.load_file(weights), strict=True)
+    model.load_state_dict(safetensors.torch.load(bundle.read(WEIGHTS)), strict=True)
     return TorchClassifier(
         model=model.eval(),
         tokenizer=bundle.tokenizer(),
-        tokenizer_config=json.loads(bundle.file(TOKENIZER_CONFIG).read_text(encoding="utf-8")),
+        tokenizer_config=json.loads(bundle.read(TOKENIZER_CONFIG)),
         labels=bundle.labels,
         origin=bundle.manifest.lineage.base_model,
         problem_type=bundle.manifest.problem_type,

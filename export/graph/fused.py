@@ -21,7 +21,7 @@ from distill.models.torch_classifier import TorchClassifier
 from distill.tokenization import INPUT_NAMES, TYPE_INPUT
 from export.graph.encoder import Activation, Dense, Encoder, Layer, Norm, read_encoder
 from export.graph.portable import OUTPUT_NAME
-from export.runtime.sessions import MICROSOFT
+from export.runtime.graph_limits import MICROSOFT
 
 # LayerNormalization needs opset 17, and nothing here needs a later one; IR 8 belongs to that opset.
 FUSED_OPSET = 17

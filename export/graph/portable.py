@@ -27,7 +27,7 @@ OUTPUT_NAME = "logits"
 _TRACED_TEXTS = ("a masterpiece of boredom", "nothing here is as it was said to be , and yet one stays")
 
 
-class _LogitsOnly(nn.Module):
+class LogitsOnly(nn.Module):
     """The model with the inputs and the output of the graph: two or three tensors in, logits out."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -35,6 +35,7 @@ class _LogitsOnly(nn.Module):
         self.model = model
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the logits."""
         return self.model(**dict(zip((*INPUT_NAMES, TYPE_INPUT), inputs, strict=False))).logits
 
 
@@ -49,7 +50,7 @@ def write_portable_graph(classifier: TorchClassifier) -> onnx.ModelProto:
     # no text has: a fifth fewer nodes.
     with _quiet_exporter(), torch.no_grad(), eager_attention(classifier.model):
         program = torch.onnx.export(
-            _LogitsOnly(model).cpu().eval(),
+            LogitsOnly(model).cpu().eval(),
             inputs,
             dynamo=True,
             opset_version=OPSET,

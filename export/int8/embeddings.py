@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from distill.scales import quantize_blocks, quantize_rows
 from export.int8.editing import add_constants, replace_nodes
-from export.runtime.sessions import MICROSOFT
+from export.runtime.graph_limits import MICROSOFT
 from export.settings import EmbeddingPrecision
 
 BLOCK_SIZES = (32, 16)

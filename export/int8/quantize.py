@@ -19,7 +19,7 @@ from distill.scales import INT8_LIMIT, ChannelRange, InputScales, input_scales, 
 from export.int8.editing import add_constants, replace_nodes
 from export.int8.embeddings import quantize_tables
 from export.int8.linear import LinearLayer, linear_layers, value_layers
-from export.runtime.sessions import MICROSOFT
+from export.runtime.graph_limits import MICROSOFT
 from export.settings import ActivationScales, EmbeddingPrecision
 
 Nodes = dict[str, list[onnx.NodeProto]]

@@ -12,6 +12,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from distill.labels import Logits, ProblemType
 from distill.machine import INT8_WITHOUT_SATURATION, available_cpus, instruction_set
 from distill.settings import Precision
 from distill.tokenization import Batch, TextTokenizer
+from export.runtime.graph_limits import require_runnable
 
 with requires("running a graph"):
     import onnxruntime as ort
@@ -34,8 +36,8 @@ logger = logging.getLogger(__name__)
 MapBatches = Callable[..., Iterable[Logits]]
 """`map`, or that of an executor: a function applied to each batch, with the results in order."""
 
-MICROSOFT = "com.microsoft"
-"""Domain of the ops that are ONNX Runtime's own."""
+Graph = bytes | Callable[[], bytes]
+"""The content of a graph, or a function that reads it from a bundle and checks it each time; then it is not kept in memory."""
 
 # Padded tokens per batch. The activations of 384 tokens stay in the cache of a core; 2,048 took 1.5 times the processor time.
 MAX_BATCH_TOKENS = 384
@@ -52,7 +54,7 @@ class OnnxClassifier:
 
     def __init__(
         self,
-        graph: Path | bytes,
+        graph: Graph,
         *,
         tokenizer: TextTokenizer,
         labels: tuple[str, ...],
@@ -62,7 +64,7 @@ class OnnxClassifier:
         """Load a graph.
 
         Args:
-            graph: A file, or the content of one.
+            graph: The content, or how to read it.
             tokenizer: Texts to ids.
             labels: Label names, in the order of the logits.
             problem_type: How logits become probabilities.
@@ -70,7 +72,8 @@ class OnnxClassifier:
 
         Raises:
             SettingsError: `threads` is less than 1.
-            BundleError: The graph cannot be loaded, or has other inputs or outputs than expected.
+            BundleError: The graph has an op or a part that no graph of `potstill export` has, cannot be loaded, or has other
+                inputs or outputs than expected.
         """
         self.tokenizer = tokenizer
         self.labels = labels
@@ -78,7 +81,7 @@ class OnnxClassifier:
         self._threads = available_cpus() if threads is None else threads
         if self._threads < 1:
             raise SettingsError(f"threads must be at least 1, got {threads}")
-        self._graph, self._graph_state = graph, _state_of(graph)
+        self._graph = graph
         self._session = _load(graph, threads=self._threads)
         _require_contract(self._session, labels, tokenizer.input_names)
         self._crew: tuple[ort.InferenceSession, MapBatches] | None = None
@@ -99,7 +102,7 @@ class OnnxClassifier:
             bundle: A bundle or its folder.
             precision: Which graph; None: int8 where there is one, else fp32.
             threads: Threads per call; None: all processors that this process may use.
-            verify: Check the sha256 of every file first, when a folder is given.
+            verify: Check the sha256 of every file first, when a folder is given; those of graph and tokenizer always are.
 
         Raises:
             BundleError: It is not a complete bundle, or has no such graph.
@@ -108,11 +111,11 @@ class OnnxClassifier:
         precision = precision or opened.best_precision()
         if precision == "int8":
             _require_int8_is_safe_here(opened)
-        return cls.of_graph(opened.graph(precision), opened, threads=threads)
+        return cls.of_graph(partial(opened.read_graph, precision), opened, threads=threads)
 
     @classmethod
-    def of_graph(cls, graph: Path | bytes, bundle: Bundle, *, threads: int | None = None) -> OnnxClassifier:
-        """Run a graph, a file or its bytes, with the tokenizer and the labels of a bundle; see `open` for `threads`."""
+    def of_graph(cls, graph: Graph, bundle: Bundle, *, threads: int | None = None) -> OnnxClassifier:
+        """Run a graph with the tokenizer and the labels of a bundle; see `open` for `threads`."""
         return cls(
             graph,
             tokenizer=bundle.tokenizer(),
@@ -132,7 +135,7 @@ class OnnxClassifier:
 
     def digest(self) -> str:
         """Return the sha256 of what decides the logits: the graph, the tokenizer and the version of ONNX Runtime."""
-        graph = hashlib.sha256(self._graph if isinstance(self._graph, bytes) else self._graph.read_bytes()).hexdigest()
+        graph = hashlib.sha256(_content_of(self._graph)).hexdigest()
         return hashlib.sha256(f"{graph} {self.tokenizer.digest()} {ort.__version__}".encode()).hexdigest()
 
     def predict_encoded(self, rows: Sequence[NDArray[np.int64]]) -> Logits:
@@ -169,35 +172,30 @@ class OnnxClassifier:
         """
         with self._crew_lock:
             if self._crew is None:
-                if _state_of(self._graph) != self._graph_state:
-                    raise BundleError(f"{self._graph!s} was replaced after it was opened; open the bundle again")
                 self._crew = _load(self._graph, threads=1), ThreadPoolExecutor(self._threads, "potstill").map
             return self._crew
 
 
-def _load(graph: Path | bytes, *, threads: int) -> ort.InferenceSession:
+def _content_of(graph: Graph) -> bytes:
+    return graph if isinstance(graph, bytes) else graph()
+
+
+def _load(graph: Graph, *, threads: int) -> ort.InferenceSession:
     ort.disable_telemetry_events()  # it would write a database to the user's cache folder
+    content = _content_of(graph)
+    try:
+        require_runnable(content)
+    except BundleError as exc:
+        raise BundleError(f"the graph is not one that potstill runs: {exc}; make it with `potstill export`") from exc
     try:
         return ort.InferenceSession(
-            graph if isinstance(graph, bytes) else str(graph),
+            content,
             _session_options(threads),
             providers=["CPUExecutionProvider"],
             disabled_optimizers=list(DISABLED_OPTIMIZERS),
         )
     except Exception as exc:  # the library raises a dozen classes whose only common base is Exception
-        raise BundleError(
-            f"{'the content' if isinstance(graph, bytes) else graph} is not a graph that ONNX Runtime {ort.__version__} can "
-            f"load: {exc}"
-        ) from exc
-
-
-def _state_of(graph: Path | bytes) -> tuple[int, ...] | None:
-    """Return what changes when a file is replaced; None for a graph in memory and for a file that is gone."""
-    try:
-        stat = None if isinstance(graph, bytes) else graph.stat()
-    except OSError:
-        return None
-    return stat and (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        raise BundleError(f"ONNX Runtime {ort.__version__} cannot load the graph: {exc}") from exc
 
 
 def _answer(session: ort.InferenceSession, batch: Batch, options: ort.RunOptions | None = None) -> Logits:
@@ -252,6 +250,8 @@ def _session_options(threads: int) -> ort.SessionOptions:
     # second session), and 2,000 texts took 1.7 times the processor time.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    # ONNX Runtime has a second format, of which nothing is checked here; the bytes must not decide which one is read.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     # Without an arena every run allocates its activations from the system and causes page faults, a twentieth of the time of a
     # text. An arena keeps the memory of the largest batch (microsoft/onnxruntime #11627); ours are all small.
     options.enable_cpu_mem_arena = True

@@ -216,5 +216,5 @@ def test_texts_are_encoded_only_as_they_are_taken() -> None:
 def test_a_tokenizer_that_splits_endless_words_is_refused(tmp_path: Path) -> None:
     model = models.WordPiece(vocab={"[UNK]": 0, "x": 1, "##x": 2}, unk_token="[UNK]", max_input_chars_per_word=100_000)
     (tmp_path / "tokenizer.json").write_text(Tokenizer(model).to_str())
-    with pytest.raises(BundleError, match="100000 characters"):
+    with pytest.raises(BundleError, match="words of 100,000 characters"):
         TextTokenizer.from_file(tmp_path / "tokenizer.json", max_length=8, pad_id=0)

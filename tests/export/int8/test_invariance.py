@@ -102,7 +102,7 @@ def test_no_text_and_no_split_into_batches_changes_an_answer_of_int8(int8: OnnxC
 @pytest.fixture(scope="module")
 def int8(tiny_student: Bundle) -> OnnxClassifier:
     return OnnxClassifier(
-        tiny_student.graph("int8"),
+        tiny_student.read_graph("int8"),
         tokenizer=tiny_student.tokenizer(),
         labels=tiny_student.labels,
         problem_type=tiny_student.manifest.problem_type,

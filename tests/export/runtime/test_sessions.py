@@ -120,13 +120,13 @@ def test_what_is_not_text_is_refused_by_its_place(text: Any, said: str, fp32: On
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
 def test_a_truncated_graph_is_refused(share: float, tiny_student: Bundle) -> None:
     content = tiny_student.graph("fp32").read_bytes()
-    with pytest.raises(BundleError, match=f"not a graph that ONNX Runtime {ort.__version__} can load"):
+    with pytest.raises(BundleError, match="the graph is not one that potstill runs"):
         classifier_of(content[: int(len(content) * share)], tiny_student)
 
 
-def test_a_file_that_is_no_graph_is_refused_by_name(tiny_student: Bundle) -> None:
-    with pytest.raises(BundleError, match=r"config\.json is not a graph"):
-        classifier_of(tiny_student.path / "config.json", tiny_student)
+def test_a_file_that_is_no_graph_is_refused(tiny_student: Bundle) -> None:
+    with pytest.raises(BundleError, match="the graph is not one that potstill runs"):
+        classifier_of(tiny_student.read("config.json"), tiny_student)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model_int8.onnx"])
@@ -158,7 +158,7 @@ def test_a_logit_that_is_no_number_is_not_given_as_an_answer(value: float, count
 @pytest.mark.parametrize("labels", [("only",), ("a", "b", "c")])
 def test_a_graph_for_another_number_of_labels_is_refused(labels: tuple[str, ...], tiny_student: Bundle) -> None:
     with pytest.raises(BundleError, match=f" 2 logits.* {len(labels)} labels"):
-        classifier_of(tiny_student.graph("fp32"), tiny_student, labels=labels)
+        classifier_of(tiny_student.read_graph("fp32"), tiny_student, labels=labels)
 
 
 def test_a_graph_that_takes_something_else_is_refused(tiny_student: Bundle) -> None:
@@ -176,7 +176,7 @@ def test_ids_that_the_graph_has_no_vector_for_are_refused(tiny_student: Bundle, 
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     foreign = TextTokenizer.from_file(tmp_path / "tokenizer.json", max_length=32, pad_id=0)
     with pytest.raises(BundleError, match="tokenizer"):
-        classifier_of(tiny_student.graph("fp32"), tiny_student, tokenizer=foreign).predict_logits(["unheard"])
+        classifier_of(tiny_student.read_graph("fp32"), tiny_student, tokenizer=foreign).predict_logits(["unheard"])
 
 
 def test_int8_is_taken_where_there_is_one(tiny_student: Bundle, tiny_test: Dataset, fp32: OnnxClassifier) -> None:
@@ -285,7 +285,7 @@ def test_a_batch_that_fails_on_another_thread_fails_the_call(tiny_student: Bundl
     content = tiny_student.tokenizer().to_json()
     wrong = Wrong(Tokenizer.from_str(content), max_length=32, pad_id=0)
     classifier = OnnxClassifier(
-        tiny_student.graph("fp32"),
+        tiny_student.read_graph("fp32"),
         tokenizer=wrong,
         labels=LABELS,
         problem_type="single_label_classification",
@@ -302,7 +302,7 @@ def test_a_graph_replaced_after_it_was_opened_is_not_mixed_with_it(
     classifier = OnnxClassifier.open(copy, precision="fp32", threads=2)
     write_atomically(copy.graph("fp32"), tiny_student.graph("int8").read_bytes())
     classifier.predict_logits(tiny_test.texts[:3])
-    with pytest.raises(BundleError, match=r"model\.onnx was replaced after it was opened"):
+    with pytest.raises(BundleError, match=r"model\.onnx has [\d,]+ bytes, the manifest says"):
         classifier.predict_logits(tiny_test.texts[:100])
 
 
