@@ -21,6 +21,7 @@ from distill.errors import SettingsError
 from distill.progress import Reporter, SilentReporter
 from distill.settings import BUILTIN_MINILM, DataSettings, LongTexts, Precision, TextSettings
 from export.settings import BenchSettings, DemoSettings, ExportSettings, FitSettings, Form, Layout
+from export.trust.pins import TrustSettings
 
 if TYPE_CHECKING:
     from distill.bundle import Bundle
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from export.measure.candidates import Candidate
 
 OUTPUT, RUNNING = GROUPS["Output"], GROUPS["Running"]
+Trust = Annotated[TrustSettings, Flat]
 GraphBundle = Annotated[Path, Parameter(help="a bundle with an ONNX graph")]
 Unlabeled = Annotated[
     tuple[str, ...],
@@ -161,6 +163,7 @@ def evaluate(
         Path | None, Parameter(group=RUNNING, help="bundle to which agreement and retention refer, run in PyTorch")
     ] = None,
     form: FormFlag = None,
+    trust: Trust = TrustSettings(),
     json: Json = False,
 ) -> None:
     """Print the quality of bundles on test texts, in total, by label, and the confusion matrix."""
@@ -168,10 +171,10 @@ def evaluate(
     from export.measure.tables import EVAL_COLUMNS, confusion_table, per_class_table, table_of
 
     reporter = reporter_for_terminal()
-    opened = [_measurable(path, data, reporter) for path in bundles]
+    opened = [_measurable(path, data, trust, reporter) for path in bundles]
     names = [path.resolve().name for path in bundles]
     unique = [name if names.count(name) == 1 else str(path) for name, path in zip(names, bundles, strict=True)]
-    reference = _measurable(teacher, data, reporter) if teacher else None
+    reference = _measurable(teacher, data, trust, reporter) if teacher else None
     candidates, against = _candidates(opened, unique, form, reference)
     test = measuring_texts(data, opened[-1].labels)
     rows = list(measure_quality(candidates, test, teacher=against, reporter=reporter).values())
@@ -188,6 +191,7 @@ def bench(
     teacher: Annotated[Path | None, Parameter(group=RUNNING, help="bundle to compare with, run in PyTorch")] = None,
     form: FormFlag = None,
     settings: Annotated[BenchSettings, Flat] = BenchSettings(),
+    trust: Trust = TrustSettings(),
     json: Json = False,
 ) -> None:
     """Measure a bundle against its teacher in one run, save the result in the bundle, and print it."""
@@ -195,8 +199,8 @@ def bench(
     from export.measure.tables import table_of
 
     reporter = reporter_for_terminal()
-    opened = _measurable(bundle, data, reporter)
-    reference = _measurable(teacher, data, reporter) if teacher else None
+    opened = _measurable(bundle, data, trust, reporter)
+    reference = _measurable(teacher, data, trust, reporter) if teacher else None
     candidates, against = _candidates([opened], ["student"], form, reference)
     test = measuring_texts(data, opened.labels)
     report = bench_bundle(opened, candidates, test, teacher=against, settings=settings, reporter=reporter)
@@ -224,6 +228,7 @@ def predict(
         LongTexts,
         Parameter(group=RUNNING, help="texts longer than max_length: cut them, or average the logits of overlapping windows"),
     ] = "truncate",
+    trust: Trust = TrustSettings(),
     json: Json = False,
 ) -> None:
     """Print label, score and text of each text; report on stderr how many texts exceeded max_length."""
@@ -232,12 +237,14 @@ def predict(
     from distill.texts import joined
     from export.runtime.long_texts import LongTextClassifier
     from export.runtime.sessions import OnnxClassifier
+    from export.trust.pins import open_trusted
 
     if texts and input:
         raise SettingsError("texts were given both as arguments and with --input; choose one")
     if texts and rows.pair_column:
         raise SettingsError("texts given as arguments are single texts; read pairs from a file with --input")
-    classifier = LongTextClassifier(OnnxClassifier.open(bundle, precision=precision, threads=threads), long_texts=long_texts)
+    graph = OnnxClassifier.open(open_trusted(bundle, trust), precision=precision, threads=threads)
+    classifier = LongTextClassifier(graph, long_texts=long_texts)
     answers = predict_stream(classifier, texts or (read_texts(input, rows) if input else stdin_texts(rows)))
     if json:
         print_json(
@@ -275,6 +282,7 @@ def cascade(
             "default: it holds for the validation texts",
         ),
     ] = None,
+    trust: Trust = TrustSettings(),
     json: Json = False,
 ) -> None:
     """Set the cascade threshold of a student on validation texts, and print quality and cost."""
@@ -282,9 +290,10 @@ def cascade(
     from distill.bundle import Bundle
     from export.measure.tables import CASCADE_COLUMNS, table_of
     from export.threshold import set_cascade
+    from export.trust.pins import open_trusted
 
-    opened = Bundle.open(student)
-    larger = teacher_of(open_answers(fallback)) if is_answers(fallback) else Bundle.open(fallback)
+    opened = open_trusted(student, trust)
+    larger = teacher_of(open_answers(fallback)) if is_answers(fallback) else open_trusted(fallback, trust)
     texts = gate_texts(data, opened.labels, reporter_for_terminal(), train=labelled_by([fallback]))
     rows = set_cascade(opened, larger, validation=texts, wanted_agreement=agreement, confidence=confidence)
     entry = Bundle.open(student).manifest.cascade
@@ -299,11 +308,12 @@ def _promise(entry: CascadeEntry) -> str:
     )
 
 
-def _measurable(source: Path, data: DataSettings, reporter: Reporter) -> Bundle:
+def _measurable(source: Path, data: DataSettings, trust: TrustSettings, reporter: Reporter) -> Bundle:
     """Open what is measured, however bad it is; a Hugging Face classifier is adopted into the cache."""
     from distill.opening import open_or_adopt
+    from export.trust.pins import require_trusted
 
-    return open_or_adopt(source, labelled=adopting_texts(data), judged=False, reporter=reporter)
+    return require_trusted(open_or_adopt(source, labelled=adopting_texts(data), judged=False, reporter=reporter), trust)
 
 
 def _candidates(

@@ -42,15 +42,18 @@ def serve(
     # uvicorn warns about every line that is not HTTP, which lets any client fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     sources = [
-        ModelSource.of_bundle(name, path, settings.limits_with(options)) for name, path, options in map(named_model, model)
+        ModelSource.of_bundle(name, path, settings.limits_with(options), settings)
+        for name, path, options in map(named_model, model)
     ]
     if bundle is not None:
         name, limits = bundle.absolute().name, settings.limits_with({})
         sources.insert(
             0,
-            ModelSource.of_bundle(name, bundle, limits)
+            ModelSource.of_bundle(name, bundle, limits, settings)
             if settings.fallback is None
-            else cascade_source(name, bundle, settings.fallback, limits, min_confidence=settings.min_confidence),
+            else cascade_source(
+                name, bundle, settings.fallback, limits, min_confidence=settings.min_confidence, trust=settings
+            ),
         )
     elif settings.fallback is not None:
         raise SettingsError("--fallback needs a student: potstill serve STUDENT --fallback TEACHER")

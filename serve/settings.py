@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from distill.errors import SettingsError
 from distill.settings import LongTexts, Precision, Settings
+from export.trust.pins import TrustSettings
 
 
 class LimitSettings(Settings, heading="Limits"):
@@ -111,7 +112,7 @@ class LogSettings(Settings, heading="Logging"):
     )
 
 
-class ServeSettings(LogSettings, AccessSettings, NetworkSettings, LimitSettings, heading="Running"):
+class ServeSettings(LogSettings, AccessSettings, NetworkSettings, LimitSettings, TrustSettings, heading="Running"):
     """How the server listens, computes and stops; its limits hold for every model without limits of its own."""
 
     threads: int | None = Field(

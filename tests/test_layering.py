@@ -141,21 +141,21 @@ def test_nothing_imports_the_command() -> None:
     assert_none(each for each in ALL if is_under(each.target, COMMAND) and not each.importer.endswith(".__main__"))
 
 
-def test_serve_sees_the_runtime_and_the_torch_free_core() -> None:
+def test_serve_sees_the_runtime_what_to_trust_and_the_torch_free_core() -> None:
     assert_none(
         each
         for each in of("serve")
         if is_under(each.target, *TORCH_ROOMS)
-        or (is_under(each.target, "export") and not is_under(each.target, "export.runtime"))
+        or (is_under(each.target, "export") and not is_under(each.target, "export.runtime", "export.trust"))
     )
 
 
-def test_the_runtime_sees_nothing_else_of_export_and_the_torch_free_core() -> None:
+@pytest.mark.parametrize("room", ["export.runtime", "export.trust"])
+def test_what_serve_sees_of_export_sees_nothing_else_of_it_and_the_torch_free_core(room: str) -> None:
     assert_none(
         each
-        for each in of("export.runtime")
-        if is_under(each.target, *TORCH_ROOMS)
-        or (is_under(each.target, "export") and not is_under(each.target, "export.runtime"))
+        for each in of(room)
+        if is_under(each.target, *TORCH_ROOMS) or (is_under(each.target, "export") and not is_under(each.target, room))
     )
 
 

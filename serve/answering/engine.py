@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from distill.tokenization import Reading, TextTokenizer
 from export.runtime.cascade import Cascade
 from export.runtime.long_texts import Reader, mean_of_windows
 from export.runtime.sessions import OnnxClassifier
+from export.trust.pins import TrustSettings, open_trusted
 
 SELF_CHECK_TEXTS = (
     "This is a plain sentence with nothing in it.",
@@ -84,19 +84,29 @@ class Engine:
     live: Callable[[], Mapping[str, Any]] = dict
 
     @classmethod
-    def open(cls, path: Path, *, precision: Precision | None = None) -> Engine:
+    def open(cls, path: Path, *, precision: Precision | None = None, trust: TrustSettings = TrustSettings()) -> Engine:
         """Open a bundle, verify its digests and run the self-check.
 
         Raises:
-            BundleError: It is damaged, has no such graph, or fails the self-check.
+            BundleError: It is damaged, is not what `trust` requires, has no such graph, or fails the self-check.
         """
-        bundle = Bundle.open(path)
+        bundle = open_trusted(path, trust)
         precision = precision or bundle.best_precision()
         # One thread per call: the server runs several batches at once instead of one on several threads.
         classifier = OnnxClassifier.open(bundle, precision=precision, threads=1)
         engine = cls(classifier, bundle.manifest.max_length, about_bundle(bundle, precision), version_of(bundle))
         engine.self_check(str(path))
         return engine
+
+    def kind(self) -> dict[str, Any]:
+        """Return what clients rely on and a reload must keep."""
+        fallback = self.live().get("cascade", {}).get("fallback", {})
+        return {
+            "labels": list(self.classifier.labels),
+            "problem_type": self.classifier.problem_type,
+            "precision": self.about.get("precision"),
+            "precision of the fallback": fallback.get("precision"),
+        }
 
     def self_check(self, name: str) -> None:
         """Answer the self-check texts one by one and in a batch; this also warms up the graph.
@@ -148,7 +158,7 @@ class Engine:
 
 def version_of(bundle: Bundle) -> str:
     """Return a short digest of the manifest, which holds the digests of all other files."""
-    return hashlib.sha256(bundle.manifest.to_bytes()).hexdigest()[:12]
+    return bundle.digest[:12]
 
 
 def about_bundle(bundle: Bundle, precision: Precision) -> dict[str, Any]:
@@ -164,7 +174,7 @@ def about_bundle(bundle: Bundle, precision: Precision) -> dict[str, Any]:
         "num_parameters": manifest.num_parameters,
         "size_bytes": bundle.size_bytes(precision),
         "quality": manifest.quality,
-        "benchmark": json.loads((bundle.path / BENCHMARK).read_text()) if BENCHMARK in manifest.files else None,
+        "benchmark": json.loads(bundle.read(BENCHMARK)) if BENCHMARK in manifest.files else None,
         "lineage": manifest.lineage.model_dump(mode="json"),
         "versions": manifest.versions,
         "version": version_of(bundle),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.bundle import Bundle
 from distill.errors import SettingsError, requires
 from export.runtime.cascade import Cascade, Member, threshold_of
 from export.runtime.sessions import OnnxClassifier
+from export.trust.pins import TrustSettings, open_trusted
 from serve.answering.engine import Engine, about_bundle, version_of
 from serve.answering.models import ModelSource
 from serve.settings import LimitSettings
@@ -60,7 +60,13 @@ def _totals(counter: Counter) -> dict[str, float]:
 
 
 def cascade_source(
-    name: str, path: Path, fallback: Path, limits: LimitSettings, *, min_confidence: float | Literal["auto"]
+    name: str,
+    path: Path,
+    fallback: Path,
+    limits: LimitSettings,
+    *,
+    min_confidence: float | Literal["auto"],
+    trust: TrustSettings = TrustSettings(),
 ) -> ModelSource:
     """Return the source of a cascade: texts the student is unsure of go to the fallback.
 
@@ -71,6 +77,7 @@ def cascade_source(
         limits: Limits of its requests.
         min_confidence: Confidence from which the student's answer is used; "auto" uses the threshold in its manifest, which
             `potstill cascade` writes.
+        trust: What is required of both bundles, also by a reload.
 
     Raises:
         SettingsError: The limits set a precision (both members run the best graph they have), or windows for long texts.
@@ -84,7 +91,7 @@ def cascade_source(
     tally = Tally(name)
 
     def open_cascade(folder: Path) -> Engine:
-        student, other = Bundle.open(folder), Bundle.open(fallback)
+        student, other = open_trusted(folder, trust), open_trusted(fallback, trust)
         temperature, bound = 1.0, min_confidence
         if bound == "auto":
             entry = threshold_of(student, other)

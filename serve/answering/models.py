@@ -18,6 +18,7 @@ from typing import Literal, cast
 from distill.classifier import TextInput
 from distill.errors import SettingsError
 from distill.settings import LongTexts
+from export.trust.pins import TrustSettings
 from serve.answering.engine import Engine, RowAnswer
 from serve.answering.metrics import Metrics
 from serve.answering.queue import Batcher
@@ -73,9 +74,9 @@ class ModelSource:
     watch: Callable[[Metrics], object] = lambda _: None
 
     @classmethod
-    def of_bundle(cls, name: str, path: Path, limits: LimitSettings) -> ModelSource:
-        """Return the source of a single bundle."""
-        return cls(name, path, limits, lambda folder: Engine.open(folder, precision=limits.precision))
+    def of_bundle(cls, name: str, path: Path, limits: LimitSettings, trust: TrustSettings = TrustSettings()) -> ModelSource:
+        """Return the source of a single bundle; `trust` is required again of every bundle that a reload opens."""
+        return cls(name, path, limits, partial(Engine.open, precision=limits.precision, trust=trust))
 
 
 class Model:
@@ -175,7 +176,8 @@ class Model:
             path: Folder of the new bundle; None reads the current folder again.
 
         Raises:
-            PotstillError: The new bundle is damaged, fails its self-check, or has other labels; or a reload waits already.
+            PotstillError: The new bundle is damaged or not trusted, fails its self-check, or has other labels, another task or
+                another precision; or a reload waits already.
             OSError: It cannot be read, or not in time.
         """
         if self._reloads_waiting > 1:
@@ -191,12 +193,7 @@ class Model:
             folder = path or self._source.path
             try:
                 fresh = await self._opened(folder)
-                old = self.engine.classifier.labels
-                if fresh.classifier.labels != old:
-                    raise SettingsError(
-                        f"the new bundle has labels {list(fresh.classifier.labels)}, the served one has {list(old)}; "
-                        "serve it under another name or restart the server"
-                    )
+                _require_same_kind(fresh, self.engine)
             except Exception as exc:
                 self._metrics.reloads.labels(self.name, "failed").inc()
                 logger.warning("reload of %s failed, still serving version %s: %s", self.name, self.engine.version, exc)
@@ -231,3 +228,13 @@ def _long_texts(truncate: bool | None, limit: LongTexts | Literal["refuse"]) -> 
     if truncate is None or (not truncate and limit == "windows"):
         return limit
     return "truncate" if truncate else "refuse"
+
+
+def _require_same_kind(fresh: Engine, served: Engine) -> None:
+    found, kept = fresh.kind(), served.kind()
+    for name, value in kept.items():
+        if found[name] != value:
+            raise SettingsError(
+                f"the new bundle has {name} {found[name]}, the served one has {value}; serve it under another name or restart "
+                "the server"
+            )

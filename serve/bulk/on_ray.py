@@ -6,22 +6,19 @@ node is scored again by another one, which overwrites a written file with the sa
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from distill.bundle import MANIFEST, Bundle
-from distill.errors import ClusterError, PotstillError, requires
+from distill.bundle import GRAPH_OF_PRECISION, MANIFEST, TOKENIZER, Bundle
+from distill.errors import BundleError, ClusterError, PotstillError, requires
 from distill.machine import available_cpus
-from distill.storage import write_atomically
+from distill.settings import Precision
 from export.runtime.sessions import OnnxClassifier
 from serve.bulk.parts import RawPart, raw_parts
 from serve.bulk.work import Finished, Job, make_part
@@ -44,7 +41,7 @@ def run_on_ray(job: Job, done: frozenset[str]) -> Iterator[Finished]:
         ClusterError: The cluster cannot be reached, is lost, or its workers write where this process cannot see it.
         PotstillError: A worker failed with it.
     """
-    with _plain_errors(), _quiet(), _connected(job.settings.ray or "auto", workers=job.settings.workers):
+    with _plain_errors(), _quiet(), _own_context(), _connected(job.settings.ray or "auto", workers=job.settings.workers):
         for row in _dataset(job, done).iter_rows():
             finished: Finished = row["finished"]
             for name, (size, _) in finished.part.files.items():
@@ -57,10 +54,8 @@ def run_on_ray(job: Job, done: frozenset[str]) -> Iterator[Finished]:
 
 
 def _dataset(job: Job, done: frozenset[str]) -> Any:
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.target_max_block_size = 1  # smaller than any part, so that each part is its own block and goes to a free actor
-    shipped = ray.put({name: (job.bundle.path / name).read_bytes() for name in (*job.bundle.manifest.files, MANIFEST)})
+    needed = (TOKENIZER, GRAPH_OF_PRECISION[job.precision])
+    shipped = ray.put({MANIFEST: (job.bundle.path / MANIFEST).read_bytes(), **{name: job.bundle.read(name) for name in needed}})
     present = max(1, int(ray.cluster_resources().get("CPU", 1)))
     most = job.settings.workers or present
     # An actor computes on one CPU; the rest of it is for the tasks that read.
@@ -86,25 +81,32 @@ class _Worker:
     """An actor: one session on one thread."""
 
     def __init__(self, *, job: Job, shipped: list[Any]) -> None:
-        self._job = replace(job, bundle=unpacked(ray.get(shipped[0])))
-        self._classifier = OnnxClassifier.open(self._job.bundle, precision=job.precision, threads=1, verify=False)
+        self._job = job
+        self._classifier = opened(ray.get(shipped[0]), digest=job.bundle.digest, precision=job.precision)
         self._name = f"{ray.get_runtime_context().get_node_id()[:8]}-{os.getpid()}"
 
     def __call__(self, row: Mapping[str, RawPart]) -> dict[str, Finished]:
         return {"finished": make_part(row["part"], job=self._job, classifier=self._classifier, worker=self._name)}
 
 
-def unpacked(files: Mapping[str, bytes]) -> Bundle:
-    """Write a bundle's files to a folder that the actors of this node share, open it and check every sha256.
+def opened(files: Mapping[str, bytes], *, digest: str, precision: Precision) -> OnnxClassifier:
+    """Open a graph that was sent as files, by way of a folder that only this user and this actor know.
+
+    Args:
+        files: Content of the manifest, the tokenizer and the graph.
+        digest: That of the bundle that the job names.
+        precision: Which graph.
 
     Raises:
-        BundleError: A file differs from its sha256.
+        BundleError: It is another bundle, or a file differs from its sha256.
     """
-    folder = Path(tempfile.gettempdir()) / f"potstill-{os.getuid()}-{hashlib.sha256(files[MANIFEST]).hexdigest()[:32]}"
-    if not (folder / MANIFEST).is_file():
-        for name, content in files.items():  # the manifest last; two actors write the same bytes
-            write_atomically(folder / name, content)
-    return Bundle.open(folder)
+    with TemporaryDirectory(prefix="potstill-") as folder:  # new, and with mode 0700: nobody else can have put a file there
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        bundle = Bundle.of_manifest(Path(folder), files[MANIFEST])
+        if bundle.digest != digest:
+            raise BundleError(f"a worker got the bundle {bundle.digest[:12]}…, the job is for {digest[:12]}…; run it again")
+        return OnnxClassifier.open(bundle, precision=precision, threads=1)
 
 
 @contextmanager
@@ -130,6 +132,19 @@ def _connected(address: str, *, workers: int | None) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _own_context() -> Iterator[None]:
+    """Set what this job needs in Ray Data's context, which is one for the process, and restore the caller's values."""
+    context = DataContext.get_current()
+    before = context.enable_progress_bars, context.target_max_block_size
+    # A block smaller than any part, so that each part is its own block and goes to a free actor.
+    context.enable_progress_bars, context.target_max_block_size = False, 1
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.target_max_block_size = before
 
 
 @contextmanager

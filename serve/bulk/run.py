@@ -11,6 +11,7 @@ from typing import Any
 from distill.bundle import Bundle
 from distill.errors import BundleError
 from distill.progress import Reporter, SilentReporter
+from export.trust.pins import require_trusted
 from serve.bulk.inputs import find_inputs, kept_schema
 from serve.bulk.output import Ledger, Output
 from serve.bulk.settings import ScoreSettings
@@ -48,7 +49,7 @@ def score(
         StorageError: The output cannot be written. Finished parts are kept in every case.
     """
     settings, reporter = settings or ScoreSettings(), reporter or SilentReporter()
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    opened = require_trusted(bundle if isinstance(bundle, Bundle) else Bundle.open(bundle), settings)
     sources = tuple(find_inputs(inputs))
     precision, schema = settings.precision or opened.best_precision(), kept_schema(sources, settings)
     job = Job(opened, precision, sources, schema, Output(output), settings)
@@ -71,7 +72,7 @@ def score(
 
 
 def _run(job: Job, ledger: Ledger, runner: Runner, reporter: Reporter) -> None:
-    digest, progress = bundle_digest(job.bundle), _Progress()
+    progress = _Progress()
     total = sum(source.expected_rows() for source in job.sources)
     complete = False
     try:
@@ -79,7 +80,7 @@ def _run(job: Job, ledger: Ledger, runner: Runner, reporter: Reporter) -> None:
             for finished in runner(job, ledger.done):
                 ledger.add(finished.name, finished.part)
                 advance(finished.num_rows, **progress.after(finished))
-                if bundle_digest(job.bundle) != digest:
+                if bundle_digest(job.bundle) != job.bundle.digest:
                     raise BundleError(
                         f"{job.bundle.path} changed during the job; finished parts are kept: restore the old bundle and run "
                         "the same command, or score into another folder"

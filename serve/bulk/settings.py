@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from distill.settings import LongTexts, Precision, Settings
+from export.trust.pins import TrustSettings
 
 QUARANTINE = "_quarantine"
 """Folder of the output for rows that could not be labelled."""
@@ -34,7 +35,7 @@ class AnswerSettings(Settings, heading="Output"):
     part_rows: int = Field(8_192, ge=1, description="maximum rows per part; a killed run loses only the parts in progress")
 
 
-class ScoreSettings(AnswerSettings, TableSettings, heading="Running"):
+class ScoreSettings(AnswerSettings, TableSettings, TrustSettings, heading="Running"):
     """What is read, what is written, and the resources used."""
 
     precision: Precision | None = Field(None, description="graph to run; default: int8 if the bundle has it, else fp32")

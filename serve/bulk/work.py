@@ -16,6 +16,7 @@ from distill.errors import BundleError, requires
 from distill.machine import instruction_set
 from distill.settings import Precision
 from export.runtime.sessions import OnnxClassifier
+from export.trust.pins import TrustSettings
 from serve.bulk.inputs import InputFile
 from serve.bulk.output import Output
 from serve.bulk.parts import RawPart
@@ -24,6 +25,9 @@ from serve.bulk.settings import ScoreSettings
 
 with requires("bulk scoring"):
     import pyarrow as pa
+
+# Settings that do not decide the result; the precision is in the identity by its own name.
+_NO_INFLUENCE = {"workers", "ray", "price_per_hour", "precision", *TrustSettings.model_fields}
 
 _VERSIONS = ("potstill", "onnxruntime", "tokenizers", "numpy", "pyarrow")
 
@@ -51,11 +55,11 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the result, as names and digests without paths; two runs of one job agree in it."""
         return {
-            "bundle": bundle_digest(self.bundle),
+            "bundle": self.bundle.digest,
             "precision": self.precision,
             "labels": list(self.bundle.labels),
             "inputs": [[source.name, source.fingerprint] for source in self.sources],
-            "settings": self.settings.model_dump(mode="json", exclude={"workers", "ray", "price_per_hour", "precision"}),
+            "settings": self.settings.model_dump(mode="json", exclude=_NO_INFLUENCE),
             "columns": [[field.name, str(field.type)] for field in self.schema],
             "versions": {name: version(name) for name in _VERSIONS},
             "processor": f"{platform.machine()} {instruction_set()}",

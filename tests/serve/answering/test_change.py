@@ -19,12 +19,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from served import Running
 
 from distill.bundle import Bundle
 from serve.answering.engine import Engine
+from serve.answering.fallback import cascade_source
 from serve.answering.models import ModelSource
 from serve.settings import LimitSettings, ServeSettings, named_model
 
@@ -180,6 +182,64 @@ def test_a_reload_that_hangs_is_given_up_and_the_old_bundle_answers(gated: tuple
     while server.post("/admin/reload", {}, **BEARER).status != 200:
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def refused_reload(server: Running, folder: Path, caplog: pytest.LogCaptureFixture) -> str:
+    """Ask for a reload, require that the old bundle still answers, and return the reason in the log."""
+    version = server.ask("GET", "/info").json["models"]["tiny"]["version"]
+    assert server.post("/admin/reload", {"bundle": str(folder)}, **BEARER).status == 409
+    assert server.ask("GET", "/info").json["models"]["tiny"]["version"] == version
+    assert server.post("/", {"inputs": "great"}).status == 200
+    return caplog.records[-1].getMessage()
+
+
+def test_a_reload_keeps_the_precision(
+    serve_bundle: Callable[..., Running],
+    copied: Callable[[Bundle], Bundle],
+    tiny_student: Bundle,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = serve_bundle(**ADMIN)
+    without_int8 = copied(tiny_student).adding({}, dropping=frozenset({"model_int8.onnx"}))
+    assert "has precision fp32, the served one has int8" in refused_reload(server, without_int8.path, caplog)
+
+
+def test_a_reload_keeps_the_task(
+    serve_bundle: Callable[..., Running],
+    copied: Callable[[Bundle], Bundle],
+    tiny_student: Bundle,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = serve_bundle(**ADMIN)
+    several = copied(tiny_student).adding({}, problem_type="multi_label_classification")
+    assert "has problem_type multi_label_classification, the served one has single_label" in refused_reload(
+        server, several.path, caplog
+    )
+
+
+def test_a_reload_requires_the_digest_again(
+    serve_sources: Callable[..., Running],
+    copied: Callable[[Bundle], Bundle],
+    tiny_student: Bundle,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = ServeSettings(port=0, drain_s=0, require_digest=(tiny_student.digest,))
+    source = ModelSource.of_bundle("tiny", tiny_student.path, settings.limits_with({}), settings)
+    server = serve_sources([source], settings, ADMIN["environment"])
+    assert server.post("/admin/reload", {}, **BEARER).status == 200
+    changed = copied(tiny_student).adding({}, num_parameters=1)
+    assert f"has the digest {changed.digest}, but" in refused_reload(server, changed.path, caplog)
+
+
+def test_a_cascade_keeps_the_precision_of_its_fallback(
+    copied: Callable[[Bundle], Bundle], tiny_student: Bundle, tiny_fallback: Bundle
+) -> None:
+    def kind(fallback: Path) -> dict[str, Any]:
+        source = cascade_source("tiny", tiny_student.path, fallback, LimitSettings(), min_confidence=0.5)
+        return source.open(tiny_student.path).kind()
+
+    assert kind(tiny_fallback.path)["precision of the fallback"] == "fp32"
+    assert kind(tiny_student.path)["precision of the fallback"] == "int8"
 
 
 def test_a_reload_request_that_is_not_one_is_400(serve_bundle: Callable[..., Running]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import socket
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from bulk_task import digest_of, write_table
 
 from distill.bundle import Bundle
 from distill.errors import BundleError, ClusterError, DatasetError
+from export.runtime.sessions import OnnxClassifier
 from serve.bulk.run import score
 from serve.bulk.settings import ScoreSettings
 from serve.bulk.work import Finished, Job
@@ -172,13 +175,40 @@ def test_the_messages_of_ray_data_go_to_its_log_files_alone() -> None:
         logger.handlers = before
 
 
-def test_a_bundle_that_arrives_damaged_is_refused(
-    tmp_path: Path, tiny_student: Bundle, monkeypatch: pytest.MonkeyPatch
+def sent(bundle: Bundle) -> dict[str, bytes]:
+    return {name: (bundle.path / name).read_bytes() for name in ("manifest.json", "tokenizer.json", "model_int8.onnx")}
+
+
+def test_a_bundle_that_arrives_damaged_is_refused(tiny_student: Bundle) -> None:
+    files = sent(tiny_student)
+    assert on_ray.opened(files, digest=tiny_student.digest, precision="int8").labels == tiny_student.labels
+    files["model_int8.onnx"] = files["model_int8.onnx"][:-1] + b"x"
+    with pytest.raises(BundleError, match=r"model_int8\.onnx has sha256"):
+        on_ray.opened(files, digest=tiny_student.digest, precision="int8")
+
+
+def test_a_bundle_that_another_user_planted_on_the_node_is_not_opened(
+    tmp_path: Path, tiny_student: Bundle, tiny_fallback: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    files = {path.name: path.read_bytes() for path in tiny_student.path.iterdir()}
-    assert (on_ray.unpacked(files).path / "manifest.json").read_bytes() == files["manifest.json"]
-    for folder in tmp_path.iterdir():
-        (folder / "model_int8.onnx").write_bytes(files["model_int8.onnx"][:-1] + b"x")
-    with pytest.raises(BundleError, match=r"model_int8\.onnx"):
-        on_ray.unpacked(files)
+    planted = tmp_path / f"potstill-{os.getuid()}-{tiny_student.digest[:32]}"  # where a shared copy could be
+    shutil.copytree(tiny_fallback.path, planted)
+    used: list[Path] = []
+    opening = on_ray.OnnxClassifier.open
+
+    def noting(bundle: Bundle, **settings: Any) -> Any:
+        used.append(bundle.path)
+        assert stat.S_IMODE(bundle.path.stat().st_mode) == 0o700
+        return opening(bundle, **settings)
+
+    monkeypatch.setattr(on_ray.OnnxClassifier, "open", noting)
+    classifier = on_ray.opened(sent(tiny_student), digest=tiny_student.digest, precision="int8")
+    theirs = OnnxClassifier.of_graph(tiny_student.read_graph("int8"), tiny_student).predict_logits(["a film"])
+    assert (classifier.predict_logits(["a film"]) == theirs).all()
+    assert planted not in used
+    assert not any(each.exists() for each in used)
+
+
+def test_a_whole_bundle_that_is_not_the_one_of_the_job_is_refused(tiny_student: Bundle, tiny_fallback: Bundle) -> None:
+    with pytest.raises(BundleError, match=f"a worker got the bundle {tiny_student.digest[:12]}"):
+        on_ray.opened(sent(tiny_student), digest=tiny_fallback.digest, precision="int8")
