@@ -11,8 +11,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from distill.bundle import Bundle
 
-FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "electra", "mpnet", "deberta-v2", "modernbert", "albert")
-
 
 def save_random(folder: Path, tiny_model: Path, family: str = "bert", **more: Any) -> Path:
     """Save a random classifier of a family with the tiny task's tokenizer.
