@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.bundle import MANIFEST, Bundle
+from distill.bundle import Bundle
 from distill.data import Dataset, Splits
 from distill.data.dataset import merge_duplicates, split_off
 from distill.data.values import texts_of
-from distill.errors import DatasetError, SettingsError, requires
+from distill.errors import SettingsError, requires
 from distill.labels import Logits, task_of
+from distill.progress import Reporter, SilentReporter
 from distill.recipes import RECIPES, Effort, RecipeName, RecipeOptions, RecipeSettings
 from distill.settings import BUILTIN_MINILM, DistillSettings
 from distill.teacher_settings import TeacherSettings
-from distill.texts import TextInput
 
 with requires("the scikit-learn estimator"):
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -42,10 +42,11 @@ SOURCE = "X"  # in messages, instead of a file name
 class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A student of a fine-tuned teacher, as a scikit-learn classifier of texts.
 
-    `y` has one label per text, strings or numbers; or, for multi-label data, zeros and ones of shape (texts, labels).
+    `y` is read as by `Dataset.from_texts`: one label per text, strings or numbers; or, for multi-label data, lists of labels,
+    or zeros and ones of shape (texts, labels).
 
     Attributes:
-        classes_: The distinct labels of `y`, sorted; for multi-label data the column numbers.
+        classes_: The distinct labels of `y`, sorted; for multi-label data their names, or the column numbers of a matrix.
         bundle_: The bundle of the student, ready for `potstill export`.
         validation_: The texts that were held out of training.
     """
@@ -64,9 +65,9 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Store the parameters; `fit` validates them.
 
         Args:
-            teacher: Bundle of the teacher, or its folder; or an encoder that each `fit` fine-tunes first: a folder, a hub id,
-                or `builtin:minilm`. Use an encoder to cross-validate: a teacher trained on the held-out texts leaks their
-                labels into the score.
+            teacher: Bundle of the teacher, or its folder; a fine-tuned Hugging Face classifier, which is adopted; or an encoder
+                that each `fit` fine-tunes first: a folder, a hub id, or `builtin:minilm`. Use an encoder to cross-validate: a
+                teacher trained on the held-out texts leaks their labels into the score.
             recipe: Name of the student, one of `RECIPES`.
             effort: How much training: quick, standard or thorough.
             seed: Of the split, the teacher and the student.
@@ -83,12 +84,13 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.validation_fraction = validation_fraction
         self.changes = changes
 
-    def fit(self, X: Iterable[str], y: Iterable[Any]) -> Self:  # noqa: N803  (scikit-learn's name)
+    def fit(self, X: Iterable[str], y: Iterable[Any], *, reporter: Reporter | None = None) -> Self:  # noqa: N803  (its name)
         """Fine-tune a teacher if none was given, train a student, and write its bundle.
 
         Args:
             X: Texts, shape (texts,).
-            y: Labels, shape (texts,); or zeros and ones, shape (texts, labels).
+            y: Labels, shape (texts,); or lists of labels; or zeros and ones, shape (texts, labels).
+            reporter: Receives progress; `LineReporter()` prints it.
 
         Raises:
             SettingsError: A parameter is out of range, or the teacher's labels are not those of `y`.
@@ -96,6 +98,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             TeacherError: The teacher is no better than the majority class.
         """
         from distill.models.loading import load_bundle
+        from distill.teachers.named import classifier_named, labels_of_named
         from distill.training.by_recipe import fit_by_recipe
         from distill.training.fine_tuning import fit_teacher
 
@@ -104,9 +107,17 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         DistillSettings(**changes)  # refuses values out of range before a teacher is trained
         if not 0 < self.validation_fraction < 1:
             raise SettingsError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
-        teacher = self._given_teacher()
-        self.classes_, self._columns, data = _read(texts_of(X, source="X"), y, labels=teacher.labels if teacher else None)
-        train, self.validation_ = self._split(data)
+        reporter = reporter or SilentReporter()
+        named = self.teacher
+        names = named.labels if isinstance(named, Bundle) else labels_of_named([named])
+        y = y if hasattr(y, "__len__") else list(y)
+        data = Dataset.from_texts(texts_of(X, source=SOURCE), y, names or None, source=SOURCE)
+        self.classes_, known = _classes_of(y, data)
+        train, held_out = self._split(data)
+        teacher = named if isinstance(named, Bundle) else classifier_named(named, labelled=held_out, reporter=reporter)
+        order = teacher.labels if teacher else data.labels
+        train, self.validation_ = train.in_order(order), held_out.in_order(order)
+        self._columns = np.array([order.index(name) for name in known], dtype=np.int64)
         folder = self._own_folder() / "student" if self.out is None else Path(self.out)
         if teacher is None:
             teacher = fit_teacher(
@@ -115,6 +126,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 validation=self.validation_,
                 out=folder.with_name(f"{folder.name}-teacher"),
                 settings=TeacherSettings(seed=self.seed, device=changes.get("device", "auto")),
+                reporter=reporter,
             )
         self.bundle_ = fit_by_recipe(
             RECIPES[self.recipe],
@@ -122,15 +134,10 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Splits(train, self.validation_, None),
             out=folder,
             options=RecipeOptions(effort=recipe.effort, seed=self.seed, changes=changes),
+            reporter=reporter,
         )
         self._student: TorchClassifier = load_bundle(self.bundle_)
         return self
-
-    def _given_teacher(self) -> Bundle | None:
-        """Return the teacher's bundle, or None if an encoder was named."""
-        if isinstance(self.teacher, Bundle):
-            return self.teacher
-        return Bundle.open(self.teacher) if (Path(self.teacher) / MANIFEST).is_file() else None
 
     def predict(self, X: Iterable[str]) -> NDArray[Any]:  # noqa: N803
         """Return the label of each text, shape (texts,); or zeros and ones, shape (texts, labels)."""
@@ -196,40 +203,17 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self._student = load_bundle(Bundle.open(self.bundle_.path))
 
 
-def _read(
-    texts: list[TextInput], y: Iterable[Any], *, labels: tuple[str, ...] | None
-) -> tuple[NDArray[Any], NDArray[np.int64], Dataset]:
-    """Read the labels.
+def _classes_of(y: Iterable[Any], data: Dataset) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Return the classes, sorted, as they are written in `y`, and the label name of each.
 
-    Args:
-        texts: The texts.
-        y: Labels, shape (texts,); or zeros and ones, shape (texts, labels).
-        labels: Labels of the teacher, in the order of its logits; None if there is no teacher.
-
-    Returns:
-        The classes of `y`, sorted; the column of each in the logits; the data, with label ids in the order of the logits.
+    Raises:
+        SettingsError: The teacher has a label that `y` has not.
     """
-    given = np.asarray(y)
-    if given.ndim == 2:
-        return _read_indicator(texts, given, labels=labels)
-    if given.ndim != 1:
-        raise DatasetError(f"y has {given.ndim} dimensions; pass one label per text, or zeros and ones per text and label")
-    classes, ids = np.unique(given, return_inverse=True)
-    names = tuple(map(str, classes.tolist()))
-    wanted = labels or names
-    if sorted(wanted) != sorted(names):
-        raise SettingsError(f"the teacher has the labels {list(wanted)}, but y has {list(names)}; they must be the same")
-    columns = np.array([wanted.index(name) for name in names], dtype=np.int64)
-    return classes, columns, Dataset(tuple(texts), columns[ids], wanted, SOURCE)
-
-
-def _read_indicator(
-    texts: list[TextInput], given: NDArray[Any], *, labels: tuple[str, ...] | None
-) -> tuple[NDArray[Any], NDArray[np.int64], Dataset]:
-    if not np.isin(given, (0, 1)).all():
-        raise DatasetError("y has two dimensions but other values than 0 and 1; set 1 where a text has a label")
-    columns = np.arange(given.shape[1])
-    names = labels or tuple(map(str, columns))
-    if len(names) != len(columns):
-        raise SettingsError(f"the teacher has {len(names)} labels, but y has {len(columns)} columns; they must be the same")
-    return columns, columns, Dataset(tuple(texts), given.astype(np.int64), names, SOURCE)
+    if data.label_ids.ndim == 2:
+        is_named = any(isinstance(labels, list | tuple | set) and any(isinstance(one, str) for one in labels) for labels in y)
+        return np.array(data.labels) if is_named else np.arange(len(data.labels)), data.labels
+    classes, first = np.unique(np.asarray(y), return_index=True)
+    names = tuple(data.labels[label] for label in data.label_ids[first])
+    if missing := sorted(set(data.labels) - set(names)):
+        raise SettingsError(f"the teacher has the labels {list(data.labels)}, but y has no {', '.join(missing)}")
+    return classes, names

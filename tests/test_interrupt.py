@@ -28,7 +28,7 @@ SCRIPT = (
     "import signal\n"
     "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "import distill.cli.bars\n"
-    "distill.cli.bars.LineReporter.__init__.__kwdefaults__['interval_s'] = 0.0\n"
+    "distill.progress.LineReporter.__init__.__kwdefaults__['interval_s'] = 0.0\n"
     "from distill.cli.main import main\n"
     "main()"
 )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-from distill.progress import Advance, Reporter, SilentReporter, is_first_process
+from distill.progress import Advance, LineReporter, Reporter, SilentReporter, is_first_process, spelled
 
 
 class BarReporter:
@@ -43,49 +41,10 @@ class BarReporter:
             task = progress.add_task(title, total=total, figures="")
 
             def advance(count: int = 1, **figures: float) -> None:
-                shown: dict[str, Any] = {"figures": _spelled(figures)} if figures else {}
+                shown: dict[str, Any] = {"figures": spelled(figures)} if figures else {}
                 progress.update(task, advance=count, **shown)
 
             yield advance
-
-
-@dataclass(frozen=True, kw_only=True)
-class LineReporter:
-    """Prints progress as a line every `interval_s` seconds, for log files and CI."""
-
-    clock: Callable[[], float] = time.monotonic
-    interval_s: float = 10.0
-
-    def say(self, text: str) -> None:
-        """Print one line.
-
-        Text and newline go in one write; otherwise an interrupt between the two would join this line and the next.
-        """
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
-
-    @contextmanager
-    def task(self, title: str, total: int) -> Iterator[Advance]:
-        """Print count, elapsed and remaining time."""
-        started = last = self.clock()
-        done = 0
-        first: tuple[float, int] | None = None
-
-        def advance(count: int = 1, **figures: float) -> None:
-            nonlocal done, last, first
-            done += count
-            now = self.clock()
-            # The rate counts from the first call, which may report work that an earlier run did.
-            first = first or (now, done)
-            since, before = first if done > first[1] else (started, 0)
-            if done and (now - last >= self.interval_s or done >= total):
-                last = now
-                left_s = (now - since) / (done - before) * max(total - done, 0)
-                self.say(
-                    f"{title}: {done}/{total}, {now - started:.0f} s gone, {left_s:.0f} s left  {_spelled(figures)}".rstrip()
-                )
-
-        yield advance
 
 
 def reporter_for_terminal() -> Reporter:
@@ -93,9 +52,3 @@ def reporter_for_terminal() -> Reporter:
     if not is_first_process():
         return SilentReporter()
     return BarReporter() if sys.stderr.isatty() else LineReporter()
-
-
-def _spelled(figures: dict[str, float]) -> str:
-    return "  ".join(
-        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
-    )

@@ -120,6 +120,21 @@ class Dataset:
             return self.labels[int(self.label_ids[index])]
         return tuple(self.labels[label] for label in np.flatnonzero(self.label_ids[index]))
 
+    def in_order(self, labels: tuple[str, ...]) -> Dataset:
+        """Return the set with its labels numbered in this order, by name.
+
+        Raises:
+            DatasetError: These are not the labels of the set.
+        """
+        if labels == self.labels:
+            return self
+        if sorted(labels) != sorted(self.labels):
+            raise DatasetError(f"{self.source} has the labels {list(self.labels)}, not {list(labels)}")
+        if self.label_ids.ndim == 2:
+            return replace(self, labels=labels, label_ids=self.label_ids[:, [self.labels.index(name) for name in labels]])
+        places = np.array([labels.index(name) for name in self.labels], dtype=np.int64)
+        return replace(self, labels=labels, label_ids=places[self.label_ids])
+
     def take(self, indices: Sequence[int] | NDArray[np.int64], *notes: str) -> Dataset:
         """Return the rows at `indices`, in that order, with notes added."""
         return replace(

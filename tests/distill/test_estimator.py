@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hugging_face import save_trained
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -21,9 +22,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks
 from tiny_task import tiny_texts
+from transformers import AutoModel, AutoTokenizer
 
 import distill
-from distill import DistilledClassifier
+from distill import DistilledClassifier, LineReporter
 from distill.bundle import Bundle
 from distill.classifier import predict
 from distill.errors import DatasetError, SettingsError, TeacherError
@@ -40,6 +42,15 @@ def fitted(tiny_teacher: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Di
     """Return a fitted classifier; do not change it."""
     out = tmp_path_factory.mktemp("estimator") / "student"
     return DistilledClassifier(tiny_teacher.path, out=out, **FAST).fit(TEXTS, LABELS)
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an encoder without a head; a folder with one is a fine-tuned classifier."""
+    folder = tmp_path_factory.mktemp("models") / "encoder"
+    AutoModel.from_pretrained(tiny_model).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder
 
 
 # Parameters
@@ -163,10 +174,10 @@ def strip(texts: list[str]) -> list[str]:
     return [text.strip() for text in texts]
 
 
-def test_without_a_teacher_one_is_made_and_numbers_may_be_labels(tiny_model: Path, tmp_path: Path) -> None:
+def test_without_a_teacher_one_is_made_and_numbers_may_be_labels(encoder: Path, tmp_path: Path) -> None:
     numbers = np.where(np.array(LABELS) == "positive", 10, 9)  # as names "10" sorts before "9"
     longer = {**FAST, "changes": {**CHANGES, "epochs": 8}}
-    classifier = DistilledClassifier(str(tiny_model), out=tmp_path / "out", **longer)
+    classifier = DistilledClassifier(str(encoder), out=tmp_path / "out", **longer)
     classifier.fit(TEXTS, numbers)
     assert classifier.classes_.tolist() == [9, 10]
     assert classifier.bundle_.labels == ("9", "10")
@@ -174,15 +185,33 @@ def test_without_a_teacher_one_is_made_and_numbers_may_be_labels(tiny_model: Pat
     assert Bundle.open(tmp_path / "out-teacher").manifest.role == "teacher"
 
 
-def test_a_table_of_zeros_and_ones_makes_several_labels_a_text(tiny_model: Path) -> None:
+def test_a_table_of_zeros_and_ones_makes_several_labels_a_text(encoder: Path) -> None:
     music = np.array(["music" in text.split() for text in TEXTS])
     table = np.stack([np.array(LABELS) == "positive", music], axis=1).astype(int)
-    classifier = DistilledClassifier(str(tiny_model), **FAST).fit(TEXTS, table)
+    classifier = DistilledClassifier(str(encoder), **FAST).fit(TEXTS, table)
     given, shares = classifier.predict(FRESH), classifier.predict_proba(FRESH)
     assert given.shape == shares.shape == (60, 2)
     assert (given == (shares >= 0.5)).all()
     assert classifier.classes_.tolist() == [0, 1]
     assert classifier.bundle_.manifest.problem_type == "multi_label_classification"
+
+
+def test_lists_of_labels_are_named_and_progress_is_printed_on_request(
+    encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists = [[label, *(["musical"] if "music" in text.split() else [])] for text, label in zip(TEXTS, LABELS, strict=True)]
+    classifier = DistilledClassifier(str(encoder), **FAST).fit(TEXTS, lists, reporter=LineReporter())
+    assert classifier.classes_.tolist() == ["musical", "negative", "positive"]
+    assert classifier.predict(FRESH).shape == (60, 3)
+    assert "student: epoch 2 of 2" in capsys.readouterr().err
+
+
+def test_a_fine_tuned_classifier_is_adopted_and_its_labels_matched(tiny_teacher: Bundle, tmp_path: Path) -> None:
+    folder = save_trained(tmp_path / "hf", tiny_teacher, ("LABEL_0", "LABEL_1"), flipped=True)
+    classifier = DistilledClassifier(folder, **FAST).fit(TEXTS, LABELS)
+    assert classifier.bundle_.labels == classifier.validation_.labels == ("positive", "negative")
+    assert classifier.classes_.tolist() == ["negative", "positive"]
+    assert classifier.score(FRESH, TRUTH) > 0.85
 
 
 # Refusals
@@ -204,8 +233,10 @@ def test_what_is_not_a_row_of_texts_is_refused(fitted: DistilledClassifier, rows
 
 
 def test_the_teachers_labels_must_be_those_of_y(tiny_teacher: Bundle) -> None:
-    with pytest.raises(SettingsError, match=r"\['negative', 'positive'\].*\['bad', 'good'\]"):
+    with pytest.raises(DatasetError, match="X, row 0: label 'bad' is not one of 'negative', 'positive'"):
         DistilledClassifier(tiny_teacher).fit(["one", "two"], ["bad", "good"])
+    with pytest.raises(SettingsError, match="y has no positive"):
+        DistilledClassifier(tiny_teacher).fit(["one", "two"], ["negative", "negative"])
 
 
 def test_a_teacher_of_other_labels_is_found_out(tiny_teacher: Bundle) -> None:

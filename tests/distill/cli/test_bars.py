@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from distill.cli.bars import BarReporter, LineReporter, reporter_for_terminal
-from distill.progress import SilentReporter
+from distill.cli.bars import BarReporter, reporter_for_terminal
+from distill.progress import LineReporter, SilentReporter
 
 
 class Clock:

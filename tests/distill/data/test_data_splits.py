@@ -567,3 +567,15 @@ def test_class_ids_are_read_in_the_order_of_the_flags_and_numbered_in_the_teache
         assert part.labels == labels
         named = {text: part.label_names(row) for row, text in enumerate(part.texts)}
         assert all(name == "ba"[int(str(text).split()[1]) % 2] for text, name in named.items())
+
+
+@pytest.mark.parametrize("labels", [["x", "y", "x"], [["x"], ["x", "y"], ["y"]]])
+def test_labels_are_renumbered_by_name(labels: list[Any]) -> None:
+    data = Dataset.from_texts(["one", "two", "three"], labels)
+    turned = data.in_order(("y", "x"))
+    assert (data.labels, turned.labels) == (("x", "y"), ("y", "x"))
+    assert turned.fingerprint() == data.fingerprint()  # of names, not of numbers
+    assert (turned.label_ids != data.label_ids).any()
+    assert turned.in_order(("x", "y")).label_ids.tolist() == data.label_ids.tolist()
+    with pytest.raises(DatasetError, match=r"\['x', 'y'\], not \['x', 'z'\]"):
+        data.in_order(("x", "z"))
