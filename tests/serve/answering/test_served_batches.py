@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from distill.errors import SettingsError
 from distill.labels import Logits
 from distill.tokenization import TextTokenizer
 from serve.answering.admission import TURN_TOKENS, WAIT_SHARE
-from serve.answering.engine import Engine
+from serve.answering.engine import Engine, RowAnswer
 from serve.answering.queue import Batcher
 from serve.errors import Reason, Refusal
 
@@ -345,5 +346,36 @@ def test_a_text_that_fails_fails_its_own_request_only() -> None:
             assert lengths_of(await good) == [4]
             with pytest.raises(ValueError, match="bad"):
                 await bad
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_happens_to_requests_nothing_is_left_counted(seed: int) -> None:
+    async def main() -> None:
+        pick = random.Random(seed)
+        classifier = Lengths()
+        classifier.may_go.set()
+        engines = [Engine(classifier, max_length=64) for _ in range(2)]
+        batcher = Batcher(threads=2, max_queue=30, max_batch_tokens=100)
+
+        async def ask() -> list[RowAnswer]:
+            await asyncio.sleep(pick.choice((0, 0, 0.01)))
+            texts = [pick.choice(("a", "bad", "x" * 60, "y" * 5000, "z" * 200)) for _ in range(pick.choice((1, 1, 2, 25)))]
+            return await batcher.submit(
+                texts,
+                pick.choice(engines),
+                client=pick.choice("abc"),
+                long_texts=pick.choice(("truncate", "windows", "refuse")),
+                deadline_s=pick.choice((0.001, 0.05, 20, 20, 20)),
+                is_wanted=partial(bool, pick.random() < 0.8),
+            )
+
+        found = await asyncio.gather(*(ask() for _ in range(300)), return_exceptions=True)
+        kinds = {each.reason if isinstance(each, Refusal) else type(each) for each in found}
+        assert {list, ValueError, Reason.OVERLOADED, Reason.INVALID, Reason.GONE} <= kinds
+        await asyncio.to_thread(batcher.close)
+        admission = batcher.admission
+        assert (admission.waiting_texts, admission.waiting_tokens, admission.texts_of, admission.tokens_of) == (0, 0, {}, {})
 
     asyncio.run(main())
