@@ -39,7 +39,7 @@ from export.fitting.choose import Costs, chosen, exceeded, nearest
 from export.fitting.graphs import Exported, copied, exported
 from export.fitting.job import FitTeacher, Job, planned, prepared
 from export.fitting.plan import Plan
-from export.fitting.reporting.findings import Evidence, Found, write_fit_report
+from export.fitting.reporting.findings import Evidence, Found, measured_rows, write_fit_report
 from export.fitting.reporting.result import FitReport
 from export.fitting.training import TEACHER, TRIED, Round, control_of, halved, tuned_teacher
 from export.fitting.weighing import TIMING, Form, recipes_of
@@ -177,7 +177,8 @@ def _fitted(job: Job, out: Path) -> FitReport:
         control = control_of(plan.candidates.stages[winner.partition("/")[0]], learning, folder=out / TRIED)
     with stages.stage("measuring", f"on {len(job.measured)} {'test' if job.splits.test else 'validation'} texts"):
         found = Found(winner, student, control, figures, costs)
-        return write_fit_report(replace(evidence, found=found), out, reporter=job.reporter)
+        measured = measured_rows(evidence, found, out, job.reporter)
+    return write_fit_report(replace(evidence, found=found), out, measured=measured, reporter=job.reporter)
 
 
 def _floors(train: Dataset) -> dict[str, Classifier]:

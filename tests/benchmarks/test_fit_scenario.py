@@ -13,11 +13,13 @@ from benchmarks.fitting.figures import fit_figures
 from benchmarks.fitting.foreign import ForeignSet
 from benchmarks.fitting.rows import RowFiles
 from benchmarks.scenarios.fit import COMMITTED, Study, run_fit, write_fit
+from distill.bundle import Bundle
 from distill.data.releases import Release
 from distill.errors import PotstillError, SettingsError
 from distill.progress import SilentReporter
 from distill.settings import DataSettings
 from export.demo import Profile
+from export.measure.latency import ProcessFigures
 from export.settings import FitSettings
 
 QUIET = SilentReporter()
@@ -58,8 +60,11 @@ def test_unknown_parts_and_sets_are_refused_with_the_known_ones(tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_part_has_a_row_and_a_second_run_makes_none(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_teacher: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Cold start and memory take a process each; the tests of measuring start real ones.
+    figures_of_process = ProcessFigures(cold_start_s=0.5, peak_rss_bytes=10**8)
+    monkeypatch.setattr("export.measure.rows.measure_process", lambda *arguments: figures_of_process)
     train = write_csv(tmp_path / "train.csv", tiny_texts(400))
     test = write_csv(tmp_path / "test.csv", tiny_texts(100, seed=1))
     release = Release("tiny", "1.0", "tiny-1.0-py3-none-any.whl", "", "1 kB")
@@ -68,7 +73,7 @@ def test_every_part_has_a_row_and_a_second_run_makes_none(
     recipes = FitSettings(effort="quick", recipes=("2-layers", "1-layer", "static"))
     study = Study(
         demo=Profile(DataSettings(train=(str(train),), test=str(test)), (), recipes),
-        teacher=str(tiny_model),
+        teacher=str(tiny_teacher.path),
         foreign={"tiny": tiny},
         foreign_settings=recipes,
     )

@@ -95,18 +95,19 @@ class Evidence:
         return self.splits.test or self.splits.validation
 
 
-def write_fit_report(evidence: Evidence, out: Path, *, reporter: Reporter | None = None) -> FitReport:
-    """Measure what is left to measure, and write the report to `out`.
+def write_fit_report(
+    evidence: Evidence, out: Path, *, measured: Mapping[str, Any] | None = None, reporter: Reporter | None = None
+) -> FitReport:
+    """Write the report to `out`.
 
     Args:
         evidence: What is known.
         out: Folder of the run.
+        measured: As `measured_rows` returns it; None if nothing was found that could be measured.
         reporter: Shows progress.
     """
     reporter = reporter or SilentReporter()
-    measured: dict[str, Any] = {"environment": describe_environment(), "rows": []}
-    if evidence.found is not None:
-        measured = _measured(evidence, evidence.found, out, reporter)
+    measured = measured or {"environment": describe_environment(), "rows": []}
     report = _report(evidence, measured["environment"], measured["rows"], reporter)
     write_atomically(
         out / REPORT_JSON,
@@ -116,7 +117,7 @@ def write_fit_report(evidence: Evidence, out: Path, *, reporter: Reporter | None
     return report
 
 
-def _measured(evidence: Evidence, found: Found, out: Path, reporter: Reporter) -> dict[str, Any]:
+def measured_rows(evidence: Evidence, found: Found, out: Path, reporter: Reporter) -> dict[str, Any]:
     """Return environment and rows; those of an earlier run if the same weights and graphs were measured on the same texts."""
     folder = next((path for path in evidence.teacher.folders if path is not None), None) if evidence.teacher else None
     candidates: list[Candidate] = []
@@ -348,7 +349,7 @@ def _verdict(evidence: Evidence, forms: Sequence[FormResult], floor: Reference |
     )
     if floor is not None and floor.test is not None:
         return (
-            f"{floor.summary} is as good as every student here ({floor.test.value:.3f}): deploy that, or add labelled texts. "
-            f"The best student is {words}."
+            f"{floor.summary} is as good as the chosen student ({floor.test.value:.3f}): deploy that, or add labelled texts. "
+            f"The student is {words}."
         )
     return f"Deploy {words}."

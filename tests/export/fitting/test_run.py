@@ -17,7 +17,7 @@ from distill.settings import DataSettings
 from distill.teachers.named import labels_of_named
 from export.fitting.job import prepared
 from export.fitting.reporting.result import FitReport
-from export.fitting.run import NothingFitsError, fit
+from export.fitting.run import STAGES, NothingFitsError, fit
 from export.measure.latency import ProcessFigures
 from export.settings import FitSettings
 
@@ -60,6 +60,7 @@ def test_a_bundle_becomes_a_proven_student(found: FitReport, out: Path) -> None:
     assert {form.recipe for form in found.forms} == {"3-layers", "2-layers", "static"}
     assert all(form.predicted_bytes < 5_000_000 for form in found.forms if form.status != "over_budget")
     assert any(form.rungs and form.rungs[0].share == 0.25 for form in found.forms)
+    assert tuple(found.minutes) == STAGES
 
 
 def test_the_report_has_the_rows_of_a_benchmark(found: FitReport, out: Path) -> None:
