@@ -51,21 +51,24 @@ def survivors(scores: Mapping[str, float], speeds: Mapping[str, float], *, keep:
     return tuple(sorted(scores, key=lambda name: (-scores[name], speeds[name]))[:keep])
 
 
-def chosen(scores: Mapping[str, Figure], costs: Mapping[str, Costs], prefer: Prefer) -> str:
+def chosen(scores: Mapping[str, Figure], costs: Mapping[str, Costs], prefer: Prefer, *, floor: float = 0.0) -> str:
     """Return the form to deploy.
 
     Among the forms whose score is within one standard error of the best, paired over texts, the fastest or the smallest;
-    with `quality`, the best.
+    with `quality`, the best. A form below the floor is chosen only if all are: of few validation texts the standard error is
+    so large that the fastest would nearly always do.
 
     Args:
         scores: Validation score of each form, from one bootstrap.
         costs: What each takes, as measured.
         prefer: What decides among equals.
+        floor: Validation score of the best floor; 0 if there is none.
     """
     best = max(scores, key=lambda name: (scores[name].value, -costs[name].ms))
     if prefer == "quality":
         return best
-    equals = [name for name in scores if within_one_error(scores[best], scores[name])]
+    worth = [name for name in scores if scores[name].value >= floor] or list(scores)
+    equals = [name for name in worth if within_one_error(scores[best], scores[name])]
     by: Callable[[str], tuple[float, float]] = (
         (lambda name: (costs[name].ms, costs[name].size_bytes))
         if prefer == "speed"

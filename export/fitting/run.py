@@ -171,12 +171,13 @@ def _fitted(job: Job, out: Path) -> FitReport:
         graphs = _graphs(job, plan.within, rounds, out)
     with stages.stage("choice", "on the validation texts"):
         evidence = replace(evidence, rounds=rounds, graphs=graphs, teacher=teacher, teacher_on_validation=on_validation)
-        winner, figures, costs = _choice(job, evidence, on_validation, out)
+        floor = max((_on_validation(job, each) for each in floors.values()), default=0.0)
+        winner, figures, costs = _choice(job, evidence, on_validation, floor, out)
         student = copied(graphs.bundles[winner], out / STUDENT)
     with stages.stage("control", f"{winner.partition('/')[0]} trained on the labels alone"):
         control = control_of(plan.candidates.stages[winner.partition("/")[0]], learning, folder=out / TRIED)
     with stages.stage("measuring", f"on {len(job.measured)} {'test' if job.splits.test else 'validation'} texts"):
-        found = Found(winner, student, control, figures, costs)
+        found = Found(winner, student, control, figures, costs, floor)
         measured = measured_rows(evidence, found, out, job.reporter)
     return write_fit_report(replace(evidence, found=found), out, measured=measured, reporter=job.reporter)
 
@@ -206,7 +207,7 @@ def _report_teacher(job: Job, on_validation: Logits, floors: Mapping[str, Classi
     score = job.validation.value(on_validation)
     job.reporter.say(f"teacher: validation {metric_words(job.settings.metric)} {score:.4f}")
     for name, floor in floors.items():
-        value = job.validation.value(floor.predict_logits(job.splits.validation.texts))
+        value = _on_validation(job, floor)
         job.reporter.say(f"{name}: validation {metric_words(job.settings.metric)} {value:.4f}")
         if value >= score:
             job.reporter.say(
@@ -230,7 +231,13 @@ def _graphs(job: Job, forms: Sequence[Form], rounds: Mapping[str, Sequence[Round
     return graphs
 
 
-def _choice(job: Job, evidence: Evidence, on_validation: Logits, out: Path) -> tuple[str, dict[str, Any], dict[str, Costs]]:
+def _on_validation(job: Job, floor: Classifier) -> float:
+    return job.validation.value(floor.predict_logits(job.splits.validation.texts))
+
+
+def _choice(
+    job: Job, evidence: Evidence, on_validation: Logits, floor: float, out: Path
+) -> tuple[str, dict[str, Any], dict[str, Costs]]:
     """Return the chosen form, the validation figure of each, and what each takes as measured.
 
     Raises:
@@ -259,7 +266,7 @@ def _choice(job: Job, evidence: Evidence, on_validation: Logits, out: Path) -> t
             else nearest({name: costs[name] for name in enough}, job.budget)
         )
         _refuse(replace(evidence, validation=figures, costs=costs), out, binding=binding, closest=closest)
-    winner = chosen({name: figures[name] for name in fitting}, costs, job.settings.prefer)
+    winner = chosen({name: figures[name] for name in fitting}, costs, job.settings.prefer, floor=floor)
     score = f"validation {metric_words(job.settings.metric)} {figures[winner].value:.4f}"
     job.reporter.say(f"chosen: {winner}, {score}, {costs[winner].ms:.2f} ms")
     return winner, figures, costs

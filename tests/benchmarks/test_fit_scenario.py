@@ -88,7 +88,7 @@ def test_every_part_has_a_row_and_a_second_run_makes_none(
     assert set(regret["full_s"]) - set(demo["halved_s"])
     assert not [name for name in regret["full_s"] if name.startswith("quarter/")]
     assert regret["halved"] == demo["student"]
-    assert demo["student"]["low"] < demo["student"]["value"] <= demo["student"]["high"]
+    assert demo["student"]["low"] <= demo["student"]["value"] <= demo["student"]["high"]
     figures = fit_figures(rows)
     assert figures["retention"] == pytest.approx(demo["student"]["value"] / demo["teacher"]["value"], abs=1e-5)
     path = write_fit(rows, folder=tmp_path)

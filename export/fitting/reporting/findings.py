@@ -60,6 +60,7 @@ class Found:
         control: The bundle of its control.
         figures: Validation figure of each exported form.
         costs: Measured costs of each exported form.
+        floor: Validation score of the best floor; 0 if there is none.
     """
 
     winner: str
@@ -67,6 +68,7 @@ class Found:
     control: Bundle
     figures: Mapping[str, Figure]
     costs: Mapping[str, Costs]
+    floor: float
 
 
 @dataclass(frozen=True)
@@ -323,7 +325,8 @@ def _why_chosen(evidence: Evidence, found: Found, name: str) -> str:
         return f"{words} within one standard error of the best ({best}, {gap.value:+.4f} on validation texts)"
     slower = found.costs[name].ms / found.costs[found.winner].ms
     difference = (found.figures[name] - found.figures[found.winner]).estimate()
-    return f"{difference.value:+.4f} on validation texts against {found.winner}, at {slower:.2f} times its time"
+    below = f", below TF-IDF ({found.floor:.4f})" if found.figures[name].value < found.floor else ""
+    return f"{difference.value:+.4f} on validation texts against {found.winner}, at {slower:.2f} times its time{below}"
 
 
 def _flags(budgets: Sequence[str]) -> str:

@@ -1,0 +1,67 @@
+"""Which form is chosen: budgets, one standard error, floors, what is preferred, and who survives a round."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from distill.evaluation.intervals import Figure
+from export.fitting.choose import Costs, chosen, exceeded, nearest, survivors
+from export.fitting.reporting.result import Budget
+from export.settings import Prefer
+
+COSTS = {"static": Costs(0.1, 8_000_000), "narrow": Costs(0.3, 3_000_000), "2-layers": Costs(0.8, 7_000_000)}
+
+
+def figure(value: float, *, spread: float) -> Figure:
+    """Return a score that is `spread` lower in one resample of the texts and higher in another."""
+    return Figure(np.array([value]), np.array([[value - spread], [value + spread]]))
+
+
+def scores(static: float, narrow: float, two: float, *, spread: float) -> dict[str, Figure]:
+    """Return scores of which only that of 2-layers changes with the texts, so that every difference has this error."""
+    found = {"static": figure(static, spread=0), "narrow": figure(narrow, spread=0)}
+    return {**found, "2-layers": figure(two, spread=spread)}
+
+
+@pytest.mark.parametrize(
+    ("prefer", "spread", "expected"),
+    [
+        ("speed", 0.005, "2-layers"),  # narrow is 0.010 below the best, more than an error
+        ("speed", 0.015, "narrow"),
+        ("speed", 0.035, "static"),  # 0.030 below
+        ("size", 0.035, "narrow"),
+        ("quality", 0.035, "2-layers"),
+    ],
+)
+def test_among_equals_the_preferred_is_chosen(prefer: Prefer, spread: float, expected: str) -> None:
+    assert chosen(scores(0.77, 0.79, 0.80, spread=spread), COSTS, prefer) == expected
+
+
+def test_an_equal_below_the_floor_is_not_chosen_unless_all_are() -> None:
+    unsure = scores(0.70, 0.76, 0.80, spread=0.2)
+    assert chosen(unsure, COSTS, "speed") == "static"
+    assert chosen(unsure, COSTS, "speed", floor=0.75) == "narrow"
+    assert chosen(unsure, COSTS, "speed", floor=0.76) == "narrow"
+    assert chosen(unsure, COSTS, "speed", floor=0.79) == "2-layers"
+    assert chosen(unsure, COSTS, "speed", floor=0.9) == "static"
+
+
+def test_a_budget_is_exceeded_above_it_only() -> None:
+    costs = Costs(0.5, 4_000_000)
+    assert exceeded(costs, Budget()) == ()
+    assert exceeded(costs, Budget(max_ms=0.5, max_mb=4.0)) == ()
+    assert exceeded(costs, Budget(max_ms=0.49, max_mb=4.0)) == ("max_ms",)
+    assert exceeded(costs, Budget(max_ms=0.49, max_mb=3.9)) == ("max_ms", "max_mb")
+
+
+def test_what_comes_nearest_is_fastest_or_smallest_by_the_budget_that_binds() -> None:
+    assert nearest(COSTS, Budget(max_ms=0.05)) == ("static",)
+    assert nearest(COSTS, Budget(max_mb=2.0)) == ("narrow",)
+    assert nearest(COSTS, Budget(max_ms=0.05, max_mb=2.0)) == ("static", "narrow")
+
+
+def test_the_best_survive_and_of_equal_ones_the_faster() -> None:
+    speeds = {name: each.ms for name, each in COSTS.items()}
+    assert survivors({"static": 0.7, "narrow": 0.8, "2-layers": 0.8}, speeds, keep=2) == ("narrow", "2-layers")
+    assert survivors({"static": 0.9, "narrow": 0.8, "2-layers": 0.8}, speeds, keep=2) == ("static", "narrow")
