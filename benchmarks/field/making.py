@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.field.logits import PublishedLogits
-from benchmarks.field.study import EFFORT, FIRST, TEACHER, FieldStudy
+from benchmarks.field.study import EFFORT, FIRST, FieldStudy
 from benchmarks.field.texts import FieldTexts
 from distill.bundle import Bundle
 from distill.data import Dataset, fold, limited
@@ -25,12 +24,12 @@ from distill.progress import Reporter
 from distill.recipes import RECIPES, RecipeName, Stage, TextFacts, settings_for
 from distill.settings import AugmentSettings
 from distill.teachers.answers import teacher_logits
-from distill.teachers.teacher import Teacher, open_teacher
+from distill.teachers.teacher import Teacher
 from distill.texts import TextInput
 from distill.training.augmentation import Augmentation, neighbours_of
 from distill.training.by_recipe import Learning, train_once_each, untrained_student
 from distill.training.finished import whole_bundle
-from distill.training.pace import BACKWARD, answer_s
+from distill.training.pace import BACKWARD, answer_s, say_answers
 from distill.training.processes import lengths_of
 from export.fitting.training import tuned_teacher
 from export.pipeline import export_bundle
@@ -71,19 +70,11 @@ class FieldBench:
         """Return what the students are made of, with a random head."""
         return load_pretrained(self.study.base, labels=self.train.labels, max_length=LONGEST, seed=0)
 
-    def promise(self, part: str, seconds: float) -> None:
-        """Report how long a part is expected to take."""
-        self.reporter.say(f"{part}: about {seconds / 60:.0f} minutes" if seconds >= 90 else f"{part}: about {seconds:.0f} s")
-
 
 def made_teacher(bench: FieldBench) -> Bundle:
     """Fine-tune the teacher unless it is there, and write its fp32 graph."""
     study = bench.study
     settings = study.teacher.model_copy(update={"seed": study.seeds[0]})
-    if whole_bundle(bench.work / TEACHER) is None:
-        encoder = load_pretrained(study.model, labels=bench.train.labels, max_length=LONGEST, seed=0)
-        sample = limited(bench.train, SAMPLE_TEXTS, seed=0)
-        bench.promise("teacher", BACKWARD * answer_s(encoder, sample.texts) * settings.epochs * len(bench.train))
     bundle = tuned_teacher(study.model, bench.texts.splits, settings, out=bench.work, reporter=bench.reporter)
     if "fp32" not in bundle.manifest.precisions:
         only = ExportSettings(precisions=("fp32",))
@@ -111,19 +102,13 @@ def noisy_copies(bench: FieldBench, base: TorchClassifier) -> tuple[str, ...]:
     return tuple(dict.fromkeys(copy for copy in made if isinstance(copy, str)))
 
 
-def answered(bench: FieldBench, teacher: Teacher, texts: Sequence[TextInput], *, part: str) -> Logits:
+def answered(bench: FieldBench, teacher: Teacher, texts: Sequence[TextInput]) -> Logits:
     """Return the teacher's logits; those that an earlier run has computed are in the cache."""
     model = teacher.torch_member()
-    if model is not None and len(texts) > SAMPLE_TEXTS:
-        each = answer_s(model, limited(bench.train, SAMPLE_TEXTS, seed=0).texts)
-        bench.promise(f"teacher's answers to {len(texts):,} {part}, unless they are in the cache", each * len(texts))
+    if model is not None:
+        say_answers(model, bench.train.texts, count=len(texts), reporter=bench.reporter)
     compute = chosen_mixed_precision("auto", model.model.device) if model is not None else "no"
     return teacher_logits(teacher.asked, texts, compute=compute, reporter=bench.reporter).logits
-
-
-def opened_teacher(source: Bundle | PublishedLogits) -> Teacher:
-    """Return the teacher, fine-tuned or known by its published logits."""
-    return open_teacher(source, device="auto")
 
 
 def stages_for(bench: FieldBench, name: RecipeName, facts: TextFacts, *, seed: int) -> tuple[Stage, ...]:
@@ -166,7 +151,8 @@ def promise_students(bench: FieldBench, base: TorchClassifier, facts: TextFacts)
     ]
     if missing:
         said = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in each.items())
-        bench.promise(f"{len(missing)} students (minutes each: {said})", sum(each[name] for name, _ in missing))
+        minutes = sum(each[name] for name, _ in missing) / 60
+        bench.reporter.say(f"{len(missing)} students: about {minutes:.0f} minutes ({said} minutes each)")
 
 
 def made_student(learning: Learning, stages: Sequence[Stage], *, folder: Path) -> Bundle:

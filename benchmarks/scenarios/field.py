@@ -26,7 +26,6 @@ from benchmarks.field.making import (
     made_student,
     made_teacher,
     noisy_copies,
-    opened_teacher,
     promise_students,
     stages_for,
 )
@@ -45,7 +44,7 @@ from distill.labels import Logits
 from distill.progress import Reporter
 from distill.settings import Precision
 from distill.storage import write_atomically
-from distill.teachers.teacher import Teacher
+from distill.teachers.teacher import Teacher, open_teacher
 from distill.training.by_recipe import Learning
 from export.measure.circumstances import circumstances
 from export.runtime.sessions import OnnxClassifier
@@ -130,7 +129,7 @@ def _run(study: FieldStudy, settings: FieldSettings, *, folder: Path, reporter: 
 def _taught(bench: FieldBench, recorded: Path | None, *, file: Path) -> _Taught:
     """Return the teacher, what it is asked and its answers, which are written to the file of published logits."""
     source = made_teacher(bench) if recorded is None else PublishedLogits(recorded)
-    teacher = opened_teacher(source)
+    teacher = open_teacher(source, device="auto")
     texts = {"further": bench.texts.further, "copies": noisy_copies(bench, bench.base())}
     if isinstance(source, PublishedLogits):
         known = {name: _known(source, some) for name, some in texts.items()}
@@ -141,7 +140,7 @@ def _taught(bench: FieldBench, recorded: Path | None, *, file: Path) -> _Taught:
     labelled = {"train": bench.train.texts, "validation": bench.validation.texts}
     measuring = {name: part.texts for name, part in bench.texts.measuring.items()}
     asked = {**labelled, **measuring, **texts}
-    parts = {name: (some, answered(bench, teacher, some, part=name)) for name, some in asked.items()}
+    parts = {name: (some, answered(bench, teacher, some)) for name, some in asked.items()}
     published = write_logits(file, parts, labels=bench.train.labels, teacher=source.manifest.files[WEIGHTS].sha256)
     return _Taught(teacher, source, texts, {name: parts[name][1] for name in measuring}, published)
 
