@@ -351,6 +351,29 @@ def attacks(
 
 
 @app.command
+def ask(
+    *,
+    work: Annotated[Path, Parameter(help="folder for texts and answers; those of an earlier run are deleted")] = Path(".ask"),
+    quick: Annotated[bool, Parameter(help="few texts, to see that it works; nothing is kept as a result")] = False,
+) -> None:
+    """Ask a scripted address through failures and kills, and simulate what a cascade promises.
+
+    Example: python -m benchmarks ask
+    """
+    from benchmarks.scenarios.ask import QUICK, Plan, ask_figures, run_ask
+    from distill.machine import describe_environment
+
+    environment = describe_environment()
+    rows = run_ask(work=work, plan=QUICK if quick else Plan(), reporter=reporter_for_terminal())
+    figures = ask_figures(rows)
+    print(json.dumps(figures, indent=1))
+    if quick:
+        print("the quick form is a sample: its figures are not kept as a result", file=sys.stderr)
+        return
+    print(write_result("ask", command="python -m benchmarks ask", environment=environment, rows=rows, figures=figures))
+
+
+@app.command
 def scale(
     *,
     student: Annotated[Path, Parameter(help="an exported student's bundle, with weights")],

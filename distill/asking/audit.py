@@ -83,6 +83,8 @@ class Audit:
         num_votes: Answers without probabilities.
         shares: Of the texts answered with each label.
         mean_confidence: Mean probability of the answer.
+        mean_mass: Mean probability of all readable answers before it was scaled to 1: how likely the model names a label at all
+            where nothing forces it to. None without log-probabilities.
         first_share: How often the label listed first is the answer, in the first asking of each text, with its 95 % interval.
         first_expected: How often it would be if the order had no influence.
         disagreeing: Share of the texts asked several times whose askings do not name one label; None if none was.
@@ -99,6 +101,7 @@ class Audit:
     num_votes: int
     shares: dict[str, float]
     mean_confidence: float
+    mean_mass: float | None
     first_share: tuple[float, float, float]
     first_expected: float
     disagreeing: float | None
@@ -160,6 +163,7 @@ def audit(answered: Answered, gold: Dataset | None, *, wanted_width: float = 0.0
         num_votes=int(answered.is_vote.sum()),
         shares={name: float(count / len(answered)) for name, count in zip(answered.labels, counts, strict=True)},
         mean_confidence=float(answered.shares.max(axis=1).mean()),
+        mean_mass=None if answered.is_vote.all() else float(answered.mass[~answered.is_vote].mean()),
         first_share=(share, *wilson_interval(share, int(first.sum()))),
         first_expected=1 / len(answered.labels),
         disagreeing=float((by_text.sum(axis=1) > 1)[several].mean()) if several.any() else None,

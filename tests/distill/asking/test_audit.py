@@ -49,8 +49,8 @@ def audited(folder: Path, answers: Any, gold: Dataset | None = None, **arguments
 
 def test_askings_of_a_text_are_averaged(tmp_path: Path) -> None:
     answers = [
-        kept_answer("a", "positive", LABELS, shares=shares("positive", 0.9)),
-        kept_answer("a", "negative", LABELS, asking=1, shares=shares("negative", 0.7)),
+        kept_answer("a", "positive", LABELS, shares=shares("positive", 0.9), mass=0.2),
+        kept_answer("a", "negative", LABELS, asking=1, shares=shares("negative", 0.7), mass=0.4),
         kept_answer("b", "positive", LABELS),
         kept_answer("b", "positive", LABELS, asking=1),
         kept_answer("c", None, LABELS, problem="empty"),
@@ -60,6 +60,7 @@ def test_askings_of_a_text_are_averaged(tmp_path: Path) -> None:
     # a: (0.9 + 0.3) / 2. b: two votes and a tenth for each label: 2.1 / 2.2
     assert answered.shares == pytest.approx(np.array([[0.4, 0.6], [0.1 / 2.2, 2.1 / 2.2]]))
     assert answered.logits == pytest.approx(np.log(answered.shares))
+    assert audit(answered, None).mean_mass == pytest.approx(0.3)  # of the two answers that have one
     assert (answered.is_vote.tolist(), answered.num_quarantined) == ([False, False, True, True], 1)
 
 
