@@ -1,4 +1,4 @@
-"""Every command and every Python example of the README and of the pages on fitting runs as written, with two small files.
+"""Every command and every Python example of the README and of the pages on fitting and adopting runs as written.
 
 Only `fit` gets flags that make it fast: two students instead of seven, and little training.
 """
@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hugging_face import save_trained
 from tiny_task import tiny_texts, write_csv
+
+from distill.bundle import Bundle
 
 ROOT = Path(__file__).parent.parent
 NOT_RUN_HERE = ("make demo", "make test", "potstill predict demo/student", "potstill fit --teacher my-finetuned-bert")
@@ -36,8 +39,9 @@ def commands(page: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workplace(tiny_teacher: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
+    save_trained(folder / "my-classifier", tiny_teacher, ("LABEL_0", "LABEL_1"))
     write_csv(folder / "reviews.csv", tiny_texts(240))
     write_csv(folder / "test.csv", tiny_texts(60, seed=5))
     return folder
@@ -48,6 +52,8 @@ def test_the_pages_name_every_command_of_the_walkthrough() -> None:
     steps = ["teacher", "distill", "export", "eval", "bench", "predict", "inspect", "score", "serve"]
     assert [shlex.split(line)[1] for line in commands("docs/steps.md")] == steps
     assert [shlex.split(line)[1] for line in commands("docs/fit.md")] == ["fit"]
+    adopting = ["export", "eval", "predict", "distill", "adopt", "inspect"]
+    assert [shlex.split(line)[1] for line in commands("docs/adopting.md")] == adopting
 
 
 def assert_serves(arguments: list[str], workplace: Path) -> None:
@@ -77,7 +83,7 @@ def asked(address: str, body: dict[str, str], *, seconds: float) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", ["README.md", "docs/steps.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/steps.md", "docs/adopting.md"])
 def test_commands_run_as_they_stand(page: str, workplace: Path) -> None:
     for line in commands(page):
         program, *arguments = shlex.split(line)
@@ -94,7 +100,7 @@ def test_commands_run_as_they_stand(page: str, workplace: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/steps.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/steps.md", "docs/adopting.md"])
 def test_python_runs_as_it_stands(page: str, workplace: Path) -> None:
     for example in blocks(page, "python"):
         done = subprocess.run([sys.executable, "-c", example], cwd=workplace, capture_output=True, text=True, check=False)
