@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 PROFILE ?= full
+EFFORT ?= standard
 OUT ?= demo
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,14 +15,14 @@ FAILED = tail -n 40 $(LOG); echo "The install failed; everything pip wrote is in
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo [PROFILE=quick] [OUT=demo]   built-in data: teacher, student, export, measurements, report"
+	@echo "make demo [PROFILE=quick | EFFORT=thorough] [OUT=demo]   potstill fit on built-in data"
 	@echo "make test                              every test, and how long each folder of tests took"
 	@echo "make quick                             the tests that take seconds"
 	@echo "make lint                              ruff and mypy"
 	@echo "make clean                             remove .venv and build files"
 
 demo: $(VENV)/.installed-demo
-	$(BIN)/potstill demo --out $(OUT) --profile $(PROFILE)
+	$(BIN)/potstill demo --out $(OUT) --profile $(PROFILE) --effort $(EFFORT)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest

@@ -282,6 +282,8 @@ def _form_result(
         return replace(base, reason=f"over {_flags(over)}, so it was not trained")
     if name in evidence.graphs.failed:
         return replace(base, status="failed_gate", reason=evidence.graphs.failed[name])
+    if found is None and name in evidence.validation:
+        return _refused(base, evidence)
     if found is None or name not in scored:
         return replace(base, status="eliminated", reason=_why_eliminated(evidence, form.recipe))
     row = rows.get(("student" if name == found.winner else name, "int8"), {})
@@ -296,6 +298,25 @@ def _form_result(
         test=scored[name].score,
         kept=round(scored[name].score.value / teacher.score.value, 6) if teacher and teacher.score.value else None,
     )
+
+
+def _refused(base: FormResult, evidence: Evidence) -> FormResult:
+    """Return a form that was trained in full in a run in which none keeps the budget."""
+    estimate, costs = evidence.validation[base.name].estimate(), evidence.costs[base.name]
+    return replace(
+        base,
+        status="finalist",
+        reason=f"keeps {_kept_on_validation(evidence, base.name):.1%} of the teacher's score on validation texts",
+        measured_ms=round(costs.ms, 4),
+        measured_bytes=costs.size_bytes,
+        validation=Score(*(round(float(each), 6) for each in (estimate.value, estimate.low, estimate.high))),
+    )
+
+
+def _kept_on_validation(evidence: Evidence, name: str) -> float:
+    assert evidence.teacher_on_validation is not None  # noqa: S101 - it was scored before any form
+    teacher = _on_validation(evidence).value(evidence.teacher_on_validation)
+    return evidence.validation[name].value / teacher if teacher else 1.0
 
 
 def _rungs(evidence: Evidence, recipe: str) -> tuple[Rung, ...]:
@@ -336,11 +357,13 @@ def _flags(budgets: Sequence[str]) -> str:
 def _verdict(evidence: Evidence, forms: Sequence[FormResult], floor: Reference | None) -> str:
     if evidence.found is None:
         near = "; ".join(
-            f"{form.name}: {form.predicted_ms:.2f} ms, {form.predicted_bytes / MEGABYTE:.1f} MB"
+            f"{form.name}: {form.measured_ms or form.predicted_ms:.2f} ms, "
+            f"{(form.measured_bytes or form.predicted_bytes) / MEGABYTE:.1f} MB{', ' + form.reason if form.validation else ''}"
             for form in forms
             if form.name in evidence.nearest
         )
-        return f"No student keeps {_flags(evidence.binding)}. Nearest: {near}. Raise the budget, or name a smaller teacher."
+        advice = "Lower it, or add texts" if evidence.binding == ("min_kept",) else "Raise the budget"
+        return f"No student keeps {_flags(evidence.binding)}. Nearest: {near}. {advice}."
     winner = next(form for form in forms if form.status == "winner")
     score = winner.test or winner.validation
     words = (

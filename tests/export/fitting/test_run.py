@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,19 @@ def test_a_budget_that_nothing_keeps_names_what_binds(tiny_teacher: Bundle, tiny
     assert caught.value.report.binding == ("max_ms", "max_mb")
     assert caught.value.report.nearest
     assert (tmp_path / "report.json").is_file()
+
+
+def test_a_share_that_nothing_keeps_is_refused_with_what_comes_nearest(
+    tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    few = replace(tiny_splits, train=tiny_splits.train.take(range(24)))
+    settings = FitSettings(effort="quick", recipes=("static",), min_kept=1.0)
+    with pytest.raises(
+        NothingFitsError, match=r"No student keeps --min-kept\. Nearest: .* keeps \d\d\.\d% of the teacher"
+    ) as caught:
+        fit(few, out=tmp_path, teacher=tiny_teacher, settings=settings)
+    assert {form.status for form in caught.value.report.forms} == {"finalist"}
+    assert all(form.validation for form in caught.value.report.forms)
 
 
 def test_the_command_plans_fits_and_prints(
