@@ -49,7 +49,7 @@ def demo(
     settings: Annotated[DemoSettings, Flat] = DemoSettings(),
     json: Json = False,
 ) -> None:
-    """Run `potstill fit` on the built-in movie sentences with a budget of 4.7 MB."""
+    """Run `potstill fit` on the built-in movie sentences with a budget of 9 MB and two recipes."""
     from export.demo import run_demo
 
     _show_fit(run_demo(out, settings, reporter=reporter_for_terminal()), out, json=json)

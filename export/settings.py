@@ -104,8 +104,8 @@ class FitSettings(Settings, heading="Budget"):
     seed: int = Field(0, ge=0, description="seed of all training; the splits of the texts stay the same")
     train_all: bool = Field(
         False,
-        description="train every student within the budget in full; default: the weaker half stops after a quarter of its "
-        "training",
+        description="train every student within the budget in full; default: of four recipes or more, the weaker half stops "
+        "after a quarter of its training",
     )
 
 

@@ -320,7 +320,7 @@ def test_an_unknown_built_in_set_names_those_there_are(potstill: Run, tmp_path: 
 def test_a_fit_whose_disk_fills_up_says_so_and_goes_on_with_more_room(
     potstill: Run, make_disk: Callable[[int], Path], tiny_teacher: Bundle, tiny_csv: Path
 ) -> None:
-    size_kib = 96
+    size_kib = 8
     out = make_disk(size_kib)
     flags = ("--effort", "quick", "--recipes", "2-layers", "static")
     command = ("fit", "--teacher", tiny_teacher.path, "--train", tiny_csv, "--out", out / "run", *flags)
@@ -331,8 +331,8 @@ def test_a_fit_whose_disk_fills_up_says_so_and_goes_on_with_more_room(
         stages += re.findall(r"^(\d) of 8", done.err, flags=re.MULTILINE)[-1:]
         for manifest in out.rglob("manifest.json"):
             Bundle.open(manifest.parent)  # what has a manifest is whole
-        size_kib += 192
+        size_kib *= 2
         assert size_kib < 20_000
         subprocess.run(["mount", "-o", f"remount,size={size_kib}k", str(out)], check=True)
-    assert len(set(stages)) >= 3  # it filled up in at least three stages
+    assert len(set(stages)) >= 2  # it filled up in several stages
     Bundle.open(out / "run" / "student").graph("int8")

@@ -9,7 +9,7 @@ from typing import Any, Final
 from distill.recipes import Effort, Stage
 from distill.training.pace import BACKWARD
 from export.fitting.choose import MEGABYTE
-from export.fitting.weighing import RUNG_SHARE, Candidates, Form
+from export.fitting.weighing import FEWEST_HALVED, RUNG_SHARE, Candidates, Form
 from export.measure.tables import Table
 
 GRAPHS_MIN: Final = 0.4
@@ -110,7 +110,7 @@ def planned_minutes(
         if candidates.stages[name][-1] != needed.get(name)
     ]
     before = [_views(stage, num_texts) * step.get(name, slowest) for name, stage in needed.items()]
-    is_halved = halving and len(names) > 2
+    is_halved = halving and len(names) >= FEWEST_HALVED
     students = sum(own) * (RUNG_SHARE + 0.5 if is_halved else 1.0) + sum(before)
     copies = max(candidates.stages[name][-1].settings.augment for name in names)
     asked = min(num_texts * (1 + copies), max(_views(candidates.stages[name][-1], num_texts) for name in names))

@@ -31,7 +31,7 @@ from distill.training.lesson import Prepared, control_lesson
 from distill.training.loop import Lesson
 from export.fitting.choose import survivors
 from export.fitting.scores import Scorer
-from export.fitting.weighing import RUNG_SHARE, Candidates
+from export.fitting.weighing import FEWEST_HALVED, RUNG_SHARE, Candidates
 
 TRIED: Final = "tried"
 TEACHER: Final = "teacher"
@@ -79,7 +79,7 @@ def halved(
 ) -> dict[str, list[Round]]:
     """Train the recipes by successive halving; return the rounds of each, those that survived with a last one in full.
 
-    With two recipes or fewer nothing is saved by a first round, so all are trained in full.
+    With three recipes or fewer a first round saves next to nothing, so all are trained in full.
 
     Args:
         candidates: The stages of each recipe; of equal scores the faster stays.
@@ -91,7 +91,7 @@ def halved(
     """
     rounds: dict[str, list[Round]] = {name: [] for name in names}
     speeds = {form.recipe: form.costs.ms for form in candidates.forms}
-    if halving and len(names) > 2:
+    if halving and len(names) >= FEWEST_HALVED:
         for name in names:
             made = _trained(candidates.in_part[name], learning, folder, folder / "quarter")
             rounds[name].append(_scored(name, made, RUNG_SHARE, learning, scorer))

@@ -41,6 +41,8 @@ from export.settings import BenchSettings, ExportSettings, FitSettings
 
 RUNG_SHARE: Final = 0.25
 """Share of the training after which the weaker half of the recipes is stopped."""
+FEWEST_HALVED: Final = 4
+"""Recipes from which that is done: of three, a quarter each and two in full would be 2.75 trainings."""
 SAMPLE_TEXTS: Final = 4_000
 """Training texts that the vocabulary of an untrained student is chosen on."""
 CALIBRATION_TEXTS: Final = 32

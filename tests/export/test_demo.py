@@ -21,7 +21,7 @@ def test_profiles_follow_the_seed_but_the_split_does_not() -> None:
 
 def test_only_the_quick_profile_is_a_sample() -> None:
     full, quick = (profile_of(DemoSettings(profile=name, effort="thorough")) for name in ("full", "quick"))
-    assert (full.data.limit, full.fit.effort, full.fit.recipes) == (None, "thorough", ())
+    assert (full.data.limit, full.fit.effort) == (None, "thorough")
     assert (quick.data.limit, quick.fit.effort) == (1600, "quick")
     assert full.unlabeled
     assert not quick.unlabeled
