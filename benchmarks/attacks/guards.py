@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from serve.answering import admission, models
+from distill import bundle, tokenization
+from export.runtime import sessions
+from serve.answering import engine, models, reading
+from serve.answering import queue as queueing
 from serve.http import access, app, connection, crowd, logs, routes, server
 from serve.http.protocols import base, huggingface, oip, tei
 
@@ -40,24 +43,22 @@ class Guard:
 def _set(holder: Any, **values: Any) -> Callable[[], object]:
     def remove() -> None:
         for name, value in values.items():
+            getattr(holder, name)  # a part that is gone must not pass for one that was removed
             setattr(holder, name, value)
 
     return remove
 
 
-def _wrap(holder: Any, name: str, make: Callable[[Any], Any]) -> Callable[[], object]:
-    return lambda: setattr(holder, name, make(getattr(holder, name)))
-
-
-def _rearm(on_bytes: Any) -> Any:
+def _clock_per_byte() -> None:
     """Let every byte that comes start the clock of a message again, as servers with an idle timeout alone do."""
+    receive = connection.Connection._receive
 
-    def receive(self: connection.Connection, data: memoryview) -> None:
-        on_bytes(self, data)
+    def rearm(self: connection.Connection, data: memoryview) -> None:
+        receive(self, data)
         if self.waits_since is not None:
             self.waits_since = time.monotonic()
 
-    return receive
+    connection.Connection._receive = rearm  # type: ignore[method-assign]
 
 
 def _never_pausing() -> None:
@@ -102,6 +103,28 @@ def _series_by_path() -> None:
         return count(self, call, reply)
 
     app.App._replied = replied  # type: ignore[method-assign]
+
+
+def _one_client() -> None:
+    submit = queueing.Batcher.submit
+
+    async def submit_as_one(self: queueing.Batcher, *given: Any, **named: Any) -> Any:
+        return await submit(self, *given, **{**named, "client": ""})
+
+    queueing.Batcher.submit = submit_as_one  # type: ignore[method-assign]
+    begin = app.App._admit
+
+    def admit(self: app.App, call: Any, by_method: Any) -> None:
+        client, call.client = call.client, ""
+        begin(self, call, by_method)
+        call.client = call.client or client
+
+    app.App._admit = admit  # type: ignore[method-assign]
+
+
+def _whole_texts() -> None:
+    _one_client()
+    _set(tokenization.TextTokenizer, is_long=lambda *_: False)()
 
 
 def _every_reload() -> None:
@@ -157,9 +180,7 @@ GUARDS: dict[str, Guard] = {
     "head_bytes": Guard("serve.http.connection.MAX_HEAD_BYTES", remove=_set(connection, MAX_HEAD_BYTES=NO_LIMIT)),
     "header_count": Guard("serve.http.connection.MAX_HEADERS", remove=_set(connection, MAX_HEADERS=NO_LIMIT)),
     "message_time": Guard("--body-timeout-s", ("--body-timeout-s", "100000")),
-    "message_clock": Guard(
-        "one clock per head and body, not per byte (Connection.waits_since)", remove=_wrap(_Connection, "_receive", _rearm)
-    ),
+    "message_clock": Guard("one clock per head and body, not per byte (Connection.waits_since)", remove=_clock_per_byte),
     "idle_time": Guard("--keep-alive-s", ("--keep-alive-s", "100000")),
     "discarded_bytes": Guard(
         "serve.http.connection.MAX_HEAD_BYTES and --body-timeout-s",
@@ -191,9 +212,9 @@ GUARDS: dict[str, Guard] = {
     ),
     "text_count": Guard("--max-texts", ("--max-texts", "100000000", "--max-queue", "100000000")),
     "text_chars": Guard("--max-text-chars", ("--max-text-chars", "1000000000")),
-    "admission": Guard(
-        "--max-queue and the expected wait", ("--max-queue", "1000000000"), _set(admission, WAIT_SHARE=float("inf"))
-    ),
+    "turns": Guard("clients take turns, and have their share of the queue", remove=_one_client),
+    "beginnings": Guard("of a text that is cut only the beginning is encoded; clients take turns", remove=_whole_texts),
+    "own_errors": Guard("a text fails its own request only", remove=_set(reading, _error_of=lambda _: None)),
     "strict_json": Guard(
         "what cannot be decoded is a refusal",
         remove=lambda: _everywhere("decoded", lambda decoder, body, once: decoder.decode(body)),  # noqa: ARG005
@@ -222,6 +243,16 @@ GUARDS: dict[str, Guard] = {
     "metric_labels": Guard("metrics by route and status, not by what a client names", remove=_series_by_path),
     "few_reloads": Guard("one reload of a model runs and one waits", remove=_every_reload),
     "few_signals": Guard("signals during a reload become one more", remove=_every_signal),
+    "digests": Guard("sha256 of every file", remove=_set(bundle, _require_digest=lambda *_: None)),
+    "reload_time": Guard("--reload-timeout-s", ("--reload-timeout-s", "100000")),
+    "manifest_bytes": Guard("distill.bundle.MAX_MANIFEST_BYTES", remove=_set(bundle, MAX_MANIFEST_BYTES=256 << 20)),
+    "self_check": Guard("the self-check before a bundle is served", remove=_set(engine.Engine, self_check=lambda *_: None)),
+    "graph_limits": Guard(
+        "export.runtime.graph_limits, and --reload-timeout-s",
+        ("--reload-timeout-s", "100000"),
+        _set(sessions, require_runnable=lambda *_: None),
+    ),
+    "tokenizer_limits": Guard("distill.tokenizer_limits", remove=_set(tokenization, require_bounded=lambda *_, **__: None)),
     "handshakes": Guard("a TLS handshake is a connection and has --body-timeout-s", remove=_plain_handshakes),
     "all_bodies": Guard("--max-all-bodies-bytes", ("--max-all-bodies-bytes", str(NO_LIMIT))),
 }

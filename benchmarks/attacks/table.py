@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.attacks import asking, connecting, reloading
+from benchmarks.attacks import asking, connecting, planting, reloading
 from benchmarks.attacks.trials import Attack
 from benchmarks.attacks.wire import asks, floods, head, hold, stream, texts_body, whole
 
@@ -13,6 +13,7 @@ GET = head("GET", "/")
 CHUNKED = head("POST", "/predict", "transfer-encoding: chunked") + b"\r\n"
 UPGRADE = head("GET", "/health/live", "connection: upgrade", "upgrade: websocket") + b"\r\nabc"
 ALMOST_WHOLE = head("POST", "/predict", "content-length: 2000000") + b"\r\n" + b"a" * 1_900_000
+THIRTY_TEXTS = whole(body=texts_body(["a fine film of two hours"] * 30))
 TEXT = whole(body=texts_body(["a fine film"]))
 _LOG, _TOKENS, _ADMIN = frozenset({"log"}), frozenset({"tokens"}), frozenset({"admin"})
 
@@ -214,7 +215,7 @@ CONNECTIONS = tuple(
             "absent_reader",
             "pipelined requests whose answers are never read",
             "unread_bytes",
-            partial(hold, start=whole("GET", "/docs") * 5000, reads=False),
+            partial(hold, start=whole("GET", "/docs") * 1000, reads=False),
         ),
         ("full_house", "all places taken, for newcomers to find none", "places_for_new", connecting.full_house),
     )
@@ -250,32 +251,37 @@ TEXTS = tuple(
         (
             "flood_of_long_texts",
             "texts of 100,000 characters, many at once",
-            "admission",
+            "beginnings",
             floods(whole(body=texts_body(["good film " * 9_999])), connections=12),
         ),
         (
             "flood_of_cjk",
             "texts of 100,000 characters that are a token each",
-            "admission",
+            "beginnings",
             floods(whole(body=texts_body(["電影很好看" * 19_999])), connections=12),
         ),
         (
             "one_long_word",
             "100,000 characters without a space",
-            "admission",
+            "turns",
             floods(whole(body=texts_body(["a" * 99_999])), connections=12),
         ),
         (
             "full_requests",
             "requests of as many texts as are accepted",
-            "admission",
+            "turns",
             floods(whole(body=texts_body(["a fine film of two hours"] * 1024)), connections=16),
         ),
-        ("flood_of_texts", "more requests than can be answered", "admission", floods(TEXT, connections=64)),
+        (
+            "flood_of_texts",
+            "more requests than can be answered",
+            "turns",
+            floods(whole(body=texts_body(["a fine film of two hours"] * 30)), connections=90),
+        ),
         (
             "pairs_among_texts",
             "pairs of texts among single texts",
-            "admission",
+            "own_errors",
             floods(whole(body=texts_body([["a", "b"]])), TEXT, connections=16, allowed=(200, 422, 429), pause_s=0.01),
         ),
         (
@@ -354,4 +360,17 @@ RELOADS = (
     Attack("signal_storm", "reloads", "many SIGHUP at once", "few_signals", reloading.signal_storm),
 )
 
-ATTACKS = (*HEADS, *BODIES, *FRAMING, *CONNECTIONS, *PIPELINES, *TEXTS, *ACCESS, *TLS, *RELOADS)
+BUNDLES = tuple(
+    Attack(name, "bundles", tries, guard, partial(planting.plant, change=change), _ADMIN, {"--reload-timeout-s": "3"})
+    for name, tries, guard, change in (
+        ("changed_graph", "a graph that was changed after it was sealed", "digests", planting.changed_graph),
+        ("named_pipe", "a named pipe in place of a file", "reload_time", planting.named_pipe),
+        ("endless_manifest", "a link to a file without end", "manifest_bytes", planting.endless_manifest),
+        ("not_a_number", "weights that are not numbers", "self_check", planting.not_a_number),
+        ("endless_loop", "a graph with a loop without end", "graph_limits", planting.endless_loop),
+        ("backtracking_tokenizer", "a regular expression without end", "tokenizer_limits", planting.backtracking_tokenizer),
+        ("growing_tokenizer", "a tokenizer that makes texts longer", "tokenizer_limits", planting.growing_tokenizer),
+    )
+)
+
+ATTACKS = (*HEADS, *BODIES, *FRAMING, *CONNECTIONS, *PIPELINES, *TEXTS, *ACCESS, *TLS, *RELOADS, *BUNDLES)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import threading
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Literal, cast
 
 from distill.classifier import TextInput
@@ -101,7 +103,9 @@ class Model:
         self._reloading = asyncio.Lock()
         self._reloads_waiting = 0
         self._reload_timeout_s = settings.reload_timeout_s
-        self._opening: threading.Thread | None = None
+        self._to_open: SimpleQueue[tuple[Path, Future[Engine]]] = SimpleQueue()
+        self._opener: threading.Thread | None = None
+        self._is_opening = False
         self.batcher = Batcher(
             threads=threads,
             max_queue=self.limits.max_queue,
@@ -206,21 +210,40 @@ class Model:
 
     async def _opened(self, folder: Path) -> Engine:
         """Open a bundle in a daemonic thread: one that hangs keeps neither the server nor the process."""
-        if self._opening is not None and self._opening.is_alive():
+        if self._is_opening:
             raise SettingsError("an earlier reload still hangs; restart the server")
+        if self._opener is None:
+            # One thread for all reloads: memory that the allocator keeps for a thread is used again.
+            self._opener = threading.Thread(target=self._open_in_turn, name="potstill-reload", daemon=True)
+            self._opener.start()
         found: Future[Engine] = Future()
-
-        def run() -> None:
-            found.set_running_or_notify_cancel()
-            try:
-                found.set_result(self._source.open(folder))
-            except BaseException as exc:  # noqa: BLE001  # raised where the result is awaited
-                found.set_exception(error_of(exc))
-
-        self._opening = threading.Thread(target=run, name="potstill-reload", daemon=True)
-        self._opening.start()
+        found.set_running_or_notify_cancel()
+        self._is_opening = True
+        self._to_open.put((folder, found))
         async with asyncio.timeout(self._reload_timeout_s):
             return await asyncio.wrap_future(found)
+
+    def _open_in_turn(self) -> None:
+        while True:
+            folder, found = self._to_open.get()
+            try:
+                opened = self._source.open(folder)
+            except BaseException as exc:  # noqa: BLE001  # raised where the result is awaited
+                _forget_frames(exc)
+                self._is_opening = False
+                found.set_exception(error_of(exc))
+            else:
+                self._is_opening = False
+                found.set_result(opened)
+                del opened
+            del found  # it holds the engine
+
+
+def _forget_frames(failure: BaseException | None) -> None:
+    """Let go of what the frames of a failure hold, such as a whole graph: they are in a cycle that waits for a collection."""
+    while failure is not None:
+        traceback.clear_frames(failure.__traceback__)
+        failure = failure.__context__
 
 
 def _long_texts(truncate: bool | None, limit: LongTexts | Literal["refuse"]) -> LongTexts | Literal["refuse"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ import pytest
 from served import Running
 
 from distill.bundle import Bundle
+from distill.errors import BundleError
 from serve.answering.engine import Engine
 from serve.answering.fallback import cascade_source
 from serve.answering.models import ModelSource
@@ -240,6 +243,31 @@ def test_a_cascade_keeps_the_precision_of_its_fallback(
 
     assert kind(tiny_fallback.path)["precision of the fallback"] == "fp32"
     assert kind(tiny_student.path)["precision of the fallback"] == "int8"
+
+
+def test_a_refused_reload_keeps_nothing_of_what_it_opened(serve_sources: Callable[..., Running], tiny_student: Bundle) -> None:
+    settings, opened = ServeSettings(port=0, drain_s=0), []
+
+    def open_and_refuse(folder: Path) -> Engine:
+        engine = Engine.open(folder)
+        opened.append(weakref.ref(engine.classifier))
+        if len(opened) > 1:
+            try:
+                raise ValueError("inside")
+            except ValueError as exc:
+                raise BundleError("refused") from exc
+        return engine
+
+    server = serve_sources(
+        [ModelSource("tiny", tiny_student.path, settings.limits_with({}), open_and_refuse)], settings, ADMIN["environment"]
+    )
+    gc.disable()
+    try:
+        for _ in range(2):
+            assert server.post("/admin/reload", {}, **BEARER).status == 409
+        assert [reference() is None for reference in opened] == [False, True, True]
+    finally:
+        gc.enable()
 
 
 def test_a_reload_request_that_is_not_one_is_400(serve_bundle: Callable[..., Running]) -> None:
