@@ -19,6 +19,7 @@ from typing import Final
 
 from distill.bundle import Bundle
 from distill.data import Splits
+from distill.errors import SettingsError
 from distill.evaluation.scores import metric_words
 from distill.models.loading import load_bundle
 from distill.progress import Reporter
@@ -88,8 +89,12 @@ def halved(
         folder: Where the students are kept.
         scorer: Scores on the validation texts.
         halving: Whether the weaker half is stopped.
+
+    Raises:
+        SettingsError: The teacher has too few layers for all of them.
     """
     rounds: dict[str, list[Round]] = {name: [] for name in names}
+    names = _possible(candidates, names, learning)
     speeds = {form.recipe: form.costs.ms for form in candidates.forms}
     if halving and len(names) >= FEWEST_HALVED:
         for name in names:
@@ -104,6 +109,26 @@ def halved(
         made = _trained(stages, learning, folder, folder / ASSISTANTS if is_assistant else folder)
         rounds[name].append(_scored(name, made, 1.0, learning, scorer))
     return rounds
+
+
+def _possible(candidates: Candidates, names: Sequence[str], learning: Learning) -> list[str]:
+    """Return the recipes that can be made of the teacher: a head on features keeps only the layers that it reads.
+
+    Raises:
+        SettingsError: None can.
+    """
+    possible = []
+    for name in names:
+        first = candidates.stages[name][0].settings
+        wanted = 0 if first.student is not None else first.num_layers or 0
+        has = learning.teacher.lender().model.config.num_hidden_layers if wanted else 0
+        if wanted <= has:
+            possible.append(name)
+        else:
+            learning.reporter.say(f"{name} is left out: it is made of {wanted} layers, and the teacher has {has}")
+    if not possible:
+        raise SettingsError(f"the teacher has too few layers for {', '.join(names)}; name other --recipes")
+    return possible
 
 
 def _trained(stages: Sequence[Stage], learning: Learning, folder: Path, home: Path) -> Bundle:

@@ -330,7 +330,7 @@ def _rungs(evidence: Evidence, recipe: str) -> tuple[Rung, ...]:
 def _why_eliminated(evidence: Evidence, recipe: str) -> str:
     rounds = evidence.rounds.get(recipe, ())
     if not rounds:
-        return "not trained: the run stopped before"
+        return f"not trained: {'the teacher has too few layers' if evidence.rounds else 'the run stopped before'}"
     return (
         f"stopped after {rounds[-1].share:.0%} of its training: {rounds[-1].score:.4f} on validation texts, others were better"
     )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import Splits
+from distill.errors import SettingsError
 from distill.progress import SilentReporter
 from distill.recipes import Stage
 from distill.settings import DistillSettings
@@ -30,7 +33,8 @@ def run(candidates: Candidates, teacher: Bundle, splits: Splits, folder: Path) -
 def candidates_of(*chains: tuple[Stage, ...]) -> Candidates:
     stages = {chain[-1].name: chain for chain in chains}
     forms = tuple(Form(name, "int8", Costs(1.0, 1)) for name in stages)
-    return Candidates(forms, stages, stages, dict.fromkeys(stages, 1.0), 1.0)
+    steps = dict.fromkeys(stages, 1.0)
+    return Candidates(forms, stages, stages, step_s=steps, teacher_answer_s=1.0, max_length=16, truncated=0.0)
 
 
 def test_a_student_is_not_replaced_by_its_namesake_that_others_are_made_of(
@@ -57,3 +61,14 @@ def test_a_student_with_the_settings_of_an_assistant_is_trained_once_for_both(
     rounds = run(candidates, tiny_teacher, tiny_splits, tmp_path)
     assert rounds["2-layers"][-1].bundle.path == tmp_path / "assistants" / "2-layers-seed-0"
     assert len(list(tmp_path.rglob(WEIGHTS))) == 2
+
+
+def test_a_student_with_more_layers_than_the_teacher_is_left_out(
+    tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    many, one = stage("6-layers", layers=60, epochs=1), stage("1-layer", layers=1, epochs=1)
+    rounds = run(candidates_of((many,), (one,)), tiny_teacher, tiny_splits, tmp_path)
+    assert rounds["6-layers"] == []
+    assert rounds["1-layer"][-1].share == 1.0
+    with pytest.raises(SettingsError, match="too few layers for 6-layers"):
+        run(candidates_of((many,)), tiny_teacher, tiny_splits, tmp_path)
