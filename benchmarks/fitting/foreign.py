@@ -10,7 +10,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -78,7 +78,8 @@ def splits_of(foreign: ForeignSet, folder: Path, *, most: int | None = None) -> 
         found = Splits(*split_off(rest, count=count, seed=SPLIT_SEED, name="validation"), test)
 
     def sample(part: Dataset) -> Dataset:
-        return limited(part, most, seed=SPLIT_SEED)
+        part = limited(part, most, seed=SPLIT_SEED)
+        return replace(part, notes=tuple(note.replace(f"{folder}/", "") for note in part.notes))
 
     return Splits(sample(found.train), sample(found.validation), None if found.test is None else sample(found.test))
 

