@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 import threading
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -229,9 +228,8 @@ class Model:
             try:
                 opened = self._source.open(folder)
             except BaseException as exc:  # noqa: BLE001  # raised where the result is awaited
-                _forget_frames(exc)
                 self._is_opening = False
-                found.set_exception(error_of(exc))
+                found.set_exception(_without_frames(error_of(exc)))
             else:
                 self._is_opening = False
                 found.set_result(opened)
@@ -239,11 +237,13 @@ class Model:
             del found  # it holds the engine
 
 
-def _forget_frames(failure: BaseException | None) -> None:
-    """Let go of what the frames of a failure hold, such as a whole graph: they are in a cycle that waits for a collection."""
-    while failure is not None:
-        traceback.clear_frames(failure.__traceback__)
-        failure = failure.__context__
+def _without_frames(failure: Exception) -> Exception:
+    """Let go of the frames of a failure, which hold a whole graph and are in a cycle that waits for a collection."""
+    each: BaseException | None = failure
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__context__
+    return failure
 
 
 def _long_texts(truncate: bool | None, limit: LongTexts | Literal["refuse"]) -> LongTexts | Literal["refuse"]:
