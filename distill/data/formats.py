@@ -68,7 +68,9 @@ class OpenedText:
     lines: Iterator[str]
 
 
-def open_text(source: Path | str, file: IO[bytes], *, kind: str, wanted: Sequence[str] = ()) -> OpenedText:
+def open_text(
+    source: Path | str, file: IO[bytes], *, kind: str, wanted: Sequence[str] = (), max_line_chars: int = MAX_LINE_CHARS
+) -> OpenedText:
     """Decide the form of a file and return its lines, decoded as they are read.
 
     A byte that is not valid in the encoding becomes a lone surrogate, so that the error can name its row.
@@ -78,6 +80,7 @@ def open_text(source: Path | str, file: IO[bytes], *, kind: str, wanted: Sequenc
         file: Opened for reading; it need not be seekable.
         kind: "csv", "tsv" or "jsonl".
         wanted: Names of columns that the header is expected to have, in any case; they help to choose the delimiter.
+        max_line_chars: Longest line.
 
     Raises:
         DatasetError: The content is not text.
@@ -89,7 +92,7 @@ def open_text(source: Path | str, file: IO[bytes], *, kind: str, wanted: Sequenc
         complete = len(head) < HEAD_BYTES
         text = codecs.getincrementaldecoder(encoding)("surrogateescape").decode(head, final=complete and encoding != "utf-16")
         form = _tabular_form(encoding, text, usual=_usual_delimiter(kind), wanted=wanted, complete=complete)
-    return OpenedText(form, _lines(source, _Rest(head, file), encoding))
+    return OpenedText(form, _lines(source, _Rest(head, file), encoding, max_line_chars))
 
 
 def _usual_delimiter(kind: str) -> str:
@@ -140,17 +143,17 @@ class _Rest(io.RawIOBase):
         return len(part)
 
 
-def _lines(source: Path | str, rest: io.RawIOBase, encoding: str) -> Iterator[str]:
+def _lines(source: Path | str, rest: io.RawIOBase, encoding: str, max_chars: int) -> Iterator[str]:
     buffered = cast("IO[bytes]", io.BufferedReader(rest, 2**16))
     # "\n": other characters that split lines in Unicode, and a lone carriage return, are part of a text.
     text = io.TextIOWrapper(buffered, encoding=encoding, errors="surrogateescape", newline="\n")
     number = 0
     try:
-        while line := text.readline(MAX_LINE_CHARS):
+        while line := text.readline(max_chars):
             number += 1
-            if len(line) == MAX_LINE_CHARS and not line.endswith("\n"):
+            if len(line) == max_chars and not line.endswith("\n"):
                 raise DatasetError(
-                    f"{source}:{number}: a line of more than {MAX_LINE_CHARS:,} characters; expected one row a line",
+                    f"{source}:{number}: a line of more than {max_chars:,} characters; expected one row a line",
                     path=source,
                     line=number,
                 )

@@ -60,9 +60,7 @@ def _dataset(job: Job, done: frozenset[str]) -> Any:
     most = job.settings.workers or present
     # An actor computes on one CPU; the rest of it is for the tasks that read.
     # Not `ray.data.range`: its tasks wait for a whole CPU, which the actors hold.
-    files = ray.data.from_items(
-        [{"number": number} for number in range(len(job.sources))], override_num_blocks=len(job.sources)
-    )
+    files = ray.data.from_items([{"place": place} for place in range(len(job.sources))], override_num_blocks=len(job.sources))
     return files.flat_map(_read, fn_kwargs={"job": job, "done": done}, num_cpus=0.05).map(
         _Worker,
         fn_constructor_kwargs={"job": job, "shipped": [shipped]},
@@ -72,8 +70,8 @@ def _dataset(job: Job, done: frozenset[str]) -> Any:
 
 
 def _read(row: Mapping[str, Any], *, job: Job, done: frozenset[str]) -> Iterator[dict[str, RawPart]]:
-    number = row["number"]
-    for raw in raw_parts(job.sources[number], number, job.schema, job.settings, done=done):
+    source = job.sources[row["place"]]
+    for raw in raw_parts(source, source.number, job.schema, job.settings, done=done):
         yield {"part": raw}
 
 

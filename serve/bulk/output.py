@@ -34,8 +34,11 @@ MANIFEST = "_manifest.json"
 _MANIFEST_SHARE = 0.05
 """Share of the run time that rewriting the manifest may take."""
 
-# A part, its quarantine, or a hidden file such as what a killed writer left.
-_OURS = re.compile(rf"({QUARANTINE}/)?part-|(.*/)?\.")
+LISTED = "_listed"
+"""Folder with an entry of each part that was finished since the manifest was written."""
+
+# A part, its quarantine, its entry, or a hidden file such as what a killed writer left. Spark's parts have other names.
+_OURS = re.compile(rf"({QUARANTINE}/)?part-\d{{5}}-\d{{6}}\.parquet$|{LISTED}/|(.*/)?\.")
 
 
 class Output:
@@ -66,16 +69,28 @@ class Output:
     def read_manifest(self) -> dict[str, Any] | None:
         """Return the manifest; None when there is none yet."""
         try:
-            values = json.loads(self._fs.cat_file(f"{self._root}/{MANIFEST}"))
-            if values.pop("sha256") != hashlib.sha256(_spelled(values)).hexdigest():
-                raise ValueError("its sha256 does not match")
+            return _unsealed(self._fs.cat_file(f"{self._root}/{MANIFEST}"))
         except FileNotFoundError:
             return None
         except OSError as exc:
             raise StorageError(f"cannot read {self.url}/{MANIFEST}: {exc.strerror or exc}") from exc
         except (ValueError, KeyError, AttributeError, TypeError) as exc:
             raise StorageError(f"{self.url}/{MANIFEST} is damaged ({exc}); remove it to score everything again") from exc
-        return dict(values)
+
+    def listed(self) -> dict[str, dict[str, Any]]:
+        """Return the entries of the parts that were finished since the manifest was written; a damaged one is left out."""
+        found = {}
+        with suppress(OSError):  # there are none
+            for path in self._fs.find(f"{self._root}/{LISTED}"):
+                with suppress(ValueError, KeyError, AttributeError, TypeError):
+                    entry = _unsealed(self._fs.cat_file(path))
+                    found[entry["name"]] = entry["part"]
+        return found
+
+    def clear_listed(self) -> None:
+        """Remove these entries, when the manifest has them."""
+        with suppress(FileNotFoundError):
+            self._fs.rm(f"{self._root}/{LISTED}", recursive=True)
 
     def has(self, name: str, size: int) -> bool:
         """Return whether a file exists and has this size."""
@@ -102,10 +117,20 @@ class Output:
 
 
 class Ledger:
-    """The finished parts of a job, and the manifest that lists them."""
+    """The finished parts of a job, and the manifest that lists them.
 
-    def __init__(self, output: Output, job: Mapping[str, Any]) -> None:
-        """Continue the job where an earlier run stopped; `complete` means that nothing is left to do.
+    Attributes:
+        complete: Nothing is left to do.
+        finished_inputs: Input files, by number, that an earlier run labelled to the end.
+    """
+
+    def __init__(self, output: Output, job: Mapping[str, Any], *, may_grow: bool = False) -> None:
+        """Continue the job where an earlier run stopped.
+
+        Args:
+            output: The folder.
+            job: The identity of the job.
+            may_grow: The job may have more input files than the one in the folder.
 
         Raises:
             SettingsError: The folder holds the parts of another job, or other files.
@@ -114,20 +139,23 @@ class Ledger:
         self._output = output
         self._job = dict(job)
         self._parts: dict[str, ScoredPart] = {}
-        self.complete = False
+        self.complete, self.finished_inputs = False, 0
         self._next_write = 0.0
         manifest = output.read_manifest()
         if manifest is None:
             output.require_no_other_files()
             self.commit(complete=False)
         else:
-            self._require_same(manifest)
+            self._require_same(manifest, may_grow=may_grow)
+            entries = {**manifest["parts"], **output.listed()}
             self._parts = {
                 name: ScoredPart(**entry)
-                for name, entry in manifest["parts"].items()
+                for name, entry in entries.items()
                 if all(output.has(file, size) for file, (size, _) in entry["files"].items())
             }
-            self.complete = manifest["complete"] and len(self._parts) == len(manifest["parts"])
+            if manifest["complete"] and len(self._parts) == len(manifest["parts"]):
+                self.finished_inputs = len(manifest["job"]["inputs"])
+                self.complete = self.finished_inputs == len(self._job["inputs"])
         output.sweep()
 
     @property
@@ -141,17 +169,20 @@ class Ledger:
         return sum(part.num_rows + part.num_bad for part in self._parts.values())
 
     def add(self, name: str, part: ScoredPart) -> None:
-        """Record a written part; the manifest is rewritten now or after a later part, as often as its share of time allows."""
+        """List a written part: in the manifest, as often as rewriting may take of the time, else in a file of its own."""
         self._parts[name] = part
         if time.monotonic() >= self._next_write:
             self.commit(complete=False)
+        else:
+            self._output.write(f"{LISTED}/{name.removeprefix('part-')}.json", _sealed({"name": name, "part": vars(part)}))
 
     def commit(self, *, complete: bool) -> None:
         """Write the manifest."""
         started = time.monotonic()
         parts = {name: vars(part) for name, part in self._parts.items()}
         values = {"schema": SCHEMA, "complete": complete, "job": self._job, "totals": self.totals(), "parts": parts}
-        self._output.write(MANIFEST, _spelled({**values, "sha256": hashlib.sha256(_spelled(values)).hexdigest()}))
+        self._output.write(MANIFEST, _sealed(values))
+        self._output.clear_listed()
         self._next_write = time.monotonic() + (time.monotonic() - started) / _MANIFEST_SHARE
 
     def totals(self) -> dict[str, Any]:
@@ -170,13 +201,15 @@ class Ledger:
             "mean_score": math.fsum(part.score_sum for part in parts) / rows if rows else None,
         }
 
-    def _require_same(self, manifest: Mapping[str, Any]) -> None:
+    def _require_same(self, manifest: Mapping[str, Any], *, may_grow: bool) -> None:
         if manifest.get("schema") != SCHEMA:
             raise SettingsError(
                 f"{self._output.url} was written with schema {manifest.get('schema')!r}, this version writes {SCHEMA}; "
                 "choose another folder"
             )
         theirs, ours = manifest["job"], json.loads(_spelled(self._job))
+        if may_grow:
+            ours = {**ours, "inputs": ours["inputs"][: len(theirs["inputs"])]}
         for name in sorted({*theirs, *ours}):
             if theirs.get(name) != ours.get(name):
                 raise SettingsError(
@@ -187,6 +220,17 @@ class Ledger:
 
 def _short(value: object) -> str:
     return shorten(json.dumps(value, ensure_ascii=False), 120, placeholder="...")
+
+
+def _sealed(values: Mapping[str, Any]) -> bytes:
+    return _spelled({**values, "sha256": hashlib.sha256(_spelled(values)).hexdigest()})
+
+
+def _unsealed(content: bytes) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(content)
+    if values.pop("sha256") != hashlib.sha256(_spelled(values)).hexdigest():
+        raise ValueError("its sha256 does not match")
+    return values
 
 
 def _spelled(values: Mapping[str, Any]) -> bytes:

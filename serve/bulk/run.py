@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from distill.bundle import Bundle
-from distill.errors import BundleError
+from distill.errors import BundleError, DatasetError, SettingsError
 from distill.progress import Reporter, SilentReporter
 from export.trust.pins import require_trusted
-from serve.bulk.inputs import find_inputs, kept_schema
+from serve.bulk.inputs import InputFile, find_inputs, kept_schema
 from serve.bulk.output import Ledger, Output
 from serve.bulk.settings import ScoreSettings
 from serve.bulk.threads import run_in_threads
@@ -50,10 +51,13 @@ def score(
     """
     settings, reporter = settings or ScoreSettings(), reporter or SilentReporter()
     opened = require_trusted(bundle if isinstance(bundle, Bundle) else Bundle.open(bundle), settings)
-    sources = tuple(find_inputs(inputs))
+    place = Output(output)
+    sources, known = _numbered(find_inputs(inputs, follow_links=settings.follow_links), place, settings)
     precision, schema = settings.precision or opened.best_precision(), kept_schema(sources, settings)
-    job = Job(opened, precision, sources, schema, Output(output), settings)
-    ledger = Ledger(job.output, job.identity())
+    job = Job(opened, precision, sources, known, schema, place, settings)
+    ledger = Ledger(place, job.identity(), may_grow=settings.incremental)
+    if settings.incremental:
+        job = replace(job, sources=_unfinished(job, ledger))
     before, started = ledger.num_rows, time.monotonic()
     if before:
         reporter.say(f"score: {'all ' if ledger.complete else ''}{before:,} rows are already scored")
@@ -69,6 +73,35 @@ def score(
         if rows and settings.price_per_hour is not None
         else None,
     }
+
+
+def _numbered(
+    found: Sequence[InputFile], output: Output, settings: ScoreSettings
+) -> tuple[tuple[InputFile, ...], tuple[tuple[str, str], ...]]:
+    """Return the input files, and name and fingerprint of all files by number: those of an earlier run keep their numbers."""
+    manifest = output.read_manifest() if settings.incremental else None
+    known = dict(manifest["job"]["inputs"]) if manifest else {}
+    numbers = {name: number for number, name in enumerate(known)}
+    for source in found:
+        if known.get(source.name, source.fingerprint) != source.fingerprint:
+            raise source.error(" changed since it was labelled; restore it, or score all files into another folder")
+        numbers.setdefault(source.name, len(numbers))
+    if settings.incremental and len({source.name for source in found}) != len(found):
+        raise SettingsError("two input files have the same name, so --incremental cannot tell which is new; name one folder")
+    if not settings.incremental:
+        return tuple(found), tuple((source.name, source.fingerprint) for source in found)
+    ordered = sorted((replace(source, number=numbers[source.name]) for source in found), key=lambda source: source.number)
+    new = ((source.name, source.fingerprint) for source in ordered if source.name not in known)
+    return tuple(ordered), (*known.items(), *new)
+
+
+def _unfinished(job: Job, ledger: Ledger) -> tuple[InputFile, ...]:
+    """Return the files to read, and require that those which an earlier run did not finish are there."""
+    left = tuple(source for source in job.sources if source.number >= ledger.finished_inputs)
+    if len(left) != len(job.inputs) - ledger.finished_inputs:
+        gone = sorted({name for name, _ in job.inputs[ledger.finished_inputs :]} - {source.name for source in left})
+        raise DatasetError(f"{gone[0]} is gone, but an earlier run did not label it to the end; restore it", path=gone[0])
+    return left
 
 
 def _run(job: Job, ledger: Ledger, runner: Runner, reporter: Reporter) -> None:

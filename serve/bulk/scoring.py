@@ -85,7 +85,10 @@ def score_part(
 def _problem_with(text: Any, settings: ScoreSettings) -> str | None:
     """Return why a text, or the first unusable text of a pair, cannot be labelled; None if it can."""
     for name, part in zip(settings.text_columns, parts_of(text), strict=True):
-        if problem := problem_with(part, settings.max_text_chars):
+        # A longer text was cut when it was read, so its length is not known.
+        is_long = isinstance(part, str) and len(part) > settings.max_text_chars
+        limit = f"the text has more than --max-text-chars {settings.max_text_chars:,} characters"
+        if problem := limit if is_long else problem_with(part, settings.max_text_chars):
             return problem if settings.pair_column is None else f"in {name!r}, {problem}"
     return None
 

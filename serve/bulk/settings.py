@@ -23,6 +23,9 @@ class TableSettings(Settings, heading="Data"):
     pair_column: str | None = Field(None, min_length=1, description="sentence pairs: column with the second text")
     key: tuple[str, ...] = Field((), description="columns that identify a row; default: the file name and the line number")
     columns: tuple[str, ...] = Field((), description="more columns to copy to the output")
+    optional_columns: tuple[str, ...] = Field(
+        (), description="copied columns that rows of JSONL may lack, for null; other rows without a column go to the quarantine"
+    )
     max_text_chars: int = Field(100_000, ge=1, description="longest text accepted; rows with longer texts go to the quarantine")
 
 
@@ -35,7 +38,16 @@ class AnswerSettings(Settings, heading="Output"):
     part_rows: int = Field(8_192, ge=1, description="maximum rows per part; a killed run loses only the parts in progress")
 
 
-class ScoreSettings(AnswerSettings, TableSettings, TrustSettings, heading="Running"):
+class InputSettings(Settings, heading="Data"):
+    """Which files are read."""
+
+    follow_links: bool = Field(False, description="also read links in folders and patterns; default: they are an error")
+    incremental: bool = Field(
+        False, description="the output has the labels of an earlier run: label only the input files that it did not have"
+    )
+
+
+class ScoreSettings(AnswerSettings, TableSettings, InputSettings, TrustSettings, heading="Running"):
     """What is read, what is written, and the resources used."""
 
     precision: Precision | None = Field(None, description="graph to run; default: int8 if the bundle has it, else fp32")
@@ -70,4 +82,6 @@ class ScoreSettings(AnswerSettings, TableSettings, TrustSettings, heading="Runni
         twice = sorted({name for name in written if written.count(name) > 1})
         if twice:
             raise ValueError(f"two output columns would be named {', '.join(map(repr, twice))}; set --answer-prefix or --key")
+        if unknown := sorted({*self.optional_columns} - {*self.kept}):
+            raise ValueError(f"optional_columns has {unknown[0]!r}, which is not copied; add it to --columns or --key")
         return self

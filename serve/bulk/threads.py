@@ -23,19 +23,26 @@ def run_in_threads(job: Job, done: frozenset[str]) -> Iterator[Finished]:
     pool = ThreadPoolExecutor(workers, "score")
     working: set[Future[Finished]] = set()
     try:
-        for number, source in enumerate(job.sources):
-            for raw in raw_parts(source, number, job.schema, job.settings, done=done):
+        for source in job.sources:
+            for raw in raw_parts(source, source.number, job.schema, job.settings, done=done):
                 working.add(pool.submit(make_part, raw, job=job, classifier=classifier))
                 # One part more than there are workers: read while they work, but never far ahead.
                 while len(working) > workers:
                     ended, working = wait(working, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in ended)
+                    yield from _results(ended)
         while working:
             ended, working = wait(working, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in ended)
+            yield from _results(ended)
     except PotstillError:  # the parts that other threads are working on are complete, and kept
         wait(working)
         yield from (future.result() for future in working if future.exception() is None)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _results(ended: set[Future[Finished]]) -> Iterator[Finished]:
+    """Yield the parts that were made, and then raise the error of one that failed in the same moment."""
+    yield from (future.result() for future in ended if future.exception() is None)
+    for future in ended:
+        future.result()

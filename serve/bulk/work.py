@@ -21,13 +21,13 @@ from serve.bulk.inputs import InputFile
 from serve.bulk.output import Output
 from serve.bulk.parts import RawPart
 from serve.bulk.scoring import ScoredPart, score_part
-from serve.bulk.settings import ScoreSettings
+from serve.bulk.settings import InputSettings, ScoreSettings
 
 with requires("bulk scoring"):
     import pyarrow as pa
 
 # Settings that do not decide the result; the precision is in the identity by its own name.
-_NO_INFLUENCE = {"workers", "ray", "price_per_hour", "precision", *TrustSettings.model_fields}
+_NO_INFLUENCE = {"workers", "ray", "price_per_hour", "precision", *InputSettings.model_fields, *TrustSettings.model_fields}
 
 _VERSIONS = ("potstill", "onnxruntime", "tokenizers", "numpy", "pyarrow")
 
@@ -39,7 +39,8 @@ class Job:
     Attributes:
         bundle: The bundle, opened and verified.
         precision: Which of its graphs.
-        sources: The input files.
+        sources: The input files to read.
+        inputs: Name and fingerprint of every input file, those of earlier runs included, by number.
         schema: Schema of the kept columns.
         output: Where the parts are written.
         settings: What is read and written.
@@ -48,6 +49,7 @@ class Job:
     bundle: Bundle
     precision: Precision
     sources: tuple[InputFile, ...]
+    inputs: tuple[tuple[str, str], ...]
     schema: pa.Schema
     output: Output
     settings: ScoreSettings
@@ -58,7 +60,7 @@ class Job:
             "bundle": self.bundle.digest,
             "precision": self.precision,
             "labels": list(self.bundle.labels),
-            "inputs": [[source.name, source.fingerprint] for source in self.sources],
+            "inputs": [list(each) for each in self.inputs],
             "settings": self.settings.model_dump(mode="json", exclude=_NO_INFLUENCE),
             "columns": [[field.name, str(field.type)] for field in self.schema],
             "versions": {name: version(name) for name in _VERSIONS},

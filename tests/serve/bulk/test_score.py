@@ -86,7 +86,7 @@ def test_bad_rows_go_to_the_quarantine_with_the_reason_and_are_counted(tmp_path:
     assert read_parts(tmp_path / "out")["id"].to_pylist() == [1, 9]
     bad = pq.read_table(tmp_path / "out" / "_quarantine").to_pylist()
     assert [(row["line"], row["id"]) for row in bad] == [(2, 2), (3, 3), (4, None), (5, 4), (6, 6), (7, 7), (8, 8)]
-    facts = ["NoneType", "int", "JSON", "NoneType", "101", "empty", "UTF-8"]
+    facts = ["NoneType", "int", "JSON", "NoneType", "more than", "empty", "UTF-8"]
     assert all(fact in row["reason"] for fact, row in zip(facts, bad, strict=True)), bad
     assert (summary["num_rows"], summary["num_bad"]) == (2, 7)
 
