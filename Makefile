@@ -5,13 +5,14 @@ PYTHON ?= python3
 PROFILE ?= full
 EFFORT ?= standard
 OUT ?= demo
+WORK ?= .results
 VENV := .venv
 BIN := $(VENV)/bin
 # What pip writes, warnings about the machine's own settings included; shown only when it fails.
 LOG := $(VENV)/install.log
 FAILED = tail -n 40 $(LOG); echo "The install failed; everything pip wrote is in $(LOG)"; exit 1
 
-.PHONY: help demo test quick lint clean
+.PHONY: help demo test quick lint results clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +20,7 @@ help:
 	@echo "make test                              every test, and how long each folder of tests took"
 	@echo "make quick                             the tests that take seconds"
 	@echo "make lint                              ruff and mypy"
+	@echo "make results [QUICK=1] [WORK=.results] every result file of benchmarks/, from nothing (hours; QUICK=1: minutes)"
 	@echo "make clean                             remove .venv and build files"
 
 demo: $(VENV)/.installed-demo
@@ -34,6 +36,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+results: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks results --work $(WORK) $(if $(QUICK),--quick)
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "Installing potstill[$*] into $(VENV) (about 1 GB, a few minutes)"

@@ -204,8 +204,8 @@ def bench(
     candidates, against = _candidates([opened], ["student"], form, reference)
     test = measuring_texts(data, opened.labels)
     report = bench_bundle(opened, candidates, test, teacher=against, settings=settings, reporter=reporter)
-    noisy = "the timings are noisy: rounds differ by more than 25 %; run again on an idle machine"
-    print_report(report, table_of(report["rows"]), noisy if any(row["noisy"] for row in report["rows"]) else "", json=json)
+    marks = [f"{row['name']} {row['precision']}: {mark}" for row in report["rows"] for mark in row["marks"]]
+    print_report(report, table_of(report["rows"]), "\n".join(marks), json=json)
 
 
 @with_headings

@@ -62,16 +62,35 @@ class ExportSettings(GateSettings, heading="Graphs"):
     recalibrate: bool = Field(False, description="calibrate all activation scales again instead of using quantization.json")
 
 
-class BenchSettings(Settings, heading="Measuring"):
+MIN_PROCESSES = 3
+"""An interval over processes needs as many."""
+
+
+class TurnSettings(Settings, heading="Measuring"):
+    """How turns are taken."""
+
+    processes: int = Field(
+        4, ge=MIN_PROCESSES, description="processes of a row, one after the other; each has its share of the rounds"
+    )
+    settle_s: float = Field(8.0, gt=0, description="seconds of warm-up at most; it ends when the times are steady")
+    window_s: float = Field(0.25, gt=0, description="seconds of a window of the warm-up; consecutive ones must agree")
+    timeout_s: float = Field(300.0, gt=0, description="seconds a row may take to get ready, and for a turn")
+    order: Literal["random", "alternating"] = Field("random", description="order of the turns in a round")
+    seed: int = Field(0, ge=0, description="seed of orders")
+
+
+class BenchSettings(TurnSettings, heading="Measuring"):
     """How latency and throughput are measured."""
 
-    rounds: int = Field(7, ge=1, description="latency rounds; the classifiers take turns in each")
-    texts_per_round: int = Field(100, ge=1, description="single texts per classifier and round")
-    warmup_s: float = Field(0.5, ge=0, description="seconds of warmup before each first turn")
+    processes: int = Field(
+        3, ge=MIN_PROCESSES, description="processes of each classifier, one after the other; each has its share of the rounds"
+    )
+    settle_s: float = Field(3.0, gt=0, description="seconds of warm-up at most; it ends when the times are steady")
+    rounds: int = Field(12, ge=MIN_PROCESSES, description="latency rounds; the classifiers take turns in each")
+    texts_per_round: int = Field(60, ge=1, description="single texts per classifier and round")
     threads: int = Field(1, ge=1, description="threads per classifier when measuring latency")
-    batch_size: int = Field(32, ge=1, description="texts per call when measuring throughput")
     throughput_texts: int = Field(512, ge=1, description="texts per classifier and throughput round")
-    throughput_rounds: int = Field(3, ge=1, description="throughput rounds")
+    throughput_rounds: int = Field(6, ge=MIN_PROCESSES, description="throughput rounds")
 
 
 Prefer = Literal["speed", "quality", "size"]

@@ -58,7 +58,7 @@ def test_a_users_file_goes_through_every_stage(potstill: Run, tiny_model: Path, 
     assert of_student["retention"] == pytest.approx(of_student["macro_f1"] / of_teacher["macro_f1"])
     assert of_student["retention"] > 0.97
 
-    quick = ("--rounds", 3, "--texts-per-round", 30, "--warmup-s", 0.05, "--throughput-rounds", 1, "--throughput-texts", 64)
+    quick = ("--rounds", 3, "--texts-per-round", 30, "--settle-s", 0.1, "--throughput-rounds", 3, "--throughput-texts", 64)
     done = potstill("bench", student, "--teacher", teacher, "--test", test, "--json", *quick)
     assert done.code == 0, done.err
     of_teacher, of_student = json.loads(done.out)["rows"]

@@ -167,13 +167,13 @@ def test_interrupted_measuring_changes_nothing(tiny_student: Bundle, copied: Cal
     assert listing(bundle.path) == before
 
 
-@pytest.mark.parametrize(("when", "after_s"), [("latency: 1/", 0.0), ("throughput: 1/1", 0.2)])
+@pytest.mark.parametrize(("when", "after_s"), [("latency: 1/", 0.0), ("throughput: 3/3", 0.2)])
 def test_an_interrupted_bench_keeps_no_result_and_ends_at_once(
     when: str, after_s: float, tiny_student: Bundle, copied: Callable[[Bundle], Bundle], tiny_csv: Path
 ) -> None:
     bundle = copied(tiny_student)
     before = listing(bundle.path)
-    quick = ("--rounds", 50, "--texts-per-round", 5, "--warmup-s", 0, "--throughput-rounds", 1, "--limit", 8)
+    quick = ("--rounds", 50, "--texts-per-round", 5, "--settle-s", 0.1, "--throughput-rounds", 3, "--limit", 8)
     # After the throughput come processes of their own; a moment later the first of them is waited for.
     require_quiet_end(interrupted("bench", bundle.path, "--test", tiny_csv, *quick, when=when, after_s=after_s))
     assert listing(bundle.path) == before

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.field.shapes import STOCK
 from benchmarks.field.study import TEACHER
-from benchmarks.harness.rows import slug_of
+from benchmarks.harness.scenario import slug_of
 from distill.evaluation.intervals import Bootstrap, Figure
 
 QUALITY: Final = "quality"

@@ -8,7 +8,7 @@ from typing import Any, Final
 from benchmarks.field.figures import SINGLE
 from benchmarks.field.published import PUBLISHED, Published
 from benchmarks.field.study import TEACHER
-from benchmarks.report.tables import markdown_table
+from benchmarks.harness.scenario import markdown_table
 from export.measure.points import picture_of
 from export.measure.tables import ABSENT
 
@@ -58,12 +58,10 @@ def picture_of_field(result: Mapping[str, Any]) -> str:
 
 
 def _said(result: Mapping[str, Any]) -> str:
-    environment = result["environment"]
     seeds = max(len(row["seeds"]) for row in result["summary"])
     said = (
         f"Students in int8, means of {seeds} seeds; `kept` is the share of the teacher's accuracy on the first set. `ms` is "
-        f"the median of single texts on one thread of {environment['cpu']} ({environment['int8_instruction_set']}), all rows "
-        f"in one run; `faster` compares with the teacher in PyTorch. Measured by `{result['command']}`."
+        "the median of single texts on one thread, all rows in one run; `faster` compares with the teacher in PyTorch."
     )
     return f"{said} Missing: {', '.join(result['missing'])}." if result["missing"] else said
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pydantic import Field
 
-from benchmarks.harness.sessions import SpeedSettings
+from benchmarks.harness.speed import SpeedSettings
 from distill.recipes import RECIPES, Effort, RecipeName
 from distill.settings import BUILTIN_MINILM, BUILTIN_MPNET, Settings
 from distill.teacher_settings import TeacherSettings
@@ -79,8 +79,9 @@ TREC6: Final = FieldStudy(
 class FieldSettings(Settings):
     """Where a published set is, and what differs from the study whose result is kept."""
 
-    data: Path = Field(description="folder of the set: train.tsv and the files that measure, tab-separated label and text")
-    work: Path = Field(description="work folder; what is finished in it is not made again")
+    data: Path | None = Field(
+        None, description="folder of the set, required: train.tsv and the files that measure, tab-separated label and text"
+    )
     recorded: Path | None = Field(
         None, description="train the students from a file of published teacher logits instead of a teacher, and time nothing"
     )

@@ -10,12 +10,10 @@ from statistics import mean
 from typing import Any, Final
 
 from benchmarks.fitting.foreign import FOREIGN
-from benchmarks.report.tables import ABSENT, markdown_table
+from benchmarks.harness.scenario import Row, markdown_table
+from benchmarks.report.tables import ABSENT
 
-COMMAND: Final = "python -m benchmarks fit"
 SEEDS: Final = (0, 1, 2)
-
-Row = Mapping[str, Any]
 
 
 def fit_figures(rows: Sequence[Row]) -> dict[str, float]:
@@ -56,12 +54,8 @@ def missing_of(rows: Sequence[Row], *, seeds: Sequence[int] = SEEDS, sets: Seque
 
 def fit_markdown(result: Mapping[str, Any]) -> str:
     """Return the tables of a page: the demo by seed, and the foreign sets."""
-    rows, environment = result["rows"], result["environment"]
-    where = (
-        f"Measured by `{result['command']}` on {environment['cpus_available']} processors ({environment['cpu']}, "
-        f"{environment['int8_instruction_set']}); latency is of one text on one thread."
-    )
-    parts = [where]
+    rows = result["rows"]
+    parts = ["Latency is of one text on one thread."]
     if foreign := _of(rows, "foreign"):
         columns = ("set", "texts", "labels", "teacher", "student", "TF-IDF", "chosen form", "p50 ms", "MB")
         parts.insert(0, markdown_table(columns, [_foreign_cells(row) for row in foreign]))

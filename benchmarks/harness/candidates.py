@@ -7,36 +7,49 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.environments import REQUIREMENTS
+from pydantic import Field
+
+from benchmarks.harness.environments import python_of
+from benchmarks.harness.peer import module_of, peers
+from benchmarks.harness.scenario import Context
+from benchmarks.harness.weights import write_portable
 from distill.bundle import WEIGHTS, Bundle
-from distill.data import Dataset
+from distill.cli.reading import measuring_texts
+from distill.data import Dataset, limited, load_splits
 from distill.errors import BundleError, SettingsError
+from distill.labels import require_single_label
+from distill.progress import Reporter
+from distill.settings import DataSettings, Settings
+from export.measure import openers
 from export.measure.protocol import Job
+from export.measure.turns import Contender, dropping
+from export.measure.workers import PeerError, prepare
 
 FORMS = ("pytorch", "fp32", "int8")
 FLOORS = ("tfidf", "majority")
 CALIBRATION_TEXTS = 300  # what nncf's documentation takes
+ALL = "all"
 
-ON_WEIGHTS = ("transformers", "stock", "optimum", "openvino", "ctranslate2")
-"""Peers that run the student's own weights."""
 
-CONVERTERS = frozenset({"stock", "optimum", "openvino", "ctranslate2"})
-"""Those of them that write a graph of their own when they are first opened."""
+class RowSettings(Settings):
+    """What the rows are."""
 
-FROM_BASE = ("sentence_transformers", "model2vec", "setfit")
-"""Peers that train on the base encoder."""
-
-DISTILLERS = ("textbrewer", "txtai", "torchdistill")
-"""Peers that distil the teacher."""
-
-PEERS = (*ON_WEIGHTS, *FROM_BASE, *DISTILLERS)
-WITHOUT_ADAPTER = frozenset({"torchdistill"})
-PREPARED = frozenset({"sentence_transformers", "model2vec", "setfit", "textbrewer", "txtai"})
+    bundles: tuple[str, ...] = Field(
+        (), description="bundles, PATH or PATH:fp32|int8|pytorch; the first lends peers its weights; default: those of quality"
+    )
+    teacher: Path | None = Field(None, description="the teacher's bundle, which all are compared with; else the first row is")
+    peers: tuple[str, ...] = Field((), description=f"peers, or all: {', '.join(peers())}")
+    weights: Path | None = Field(None, description="the bundle whose weights peers run, if not the first of --bundles")
+    floors: bool = Field(False, description="also TF-IDF with logistic regression, and the commonest label")
+    external: tuple[str, ...] = Field(
+        (), description="commands that read texts line by line and write labels; NAME=CMD names one"
+    )
+    url: tuple[str, ...] = Field((), description="addresses that answer {'inputs': text} with labels and scores; NAME=URL")
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ class Candidate:
     Attributes:
         name: Its name in tables, unlike any other's.
         kind: "bundle", "floor", "peer", "command" or "url".
-        module: The module under `benchmarks.peers` that its process runs.
+        module: What its process opens.
         bundle: The folder whose weights it runs; for what has none of its own, the student's, for labels and length.
         precision: Numeric form, for bundles.
         options: What only its module knows.
@@ -63,14 +76,9 @@ class Candidate:
     identity: Mapping[str, Any] = field(default_factory=dict)
     slowdown: float = 0.0
 
-    @property
-    def environment(self) -> str | None:
-        """The environment it needs; None is this one."""
-        return self.module if self.module in REQUIREMENTS else None
-
     def digest(self, *more: Any) -> str:
         """Return a digest of what it is and of what is done with it."""
-        told = {**asdict(self), "bundle": None, "options": self.identity.get("options", self.options), "more": more}
+        told = {**vars(self), "bundle": None, "options": self.identity.get("options", self.options), "more": more}
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -80,7 +88,7 @@ class Task:
 
     Attributes:
         test: Labelled texts.
-        train: Texts that floors and some peers are trained on; None where none were named.
+        train: Texts that floors and some peers are trained on; None if none were named.
         validation: Texts that peers calibrate on.
         teacher: The teacher's folder.
         work: Folder for what peers make; filled ones are used again.
@@ -92,14 +100,22 @@ class Task:
     teacher: Path | None
     work: Path
 
+    def contender(self, candidate: Candidate, *, threads: int) -> Contender:
+        """Return what is started.
+
+        Raises:
+            PeerError: Its environment cannot be made.
+        """
+        python = python_of(candidate.name) if candidate.kind == "peer" and candidate.name in peers() else None
+        return Contender(candidate.name, candidate.module, self.job(candidate, threads=threads), python)
+
     def job(self, candidate: Candidate, *, threads: int) -> Job:
         """Return what a candidate's process is given."""
-        calibration = () if self.validation is None else tuple(self.validation.single_texts()[:CALIBRATION_TEXTS])
         return Job(
             bundle=candidate.bundle,
             folder=self.folder(candidate),
             threads=threads,
-            calibration=calibration,
+            calibration=() if self.validation is None else tuple(self.validation.single_texts()[:CALIBRATION_TEXTS]),
             max_length=Bundle.open(candidate.bundle, verify=False).manifest.max_length,
             labels=self.test.labels,
             teacher=self.teacher,
@@ -110,10 +126,10 @@ class Task:
 
     def folder(self, candidate: Candidate) -> Path:
         """Return the folder of what a candidate makes: another one for other weights or other training texts."""
-        if candidate.module in ON_WEIGHTS:
-            return self.work / _weights_digest(candidate.bundle)[:16] / candidate.module
-        trained_on = [None if self.train is None else self.train.fingerprint(), self.teacher and _weights_digest(self.teacher)]
-        return self.work / hashlib.sha256(json.dumps(trained_on).encode()).hexdigest()[:16] / candidate.module
+        made_of: Any = [self.train and self.train.fingerprint(), self.teacher and _weights_digest(self.teacher)]
+        if _runs_weights(candidate):
+            made_of = _weights_digest(candidate.bundle)
+        return self.work / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16] / candidate.module.rpartition(".")[2]
 
     def _training_file(self) -> Path | None:
         if self.train is None:
@@ -121,25 +137,83 @@ class Task:
         path = self.work / f"{self.train.fingerprint()[:16]}.json"
         if not path.exists():
             content = {"train": self.train.texts, "train_labels": self.train.label_ids.tolist()}
-            if self.validation is not None:
-                content |= {"validation": self.validation.texts, "validation_labels": self.validation.label_ids.tolist()}
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(content), encoding="utf-8")
         return path
+
+
+def task_of(rows: RowSettings, data: DataSettings, context: Context, *, texts: int | None = None) -> Task:
+    """Return the texts that are measured on: the movie sentences unless data flags name others.
+
+    Raises:
+        SettingsError: Texts have several labels, which these scenarios do not measure.
+    """
+    if not data.train and data.test is None:
+        given = context.data
+        data = data.model_copy(update={"train": given.train, "test": given.test, "limit": given.limit})
+    named = rows.teacher or rows.weights or next((Path(place_and_form(each)[0]) for each in rows.bundles), None)
+    own = named or context.trained("teacher")
+    labels = Bundle.open(own, verify=False).labels
+    test = measuring_texts(data, labels)
+    require_single_label(test.problem_type, "the speed scenarios")
+    splits = load_splits(data, labels=labels) if data.train else None
+    return Task(
+        test=limited(test, texts or None, seed=data.split_seed),
+        train=splits.train if splits else None,
+        validation=splits.validation if splits else None,
+        teacher=rows.teacher or (own if named is None else None),
+        work=context.work / "peers",
+    )
+
+
+def candidates_of(rows: RowSettings, context: Context) -> list[Candidate]:
+    """Return the candidates in the order of the table, the reference first.
+
+    Raises:
+        SettingsError: There is none, two have one name, or peers have no weights to run.
+    """
+    if not rows.bundles and rows.teacher is None and rows.weights is None:
+        rows = everything(rows, context)
+    bundles = bundle_candidates(rows.bundles)
+    own = rows.weights or (bundles[0].bundle if bundles else rows.teacher)
+    if own is None:
+        raise SettingsError("name at least one bundle with --bundles or --teacher: it says labels and max_length")
+    found = [bundle_candidate(Bundle.open(rows.teacher), "pytorch", name="teacher")] if rows.teacher else []
+    found += bundles
+    found += floor_candidates(own) if rows.floors else []
+    found += peer_candidates(tuple(peers()) if rows.peers == (ALL,) else rows.peers, student=own)
+    for kind, given, module in (("command", rows.external, "external"), ("url", rows.url, "http")):
+        named = [_named(text, kind) for text in given]
+        found += [Candidate(name, kind, module_of(module).__name__, own, options={kind: what}) for name, what in named]
+    return _told_apart(found)
+
+
+def everything(rows: RowSettings, context: Context) -> RowSettings:
+    """Return settings with what the scenario `quality` trained, every peer and floor; in a quick run one peer."""
+    teacher = context.trained("teacher")
+    students = sorted(path for path in teacher.parent.glob("*-0") if (path / "model_int8.onnx").is_file())
+    weights = next((path for path in students if path.name == "2_layers-0"), None)
+    named = rows.peers or (("stock",) if context.quick else (ALL,))
+    update = {"bundles": tuple(map(str, students)), "teacher": teacher, "weights": weights, "peers": named, "floors": True}
+    return rows.model_copy(update=update)
+
+
+def place_and_form(text: str) -> tuple[str, str]:
+    """Split `PATH:form`; without a form it is empty."""
+    place, colon, form = text.rpartition(":")
+    return (place, form) if colon and not Path(text).is_dir() else (text, "")
 
 
 def bundle_candidates(given: Sequence[str], *, forms: Sequence[str] = ("fp32", "int8")) -> list[Candidate]:
     """Return a candidate per bundle and form; `PATH:form` names one form, a bare path those of `forms` that it has.
 
     Raises:
-        SettingsError: There is no such form.
+        SettingsError: There is no such form, or two would have one name.
         BundleError: The bundle is not whole, or does not have the one form that was named.
     """
     found = []
     for text in given:
-        place, colon, form = text.rpartition(":")
-        if not colon or Path(text).is_dir():
-            place, form = text, ""
+        place, form = place_and_form(text)
         if form and form not in FORMS:
             raise SettingsError(f"{text}: a bundle has the forms {', '.join(FORMS)}, not {form!r}")
         bundle = Bundle.open(place)
@@ -154,67 +228,65 @@ def bundle_candidate(bundle: Bundle, form: str, *, name: str | None = None) -> C
     Raises:
         BundleError: It does not have that form.
     """
-    if form == "pytorch":
-        bundle.weights()
-    else:
-        bundle.graph(form)  # type: ignore[arg-type]
-    precision = "fp32" if form == "pytorch" else form
-    shown = name or bundle.path.resolve().name.replace("_", " ")
+    bundle.weights() if form == "pytorch" else bundle.graph(form)  # type: ignore[arg-type]
+    shown = name or bundle.path.resolve().name.removesuffix("-0").replace("_", " ")
     return Candidate(
         name=f"{shown} {'PyTorch' if form == 'pytorch' else form}",
         kind="bundle",
-        module="bundle",
+        module=openers.__name__,
         bundle=bundle.path,
-        precision=precision,
+        precision="fp32" if form == "pytorch" else form,
         options={"form": form},
         identity={"form": form, "files": {file: entry.sha256 for file, entry in sorted(bundle.manifest.files.items())}},
     )
 
 
-def teacher_candidate(path: Path) -> Candidate:
-    """Return the teacher as it is run in the wild: PyTorch eager with its transformers tokenizer."""
-    return bundle_candidate(Bundle.open(path), "pytorch", name="teacher")
+def floor_candidates(bundle: Path) -> list[Candidate]:
+    """Return the floors; the bundle says the labels."""
+    return [Candidate(name, "floor", openers.__name__, bundle, options={"floor": name}) for name in FLOORS]
 
 
-def floor_candidates(student: Path) -> list[Candidate]:
-    """Return the floors; the student says labels and length."""
-    return [Candidate(name, "floor", "floor", student, options={"floor": name}) for name in FLOORS]
-
-
-def peer_candidates(names: Sequence[str], *, student: Path, base: Callable[[], str]) -> list[Candidate]:
-    """Return the peers: those that run given weights run the student's.
-
-    Args:
-        names: Which of `PEERS`.
-        student: The bundle whose weights they run.
-        base: Says the folder of the base encoder, asked only if a peer needs it.
+def peer_candidates(names: Sequence[str], *, student: Path) -> list[Candidate]:
+    """Return the peers; those that run given weights run the student's.
 
     Raises:
         SettingsError: There is no such peer.
     """
-    unknown = [name for name in names if name not in PEERS]
-    if unknown:
-        raise SettingsError(f"there is no peer {unknown[0]!r}; there are {', '.join(PEERS)}")
-    found = []
+    known, found = peers(), []
     for name in names:
-        identity: dict[str, Any] = {"requires": REQUIREMENTS.get(name)}
-        if name in ON_WEIGHTS:
-            identity["weights"] = _weights_digest(student)
-        options = {"base": base()} if name in FROM_BASE else {}
-        found.append(Candidate(name, "peer", name, student, options=options, identity={**identity, "options": {}}))
+        if name not in known:
+            raise SettingsError(f"there is no peer {name!r}; there are {', '.join(known)}")
+        needs = known[name]
+        identity = {"packages": needs.packages, "weights": _weights_digest(student) if needs.starts_from == "weights" else None}
+        options = {"base": _base()} if needs.starts_from == "base" else {}
+        module = module_of(name).__name__
+        found.append(Candidate(name, "peer", module, student, options=options, identity={**identity, "options": {}}))
     return found
 
 
-def command_candidates(commands: Sequence[str], *, student: Path) -> list[Candidate]:
-    """Return commands that read texts on stdin, one a line, and write a label a line."""
-    named = [_named(text, "command") for text in commands]
-    return [Candidate(name, "command", "external", student, options={"command": what}) for name, what in named]
+def make_ready(candidates: Sequence[Candidate], task: Task, *, reporter: Reporter) -> dict[str, str]:
+    """Install, convert and train what is not there yet; return the reasons of those that cannot be, by name."""
+    failed: dict[str, str] = {}
+    for candidate in (each for each in candidates if each.kind == "peer" and each.name in peers()):
+        with dropping(candidate.name, failed, reporter):
+            contender, needs = task.contender(candidate, threads=1), peers()[candidate.name]
+            if needs.missing:
+                raise PeerError(f"{candidate.name}: {needs.missing}")
+            if hasattr(module_of(candidate.name), "prepare"):
+                reporter.say(f"{candidate.name} gets ready")
+                if _runs_weights(candidate):
+                    write_portable(candidate.bundle, task.folder(candidate).parent)
+                prepare(contender.module, contender.job, python=contender.python)
+    return failed
 
 
-def url_candidates(addresses: Sequence[str], *, student: Path) -> list[Candidate]:
-    """Return addresses that answer `{"inputs": text}` with labels and scores."""
-    named = [_named(text, "url") for text in addresses]
-    return [Candidate(name, "url", "http", student, options={"url": what}) for name, what in named]
+def slowed(candidate: Candidate, name: str, share: float) -> Candidate:
+    """Return a candidate under another name, held back by a share of each answer's time."""
+    return replace(candidate, name=name, slowdown=share)
+
+
+def _runs_weights(candidate: Candidate) -> bool:
+    return candidate.name in peers() and peers()[candidate.name].starts_from == "weights"
 
 
 def _named(text: str, word: str) -> tuple[str, str]:
@@ -227,7 +299,7 @@ def _named(text: str, word: str) -> tuple[str, str]:
 
 def _has(bundle: Bundle, form: str) -> bool:
     try:
-        bundle.weights() if form == "pytorch" else bundle.graph(form)  # type: ignore[arg-type]
+        bundle_candidate(bundle, form)
     except BundleError:
         return False
     return True
@@ -242,5 +314,11 @@ def _told_apart(candidates: list[Candidate]) -> list[Candidate]:
     names = [candidate.name for candidate in candidates]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise SettingsError(f"two bundles would both be called {twice!r}; rename a folder")
+        raise SettingsError(f"two rows would both be called {twice!r}; rename a folder, or name one NAME=...")
     return candidates
+
+
+def _base() -> str:
+    from distill.models.packaged import minilm_folder
+
+    return minilm_folder()

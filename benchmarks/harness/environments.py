@@ -12,69 +12,40 @@ import venv
 from importlib import metadata
 from pathlib import Path
 
+from benchmarks.harness.peer import peers
+from benchmarks.peers.servers import SERVERS
 from export.measure.children import run_child
 from export.measure.workers import ROOT, PeerError
 
 FOLDER = ROOT / ".peers"
-REQUIREMENTS = {
-    # The last three only so that a test can read a Triton config as Triton does.
-    "optimum": (
-        "optimum-onnx[onnxruntime]==0.1.0",
-        "transformers==4.57.6",
-        "tritonclient==2.73.0",
-        "grpcio==1.85.1",
-        "protobuf==7.36.2",
-    ),
-    "openvino": ("openvino==2026.4.1", "nncf==3.4.0"),
-    "ctranslate2": ("ctranslate2==4.8.5",),
-    "sentence_transformers": (
-        "sentence-transformers==5.2.3",
-        "optimum-onnx[onnxruntime]==0.1.0",
-        "transformers==4.57.6",
-        "datasets==4.4.1",
-    ),
-    "setfit": ("setfit==1.2.0", "transformers==4.57.6", "sentence-transformers==5.2.3", "datasets==4.4.1"),
-    "model2vec": ("model2vec[distill,train]==0.10.0",),
-    "textbrewer": ("textbrewer==0.2.1.post1", "tensorboard>=2.19"),
-    "torchdistill": ("torchdistill==1.1.5",),
-    "txtai": ("txtai==9.14.0",),
-    # infinity asks for numpy 1; optimum 2 keeps its ONNX classes in a package of their own.
-    "infinity": (
-        "infinity-emb[server,optimum]==0.0.78",
-        "sentence-transformers==3.4.1",
-        "optimum-onnx[onnxruntime]==0.1.0",
-        "transformers==4.57.6",
-        "numpy==1.26.4",
-        # ours are built for numpy 2
-        "pandas==2.3.3",
-        "pyarrow==21.0.0",
-        "datasets==4.0.0",
-        "scikit-learn==1.7.2",
-        "scipy==1.15.3",
-    ),
-    "litserve": ("litserve==0.2.19",),
-    # httptools comes with uvicorn[standard]; later versions of uvloop end its workers.
-    "mlserver": ("mlserver==1.7.1", "uvicorn[standard]", "uvloop==0.21.0"),
-    # Not peers but engines that the recipes of bulk scoring run on; Spark needs Java 17 beside it.
-    "engines": ("pyspark==4.3.0", "dask[dataframe]==2026.8.0", "ray[serve]==2.60.0"),
-}
-# What must load after installing; a package can be there and not fit our torch.
-LOADS = {"torchdistill": "torchdistill.core.distillation"}
+ENGINES = ("pyspark==4.3.0", "dask[dataframe]==2026.8.0", "ray[serve]==2.60.0")
+"""Not a peer but what the recipes of bulk scoring run on; Spark needs Java 17 beside it."""
+
 # Another torch would be one for graphics cards, of several GB; a peer that insists on one is skipped.
 _OURS_STAYS = "torch=={version}\n"
 TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
 
 
+def requirements_of(name: str) -> tuple[str, ...]:
+    """Return what pip installs for a peer or a server; nothing for one that runs in the harness's own environment."""
+    if name == "engines":
+        return ENGINES
+    return SERVERS[name].packages if name in SERVERS else peers()[name].packages if name in peers() else ()
+
+
 def python_of(name: str, *, folder: Path = FOLDER) -> Path:
-    """Return the interpreter of a peer's environment, made if need be.
+    """Return the interpreter of a peer's or a server's environment, made if need be; the harness's own if it needs none.
 
     Raises:
         PeerError: Its packages will not install; the reason is pip's last word.
     """
+    packages = requirements_of(name)
+    if not packages:
+        return Path(sys.executable)
     environment = folder / name
     python = environment / "bin" / "python"
     stamp = environment / ".installed"
-    wanted = "\n".join(REQUIREMENTS[name])
+    wanted = "\n".join(packages)
     if stamp.exists() and stamp.read_text() == wanted:
         return python
     venv.create(environment, clear=True)
@@ -87,7 +58,7 @@ def python_of(name: str, *, folder: Path = FOLDER) -> Path:
     constraints = environment / "constraints.txt"
     constraints.write_text(_OURS_STAYS.format(version=metadata.version("torch").partition("+")[0]))
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "-c", str(constraints)]
-    done = run_child([*command, *REQUIREMENTS[name]])
+    done = run_child([*command, *packages])
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
         raise PeerError(f"{name} will not install: {' '.join(lines)[:300]}")
@@ -97,9 +68,10 @@ def python_of(name: str, *, folder: Path = FOLDER) -> Path:
 
 
 def _require_loads(name: str, python: Path) -> None:
-    if name not in LOADS:
+    module = peers()[name].loads if name in peers() else None
+    if module is None:
         return
-    done = run_child([str(python), "-c", f"import {LOADS[name]}"])
+    done = run_child([str(python), "-c", f"import {module}"])
     if done.returncode:
         said = done.stderr.strip().splitlines()[-1]
         raise PeerError(f"{name} installs, but does not load beside the torch that all rows share: {said}")

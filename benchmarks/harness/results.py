@@ -1,25 +1,24 @@
-"""Result files: what a scenario measured, the figures drawn from it, and the pages made from both.
-
-Figures are computed from rows here and nowhere typed in.
-"""
+"""Result files: what a scenario measured, under what circumstances, and by which code."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import tokenize
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from distill.errors import PotstillError
 from distill.storage import write_atomically
 
-SCHEMA = 2
-WITHOUT_DIGEST = 1
-"""The schema before results carried their own digest; such files are still read."""
-
+SCHEMA = 3
 LONG = 100
-PARTS = ("command", "environment", "rows", "figures")
+PARTS = ("command", "measured_on", "environment", "rows", "figures")
+ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parents[1] / "results"
 
 
@@ -31,19 +30,39 @@ def write_result(
     rows: Sequence[Mapping[str, Any]],
     figures: Mapping[str, float],
     folder: Path = FOLDER,
+    decided_by: Sequence[str] = (),
     **more: Any,
 ) -> Path:
-    """Write `<scenario>.json` and return its path; `more` are further parts that the scenario wants to keep."""
-    path = folder / f"{scenario}.json"
+    """Write `<scenario>.json` and return its path.
+
+    Args:
+        scenario: Its name.
+        command: That makes it.
+        environment: Machine, versions, commit.
+        rows: What was measured.
+        figures: Computed from them.
+        folder: Where the file goes.
+        decided_by: Files and folders whose code decides the rows; the digest of each is kept.
+        more: Further parts that the scenario wants to keep.
+    """
     content = {
         "schema": SCHEMA,
         "scenario": scenario,
         "command": command,
+        "measured_on": datetime.now(UTC).date().isoformat(),
         "environment": environment,
         "rows": rows,
         "figures": figures,
         **more,
+        "code": {each: digest_of_code(each) for each in decided_by},
     }
+    return rewrite_result(content, folder=folder)
+
+
+def rewrite_result(content: Mapping[str, Any], *, folder: Path = FOLDER) -> Path:
+    """Write the content of a result file, with its digest, and return the path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{content['scenario']}.json"
     content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read, so that the digest is that of the file
     write_atomically(path, spelled({**content, "digest": digest_of(content)}))
     return path
@@ -101,28 +120,45 @@ def read_result_file(path: Path) -> dict[str, Any]:
         raise PotstillError(f"{path} is not whole: {exc}; {again}") from exc
     if not isinstance(content, dict) or not {"schema", "scenario", *PARTS} <= content.keys():
         raise PotstillError(f"{path} is not whole: it needs schema, scenario, {', '.join(PARTS)}; {again}")
-    if content["schema"] not in (WITHOUT_DIGEST, SCHEMA):
+    if content["schema"] != SCHEMA:
         raise PotstillError(f"{path} has schema {content['schema']!r}, wanted {SCHEMA}; {again}")
-    if content["schema"] == SCHEMA and content.get("digest") != digest_of(content):
+    if content.get("digest") != digest_of(content):
         raise PotstillError(f"{path} is not as the harness wrote it: its digest does not fit; {again}")
     return content
 
 
-def demo_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the demo's figures from its rows.
+def changed_code(result: Mapping[str, Any], decided_by: Sequence[str]) -> list[str]:
+    """Return which files and folders, of those that decide a result, have other code now than when it was measured.
 
-    Raises:
-        PotstillError: A row is missing.
+    Their digests are in the result, so this needs no history and works in a shallow clone. Comments and docstrings do not
+    count.
     """
-    found = {(row["name"], row["precision"]): row for row in rows}
-    for name, precision in (("teacher", "fp32"), ("student", "fp32"), ("student", "int8")):
-        if (name, precision) not in found:
-            raise PotstillError(f"the demo's rows have no {name} in {precision}; run `python -m benchmarks demo` again")
-    teacher, fp32, int8 = found["teacher", "fp32"], found["student", "fp32"], found["student", "int8"]
-    return {
-        "teacher_macro_f1": teacher["macro_f1"],
-        "student_int8_retention": int8["macro_f1"] / teacher["macro_f1"],
-        "int8_drop": fp32["macro_f1"] - int8["macro_f1"],
-        "p50_ratio_teacher": int8["p50_ratio_teacher"],
-        "size_ratio_teacher": teacher["size_bytes"] / int8["size_bytes"],
-    }
+    kept = result.get("code", {})
+    return [each for each in decided_by if kept.get(each) != digest_of_code(each)]
+
+
+@cache
+def digest_of_code(path: str) -> str:
+    """Return a digest of the Python code in a file or folder of the repository, "" if it is not there."""
+    place = ROOT / path
+    files = [place] if place.is_file() else sorted(place.rglob("*.py"))
+    if not files:
+        return ""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(ROOT)} {_bare(file.read_text(encoding='utf-8'))}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _bare(source: str) -> str:
+    """Return code without comments, docstrings and empty lines."""
+    lines, begins = source.splitlines(), True
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        is_docstring = begins and token.type == tokenize.STRING  # a string that begins a statement
+        if token.type not in (tokenize.COMMENT, tokenize.NL, tokenize.INDENT, tokenize.DEDENT):
+            begins = token.type == tokenize.NEWLINE
+        if is_docstring or token.type == tokenize.COMMENT:
+            first, column = token.start
+            lines[first - 1] = lines[first - 1][:column]
+            lines[first : token.end[0]] = [""] * (token.end[0] - first)
+    return "\n".join(line.rstrip() for line in lines if line.strip())

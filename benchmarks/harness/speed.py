@@ -1,202 +1,258 @@
-"""The scenarios `single-stream` and `offline`: all rows take turns in one run, quality on the same answers as speed.
+"""Rows of the scenarios that time candidates: quality and speed of one candidate on the same answers, samples included.
 
-single-stream: one text at a time, on one thread; every test text once, dealt to the rounds by length. offline: all texts in
-one call, on all processors; the order and the batches are the row's own business.
+A row without quality has no speed either: it says why it failed, and nothing else. Finished rows are kept one by one, so an
+interrupted run goes on with those that are missing; the reference is measured again with them, and ratios refer to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-from benchmarks.harness.candidates import Candidate, Task
-from benchmarks.harness.rows import Reference, failed_row, identity_part, latency_part, quality_part, rate_part, slug_of
-from benchmarks.harness.sessions import (
-    KeptRows,
-    Measured,
-    SpeedSettings,
-    Turn,
-    Turns,
-    dealt,
-    grouped,
-    make_ready,
-    measure_together,
-)
+from pydantic import Field
+
+from benchmarks.harness.candidates import Candidate, RowSettings, Task, candidates_of, make_ready, task_of
+from benchmarks.harness.quality import quality_part
+from benchmarks.harness.scenario import Context, Outcome, Result, Row, slug_of, value_of
+from distill.bundle import Bundle
 from distill.errors import PotstillError
+from distill.labels import Logits
 from distill.machine import available_cpus
-from distill.progress import Reporter
+from distill.settings import DataSettings
+from distill.storage import write_atomically
+from export.measure.openers import open_form
 from export.measure.protocol import prepared_seconds
-from export.measure.workers import Worker
+from export.measure.statistics import marks_of, medians_of, over_processes, percentile, ratios_of, spread, tail
+from export.measure.turns import Contender, Kind, Measured, Turns, dealt, take_turns
+from export.settings import TurnSettings
 
-Scenario = Literal["single-stream", "offline"]
-ROUNDS = {"single-stream": 20, "offline": 8}
-WARM_TEXTS = 20
+ROUNDS: Mapping[Kind, int] = {"single": 20, "many": 8}
+SECONDS_A_ROW: Mapping[Kind, float] = {"single": 25, "many": 35}
+FIGURES: Mapping[Kind, tuple[str, str]] = {"single": ("p50_ms", "p50_ratio"), "many": ("texts_per_second", "rate_ratio")}
+QUICK = {"rounds": 6, "processes": 3, "texts": 60, "settle_s": 1.0}
+"""Enough to see that it works, too little to keep."""
 
 
-def run_speed(
-    scenario: Scenario,
-    candidates: Sequence[Candidate],
-    task: Task,
-    settings: SpeedSettings,
-    *,
-    commit: str | None,
-    reporter: Reporter,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Measure and return the rows, one per candidate in their order, and the sessions they were measured in.
+class SpeedSettings(RowSettings, DataSettings, TurnSettings):
+    """What is measured, how much, and how."""
+
+    rounds: int = Field(0, ge=0, description="rounds; in each, every row takes its turn; 0 is what the scenario has")
+    texts: int = Field(0, ge=0, description="test texts that are answered and timed; 0 takes all")
+    threads: int = Field(0, ge=0, description="threads of a row; 0 is one for single texts and all processors for many")
+    together: int = Field(32, ge=2, description="rows that run in one session, the reference among them")
+
+
+def run_speed(kind: Kind, settings: SpeedSettings, context: Context) -> Outcome:
+    """Measure one row per candidate.
 
     Args:
-        scenario: Which.
-        candidates: The first is the reference.
-        task: What they are measured on.
-        settings: Rounds, warm-up, limits.
-        commit: The code that measures; rows of another are measured again.
-        reporter: Told of progress.
+        kind: One text at a time, on one thread, every text once; or all texts at once, on all processors.
+        settings: Rows, rounds, warm-up, limits.
+        context: Where.
 
     Raises:
         PotstillError: The reference failed.
     """
-    texts = min(settings.texts or len(task.test), len(task.test))
-    kept = KeptRows(task.work / "rows")
-    digests = {each.name: each.digest(scenario, settings.model_dump(), task.test.fingerprint(), commit) for each in candidates}
+    candidates = candidates_of(settings, context)
+    task = task_of(settings, settings, context, texts=settings.texts)
+    return Outcome(kept_rows(kind, candidates, task, settings, context), parts_of(task))
+
+
+def kept_rows(
+    kind: Kind, candidates: Sequence[Candidate], task: Task, settings: SpeedSettings, context: Context
+) -> list[dict[str, Any]]:
+    """Return a row for each candidate, the first being what the others are compared with; finished rows are kept.
+
+    Raises:
+        PotstillError: The first failed.
+    """
+    kept = KeptRows(context.folder / "rows")
+    how = [context.scenario, kind, settings.model_dump(exclude={"bundles", "peers", "external", "url"}), context.commit]
+    digests = {each.name: each.digest(how, task.test.fingerprint()) for each in candidates}
     rows = {name: row for name, digest in digests.items() if (row := kept.read(digest)) is not None}
     reference, others = candidates[0], [each for each in candidates[1:] if each.name not in rows]
-    if rows:
-        reporter.say(f"{scenario}: {len(rows)} rows are there already, {len(others)} to do")
-    sessions = [row["in_session"] for row in rows.values() if "in_session" in row]
-    groups = grouped(others, settings.together - 1) or ([] if reference.name in rows else [[]])
+    step = settings.together - 1
+    groups = [others[start : start + step] for start in range(0, len(others), step)]
+    if not groups and reference.name not in rows:
+        groups = [[]]
     for number, group in enumerate(groups, start=1):
-        reporter.say(f"{scenario}: session {number} of {len(groups)}, {1 + len(group)} rows, about {_minutes(scenario, group)}")
         together = [reference, *group]
-        unready = make_ready(together, task, reporter=reporter)
-        able = [each for each in together if each.name not in unready]
-        measured = _session(scenario, able, task, settings, texts=texts, reporter=reporter)
-        for row in _rows_of(scenario, together, task, settings, measured, unready, texts=texts):
+        minutes = max(1, round(len(together) * SECONDS_A_ROW[kind] / 60))
+        context.reporter.say(
+            f"{context.scenario}: session {number} of {len(groups)}, {len(together)} rows, about {minutes} min"
+        )
+        for row in session_rows(kind, together, task, settings, context):
             rows[row["name"]] = row
             if "failed" not in row:
                 kept.write(digests[row["name"]], row)
-        sessions = [row["in_session"] for row in rows.values() if "in_session" in row]
-    return [_without_session(rows[each.name], sessions) for each in candidates], _distinct(sessions)
+    return [rows[each.name] for each in candidates]
 
 
-def speed_figures(scenario: str, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return the figures of a scenario from its rows; a row that failed has none."""
-    figures: dict[str, float] = {}
-    middle, ratio = {"single-stream": ("p50_ms", "p50_ratio"), "offline": ("texts_per_second", "rate_ratio")}[scenario]
-    for row in rows:
-        if "failed" in row:
-            continue
-        slug = slug_of(row["name"])
-        figures[f"{slug}_macro_f1"] = row["macro_f1"]
-        figures[f"{slug}_{middle}"] = row[middle]["value"]
-        if row[ratio] is not None:
-            figures[f"{slug}_{ratio}_{slug_of(row['reference'])}"] = row[ratio]["value"]
-    return figures
+def parts_of(task: Task) -> dict[str, Any]:
+    """Return what a result file says of the texts."""
+    lengths = sorted(len(text.split()) for text in task.test.single_texts())
+    middle, most = lengths[len(lengths) // 2], lengths[-1]
+    reads = f"{len(lengths):,} test texts of {middle} words in the median and {most} at most, {len(task.test.labels)} labels"
+    truth = {"labels": task.test.labels, "truth": task.test.label_ids.tolist()}
+    chosen_on = {} if task.validation is None else {"validation_truth": task.validation.label_ids.tolist()}
+    return {"test_fingerprint": task.test.fingerprint(), **truth, **chosen_on, "reads": reads}
 
 
-def _session(
-    scenario: Scenario, candidates: Sequence[Candidate], task: Task, settings: SpeedSettings, *, texts: int, reporter: Reporter
-) -> Measured:
-    rounds = settings.rounds or ROUNDS[scenario]
-    settings = settings.model_copy(update={"rounds": rounds})
-    chosen = task.test.single_texts()[:texts]
-    if scenario == "single-stream":
-        threads, turn = settings.threads or 1, single_turn(chosen, rounds=rounds, seed=0)
-    else:
-        threads, turn = settings.threads or available_cpus(), _offline_turn(chosen)
-    warm = warm_texts(chosen)
-    return measure_together(candidates, task, settings, threads=threads, turn=turn, warm=warm, reporter=reporter)
-
-
-def single_turn(texts: Sequence[str], *, rounds: int, seed: int) -> Turn:
-    """Return a turn in which a worker answers its share of the texts one by one; over all rounds each text once."""
-    hands = dealt([len(text) for text in texts], rounds, seed=seed)
-
-    def turn(worker: Worker, turns: Turns, number: int) -> None:
-        hand = hands[number]
-        answered = worker.single([texts[index] for index in hand], warmup=min(5, len(hand)))
-        turns.ms.append(list(answered.ms))
-        turns.logits |= dict(zip(hand, answered.logits, strict=True))
-
-    return turn
-
-
-def _offline_turn(texts: Sequence[str]) -> Turn:
-    def turn(worker: Worker, turns: Turns, number: int) -> None:
-        answered = worker.many(texts, warmup=min(64, len(texts)) if number == 0 else 0)
-        turns.ms.append([1000 * answered.seconds])
-        turns.logits = dict(enumerate(answered.logits))
-
-    return turn
-
-
-def warm_texts(texts: Sequence[str]) -> list[str]:
-    """Return texts of all lengths: the shortest, the longest and some between."""
-    order = sorted(texts, key=len)
-    step = max(1, len(order) // WARM_TEXTS)
-    return order[::step][:WARM_TEXTS]
-
-
-def _rows_of(
-    scenario: Scenario,
-    candidates: Sequence[Candidate],
-    task: Task,
-    settings: SpeedSettings,
-    measured: Measured,
-    unready: dict[str, str],
-    *,
-    texts: int,
+def session_rows(
+    kind: Kind, candidates: Sequence[Candidate], task: Task, settings: SpeedSettings, context: Context
 ) -> list[dict[str, Any]]:
-    failed = {**unready, **measured.failed}
-    first = candidates[0]
-    if first.name in failed:
-        raise PotstillError(f"{first.name} is what the others are compared with, and it failed: {failed[first.name]}")
-    found = measured.turns[first.name]
-    reference = Reference(first.name, found, found.all_logits())
+    """Measure candidates together and return their rows, the first being what the others are compared with.
+
+    Raises:
+        PotstillError: The first failed.
+    """
+    failed = make_ready(candidates, task, reporter=context.reporter)
+    threads = settings.threads or (1 if kind == "single" else available_cpus())
+    contenders = [task.contender(each, threads=threads) for each in candidates if each.name not in failed]
+    measured = timed(kind, contenders, task.test.single_texts(), settings, context)
+    failed |= measured.failed
+    first = candidates[0].name
+    if first in failed:
+        raise PotstillError(f"{first} is what the others are compared with, and it failed: {failed[first]}")
+    reference = measured.turns[first]
     rows = []
     for candidate in candidates:
         if candidate.name in failed:
             rows.append(failed_row(candidate, failed[candidate.name]))
             continue
         turns = measured.turns[candidate.name]
+        seconds = prepared_seconds(task.job(candidate, threads=1)) if candidate.kind == "peer" else None
         try:
-            quality = quality_part(
-                turns.all_logits(),
-                task.test,
-                texts=texts,
-                gives=turns.about["gives"],
-                reference=reference.logits,
-                seed=settings.seed,
-            )
+            row = measured_row(candidate, turns, task, reference.all_logits(), prepared_s=seconds)
         except (PotstillError, ValueError) as exc:
             rows.append(failed_row(candidate, str(exc)))
             continue
-        others, seed = measured.session.others_processors, settings.seed
-        if scenario == "single-stream":
-            speed = latency_part(turns, reference=reference, others_processors=others, seed=seed)
-        else:
-            speed = rate_part(turns, texts=texts, reference=reference, others_processors=others, seed=seed)
-        prepared_s = prepared_seconds(task.job(candidate, threads=1)) if candidate.kind == "peer" else None
-        about = identity_part(candidate, turns.about, prepared_s=prepared_s, session=0)
-        rows.append({**about, **quality, **speed, "in_session": measured.session.to_json()})
+        part = latency_part if kind == "single" else rate_part
+        rows.append({**row, **part(turns, measured, reference, first), "session": measured.session.to_json()})
     return rows
 
 
-def _distinct(sessions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for session in sessions:
-        if session not in found:
-            found.append(session)
-    return found
+def timed(
+    kind: Kind, contenders: Sequence[Contender], texts: Sequence[str], settings: SpeedSettings, context: Context
+) -> Measured:
+    """Let contenders take turns: over all rounds each single text once, or all texts at once in every round."""
+    rounds = settings.rounds or ROUNDS[kind]
+    hands = dealt(texts, rounds, seed=settings.seed) if kind == "single" else [list(range(len(texts)))] * rounds
+    return take_turns(contenders, texts, hands, kind, settings, reporter=context.reporter)
 
 
-def _without_session(row: dict[str, Any], sessions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return a row that names its session by number."""
-    row = dict(row)
-    if "in_session" in row:
-        row["session"] = _distinct(sessions).index(row.pop("in_session"))
-    return row
+def measured_row(
+    candidate: Candidate, turns: Turns, task: Task, reference: Logits | None, *, prepared_s: float | None
+) -> dict[str, Any]:
+    """Return what a row is and its quality.
+
+    Raises:
+        PotstillError: An answer is missing, or is not a number.
+    """
+    return {
+        **identity_part(candidate, turns.about),
+        "prepared_s": prepared_s,
+        **_validation_part(candidate, task),
+        **quality_part(turns.all_logits(), task.test, gives=turns.about["gives"], reference=reference),
+    }
 
 
-def _minutes(scenario: str, group: Sequence[Candidate]) -> str:
-    each_s = 25 if scenario == "single-stream" else 20
-    return f"{max(1, round((1 + len(group)) * each_s / 60))} min"
+def _validation_part(candidate: Candidate, task: Task) -> dict[str, Any]:
+    """Return the answers of a bundle's graph to the validation texts, by which `report` chooses."""
+    form = candidate.options.get("form", "pytorch")
+    if task.validation is None or form == "pytorch":
+        return {}
+    logits = open_form(Bundle.open(candidate.bundle), form).predict_logits(task.validation.texts)
+    return {"validation_predicted": task.validation.task.decisions(logits).tolist()}
+
+
+def identity_part(candidate: Candidate, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a row is: name, kind, settings and their source, size, digests."""
+    own = {"name": candidate.name, "kind": candidate.kind, "precision": candidate.precision}
+    return {**own, **{name: about[name] for name in ("settings", "source", "size_bytes")}, "identity": dict(candidate.identity)}
+
+
+def latency_part(turns: Turns, measured: Measured, reference: Turns, name: str) -> dict[str, Any]:
+    """Return the latency of single texts: median and tail with intervals, and the ratio to the reference."""
+    p99 = tail(turns.ms, 99)
+    return {
+        **_speed_part(turns, measured, reference, name, "p50_ratio"),
+        "p50_ms": asdict(over_processes(medians_of(turns.ms, turns.process_of))),
+        "p90_ms": percentile([sample for each in turns.ms for sample in each], 90),
+        "p99_ms": asdict(p99) if p99 else None,
+        "latency_us": [[round(1000 * sample) for sample in each] for each in turns.ms],
+    }
+
+
+def rate_part(turns: Turns, measured: Measured, reference: Turns, name: str) -> dict[str, Any]:
+    """Return the rate of many texts at once, and the ratio to the reference's."""
+    rates = [[1000 * len(turns.logits) / ms for ms in each] for each in turns.ms]
+    return {
+        **_speed_part(turns, measured, reference, name, "rate_ratio"),
+        "texts_per_second": asdict(over_processes(medians_of(rates, turns.process_of))),
+        "texts_per_second_rounds": [round(each[0], 2) for each in rates],
+    }
+
+
+def _speed_part(turns: Turns, measured: Measured, reference: Turns, name: str, ratio: str) -> dict[str, Any]:
+    session = measured.session
+    marks = marks_of(
+        turns.ms, steady=turns.steady, others_processors=session.others_processors, stolen_share=session.stolen_share
+    )
+    return {
+        "marks": marks,
+        "spread": spread(turns.ms),
+        "warmup": [asdict(each) for each in turns.settled],
+        "process_of_round": turns.process_of,
+        "reference": name,
+        ratio: asdict(over_processes(ratios_of(reference.ms, turns.ms, turns.process_of))),
+    }
+
+
+def failed_row(candidate: Candidate, reason: str) -> dict[str, Any]:
+    """Return the row of a candidate that could not be measured."""
+    return {"name": candidate.name, "kind": candidate.kind, "precision": candidate.precision, "failed": reason}
+
+
+def speed_figures(kind: Kind, result: Result) -> dict[str, float]:
+    """Return the figures of a scenario; a row that failed has none."""
+    figures: dict[str, float] = {}
+    name, ratio = FIGURES[kind]
+    for row in succeeded(result):
+        slug = slug_of(row["name"])
+        figures |= {f"{slug}_macro_f1": row["macro_f1"], f"{slug}_{name}": row[name]["value"]}
+        if row[ratio] is not None:
+            figures[f"{slug}_{ratio}_{slug_of(row['reference'])}"] = row[ratio]["value"]
+    return figures
+
+
+def figures_named(name: str, result: Result) -> dict[str, float]:
+    """Return one figure of each row that has it."""
+    return {f"{slug_of(row['name'])}_{name}": value for row in succeeded(result) if (value := value_of(row[name])) is not None}
+
+
+def succeeded(result: Result) -> list[Row]:
+    """Return the rows that did not fail."""
+    return [row for row in result["rows"] if "failed" not in row]
+
+
+class KeptRows:
+    """Finished rows in a folder, one file each, named by what was measured and how; the rest is still to do."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, digest: str) -> dict[str, Any] | None:
+        """Return a finished row, or None."""
+        try:
+            return dict(json.loads((self._folder / f"{digest}.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return None
+
+    def write(self, digest: str, row: dict[str, Any]) -> None:
+        """Keep a row."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._folder / f"{digest}.json", json.dumps(row, allow_nan=False))

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from export.measure.protocol import Job, Logits, Peer, serve
+from export.measure.protocol import Job, Logits, Peer
 
 
 def open_peer(job: Job) -> Peer:
@@ -23,7 +23,3 @@ def open_peer(job: Job) -> Peer:
     return Peer(
         one=one, many=lambda texts: np.array([one(text) for text in texts]), settings={"ms": job.options["ms"]}, source="here"
     )
-
-
-if __name__ == "__main__":
-    serve(open_peer)

@@ -11,7 +11,7 @@ from typing import IO, cast
 
 import numpy as np
 
-from export.measure.protocol import Job, Logits, Peer, serve
+from export.measure.protocol import Job, Logits, Peer
 
 
 class Command:
@@ -73,7 +73,3 @@ def open_peer(job: Job) -> Peer:
         gives="labels",
         processes=(command.process.pid,),
     )
-
-
-if __name__ == "__main__":
-    serve(open_peer)

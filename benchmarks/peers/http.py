@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from export.measure.protocol import BATCH, Job, Logits, Peer, serve
+from export.measure.protocol import BATCH, Job, Logits, Peer
 
 
 class Address:
@@ -77,7 +77,3 @@ def open_peer(job: Job) -> Peer:
     address = Address(job.options["url"], job.labels)
     address.one("a text")
     return Peer(one=address.one, many=address.many, settings={"batch": BATCH, "connections": 1}, source="given with --url")
-
-
-if __name__ == "__main__":
-    serve(open_peer)

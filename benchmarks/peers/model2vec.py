@@ -1,16 +1,13 @@
-"""model2vec: static vectors distilled from the base encoder, its classifier trained on them, its numpy pipeline answering.
-
-Runs in an environment of its own.
-"""
+"""model2vec: static vectors distilled from the base encoder, its classifier trained on them, its numpy pipeline answering."""
 
 from __future__ import annotations
 
 import numpy as np
-from model2vec.inference import StaticModelPipeline
 
-from benchmarks.peers.encoder import base_of
-from export.measure.protocol import Job, Logits, Peer, serve
+from benchmarks.harness.peer import Needs
+from export.measure.protocol import Job, Logits, Peer
 
+PEER = Needs("base", ("model2vec[distill,train]==0.10.0",))
 SOURCE = "https://minish.ai/packages/model2vec/training (distill, from_static_model, fit and to_pipeline with their defaults)"
 
 
@@ -21,14 +18,15 @@ def prepare(job: Job) -> None:
 
     texts = job.training_texts()
     names = [job.labels[label] for label in texts["train_labels"]]
-    static = distill(base_of(job), device="cpu")
-    classifier = StaticModelForClassification.from_static_model(model=static)
+    classifier = StaticModelForClassification.from_static_model(model=distill(job.options["base"], device="cpu"))
     classifier.fit(texts["train"], names, device="cpu")
     classifier.to_pipeline().save_pretrained(str(job.folder / "pipeline"))
 
 
 def open_peer(job: Job) -> Peer:
     """Load the pipeline."""
+    from model2vec.inference import StaticModelPipeline
+
     folder = job.folder / "pipeline"
     pipeline = StaticModelPipeline.from_pretrained(str(folder))
     columns = [list(pipeline.classes_).index(label) for label in job.labels]
@@ -43,7 +41,3 @@ def open_peer(job: Job) -> Peer:
         source=SOURCE,
         size_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
     )
-
-
-if __name__ == "__main__":
-    serve(open_peer, prepare)

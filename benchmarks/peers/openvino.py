@@ -1,55 +1,50 @@
 """OpenVINO with int8 weights and activations by nncf; latency hint for one text, throughput hint for many.
 
-Runs in an environment of its own. Many texts are sorted by length, in batches of 32, on one stream per thread.
+Many texts are sorted by length, in batches of 32, on one stream per thread.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 
-import nncf
 import numpy as np
-import openvino as ov
-from tokenizers import Tokenizer
 
+from benchmarks.harness.peer import Needs, bytes_of, config_of
 from benchmarks.harness.weights import portable_graph
-from export.measure.protocol import BATCH, Job, Logits, Peer, in_place, serve
+from export.measure.protocol import BATCH, Job, Logits, Peer, in_place
 
+PEER = Needs("weights", ("openvino==2026.4.1", "nncf==3.4.0"))
 SOURCE = (
     "https://docs.openvino.ai/2025/notebooks/language-quantize-bert-with-output.html (nncf, model_type=TRANSFORMER), "
     "https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/high-level-performance-hints.html"
 )
+GRAPH = "quantized.xml"
+
+
+def prepare(job: Job) -> None:
+    """Quantize with nncf."""
+    import nncf
+    import openvino as ov
+
+    inputs_of = _reader(job)
+    dataset = nncf.Dataset([inputs_of([text]) for text in job.calibration])
+    model = ov.Core().read_model(portable_graph(job))
+    ov.save_model(nncf.quantize(model, dataset, model_type=nncf.ModelType.TRANSFORMER), job.folder / GRAPH)
 
 
 def open_peer(job: Job) -> Peer:
-    """Quantize unless an earlier run did; then compile once for latency and once for throughput."""
-    tokenizer = Tokenizer.from_file(str(job.bundle / "tokenizer.json"))
-    tokenizer.enable_truncation(job.max_length)
-    pad_id = json.loads((job.bundle / "config.json").read_text())["pad_token_id"] or 0
-    tokenizer.enable_padding(pad_id=pad_id)
+    """Compile once for latency and once for throughput."""
+    import openvino as ov
 
-    def inputs_of(texts: list[str]) -> dict[str, np.ndarray]:
-        encodings = tokenizer.encode_batch_fast(texts)
-        ids = np.array([encoding.ids for encoding in encodings], dtype=np.int64)
-        return {
-            "input_ids": ids,
-            "attention_mask": np.array([encoding.attention_mask for encoding in encodings], dtype=np.int64),
-        }
-
-    core = ov.Core()
-    path = job.folder / "quantized.xml"
-    if not path.exists():
-        dataset = nncf.Dataset([inputs_of([text]) for text in job.calibration])
-        model = core.read_model(portable_graph(job))
-        ov.save_model(nncf.quantize(model, dataset, model_type=nncf.ModelType.TRANSFORMER), path)
+    inputs_of, core, path = _reader(job), ov.Core(), job.folder / GRAPH
     threads = {"INFERENCE_NUM_THREADS": job.threads}
     single = core.compile_model(path, "CPU", {"PERFORMANCE_HINT": "LATENCY", **threads}).create_infer_request()
-    many = core.compile_model(path, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": job.threads, **threads})
+    several = core.compile_model(path, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": job.threads, **threads})
 
-    def answer_many(texts: list[str]) -> Logits:
+    def many(texts: list[str]) -> Logits:
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         parts: dict[int, Logits] = {}
-        queue = ov.AsyncInferQueue(many, job.threads)
+        queue = ov.AsyncInferQueue(several, job.threads)
         queue.set_callback(lambda request, start: parts.update({start: request.get_output_tensor(0).data.copy()}))
         for start in range(0, len(order), BATCH):
             queue.start_async(inputs_of([texts[index] for index in order[start : start + BATCH]]), start)
@@ -58,12 +53,23 @@ def open_peer(job: Job) -> Peer:
 
     return Peer(
         one=lambda text: single.infer(inputs_of([text]))[0][0].copy(),
-        many=lambda texts: answer_many(list(texts)),
+        many=lambda texts: many(list(texts)),
         settings={**threads, "streams": job.threads, "batch": BATCH, "order": "by length", "calibration": len(job.calibration)},
         source=SOURCE,
-        size_bytes=path.with_suffix(".bin").stat().st_size + path.stat().st_size,
+        size_bytes=bytes_of(job.bundle, path, path.with_suffix(".bin")),
     )
 
 
-if __name__ == "__main__":
-    serve(open_peer)
+def _reader(job: Job) -> Callable[[list[str]], dict[str, np.ndarray]]:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(job.bundle / "tokenizer.json"))
+    tokenizer.enable_truncation(job.max_length)
+    tokenizer.enable_padding(pad_id=config_of(job)["pad_token_id"] or 0)
+
+    def inputs_of(texts: list[str]) -> dict[str, np.ndarray]:
+        rows = tokenizer.encode_batch_fast(texts)
+        columns = {"input_ids": [row.ids for row in rows], "attention_mask": [row.attention_mask for row in rows]}
+        return {name: np.array(values, dtype=np.int64) for name, values in columns.items()}
+
+    return inputs_of

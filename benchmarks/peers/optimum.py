@@ -1,6 +1,6 @@
 """optimum: `ORTModelForSequenceClassification` in a transformers pipeline, quantized with its avx512_vnni preset.
 
-As optimum's documentation has it, the texts in the order given; runs in an environment of its own.
+As optimum's documentation has it; many texts are sorted by length, because its pipeline pads a batch to its longest.
 """
 
 from __future__ import annotations
@@ -8,43 +8,55 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
-from optimum.onnxruntime import ORTModelForSequenceClassification, ORTQuantizer
-from optimum.onnxruntime.configuration import AutoQuantizationConfig
-from transformers import AutoTokenizer, pipeline
 
-from export.measure.protocol import BATCH, Job, Logits, Peer, serve
+from benchmarks.harness.peer import Needs, bytes_of
+from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order
 
+# The last three packages only so that a test can read a Triton config as Triton does.
+PEER = Needs(
+    "weights",
+    (
+        *("optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6"),
+        *("tritonclient==2.73.0", "grpcio==1.85.1", "protobuf==7.36.2"),
+    ),
+)
 SOURCE = "https://huggingface.co/docs/optimum-onnx/onnxruntime/usage_guides/quantization and .../pipelines"
+GRAPH = "model_quantized.onnx"
+
+
+def prepare(job: Job) -> None:
+    """Export and quantize."""
+    from optimum.onnxruntime import ORTModelForSequenceClassification, ORTQuantizer
+    from optimum.onnxruntime.configuration import AutoQuantizationConfig
+
+    model = ORTModelForSequenceClassification.from_pretrained(job.bundle, export=True)
+    model.save_pretrained(job.folder)
+    preset = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=False)
+    ORTQuantizer.from_pretrained(model).quantize(save_dir=job.folder, quantization_config=preset)
 
 
 def open_peer(job: Job) -> Peer:
-    """Export and quantize unless an earlier run did; then build the pipeline."""
-    quantized = job.folder / "model_quantized.onnx"
-    if not quantized.exists():
-        model = ORTModelForSequenceClassification.from_pretrained(job.bundle, export=True)
-        model.save_pretrained(job.folder)
-        preset = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=False)
-        ORTQuantizer.from_pretrained(model).quantize(save_dir=job.folder, quantization_config=preset)
+    """Build the pipeline."""
+    import onnxruntime as ort
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+    from transformers import AutoTokenizer, pipeline
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = job.threads
-    model = ORTModelForSequenceClassification.from_pretrained(job.folder, file_name=quantized.name, session_options=options)
+    model = ORTModelForSequenceClassification.from_pretrained(job.folder, file_name=GRAPH, session_options=options)
     tokenizer = AutoTokenizer.from_pretrained(job.bundle, model_max_length=job.max_length)
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None, function_to_apply="none")
     order = list(model.config.label2id)
 
-    def rows(answers: Any) -> Logits:
+    def rows(texts: list[str]) -> Logits:
+        answers: Any = classify(texts, batch_size=BATCH, truncation=True)
         scores = [{answer["label"]: answer["score"] for answer in answers_of_text} for answers_of_text in answers]
         return np.array([[row[label] for label in order] for row in scores])
 
     return Peer(
-        one=lambda text: rows(classify([text], truncation=True))[0],
-        many=lambda texts: rows(classify(list(texts), batch_size=BATCH, truncation=True)),
-        settings={"threads": job.threads, "batch": BATCH, "order": "as given", "preset": "avx512_vnni, dynamic"},
+        one=lambda text: rows([text])[0],
+        many=lambda texts: in_length_order(texts, rows),
+        settings={"threads": job.threads, "batch": BATCH, "order": "by length", "preset": "avx512_vnni, dynamic"},
         source=SOURCE,
-        size_bytes=quantized.stat().st_size,
+        size_bytes=bytes_of(job.bundle, job.folder / GRAPH),
     )
-
-
-if __name__ == "__main__":
-    serve(open_peer)

@@ -1,19 +1,24 @@
 """sentence-transformers: its ONNX backend in int8 for the embedding, and a logistic regression on top.
 
 The backend serves embedding models; for a classifier it is the half below the head. The base encoder is not fine-tuned.
-Runs in an environment of its own.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import onnxruntime as ort
-from sentence_transformers import SentenceTransformer, export_dynamic_quantized_onnx_model
-from sklearn.linear_model import LogisticRegression
 
-from benchmarks.peers.encoder import base_of, bytes_of
-from export.measure.protocol import BATCH, Job, Logits, Peer, serve
+from benchmarks.harness.peer import Needs, bytes_of
+from export.measure.protocol import BATCH, Job, Logits, Peer
 
+PEER = Needs(
+    "base",
+    (
+        *("sentence-transformers==5.2.3", "optimum-onnx[onnxruntime]==0.1.0"),
+        *("transformers==4.57.6", "datasets==4.4.1"),
+    ),
+)
 SOURCE = (
     "https://sbert.net/docs/sentence_transformer/usage/efficiency.html (ONNX, dynamic int8, avx512_vnni), "
     "https://sbert.net/examples/sentence_transformer/applications (embeddings into scikit-learn)"
@@ -23,7 +28,11 @@ QUANTIZED = "onnx/model_qint8_avx512_vnni.onnx"
 
 def prepare(job: Job) -> None:
     """Export and quantize the base encoder, then fit the regression on embeddings of the training texts."""
-    model = SentenceTransformer(base_of(job), backend="onnx", model_kwargs={"provider": "CPUExecutionProvider", "export": True})
+    from sentence_transformers import SentenceTransformer, export_dynamic_quantized_onnx_model
+    from sklearn.linear_model import LogisticRegression
+
+    given = {"provider": "CPUExecutionProvider", "export": True}
+    model = SentenceTransformer(job.options["base"], backend="onnx", model_kwargs=given)
     model.save_pretrained(str(job.folder))
     export_dynamic_quantized_onnx_model(model, "avx512_vnni", str(job.folder))
     texts = job.training_texts()
@@ -49,16 +58,15 @@ def open_peer(job: Job) -> Peer:
         many=lambda texts: answer(list(texts)),  # it sorts by length itself
         settings={"threads": job.threads, "batch": BATCH, "order": "by length, its own", "preset": "avx512_vnni, dynamic"},
         source=SOURCE,
-        size_bytes=bytes_of(job.folder, QUANTIZED, "tokenizer.json", "config.json", "head.npz"),
+        size_bytes=bytes_of(job.folder, QUANTIZED, "head.npz"),
     )
 
 
-def _encoder(job: Job) -> SentenceTransformer:
+def _encoder(job: Job) -> Any:
+    import onnxruntime as ort
+    from sentence_transformers import SentenceTransformer
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = job.threads
     given = {"file_name": QUANTIZED, "provider": "CPUExecutionProvider", "session_options": options}
     return SentenceTransformer(str(job.folder), backend="onnx", model_kwargs=given)
-
-
-if __name__ == "__main__":
-    serve(open_peer, prepare)

@@ -1,18 +1,16 @@
 """SetFit: the base encoder tuned on pairs of texts, a logistic regression on top.
 
-Few-shot by design; here it sees all training texts, and the pairs of 300 steps. Runs in an environment of its own.
+Few-shot by design; here it sees all training texts, and the pairs of 300 steps.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import torch
-from datasets import Dataset
-from setfit import SetFitModel, Trainer, TrainingArguments
 
-from benchmarks.peers.encoder import BATCH_SIZE, SEED, base_of, bytes_of
-from export.measure.protocol import BATCH, Job, Logits, Peer, serve
+from benchmarks.harness.peer import BATCH_SIZE, SEED, Needs, bytes_of
+from export.measure.protocol import BATCH, Job, Logits, Peer
 
+PEER = Needs("base", ("setfit==1.2.0", "transformers==4.57.6", "sentence-transformers==5.2.3", "datasets==4.4.1"))
 STEPS = 300
 SOURCE = (
     "https://huggingface.co/docs/setfit/quickstart (from_pretrained, Trainer, predict_proba), "
@@ -22,8 +20,11 @@ SOURCE = (
 
 def prepare(job: Job) -> None:
     """Tune the encoder on pairs, fit the regression."""
+    from datasets import Dataset
+    from setfit import SetFitModel, Trainer, TrainingArguments
+
     texts = job.training_texts()
-    model = SetFitModel.from_pretrained(base_of(job), device="cpu")
+    model = SetFitModel.from_pretrained(job.options["base"], device="cpu")
     arguments = TrainingArguments(
         output_dir=str(job.folder / "runs"),
         batch_size=BATCH_SIZE,
@@ -37,19 +38,21 @@ def prepare(job: Job) -> None:
     Trainer(model=model, args=arguments, train_dataset=data).train()
     model.model_body.save_pretrained(str(job.folder / "encoder"))
     head = model.model_head
-    np.savez(job.folder / "head.npz", coef_=head.coef_, intercept_=head.intercept_, classes_=head.classes_)
+    np.savez(job.folder / "encoder" / "head.npz", coef_=head.coef_, intercept_=head.intercept_, classes_=head.classes_)
 
 
 def open_peer(job: Job) -> Peer:
     """Put the tuned encoder and the regression together again; the regression is kept as numbers, not as a pickle."""
+    import torch
     from sentence_transformers import SentenceTransformer
+    from setfit import SetFitModel
     from sklearn.linear_model import LogisticRegression
 
     torch.set_num_threads(job.threads)
-    head = LogisticRegression()
-    with np.load(job.folder / "head.npz") as kept:
+    folder, head = job.folder / "encoder", LogisticRegression()
+    with np.load(folder / "head.npz") as kept:
         head.coef_, head.intercept_, head.classes_ = kept["coef_"], kept["intercept_"], kept["classes_"]
-    model = SetFitModel(model_body=SentenceTransformer(str(job.folder / "encoder"), device="cpu"), model_head=head)
+    model = SetFitModel(model_body=SentenceTransformer(str(folder), device="cpu"), model_head=head)
 
     def answer(texts: list[str]) -> Logits:
         shares = model.predict_proba(texts, batch_size=BATCH, as_numpy=True, show_progress_bar=False)
@@ -60,9 +63,5 @@ def open_peer(job: Job) -> Peer:
         many=lambda texts: answer(list(texts)),
         settings={"threads": job.threads, "batch": BATCH, "order": "by length, its own", "steps": STEPS},
         source=SOURCE,
-        size_bytes=bytes_of(job.folder / "encoder", "model.safetensors", "tokenizer.json", "config.json"),
+        size_bytes=bytes_of(folder, "model.safetensors", "head.npz"),
     )
-
-
-if __name__ == "__main__":
-    serve(open_peer, prepare)

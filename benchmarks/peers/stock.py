@@ -5,27 +5,40 @@ As ONNX Runtime's documentation puts the three together; texts sorted by length 
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
-import onnxruntime as ort
 
+from benchmarks.harness.peer import Needs, bytes_of, config_of
 from benchmarks.harness.weights import portable_graph
-from distill.tokenization import TextTokenizer
-from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order, serve
+from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order
 
+PEER = Needs("weights")
 SOURCE = "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html (dynamic, transformer-based models)"
+GRAPH = "quantized.onnx"
+
+
+def prepare(job: Job) -> None:
+    """Optimize and quantize the exported graph."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    config, optimized = config_of(job), job.folder / "optimized.onnx"
+    shape = {"num_heads": config["num_attention_heads"], "hidden_size": config["hidden_size"]}
+    optimize_model(str(portable_graph(job)), model_type="bert", **shape).save_model_to_file(str(optimized))
+    quantize_dynamic(optimized, job.folder / GRAPH, per_channel=True, weight_type=QuantType.QInt8)
 
 
 def open_peer(job: Job) -> Peer:
-    """Export, optimize and quantize unless an earlier run did; then open the graph with default session options."""
-    graph = write_graph(job)
-    options = ort.SessionOptions()
+    """Open the graph with default session options."""
+    import onnxruntime as ort
+
+    from distill.tokenization import TextTokenizer
+
+    graph, options = job.folder / GRAPH, ort.SessionOptions()
     options.intra_op_num_threads = job.threads
     options.log_severity_level = 3
     session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    tokenizer = TextTokenizer.from_file(job.bundle / "tokenizer.json", max_length=job.max_length, pad_id=_pad_id(job))
+    pad_id = int(config_of(job)["pad_token_id"] or 0)
+    tokenizer = TextTokenizer.from_file(job.bundle / "tokenizer.json", max_length=job.max_length, pad_id=pad_id)
 
     def answer(texts: list[str]) -> Logits:
         return np.asarray(session.run(None, tokenizer.pad(tokenizer.encode(texts)).inputs())[0])
@@ -35,33 +48,5 @@ def open_peer(job: Job) -> Peer:
         many=lambda texts: in_length_order(texts, answer),
         settings={"threads": job.threads, "batch": BATCH, "order": "by length", "per_channel": True},
         source=SOURCE,
-        size_bytes=graph.stat().st_size,
+        size_bytes=bytes_of(job.bundle, graph),
     )
-
-
-def write_graph(job: Job) -> Path:
-    """Optimize and quantize the exported graph beside the job's folder, unless an earlier run did, and return the file."""
-    graph = job.folder / "quantized.onnx"
-    if graph.exists():
-        return graph
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.transformers.optimizer import optimize_model
-
-    config = json.loads((job.bundle / "config.json").read_text())
-    optimized = optimize_model(
-        str(portable_graph(job)),
-        model_type="bert",
-        num_heads=config["num_attention_heads"],
-        hidden_size=config["hidden_size"],
-    )
-    optimized.save_model_to_file(str(job.folder / "optimized.onnx"))
-    quantize_dynamic(job.folder / "optimized.onnx", graph, per_channel=True, weight_type=QuantType.QInt8)
-    return graph
-
-
-def _pad_id(job: Job) -> int:
-    return int(json.loads((job.bundle / "config.json").read_text())["pad_token_id"] or 0)
-
-
-if __name__ == "__main__":
-    serve(open_peer)

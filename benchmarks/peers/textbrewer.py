@@ -1,21 +1,24 @@
-"""TextBrewer: its GeneralDistiller teaches three of the teacher's layers; PyTorch eager answers, as in its examples.
-
-Runs in an environment of its own.
-"""
+"""TextBrewer: its GeneralDistiller teaches three of the teacher's layers; PyTorch eager answers, as in its examples."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import torch
-from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
-from torch.utils.data import DataLoader
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
-from benchmarks.peers.encoder import BATCH_SIZE, EPOCHS, LEARNING_RATE, SEED, bytes_of, teacher_of, write_first_layers
-from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order, serve
+from benchmarks.harness.peer import (
+    BATCH_SIZE,
+    EPOCHS,
+    LEARNING_RATE,
+    SEED,
+    Needs,
+    bytes_of,
+    teacher_of,
+    write_first_layers,
+)
+from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order
 
+PEER = Needs("teacher", ("textbrewer==0.2.1.post1", "tensorboard>=2.19"))
 SOURCE = (
     "https://github.com/airaria/TextBrewer (quick start: AdamW, linear schedule with 10 % warm-up; the MNLI example's "
     "temperature 8; preset L3_hidden_mse, every layer of the student to every second of the teacher)"
@@ -28,6 +31,11 @@ MATCHES = [
 
 def prepare(job: Job) -> None:
     """Distil for three epochs."""
+    import torch
+    from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
+    from torch.utils.data import DataLoader
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
+
     folder = write_first_layers(job, job.folder / "student")
     texts = job.training_texts()
     torch.manual_seed(SEED)
@@ -74,6 +82,9 @@ def _adapted(_: Any, outputs: Any) -> dict[str, Any]:
 
 def open_peer(job: Job) -> Peer:
     """Open the student in PyTorch."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
     torch.set_num_threads(job.threads)
     folder = job.folder / "student"
     tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=job.max_length)
@@ -88,9 +99,5 @@ def open_peer(job: Job) -> Peer:
         many=lambda texts: in_length_order(texts, answer),
         settings={"threads": job.threads, "batch": BATCH, "order": "by length", "layers": 3, "epochs": EPOCHS},
         source=SOURCE,
-        size_bytes=bytes_of(folder, "model.safetensors", "tokenizer.json", "config.json"),
+        size_bytes=bytes_of(folder, "model.safetensors"),
     )
-
-
-if __name__ == "__main__":
-    serve(open_peer, prepare)

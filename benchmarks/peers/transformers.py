@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import AutoTokenizer, pipeline
 
-from benchmarks.peers.encoder import bytes_of
-from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order, serve
+from benchmarks.harness.peer import Needs, bytes_of
+from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order
 
+PEER = Needs("weights")
 SOURCE = (
     "https://huggingface.co/docs/transformers/main_classes/pipelines (pipeline batching: like lengths, measured batch size)"
 )
@@ -18,6 +17,9 @@ SOURCE = (
 
 def open_peer(job: Job) -> Peer:
     """Build the pipeline; logits come out as they are."""
+    import torch
+    from transformers import AutoTokenizer, pipeline
+
     torch.set_num_threads(job.threads)
     tokenizer = AutoTokenizer.from_pretrained(job.bundle, model_max_length=job.max_length)
     classify = pipeline(
@@ -34,9 +36,5 @@ def open_peer(job: Job) -> Peer:
         many=lambda texts: in_length_order(texts, rows),
         settings={"threads": job.threads, "batch": BATCH, "order": "by length", "precision": "fp32"},
         source=SOURCE,
-        size_bytes=bytes_of(job.bundle, "model.safetensors", "tokenizer.json", "config.json"),
+        size_bytes=bytes_of(job.bundle, "model.safetensors"),
     )
-
-
-if __name__ == "__main__":
-    serve(open_peer)

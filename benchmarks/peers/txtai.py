@@ -1,17 +1,22 @@
-"""txtai: its HFTrainer with a teacher trains three of the teacher's layers; its Labels pipeline answers.
-
-Runs in an environment of its own.
-"""
+"""txtai: its HFTrainer with a teacher trains three of the teacher's layers; its Labels pipeline answers."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
-from txtai.pipeline import HFTrainer, Labels
 
-from benchmarks.peers.encoder import BATCH_SIZE, EPOCHS, LEARNING_RATE, SEED, bytes_of, teacher_of, write_first_layers
-from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order, serve
+from benchmarks.harness.peer import (
+    BATCH_SIZE,
+    EPOCHS,
+    LEARNING_RATE,
+    SEED,
+    Needs,
+    bytes_of,
+    teacher_of,
+    write_first_layers,
+)
+from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order
 
+PEER = Needs("teacher", ("txtai==9.14.0",))
 SOURCE = (
     "https://neuml.github.io/txtai/pipeline/train/trainer (teacher, distillation defaults: temperature 1, half soft labels), "
     "https://neuml.github.io/txtai/pipeline/text/labels (dynamic=False for a fine-tuned model)"
@@ -20,6 +25,8 @@ SOURCE = (
 
 def prepare(job: Job) -> None:
     """Distil for three epochs."""
+    from txtai.pipeline import HFTrainer
+
     texts = job.training_texts()
     rows = [{"text": text, "label": label} for text, label in zip(texts["train"], texts["train_labels"], strict=True)]
     model, tokenizer = HFTrainer()(
@@ -40,6 +47,9 @@ def prepare(job: Job) -> None:
 
 def open_peer(job: Job) -> Peer:
     """Open the student in its pipeline."""
+    import torch
+    from txtai.pipeline import Labels
+
     torch.set_num_threads(job.threads)
     folder = job.folder / "student"
     classify = Labels(str(folder), dynamic=False, gpu=False)
@@ -56,9 +66,5 @@ def open_peer(job: Job) -> Peer:
         many=lambda texts: in_length_order(texts, answer),
         settings={"threads": job.threads, "batch": BATCH, "order": "by length", "layers": 3, "epochs": EPOCHS},
         source=SOURCE,
-        size_bytes=bytes_of(folder, "model.safetensors", "tokenizer.json", "config.json"),
+        size_bytes=bytes_of(folder, "model.safetensors"),
     )
-
-
-if __name__ == "__main__":
-    serve(open_peer, prepare)

@@ -1,4 +1,7 @@
-"""Which bundle to deploy for a time budget, and how sure that is: from the rows of `single-stream`, nothing else."""
+"""Which bundle to deploy for a time budget, and how sure that is: from the rows of `single-stream`, nothing else.
+
+Validation texts choose; what is said of the chosen one is measured on the test texts.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from benchmarks.harness.scenario import Result, Row, value_of
 from distill.evaluation.intervals import Bootstrap, Estimate, Figure
 
 BUDGETS_MS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 FAIRLY_SURE = 0.8
 """Share of resamples from which on a choice among several that cannot be told apart is called so."""
 
-Row = Mapping[str, Any]
 By = Literal["p50_ms", "p99_ms"]
 
 
@@ -24,13 +27,14 @@ class Choice:
 
     Attributes:
         budget_ms: Milliseconds.
-        row: The row with the highest macro-F1 that keeps the budget, of equal ones the fastest; None where none does.
+        row: The row with the highest macro-F1 on validation texts that keeps the budget, of equal ones the fastest; None if
+            none does.
         keeping: How many bundles keep it.
-        sure: Share of resamples of the test texts in which it is the best of those that keep the budget.
+        sure: Share of resamples of the validation texts in which it is the best of those that keep the budget.
         not_told_apart: Others that keep it whose macro-F1 differs by less than its 95 % interval, best first.
         just_over: Rows whose median may lie on either side of the budget: its interval holds the budget.
         fastest: The fastest of those not told apart, where it is faster than the chosen one.
-        fastest_less: By how much the fastest one's macro-F1 is below the chosen one's.
+        fastest_less: By how much the fastest one's macro-F1 on validation texts is below the chosen one's.
     """
 
     budget_ms: float
@@ -48,24 +52,26 @@ class Choice:
         return None if self.row is None else str(self.row["name"])
 
 
-def choices_of(rows: Sequence[Row], truth: Sequence[int], *, by: By, seed: int = 0) -> list[Choice]:
-    """Return a choice for each budget.
+def choices_of(result: Result, *, by: By, seed: int = 0) -> list[Choice]:
+    """Return a choice for each budget; nothing if the result has no answers to validation texts.
 
     Args:
-        rows: Rows of `single-stream`; only bundles that ship a graph can be chosen.
-        truth: True class ids of the texts that were answered.
+        result: Of `single-stream`; only bundles that ship a graph can be chosen.
         by: What must keep the budget: the upper end of the median's interval, or the 99th percentile.
         seed: Seed of the resamples.
     """
-    able = [row for row in rows if "failed" not in row and row["kind"] == "bundle" and row["settings"].get("form") != "pytorch"]
-    bootstrap = Bootstrap(np.asarray(truth, dtype=np.int64), num_labels=int(max(truth)) + 1, num_seeds=1, seed=seed)
-    scores = {row["name"]: bootstrap.macro_f1(predicted_of(row)) for row in able}
+    able = [row for row in result["rows"] if "validation_predicted" in row]
+    if not able:
+        return []
+    truth = np.asarray(result["validation_truth"], dtype=np.int64)
+    bootstrap = Bootstrap(truth, num_labels=int(truth.max()) + 1, num_seeds=1, seed=seed)
+    scores = {row["name"]: bootstrap.macro_f1(class_ids(row["validation_predicted"])) for row in able}
     return [_choice(budget, able, scores, by) for budget in BUDGETS_MS]
 
 
-def predicted_of(row: Row) -> Any:
+def class_ids(predicted: Sequence[Any]) -> Any:
     """Return the class ids that a row gave, shape (texts,)."""
-    return np.array([int(each) for each in row["predicted"]], dtype=np.int64)
+    return np.array([int(each) for each in predicted], dtype=np.int64)
 
 
 def _choice(budget_ms: float, rows: Sequence[Row], scores: Mapping[str, Figure], by: By) -> Choice:
@@ -98,7 +104,8 @@ def _median_ms(row: Row) -> float:
 
 def _keeps(row: Row, budget_ms: float, by: By) -> bool:
     if by == "p99_ms":
-        return row["p99_ms"] is not None and bool(row["p99_ms"] <= budget_ms)
+        tail = value_of(row["p99_ms"])
+        return tail is not None and tail <= budget_ms
     return bool(row["p50_ms"]["high"] <= budget_ms)
 
 
@@ -106,7 +113,7 @@ def words_of(choice: Choice) -> str:
     """Return a choice in a line, with how sure it is."""
     if choice.row is None:
         return "none of the bundles keeps it"
-    said = f"{choice.name}: macro-F1 {choice.row['macro_f1']:.3f}, best in {_of_hundred(choice)}"
+    said = f"{choice.name}: test macro-F1 {choice.row['macro_f1']:.3f}, best in {_of_hundred(choice)}"
     if not choice.not_told_apart:
         return f"{said}; every other within the budget is worse beyond its interval"
     others = len(choice.not_told_apart)
@@ -120,7 +127,8 @@ def answer_of(choice: Choice) -> list[tuple[str, str]]:
     if row is None:
         return []
     median = row["p50_ms"]
-    tail = f"99 of 100 texts took at most {row['p99_ms']:.2f} ms; the" if row["p99_ms"] is not None else "The"
+    p99 = value_of(row["p99_ms"])
+    tail = f"99 of 100 texts took at most {p99:.2f} ms; the" if p99 is not None else "The"
     low, high = row["macro_f1_interval"]
     kept = row["retention"]
     of_reference = (
@@ -135,7 +143,10 @@ def answer_of(choice: Choice) -> list[tuple[str, str]]:
             f"{tail} median was {median['value']:.2f} ms (95 % interval {median['low']:.2f} to {median['high']:.2f}), "
             "on one thread of this machine, tokenization inside.",
         ),
-        ("How good is it?", f"Macro-F1 {row['macro_f1']:.3f} ({low:.3f} to {high:.3f}){of_reference}.{ships}"),
+        (
+            "How good is it?",
+            f"Test macro-F1 {row['macro_f1']:.3f} ({low:.3f} to {high:.3f}){of_reference}.{ships}",
+        ),
         ("How sure is it that it is the best choice?", _sureness(choice)),
     ]
 
@@ -145,7 +156,7 @@ def _sureness(choice: Choice) -> str:
         return "It is the only bundle that keeps the budget."
     said = (
         f"{_word(choice)}: of the {choice.keeping} bundles that keep the budget it was the best in {_of_hundred(choice)} "
-        "of the test texts."
+        "of the validation texts."
     )
     if not choice.not_told_apart:
         return f"{said} Every other one is worse, beyond its 95 % interval."

@@ -8,12 +8,14 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from benchmarks.harness.candidates import FLOORS, FORMS, PEERS
+from benchmarks.harness.candidates import FLOORS, FORMS
 from benchmarks.harness.environments import FOLDER as ENVIRONMENTS
-from benchmarks.harness.environments import REQUIREMENTS
-from benchmarks.harness.results import FOLDER
-from benchmarks.report.compare import compare_files
+from benchmarks.harness.peer import peers
+from benchmarks.harness.results import FOLDER, read_result, rewrite_result
+from benchmarks.harness.scenario import scenarios
+from benchmarks.report.compare import Kind, compare_files
 from benchmarks.report.page import write_report
+from benchmarks.report.pages import fill_pages, same_figures
 from distill.cli.terminal import print_cells
 
 REGRESSION = 1
@@ -22,6 +24,8 @@ REGRESSION = 1
 def register(app: App) -> None:
     """Give the app the commands of this module."""
     app.command(list_rows, name=["list", "--list"])
+    app.command(readme)
+    app.command(refigure)
     app.command(report)
     app.command(compare)
 
@@ -33,14 +37,36 @@ def list_rows() -> None:
     """
     rows = [["--bundles PATH[:FORM]", f"a bundle; forms {', '.join(FORMS)}", "-"]]
     rows += [["--floors", name, "-"] for name in FLOORS]
-    for name in PEERS:
-        needs = ", ".join(REQUIREMENTS.get(name, ())) or "nothing more than the harness"
-        there = name not in REQUIREMENTS or (ENVIRONMENTS / name / ".installed").exists()
+    for name, peer in peers().items():
+        needs = ", ".join(peer.packages) or "nothing more than the harness"
+        there = not peer.packages or (ENVIRONMENTS / name / ".installed").exists()
         rows.append([f"--peers {name}", needs, "installed" if there else "installs when asked for"])
     rows += [["--external NAME=CMD", "a command: texts in, labels out, line by line", "-"]]
     rows += [["--url NAME=URL", 'an address that answers {"inputs": text} with labels and scores', "-"]]
     for row, what, state in rows:
         print(f"{row:<32} {what}{'' if state == '-' else f' ({state})'}")
+
+
+def readme() -> None:
+    """Make the blocks and the pictures in the READMEs and in docs/ again from the result files.
+
+    Example: python -m benchmarks readme
+    """
+    fill_pages()
+
+
+def refigure() -> None:
+    """Compute the figures of all result files again from their rows, after a change of how they are computed.
+
+    Example: python -m benchmarks refigure
+    """
+    for name, scenario in scenarios().items():
+        if (FOLDER / f"{name}.json").is_file():
+            result = read_result(name)
+            figures = scenario.figures(result)
+            if not same_figures(figures, result["figures"]):
+                print(rewrite_result({**result, "figures": figures}))
+    fill_pages()
 
 
 def report(
@@ -60,29 +86,30 @@ def compare(
     second: Annotated[Path, Parameter(help="a later one of the same scenario and texts")],
     /,
     *,
-    tolerance: Annotated[
-        float, Parameter(help="share by which a figure may get worse, beyond noise, without exit code 1")
-    ] = 0.05,
+    time: Annotated[float, Parameter(help="share by which a time or rate may get worse, beyond noise")] = 0.05,
+    quality: Annotated[float, Parameter(help="macro-F1 that may be lost, beyond noise")] = 0.005,
+    memory: Annotated[float, Parameter(help="share by which memory may grow")] = 0.05,
 ) -> None:
-    """Say what changed beyond noise between two results; exit with 1 where something got worse past the tolerance.
+    """Say what changed beyond noise between two results; exit with 1 if something got worse past its tolerance.
 
-    Example: python -m benchmarks compare before.json after.json --tolerance 0.1
+    Example: python -m benchmarks compare before.json after.json --time 0.1
     """
     changes, notes = compare_files(first, second)
     for note in notes:
         print(f"note: {note}")
     told = [change for change in changes if change.beyond_noise]
     cells = [
-        [each.row, each.figure, f"{each.before:.4g}", f"{each.after:.4g}", f"{each.better_by:+.1%}", _word(each.better_by)]
+        [each.row, each.figure, f"{each.before:.4g}", f"{each.after:.4g}", f"{each.better_by:+.2%}", _word(each.better_by)]
         for each in told
     ]
     if cells:
         print_cells(("row", "figure", "before", "after", "better by", ""), cells)
     print(f"{len(told)} of {len(changes)} figures changed beyond noise")
+    tolerance: dict[Kind, float] = {"time": time, "quality": quality, "memory": memory}
     worse = [change for change in changes if change.regression(tolerance)]
     if worse:
-        named = ", ".join(f"{change.row} {change.figure}" for change in worse)
-        print(f"worse by more than {tolerance:.0%}: {named}", file=sys.stderr)
+        named = ", ".join(f"{each.row} {each.figure} by more than {tolerance[each.kind]:g}" for each in worse)
+        print(f"worse: {named}", file=sys.stderr)
         sys.exit(REGRESSION)
 
 

@@ -9,24 +9,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from benchmarks.harness.results import read_result_file
-from benchmarks.report.choices import predicted_of
+from benchmarks.report.choices import class_ids
 from distill.errors import PotstillError
 from distill.evaluation.intervals import Bootstrap
 
 Row = Mapping[str, Any]
 
-# Figure of a row, and whether more is better; a ratio to the reference where the scenario has one.
-SPEEDS = {
-    "single-stream": ("p50_ratio", True),
-    "offline": ("rate_ratio", True),
-    "cold-start": ("cold_start_s", False),
+Kind = Literal["time", "quality", "memory"]
+COMPARED: dict[str, tuple[str, bool, Kind]] = {
+    "single-stream": ("p50_ratio", True, "time"),
+    "offline": ("rate_ratio", True, "time"),
+    "cold-start": ("cold_start_s", False, "time"),
+    "memory": ("peak_rss_bytes", False, "memory"),
 }
-SIZES = {"memory": ("peak_rss_bytes", False)}
+"""By scenario a figure of its rows, whether more is better, and what it is; a ratio to the reference if there is one."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ class Change:
         figure: The figure's.
         before: Its value in the first.
         after: Its value in the second.
-        better_by: Relative change, above 0 where the second is better.
+        better_by: Change, above 0 if the second is better: of quality the difference, of the rest relative.
         beyond_noise: Whether the two intervals, or the paired one, rule out that nothing changed.
+        kind: Of the figure; each has a tolerance of its own.
     """
 
     row: str
@@ -48,10 +50,11 @@ class Change:
     after: float
     better_by: float
     beyond_noise: bool
+    kind: Kind
 
-    def regression(self, tolerance: float) -> bool:
-        """Whether it got worse beyond noise and past the tolerance."""
-        return self.beyond_noise and self.better_by < -tolerance
+    def regression(self, tolerance: Mapping[Kind, float]) -> bool:
+        """Whether it got worse beyond noise and past the tolerance of its kind."""
+        return self.beyond_noise and self.better_by < -tolerance[self.kind]
 
 
 def compare_files(first: Path, second: Path) -> tuple[list[Change], list[str]]:
@@ -68,8 +71,8 @@ def compare_files(first: Path, second: Path) -> tuple[list[Change], list[str]]:
                 f"{_short(after.get(name))} in the other"
             )
     scenario = before["scenario"]
-    if scenario not in SPEEDS | SIZES:
-        raise PotstillError(f"{first} is of the scenario {scenario!r}; compare knows {', '.join(SPEEDS | SIZES)}")
+    if scenario not in COMPARED:
+        raise PotstillError(f"{first} is of the scenario {scenario!r}; compare knows {', '.join(COMPARED)}")
     return _changes(before, after, scenario)
 
 
@@ -85,7 +88,7 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any], scenario: str)
         if "failed" in old or "failed" in new:
             gone = "failed" in new and "failed" not in old
             notes.append(f"{name} was left out in the {'second' if 'failed' in new else 'first'}")
-            changes += [Change(name, "measured", 1.0, 0.0, -1.0, True)] if gone else []
+            changes += [Change(name, "measured", 1.0, 0.0, -1.0, True, "time")] if gone else []
             continue
         changes += _quality(old, new, before["truth"])
         changes += _speed(old, new, scenario)
@@ -96,21 +99,20 @@ def _quality(old: Row, new: Row, truth: Sequence[int]) -> list[Change]:
     if old["num_texts"] != new["num_texts"] or old["num_texts"] != len(truth):
         raise PotstillError(f"{old['name']} answered {old['num_texts']} texts in the one and {new['num_texts']} in the other")
     bootstrap = Bootstrap(np.asarray(truth, dtype=np.int64), num_labels=max(truth) + 1, num_seeds=1)
-    difference = (bootstrap.macro_f1(predicted_of(new)) - bootstrap.macro_f1(predicted_of(old))).estimate()
+    difference = (bootstrap.macro_f1(class_ids(new["predicted"])) - bootstrap.macro_f1(class_ids(old["predicted"]))).estimate()
     told = difference.low > 0 or difference.high < 0
-    better = difference.value / old["macro_f1"] if old["macro_f1"] else 0.0
-    return [Change(old["name"], "macro_f1", old["macro_f1"], new["macro_f1"], better, told)]
+    return [Change(old["name"], "macro_f1", old["macro_f1"], new["macro_f1"], difference.value, told, "quality")]
 
 
 def _speed(old: Row, new: Row, scenario: str) -> list[Change]:
-    name, more_is_better = (SPEEDS | SIZES)[scenario]
+    name, more_is_better, kind = COMPARED[scenario]
     a, b = old.get(name), new.get(name)
     if a is None or b is None or old.get("reference") == old["name"]:
         return []  # of the reference the ratio is 1 in both
     if not isinstance(a, Mapping):
         a, b = ({"value": value, "low": value, "high": value} for value in (a, b))
     better = b["value"] / a["value"] - 1 if more_is_better else a["value"] / b["value"] - 1
-    return [Change(old["name"], name, a["value"], b["value"], better, b["low"] > a["high"] or b["high"] < a["low"])]
+    return [Change(old["name"], name, a["value"], b["value"], better, b["low"] > a["high"] or b["high"] < a["low"], kind)]
 
 
 def _place(result: Mapping[str, Any]) -> Any:

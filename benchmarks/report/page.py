@@ -14,17 +14,16 @@ from typing import Any
 import jinja2
 
 from benchmarks.harness.results import FOLDER, read_result
+from benchmarks.harness.scenario import Result, Row, value_of
 from benchmarks.report.choices import answer_of, choices_of, words_of
 from benchmarks.report.pictures import quality_against_size, quality_against_time, spread_of_times
-from benchmarks.report.tables import ABSENT, first_words
+from benchmarks.report.tables import ABSENT, COLUMNS, Column, first_words
 from distill.errors import PotstillError
 from distill.storage import write_atomically
 
 SCENARIOS = ("single-stream", "offline", "cold-start", "memory")
 ONE_MS = 1.0
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,43 +32,6 @@ class Cell:
 
     shown: str
     sort: float | str
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table: its head, what it means, and where its figure stands in the rows of a scenario."""
-
-    head: str
-    means: str
-    scenario: str
-    name: str
-    pattern: str
-    unit: float = 1
-
-
-COLUMNS = (
-    Column("macro-F1", "with its 95 % interval over the test texts", "single-stream", "macro_f1", ".4f"),
-    Column(
-        "kept %", "share of the reference's macro-F1, with its paired 95 % interval", "single-stream", "retention", ".1f", 0.01
-    ),
-    Column("agrees %", "share of texts with the reference's label", "single-stream", "agreement", ".1f", 0.01),
-    Column("ECE", "expected calibration error, 15 bins", "single-stream", "expected_calibration_error", ".3f"),
-    Column("p50 ms", "median time of one text with its 95 % interval", "single-stream", "p50_ms", ".3f"),
-    Column("p90 ms", "nine of ten texts are faster", "single-stream", "p90_ms", ".3f"),
-    Column("p99 ms", "99 of 100 texts are faster", "single-stream", "p99_ms", ".3f"),
-    Column(
-        "faster",
-        "times faster than the reference in the same rounds, with its 95 % interval",
-        "single-stream",
-        "p50_ratio",
-        ".1f",
-    ),
-    Column("texts/s", "many texts at once on all processors, with its 95 % interval", "offline", "texts_per_second", ",.0f"),
-    Column("ships MB", "what must be shipped to answer", "single-stream", "size_bytes", ".1f", 1e6),
-    Column("first answer s", "from starting a process to its first answer", "cold-start", "cold_start_s", ".2f"),
-    Column("peak MB", "most memory that its processes held", "memory", "peak_rss_bytes", ",.0f", 1e6),
-    Column("ready in s", "what training or converting a peer took", "single-stream", "prepared_s", ",.0f"),
-)
 
 
 def write_report(*, folder: Path = FOLDER, out: Path | None = None) -> Path:
@@ -106,17 +68,17 @@ def html_of(results: Mapping[str, Mapping[str, Any]]) -> str:
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     single = results["single-stream"]
     rows = single["rows"]
-    medians = choices_of(rows, single["truth"], by="p50_ms")
-    tails = choices_of(rows, single["truth"], by="p99_ms")
-    tail, median = (next(choice for choice in each if choice.budget_ms == ONE_MS) for each in (tails, medians))
+    medians, tails = choices_of(single, by="p50_ms"), choices_of(single, by="p99_ms")
+    tail, median = (next((choice for choice in each if choice.budget_ms == ONE_MS), None) for each in (tails, medians))
     shown = [column for column in COLUMNS if column.scenario in results]
     return template.render(
         single=single,
         results=results,
+        sessions={name: sessions_of(result) for name, result in results.items()},
         first_words={name: _first_words(result["rows"]) for name, result in results.items()},
         tail=tail,
-        answer=answer_of(tail),
-        median_words=words_of(median),
+        answer=answer_of(tail) if tail else [],
+        median_words=words_of(median) if median else "",
         choices=[(median.budget_ms, words_of(median), words_of(tail)) for median, tail in zip(medians, tails, strict=True)],
         just_over=[(each.budget_ms, ", ".join(each.just_over)) for each in medians if each.just_over],
         against_time=quality_against_time(rows),
@@ -137,26 +99,18 @@ def _first_words(rows: Sequence[Row]) -> list[str]:
     return [*said, f"Left out: {gone}; the reason stands below."] if gone else said
 
 
-def _cells(name: str, columns: Sequence[Column], results: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
-    return [_cell(_row_of(results[column.scenario], name), column) for column in columns]
+def _cells(name: str, columns: Sequence[Column], results: Mapping[str, Result]) -> list[Cell]:
+    rows = [_row_of(results[column.scenario], name) for column in columns]
+    values = [None if row is None else value_of(row.get(column.name)) for row, column in zip(rows, columns, strict=True)]
+    shown = [column.shown(row, interval=True) for row, column in zip(rows, columns, strict=True)]
+    return [Cell(cell, "" if cell == ABSENT or value is None else value) for cell, value in zip(shown, values, strict=True)]
 
 
 def _row_of(result: Mapping[str, Any], name: str) -> Row | None:
     return next((row for row in result["rows"] if row["name"] == name and "failed" not in row), None)
 
 
-def _cell(row: Row | None, column: Column) -> Cell:
-    found = None if row is None else row.get(column.name)
-    if row is None or found is None or (column.name in _TIMES and row["settings"].get("floor") == "majority"):
-        return Cell(ABSENT, "")
-    value, interval = (found["value"], (found["low"], found["high"])) if isinstance(found, Mapping) else (found, None)
-    interval = row["macro_f1_interval"] if column.name == "macro_f1" else interval
-    shown = format(value / column.unit, column.pattern)
-    if interval is not None:
-        low, high = (format(each / column.unit, column.pattern) for each in interval)
-        shown = f"{shown} ({low} to {high})"
-    return Cell(shown, value)
-
-
-# What does no work, like always giving one label, has no time worth reading.
-_TIMES = frozenset({"p50_ms", "p90_ms", "p99_ms", "p50_ratio", "texts_per_second"})
+def sessions_of(result: Result) -> list[Mapping[str, Any]]:
+    """Return the distinct sessions in which the rows were measured."""
+    found = result.get("sessions", [row["session"] for row in result["rows"] if "session" in row])
+    return [session for place, session in enumerate(found) if session not in found[:place]]

@@ -6,17 +6,15 @@ read on white and on black.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from benchmarks.harness.scenario import Row
 from export.measure.drawing import Name, as_svg, place_names
-
-Row = Mapping[str, Any]
 
 GREY = "#7b8494"
 COLOURS = {"int8": "#0d9488", "fp32": "#3b82f6", "teacher": "#d97706", "peer": "#a855f7", "floor": "#7b8494"}

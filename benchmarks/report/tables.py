@@ -1,125 +1,108 @@
-"""Rows of the speed scenarios as people read them: cells, Markdown, and the words that come before any figure."""
+"""Rows of the speed scenarios as Markdown: one column for each figure of a row, and the words that come before any figure.
+
+A figure that is to be shown everywhere is one entry of `COLUMNS`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.harness.scenario import Result, Row, markdown_table, value_of
 
 ABSENT = "-"
-Row = Mapping[str, Any]
-
-_QUALITY = ("row", "macro-F1", "95 % interval", "kept", "agrees", "ECE")
-_SPEED = {
-    "single-stream": ("p50 ms", "95 % interval ", "p90 ms", "p99 ms", "faster", "95 % interval  "),
-    "offline": ("texts/s", "95 % interval ", "faster", "95 % interval  "),
-    "cold-start": ("first answer s", "95 % interval "),
-    "server": ("requests/s",),
-    "memory": ("ready MB", "after all texts MB", "peak MB"),
-}
-_MORE = ("ships MB", "note")
-_SHORT = ("agrees", "95 % interval ", "95 % interval  ", "p90 ms")
-"""What a terminal has no room for."""
 
 
-def terminal_table(scenario: str, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Return column heads and cells that fit a terminal; rows that failed are not among them."""
-    heads = heads_of(scenario)
-    shown = [place for place, head in enumerate(heads) if head not in _SHORT]
-    every = [cells_of(scenario, row) for row in rows if "failed" not in row]
-    return [heads[place].strip() for place in shown], [[cells[place] for place in shown] for cells in every]
+@dataclass(frozen=True)
+class Column:
+    """A column of a table or of the report.
+
+    Attributes:
+        head: Its head.
+        means: What it means, for the report.
+        name: The row's figure.
+        pattern: How it is formatted.
+        unit: It is divided by this.
+        after: Is put behind it.
+        scenario: Where the report takes it from.
+        is_timed: Whether it is a time or rate, which what does no work has none of.
+        brief: Whether Markdown tables show it, too.
+    """
+
+    head: str
+    means: str
+    name: str
+    pattern: str
+    unit: float = 1
+    after: str = ""
+    scenario: str = "single-stream"
+    is_timed: bool = False
+    brief: bool = True
+
+    def shown(self, row: Row | None, *, interval: bool = False) -> str:
+        """Return the cell of a row, on request with its interval."""
+        found = None if row is None else row.get(self.name)
+        value = value_of(found)
+        if row is None or value is None or (self.is_timed and row["settings"].get("floor") == "majority"):
+            return ABSENT
+        cell = f"{value / self.unit:{self.pattern}}{self.after}"
+        ends = (found["low"], found["high"]) if isinstance(found, Mapping) else row.get(f"{self.name}_interval")
+        if not interval or ends is None:
+            return cell
+        low, high = (f"{end / self.unit:{self.pattern}}" for end in ends)
+        return f"{cell} ({low} to {high})"
 
 
-def cells_of(scenario: str, row: Row) -> list[str]:
-    """Return the cells of a row; one that failed has its name and the reason."""
-    heads = heads_of(scenario)
-    if "failed" in row:
-        return [row["name"], *[""] * (len(heads) - 2), f"left out: {row['failed']}"]
-    idle = row["settings"].get("floor") == "majority"  # what does no work has no speed worth reading
-    timed = {*_SPEED[scenario]} if idle else set()
-    return [ABSENT if head in timed else _CELLS[head](scenario, row) for head in heads]
+COLUMNS = (
+    Column("macro-F1", "with its 95 % interval over the test texts", "macro_f1", ".4f"),
+    Column("kept %", "share of the reference's macro-F1, with its paired 95 % interval", "retention", ".1f", 0.01),
+    Column("agrees %", "share of texts with the reference's label", "agreement", ".1f", 0.01, brief=False),
+    Column("ECE", "expected calibration error, 15 bins", "expected_calibration_error", ".3f"),
+    Column("p50 ms", "median time of one text with its 95 % interval", "p50_ms", ".3f", is_timed=True),
+    Column("p90 ms", "nine of ten texts are faster", "p90_ms", ".3f", is_timed=True, brief=False),
+    Column("p99 ms", "99 of 100 texts are faster", "p99_ms", ".3f", is_timed=True),
+    Column("faster", "times faster than the reference in the same rounds", "p50_ratio", ".2f", after="x", is_timed=True),
+    Column(
+        "texts/s",
+        "many texts at once on all processors, with its 95 % interval",
+        "texts_per_second",
+        ",.0f",
+        scenario="offline",
+        is_timed=True,
+    ),
+    Column("faster", "of many texts at once", "rate_ratio", ".2f", after="x", scenario="offline", is_timed=True),
+    Column("ships MB", "what must be shipped to answer", "size_bytes", ".1f", 1e6),
+    Column("first answer s", "from starting a process to its first answer", "cold_start_s", ".2f", scenario="cold-start"),
+    Column("ready MB", "memory when it can answer", "ready_rss_bytes", ",.0f", 1e6, scenario="memory", brief=False),
+    Column("after all texts MB", "memory after all texts", "used_rss_bytes", ",.0f", 1e6, scenario="memory", brief=False),
+    Column("peak MB", "most memory that its processes held", "peak_rss_bytes", ",.0f", 1e6, scenario="memory"),
+    Column("requests/s", "highest rate that keeps the bound", "requests_per_second", ",.0f", scenario="server"),
+    Column("ready in s", "what training or converting a peer took", "prepared_s", ",.0f", brief=False),
+)
 
 
-def heads_of(scenario: str) -> tuple[str, ...]:
-    """Return the column heads of a scenario, each once; heads that read alike differ in white space."""
-    return (*_QUALITY, *_SPEED[scenario], *_MORE)
-
-
-def markdown_of(scenario: str, rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table, those that failed with the reason."""
-    shown = [place for place, head in enumerate(heads_of(scenario)) if head not in _SHORT]
-    reference = next((row["reference"] for row in rows if row.get("reference")), None)
-    heads = [heads_of(scenario)[place].strip() for place in shown]
-    named = [f"faster than {reference}" if head == "faster" and reference else head for head in heads]
-    lines = ["| " + " | ".join(named) + " |", "|---" + "|--:" * (len(named) - 2) + "|---|"]
+def speed_table(result: Result) -> str:
+    """Return what must be said first, the rows as a table, and what was measured on."""
+    rows = result["rows"]
+    there = [row for row in rows if "failed" not in row]
+    shown = [column for column in COLUMNS if column.brief and any(column.name in row for row in there)]
+    reference = next((row["reference"] for row in there if row.get("reference")), None)
+    heads = [f"faster than {reference}" if column.head == "faster" else column.head for column in shown]
+    cells = []
     for row in rows:
-        cells = cells_of(scenario, row)
-        lines.append("| " + " | ".join(_escaped(cells[place]) for place in shown) + " |")
-    return "\n".join(lines)
+        note = "; ".join(mark.partition(":")[0] for mark in row.get("marks", ())) or row.get("failed", "")
+        left_out = "failed" in row
+        figures = ["" if left_out else column.shown(row, interval=column.name == "macro_f1") for column in shown]
+        cells.append([row["name"], *figures, f"left out: {note}" if left_out else note])
+    table = markdown_table(["row", *heads, "note"], cells, left=(0, len(shown) + 1))
+    return "\n\n".join([table, " ".join([*first_words(there), f"{result['reads']}."])])
 
 
 def first_words(rows: Sequence[Row]) -> list[str]:
     """Return what must be said before any figure: rows that are unsteady, a busy machine, rows that failed."""
-    marked = [(row["name"], mark) for row in rows for mark in row.get("marks", ())]
     by_mark: dict[str, list[str]] = {}
-    for name, mark in marked:
-        by_mark.setdefault(mark.partition(":")[0], []).append(name)
+    for row in rows:
+        for mark in row.get("marks", ()):
+            by_mark.setdefault(mark.partition(":")[0], []).append(row["name"])
     lines = [f"Read with care, {kind}: {', '.join(names)}." for kind, names in by_mark.items()]
     return lines + [f"Left out, {row['name']}: {row['failed']}." for row in rows if "failed" in row]
-
-
-def _interval(name: str, pattern: str) -> Callable[[str, Row], str]:
-    return lambda _, row: ABSENT if row.get(name) is None else f"{row[name]['low']:{pattern}} - {row[name]['high']:{pattern}}"
-
-
-def _value(name: str, pattern: str, *, unit: float = 1, after: str = "") -> Callable[[str, Row], str]:
-    def spelled(_: str, row: Row) -> str:
-        found = row.get(name)
-        value = found["value"] if isinstance(found, Mapping) else found
-        return ABSENT if value is None else f"{value / unit:{pattern}}{after}"
-
-    return spelled
-
-
-def _spread(scenario: str, row: Row) -> str:
-    name = {"single-stream": "p50_ms", "offline": "texts_per_second", "cold-start": "cold_start_s"}[scenario]
-    pattern = {"single-stream": ".3f", "offline": ",.0f", "cold-start": ".3f"}[scenario]
-    return _interval(name, pattern)(scenario, row)
-
-
-def _faster(scenario: str) -> str:
-    return "p50_ratio" if scenario == "single-stream" else "rate_ratio"
-
-
-_CELLS: dict[str, Callable[[str, Row], str]] = {
-    "row": lambda _, row: row["name"],
-    "macro-F1": _value("macro_f1", ".4f"),
-    "95 % interval": lambda _, row: "{:.3f} - {:.3f}".format(*row["macro_f1_interval"]),
-    "kept": _value("retention", ".1%"),
-    "agrees": _value("agreement", ".1%"),
-    "ECE": _value("expected_calibration_error", ".3f"),
-    "p50 ms": _value("p50_ms", ".3f"),
-    "p90 ms": _value("p90_ms", ".3f"),
-    "p99 ms": _value("p99_ms", ".3f"),
-    "texts/s": _value("texts_per_second", ",.0f"),
-    "first answer s": _value("cold_start_s", ".2f"),
-    "requests/s": _value("requests_per_second", ",.0f"),
-    "ready MB": _value("ready_rss_bytes", ",.0f", unit=1e6),
-    "after all texts MB": _value("used_rss_bytes", ",.0f", unit=1e6),
-    "peak MB": _value("peak_rss_bytes", ",.0f", unit=1e6),
-    "95 % interval ": _spread,
-    "faster": lambda scenario, row: _value(_faster(scenario), ".2f", after="x")(scenario, row),
-    "95 % interval  ": lambda scenario, row: _interval(_faster(scenario), ".2f")(scenario, row),
-    "ships MB": _value("size_bytes", ".1f", unit=1e6),
-    "note": lambda _, row: "; ".join(mark.partition(":")[0] for mark in row.get("marks", ())),
-}
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return cells as a Markdown table; all columns but the first are aligned to the right."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in (columns, *rows)]
-    lines.insert(1, "|---" + "|--:" * (len(columns) - 1) + "|")
-    return "\n".join(lines)

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.harness.scenario import Result
+
 NODES = (1, 10, 100, 1000)
 
 
-def scale_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the figures that the design names, from the rows."""
+def scale_figures(result: Result) -> dict[str, float]:
+    """Return the figures that the design names."""
+    rows = result["rows"]
     by_name = {row["name"]: row for row in rows if row["kind"] != "kill"}
     threads, ray = by_name["threads"], by_name["ray"]
     one, two = by_name["1 node"], by_name["2 nodes"]
@@ -55,7 +58,7 @@ def capacity_rows(rows: Sequence[Mapping[str, Any]], *, cores: int, price_per_ho
     return found
 
 
-def scale_markdown(result: Mapping[str, Any]) -> str:
+def scale_markdown(result: Result) -> str:
     """Return what a page shows of a result: what was measured, then the computed capacity."""
     measured = [row for row in result["rows"] if row["kind"] == "rate"]
     lines = ["| measured | rows/s | rows | peak MB |", "|---|--:|--:|--:|"]
@@ -75,7 +78,7 @@ def scale_markdown(result: Mapping[str, Any]) -> str:
     ]
     checks = (row for row in result["rows"] if row["kind"] == "check")
     words += [f"{row['name'].capitalize()}: {'yes' if row['holds'] else 'no'}." for row in checks]
-    words += [_engine_words(measured), f"Measured by `{result['command']}`."]
+    words.append(_engine_words(measured))
     return "\n".join([*lines, "", " ".join(words)])
 
 

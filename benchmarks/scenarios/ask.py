@@ -21,9 +21,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.asking.scripted_address import Fault, ScriptedAddress
+from benchmarks.harness.scenario import Context, Outcome, Result, Scenario, markdown_table
 from distill.asking.kept import read_kept
 from distill.errors import GateError
 from distill.progress import Reporter
+from distill.settings import Settings
 from export.measure.children import child, run_child
 from export.runtime.cascade import choose_threshold
 
@@ -217,3 +219,30 @@ def oracle_share(agreement: float) -> float:
     rate = 1 + 1 / STRENGTH
     lowest = max(0.0, -math.log((1 - agreement) * STRENGTH * rate / DIFFERING_AT_0) / rate)
     return math.exp(-lowest / STRENGTH)
+
+
+class AskSettings(Settings):
+    """Nothing to set."""
+
+
+def run(settings: AskSettings, context: Context) -> Outcome:
+    """Ask and simulate; texts and answers of an earlier run are deleted."""
+    del settings
+    return Outcome(run_ask(work=context.folder, plan=QUICK if context.quick else Plan(), reporter=context.reporter))
+
+
+def _table(result: Result) -> str:
+    figures = ask_figures(result["rows"])
+    return markdown_table(("figure", "value"), [(name, f"{value:,.4g}") for name, value in figures.items()])
+
+
+SCENARIO = Scenario(
+    name="ask",
+    summary="Ask a scripted language model through failures and kills, and simulate what a cascade promises.",
+    settings=AskSettings,
+    run=run,
+    figures=lambda result: ask_figures(result["rows"]),
+    table=_table,
+    decided_by=("benchmarks/scenarios/ask.py", "benchmarks/asking", "distill/asking", "export/runtime/cascade.py"),
+    minutes=15,
+)

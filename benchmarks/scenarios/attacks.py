@@ -7,14 +7,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from benchmarks.attacks.table import ATTACKS
 from benchmarks.attacks.trials import QUICK, Honest, Plan, attempt
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario, markdown_table
+from benchmarks.harness.texts import measured_on
 from benchmarks.serving.plan import Pieces
-from distill.bundle import Bundle
+from distill.bundle import WEIGHTS, Bundle
 from distill.classifier import top_labels
+from distill.data import load_splits
 from distill.errors import SettingsError
 from distill.progress import Reporter
+from distill.settings import Settings
 from export.runtime.sessions import OnnxClassifier
+
+TEXTS = 200
+"""What honest clients ask."""
 
 __all__ = ["ATTACKS", "QUICK", "Plan", "attacks_figures", "attacks_table", "run_attacks"]
 
@@ -85,3 +94,42 @@ def attacks_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], l
         if row["kind"] == "attack"
     ]
     return ("attack", "guard", "outcome", "honest", "memory MB", "without the guard"), cells
+
+
+class AttackSettings(Settings):
+    """What is attacked, and in which ways."""
+
+    student: Path | None = Field(None, description="an exported student; default: the 2-layer one of `quality`")
+    attacks: tuple[str, ...] = Field((), description="only these attacks; no result is kept")
+
+
+def run(settings: AttackSettings, context: Context) -> Outcome:
+    """Attack in every way that was not tried yet; a run of some attacks leaves the result alone."""
+    student = settings.student or context.trained("2_layers")
+    rows = run_attacks(
+        student,
+        texts=measured_on(load_splits(context.data)).single_texts()[:TEXTS],
+        plan=QUICK if context.quick else Plan(),
+        only=settings.attacks,
+        pieces=Pieces(context.folder / Bundle.open(student).manifest.files[WEIGHTS].sha256[:16]),
+        reporter=context.reporter,
+    )
+    return Outcome(rows, folder=context.folder if settings.attacks else None)
+
+
+def _table(result: Mapping[str, Any]) -> str:
+    columns, cells = attacks_table(result["rows"])
+    return markdown_table(columns, cells, left=(0, 1, 2, 5))
+
+
+SCENARIO = Scenario(
+    name="attacks",
+    summary="Attack our server in every way there is, beside honest clients, with each guard and without it.",
+    settings=AttackSettings,
+    run=run,
+    figures=lambda result: attacks_figures(result["rows"]),
+    table=_table,
+    decided_by=("benchmarks/attacks", "benchmarks/scenarios/attacks.py", "serve/http", "serve/answering"),
+    minutes=60,
+    needs=(QUALITY,),
+)

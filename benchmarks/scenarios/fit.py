@@ -19,19 +19,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import Field
+
 from benchmarks.fitting.clone import clone_row
-from benchmarks.fitting.figures import COMMAND, SEEDS, fit_figures, missing_of
+from benchmarks.fitting.figures import SEEDS, fit_figures, fit_markdown, missing_of
 from benchmarks.fitting.foreign import FOREIGN, SPLIT_SEED, ForeignSet, splits_of
 from benchmarks.fitting.rows import RowFiles, report_part, texts_part, trainings
-from benchmarks.harness.results import FOLDER, write_result
+from benchmarks.harness.scenario import Context, Outcome, Scenario
 from benchmarks.harness.texts import task_texts
 from distill.data import Splits, limited
 from distill.data.dataset import split_off
 from distill.errors import GateError, SettingsError
-from distill.machine import describe_environment
 from distill.progress import Reporter
 from distill.recipes import Effort
-from distill.settings import BUILTIN_MINILM
+from distill.settings import BUILTIN_MINILM, Settings
 from export.demo import Profile, profile_of
 from export.settings import DemoSettings, FitSettings
 
@@ -135,17 +136,22 @@ def run_fit(
     return bench.rows.all()
 
 
-def write_fit(rows: Sequence[Mapping[str, Any]], *, folder: Path = FOLDER) -> Path:
-    """Write the result file; rows that are missing are named in it."""
-    return write_result(
-        "fit",
-        command=COMMAND,
-        environment=describe_environment(),
-        rows=rows,
-        figures=fit_figures(rows),
-        missing=missing_of(rows),
-        folder=folder,
-    )
+class FitBenchSettings(Settings):
+    """What is fitted."""
+
+    parts: tuple[str, ...] = Field(("quick", "demo", "regret", "foreign", "clone"), description="make only these parts")
+    seeds: tuple[int, ...] = Field(SEEDS, description="seeds of the parts demo and regret")
+    sets: tuple[str, ...] = Field(tuple(FOREIGN), description="foreign sets of the part foreign")
+    effort: Effort = Field("quick", description="effort on the foreign sets")
+
+
+def run(settings: FitBenchSettings, context: Context) -> Outcome:
+    """Make the rows that are missing; the result names what is still missing then."""
+    study = (SAMPLE if context.quick else COMMITTED).of_sets(settings.sets, settings.effort)
+    parts = [part for part in PARTS if part in settings.parts]
+    unknown = [part for part in settings.parts if part not in PARTS]
+    rows = run_fit(context.folder, parts=[*parts, *unknown], seeds=settings.seeds, study=study, reporter=context.reporter)
+    return Outcome(rows, {"missing": missing_of(rows)})
 
 
 def _clone(bench: Bench, seeds: Sequence[int]) -> None:
@@ -253,3 +259,22 @@ PARTS: Final[dict[str, Callable[[Bench, Sequence[int]], None]]] = {
     "foreign": _foreign,
 }
 """The parts of the scenario, in the order in which they are made; those that time first, before a machine gets warm."""
+
+
+SCENARIO = Scenario(
+    name="fit",
+    summary="Fit students to the built-in task and to six foreign sets, and see what halving loses.",
+    settings=FitBenchSettings,
+    run=run,
+    figures=lambda result: fit_figures(result["rows"]),
+    table=fit_markdown,
+    decided_by=(
+        "benchmarks/scenarios/fit.py",
+        "benchmarks/fitting",
+        "export/fitting",
+        "distill/training",
+        "distill/recipes.py",
+    ),
+    minutes=900,
+    quick={"parts": ("demo",), "seeds": (0,)},
+)

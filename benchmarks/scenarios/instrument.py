@@ -1,102 +1,241 @@
 """The scenario `instrument`: does the instrument find what is there, and nothing else?
 
 A bundle against itself, many times in short form: how often the interval of the ratio leaves 1 out. The same with one side
-held back by 5 %: how often that is found. And what the harness adds to a call of 1 ms.
+held back: how often that is found. By the turns of `single-stream` and `offline`, and with whole servers under load. Beside
+that, what the harness adds to a call of 1 ms, and how often the intervals over seeds hold the truth, by simulation.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, get_args
 
 import numpy as np
+from pydantic import Field
 
-from benchmarks.harness.candidates import Candidate, Task
-from benchmarks.harness.sessions import PROCESSES, SpeedSettings, Turns, measure_together
-from benchmarks.harness.speed import single_turn, warm_texts
-from distill.errors import PotstillError
-from distill.progress import Reporter, SilentReporter
+from benchmarks.harness.candidates import Candidate, RowSettings, Task, bundle_candidates, place_and_form, slowed, task_of
+from benchmarks.harness.interval_simulation import Mix, simulated_coverage
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Scenario, markdown_table
+from benchmarks.harness.speed import SpeedSettings, timed
+from benchmarks.peers.servers import SERVERS
+from benchmarks.serving.comparing import requests_for
+from benchmarks.serving.generator import Load
+from benchmarks.serving.load import run as run_load
+from benchmarks.serving.servers import RunningServer, started
+from distill.progress import SilentReporter
+from distill.settings import DataSettings, Settings
 from distill.storage import write_atomically
-from export.measure.statistics import ratio_estimate, ratios_of
+from export.measure.protocol import Job
+from export.measure.statistics import over_processes, ratios_of
+from export.measure.turns import Contender, Kind
 
-TRIALS = 100
-SLOWDOWN = 0.05
-CALL_MS = 1.0
-SHORT = SpeedSettings(rounds=24, processes=PROCESSES, texts=240, settle_s=3.0, window_s=0.05)
-REFERENCE = "reference"
-ARMS = {"same": 0.0, "slowed": SLOWDOWN}
+CALL_MS: Final = 1.0
+REFERENCE, SAME, SLOWED, CALL = "reference", "same", "slowed", "call"
+SLOWDOWN: Final = {"single-stream": 0.05, "offline": 0.05, "serving": 0.15}
+KINDS: Final[dict[str, Kind]] = {"single-stream": "single", "offline": "many"}
+SHORT: Final = {
+    "single-stream": SpeedSettings(rounds=24, texts=240, settle_s=3.0, window_s=0.05),
+    "offline": SpeedSettings(rounds=16, texts=480, settle_s=3.0, window_s=0.05),
+}
+SEEDS: Final = (2, 3, 5)
+ROUND_S: Final = 0.02
+"""One of stopping a server for a share of it and letting it go on for the rest."""
+
+Trial = dict[str, dict[str, Any]]
+"""By arm, the ratio with its interval, and by process."""
 
 
-def run_self_check(candidate: Candidate, task: Task, *, trials: int, kept: Path, reporter: Reporter) -> list[dict[str, Any]]:
-    """Return the rows: one per arm with every trial's interval, and one of the call of 1 ms.
+class InstrumentSettings(Settings):
+    """How often it is tried."""
 
-    Args:
-        candidate: What is put against itself.
-        task: Texts that it answers.
-        trials: Comparisons; in each, both arms take turns with what they are compared with.
-        kept: A file of finished trials; they are not run again.
-        reporter: Told of progress.
-    """
-    done: list[dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else []
-    with reporter.task("trials", trials) as advance:
-        advance(min(len(done), trials))
-        for number in range(len(done), trials):
-            done.append(trial(candidate, task, seed=number))
+    bundle: str | None = Field(None, description="a bundle with a graph, PATH:fp32|int8; default: the 2-layer one of quality")
+    trials: int = Field(100, ge=1, description="short comparisons of single texts, of each kind")
+    trials_offline: int = Field(30, ge=0, description="the same of many texts at once")
+    trials_serving: int = Field(30, ge=0, description="the same of servers")
+    simulated: int = Field(1000, ge=0, description="simulated intervals of each number of seeds and mix of variances")
+    texts: int = Field(480, ge=1, description="test texts")
+    turn_s: float = Field(1.5, gt=0, description="seconds of load of a server in a round")
+
+
+def run(settings: InstrumentSettings, context: Context) -> Outcome:
+    """Make the trials that are not finished, and the simulation."""
+    given = settings.bundle or f"{context.trained('2_layers')}:int8"
+    (candidate,) = bundle_candidates((given,))
+    rows = RowSettings(teacher=Path(place_and_form(given)[0]))
+    task = task_of(rows, DataSettings(), context, texts=settings.texts)
+    counts = {"single-stream": settings.trials, "offline": settings.trials_offline, "serving": settings.trials_serving}
+    found = []
+    for name, count in counts.items():
+        kept = context.folder / f"{name}-{candidate.digest(context.commit)[:16]}.json"
+        trial = _served_trial if name == "serving" else _timed_trial
+        trials = _trials(count, kept, partial(trial, name, candidate, task, settings), context)
+        found += [
+            {
+                "scenario": name,
+                "name": arm,
+                "slowdown": share,
+                "bundle": candidate.name,
+                "trials": [each[arm] for each in trials],
+            }
+            for arm, share in ((SAME, 0.0), (SLOWED, SLOWDOWN[name]))
+        ]
+    found.append({"name": CALL, "call_ms": CALL_MS, **call_overhead(task)})
+    for seeds in SEEDS if settings.simulated else ():
+        for mix in get_args(Mix):
+            context.reporter.say(f"instrument: simulated intervals, {seeds} seeds, {mix}")
+            found.append({"name": "coverage", **asdict(simulated_coverage(seeds, mix, trials=settings.simulated))})
+    return Outcome(found)
+
+
+def _trials(count: int, kept: Path, trial: Callable[[int], Trial], context: Context) -> list[Trial]:
+    """Return so many trials, those kept in a file and the rest made now."""
+    done: list[Trial] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else []
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with context.reporter.task(f"trials, {kept.name.rpartition('-')[0]}", count) as advance:
+        advance(min(len(done), count))
+        for number in range(len(done), count):
+            done.append(trial(number))
             write_atomically(kept, json.dumps(done))
             advance(1)
-    rows = [
-        {"name": name, "slowdown": slowdown, "bundle": candidate.name, "trials": [found[name] for found in done[:trials]]}
-        for name, slowdown in ARMS.items()
-    ]
-    return [*rows, {"name": "call", "call_ms": CALL_MS, **call_overhead(candidate, task)}]
+    return done[:count]
 
 
-def instrument_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return how often a difference was reported where there is none, how often one of 5 % was found, and the overhead."""
-    by_name = {row["name"]: row for row in rows}
-    same, slowed = (by_name[name]["trials"] for name in ARMS)
-    return {
-        "trials": len(same),
-        "false_alarms": sum(each["low"] > 1 or each["high"] < 1 for each in same),
-        "slowdowns_found": sum(each["high"] < 1 for each in slowed),
-        "half_width_median": float(np.median([(each["high"] - each["low"]) / 2 for each in same])),
-        "call_overhead_share": by_name["call"]["p50_ms"] / CALL_MS - 1,
-    }
+def _timed_trial(name: str, candidate: Candidate, task: Task, settings: InstrumentSettings, seed: int) -> Trial:
+    short = SHORT[name].model_copy(update={"seed": seed, "texts": min(settings.texts, SHORT[name].texts)})
+    return trial_of(KINDS[name], candidate, task, short, slowdown=SLOWDOWN[name])
 
 
-def trial(candidate: Candidate, task: Task, *, seed: int, settings: SpeedSettings = SHORT) -> dict[str, dict[str, Any]]:
+def trial_of(kind: Kind, candidate: Candidate, task: Task, settings: SpeedSettings, *, slowdown: float) -> Trial:
     """Return by arm the ratio of a candidate to itself, with its interval and the ratio of each pair of processes."""
-    settings = settings.model_copy(update={"seed": seed})
     texts = task.test.single_texts()[: settings.texts]
-    arms = [replace(candidate, name=name, slowdown=slowdown) for name, slowdown in ARMS.items()]
-    measured = measure_together(
-        [replace(candidate, name=REFERENCE), *arms],
-        task,
-        settings,
-        threads=1,
-        turn=single_turn(texts, rounds=settings.rounds, seed=seed),
-        warm=warm_texts(texts),
-        reporter=SilentReporter(),
-    )
-    if measured.failed:
-        raise PotstillError(f"{candidate.name} failed: {next(iter(measured.failed.values()))}")
-    reference = measured.turns[REFERENCE]
-    return {name: _compared(reference, measured.turns[name], seed) for name in ARMS}
+    held = {REFERENCE: 0.0, SAME: 0.0, SLOWED: slowdown}
+    contenders = [task.contender(slowed(candidate, name, share), threads=1) for name, share in held.items()]
+    turns = timed(kind, contenders, texts, settings, _QUIET).required()
+    ratios = {name: ratios_of(turns[REFERENCE].ms, turns[name].ms, turns[name].process_of) for name in (SAME, SLOWED)}
+    return {name: _estimated(found) for name, found in ratios.items()}
 
 
-def _compared(reference: Turns, other: Turns, seed: int) -> dict[str, Any]:
-    estimate = ratio_estimate(reference.ms, other.ms, process_of=other.process_of, seed=seed)
-    return {**estimate.to_json(), "by_process": ratios_of(reference.ms, other.ms, process_of=other.process_of).tolist()}
+def _estimated(by_process: Sequence[float] | np.ndarray) -> dict[str, Any]:
+    return {**asdict(over_processes(by_process)), "by_process": [float(each) for each in by_process]}
 
 
-def call_overhead(candidate: Candidate, task: Task) -> dict[str, Any]:
+def _served_trial(name: str, candidate: Candidate, task: Task, settings: InstrumentSettings, seed: int) -> Trial:
+    """Load three servers of one bundle in turns, each a fresh process in every round, one of them held back."""
+    peer, rates = SERVERS["potstill"], {REFERENCE: [], SAME: [], SLOWED: []}  # type: ignore[var-annotated]
+    requests = requests_for(peer, task.test.single_texts())
+    for number in range(SHORT["offline"].processes):
+        order = list(np.random.default_rng([seed, number // 2]).permutation(list(rates)))
+        for arm in order if number % 2 == 0 else order[::-1]:
+            with started(peer, candidate.bundle, peer.settings[0]) as server:
+                run_load(Load(server.port, requests, 16, settings.turn_s / 3))
+                with held_back(server, SLOWDOWN[name] if arm == SLOWED else 0.0):
+                    rates[arm].append(run_load(Load(server.port, requests, 16, settings.turn_s)).requests_per_second)
+    reference = np.array(rates[REFERENCE])
+    return {arm: _estimated(np.array(rates[arm]) / reference) for arm in (SAME, SLOWED)}
+
+
+@contextmanager
+def held_back(server: RunningServer, share: float) -> Iterator[None]:
+    """Make a server `share` slower within a block, by stopping its first process for a part of every 20 ms."""
+    stop = threading.Event()
+
+    def hold() -> None:
+        still_s = ROUND_S * share / (1 + share)
+        while not stop.wait(ROUND_S - still_s):
+            server.send(signal.SIGSTOP)
+            stop.wait(still_s)
+            server.send(signal.SIGCONT)
+
+    thread = threading.Thread(target=hold, daemon=True)
+    if share:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        if share:
+            thread.join()
+
+
+def call_overhead(task: Task) -> dict[str, Any]:
     """Return the median that the harness measures of a call that takes 1 ms by its own clock."""
-    clockwork = Candidate("clockwork", "peer", "clockwork", candidate.bundle, options={"ms": CALL_MS})
-    texts = task.test.single_texts()[: SHORT.texts]
-    turn = single_turn(texts, rounds=SHORT.rounds, seed=0)
-    measured = measure_together([clockwork], task, SHORT, threads=1, turn=turn, warm=texts[:8], reporter=SilentReporter())
-    samples = np.concatenate(measured.turns["clockwork"].ms)
+    how = SHORT["single-stream"]
+    job = Job(bundle=task.work, folder=task.work, threads=1, labels=task.test.labels, options={"ms": CALL_MS})
+    clockwork = Contender(CALL, "benchmarks.peers.clockwork", job)
+    turns = timed("single", [clockwork], task.test.single_texts()[: how.texts], how, _QUIET).required()
+    samples = np.concatenate(turns[CALL].ms)
     return {"p50_ms": float(np.median(samples)), "samples": len(samples)}
+
+
+_QUIET: Final = Context(Path(), "instrument", SilentReporter())
+
+
+def figures(result: Result) -> dict[str, float]:
+    """Return how often a difference was reported where there is none, how often a planted one was found, and the rest."""
+    found: dict[str, float] = {}
+    rows = result["rows"]
+    for name in SLOWDOWN:
+        arms = {row["name"]: row["trials"] for row in rows if row.get("scenario", "single-stream") == name and "trials" in row}
+        if not arms.get(SAME):
+            continue
+        of = "" if name == "single-stream" else f"_{name}"
+        found[f"trials{of}"] = len(arms[SAME])
+        found[f"false_alarms{of}"] = sum(each["low"] > 1 or each["high"] < 1 for each in arms[SAME])
+        found[f"slowdowns_found{of}"] = sum(each["high"] < 1 for each in arms[SLOWED])
+        if not of:
+            found["half_width_median"] = float(np.median([(each["high"] - each["low"]) / 2 for each in arms[SAME]]))
+    (call,) = [row for row in rows if row["name"] == CALL]
+    found["call_overhead_share"] = call["p50_ms"] / CALL_MS - 1
+    cells = [row for row in rows if row["name"] == "coverage"]
+    for seeds in dict.fromkeys(row["num_seeds"] for row in cells):
+        found[f"coverage_{seeds}_seeds"] = min(row["coverage"] for row in cells if row["num_seeds"] == seeds)
+    if wide := [row["width_ratio"] for row in cells if row["num_seeds"] == SEEDS[-1]]:
+        found["width_ratio"] = max(wide)
+    return found
+
+
+def table(result: Result) -> str:
+    """Return false alarms and what was found, a line for each way of timing, and the rest in words."""
+    found = figures(result)
+    columns = ("compared with itself", "trials", "false alarms", "one side slowed by", "found")
+    cells = []
+    for name, share in SLOWDOWN.items():
+        of = "" if name == "single-stream" else f"_{name}"
+        if f"trials{of}" in found:
+            counts = [str(found[f"{each}{of}"]) for each in ("trials", "false_alarms", "slowdowns_found")]
+            cells.append([name, *counts[:2], f"{share:.0%}", counts[2]])
+    said = f"The median half width of an interval of single-stream was {found['half_width_median']:.2%}. "
+    said += f"The harness added {found['call_overhead_share']:.2%} to a call of 1 ms."
+    seeds = [f"{found[f'coverage_{count}_seeds']:.1%} with {count}" for count in SEEDS if f"coverage_{count}_seeds" in found]
+    if seeds:
+        said += (
+            f" Simulated, the 95 % intervals over seeds hold the truth in {', '.join(seeds)} seeds (the worst of three mixes)."
+        )
+        said += f" At {SEEDS[-1]} seeds they are {found['width_ratio']:.2f} times as wide as those of an oracle."
+    return f"{markdown_table(columns, cells)}\n\n{said}"
+
+
+SCENARIO = Scenario(
+    name="instrument",
+    summary="Put a bundle against itself many times, then against itself held back; finished trials are not run again.",
+    settings=InstrumentSettings,
+    run=run,
+    figures=figures,
+    table=table,
+    decided_by=(
+        "export/measure",
+        "benchmarks/scenarios/instrument.py",
+        "benchmarks/serving",
+        "distill/evaluation/intervals.py",
+    ),
+    minutes=240,
+    quick={"trials": 1, "trials_offline": 1, "trials_serving": 1, "simulated": 20, "texts": 48, "turn_s": 0.5},
+    needs=(QUALITY,),
+)

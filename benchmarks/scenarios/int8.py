@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+from pydantic import Field
 
-from benchmarks.harness.rows import slug_of
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Scenario, markdown_table, slug_of
 from distill.bundle import Bundle
+from distill.data import load_splits
 from distill.labels import Logits, task_of
 from distill.progress import Reporter
 from distill.scales import MIGRATION, SEVEN_BIT_LIMIT, STEPS, ChannelRange, InputScales, input_scales
+from distill.settings import DataSettings, Settings
 from export.int8.calibration import channel_ranges
 from export.int8.invariance import compare_alone_and_in_batches
 from export.int8.linear import linear_inputs, linear_layers
@@ -103,16 +106,16 @@ def changes(exact: Logits, found: Logits, problem_type: Any) -> dict[str, float]
     }
 
 
-def int8_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def int8_figures(result: Result) -> dict[str, float]:
     """Return the figures of the scenario from its rows."""
     names = ("labels_changed", "probability_change_mean", "labels_changed_by_batch", "probability_change_by_batch")
-    return {f"{slug_of(row['name'])}_{name}": row[name] for row in rows for name in names}
+    return {f"{slug_of(row['name'])}_{name}": row[name] for row in result["rows"] for name in names}
 
 
-def int8_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the table as cells: the columns, and a line per way."""
+def int8_table(result: Result) -> str:
+    """Return a line per way."""
     columns = ("int8", "labels changed", "mean change", "labels changed by batching", "largest change by batching", "graph MB")
-    return columns, [
+    cells = [
         (
             row["name"],
             str(row["labels_changed"]),
@@ -121,19 +124,29 @@ def int8_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list
             f"{row['probability_change_by_batch']:.3f}",
             f"{row['graph_bytes'] / 1e6:.1f}",
         )
-        for row in rows
+        for row in result["rows"]
     ]
+    row = result["rows"][0]
+    return (
+        f"{markdown_table(columns, cells)}\n\n{row['num_texts']:,} training and validation texts of the movie task, int8 "
+        f"against fp32, one text at a time; {row['num_texts_in_batches']:,} of them again in batches of 32."
+    )
 
 
-def rows_of_movies(path: Path, *, texts: int, reporter: Reporter) -> list[dict[str, Any]]:
-    """Return the rows of a bundle on the movie sentences: so many training texts and all validation texts."""
-    from distill.data import load_splits
-    from distill.settings import DataSettings
+class Int8Settings(Settings):
+    """What is compared."""
 
-    bundle = Bundle.open(path)
+    bundle: Path | None = Field(None, description="a bundle with weights; default: the first teacher of `quality`")
+    texts: int = Field(1000, ge=1, description="training texts to compare on, beside all validation texts")
+
+
+def run(settings: Int8Settings, context: Context) -> Outcome:
+    """Compare on the movie sentences."""
+    bundle = Bundle.open(settings.bundle or context.trained("teacher"))
     movies = load_splits(DataSettings(train=("builtin:movies",), test="builtin:movies"), labels=bundle.labels)
-    chosen = [*movies.train.single_texts()[:texts], *movies.validation.single_texts()]
-    return run_int8_ways(bundle, texts=chosen, calibration=movies.validation.single_texts(), reporter=reporter)
+    calibration = movies.validation.single_texts()
+    chosen = [*movies.train.single_texts()[: settings.texts], *calibration[: None if not context.quick else settings.texts]]
+    return Outcome(run_int8_ways(bundle, texts=chosen, calibration=calibration, reporter=context.reporter))
 
 
 def _scales(graph: onnx.ModelProto, ranges: Mapping[str, ChannelRange], way: Way) -> dict[str, InputScales]:
@@ -148,3 +161,17 @@ def _one_scale(values: ChannelRange) -> InputScales:
     low, high = min(float(values.low.min()), 0.0), max(float(values.high.max()), 0.0)
     step = (high - low) / STEPS
     return InputScales(step=np.full(len(values.low), step, dtype=np.float32), zero_point=int(np.rint(-low / step)))
+
+
+SCENARIO = Scenario(
+    name="int8",
+    summary="Compare ways of making an int8 graph with fp32, and a text alone with the same text in a batch; times nothing.",
+    settings=Int8Settings,
+    run=run,
+    figures=int8_figures,
+    table=int8_table,
+    decided_by=("benchmarks/scenarios/int8.py", "export/int8", "export/graph/fused.py", "distill/scales.py"),
+    minutes=10,
+    quick={"texts": 20},
+    needs=(QUALITY,),
+)

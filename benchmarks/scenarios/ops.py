@@ -7,7 +7,7 @@ weights of one op stay in the cache here: in a whole graph they have to be fetch
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from pydantic import Field
 
-from benchmarks.harness.rows import slug_of
+from benchmarks.harness.scenario import Context, Outcome, Result, Scenario, markdown_table, slug_of
+from distill.settings import Settings
 
 HIDDEN, INNER, HEADS, WORDS = 384, 1536, 12, 4000
 WIDE = 3 * HIDDEN
@@ -25,8 +27,6 @@ TEXT, BATCH = 24, 768
 """Tokens of a text and of a batch of 32."""
 
 COPIES = 24
-ROUNDS = 15
-CALL_S = 0.02
 MICROSOFT = "com.microsoft"
 
 Arrays = dict[str, NDArray[Any]]
@@ -51,9 +51,18 @@ class Way:
     constants: Arrays
 
 
-def every_row() -> list[dict[str, Any]]:
+class OpsSettings(Settings):
+    """How much is timed."""
+
+    rounds: int = Field(15, ge=1, description="rounds; in each, every way takes its turn")
+    call_s: float = Field(0.02, gt=0, description="seconds of a turn at least")
+
+
+def every_row(settings: OpsSettings, context: Context) -> Outcome:
     """Time every way on one text, and the products on a batch as well."""
-    return [*run_ops(ways_of(TEXT), tokens=TEXT), *run_ops(_products(BATCH), tokens=BATCH)]
+    del context
+    how = settings.model_dump()
+    return Outcome([*run_ops(ways_of(TEXT), tokens=TEXT, **how), *run_ops(_products(BATCH), tokens=BATCH, **how)])
 
 
 def ways_of(tokens: int) -> list[Way]:
@@ -61,7 +70,7 @@ def ways_of(tokens: int) -> list[Way]:
     return [*_products(tokens), *_norms(tokens), *_activations(tokens), *_bytes(tokens), *_tables(tokens), *_attentions(tokens)]
 
 
-def run_ops(ways: Sequence[Way], *, tokens: int, rounds: int = ROUNDS, call_s: float = CALL_S) -> list[dict[str, Any]]:
+def run_ops(ways: Sequence[Way], *, tokens: int, rounds: int, call_s: float) -> list[dict[str, Any]]:
     """Time the ways of each part in turns and return a row each.
 
     Args:
@@ -83,19 +92,20 @@ def run_ops(ways: Sequence[Way], *, tokens: int, rounds: int = ROUNDS, call_s: f
     ]
 
 
-def ops_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def ops_figures(result: Result) -> dict[str, float]:
     """Return the figures of the scenario: microseconds by part, way and tokens."""
-    return {f"{slug_of(row['part'])}_{slug_of(row['name'])}_{row['tokens']}_us": row["us"] for row in rows}
+    return {f"{slug_of(row['part'])}_{slug_of(row['name'])}_{row['tokens']}_us": row["us"] for row in result["rows"]}
 
 
-def ops_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the table as cells: a line per part and length, its ways from the fastest to the slowest."""
+def ops_table(result: Result) -> str:
+    """Return a line per part and length, its ways from the fastest to the slowest."""
     columns = ("part", "tokens", "microseconds of one core, the fastest first")
-    cells: list[tuple[str, ...]] = []
+    rows, cells = result["rows"], []
     for part, tokens in dict.fromkeys((row["part"], row["tokens"]) for row in rows):
         several = sorted((row for row in rows if (row["part"], row["tokens"]) == (part, tokens)), key=lambda row: row["us"])
         cells.append((part, str(tokens), ", ".join(f"{row['name']} {row['us']:,.0f}" for row in several)))
-    return columns, cells
+    sizes = f"Hidden {HIDDEN}, {HEADS} heads, feed-forward {INNER:,}; "
+    return f"{markdown_table(columns, cells)}\n\n{sizes}ONNX Runtime {result['environment']['versions']['onnxruntime']}."
 
 
 def _session(way: Way, copies: int) -> ort.InferenceSession:
@@ -292,3 +302,16 @@ def _type(value: NDArray[Any]) -> int:
 
 def _rounded(samples: Sequence[float]) -> list[float]:
     return [round(sample, 3) for sample in samples]
+
+
+SCENARIO = Scenario(
+    name="ops",
+    summary="Time single ops of ONNX Runtime on one core: the ways of doing each part of an encoder, in turns.",
+    settings=OpsSettings,
+    run=every_row,
+    figures=ops_figures,
+    table=ops_table,
+    decided_by=("benchmarks/scenarios/ops.py",),
+    minutes=2,
+    quick={"rounds": 2, "call_s": 0.002},
+)

@@ -8,29 +8,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import numpy as np
+from pydantic import Field
 
-from benchmarks.harness.results import write_result
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
 from benchmarks.harness.texts import task_texts
-from benchmarks.training.arms import ARMS, EFFORT, SEEDS, TASK, TEACHER, UNLABELED, Arm
-from benchmarks.training.quality_figures import COMMAND, differences_of, quality_figures, summary_of, verdict_of_quality
+from benchmarks.quality.arms import ARMS, EFFORT, SEEDS, TASK, TEACHER, UNLABELED, Arm
+from benchmarks.quality.summary import points_of, quality_figures, quality_table
 from distill.bundle import WEIGHTS, Bundle
 from distill.classifier import agreement, top_labels
 from distill.data import Dataset, Splits
-from distill.errors import BundleError, SettingsError
+from distill.errors import BundleError, PotstillError, SettingsError
 from distill.evaluation.metrics import evaluate
-from distill.machine import describe_environment
 from distill.progress import Reporter
 from distill.recipes import settings_for
-from distill.settings import BUILTIN_MINILM, DataSettings, Precision
+from distill.settings import BUILTIN_MINILM, DataSettings, Precision, Settings
 from distill.storage import write_atomically
 from distill.teacher_settings import TeacherSettings
 from export.measure.candidates import bundle_candidate
+from export.measure.points import picture_of
 from export.measure.rows import measure_speed
 from export.pipeline import export_bundle
 from export.runtime.sessions import OnnxClassifier
@@ -61,6 +62,18 @@ class Study:
 
 
 COMMITTED: Final = Study()
+
+
+QUICK_TEACHER: Final = TeacherSettings(epochs=2, learning_rate=1e-4)
+QUICK_CHANGES: Final[dict[str, Any]] = {"augment": 0, "epochs": 2}
+QUICK_SPEED: Final = BenchSettings(rounds=3, texts_per_round=10, settle_s=0.3, throughput_texts=64, throughput_rounds=3)
+
+
+class QualitySettings(Settings):
+    """What is trained."""
+
+    arms: tuple[str, ...] = Field(tuple(ARMS), min_length=1, description="train only these arms")
+    seeds: tuple[int, ...] = Field(SEEDS, min_length=1, description="train only with these seeds")
 
 
 @dataclass(frozen=True)
@@ -250,40 +263,18 @@ def missing_runs(rows: Sequence[Mapping[str, Any]], study: Study = COMMITTED) ->
     return ["-".join(map(str, run)) for run in wanted if run not in there]
 
 
-def write_quality(
-    folder: Path, rows: Sequence[Mapping[str, Any]], /, *, study: Study = COMMITTED, reporter: Reporter, **more: Any
-) -> Path:
-    """Measure the speed of what ships, and write the result file; runs that are missing are named in it.
-
-    Args:
-        folder: The work folder.
-        rows: As `run_quality` returns them.
-        study: What was trained.
-        reporter: Told of progress.
-        more: For `write_result`: another folder than the committed one.
+def outcome_of(folder: Path, rows: Sequence[Mapping[str, Any]], *, study: Study = COMMITTED, reporter: Reporter) -> Outcome:
+    """Measure the speed of what ships, beside the rows; runs that are missing are named.
 
     Raises:
-        PotstillError: A teacher's run is missing, or a run was made on other test texts.
+        PotstillError: A run was made on other test texts.
     """
     bench = _bench_in(folder, study, reporter)
-    environment = describe_environment()
-    speed = _speed_of_shipped(bench)
-    summary = summary_of(rows, bench.test, speed=speed, seeds=study.seeds)
-    missing = missing_runs(rows, study)
-    compared = {name: asdict(found) for name, found in differences_of(rows, bench.test, seeds=study.seeds).items()}
-    return write_result(
-        "quality",
-        command=COMMAND,
-        environment=environment,
-        rows=[*rows, *speed],
-        figures=quality_figures(summary, compared),
-        summary=summary,
-        differences=compared,
-        missing=missing,
-        verdict=verdict_of_quality(compared, missing, num_seeds=len(study.seeds)),
-        test_labels="".join(map(str, bench.test.label_ids)),
-        **more,
-    )
+    for row in rows:
+        if row["test_fingerprint"] != bench.test.fingerprint():
+            raise PotstillError(f"the row of {row['name']}, seed {row['seed']}, was made on other test texts; remove {folder}")
+    parts = {"missing": missing_runs(rows, study), "test_labels": "".join(map(str, bench.test.label_ids))}
+    return Outcome([*rows, *_speed_of_shipped(bench)], parts)
 
 
 def _speed_of_shipped(bench: Bench) -> list[dict[str, Any]]:
@@ -309,3 +300,40 @@ def _speed_of_shipped(bench: Bench) -> list[dict[str, Any]]:
         }
         for candidate in candidates
     ]
+
+
+def run(settings: QualitySettings, context: Context) -> Outcome:
+    """Train what is missing of the arms and seeds; the result names what is still missing then."""
+    study = COMMITTED
+    if context.quick:
+        few = {
+            name: replace(ARMS[name], changes={**ARMS[name].changes, **QUICK_CHANGES}, assistant=None) for name in settings.arms
+        }
+        study = replace(
+            COMMITTED,
+            data=context.data,
+            unlabeled=(),
+            arms=few,
+            seeds=settings.seeds,
+            teacher=QUICK_TEACHER,
+            speed=QUICK_SPEED,
+        )
+    rows = run_quality(context.folder, arms=settings.arms, seeds=settings.seeds, study=study, reporter=context.reporter)
+    return outcome_of(context.folder, rows, study=study, reporter=context.reporter)
+
+
+SCENARIO = Scenario(
+    name=QUALITY,
+    summary="Train every kind of student over three seeds and measure its quality against the reference teachers (hours).",
+    settings=QualitySettings,
+    run=run,
+    figures=quality_figures,
+    table=quality_table,
+    picture=lambda result: picture_of(points_of(result)),
+    decided_by=(
+        *("distill/training", "distill/students", "distill/losses", "distill/recipes.py", "distill/teachers"),
+        *("export/int8", "benchmarks/quality"),
+    ),
+    minutes=1500,
+    quick={"arms": ("2_layers", "narrow"), "seeds": (0,)},
+)

@@ -1,279 +1,159 @@
-"""The `runtime` scenario: what ships against the stock recipe, three peers and the teacher, taking turns in one run.
+"""The scenario `runtime`: what ships against the stock recipe, three peers and the teacher.
 
-Knows how figures follow from rows; each candidate's own ways stand in `benchmarks/peers`.
+Its candidates are rows as in `single-stream` and in `offline`, by the same turns. Beside them the int8 graph's own quality over
+seeds, alone and in padded batches, and what it takes of a processor's peak, of memory and of a disk.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from benchmarks.harness import footprint
-from benchmarks.harness.environments import REQUIREMENTS, python_of
-from benchmarks.harness.weights import write_portable
-from distill.bundle import WEIGHTS, Bundle
+from benchmarks.harness.candidates import Candidate, RowSettings, Task, bundle_candidate, peer_candidates, task_of
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Row, Scenario, markdown_table, value_of
+from benchmarks.harness.speed import SpeedSettings, session_rows
+from benchmarks.report.tables import first_words
+from distill.bundle import BENCHMARK, WEIGHTS, Bundle
 from distill.data import Dataset
-from distill.evaluation.metrics import evaluate
-from distill.labels import task_of
-from distill.progress import Reporter
-from export.measure.latency import NOISY_SPREAD, Latency, measure_process
-from export.measure.protocol import Job, Logits
-from export.measure.workers import PeerError, Worker, started
+from distill.evaluation.metrics import macro_f1
+from distill.labels import Logits
+from distill.labels import task_of as labels_task_of
+from distill.settings import DataSettings
+from export.measure.turns import fresh_process
 from export.runtime.sessions import OnnxClassifier
+from export.settings import TurnSettings
 
 OURS, TEACHER = "potstill", "teacher"
 PEERS = ("stock", "optimum", "openvino", "ctranslate2")
-CALIBRATION_TEXTS = 300  # what nncf's documentation takes
+SEEDS = (0, 1, 2)
+STARTS = 3
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How much is measured.
+class RuntimeSettings(TurnSettings):
+    """What is measured."""
 
-    Attributes:
-        rounds: Rounds; in each, every candidate takes its turn.
-        singles: Texts answered one at a time in a turn.
-        many: Texts answered at once in a turn.
-        quality: Texts that quality and batch invariance are taken on.
-        threads: Threads for many texts; single texts have one.
-    """
-
-    rounds: int = 7
-    singles: int = 150
-    many: int = 2000
-    quality: int = 2000
-    threads: int = 2
+    students: tuple[Path, ...] = Field((), description="students by seed; the first is timed; default: slim ones of quality")
+    teacher: Path | None = Field(None, description="the teacher's bundle; default: that of quality")
+    peers: tuple[str, ...] = Field(PEERS, description="which peers; one that will not install is skipped, with the reason")
+    rounds: int = Field(0, ge=0, description="rounds; 0 is what single-stream and offline have")
+    texts: int = Field(0, ge=0, description="test texts; 0 takes all")
 
 
-QUICK = Plan(rounds=5, singles=20, many=64, quality=64)
-
-
-@dataclass(frozen=True)
-class Turns:
-    """What one candidate did: single texts on one thread, then many on several; a list or a number per round."""
-
-    latency: Latency
-    texts_per_second: tuple[float, ...]
-    logits: Logits
-    about: Mapping[str, Any]
-
-
-def run_runtime(
-    students: Sequence[Path],
-    teacher: Path,
-    *,
-    test: Dataset,
-    calibration: Dataset,
-    plan: Plan,
-    peers: Sequence[str],
-    work: Path,
-    reporter: Reporter,
-) -> list[dict[str, Any]]:
-    """Measure and return the rows: one per candidate, one per student's quality, and the footprint.
-
-    Args:
-        students: Bundles of one shape by seed; the first is measured for speed, all for quality.
-        teacher: Its bundle.
-        test: Labelled texts.
-        calibration: Texts for peers that calibrate; not the test texts.
-        plan: How much.
-        peers: Which of `PEERS`.
-        work: A folder for what peers make of the weights; filled ones are used again.
-        reporter: Told of progress.
-    """
-    with _shipped(students[0]) as shipped:
-        turns, skipped = _all_turns(
-            shipped,
-            students[0],
-            teacher,
-            texts=test.single_texts(),
-            calibration=calibration,
-            plan=plan,
-            peers=peers,
-            work=work,
-            reporter=reporter,
-        )
-        process = measure_process(shipped, "int8", test.single_texts())
-    ours = turns[OURS]
-    rows = [_candidate_row(name, found, ours, test, plan) for name, found in turns.items()]
-    rows += [{"kind": "candidate", "name": name, "skipped": reason} for name, reason in skipped.items()]
+def run(settings: RuntimeSettings, context: Context) -> Outcome:
+    """Measure the candidates, each student's quality, and the footprint."""
+    students = settings.students or _trained_students(context)
+    teacher = settings.teacher or context.trained("teacher")
+    task = task_of(RowSettings(teacher=teacher), DataSettings(), context, texts=settings.texts)
+    ours = replace(bundle_candidate(Bundle.open(_shipped(students[0], context.folder)), "int8"), name=OURS)
+    candidates = [
+        ours,
+        *peer_candidates(settings.peers, student=students[0]),
+        replace(bundle_candidate(Bundle.open(teacher), "pytorch"), name=TEACHER),
+    ]
+    how = SpeedSettings(**settings.model_dump(include=set(SpeedSettings.model_fields) - {"peers", "teacher"}))
+    one, many = (session_rows(kind, candidates, task, how, context) for kind in ("single", "many"))
+    rows = [_candidate_row(*pair) for pair in zip(one, many, strict=True)]
     for path in students:
-        reporter.say(f"runtime: quality of {path.name}, alone and in batches of 32")
-        rows.append(_quality_row(path, test, plan))
-    reporter.say("runtime: the processor's int8 peak, and what the [serve] extra installs")
-    peak = footprint.int8_peak_multiply_adds_per_second()
-    work_of_text = _mean_multiply_adds(students[0], _single_texts(test.single_texts(), plan))
-    rows.append(
-        {
-            "kind": "footprint",
-            **asdict(process),
-            "install_bytes": footprint.install_bytes(),
-            "peak_multiply_adds_per_second": peak,
-            "multiply_adds_per_text": work_of_text,
-            "mean_ms_per_text": float(ours.latency.samples_ms.mean()),
-            "p50_ms_per_text": ours.latency.p50_ms,
-        }
-    )
-    return rows
+        context.reporter.say(f"runtime: quality of {path.name}, alone and in batches of 32")
+        rows.append(_quality_row(path, task.test))
+    context.reporter.say("runtime: the processor's int8 peak, and what the [serve] extra installs")
+    rows.append(_footprint_row(ours, task, one[0], students[0], settings))
+    return Outcome(rows)
 
 
-def runtime_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the figures that DESIGN names from the rows; a peer that was skipped has none."""
+def _trained_students(context: Context) -> tuple[Path, ...]:
+    seeds = SEEDS[:1] if context.quick else SEEDS
+    return tuple(context.trained("2_layers" if context.quick else "2_layers_slim", seed) for seed in seeds)
+
+
+def figures(result: Result) -> dict[str, float]:
+    """Return the figures; a peer that was skipped has none."""
+    rows = result["rows"]
     candidates = {row["name"]: row for row in rows if row["kind"] == "candidate" and "skipped" not in row}
-    figures: dict[str, float] = {}
+    found: dict[str, Any] = {}
     for name in (*PEERS, TEACHER):
         if name in candidates:
-            figures[f"p50_ratio_{name}"] = candidates[name]["p50_ratio"]
-            figures[f"throughput_ratio_{name}"] = candidates[name]["throughput_ratio"]
-    figures["size_ratio_teacher"] = candidates[TEACHER]["size_bytes"] / candidates[OURS]["size_bytes"]
+            found |= {f"{ratio}_{name}": value_of(candidates[name][ratio]) for ratio in ("p50_ratio", "throughput_ratio")}
+    found["size_ratio_teacher"] = candidates[TEACHER]["size_bytes"] / candidates[OURS]["size_bytes"]
     quality = [row for row in rows if row["kind"] == "quality"]
-    figures["int8_drop"] = float(np.mean([row["fp32_macro_f1"] - row["int8_macro_f1"] for row in quality]))
-    figures["labels_changed_by_batch"] = max(row["labels_changed_by_batch"] for row in quality)
-    figures["probability_change_by_batch"] = max(row["probability_change_by_batch"] for row in quality)
+    found["int8_drop"] = float(np.mean([row["fp32_macro_f1"] - row["int8_macro_f1"] for row in quality]))
+    found |= {name: max(row[name] for row in quality) for name in ("labels_changed_by_batch", "probability_change_by_batch")}
     (taken,) = [row for row in rows if row["kind"] == "footprint"]
-    figures |= {name: taken[name] for name in ("cold_start_s", "peak_rss_bytes", "install_bytes")}
+    found |= {name: taken[name] for name in ("cold_start_s", "peak_rss_bytes", "install_bytes")}
     least_s = taken["multiply_adds_per_text"] / taken["peak_multiply_adds_per_second"]
-    figures["peak_share"] = least_s / (taken["mean_ms_per_text"] / 1000)
-    return figures
+    return {**found, "peak_share": least_s / (taken["mean_ms_per_text"] / 1000)}
 
 
-def runtime_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the table as cells: the columns, and a line per candidate."""
-    columns = ("against", "p50 ms", "ours faster", "least - most", "texts/s", "ours faster", "macro-F1", "MB", "note")
-    cells: list[tuple[str, ...]] = []
+def table(result: Result) -> str:
+    """Return a line per candidate."""
+    rows = [row for row in result["rows"] if row["kind"] == "candidate"]
+    columns = ("against", "p50 ms", "ours faster", "interval", "texts/s", "ours faster", "macro-F1", "ships MB", "note")
+    cells = []
     for row in rows:
-        if row["kind"] != "candidate":
-            continue
         if "skipped" in row:
-            cells.append((row["name"], *([""] * 7), f"skipped: {row['skipped']}"))
+            cells.append([row["name"], *([""] * 7), f"skipped: {row['skipped']}"])
             continue
-        least, most = row["p50_ratio_range"]
+        low, high = _ends(row)
         cells.append(
-            (
+            [
                 row["name"],
-                f"{row['p50_ms']:.3f}",
-                f"{row['p50_ratio']:.2f}x",
-                f"{least:.2f} - {most:.2f}",
-                f"{row['texts_per_second']:,.0f}",
-                f"{row['throughput_ratio']:.2f}x",
+                f"{value_of(row['p50_ms']):.3f}",
+                f"{value_of(row['p50_ratio']):.2f}x",
+                f"{low:.2f} - {high:.2f}",
+                f"{value_of(row['texts_per_second']):,.0f}",
+                f"{value_of(row['throughput_ratio']):.2f}x",
                 f"{row['macro_f1']:.4f}",
                 f"{(row['size_bytes'] or 0) / 1e6:.1f}",
-                "noisy" if row["noisy"] else "",
-            )
+                "; ".join(mark.partition(":")[0] for mark in row.get("marks", ())),
+            ]
         )
-    return columns, cells
+    said = "Ratios compare ours with the row in the same rounds; above 1 ours is faster."
+    return "\n\n".join([markdown_table(columns, cells), " ".join([*first_words(rows), said])])
 
 
-def _all_turns(
-    shipped: Path,
-    student: Path,
-    teacher: Path,
-    *,
-    texts: Sequence[str],
-    calibration: Dataset,
-    plan: Plan,
-    peers: Sequence[str],
-    work: Path,
-    reporter: Reporter,
-) -> tuple[dict[str, Turns], dict[str, str]]:
-    folder = work / Bundle.open(student).manifest.files[WEIGHTS].sha256[:16]
-    reporter.say("runtime: the portable graph that the peers start from")
-    write_portable(student, folder)
-    bundles = {OURS: shipped, **dict.fromkeys(peers, student), TEACHER: teacher}
-    singles: dict[str, list[tuple[float, ...]]] = {}
-    rates: dict[str, list[float]] = {}
-    logits: dict[str, Logits] = {}
-    about: dict[str, Mapping[str, Any]] = {}
-    skipped: dict[str, str] = {}
-    for threads in (1, plan.threads):
-        with ExitStack() as stack:
-            workers: dict[str, Worker] = {}
-            for name, bundle in bundles.items():
-                if name in skipped:
-                    continue
-                reporter.say(f"runtime: {name} gets ready on {threads} thread{'s' * (threads > 1)}")
-                job = Job(
-                    bundle=bundle,
-                    folder=folder / name,
-                    threads=threads,
-                    calibration=tuple(calibration.single_texts()[:CALIBRATION_TEXTS]),
-                    max_length=Bundle.open(bundle, verify=False).manifest.max_length,
-                )
-                try:
-                    python = python_of(name) if name in REQUIREMENTS else None
-                    workers[name] = stack.enter_context(started(name, job, python=python))
-                except PeerError as exc:
-                    if name in (OURS, TEACHER):
-                        raise
-                    skipped[name] = str(exc)
-            about |= {name: worker.about for name, worker in workers.items()}
-            with reporter.task(f"{threads} threads", plan.rounds * len(workers)) as advance:
-                for round_number in range(plan.rounds):
-                    for name, worker in workers.items():
-                        if threads == 1:
-                            chosen = _turn(texts, round_number, plan.singles)
-                            answered = worker.single(chosen, warmup=20 if round_number == 0 else 5)
-                            singles.setdefault(name, []).append(answered.ms)
-                        else:
-                            several = worker.many(texts[: plan.many], warmup=64 if round_number == 0 else 0)
-                            rates.setdefault(name, []).append(plan.many / several.seconds)
-                            logits[name] = several.logits
-                        advance(1)
-    turns = {
-        name: Turns(Latency(tuple(singles[name])), tuple(rates[name]), logits[name], about[name])
-        for name in bundles
-        if name in rates
-    }
-    return turns, skipped
+def _ends(row: Row) -> tuple[float, float]:
+    """Return the interval of a ratio; an older result has the range over its rounds."""
+    found = row["p50_ratio"]
+    return (found["low"], found["high"]) if isinstance(found, dict) else tuple(row["p50_ratio_range"])
 
 
-def _candidate_row(name: str, found: Turns, ours: Turns, test: Dataset, plan: Plan) -> dict[str, Any]:
-    ratios = [a / b for a, b in zip(found.latency.round_medians_ms, ours.latency.round_medians_ms, strict=True)]
-    rates = [a / b for a, b in zip(ours.texts_per_second, found.texts_per_second, strict=True)]
-    measured = len(found.logits)
-    quality = evaluate(labels=test.label_ids[:measured], logits=found.logits.astype(np.float32), label_names=test.labels)
+def _candidate_row(one: Row, many: Row) -> dict[str, Any]:
+    """Return single texts and many of one candidate as a row; ratios say how much faster ours is."""
+    reason = one.get("failed") or many.get("failed")
+    if reason:
+        return {"kind": "candidate", "name": one["name"], "skipped": reason}
     return {
+        **one,
         "kind": "candidate",
-        "name": name,
-        "threads_single": 1,
-        "threads_many": plan.threads,
-        "p50_ms": found.latency.p50_ms,
-        "p90_ms": found.latency.percentile_ms(90),
-        "p99_ms": found.latency.percentile_ms(99),
-        "noisy": found.latency.spread > NOISY_SPREAD,
-        "p50_ratio": float(np.median(ratios)),
-        "p50_ratio_range": [min(ratios), max(ratios)],
-        "texts_per_second": float(np.median(found.texts_per_second)),
-        "throughput_ratio": float(np.median(rates)),
-        "throughput_ratio_range": [min(rates), max(rates)],
-        "macro_f1": quality.macro_f1,
-        "num_texts": measured,
-        "size_bytes": found.about["size_bytes"],
-        "settings": found.about["settings"],
-        "source": found.about["source"],
-        "latency_rounds_ms": [[round(sample, 4) for sample in samples] for samples in found.latency.rounds_ms],
-        "texts_per_second_rounds": list(found.texts_per_second),
+        "p50_ratio": _turned(one["p50_ratio"]),
+        "throughput_ratio": _turned(many["rate_ratio"]),
+        **{name: many[name] for name in ("texts_per_second", "texts_per_second_rounds")},
+        "marks": [*one["marks"], *(mark for mark in many["marks"] if mark not in one["marks"])],
+        "sessions": {"single": one["session"], "many": many["session"]},
+        "warmup": {"single": one["warmup"], "many": many["warmup"]},
     }
 
 
-def _quality_row(path: Path, test: Dataset, plan: Plan) -> dict[str, Any]:
-    bundle = Bundle.open(path)
-    texts, label_ids = test.single_texts()[: plan.quality], test.label_ids[: plan.quality]
+def _turned(ratio: Row) -> dict[str, float]:
+    return {"value": 1 / ratio["value"], "low": 1 / ratio["high"], "high": 1 / ratio["low"]}
+
+
+def _quality_row(path: Path, test: Dataset) -> dict[str, Any]:
+    bundle, texts = Bundle.open(path), test.single_texts()
     alone: dict[str, Logits] = {}
     for precision in ("fp32", "int8"):
         classifier = OnnxClassifier.open(bundle, precision=precision, threads=1)
         alone[precision] = np.concatenate([classifier.predict_logits([text]) for text in texts])
     batched = footprint.logits_in_plain_batches(bundle, texts)
-    task = task_of(bundle.manifest.problem_type)
-    f1 = {name: evaluate(labels=label_ids, logits=logits, label_names=test.labels).macro_f1 for name, logits in alone.items()}
+    probabilities = labels_task_of(bundle.manifest.problem_type).probabilities
+    f1 = {name: macro_f1(test.label_ids, found) for name, found in alone.items()}
     return {
         "kind": "quality",
         "name": path.name,
@@ -282,33 +162,53 @@ def _quality_row(path: Path, test: Dataset, plan: Plan) -> dict[str, Any]:
         "fp32_macro_f1": f1["fp32"],
         "int8_macro_f1": f1["int8"],
         "labels_changed_by_batch": int((batched.argmax(axis=1) != alone["int8"].argmax(axis=1)).sum()),
-        "probability_change_by_batch": float(np.abs(task.probabilities(batched) - task.probabilities(alone["int8"])).max()),
+        "probability_change_by_batch": float(np.abs(probabilities(batched) - probabilities(alone["int8"])).max()),
         "size_bytes": bundle.size_bytes("int8"),
         "student_sha256": bundle.manifest.files[WEIGHTS].sha256 if WEIGHTS in bundle.manifest.files else None,
         "teacher_sha256": bundle.manifest.lineage.teacher_sha256,
     }
 
 
-@contextmanager
-def _shipped(path: Path) -> Iterator[Path]:
-    """Yield a copy of a bundle without what answering in int8 does not need."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "shipped"
-        shutil.copytree(path, copy)
-        Bundle.open(copy).adding({}, dropping=frozenset({WEIGHTS, "model.onnx", "benchmark.json"}))
-        yield copy
-
-
-def _turn(texts: Sequence[str], round_number: int, count: int) -> list[str]:
-    return [texts[index % len(texts)] for index in range(round_number * count, (round_number + 1) * count)]
-
-
-def _single_texts(texts: Sequence[str], plan: Plan) -> list[str]:
-    return [text for round_number in range(plan.rounds) for text in _turn(texts, round_number, plan.singles)]
-
-
-def _mean_multiply_adds(path: Path, texts: Sequence[str]) -> float:
-    bundle = Bundle.open(path, verify=False)
+def _footprint_row(ours: Candidate, task: Task, row: Row, student: Path, settings: RuntimeSettings) -> dict[str, Any]:
+    contender, texts = task.contender(ours, threads=1), task.test.single_texts()
+    fresh = [fresh_process(contender, texts[:200], timeout_s=settings.timeout_s, at_once=False) for _ in range(STARTS)]
+    bundle = Bundle.open(student, verify=False)
     config = json.loads(bundle.file("config.json").read_text())
-    lengths = [len(row) for row in bundle.tokenizer().encode(texts)]
-    return float(np.mean([footprint.multiply_adds(config, num_tokens=length) for length in lengths]))
+    lengths = [len(ids) for ids in bundle.tokenizer().encode(texts)]
+    times = [sample for each in row["latency_us"] for sample in each]
+    return {
+        "kind": "footprint",
+        "cold_start_s": float(np.median([each.first_answer_s for each in fresh])),
+        "peak_rss_bytes": int(np.median([each.peak_rss_bytes or 0 for each in fresh])),
+        "install_bytes": footprint.install_bytes(),
+        "peak_multiply_adds_per_second": footprint.int8_peak_multiply_adds_per_second(),
+        "multiply_adds_per_text": float(np.mean([footprint.multiply_adds(config, num_tokens=each) for each in lengths])),
+        "mean_ms_per_text": float(np.mean(times)) / 1000,
+        "p50_ms_per_text": row["p50_ms"]["value"],
+    }
+
+
+def _shipped(path: Path, work: Path) -> Path:
+    """Return a copy of a bundle without what answering in int8 does not need."""
+    copy = work / "shipped"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(path, copy)
+    Bundle.open(copy).adding({}, dropping=frozenset({WEIGHTS, "model.onnx", BENCHMARK}))
+    return copy
+
+
+SCENARIO = Scenario(
+    name="runtime",
+    summary="Time the graph that ships against the stock recipe, three peers and the teacher, in the same turns.",
+    settings=RuntimeSettings,
+    run=run,
+    figures=figures,
+    table=table,
+    decided_by=(
+        *("benchmarks/scenarios/runtime.py", "benchmarks/harness", "benchmarks/peers", "export/measure"),
+        *("export/runtime", "export/int8", "export/graph"),
+    ),
+    minutes=30,
+    quick={"rounds": 6, "processes": 3, "texts": 60, "settle_s": 1.0, "peers": ("stock",)},
+    needs=(QUALITY,),
+)

@@ -14,23 +14,23 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
-from benchmarks.scale.figures import capacity_rows
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
+from benchmarks.scale.figures import capacity_rows, scale_figures, scale_markdown
 from distill.bundle import Bundle
 from distill.classifier import predict
 from distill.data import TextSources
 from distill.machine import available_cpus
-from distill.progress import Reporter
-from distill.settings import TextSettings
+from distill.settings import Settings, TextSettings
 from distill.storage import write_atomically
 from distill.texts import joined
 from export.measure.children import child, run_child
@@ -42,32 +42,20 @@ DOMAINS = ("builtin:movies", "builtin:amazon", "builtin:tweets", "builtin:nyt")
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How much is measured.
+class Plan(Settings):
+    """How much is measured."""
 
-    Attributes:
-        rows: Rows of the table.
-        pipeline_rows: Of these, rows that the pipeline of the teacher is timed on; its rate does not depend on more.
-        plain_rows: Rows that the plain script is timed on.
-        node_rows: Rows scored with one node and with two.
-        kill_rows: Rows of each run that is killed.
-        kills: Runs that are killed, each once.
-        cores: Processors of a machine in the capacity table.
-        price_per_hour: What such a machine costs there.
-    """
-
-    rows: int = 1_000_000
-    pipeline_rows: int = 4_000
-    plain_rows: int = 40_000
-    node_rows: int = 200_000
-    kill_rows: int = 24_000
-    kills: int = 20
-    cores: int = 16
-    price_per_hour: float = 0.60
-
-
-QUICK = Plan(rows=6_000, pipeline_rows=64, plain_rows=640, node_rows=4_000, kill_rows=4_000, kills=3)
+    student: Path | None = Field(None, description="an exported student, with weights; default: the narrow one of `quality`")
+    teacher: Path | None = Field(None, description="the teacher's bundle; default: that of `quality`")
+    only: tuple[str, ...] = Field((), description="run only these steps; the file is written when all are there")
+    rows: int = Field(1_000_000, ge=1, description="rows of the table")
+    pipeline_rows: int = Field(4_000, ge=1, description="rows that the pipeline of the teacher is timed on")
+    plain_rows: int = Field(40_000, ge=1, description="rows that the plain script is timed on")
+    node_rows: int = Field(200_000, ge=1, description="rows scored with one node and with two")
+    kill_rows: int = Field(24_000, ge=1, description="rows of each run that is killed")
+    kills: int = Field(20, ge=1, description="runs that are killed, each once")
+    cores: int = Field(16, ge=1, description="processors of a machine in the capacity table")
+    price_per_hour: float = Field(0.60, gt=0, description="what such a machine costs there")
 
 
 def write_corpus(path: Path, count: int, *, seed: int = 0) -> None:
@@ -99,10 +87,10 @@ def _noisy(text: str, place: float, kind: int) -> str:
     return " ".join(words)
 
 
-def run_scale(
-    student: Path, teacher: Path, *, work: Path, plan: Plan, reporter: Reporter, only: Sequence[str] = ()
-) -> list[Row] | None:
-    """Run the steps that the work folder has no rows of and return all rows; None while `only` leaves some out."""
+def run(plan: Plan, context: Context) -> Outcome:
+    """Run the steps that the work folder has no rows of; `only` leaves some for later."""
+    work, reporter, only = context.folder, context.reporter, plan.only
+    student, teacher = plan.student or context.trained("narrow"), plan.teacher or context.trained("teacher")
     work.mkdir(parents=True, exist_ok=True)
     shipped = _shipped(student, work)
     steps: dict[str, Callable[[], list[Row]]] = {
@@ -125,9 +113,9 @@ def run_scale(
             reporter.say(f"scale: {name}")
             write_atomically(kept, json.dumps(step()))
         rows += json.loads(kept.read_text())
-    if any(not (work / f"{name}.json").is_file() for name in steps):
-        return None
-    return [*rows, *capacity_rows(rows, cores=plan.cores, price_per_hour=plan.price_per_hour)]
+    left = [name for name in steps if not (work / f"{name}.json").is_file()]
+    capacity = [] if left else capacity_rows(rows, cores=plan.cores, price_per_hour=plan.price_per_hour)
+    return Outcome([*rows, *capacity], unfinished=left)
 
 
 def runtime_row(bundle: Path, table: Path, *, rounds: int = 5, texts: int = 20_000) -> Row:
@@ -245,14 +233,15 @@ def _shipped(student: Path, work: Path) -> Path:
 
 def _stock_graph(student: Path, work: Path) -> Path:
     from benchmarks.harness.weights import write_portable
-    from benchmarks.peers.stock import open_peer
+    from benchmarks.peers import stock
     from export.measure.protocol import Job
 
     write_portable(student, work / "peers")
     folder = work / "peers" / "stock"
-    folder.mkdir(exist_ok=True)
-    open_peer(Job(student, folder, available_cpus(), (), Bundle.open(student).manifest.max_length))
-    return folder / "quantized.onnx"
+    if not (folder / stock.GRAPH).exists():
+        folder.mkdir(exist_ok=True)
+        stock.prepare(Job(student, folder, available_cpus()))
+    return folder / stock.GRAPH
 
 
 def _peak_of(pid: int) -> int:
@@ -351,3 +340,17 @@ def _kill_a_worker() -> bool:
                 process.kill()
                 return True
     return False
+
+
+SCENARIO = Scenario(
+    name="scale",
+    summary="Score a million rows on one machine, on Ray and through kills, and against the obvious scripts.",
+    settings=Plan,
+    run=run,
+    figures=scale_figures,
+    table=scale_markdown,
+    decided_by=("benchmarks/scenarios/scale.py", "benchmarks/scale", "serve/bulk", "export/runtime"),
+    minutes=60,
+    quick={"rows": 6_000, "pipeline_rows": 64, "plain_rows": 640, "node_rows": 4_000, "kill_rows": 4_000, "kills": 3},
+    needs=(QUALITY,),
+)

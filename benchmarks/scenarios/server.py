@@ -16,10 +16,13 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import Field
 
-from benchmarks.harness.candidates import Candidate
-from benchmarks.harness.rows import failed_row, quality_part, slug_of
+from benchmarks.harness.candidates import Candidate, RowSettings, candidates_of, task_of
+from benchmarks.harness.quality import quality_part
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
+from benchmarks.harness.speed import failed_row, figures_named, parts_of
 from benchmarks.peers.servers import SERVERS
 from benchmarks.peers.servers.protocol import ServerPeer
+from benchmarks.report.tables import speed_table
 from benchmarks.serving.comparing import labels_of, requests_for
 from benchmarks.serving.generator import Load
 from benchmarks.serving.load import Samples, run
@@ -27,16 +30,16 @@ from benchmarks.serving.servers import started
 from distill.data import Dataset
 from distill.errors import PotstillError, SettingsError
 from distill.progress import Reporter
-from distill.settings import Settings
+from distill.settings import DataSettings
 from export.measure.circumstances import Watch
-from export.measure.latency import MIN_SAMPLES_P99
+from export.measure.statistics import MIN_SAMPLES
 from export.measure.workers import PeerError
 
 SEARCHES = 2
 LOOPBACK = {"127.0.0.1", "localhost"}
 
 
-class RateSettings(Settings):
+class RateSettings(RowSettings, DataSettings):
     """How the highest rate is looked for."""
 
     bound_ms: float = Field(25.0, gt=0, description="99 of 100 answers must come within this, from when they were due")
@@ -84,8 +87,8 @@ def highest_rate(ask: Callable[[float], Probe], *, least: float, most: float, st
 
 def run_rate_search(
     candidates: Sequence[Candidate], test: Dataset, settings: RateSettings, *, reporter: Reporter
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Measure and return the rows, one per candidate in their order, and the session.
+) -> list[dict[str, Any]]:
+    """Measure and return the rows, one per candidate in their order.
 
     Args:
         candidates: Bundles, served by `potstill serve`, and addresses on this machine.
@@ -106,21 +109,25 @@ def run_rate_search(
                         failed[candidate.name] = str(exc)
                         reporter.say(f"{candidate.name} is left out: {exc}")
                 advance(1)
-    session = watch.session()
-    rows = [
-        failed_row(each, failed[each.name]) if each.name in failed else _row(each, found[each.name], test)
+    session = watch.session().to_json()
+    return [
+        failed_row(each, failed[each.name])
+        if each.name in failed
+        else {**_row(each, found[each.name], test), "session": session}
         for each in candidates
     ]
-    return rows, [session.to_json()]
 
 
-def rate_figures(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return the highest rate of each row; one that failed or keeps the bound at no rate has none."""
-    return {
-        f"{slug_of(row['name'])}_requests_per_second": row["requests_per_second"]
-        for row in rows
-        if row.get("requests_per_second") is not None
-    }
+def run_server(settings: RateSettings, context: Context) -> Outcome:
+    """Search for every bundle with a graph and every address."""
+    if settings.teacher or settings.peers or settings.floors or settings.external:
+        raise SettingsError("a server is a bundle with a graph (--bundles, at least one: it says the labels) or a --url")
+    bundles = settings.bundles or (f"{context.trained('2_layers')}:int8",)
+    settings = settings.model_copy(update={"bundles": bundles})
+    task = task_of(settings, settings, context, texts=200 if context.quick else None)
+    return Outcome(
+        run_rate_search(candidates_of(settings, context), task.test, settings, reporter=context.reporter), parts_of(task)
+    )
 
 
 def _search(candidate: Candidate, test: Dataset, settings: RateSettings, *, seed: int) -> dict[str, Any]:
@@ -139,7 +146,7 @@ def _search(candidate: Candidate, test: Dataset, settings: RateSettings, *, seed
             raise PotstillError(f"it answered none of {len(requests)} requests as it should: {whole.statuses()}")
 
         def ask(rate: float) -> Probe:
-            samples = load(seconds=max(settings.probe_s, 1.1 * MIN_SAMPLES_P99 / rate), rate=rate)
+            samples = load(seconds=max(settings.probe_s, 1.1 * MIN_SAMPLES[99] / rate), rate=rate)
             p99_ms = samples.latency()["p99_ms"]
             answered = samples.count(200) == len(samples.status)
             keeps = answered and p99_ms is not None and p99_ms <= settings.bound_ms
@@ -176,7 +183,7 @@ def _row(candidate: Candidate, searches: Sequence[dict[str, Any]], test: Dataset
     ]
     logits = np.eye(len(test.labels), dtype=np.float32)[chosen]
     try:
-        quality = quality_part(logits, test, texts=len(test), gives="labels", reference=None, seed=0)
+        quality = quality_part(logits, test, gives="labels", reference=None)
     except PotstillError as exc:
         return failed_row(candidate, str(exc))
     known = [rate for rate in rates if rate is not None]
@@ -196,3 +203,17 @@ def _row(candidate: Candidate, searches: Sequence[dict[str, Any]], test: Dataset
         "closed_loop_requests_per_second": [search["closed_loop"] for search in searches],
         "probes": [search["probes"] for search in searches],
     }
+
+
+SCENARIO = Scenario(
+    name="server",
+    summary="Find the highest rate of single texts that a server takes while 99 of 100 answers keep a bound, with its quality.",
+    settings=RateSettings,
+    run=run_server,
+    figures=lambda result: figures_named("requests_per_second", result),
+    table=speed_table,
+    decided_by=("benchmarks/scenarios/server.py", "benchmarks/serving", "serve/http", "serve/answering", "export/runtime"),
+    minutes=10,
+    quick={"steps": 1, "probe_s": 0.5},
+    needs=(QUALITY,),
+)

@@ -13,23 +13,25 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
+from benchmarks.harness.texts import measured_on
 from benchmarks.peers.servers.stock_folder import GRAPH
 from benchmarks.serving import ours
 from benchmarks.serving.comparing import compare
+from benchmarks.serving.figures import serving_figures, serving_table
 from benchmarks.serving.generator import Load
-from benchmarks.serving.load import post, run
-from benchmarks.serving.plan import Pieces, Plan, Task
+from benchmarks.serving.load import post
+from benchmarks.serving.load import run as run_load
+from benchmarks.serving.plan import PHASES, QUICK, Pieces, Plan, Task
 from benchmarks.serving.servers import free_port, wait_for_port
 from distill.bundle import BENCHMARK, TOKENIZER, WEIGHTS, Bundle
 from distill.classifier import top_labels
-from distill.data import Dataset
+from distill.data import Dataset, load_splits
 from distill.errors import PotstillError
 from distill.progress import Reporter
 from export.measure.children import child, run_child
 from export.measure.workers import ROOT
 from export.runtime.sessions import OnnxClassifier
-
-PHASES = ("generator", "compare", "saturate", "half_load", "overload", "reload", "soak")
 
 
 def run_serving(
@@ -37,8 +39,6 @@ def run_serving(
     *,
     test: Dataset,
     plan: Plan,
-    peers: Sequence[str],
-    phases: Sequence[str],
     work: Path,
     reporter: Reporter,
 ) -> list[dict[str, Any]]:
@@ -48,11 +48,10 @@ def run_serving(
         student: Its bundle, with weights for the peers' export.
         test: Labelled texts.
         plan: How much.
-        peers: Which servers to compare with.
-        phases: Which of `PHASES` to run now.
         work: Keeps finished pieces, by bundle.
         reporter: Told of progress.
     """
+    phases, peers = plan.phases, plan.peers
     unknown = set(phases) - set(PHASES)
     if unknown:
         raise PotstillError(f"there is no phase {sorted(unknown)[0]!r}; choose from {', '.join(PHASES)}")
@@ -109,7 +108,7 @@ def weigh_generator(plan: Plan) -> dict[str, Any]:
     port = free_port()
     with child([sys.executable, "-m", "benchmarks.serving.trivial", str(port)], cwd=ROOT):
         wait_for_port(port)
-        samples = run(Load(port, (post("/predict", b'{"inputs": "a film"}'),), plan.connections, plan.turn_s))
+        samples = run_load(Load(port, (post("/predict", b'{"inputs": "a film"}'),), plan.connections, plan.turn_s))
     return {"kind": "generator", "requests_per_second": samples.requests_per_second, **samples.generator()}
 
 
@@ -156,3 +155,30 @@ def cut_to_fit(texts: Sequence[str], bundle: Path) -> tuple[str, ...]:
 def _labels(bundle: Path, texts: Sequence[str]) -> tuple[str, ...]:
     classifier = OnnxClassifier.open(bundle)
     return tuple(classifier.labels[top] for top in top_labels(classifier.predict_logits(texts)))
+
+
+def run(plan: Plan, context: Context) -> Outcome:
+    """Measure what is not measured yet; the result names the phases that are missing."""
+    rows = run_serving(
+        plan.student or context.trained("2_layers"),
+        test=measured_on(load_splits(context.data)),
+        plan=plan,
+        work=context.folder,
+        reporter=context.reporter,
+    )
+    there = {"compare" if row["kind"] == "server" else row["kind"] for row in rows}
+    return Outcome(rows, {"missing": [name for name in PHASES if name not in there]})
+
+
+SCENARIO = Scenario(
+    name="serving",
+    summary="Load our server and its peers in turns; then ours at half load, in overload, through reloads and in a soak.",
+    settings=Plan,
+    run=run,
+    figures=serving_figures,
+    table=serving_table,
+    decided_by=("benchmarks/serving", "benchmarks/peers/servers", "serve/http", "serve/answering", "export/runtime"),
+    minutes=75,
+    quick=QUICK,
+    needs=(QUALITY,),
+)

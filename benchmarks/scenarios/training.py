@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,24 +19,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.harness.results import write_result
+import numpy as np
+from pydantic import Field
+
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Row, Scenario, markdown_table
 from benchmarks.harness.texts import measured_on, task_texts
-from benchmarks.training.arms import SEEDS, TASK, TEACHER, UNLABELED
+from benchmarks.quality.arms import SEEDS, TEACHER, UNLABELED
 from distill.bundle import Bundle
 from distill.data import load_splits
 from distill.errors import PotstillError
+from distill.evaluation.intervals import Estimate, mean_estimate
 from distill.evaluation.metrics import macro_f1
-from distill.machine import available_cpus, describe_environment
-from distill.progress import Reporter, SilentReporter
+from distill.machine import available_cpus
+from distill.progress import SilentReporter
 from distill.recipes import RECIPES
-from distill.settings import DataSettings, DistillSettings
+from distill.settings import DataSettings, DistillSettings, Settings
 from distill.storage import cache_dir, write_atomically
 from export.measure.children import run_child
 
-COMMAND: Final = "python -m benchmarks training"
-SETTINGS: Final = RECIPES["3-layers"].settings.model_copy(update={"max_length": 64, "epochs": 1, "batch_size": 32})
-"""The 3-layer student: one pass over its labelled and unlabelled texts, without the noisy copies."""
-DATA: Final = DataSettings(train=(TASK,), test=TASK)
+EPOCHS: Final = 3
+SETTINGS: Final = RECIPES["3-layers"].settings.model_copy(update={"max_length": 64, "batch_size": 32})
+"""The 3-layer student, on its labelled and unlabelled texts without noisy copies."""
+SIDES: Final = ("potstill", "trainer")
+WORDS: Final = {
+    "texts_per_second": ("Texts a second, potstill over the Trainer", ".2f"),
+    "time_to_97": ("Time to the wanted score, the Trainer over potstill", ".2f"),
+    "macro_f1": ("macro-F1, potstill minus the Trainer", "+.4f"),
+}
 WANTED_RETENTION: Final = 0.97
 RUN_TIMEOUT_S: Final = 3600
 
@@ -66,56 +74,84 @@ class Run:
         return next((end for end, found in zip(self.epoch_ends_s, self.macro_f1, strict=True) if found >= score), None)
 
 
-def run_training(folder: Path, *, seeds: Sequence[int] = SEEDS, reporter: Reporter) -> list[dict[str, Any]]:
-    """Run both sides with each seed, one after the other; return a row per seed and side.
+class TrainingSettings(Settings):
+    """What is run."""
 
-    Args:
-        folder: Work folder with the reference teachers `teacher-SEED`, as `python -m benchmarks quality` leaves them.
-        seeds: One pair of runs each; a finished pair is kept in the folder and not run again.
-        reporter: Told of each step.
+    seeds: tuple[int, ...] = Field(SEEDS, min_length=1, description="one pair of runs each; a finished pair is not run again")
+    epochs: int = Field(EPOCHS, ge=1, description="epochs of both sides")
+
+
+def run(settings: TrainingSettings, context: Context) -> Outcome:
+    """Run both sides with each seed, one after the other; a row per seed and side.
 
     Raises:
         PotstillError: A run died, or took more than `RUN_TIMEOUT_S`.
     """
     rows = []
-    for seed in seeds:
-        kept = folder / "training" / f"{seed}.json"
+    for seed in settings.seeds:
+        kept = context.folder / f"{seed}-{settings.epochs}.json"
         if not kept.is_file():
-            teacher = Bundle.open(folder / f"{TEACHER}-{seed}")
-            reporter.say(f"training, seed {seed}: potstill, then the Trainer")
-            pair = run_pair(teacher, SETTINGS.model_copy(update={"seed": seed}), DATA, UNLABELED)
-            write_atomically(kept, json.dumps(pair))
+            teacher = Bundle.open(context.trained(TEACHER, seed))
+            context.reporter.say(f"training, seed {seed}: potstill, then the Trainer")
+            how = SETTINGS.model_copy(update={"seed": seed, "epochs": settings.epochs})
+            context.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(kept, json.dumps(run_pair(teacher, how, context.data, () if context.quick else UNLABELED)))
         rows += json.loads(kept.read_text(encoding="utf-8"))
-    return rows
+    return Outcome(rows)
 
 
-def write_training(rows: Sequence[Mapping[str, Any]], **more: Any) -> Path:
-    """Write the result file."""
-    environment = describe_environment()
-    seeds = sorted({row["seed"] for row in rows})
-    command = COMMAND if seeds == list(SEEDS) else f"{COMMAND} --seeds {' '.join(map(str, seeds))}"
-    return write_result("training", command=command, environment=environment, rows=rows, figures=training_figures(rows), **more)
+def figures(result: Result) -> dict[str, float]:
+    """Return the means over seeds of the paired ratios; above 1 potstill is faster.
 
-
-def training_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the medians over the seeds of the paired ratios; above 1 potstill is faster.
-
-    A Trainer that never reached the wanted score counts with all the time it had: the ratio is then at least that.
-
-    Raises:
-        PotstillError: A side of a seed is missing, or potstill never reached the wanted score.
+    A Trainer that never reached the wanted score counts with all the time it had: the ratio is then at least that. The ratio
+    of times is missing if a student of ours never reached it.
     """
-    found = {(row["name"], row["seed"]): row for row in rows}
-    pairs = [(found.get(("potstill", seed)), found.get(("trainer", seed))) for seed in sorted({row["seed"] for row in rows})]
-    rates, times = [], []
-    for ours, theirs in pairs:
-        if ours is None or theirs is None or ours["seconds_to_97"] is None:
-            raise PotstillError(
-                f"not every run reached {WANTED_RETENTION:.0%} of its teacher; run `{COMMAND}` with more epochs"
+    compared = _compared(result["rows"])
+    return {f"{name}_ratio_trainer": compared[name].value for name in ("texts_per_second", "time_to_97") if name in compared}
+
+
+def table(result: Result) -> str:
+    """Return both sides, the ratios with their intervals over seeds, and whose student is better."""
+    rows = result["rows"]
+    columns = ("trained by", "texts/s", f"s to {WANTED_RETENTION:.0%} of the teacher", "best macro-F1")
+    cells = []
+    for name in SIDES:
+        own = [row for row in rows if row["name"] == name]
+        reached = [row["seconds_to_97"] for row in own]
+        cells.append(
+            (
+                name,
+                f"{np.mean([row['texts_per_second'] for row in own]):,.0f}",
+                "not reached" if None in reached else f"{np.mean(reached):,.0f}",
+                f"{np.mean([max(row['test_macro_f1']) for row in own]):.4f}",
             )
-        rates.append(ours["texts_per_second"] / theirs["texts_per_second"])
-        times.append((theirs["seconds_to_97"] or theirs["epoch_ends_s"][-1]) / ours["seconds_to_97"])
-    return {"texts_per_second_ratio_trainer": statistics.median(rates), "time_to_97_ratio_trainer": statistics.median(times)}
+        )
+    compared = _compared(rows)
+    epochs = len(rows[0]["epoch_ends_s"])
+    said = [f"Means of {len(rows) // 2} seeds, {epochs} epoch{'s' * (epochs > 1)} of {rows[0]['num_texts']:,} texts each."]
+    said += [f"{words}: {_of(compared[name], sign)}." for name, (words, sign) in WORDS.items() if name in compared]
+    gap = compared["macro_f1"]
+    better = "potstill's" if gap.low > 0 else "the Trainer's" if gap.high < 0 else "neither, beyond what these seeds can tell"
+    return f"{markdown_table(columns, cells)}\n\n{' '.join(said)} Better student: {better}."
+
+
+def _compared(rows: Sequence[Row]) -> dict[str, Estimate]:
+    """Return what potstill's runs are to the Trainer's, paired by seed, with intervals over seeds."""
+    found = {(row["name"], row["seed"]): row for row in rows}
+    pairs = [tuple(found[name, seed] for name in SIDES) for seed in sorted({row["seed"] for row in rows})]
+    compared = {
+        "texts_per_second": mean_estimate([ours["texts_per_second"] / theirs["texts_per_second"] for ours, theirs in pairs]),
+        "macro_f1": mean_estimate([max(ours["test_macro_f1"]) - max(theirs["test_macro_f1"]) for ours, theirs in pairs]),
+    }
+    if all(ours["seconds_to_97"] for ours, _ in pairs):
+        compared["time_to_97"] = mean_estimate(
+            [(theirs["seconds_to_97"] or theirs["epoch_ends_s"][-1]) / ours["seconds_to_97"] for ours, theirs in pairs]
+        )
+    return compared
+
+
+def _of(estimate: Estimate, sign: str) -> str:
+    return f"{estimate.value:{sign}} ({estimate.low:{sign}} to {estimate.high:{sign}})"
 
 
 def run_pair(
@@ -152,7 +188,7 @@ def run_pair(
             "seconds_to_97": run.seconds_to(wanted),
             "settings": settings.model_dump(mode="json"),
         }
-        for name, run in (("potstill", ours), ("trainer", theirs))
+        for name, run in zip(SIDES, (ours, theirs), strict=True)
     ]
 
 
@@ -217,7 +253,7 @@ def _child(module: str, given: Mapping[str, Any], **variables: str) -> dict[str,
             env={**os.environ, **variables},
         )
     except subprocess.TimeoutExpired as exc:
-        raise PotstillError(f"{module} took more than {RUN_TIMEOUT_S} s and was ended; run `{COMMAND}` again") from exc
+        raise PotstillError(f"{module} took more than {RUN_TIMEOUT_S} s and was ended; run the scenario again") from exc
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise PotstillError(f"{module} died with {done.returncode}: {last}")
@@ -256,6 +292,19 @@ def _main() -> None:
     }
     sys.stdout.write(json.dumps(figures) + "\n")
 
+
+SCENARIO = Scenario(
+    name="training",
+    summary="Time distilling against a Trainer that asks the teacher in every step, the two taking turns.",
+    settings=TrainingSettings,
+    run=run,
+    figures=figures,
+    table=table,
+    decided_by=("benchmarks/scenarios/training.py", "benchmarks/peers/trainer.py", "distill/training", "distill/teachers"),
+    minutes=150,
+    quick={"seeds": (0,), "epochs": 1},
+    needs=(QUALITY,),
+)
 
 if __name__ == "__main__":
     _main()

@@ -21,6 +21,7 @@ from benchmarks.serving.servers import started
 from distill.errors import PotstillError
 from distill.evaluation.metrics import evaluate
 from distill.progress import Reporter
+from export.measure.statistics import MIN_SAMPLES
 from export.measure.workers import PeerError
 
 OURS = "potstill"
@@ -132,7 +133,7 @@ def _row(
         "requests_per_second_rounds": rates,
         "requests_ratio": float(np.median(ratios)),
         "requests_ratio_range": [min(ratios), max(ratios)],
-        "latency": percentiles(latencies),
+        "latency": percentiles(*(np.array(turn["latency_ms"]) for turn in turns)),
         "latency_quantiles_ms": quantiles(latencies),
         "errors": sum(count for turn in turns for status, count in turn["statuses"].items() if status != "200"),
         **_quality(turns[0]["labels"], task),
@@ -160,5 +161,7 @@ def _quality(given: Sequence[str | None], task: Task) -> dict[str, Any]:
 
 
 def quantiles(values_ms: np.ndarray) -> list[float]:
-    """Return the percentiles from 0 to 100, in milliseconds, none where there are fewer than 662 samples."""
-    return [round(float(value), 3) for value in np.percentile(values_ms, range(101))] if len(values_ms) >= 662 else []
+    """Return the percentiles from 0 to 100, in milliseconds; none if there are too few samples for the 99th."""
+    return (
+        [round(float(value), 3) for value in np.percentile(values_ms, range(101))] if len(values_ms) >= MIN_SAMPLES[99] else []
+    )

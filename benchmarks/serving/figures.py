@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.harness.scenario import Result, markdown_table
 from benchmarks.serving.comparing import OURS
 
 BUSY_SHARE = 0.9
 """Of a processor; a generator in an open loop that takes more is late itself."""
 
 
-def serving_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the figures that DESIGN names, from the rows there are."""
+def serving_figures(result: Result) -> dict[str, float]:
+    """Return the figures of the phases that were run."""
+    rows = result["rows"]
     by_kind = {row["kind"]: row for row in rows if row["kind"] != "server"}
     ratios = [row["requests_ratio"] for row in rows if row["kind"] == "server" and "skipped" not in row and row["name"] != OURS]
     figures: dict[str, float] = {}
@@ -32,13 +34,11 @@ def serving_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return figures
 
 
-def serving_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the table of servers as cells: the columns, and a line a server."""
+def serving_table(result: Result) -> str:
+    """Return the table of servers, a line each, and what the other phases say in words."""
     columns = ("server", "requests/s", "ours faster", "least - most", "p50 ms", "p99 ms", "macro-F1", "memory MB", "note")
     cells: list[tuple[str, ...]] = []
-    for row in rows:
-        if row["kind"] != "server":
-            continue
+    for row in (row for row in result["rows"] if row["kind"] == "server"):
         if "skipped" in row:
             cells.append((row["name"], *([""] * 7), f"skipped: {row['skipped']}"))
             continue
@@ -57,7 +57,7 @@ def serving_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], l
                 ", ".join(f"{name} {value}" for name, value in row["settings"].items()) or "defaults",
             )
         )
-    return columns, cells
+    return f"{markdown_table(columns, cells)}\n\n{serving_words(result['rows'])}"
 
 
 def serving_words(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from benchmarks.serving.generator import LOST, REFUSED, TIMED_OUT, Load
 from distill.errors import PotstillError
 from export.measure.children import child
-from export.measure.latency import MIN_SAMPLES_P90, MIN_SAMPLES_P99
+from export.measure.statistics import MIN_SAMPLES, percentile, tail
 
 ROOT = Path(__file__).parents[2]
+STRETCHES = 10
 
 
 @dataclass(frozen=True)
@@ -88,21 +89,18 @@ class Samples:
         }
 
 
-def percentiles(values_ms: NDArray[np.float64]) -> dict[str, float | int | None]:
-    """Return p50, p90 from 64 samples and p99 from 662 on with its 95 % interval, in milliseconds, and the count."""
-    count = len(values_ms)
-    found: dict[str, float | int | None] = {"count": count, "p50_ms": None, "p90_ms": None, "p99_ms": None}
-    if count:
-        found["p50_ms"] = float(np.percentile(values_ms, 50))
-    if count >= MIN_SAMPLES_P90:
-        found["p90_ms"] = float(np.percentile(values_ms, 90))
-    if count >= MIN_SAMPLES_P99:
-        # The interval holds for any distribution: the number of samples below the true p99 is binomial.
-        ordered, around = np.sort(values_ms), 1.96 * (count * 0.99 * 0.01) ** 0.5
-        found["p99_ms"] = float(np.percentile(values_ms, 99))
-        found["p99_low_ms"] = float(ordered[max(0, int(count * 0.99 - around))])
-        found["p99_high_ms"] = float(ordered[min(count - 1, int(np.ceil(count * 0.99 + around)))])
-    return found
+def percentiles(*rounds: NDArray[np.float64]) -> dict[str, float | int | None]:
+    """Return count, p50, p90 and p99 with its 95 % interval, in milliseconds; None if there are too few samples for one.
+
+    Args:
+        rounds: Latencies in the order of their starts. The unit of the interval is the round, or, of a single round, each
+            tenth of it: slow moments come together.
+    """
+    values = np.concatenate(rounds)
+    found: dict[str, float | int | None] = {f"p{each}_ms": percentile(values, each) for each in MIN_SAMPLES}
+    p99 = tail(list(rounds) if len(rounds) > 1 else np.array_split(values, STRETCHES), 99)
+    ends = {} if p99 is None else {"p99_low_ms": p99.low, "p99_high_ms": p99.high}
+    return {"count": len(values), **found, **ends}
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def half_load(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
         "kind": "half_load",
         "rate": rate,
         "seconds": plan.half_s * plan.half_rounds,
-        "latency": percentiles(latencies),
+        "latency": percentiles(*(samples.latency_ms for samples in rounds)),
         "latency_rounds": [percentiles(samples.latency_ms) for samples in rounds],
         # Whether a bad round was one of a slow machine, or of one that stood still.
         "server_cpu_us_per_request_rounds": [

@@ -11,61 +11,53 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from benchmarks.peers.servers.protocol import ServerPeer
+from distill.settings import Settings
 from distill.storage import write_atomically
 
-
-@dataclass(frozen=True)
-class Plan:
-    """How much is measured; names end in their unit.
-
-    Attributes:
-        rounds: Rounds; in each, every server takes its turn.
-        connections: Connections of the closed loop.
-        settings: Candidate settings that a peer may try, at most.
-        try_s: Length of a try.
-        warmup_s: Load before each that is measured.
-        turn_s: Length of a turn.
-        half_rounds: Rounds at half load.
-        half_s: Length of each.
-        overload_s: Length of the overload.
-        overload_connections: Connections it comes over.
-        reloads: Reloads under load.
-        soak_s: Length of the soak.
-        soak_rate: Its requests a second, of one to several texts.
-    """
-
-    rounds: int = 5
-    connections: int = 32
-    settings: int = 9
-    try_s: float = 3.0
-    warmup_s: float = 2.0
-    turn_s: float = 5.0
-    half_rounds: int = 4
-    half_s: float = 15.0
-    overload_s: float = 60.0
-    overload_connections: int = 1024
-    reloads: int = 10
-    soak_s: float = 1800.0
-    soak_rate: float = 25.0
+PEERS = ("infinity", "litserve", "mlserver")
+PHASES = ("generator", "compare", "saturate", "half_load", "overload", "reload", "soak")
 
 
-QUICK = Plan(
-    rounds=2,
-    connections=8,
-    settings=1,
-    try_s=0.5,
-    warmup_s=0.2,
-    turn_s=0.5,
-    half_rounds=2,
-    half_s=1.0,
-    overload_s=1.5,
-    overload_connections=128,
-    reloads=2,
-    soak_s=3.0,
-    soak_rate=50.0,
-)
+class Plan(Settings):
+    """What is measured, and how much."""
+
+    student: Path | None = Field(None, description="an exported student, with weights; default: the 2-layer one of `quality`")
+    peers: tuple[str, ...] = Field(PEERS, description="which servers; one that will not install is skipped, with the reason")
+    phases: tuple[str, ...] = Field(PHASES, description="run only these; finished ones are kept in the work folder")
+    rounds: int = Field(5, ge=1, description="rounds; in each, every server takes its turn")
+    connections: int = Field(32, ge=1, description="connections of the closed loop")
+    settings: int = Field(9, ge=1, description="candidate settings that a peer may try, at most")
+    try_s: float = Field(3.0, gt=0, description="seconds of a try")
+    warmup_s: float = Field(2.0, gt=0, description="seconds of load before each that is measured")
+    turn_s: float = Field(5.0, gt=0, description="seconds of a turn")
+    half_rounds: int = Field(4, ge=1, description="rounds at half load")
+    half_s: float = Field(15.0, gt=0, description="seconds of each")
+    overload_s: float = Field(60.0, gt=0, description="seconds of the overload")
+    overload_connections: int = Field(1024, ge=1, description="connections it comes over")
+    reloads: int = Field(10, ge=1, description="reloads under load")
+    soak_s: float = Field(1800.0, gt=0, description="seconds of the soak")
+    soak_rate: float = Field(25.0, gt=0, description="its requests a second, of one to several texts")
+
+
+QUICK = {
+    "rounds": 2,
+    "connections": 8,
+    "settings": 1,
+    "try_s": 0.5,
+    "warmup_s": 0.2,
+    "turn_s": 0.5,
+    "half_rounds": 2,
+    "half_s": 1.0,
+    "overload_s": 1.5,
+    "overload_connections": 128,
+    "reloads": 2,
+    "soak_s": 3.0,
+    "soak_rate": 50.0,
+    "peers": (),
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +88,7 @@ class Task:
 
     def folder_of(self, peer: ServerPeer) -> Path:
         """Return what a server serves: the bundle for ours, the stock export for a peer."""
-        return self.bundle if peer.environment is None else self.stock
+        return self.stock if peer.packages else self.bundle
 
     def texts_for(self, peer: ServerPeer) -> tuple[str, ...]:
         """Return the texts as a server can take them."""

@@ -8,7 +8,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -103,7 +102,7 @@ def started(
     Raises:
         PeerError: Its environment cannot be made, it died, or it was not ready within two minutes.
     """
-    python = python_of(peer.environment) if peer.environment else Path(sys.executable)
+    python = python_of(peer.name)
     with tempfile.TemporaryDirectory() as work, tempfile.TemporaryFile() as said:
         port = free_port()
         start = Start(python, folder.absolute(), port, Path(work), setting, threads or available_cpus())

@@ -1,7 +1,4 @@
-"""What every part of the `transfer` scenario works with: its folder of cells, the domains' teachers, how a cell is measured.
-
-Trains nothing but those teachers; a part says what else is made, and how.
-"""
+"""What every part of the `transfer` scenario works with: its folder of cells, the domains' teachers, how a cell is made."""
 
 from __future__ import annotations
 
@@ -17,18 +14,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.transfer.figures import DOMAINS
-from distill.bundle import Bundle
+from distill.bundle import MANIFEST, Bundle
 from distill.classifier import top_labels
 from distill.data import Dataset, Splits, load_splits
 from distill.evaluation.metrics import evaluate
 from distill.labels import Logits
 from distill.progress import Reporter
-from distill.settings import DataSettings
+from distill.settings import BUILTIN_MINILM, DataSettings
 from distill.storage import write_atomically
 from distill.teacher_settings import TeacherSettings
 
 if TYPE_CHECKING:
     from distill.models.torch_classifier import TorchClassifier
+    from distill.training.origin import Origin
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts to learn from, to choose on and to measure with."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a model is fine-tuned from, and how.
+
+    Attributes:
+        settings: Of the fine-tuning.
+        model: A pretrained encoder.
+        origin: A teacher whose body is taken instead, or texts to adapt to first.
+    """
+
+    settings: TeacherSettings
+    model: str = BUILTIN_MINILM
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -38,21 +60,23 @@ class Bench:
     Attributes:
         folder: Holds a bundle for each domain and seed, and a row file for each cell.
         reporter: Told of each step.
+        limit: Texts of each split, at most; None: all.
     """
 
     folder: Path
     reporter: Reporter
+    limit: int | None = None
 
     @cached_property
-    def splits(self) -> dict[str, Splits]:
+    def domains(self) -> dict[str, Texts]:
         """The texts of each domain; the test texts choose nothing."""
-        return {name: load_splits(DataSettings(train=(f"builtin:{name}",), test=f"builtin:{name}")) for name in DOMAINS}
+        return {name: self.builtin(name) for name in DOMAINS}
 
-    def test(self, domain: str) -> Dataset:
-        """Return the 2,000 test texts of a domain."""
-        test = self.splits[domain].test
-        assert test is not None  # noqa: S101  (a built-in set has them)
-        return test
+    def builtin(self, name: str) -> Texts:
+        """Return the texts of a built-in set."""
+        splits: Splits = load_splits(DataSettings(train=(f"builtin:{name}",), test=f"builtin:{name}", limit=self.limit))
+        assert splits.test is not None  # noqa: S101  (a built-in set has them)
+        return Texts(splits.train, splits.validation, splits.test)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return all finished rows."""
@@ -63,11 +87,12 @@ class Bench:
         path = self._path(name)
         if not path.is_file():
             return False
-        row = json.loads(path.read_text(encoding="utf-8")) if wanted else {}
+        row = json.loads(path.read_text(encoding="utf-8"))
         return all(row.get(key) == value for key, value in wanted.items())
 
     def keep(self, name: str, row: dict[str, Any]) -> None:
         """Write the row of a finished cell."""
+        self._path(name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self._path(name), json.dumps({"name": name, **row}, allow_nan=False))
 
     def _path(self, name: str) -> Path:
@@ -75,40 +100,71 @@ class Bench:
 
 
 def source_of(bench: Bench, domain: str, seed: int) -> Bundle:
-    """Return the domain's own teacher, fine-tuned on all its labels; one that stands in the folder is used again."""
-    from distill.training.fine_tuning import fit_teacher
-
-    out = bench.folder / f"source-{domain}-{seed}"
-    splits = bench.splits[domain]
-    if (out / "manifest.json").is_file():
+    """Return the domain's own teacher, fine-tuned on all its labels; one in the folder is used again."""
+    out, texts = bench.folder / f"source-{domain}-{seed}", bench.domains[domain]
+    if (out / MANIFEST).is_file():
         found = Bundle.open(out)
-        if found.manifest.lineage.train_fingerprint == splits.train.fingerprint() and found.manifest.lineage.seed == seed:
+        if found.manifest.lineage.train_fingerprint == texts.train.fingerprint() and found.manifest.lineage.seed == seed:
             return found
     bench.reporter.say(f"teacher of {domain}, seed {seed}")
-    settings = TeacherSettings(seed=seed, mixed_precision="auto")
-    return fit_teacher(train=splits.train, validation=splits.validation, out=out, settings=settings, reporter=bench.reporter)
+    return tuned(bench, texts, Start(TeacherSettings(seed=seed, mixed_precision="auto")), out=out)
 
 
-def measured(bench: Bench, classifier: TorchClassifier, target: str) -> dict[str, Any]:
-    """Return the quality on a domain's test texts."""
-    return quality_of(classifier, bench.test(target))
+def tuned(bench: Bench, texts: Texts, start: Start, *, out: Path) -> Bundle:
+    """Fine-tune as a user does."""
+    from distill.training.fine_tuning import fit_teacher
+
+    return fit_teacher(
+        start.model,
+        train=texts.train,
+        validation=texts.validation,
+        out=out,
+        settings=start.settings,
+        origin=start.origin,
+        reporter=bench.reporter,
+    )
 
 
-def quality_of(classifier: TorchClassifier, test: Dataset) -> dict[str, Any]:
-    """Return every quality figure, with the answers themselves; computed in bf16 where the processor is quick at it."""
+def tuned_cell(bench: Bench, name: str, row: dict[str, Any], texts: Texts, start: Start) -> None:
+    """Fine-tune, keep the row with the quality on the test texts, and remove the bundle; nothing if the cell is finished."""
+    if bench.done(name):
+        return
+    bench.reporter.say(name)
+    with scratch(bench.folder) as out:
+        bundle = tuned(bench, texts, start, out=out / "bundle")
+        bench.keep(name, row | {"training_s": seconds_of(bundle)} | quality_of(bundle, texts.test))
+
+
+def seconds_of(bundle: Bundle) -> float:
+    """Return the seconds of a bundle's training."""
+    return float(sum(epoch["seconds"] for epoch in bundle.manifest.history))
+
+
+def quality_of(bundle: Bundle, test: Dataset) -> dict[str, Any]:
+    """Return every quality figure of a bundle's PyTorch model, with the answers themselves."""
+    return quality_of_logits(logits_of(classifier_of(bundle), test), test)
+
+
+def classifier_of(bundle: Bundle) -> TorchClassifier:
+    """Return a bundle's PyTorch model."""
+    from distill.models.loading import load_bundle
+
+    return load_bundle(bundle)
+
+
+def logits_of(classifier: TorchClassifier, test: Dataset) -> Logits:
+    """Return answers, computed in bf16 where the processor is quick at it."""
     from distill.models.devices import chosen_mixed_precision
     from distill.teachers.answers import teacher_logits
 
     compute = chosen_mixed_precision("auto", classifier.model.device)
-    return quality_of_logits(teacher_logits(classifier, test.texts, compute=compute).logits, test)
+    return teacher_logits(classifier, test.texts, compute=compute).logits
 
 
 def quality_of_logits(logits: Logits, test: Dataset) -> dict[str, Any]:
     """Return every quality figure of some answers; `predicted` has them, a digit a text."""
-    return {
-        **asdict(evaluate(labels=test.label_ids, logits=logits, label_names=test.labels)),
-        "predicted": "".join(map(str, top_labels(logits))),
-    }
+    found = evaluate(labels=test.label_ids, logits=logits, label_names=test.labels)
+    return {**asdict(found), "predicted": "".join(map(str, top_labels(logits)))}
 
 
 @contextmanager

@@ -1,18 +1,21 @@
-"""The figures of the `transfer` scenario, from its rows alone: the matrix, its intervals, what is still missing."""
+"""What the rows of the `transfer` scenario say, computed from them and the true labels: figures, intervals, what is missing.
+
+Every comparison is paired by seed and test text.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from distill.evaluation.intervals import Bootstrap, Figure
-from distill.evaluation.proof import verdict_in_words
+from benchmarks.harness.answers import Answered, digits
+from benchmarks.harness.scenario import Result, Row
+from distill.evaluation.intervals import Estimate, Figure, mean_estimate
+from distill.evaluation.metrics import confusion_matrix
 
-COMMAND: Final = "python -m benchmarks transfer"
 DOMAINS: Final = ("movies", "amazon", "tweets", "nyt")
 SEEDS: Final = (0, 1, 2)
 LABELS_A_CLASS: Final = 100
@@ -28,6 +31,7 @@ CROSS_TASKS: Final = {
 }
 """Tasks with other labels than the sources', and what each is reached from."""
 
+CHINESE: Final = "chinese"
 FROM_SCRATCH: Final = "random"
 LANGUAGE_ORIGINS: Final = (
     *("majority", "zero_shot", "tfidf"),
@@ -46,143 +50,220 @@ STAND_IN: Final = "movies"
 """The domain on which the recipe of the students without labels is chosen; none of those is of it."""
 
 UNLABELLED_RECIPES: Final = ("texts_of_one_source", "texts_and_labels_of_every_source")
-Row = Mapping[str, Any]
+
+Runs = Mapping[int, Row]
+"""Rows of one cell by seed."""
 
 
-def matrix_of(rows: Sequence[Row], labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return a cell for each source and target: what 200 labels give with and without the source, with intervals.
+@dataclass(frozen=True)
+class Reached:
+    """What one way of making a classifier reaches on some test texts.
 
-    Args:
-        rows: All rows.
-        labels: True test labels of each domain, a digit a text.
-
-    Returns:
-        One dictionary a cell whose runs are there; `gain` is over the same target's 200 labels alone, on the same seeds.
+    Attributes:
+        name: The way.
+        runs: Its rows by seed.
+        macro_f1: Mean over seeds.
+        gain: By how much it is above another way, on the seeds that both have; None if there is none to compare with.
     """
-    found = {(row["kind"], row["source"], row["target"], row["seed"]): row for row in rows if row["kind"] in ("few", "whole")}
-    cells = []
-    for source in DOMAINS:
-        for target in DOMAINS:
-            seeds = [
-                seed for seed in SEEDS if ("few", source, target, seed) in found and ("few", target, target, seed) in found
-            ]
-            if not seeds:
-                continue
-            bootstrap = Bootstrap(digits(labels[target]), num_labels=2, num_seeds=len(seeds))
 
-            def score(kind: str, origin: str, wanted: Sequence[int] = seeds, target: str = target) -> Figure:
-                answers = [digits(found[kind, origin, target, seed]["predicted"]) for seed in wanted]
-                return bootstrap.macro_f1(np.stack(answers))  # noqa: B023  (called at once)
+    name: str
+    runs: Runs
+    macro_f1: Estimate
+    gain: Estimate | None = None
 
-            with_source, alone = score("few", source), score("few", target)
-            cell: dict[str, Any] = {
-                "source": source,
-                "target": target,
-                "num_seeds": len(seeds),
-                "macro_f1": asdict(with_source.estimate()),
-            }
-            if all(("whole", source, target, seed) in found for seed in seeds):
-                cell["zero_shot"] = asdict(score("whole", source).estimate())
-            if source != target:
-                gain = (with_source - alone).estimate()
-                cell["gain"] = asdict(gain)
-                cell["wins"] = gain.value > 0
-                cell["words"] = verdict_in_words(
-                    gain, subject=f"transfer from {source}", against="the target's labels alone", num_seeds=len(seeds)
-                )
-            cells.append(cell)
+
+def runs_of(rows: Sequence[Row], **wanted: Any) -> dict[int, Row]:
+    """Return the rows that have these values, by seed."""
+    return {row["seed"]: row for row in rows if _has(row, wanted)}
+
+
+class Truth(Answered):
+    """The true labels of a set of test texts, and all answers to them."""
+
+    def figures(self, *cells: Runs) -> list[Figure]:
+        """Return macro-F1 of several cells on the seeds that all have, paired."""
+        seeds = sorted(set.intersection(*(set(cell) for cell in cells)))
+        return [self.figure([cell[seed]["predicted"] for seed in seeds]) for cell in cells]
+
+    def reached(self, name: str, runs: Runs, other: Runs | None = None) -> Reached:
+        """Return what a cell reaches, and its gain over another."""
+        (own,) = self.figures(runs)
+        gain = None
+        if other and set(runs) & set(other):
+            first, second = self.figures(runs, other)
+            gain = (first - second).estimate()
+        return Reached(name, runs, own.estimate(), gain)
+
+    def confusion(self, runs: Runs) -> list[list[int]]:
+        """Return texts by true and given label, summed over seeds."""
+        given = [digits(row["predicted"]) for row in runs.values()]
+        counts = np.sum([confusion_matrix(self.truth, each, num_labels=self.num_labels) for each in given], axis=0)
+        return [list(map(int, row)) for row in counts]
+
+
+def truth_of(result: Result, name: str) -> Truth:
+    """Return the true labels of a domain, of a task, or of the Chinese reviews, with the answers to them."""
+    wanted = {"kind": "language"} if name == CHINESE else {"task": name} if name in CROSS_TASKS else {"target": name}
+    own = [row for row in result["rows"] if "predicted" in row and _has(row, wanted)]
+    return Truth(result["test_labels"][name], tuple(row["predicted"] for row in own))
+
+
+def _has(row: Row, wanted: Mapping[str, Any]) -> bool:
+    return all(row.get(name) == value for name, value in wanted.items())
+
+
+def matrix_of(result: Result) -> dict[tuple[str, str], Reached]:
+    """Return by source and target what 200 labels of the target give, and the gain over those labels alone."""
+    cells = {}
+    for target in DOMAINS:
+        alone = runs_of(result["rows"], kind="few", source=target, target=target)
+        for source in DOMAINS:
+            if runs := runs_of(result["rows"], kind="few", source=source, target=target):
+                reached = truth_of(result, target).reached(source, runs, None if source == target else alone)
+                cells[source, target] = reached
     return cells
 
 
-def transfer_figures(rows: Sequence[Row], matrix: Sequence[Row]) -> dict[str, float]:
-    """Return the figures of which all that is needed is there.
-
-    Args:
-        rows: All rows.
-        matrix: As `matrix_of` returns it.
-    """
+def transfer_figures(result: Result) -> dict[str, float]:
+    """Return the figures of which all that is needed is there."""
     figures: dict[str, float] = {}
-    whole = {(row["source"], row["target"], row["seed"]): row for row in rows if row["kind"] == "whole"}
-    features = [row for row in rows if row["kind"] == "features" and ("movies", "movies", row["seed"]) in whole]
-    if features:
-        tuned = [whole["movies", "movies", row["seed"]]["macro_f1"] for row in features]
-        figures["features_gap"] = float(np.mean(tuned) - np.mean([row["macro_f1"] for row in features]))
-        shares = [row["cold_s"] / row["fine_tuning_s"] for row in features]
-        figures["features_time_share"] = float(np.median(shares))
-        figures["features_warm_s"] = float(np.median([row["warm_s"] for row in features]))
-    beside = [cell for cell in matrix if "gain" in cell]
-    if beside:
-        figures["small_label_wins"] = sum(cell["wins"] for cell in beside)
-        figures["small_label_cells"] = len(beside)
-    trials = choices_of(rows)
-    if trials:
+    if found := features_of(result):
+        figures |= {name: found[name].value for name in ("features_gap", "features_time_share", "features_warm_s")}
+    gains = [cell.gain for cell in matrix_of(result).values() if cell.gain is not None]
+    if gains:
+        figures |= {"small_label_wins": sum(gain.low > 0 for gain in gains), "small_label_cells": len(gains)}
+    if trials := choices_of(result["rows"]):
         figures["choices_within"] = float(np.mean([trial["within"] for trial in trials]))
         figures["choices_rank_correlation"] = float(np.mean([trial["rank_correlation"] for trial in trials]))
         figures["choices_trials"] = len(trials)
-    kept = unlabelled_of(rows)
-    if kept:
-        # What at least two of the three domains keep: the second best.
-        figures["unlabelled_retention"] = sorted((one["retention"] for one in kept), reverse=True)[:2][-1]
-        figures["unlabelled_domains_kept"] = sum(one["retention"] >= KEPT for one in kept)
+    if kept := unlabelled_of(result):
+        figures["unlabelled_retention"] = min(one.retention.value for one in kept)
+        figures["unlabelled_domains_kept"] = sum(one.retention.low >= KEPT for one in kept)
     return figures
 
 
+def features_of(result: Result) -> dict[str, Estimate]:
+    """Return frozen features against fine-tuning on movies, seed by seed; nothing if no seed has both."""
+    tuned = runs_of(result["rows"], kind="whole", source="movies", target="movies")
+    found = runs_of(result["rows"], kind="features")
+    seeds = sorted(set(tuned) & set(found))
+    if not seeds:
+        return {}
+    first, second = truth_of(result, "movies").figures(tuned, found)
+    return {
+        "features_gap": (first - second).estimate(),
+        "features_time_share": mean_estimate([found[seed]["cold_s"] / found[seed]["fine_tuning_s"] for seed in seeds]),
+        **{f"features_{name}": mean_estimate([found[seed][name] for seed in seeds]) for name in ("cold_s", "warm_s")},
+        "fine_tuning_s": mean_estimate([found[seed]["fine_tuning_s"] for seed in seeds]),
+        "tuned_macro_f1": first.estimate(),
+        "macro_f1": second.estimate(),
+    }
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """What a student of a domain reaches without a label of it.
+
+    Attributes:
+        target: The domain.
+        macro_f1: Of the student.
+        retention: Its share of the domain's own teacher's.
+        mean: Mean of the other domains' teachers there; the way to the own teacher begins there.
+        best: The best of them, which nobody without labels could know.
+        closed: Shares of the way from `mean` and from `best` to the own teacher; None if there is no gap.
+    """
+
+    target: str
+    macro_f1: Estimate
+    retention: Estimate
+    mean: float | None
+    best: float | None
+    closed: tuple[float | None, float | None]
+
+
+def unlabelled_of(result: Result) -> list[Unlabelled]:
+    """Return for each domain what a student without its labels keeps of the domain's own teacher, paired by seed."""
+    found = []
+    for target in DOMAINS:
+        students = runs_of(result["rows"], kind="unlabelled", target=target)
+        own = runs_of(result["rows"], kind="whole", source=target, target=target)
+        if not set(students) & set(own):
+            continue
+        student, teacher = truth_of(result, target).figures(students, own)
+        others = [runs_of(result["rows"], kind="whole", source=each, target=target) for each in DOMAINS if each != target]
+        means = [float(np.mean([runs[seed]["macro_f1"] for seed in students if seed in runs])) for runs in others if runs]
+        mean, best = (float(np.mean(means)), max(means)) if len(means) == len(others) else (None, None)
+        closed = tuple(_closed(student.value, teacher.value, start) for start in (mean, best))
+        found.append(Unlabelled(target, student.estimate(), (student / teacher).estimate(), mean, best, (closed[0], closed[1])))
+    return found
+
+
+def _closed(student: float, teacher: float, start: float | None) -> float | None:
+    return None if start is None or teacher <= start else (student - start) / (teacher - start)
+
+
 def choices_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return for each task whether the recommended candidate was right, the means over seeds of both scores."""
+    """Return for each task whether the recommended candidate was right, by the means over seeds of both scores."""
+    from scipy.stats import spearmanr
+
     trials = []
     for task in TASKS:
-        runs = [row["candidates"] for row in rows if row["kind"] == "choice" and row["task"] == task]
+        runs = [row["candidates"] for row in runs_of(rows, kind="choice", task=task).values()]
         if not runs:
             continue
         names = [one["candidate"] for one in runs[0]]
-
-        def means(key: str, runs: Sequence[Any] = runs) -> NDArray[np.float64]:
-            scores: NDArray[np.float64] = np.mean([[one[key] for one in run] for run in runs], axis=0)
-            return scores
-
-        real, promised = means("macro_f1"), means("expected_macro_f1")
+        real, promised = (
+            np.mean([[one[key] for one in run] for run in runs], axis=0) for key in ("macro_f1", "expected_macro_f1")
+        )
         trials.append(
             {
                 "task": task,
-                "num_seeds": len(runs),
                 "recommended": names[int(promised.argmax())],
                 "best": names[int(real.argmax())],
                 "within": bool(real[promised.argmax()] >= real.max() - NEAR),
-                "rank_correlation": _rank_correlation(promised, real),
-                "rank_correlation_log_maximum_evidence": _rank_correlation(means("log_maximum_evidence"), real),
-                "rank_correlation_h_score": _rank_correlation(means("h_score"), real),
-                "candidates": {
-                    name: {"expected": float(expected), "macro_f1": float(score)}
-                    for name, expected, score in zip(names, promised, real, strict=True)
-                },
+                "rank_correlation": float(spearmanr(promised, real).statistic),
             }
         )
     return trials
 
 
-def unlabelled_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return for each domain what a student without its labels keeps of the domain's own teacher, over the same seeds."""
-    found = []
-    for target in DOMAINS:
-        students = {row["seed"]: row["macro_f1"] for row in rows if row["kind"] == "unlabelled" and row["target"] == target}
-        own = {
-            row["seed"]: row["macro_f1"]
-            for row in rows
-            if row["kind"] == "whole" and row["source"] == row["target"] == target and row["seed"] in students
-        }
-        if not own:
-            continue
-        student, teacher = (float(np.mean([scores[seed] for seed in own])) for scores in (students, own))
-        found.append(
-            {
-                "target": target,
-                "num_seeds": len(own),
-                "macro_f1": student,
-                "own_teacher_macro_f1": teacher,
-                "retention": student / teacher,
-            }
-        )
-    return found
+def curve_of(result: Result) -> list[dict[str, Any]]:
+    """Return the points of the learning curve, by way and origin, the fewest labels first."""
+    source, target = CURVE_PAIR
+    ways = [(way, origin) for way in ("parameters", "features") for origin in (source, target)]
+    points = []
+    for way, origin in [*ways, ("tfidf", "tfidf")]:
+        for shots in CURVE_SHOTS:
+            if way == "tfidf":
+                wanted: dict[str, Any] = {"kind": "floor", "shots": shots}
+            elif way == "parameters" and shots == LABELS_A_CLASS:
+                wanted = {"kind": "few"}
+            else:
+                wanted = {"kind": "curve", "way": way, "shots": shots}
+            if runs := runs_of(result["rows"], source=origin, target=target, **wanted):
+                found = truth_of(result, target).reached(origin, runs).macro_f1
+                points.append({"way": way, "source": origin, "num_labels": 2 * shots, "macro_f1": found})
+    return points
+
+
+def tasks_of(result: Result, task: str) -> list[Reached]:
+    """Return what each origin reaches on another task, and its gain over the encoder alone."""
+    runs = {origin: runs_of(result["rows"], kind="task", task=task, origin=origin) for origin in CROSS_TASKS[task]}
+    return _compared(result, task, runs, against="minilm")
+
+
+def language_of(result: Result) -> list[Reached]:
+    """Return what each way into another language reaches, and its gain over training from scratch."""
+    runs = {origin: runs_of(result["rows"], kind="language", origin=origin) for origin in LANGUAGE_ORIGINS}
+    return _compared(result, CHINESE, runs, against=FROM_SCRATCH)
+
+
+def _compared(result: Result, name: str, runs: Mapping[str, Runs], *, against: str) -> list[Reached]:
+    return [
+        truth_of(result, name).reached(origin, own, None if origin == against else runs[against])
+        for origin, own in runs.items()
+        if own
+    ]
 
 
 def chosen_recipe(rows: Sequence[Row]) -> str | None:
@@ -217,14 +298,3 @@ def missing_of(rows: Sequence[Row]) -> list[str]:
         for way in ("features",) if shots == LABELS_A_CLASS else ("parameters", "features"):
             wanted += [f"curve-{way}-{origin}-{target}-{shots}-{seed}" for origin in (source, target) for seed in SEEDS]
     return [name for name in wanted if name not in there]
-
-
-def _rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Spearman's, of values without ties."""
-    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def digits(answers: str) -> NDArray[np.int64]:
-    """Return class ids that were written a digit a text, shape (texts,)."""
-    return np.array(list(answers), dtype=np.int64)

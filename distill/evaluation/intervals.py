@@ -7,7 +7,7 @@ Arithmetic on figures keeps these pairs:
     gain = (bootstrap.macro_f1(student) - bootstrap.macro_f1(control)).estimate()
     kept = (bootstrap.macro_f1(student) / bootstrap.macro_f1(teacher)).estimate()
 
-Knows nothing of models or training. `tests/interval_simulation.py` measures how often the intervals contain the true value.
+Knows nothing of models or training. `benchmarks/harness/interval_simulation.py` measures how often they contain the true value.
 """
 
 from __future__ import annotations
@@ -113,6 +113,18 @@ def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np
     divisor: NDArray[np.float64] = below.mean(axis=-1, keepdims=True)
     ratio: NDArray[np.float64] = above.mean(axis=-1, keepdims=True) / divisor
     return ratio + (above - ratio * below) / divisor
+
+
+def mean_estimate(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
+    """Return the mean of one value a run with Student's t interval; of one run, or of equal values, the mean itself."""
+    given = np.asarray(values, dtype=float)
+    mean = float(given.mean())
+    if not np.ptp(given):
+        return Estimate(mean, mean, mean)
+    with requires("intervals over seeds"):
+        from scipy.stats import ttest_1samp
+    interval = ttest_1samp(given, 0.0).confidence_interval(0.95)
+    return Estimate(mean, float(interval.low), float(interval.high))
 
 
 def mean_of(figures: Sequence[Figure]) -> Figure:

@@ -42,8 +42,8 @@ from export.fitting.plan import Plan
 from export.fitting.reporting.findings import Evidence, Found, measured_rows, write_fit_report
 from export.fitting.reporting.result import FitReport
 from export.fitting.training import TEACHER, TRIED, Round, control_of, halved, tuned_teacher
-from export.fitting.weighing import TIMING, Form, recipes_of
-from export.measure.latency import measure_latency
+from export.fitting.weighing import Form, recipes_of, timed
+from export.measure.candidates import bundle_candidate
 from export.measure.rows import kept_under
 from export.runtime.sessions import OnnxClassifier
 from export.settings import ExportSettings, FitSettings
@@ -248,8 +248,8 @@ def _choice(
     }
     texts = job.splits.validation.texts
     figures = {name: job.validation.figure(graph.predict_logits(texts)) for name, graph in graphs.items()}
-    timed = _timed(job, evidence.graphs.bundles, graphs, out)
-    costs = {name: Costs(timed[name], evidence.graphs.bundles[name].size_bytes("int8")) for name in graphs}
+    p50_ms = _timed(job, evidence.graphs.bundles, out)
+    costs = {name: Costs(p50_ms[name], evidence.graphs.bundles[name].size_bytes("int8")) for name in graphs}
     teacher = job.validation.value(on_validation)
     kept = {name: figure.value / teacher if teacher else 1.0 for name, figure in figures.items()}
     enough = [name for name in figures if job.budget.min_kept is None or kept[name] >= job.budget.min_kept]
@@ -272,15 +272,16 @@ def _choice(
     return winner, figures, costs
 
 
-def _timed(job: Job, bundles: Mapping[str, Bundle], graphs: Mapping[str, OnnxClassifier], out: Path) -> Mapping[str, float]:
+def _timed(job: Job, bundles: Mapping[str, Bundle], out: Path) -> Mapping[str, float]:
     """Return the median ms of each graph; those of an earlier run of these graphs on this machine, so that it chooses alike."""
     kept = out / TRIED / "timed.json"
     files = {name: bundle.manifest.files[GRAPH_OF_PRECISION["int8"]].sha256 for name, bundle in bundles.items()}
     key = hashlib.sha256(json.dumps([files, job.splits.validation.fingerprint(), machine_name()]).encode()).hexdigest()
     if (earlier := kept_under(kept, key)) is not None:
         return earlier
-    measured = measure_latency(graphs, job.splits.validation.texts, TIMING, reporter=job.reporter)
-    found = {name: each.p50_ms for name, each in measured.items()}
+    candidates = [bundle_candidate(bundle, name=name, form="int8") for name, bundle in bundles.items()]
+    contenders = [each.contender(out, threads=1, name=each.name) for each in candidates]
+    found = timed(contenders, job.splits.validation.texts, reporter=job.reporter)
     write_atomically(kept, json.dumps({"key": key, **found}))
     return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from distill.recipes import RECIPES, RecipeName, RecipeOptions, Stage, stages_of
 from distill.storage import write_atomically
 from distill.students.bases import base_of
 from distill.teachers.teacher import Teacher
+from distill.texts import TextInput
 from distill.training.by_recipe import text_facts, untrained_student
 from distill.training.pace import BACKWARD, answer_s
 from export.fitting.choose import Costs
@@ -33,10 +35,12 @@ from export.int8.calibration import channel_ranges
 from export.int8.ladder import asked_form
 from export.int8.linear import linear_inputs
 from export.int8.quantize import quantize, scales_of_graph
-from export.measure.latency import measure_latency
+from export.measure import openers
+from export.measure.protocol import Job
 from export.measure.rows import kept_under
+from export.measure.statistics import medians_of, over_processes
+from export.measure.turns import Contender, next_texts, take_turns
 from export.pipeline import written_graph
-from export.runtime.sessions import OnnxClassifier
 from export.settings import BenchSettings, ExportSettings, FitSettings
 
 RUNG_SHARE: Final = 0.25
@@ -48,7 +52,7 @@ SAMPLE_TEXTS: Final = 4_000
 CALIBRATION_TEXTS: Final = 32
 MANIFEST_BYTES: Final = 10_000
 """About what a sealed manifest takes."""
-TIMING: Final = BenchSettings(rounds=5, texts_per_round=60, warmup_s=0.3)
+TIMING: Final = BenchSettings(processes=3, rounds=6, texts_per_round=60, settle_s=1.0, window_s=0.05)
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,9 @@ def _costs(
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Return, as JSON values, what each form takes, the seconds of a step by recipe, and those of an answer of the teacher."""
-    classifiers, sizes, steps = {}, {}, {}
-    with reporter.task("weighing untrained students", len(stages)) as advance:
+    sizes, steps = {}, {}
+    contenders: list[Contender] = []
+    with tempfile.TemporaryDirectory() as place, reporter.task("weighing untrained students", len(stages)) as advance:
         for name, found in stages.items():
             try:
                 student = untrained_student(found, lender, sample)
@@ -174,13 +179,13 @@ def _costs(
                 continue
             steps[name] = BACKWARD * answer_s(student, sample.texts)
             for tables, graph in _int8_graphs(student, sample).items():
-                classifiers[f"{name}/{tables}"] = _session(graph, student)
+                contenders.append(_contender(f"{name}/{tables}", graph, student, Path(place)))
                 sizes[f"{name}/{tables}"] = len(graph) + len(student.tokenizer.to_json().encode()) + MANIFEST_BYTES
             advance(1)
-    timed = measure_latency(classifiers, sample.texts, TIMING, reporter=reporter) if classifiers else {}
+        p50_ms = timed(contenders, sample.texts, reporter=reporter) if contenders else {}
     model = teacher.torch_member()
     return {
-        "forms": [[name, timed[name].p50_ms, sizes[name]] for name in classifiers],
+        "forms": [[name, ms, sizes[name]] for name, ms in p50_ms.items()],
         "step_s": steps,
         "teacher_answer_s": 0.0 if model is None else answer_s(model, sample.texts),
     }
@@ -204,10 +209,18 @@ def _int8_graphs(student: TorchClassifier, sample: Dataset) -> dict[Tables, byte
     return {tables: quantize(fp32, scales, asked_form(asked, tables)).SerializeToString() for tables in get_args(Tables)}
 
 
-def _session(graph: bytes, student: TorchClassifier) -> OnnxClassifier:
-    return OnnxClassifier(
-        graph, tokenizer=student.tokenizer, labels=student.labels, problem_type=student.problem_type, threads=1
-    )
+def timed(contenders: Sequence[Contender], texts: Sequence[TextInput], *, reporter: Reporter) -> dict[str, float]:
+    """Return the median time of one text in milliseconds by name, the contenders taking turns."""
+    hands = next_texts(len(texts), TIMING.rounds, TIMING.texts_per_round)
+    turns = take_turns(contenders, texts, hands, "single", TIMING, reporter=reporter).required()
+    return {name: over_processes(medians_of(found.ms, found.process_of)).value for name, found in turns.items()}
+
+
+def _contender(name: str, graph: bytes, student: TorchClassifier, place: Path) -> Contender:
+    """Write an untrained graph to where its processes find it."""
+    about = {"labels": student.labels, "problem_type": student.problem_type}
+    folder = openers.write_graph(place / name, graph, student.tokenizer, about)
+    return Contender(name, openers.__name__, Job(bundle=folder, folder=folder, threads=1, options={"graph": name}))
 
 
 def recipes_of(forms: Sequence[Form]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,10 @@ from distill.data import Dataset
 from distill.errors import BundleError
 from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
 from distill.settings import Precision
-from export.measure.forms import open_form
+from export.measure import openers
+from export.measure.openers import open_form
+from export.measure.protocol import Job
+from export.measure.turns import Contender
 from export.settings import Form
 
 Runtime = Literal["pytorch", "onnxruntime", "scikit-learn", "none"]
@@ -33,6 +37,7 @@ class Candidate:
         num_parameters: Number of weights.
         bundle_path: Its bundle; None for a floor.
         form: PyTorch or one of the graphs; None for a floor.
+        train: Texts that a floor is fitted on.
     """
 
     name: str
@@ -43,11 +48,37 @@ class Candidate:
     num_parameters: int
     bundle_path: Path | None = None
     form: Form | None = None
+    train: Dataset | None = None
 
     @property
     def key(self) -> str:
         """Identifies it within a comparison, where one bundle can appear with two precisions."""
         return f"{self.name} {self.precision}"
+
+    def contender(self, folder: Path, *, threads: int, name: str | None = None) -> Contender:
+        """Return what is started to take turns.
+
+        Args:
+            folder: For the texts that a floor is fitted on.
+            threads: That it may use.
+            name: In turns; None is `key`.
+        """
+        data = None
+        if self.train is not None:
+            data = folder / "train.json"
+            data.write_text(json.dumps({"train": self.train.texts, "train_labels": self.train.label_ids.tolist()}))
+        return Contender(
+            name or self.key,
+            openers.__name__,
+            Job(
+                bundle=self.bundle_path or folder,
+                folder=folder,
+                threads=threads,
+                labels=() if self.train is None else self.train.labels,
+                data=data,
+                options={"floor": self.name} if self.form is None else {"form": self.form},
+            ),
+        )
 
 
 def bundle_candidate(bundle: Bundle, *, name: str, form: Form) -> Candidate:
@@ -81,6 +112,6 @@ def floor_candidates(train: Dataset) -> list[Candidate]:
     """Return the floors: TF-IDF with logistic regression, and the majority class."""
     tfidf, majority = TfidfClassifier(train), MajorityClassifier(train)
     return [
-        Candidate("tfidf", "fp32", "scikit-learn", lambda _: tfidf, None, tfidf.num_parameters),
-        Candidate("majority", "fp32", "none", lambda _: majority, None, majority.num_parameters),
+        Candidate("tfidf", "fp32", "scikit-learn", lambda _: tfidf, None, tfidf.num_parameters, train=train),
+        Candidate("majority", "fp32", "none", lambda _: majority, None, majority.num_parameters, train=train),
     ]

@@ -49,8 +49,11 @@ def child(command: Sequence[str], *, grace_s: float = 0.0, **surroundings: Any) 
                 with suppress(ProcessLookupError, subprocess.TimeoutExpired):
                     os.killpg(process.pid, signal.SIGTERM)
                     process.wait(grace_s)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # though the first has ended: others of its group may live
+            if hasattr(os, "killpg"):
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # though the first has ended: others of its group may live
+            else:
+                process.kill()  # a system without process groups
 
 
 def run_child(

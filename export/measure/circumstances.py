@@ -75,14 +75,13 @@ class Watch:
         return busy, stolen, busy + idle + wait + stolen
 
 
-def circumstances(*, seed: int) -> dict[str, Any]:
+def circumstances() -> dict[str, Any]:
     """Return the circumstances of a run as plain values, beside those that every result file has."""
     return {
         **describe_environment(),
         "cpu_flags": sorted(_FLAGS & _flags()),
         "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "governor": _first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
-        "seed": seed,
     }
 
 

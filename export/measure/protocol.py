@@ -1,12 +1,14 @@
 """The child's side of the pipe: a peer answers requests, one JSON object a line, and takes its own times.
 
 The parent sleeps in a read meanwhile, so that nothing competes with what is measured. Runs in the peer's interpreter:
-imports nothing but numpy and the standard library. Requests, by `mode`: `single` and `many` answer texts and say how long
-that took, `settle` answers until the times are steady, `memory` says what the process holds.
+imports nothing but numpy and the standard library. `python -m export.measure.protocol MODULE JOB` calls the module's
+`open_peer(job)`; with a third argument, its `prepare(job)`. Requests, by `mode`: `single` and `many` answer texts and say how
+long that took, `settle` answers until the times are steady, `memory` says what the process holds.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -24,7 +26,8 @@ PREPARE = "prepare"
 """Second argument of a peer that shall train or convert, and end."""
 
 STEADY = 0.03
-WINDOWS = 3
+WINDOWS = {"single": 3, "many": 2}
+"""Windows of a warm-up that must agree, by kind of work."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Job:
     """What a peer is given to get ready.
 
     Attributes:
-        bundle: The student's (or teacher's) folder.
+        bundle: The folder of what it runs: a bundle, or a graph with its tokenizer.
         folder: An empty or earlier filled folder of the peer's own.
         threads: Threads it may use.
         calibration: Texts that are neither measured nor tested on.
@@ -70,8 +73,8 @@ class Job:
     bundle: Path
     folder: Path
     threads: int
-    calibration: tuple[str, ...]
-    max_length: int
+    calibration: tuple[str, ...] = ()
+    max_length: int = 0
     labels: tuple[str, ...] = ()
     teacher: Path | None = None
     data: Path | None = None
@@ -112,21 +115,16 @@ def in_place(order: Sequence[int], logits: Logits) -> Logits:
     return answers
 
 
-def serve(open_peer: Callable[[Job], Peer], prepare: Callable[[Job], None] | None = None) -> None:
-    """Get ready with the job given as the first argument, then answer the requests on stdin until it closes.
-
-    Args:
-        open_peer: From the job to a peer that answers.
-        prepare: Trains or converts into the job's folder, once, in a process of its own; its seconds are kept there.
-    """
+def main(module: str, given: str, *prepare: str) -> None:
+    """Get ready with a job, then answer the requests on stdin until it closes; or only prepare, and say how long that took."""
     # What libraries print of their own accord must not stand among the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    job = Job.from_json(sys.argv[1])
-    if sys.argv[2:] == [PREPARE]:
-        _say(answers, {"prepared_s": _prepared(job, prepare)})
+    job, own = Job.from_json(given), importlib.import_module(module)
+    if prepare:
+        _say(answers, {"prepared_s": _prepared(job, own.prepare)})
         return
-    peer = _slowed(open_peer(job), job.slowdown)
+    peer = _slowed(own.open_peer(job), job.slowdown)
     about = {"settings": peer.settings, "source": peer.source, "size_bytes": peer.size_bytes, "gives": peer.gives}
     _say(answers, about)
     for line in sys.stdin:
@@ -139,14 +137,13 @@ def prepared_seconds(job: Job) -> float | None:
     return float(json.loads(stamp.read_text())["prepared_s"]) if stamp.exists() else None
 
 
-def _prepared(job: Job, prepare: Callable[[Job], None] | None) -> float:
+def _prepared(job: Job, prepare: Callable[[Job], None]) -> float:
     done = prepared_seconds(job)
     if done is not None:
         return done
     job.folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    if prepare is not None:
-        prepare(job)
+    prepare(job)
     seconds = time.perf_counter() - started
     (job.folder / "prepared.json").write_text(json.dumps({"prepared_s": seconds}))
     return seconds
@@ -171,24 +168,33 @@ def _answer(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
     if request["mode"] == "memory":
         return memory_of((os.getpid(), *peer.processes))
     if request["mode"] == "settle":
-        return settle(peer.one, request["texts"], most_s=request["most_s"], window_s=request["window_s"])
+        texts, kind = _texts(request), request["kind"]
+        answer, calls = (peer.one, texts) if kind == "single" else (peer.many, [texts])
+        return settle(answer, calls, windows=WINDOWS[kind], most_s=request["most_s"], window_s=request["window_s"])
     return _single(peer, request) if request["mode"] == "single" else _many(peer, request)
 
 
+def _texts(request: dict[str, Any]) -> list[Any]:
+    """Return the texts of a request; a pair of texts is a tuple again."""
+    return [tuple(text) if isinstance(text, list) else text for text in request["texts"]]
+
+
 def settle(
-    one: Callable[[str], Logits],
-    texts: Sequence[str],
+    answer: Callable[[Any], Logits],
+    calls: Sequence[Any],
     *,
+    windows: int,
     most_s: float,
     window_s: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """Answer texts until the medians of three windows in a row are within 3 % of each other, or the time is up.
+    """Repeat calls until the medians of consecutive windows are within 3 % of each other, or the time is up.
 
     Args:
-        one: A text to its logits.
-        texts: Answered over and over, in their order; a window ends after a whole pass.
-        most_s: Seconds at most.
+        answer: What is called.
+        calls: Its arguments, repeated in their order; a window ends after a whole pass.
+        windows: How many must agree.
+        most_s: Seconds at most, but for the first `windows` passes of a single call.
         window_s: Seconds of a window at least.
         clock: Seconds.
 
@@ -197,21 +203,22 @@ def settle(
     """
     began = clock()
     medians: list[float] = []
-    calls = 0
+    count = 0
     while True:
         window = clock()
         times: list[float] = []
         while not times or clock() - window < window_s:
-            for text in texts:
+            for call in calls:
                 started = clock()
-                one(text)
+                answer(call)
                 times.append(clock() - started)
-                if clock() - began > most_s:
-                    return {"settled_s": clock() - began, "steady": False, "calls": calls + len(times)}
-        calls += len(times)
-        medians = [*medians, float(np.median(times))][-WINDOWS:]
-        if len(medians) == WINDOWS and max(medians) <= (1 + STEADY) * min(medians):
-            return {"settled_s": clock() - began, "steady": True, "calls": calls}
+                if len(calls) > 1 and clock() - began > most_s:
+                    return {"settled_s": clock() - began, "steady": False, "calls": count + len(times)}
+        count += len(times)
+        medians = [*medians, float(np.median(times))][-windows:]
+        steady = len(medians) == windows and max(medians) <= (1 + STEADY) * min(medians)
+        if steady or (len(medians) == windows and clock() - began > most_s):
+            return {"settled_s": clock() - began, "steady": steady, "calls": count}
 
 
 def memory_of(processes: Sequence[int]) -> dict[str, int | None]:
@@ -248,7 +255,7 @@ def _status(process: int, key: str) -> int:
 
 
 def _single(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
-    texts = request["texts"]
+    texts = _texts(request)
     for text in texts[: request["warmup"]]:
         peer.one(text)
     times, logits = [], []
@@ -261,9 +268,7 @@ def _single(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _many(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
-    texts = request["texts"]
-    if request["warmup"]:
-        peer.many(texts[: request["warmup"]])
+    texts = _texts(request)
     started = time.perf_counter()
     logits = peer.many(texts)
     seconds = time.perf_counter() - started
@@ -273,3 +278,7 @@ def _many(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
 def _say(answers: TextIO, reply: dict[str, Any]) -> None:
     answers.write(json.dumps(reply) + "\n")
     answers.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

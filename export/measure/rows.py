@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,13 +16,17 @@ from distill.data import Dataset
 from distill.errors import SettingsError
 from distill.evaluation.metrics import confusion_matrix, evaluate, retention
 from distill.labels import Logits
-from distill.machine import describe_environment
+from distill.machine import available_cpus, describe_environment
 from distill.progress import Advance, Reporter, SilentReporter
 from export.measure.candidates import Candidate
-from export.measure.latency import measure_latency, measure_process, measure_throughput, speed_figures
+from export.measure.circumstances import Session
+from export.measure.statistics import marks_of, medians_of, over_processes, percentile, ratios_of, tail
+from export.measure.turns import Fresh, Turns, fresh_process, next_texts, take_turns
 from export.settings import BenchSettings
 
 SCHEMA = 1
+FRESH_TEXTS = 200
+"""Texts that a fresh process answers before its memory is read."""
 
 
 def measure(
@@ -99,30 +104,85 @@ def measure_speed(
     settings: BenchSettings,
     reporter: Reporter | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Return the speed figures by the key of each candidate.
+    """Return the speed figures by the key of each candidate, all taking turns in one run.
 
-    The candidates take turns in one run. Cold start and memory are measured in new processes; only bundles have them.
+    Raises:
+        PeerError: One cannot be started, died, or took too long.
     """
     _require_named(candidates, teacher)
     reporter = reporter or SilentReporter()
-    # Each call opens its own classifiers: those with the threads for latency are freed before the others are opened.
-    latencies = measure_latency(
-        {each.key: _opened(each, test, settings.threads) for each in candidates}, test.texts, settings, reporter=reporter
+    singles = next_texts(len(test), settings.rounds, settings.texts_per_round)
+    several = next_texts(len(test), settings.throughput_rounds, settings.throughput_texts)
+    with tempfile.TemporaryDirectory() as place:
+        one, all_cpus = (
+            [each.contender(Path(place), threads=threads) for each in candidates]
+            for threads in (settings.threads, available_cpus())
+        )
+        latency = take_turns(one, test.texts, singles, "single", settings, reporter=reporter)
+        rates = take_turns(all_cpus, test.texts, several, "many", settings, reporter=reporter)
+        fresh = {
+            each.name: [
+                fresh_process(each, test.texts[:FRESH_TEXTS], timeout_s=settings.timeout_s, at_once=False)
+                for _ in range(settings.processes)
+            ]
+            for each, candidate in zip(all_cpus, candidates, strict=True)
+            if candidate.bundle_path is not None
+        }
+    alone, at_once = latency.required(), rates.required()
+    reference = alone[teacher.key] if teacher else None
+    return {
+        key: {
+            **latency_figures(found, latency.session, reference),
+            **rate_figures(at_once[key], settings.throughput_texts),
+            **_process_figures(fresh.get(key, ())),
+        }
+        for key, found in alone.items()
+    }
+
+
+def latency_figures(found: Turns, session: Session, reference: Turns | None) -> dict[str, Any]:
+    """Return the latency figures of a row for JSON, all samples included; the ratio says how much faster than the reference."""
+    p50, samples = over_processes(medians_of(found.ms, found.process_of)), np.concatenate(found.ms)
+    ratio = over_processes(ratios_of(reference.ms, found.ms, found.process_of)) if reference else None
+    marks = marks_of(
+        found.ms, steady=found.steady, others_processors=session.others_processors, stolen_share=session.stolen_share
     )
-    rates = measure_throughput(
-        {each.key: _opened(each, test, None) for each in candidates}, test.texts, settings, reporter=reporter
-    )
-    speeds = {}
-    with reporter.task("cold start and memory", len(candidates)) as advance:
-        for each in candidates:
-            speeds[each.key] = speed_figures(
-                latencies[each.key],
-                rates[each.key],
-                teacher=latencies[teacher.key] if teacher else None,
-                process=measure_process(each.bundle_path, each.form, test.texts) if each.bundle_path and each.form else None,
-            )
-            advance(1)
-    return speeds
+    p99 = tail(found.ms, 99)
+    return {
+        "p50_ms": p50.value,
+        "p50_ms_interval": [p50.low, p50.high],
+        "p90_ms": percentile(samples, 90),
+        "p99_ms": p99.value if p99 else None,
+        "p99_ms_interval": [p99.low, p99.high] if p99 else None,
+        "marks": marks,
+        "noisy": bool(marks),
+        "p50_ratio_teacher": ratio.value if ratio else None,
+        "p50_ratio_teacher_interval": [ratio.low, ratio.high] if ratio else None,
+        "process_of_round": found.process_of,
+        "latency_rounds_ms": [[round(sample, 4) for sample in each] for each in found.ms],
+    }
+
+
+def rate_figures(found: Turns, texts: int) -> dict[str, Any]:
+    """Return the throughput figures of a row for JSON, all samples included."""
+    rates = [[1000 * texts / ms for ms in each] for each in found.ms]
+    rate = over_processes(medians_of(rates, found.process_of))
+    return {
+        "texts_per_second": rate.value,
+        "texts_per_second_interval": [rate.low, rate.high],
+        "texts_per_second_rounds": [each[0] for each in rates],
+    }
+
+
+def _process_figures(fresh: Sequence[Fresh]) -> dict[str, Any]:
+    """Return medians over fresh processes; a floor has no files that a process could start from."""
+    if not fresh:
+        return {"cold_start_s": None, "peak_rss_bytes": None}
+    peaks = [each.peak_rss_bytes for each in fresh if each.peak_rss_bytes is not None]
+    return {
+        "cold_start_s": float(np.median([each.first_answer_s for each in fresh])),
+        "peak_rss_bytes": int(np.median(peaks)) if peaks else None,
+    }
 
 
 def _opened(candidate: Candidate, test: Dataset, threads: int | None) -> Classifier:

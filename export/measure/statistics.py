@@ -1,81 +1,63 @@
-"""What may be said of samples: medians with bootstrap intervals, paired ratios, percentiles where there are enough.
+"""What may be said of samples: estimates over processes, paired ratios, percentiles if there are enough samples.
 
-Pure functions of numbers; measures nothing. The unit of resampling is the process: two of one bundle differ, by where their
-memory happens to lie, in more than the rounds of either tell.
+Pure functions of numbers; measures nothing. The unit of an interval is the process: two of one program differ, by where their
+memory happens to be, in more than the rounds of either show. Of a tail it is the round, because slow moments come together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.errors import SettingsError
-from export.measure.latency import MIN_SAMPLES_P90, MIN_SAMPLES_P99, NOISY_SPREAD
+from distill.errors import SettingsError, requires
+from distill.evaluation.intervals import Estimate, mean_estimate
+from export.settings import MIN_PROCESSES
 
-RESAMPLES = 2000
-MIN_PROCESSES = 3
+MIN_SAMPLES = {50: 1, 90: 64, 99: 662}
+"""Fewest samples for a percentile, by the rule of MLPerf LoadGen."""
+
+NOISY_SPREAD = 0.25
 BUSY_PROCESSORS = 0.1
 """What other programs may take, in processors, before a row is marked."""
 
+STOLEN_SHARE = 0.01
+"""What the host may give to others of the processors' time before a row is marked."""
+
+LONG_TAIL = 3.0
+"""How many times the median the 99th percentile may be before a row is marked."""
+
+RESAMPLES = 1000
+
 Array = NDArray[np.float64]
-Rounds = Sequence[Sequence[float]]
+Rounds = Sequence[Sequence[float] | Array]
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def to_json(self) -> dict[str, float]:
-        """Return it as a result file keeps it."""
-        return {"value": self.value, "low": self.low, "high": self.high}
-
-
-def median_estimate(processes: Sequence[Sequence[float]], *, seed: int) -> Estimate:
-    """Return the median of all samples; the interval comes from drawing whole processes with replacement.
-
-    Args:
-        processes: Samples of each process of a row, all above 0.
-        seed: Seed of the draws.
+def over_processes(values: Sequence[float] | Array) -> Estimate:
+    """Return the geometric mean of one value a process, with Student's t interval on the scale of logarithms.
 
     Raises:
         SettingsError: There are fewer than three processes.
     """
-    _require_processes(len(processes))
-    samples = [np.log(np.asarray(each, dtype=float)) for each in processes]
-    medians = [np.median(np.concatenate([samples[index] for index in draw])) for draw in _draws(len(samples), seed)]
-    every = np.concatenate([np.asarray(each, dtype=float) for each in processes])
-    return _estimate(float(np.log(np.median(every))), medians, len(samples), seen_as=np.exp)
+    if len(values) < MIN_PROCESSES:
+        raise SettingsError(f"an interval needs at least {MIN_PROCESSES} processes of a row, got {len(values)}; use more")
+    found = mean_estimate(np.log(values))
+    return Estimate(*(float(np.exp(each)) for each in (found.value, found.low, found.high)))
 
 
-def ratio_estimate(reference: Rounds, other: Rounds, *, process_of: Sequence[int], seed: int) -> Estimate:
-    """Return how many times faster `other` is than `reference`, both having answered the same texts in each round.
-
-    Args:
-        reference: Times by round, text by text.
-        other: Times of the same texts.
-        process_of: By round, which process of either answered.
-        seed: Seed of the draws.
-
-    Raises:
-        SettingsError: They do not pair, or there are fewer than three processes.
-    """
-    logs = np.log(ratios_of(reference, other, process_of=process_of))
-    return mean_estimate(logs, seed=seed, seen_as=np.exp)
+def medians_of(rounds: Rounds, process_of: Sequence[int]) -> Array:
+    """Return the median of the samples of each process, shape (processes,)."""
+    found: dict[int, list[float]] = {}
+    for number, samples in zip(process_of, rounds, strict=True):
+        found.setdefault(number, []).extend(samples)
+    return np.array([np.median(samples) for samples in found.values()])
 
 
-def ratios_of(reference: Rounds, other: Rounds, *, process_of: Sequence[int]) -> Array:
-    """Return by process how many times faster `other` was, shape (processes,).
+def ratios_of(reference: Rounds, other: Rounds, process_of: Sequence[int]) -> Array:
+    """Return by process how many times faster `other` was, both having answered the same texts in each round.
 
-    Of each round the median over its texts of the ratio of the two times; of a process's rounds the mean, on the scale of
-    logarithms.
+    For each round the median over its texts of the ratio of the two times; for a process the geometric mean of its rounds.
 
     Raises:
         SettingsError: They do not pair.
@@ -87,31 +69,28 @@ def ratios_of(reference: Rounds, other: Rounds, *, process_of: Sequence[int]) ->
     return np.exp([logs[numbers == number].mean() for number in dict.fromkeys(process_of)])
 
 
-def mean_estimate(values: Sequence[float] | Array, *, seed: int, seen_as: Callable[[Any], Any] = np.asarray) -> Estimate:
-    """Return the mean of one value a process, with its interval, `seen_as` another scale.
+def percentile(samples: Sequence[float] | Array, percent: int) -> float | None:
+    """Return a percentile; None if there are too few samples for it."""
+    return float(np.percentile(samples, percent)) if len(samples) >= MIN_SAMPLES[percent] else None
 
-    Raises:
-        SettingsError: There are fewer than three processes.
+
+def tail(rounds: Rounds, percent: int) -> Estimate | None:
+    """Return a percentile of all samples with a bootstrap interval that draws whole rounds; None if there are too few.
+
+    Of one round, the interval is the percentile itself.
     """
-    _require_processes(len(values))
-    given = np.asarray(values, dtype=float)
-    means = given[_draws(len(given), seed)].mean(axis=1)
-    return _estimate(float(given.mean()), means, len(given), seen_as=seen_as)
+    value = percentile(np.concatenate([np.asarray(each, dtype=float) for each in rounds]), percent)
+    if value is None or len(rounds) < 2:
+        return None if value is None else Estimate(value, value, value)
+    with requires("intervals of percentiles"):
+        from scipy.stats import bootstrap
 
+    def of_drawn(places: NDArray[np.int64]) -> float:
+        return float(np.percentile(np.concatenate([rounds[place] for place in places]), percent))
 
-def samples_by_process(rounds: Rounds, process_of: Sequence[int]) -> list[list[float]]:
-    """Return the samples of all rounds of each process."""
-    found: dict[int, list[float]] = {}
-    for number, samples in zip(process_of, rounds, strict=True):
-        found.setdefault(number, []).extend(samples)
-    return list(found.values())
-
-
-def percentile(rounds: Rounds, percent: int) -> float | None:
-    """Return the 90th or 99th percentile of all samples; None where there are too few for it (LoadGen: 64 and 662)."""
-    least = {90: MIN_SAMPLES_P90, 99: MIN_SAMPLES_P99}[percent]
-    samples = np.concatenate([np.asarray(each, dtype=float) for each in rounds])
-    return float(np.percentile(samples, percent)) if len(samples) >= least else None
+    places = (np.arange(len(rounds)),)
+    drawn = bootstrap(places, of_drawn, vectorized=False, n_resamples=RESAMPLES, method="percentile", rng=0)
+    return Estimate(value, float(drawn.confidence_interval.low), float(drawn.confidence_interval.high))
 
 
 def spread(rounds: Rounds) -> float:
@@ -121,41 +100,21 @@ def spread(rounds: Rounds) -> float:
     return float((high - low) / np.median(medians))
 
 
-def marks_of(*, spread: float, steady: bool, others_processors: float | None, samples: int) -> list[str]:
-    """Return what must be said of a row before its figures, in words; nothing is as it should be."""
-    marks = []
-    if spread > NOISY_SPREAD:
-        marks.append(f"unsteady: its rounds differ by {spread:.0%}")
+def marks_of(
+    rounds: Rounds, *, steady: bool = True, others_processors: float | None = None, stolen_share: float | None = None
+) -> list[str]:
+    """Return what must be said of a row before its figures; nothing if all is as it should be."""
+    apart, marks = spread(rounds), []
+    if apart > NOISY_SPREAD:
+        marks.append(f"unsteady: its rounds differ by {apart:.0%}")
     if not steady:
         marks.append("not warm: its times had not become steady when the warm-up ended")
     if others_processors is not None and others_processors > BUSY_PROCESSORS:
         marks.append(f"busy machine: other programs took {others_processors:.1f} processors meanwhile")
-    if samples < MIN_SAMPLES_P90:
-        marks.append(f"few samples: {samples}, no percentile above the median")
+    if stolen_share is not None and stolen_share > STOLEN_SHARE:
+        marks.append(f"stolen time: the host gave {stolen_share:.0%} of the processors' time to others")
+    samples = np.concatenate([np.asarray(each, dtype=float) for each in rounds])
+    p99 = percentile(samples, 99)
+    if p99 is not None and p99 > LONG_TAIL * np.median(samples):
+        marks.append(f"long tail: the 99th percentile is {p99 / np.median(samples):.1f} times the median")
     return marks
-
-
-def _estimate(value: float, drawn: Sequence[float] | Array, processes: int, *, seen_as: Callable[[Any], Any]) -> Estimate:
-    """Return a figure with the interval of Student's t around it, its standard error that of the draws.
-
-    Of so few processes the percentiles of a bootstrap end at the smallest and largest of them. Its standard error is right
-    but for the share (n - 1) / n of the variance that n draws have (Hesterberg, 2015, "What Teachers Should Know About the
-    Bootstrap", sections 4.2 and 4.3).
-    """
-    from scipy import stats
-
-    error = float(np.std(drawn)) * np.sqrt(processes / (processes - 1))
-    half = float(stats.t.ppf(0.975, processes - 1)) * error
-    return Estimate(float(seen_as(value)), float(seen_as(value - half)), float(seen_as(value + half)))
-
-
-def _draws(processes: int, seed: int) -> NDArray[np.int64]:
-    return np.random.default_rng(seed).integers(0, processes, (RESAMPLES, processes))
-
-
-def _require_processes(processes: int) -> None:
-    if processes < MIN_PROCESSES:
-        raise SettingsError(
-            f"an interval needs at least {MIN_PROCESSES} processes of a row, got {processes}; give --processes "
-            f"{MIN_PROCESSES} or more, in cold-start, where a round is a process, --rounds {MIN_PROCESSES}"
-        )

@@ -17,6 +17,7 @@ from typing import IO, Any, cast
 import numpy as np
 
 from distill.errors import PotstillError
+from distill.texts import TextInput
 from export.measure.children import child, run_child
 from export.measure.protocol import PREPARE, Job, Logits, prepared_seconds
 
@@ -47,7 +48,7 @@ class Many:
 
 @dataclass(frozen=True)
 class Settled:
-    """How a warm-up went: seconds, single texts answered, and whether the times had become steady."""
+    """How a warm-up went: seconds, calls, and whether the times had become steady."""
 
     settled_s: float
     steady: bool
@@ -72,19 +73,20 @@ class Worker:
         self._timeout_s = timeout_s
         self.about: dict[str, Any] = self._read()
 
-    def single(self, texts: Sequence[str], *, warmup: int) -> Singles:
+    def single(self, texts: Sequence[TextInput], *, warmup: int) -> Singles:
         """Time texts one at a time, after `warmup` of them unmeasured."""
         reply = self._ask({"mode": "single", "texts": list(texts), "warmup": warmup})
         return Singles(tuple(reply["ms"]), np.array(reply["logits"]))
 
-    def many(self, texts: Sequence[str], *, warmup: int) -> Many:
-        """Time all texts in one call, after `warmup` of them unmeasured."""
-        reply = self._ask({"mode": "many", "texts": list(texts), "warmup": warmup})
+    def many(self, texts: Sequence[TextInput]) -> Many:
+        """Time all texts in one call."""
+        reply = self._ask({"mode": "many", "texts": list(texts)})
         return Many(reply["seconds"], np.array(reply["logits"]))
 
-    def settle(self, texts: Sequence[str], *, most_s: float, window_s: float = 0.25) -> Settled:
-        """Let it answer single texts until its times are steady, `most_s` seconds at most."""
-        return Settled(**self._ask({"mode": "settle", "texts": list(texts), "most_s": most_s, "window_s": window_s}))
+    def settle(self, texts: Sequence[TextInput], kind: str, *, most_s: float, window_s: float) -> Settled:
+        """Let it answer, `single` texts or `many` at once, until its times are steady, `most_s` seconds at most."""
+        asked = {"mode": "settle", "kind": kind, "texts": list(texts), "most_s": most_s, "window_s": window_s}
+        return Settled(**self._ask(asked))
 
     def memory(self) -> Memory:
         """Ask what its processes hold."""
@@ -136,13 +138,20 @@ def _object_of(name: str, line: str) -> dict[str, Any]:
 
 @contextmanager
 def started(
-    name: str, job: Job, *, python: Path | None = None, timeout_s: float = TIMEOUT_S, cpu: int | None = None
+    module: str,
+    job: Job,
+    *,
+    name: str | None = None,
+    python: Path | None = None,
+    timeout_s: float = TIMEOUT_S,
+    cpu: int | None = None,
 ) -> Iterator[Worker]:
-    """Start `benchmarks.peers.<name>` and yield it once it is ready; it ends with the block.
+    """Start a process that opens what a module opens, and yield it once it is ready; it ends with the block.
 
     Args:
-        name: Module of the peer.
+        module: Has `open_peer(job)`.
         job: What it gets ready with.
+        name: Its name in errors; None is the module's.
         python: Its interpreter; None is this one.
         timeout_s: Seconds that it may take to get ready, and for each answer.
         cpu: The processor that it and what it starts are bound to; None is all.
@@ -153,7 +162,7 @@ def started(
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints,
         child(
-            _command(name, job, python),
+            _command(module, job, python),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=complaints,
@@ -162,11 +171,11 @@ def started(
     ):
         if cpu is not None:
             os.sched_setaffinity(process.pid, {cpu})  # threads inherit it: Python itself has not begun by now
-        yield Worker(name, process, complaints, timeout_s=timeout_s)
+        yield Worker(name or module, process, complaints, timeout_s=timeout_s)
 
 
-def prepare(name: str, job: Job, *, python: Path | None = None, timeout_s: float = PREPARING_S) -> float:
-    """Let `benchmarks.peers.<name>` train or convert into its folder, unless it has; return the seconds that took then.
+def prepare(module: str, job: Job, *, python: Path | None = None, timeout_s: float = PREPARING_S) -> float:
+    """Let a module's `prepare(job)` train or convert into its folder, unless it has; return the seconds that took then.
 
     Raises:
         PeerError: It failed or took too long.
@@ -174,7 +183,7 @@ def prepare(name: str, job: Job, *, python: Path | None = None, timeout_s: float
     done = prepared_seconds(job)
     if done is not None:
         return done
-    command = [*_command(name, job, python), PREPARE]
+    command, name = [*_command(module, job, python), PREPARE], module.rpartition(".")[2]
     try:
         ran = run_child(command, timeout_s=timeout_s, **_surroundings(job))
     except subprocess.TimeoutExpired as exc:
@@ -184,9 +193,9 @@ def prepare(name: str, job: Job, *, python: Path | None = None, timeout_s: float
     return float(_object_of(name, ran.stdout)["prepared_s"])
 
 
-def _command(name: str, job: Job, python: Path | None) -> list[str]:
+def _command(module: str, job: Job, python: Path | None) -> list[str]:
     job.folder.mkdir(parents=True, exist_ok=True)
-    return [str(python or sys.executable), "-m", f"benchmarks.peers.{name}", job.to_json()]
+    return [str(python or sys.executable), "-m", "export.measure.protocol", module, job.to_json()]
 
 
 def _surroundings(job: Job) -> dict[str, Any]:

@@ -98,7 +98,8 @@ def test_missing_rows_are_those_that_are_not_there_and_those_that_failed() -> No
 
 
 def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    environment = {"cpus_available": 2, "cpu": "a processor", "int8_instruction_set": "avx512_vnni"}
+    machine = {"cpus_available": 2, "cpu": "a processor", "int8_instruction_set": "avx512_vnni"}
+    environment = {**machine, "git_commit": "0123456789", "git_dirty": False}
     return {"command": "python -m benchmarks fit", "environment": environment, "rows": rows, "figures": fit_figures(rows)}
 
 

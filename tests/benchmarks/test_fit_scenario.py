@@ -5,21 +5,22 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_task import tiny_texts, write_csv
 
 from benchmarks.fitting.clone import clone_row
-from benchmarks.fitting.figures import fit_figures
+from benchmarks.fitting.figures import fit_figures, missing_of
 from benchmarks.fitting.foreign import ForeignSet
 from benchmarks.fitting.rows import RowFiles
-from benchmarks.scenarios.fit import COMMITTED, Study, run_fit, write_fit
+from benchmarks.scenarios.fit import COMMITTED, Study, run_fit
 from distill.bundle import Bundle
 from distill.data.releases import Release
 from distill.errors import PotstillError, SettingsError
 from distill.progress import SilentReporter
 from distill.settings import DataSettings
 from export.demo import Profile
-from export.measure.latency import ProcessFigures
+from export.measure.turns import Fresh
 from export.settings import FitSettings
 
 QUIET = SilentReporter()
@@ -63,8 +64,8 @@ def test_every_part_has_a_row_and_a_second_run_makes_none(
     tiny_teacher: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Cold start and memory take a process each; the tests of measuring start real ones.
-    figures_of_process = ProcessFigures(cold_start_s=0.5, peak_rss_bytes=10**8)
-    monkeypatch.setattr("export.measure.rows.measure_process", lambda *arguments: figures_of_process)
+    fresh = Fresh(0.5, 10**8, 10**8, 10**8, 10**8, np.zeros((1, 2), np.float32), {})
+    monkeypatch.setattr("export.measure.rows.fresh_process", lambda *_, **__: fresh)
     train = write_csv(tmp_path / "train.csv", tiny_texts(400))
     test = write_csv(tmp_path / "test.csv", tiny_texts(100, seed=1))
     release = Release("tiny", "1.0", "tiny-1.0-py3-none-any.whl", "", "1 kB")
@@ -91,8 +92,7 @@ def test_every_part_has_a_row_and_a_second_run_makes_none(
     assert demo["student"]["low"] <= demo["student"]["value"] <= demo["student"]["high"]
     figures = fit_figures(rows)
     assert figures["retention"] == pytest.approx(demo["student"]["value"] / demo["teacher"]["value"], abs=1e-5)
-    path = write_fit(rows, folder=tmp_path)
-    assert '"missing"' in path.read_text()
+    assert missing_of(rows)[:2] == ["clone", "demo-1"]
     again = run_fit(tmp_path / "work", parts=parts, seeds=(0,), study=study, reporter=QUIET)
     assert again == rows
     assert RowFiles(tmp_path / "work" / "rows").has("foreign-tiny")

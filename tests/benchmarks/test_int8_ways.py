@@ -35,8 +35,9 @@ def test_fixed_scales_give_a_text_its_own_answer_in_every_form(tiny_student: Bun
     assert all(0 < row["probability_change_mean"] < 0.1 for row in rows)
     sizes = {name: by_name[name]["graph_bytes"] for name in by_name}
     assert sizes["alpha 0.8, 4-bit embeddings"] < sizes["fixed, balanced with alpha 0.8"] < sizes["alpha 0.8, fp32 embeddings"]
-    figures = int8_figures(rows)
+    figures = int8_figures({"rows": rows})
     assert len(figures) == 4 * len(rows)
     assert figures["alpha_0_8__fp32_embeddings_labels_changed"] == by_name["alpha 0.8, fp32 embeddings"]["labels_changed"]
-    heads, cells = int8_table(rows)
-    assert {len(line) for line in cells} == {len(heads)}
+    lines = int8_table({"rows": rows}).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:10]] == [f"| {way.name}" for way in WAYS]
+    assert lines[-1].startswith("60 training and validation texts of the movie task")

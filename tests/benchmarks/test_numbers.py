@@ -2,8 +2,8 @@
 
 Numbers between markers are generated from the files (test_pages). Outside them, a number counts as measured if it has the
 form of a measurement: decimals, a percentage, a factor, or a unit of time, size or rate. Each must be the value
-of a constant that is named here, or a figure of a result file, rounded as shown. Code, link targets and versions after a name
-do not count. docs/decisions/ is not read: each file there is a dated trial with its own circumstances.
+of a constant that is named here, or generated from a figure that is named beside it. Code, link targets and versions after a
+name do not count. docs/decisions/ is not read: each file there is a dated trial with its own circumstances.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.results import FOLDER, read_result, read_result_file
-from benchmarks.report.pages import _FIGURES, ROOT, pages_of
+from benchmarks.harness.results import FOLDER, read_result
+from benchmarks.harness.scenario import scenarios
+from benchmarks.report.pages import INLINE, ROOT, pages_of, same_figures
 from benchmarks.scenarios.int8 import WAYS
+from benchmarks.scenarios.scale import Plan
+from benchmarks.serving.figures import BUSY_SHARE
 from benchmarks.serving.ours import DEADLINE_MS
 from distill.scales import MIGRATION
-from export.measure.latency import MIN_SAMPLES_P90, MIN_SAMPLES_P99, NOISY_SPREAD
 from export.measure.protocol import STEADY
-from export.measure.statistics import BUSY_PROCESSORS
+from export.measure.statistics import BUSY_PROCESSORS, MIN_SAMPLES, NOISY_SPREAD
 
 UNIT = r"(?:\s?%|x\b|\s?(?:ms|MB|GB|kB|µs|times)\b|\ss\b)"
 MEASURED = re.compile(rf"(?<![\w.])\d[\d,]*(?:\.\d+)?{UNIT}|(?<![\w.])\d+\.\d+(?![\w.])")
 
+KILLS = Plan().kills
 # Numbers that are settings of the code, not measurements: sentence -> the number in the code.
 SETTINGS = {
     f"with alpha {MIGRATION}": f"{MIGRATION}",
@@ -33,6 +36,8 @@ SETTINGS = {
     f"with alpha {WAYS[4].migration}": f"{WAYS[4].migration}",
     "95 % interval": "95 %",
     "95 % bootstrap interval": "95 %",
+    f"more than {BUSY_SHARE} of a processor": f"{BUSY_SHARE}",
+    f"{KILLS} times": f"{KILLS} times",
     f"with {DEADLINE_MS} ms to live": f"{DEADLINE_MS} ms",
     f"within {STEADY:.0%}".replace("%", " %"): f"{STEADY:.0%}".replace("%", " %"),
     f"more than {NOISY_SPREAD:.0%}".replace("%", " %"): f"{NOISY_SPREAD:.0%}".replace("%", " %"),
@@ -42,7 +47,7 @@ VERSIONS = re.compile(r"(?:Python|CycloneDX|ONNX Runtime|ORT|opset|Apache-|BSD-)
 
 def body_of(page: str) -> str:
     """Return what a page says outside markers, code, links, dates and versions."""
-    page = re.sub(r"<!-- (\S+) -->.*?<!-- /\1 -->", " ", page, flags=re.DOTALL)
+    page = INLINE.sub(" ", re.sub(r"<!-- (\S+) -->.*?<!-- /\1 -->", " ", page, flags=re.DOTALL))
     page = re.sub(r"```.*?```", " ", page, flags=re.DOTALL)
     page = re.sub(r"`[^`]*`", " ", page)
     page = re.sub(r"\]\([^)]*\)|https?://\S+|\d{4}-\d\d-\d\d", " ", page)
@@ -58,23 +63,11 @@ def measured_in(body: str) -> Iterator[str]:
         yield found.group()
 
 
-def is_a_figure(shown: str) -> bool:
-    """Whether a figure of a committed result, or a share of it in percent or megabytes, rounds to the number shown."""
-    number = re.match(r"[\d,]*\.?\d*", shown).group().replace(",", "")  # type: ignore[union-attr]
-    decimals = len(number.partition(".")[2])
-    return any(f"{value / unit:.{decimals}f}" == number for value in figures() for unit in (1, 0.01, 0.001, 1e6))
-
-
-def figures() -> list[float]:
-    """Return every figure of every committed result."""
-    return [value for path in sorted(FOLDER.glob("*.json")) for value in read_result_file(path)["figures"].values()]
-
-
 @pytest.mark.parametrize("path", pages_of(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_measured_number_in_a_readme_is_a_figure_of_a_result(path: Path) -> None:
     page = path.read_text(encoding="utf-8")
-    strange = [shown for shown in measured_in(body_of(page)) if not is_a_figure(shown)]
-    assert not strange, f"{path.relative_to(ROOT)}: {strange} are in no result file; put them between markers, or measure them"
+    typed = list(measured_in(body_of(page)))
+    assert not typed, f"{path.relative_to(ROOT)}: {typed} are typed by hand; write <!-- SCENARIO.FIGURE:FORMAT --><!-- / -->"
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
@@ -82,8 +75,7 @@ def test_every_result_names_the_command_that_made_it_and_its_figures_follow_from
     result = read_result(path.stem)
     assert result["command"].startswith(f"python -m benchmarks {path.stem}")
     assert result["environment"]["git_commit"]
-    if path.stem in _FIGURES:
-        assert _FIGURES[path.stem](result) == result["figures"]
+    assert same_figures(scenarios()[path.stem].figures(result), result["figures"])
 
 
 @pytest.mark.parametrize(
@@ -95,18 +87,15 @@ def test_every_result_names_the_command_that_made_it_and_its_figures_follow_from
         ("its 95 % interval is 0.84", ["0.84"]),
         ("| 0.7975 | 17.96x |", ["0.7975", "17.96x"]),
         ("<!-- demo -->\n| 0.9 |\n<!-- /demo -->", []),
+        ("It is <!-- demo.p50_ratio_teacher:.1f -->10.8<!-- / --> times as fast, or 2.5x.", ["2.5x"]),
     ],
 )
 def test_what_counts_as_measured(text: str, found: list[str]) -> None:
     assert list(measured_in(body_of(text))) == found
 
 
-def test_a_number_typed_in_is_no_figure() -> None:
-    assert not is_a_figure("98.7654 %")
-
-
 def test_the_thresholds_in_the_readme_are_those_of_the_code() -> None:
     page = " ".join((ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").split())
-    assert f"p90 needs {MIN_SAMPLES_P90} samples and p99 needs {MIN_SAMPLES_P99}" in page
+    assert f"p90 needs {MIN_SAMPLES[90]} samples and p99 needs {MIN_SAMPLES[99]}" in page
     assert "a tenth of a processor" in page
     assert BUSY_PROCESSORS == 0.1

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness.results import demo_figures, write_result
+from benchmarks.harness.results import read_result, write_result
+from benchmarks.harness.scenario import scenarios
 from benchmarks.report import pages
-from benchmarks.report.pages import fill_pages, filled, pages_of
+from benchmarks.report.pages import fill_pages, filled, pages_of, stamped
+from benchmarks.scenarios.demo import SCENARIO, demo_figures
 from distill.errors import PotstillError
 
 PAGE = "# Title\n\n<!-- demo -->\nold | table\n<!-- /demo -->\n\nThe rest.\n"
@@ -36,11 +38,24 @@ ROWS = [
 ]
 
 
+ENVIRONMENT = {
+    "cpu": r"A \1 processor",
+    "cpus_available": 2,
+    "int8_instruction_set": "avx512_vnni",
+    "git_commit": "0123456789abcdef",
+    "git_dirty": False,
+}
+
+
+def write_demo(folder: Path, **more: Any) -> None:
+    given: dict[str, Any] = {"figures": demo_figures({"rows": ROWS}), "decided_by": SCENARIO.decided_by, **more}
+    write_result("demo", command="a command", environment=ENVIRONMENT, rows=ROWS, folder=folder, **given)
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    environment = {"cpu": r"A \1 processor", "cpus_available": 2, "int8_instruction_set": "avx512_vnni"}
     folder = tmp_path / "results"
-    write_result("demo", command="a command", environment=environment, rows=ROWS, figures=demo_figures(ROWS), folder=folder)
+    write_demo(folder)
     return folder
 
 
@@ -56,7 +71,9 @@ def test_the_table_stands_between_the_markers_and_the_rest_is_left(results: Path
     assert "old" not in page
     assert "| student | onnxruntime int8 | 0.7760 | 0.756-0.796 | 97.0% | 2.00 | 10.0x | - | 20.0 |" in between
     assert "answers 10.0 times faster and ships 4.5 times fewer bytes" in between
-    assert r"Measured by `a command` on 2 processors (A \1 processor, avx512_vnni)" in between
+    today = read_result("demo", folder=results)["measured_on"]
+    where = r"on 2 processors (A \1 processor, avx512_vnni), by `a command`."
+    assert between.split("<!-- /demo -->")[0].strip().endswith(f"Measured on {today} at commit 0123456789, {where}")
     assert "1,234 held-out" in between
 
 
@@ -76,8 +93,7 @@ def test_a_page_without_one_pair_of_markers_is_refused(page: str, results: Path)
 
 
 def test_a_figure_typed_in_by_hand_is_refused(tmp_path: Path) -> None:
-    figures = demo_figures(ROWS) | {"int8_drop": 0.0}
-    write_result("demo", command="a command", environment={}, rows=ROWS, figures=figures, folder=tmp_path)
+    write_demo(tmp_path, figures=demo_figures({"rows": ROWS}) | {"int8_drop": 0.0})
     with pytest.raises(PotstillError, match=r"the figures in .*demo\.json are not those of its rows"):
         filled(PAGE, folder=tmp_path)
 
@@ -109,3 +125,38 @@ def test_the_first_page_shows_the_demo() -> None:
 def test_the_pages_show_what_the_committed_result_files_say(path: Path) -> None:
     page = path.read_text(encoding="utf-8")
     assert filled(page) == page, "run `python -m benchmarks readme`"
+
+
+def test_a_block_says_that_the_code_which_decides_it_has_changed(tmp_path: Path) -> None:
+    write_demo(tmp_path, decided_by=("distill",))
+    assert "**Old:** the code that decides it has changed since (export)." in filled(PAGE, folder=tmp_path)
+
+
+def test_a_figure_in_prose_is_generated_by_its_name(results: Path) -> None:
+    page = "It is <!-- demo.p50_ratio_teacher:.1f -->2<!-- / --> times as fast.\n"
+    assert filled(page, folder=results) == "It is <!-- demo.p50_ratio_teacher:.1f -->10.0<!-- / --> times as fast.\n"
+    with pytest.raises(PotstillError, match="has no figure 'speed'; there are teacher_macro_f1"):
+        filled("<!-- demo.speed:.1f -->2<!-- / -->", folder=results)
+
+
+def test_a_picture_names_where_and_when_it_was_measured() -> None:
+    svg = '<svg height="100pt" viewBox="0 0 200 100" width="200pt"><g/></svg>'
+    found = stamped(svg, "Measured on 2026-01-01 at commit 0, on 2 processors (A), by `it`. **Old:** the code changed.")
+    assert 'height="114pt"' in found
+    assert 'viewBox="0 0 200 114"' in found
+    assert ">Measured on 2026-01-01 at commit 0, on 2 processors (A). Old: its code has changed since</text>" in found
+
+
+@pytest.mark.parametrize("path", sorted((pages.ROOT / "benchmarks" / "results").glob("*.svg")), ids=lambda path: path.stem)
+def test_every_committed_picture_names_where_and_when_it_was_measured(path: Path) -> None:
+    result = read_result(path.stem)
+    assert f"Measured on {result['measured_on']} at commit {result['environment']['git_commit'][:10]}" in path.read_text()
+
+
+def test_every_scenario_names_code_that_is_there() -> None:
+    for scenario in scenarios().values():
+        assert scenario.decided_by
+        assert [path for path in scenario.decided_by if not (pages.ROOT / path).exists()] == []
+        assert scenario.settings()  # every field has a default, so that all can be run without a flag
+        assert set(scenario.quick) <= scenario.settings.model_fields.keys()
+        assert set(scenario.needs) <= scenarios().keys()

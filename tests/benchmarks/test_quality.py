@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tiny_task import tiny_texts, write_csv
 
-from benchmarks.harness.results import read_result
-from benchmarks.scenarios.quality import Study, missing_runs, run_quality, write_quality
-from benchmarks.training.arms import Arm
+from benchmarks.quality.arms import Arm
+from benchmarks.quality.summary import quality_figures
+from benchmarks.scenarios.quality import Study, missing_runs, outcome_of, run_quality
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import load_splits
 from distill.errors import BundleError, SettingsError
@@ -49,7 +49,7 @@ def study(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
         seeds=(0, 1),
         model=str(tiny_model),
         teacher=TeacherSettings(epochs=8, learning_rate=2e-3, max_length=32, batch_size=16),
-        speed=BenchSettings(rounds=1, texts_per_round=5, warmup_s=0, throughput_texts=8, throughput_rounds=1),
+        speed=BenchSettings(rounds=3, texts_per_round=5, settle_s=0.1, throughput_texts=8, throughput_rounds=3),
     )
 
 
@@ -91,19 +91,19 @@ def test_all_teachers_teach_the_seeds_own_first_and_the_control_has_none(work: P
     assert Bundle.open(work / "2_layers-0").manifest.settings["student"]["soft_weight"] > 0
 
 
-def test_the_file_has_means_over_seeds_and_figures_drawn_from_them(study: Study, work: Path, tmp_path: Path) -> None:
+def test_figures_are_drawn_from_means_over_seeds(study: Study, work: Path) -> None:
     rows = list(rows_in(work).values())
-    write_quality(work, rows, study=study, reporter=QUIET, folder=tmp_path)
-    result = read_result("quality", folder=tmp_path)
-    found = {(row["name"], row["seed"], row["precision"]): row["macro_f1"] for row in result["rows"] if "macro_f1" in row}
+    outcome = outcome_of(work, rows, study=study, reporter=QUIET)
+    figures = quality_figures({"rows": outcome.rows, **outcome.parts})
+    found = {(row["name"], row["seed"], row["precision"]): row["macro_f1"] for row in outcome.rows if "macro_f1" in row}
     teacher = (found["teacher", 0, "fp32"] + found["teacher", 1, "fp32"]) / 2
-    assert result["figures"]["teacher_macro_f1"] == pytest.approx(teacher)
+    assert figures["teacher_macro_f1"] == pytest.approx(teacher)
     student = (found["2_layers", 0, "int8"] + found["2_layers", 1, "int8"]) / 2
-    assert result["figures"]["retention_2_layers"] == pytest.approx(student / teacher)
+    assert figures["retention_2_layers"] == pytest.approx(student / teacher)
     control = (found["2_layers_control", 0, "fp32"] + found["2_layers_control", 1, "fp32"]) / 2
     plain = (found["2_layers", 0, "fp32"] + found["2_layers", 1, "fp32"]) / 2
-    assert result["figures"]["gain_over_control_2_layers"] == pytest.approx(plain - control)
-    assert result["missing"] == []
+    assert figures["gain_over_control_2_layers"] == pytest.approx(plain - control)
+    assert outcome.parts["missing"] == []
 
 
 def test_a_second_run_trains_nothing_and_recomputes_a_lost_row(study: Study, work: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.results import read_result
-from benchmarks.training.arms import ARMS, EFFORT
+from benchmarks.quality.arms import ARMS, EFFORT
+from benchmarks.quality.summary import summary_of
 from distill.recipes import MEASURED, RECIPES, Measured, TextFacts, settings_for
 
 # Of builtin:movies with the other sets as unlabelled texts: 99 of 100 texts have at most 55 tokens.
@@ -29,11 +30,11 @@ def test_a_published_row_was_trained_with_the_settings_of_its_recipe(name: str) 
 
 
 def test_the_recipes_state_what_the_committed_result_says() -> None:
-    summary: dict[str, Any] = {row["name"]: row for row in RESULT["summary"]}
+    summary: dict[str, Any] = {row["name"]: row for row in summary_of(RESULT)}
     plain = {name: arm for name, arm in ARMS.items() if arm.shipped and not arm.changes}
     assert dict(MEASURED) == {
         arm.recipe.name: Measured(
-            kept=round(summary[name]["retention"]["value"], 3),
+            kept=round(summary[name]["retention"].value, 3),
             times_faster=round(summary[name]["p50_ratio_teacher"], 1),
             megabytes=round(summary[name]["size_bytes"] / 1e6, 1),
         )

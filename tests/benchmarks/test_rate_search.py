@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.candidates import bundle_candidates, floor_candidates, url_candidates
-from benchmarks.scenarios.server import Probe, RateSettings, highest_rate, rate_figures, run_rate_search
+from benchmarks.harness.candidates import RowSettings, candidates_of
+from benchmarks.harness.scenario import Context
+from benchmarks.harness.speed import figures_named
+from benchmarks.scenarios.server import Probe, RateSettings, highest_rate, run_rate_search
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.progress import SilentReporter
+
+CONTEXT = Context(Path(), "server", SilentReporter())
 
 
 def server_that_takes(limit: float) -> tuple[list[float], object]:
@@ -51,27 +55,22 @@ def test_a_server_that_never_keeps_it_has_no_rate() -> None:
 
 def test_our_server_has_a_rate_and_the_quality_of_its_answers(tiny_student: Bundle, tiny_test: Dataset) -> None:
     settings = RateSettings(bound_ms=200.0, probe_s=0.2, steps=1, connections=8)
-    candidates = [
-        *bundle_candidates([f"{tiny_student.path}:int8"]),
-        *floor_candidates(tiny_student.path)[:1],
-        *url_candidates(["far=http://example.com/"], student=tiny_student.path),
-    ]
-    rows, _ = run_rate_search(candidates, tiny_test, settings, reporter=SilentReporter())
-    ours, floor, far = rows
+    named = RowSettings(bundles=(f"{tiny_student.path}:int8",), floors=True, url=("far=http://example.com/",))
+    candidates = candidates_of(named, CONTEXT)
+    rows = run_rate_search(candidates, tiny_test, settings, reporter=SilentReporter())
+    ours, floor, _, far = rows
     assert ours["unanswered"] == 0
     assert ours["macro_f1"] > 0.5
     assert ours["requests_per_second"] == min(ours["requests_per_second_searches"])
-    assert rate_figures(rows) == {"student_int8_requests_per_second": ours["requests_per_second"]}
+    (figure,) = figures_named("requests_per_second", {"rows": rows}).values()
+    assert figure == ours["requests_per_second"]
     assert "is no server" in floor["failed"]
     assert "asks servers on 127.0.0.1" in far["failed"]
 
 
 def test_a_row_names_no_place(tiny_student: Bundle, tiny_test: Dataset, tmp_path: Path) -> None:
-    (row,), _ = run_rate_search(
-        url_candidates(["gone=http://127.0.0.1:9/"], student=tiny_student.path),
-        tiny_test,
-        RateSettings(steps=1),
-        reporter=SilentReporter(),
-    )
+    named = RowSettings(bundles=(f"{tiny_student.path}:int8",), url=("gone=http://127.0.0.1:9/",))
+    gone = candidates_of(named, CONTEXT)[1:]
+    (row,) = run_rate_search(gone, tiny_test, RateSettings(steps=1), reporter=SilentReporter())
     assert "it answered none of 200 requests as it should" in row["failed"]
     assert str(tmp_path) not in str(row)

@@ -42,6 +42,7 @@ def row(name: str, ms: float, wrong: int, *, form: str = "int8", p99: float | No
         "expected_calibration_error": 0.03,
         "num_texts": 200,
         "predicted": answers(wrong),
+        **({"validation_predicted": answers(wrong)} if form != "pytorch" else {}),
         "marks": [],
         "p50_ms": {"value": ms, "low": 0.97 * ms, "high": 1.03 * ms},
         "p90_ms": 1.5 * ms,
@@ -52,13 +53,21 @@ def row(name: str, ms: float, wrong: int, *, form: str = "int8", p99: float | No
     } | more
 
 
+def without_validation(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if name != "validation_predicted"}
+
+
+def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"rows": rows, "validation_truth": TRUTH}
+
+
 ROWS = [
     row("teacher PyTorch", 15.0, 10, form="pytorch"),
     row("three int8", 1.2, 12),
     row("two int8", 0.98, 14),
     row("one int8", 0.4, 40),
     row("static int8", 0.05, 60, marks=["unsteady: its rounds differ by 40%"]),
-    row("<peer>", 1.0, 16, kind="peer", settings={"threads": 1}),
+    without_validation(row("<peer>", 1.0, 16, kind="peer", settings={"threads": 1})),
     {"name": "gone", "kind": "peer", "precision": None, "failed": "it will not install"},
 ]
 
@@ -72,12 +81,13 @@ def write(folder: Path, scenario: str = "single-stream", **more: Any) -> None:
         "git_dirty": False,
     }
     session = {"seconds": 100.0, "load_before": 0.1, "others_processors": 0.01, "stolen_share": 0.0}
-    content = {"sessions": [session], "test_fingerprint": "a", "truth": TRUTH, "reads": "200 texts", **more}
-    write_result(scenario, command="a command", environment=environment, rows=ROWS, figures={}, folder=folder, **content)
+    truth = {"truth": TRUTH, "validation_truth": TRUTH}
+    content = {"rows": ROWS, "sessions": [session], "test_fingerprint": "a", **truth, "reads": "200 texts", **more}
+    write_result(scenario, command="a command", environment=environment, figures={}, folder=folder, **content)
 
 
 def test_the_best_within_a_budget_is_chosen_by_quality_and_what_ties_is_named() -> None:
-    choices = {choice.budget_ms: choice for choice in choices_of(ROWS, TRUTH, by="p50_ms")}
+    choices = {choice.budget_ms: choice for choice in choices_of(result(ROWS), by="p50_ms")}
     # 0.98 ms with 3 % either side keeps 1 ms only below 1.0094: the upper end decides, and "two" may lie on either side.
     assert choices[1.0].name == "one int8"
     assert choices[1.0].just_over == ("two int8",)
@@ -93,12 +103,12 @@ def test_the_best_within_a_budget_is_chosen_by_quality_and_what_ties_is_named() 
 
 
 def test_the_answer_says_what_it_costs_and_how_sure_it_is() -> None:
-    choice = choices_of(ROWS, TRUTH, by="p99_ms")[3]
+    choice = choices_of(result(ROWS), by="p99_ms")[3]
     said = dict(answer_of(choice))
     # 2 ms: 99 of 100 texts of "two" (1.96) keep it, of "three" (2.4) do not; "one" and "static" do, and are far worse
     assert choice.name == "two int8"
     assert said["Does it keep the budget?"].startswith("99 of 100 texts took at most 1.96 ms; the median was 0.98 ms")
-    assert "Macro-F1 0.930 (0.900 to 0.960)" in said["How good is it?"]
+    assert "Test macro-F1 0.930 (0.900 to 0.960)" in said["How good is it?"]
     assert "It ships 3.9 MB and is 15.3 (14.3 to 16.3) times as fast" in said["How good is it?"]
     sure = said["How sure is it that it is the best choice?"]
     assert sure.startswith("Sure: of the 3 bundles that keep the budget it was the best in 100 of 100 resamples")
@@ -107,7 +117,7 @@ def test_the_answer_says_what_it_costs_and_how_sure_it_is() -> None:
 
 def test_a_faster_one_that_these_texts_cannot_tell_apart_is_named_with_what_it_may_cost() -> None:
     # the errors of the second are those of the first and two more of 200: between nothing and some two points and a half
-    choice = choices_of([row("three int8", 1.2, 12), row("two int8", 0.98, 14)], TRUTH, by="p50_ms")[3]
+    choice = choices_of(result([row("three int8", 1.2, 12), row("two int8", 0.98, 14)]), by="p50_ms")[3]
     sure = dict(answer_of(choice))["How sure is it that it is the best choice?"]
     assert sure.startswith("Fairly sure: of the 2 bundles that keep the budget it was the best in 100 of 100")  # or as good
     assert "cannot tell it from two int8. The fastest of those is two int8 (median 0.98 ms, 3.9 MB)" in sure
@@ -118,28 +128,44 @@ def test_a_faster_one_that_these_texts_cannot_tell_apart_is_named_with_what_it_m
 
 
 def test_the_only_one_is_not_the_best_of_several() -> None:
-    choice = choices_of([row("two int8", 0.98, 14)], TRUTH, by="p50_ms")[3]
+    choice = choices_of(result([row("two int8", 0.98, 14)]), by="p50_ms")[3]
     assert (
         dict(answer_of(choice))["How sure is it that it is the best choice?"] == "It is the only bundle that keeps the budget."
     )
-    assert answer_of(choices_of([row("two int8", 0.98, 14)], TRUTH, by="p50_ms")[0]) == []
+    assert answer_of(choices_of(result([row("two int8", 0.98, 14)]), by="p50_ms")[0]) == []
 
 
 def test_of_two_that_answer_alike_the_faster_is_chosen() -> None:
     rows = [row("two fp32", 0.9, 14, form="fp32"), row("two int8", 0.5, 14), row("one int8", 0.2, 60)]
-    choice = choices_of(rows, TRUTH, by="p50_ms")[2]
+    choice = choices_of(result(rows), by="p50_ms")[2]
     assert (choice.budget_ms, choice.name, choice.not_told_apart) == (1.0, "two int8", ("two fp32",))
     assert words_of(choice).endswith("1 other cannot be told from it, none is faster")
 
 
 def test_neither_the_teacher_nor_a_peer_is_chosen() -> None:
-    assert {choice.name for choice in choices_of(ROWS, TRUTH, by="p50_ms")} <= {"three int8", "one int8", "static int8"}
-    assert choices_of(ROWS, TRUTH, by="p50_ms")[-1].name == "three int8"  # at 10 ms; the teacher takes 15
+    assert {choice.name for choice in choices_of(result(ROWS), by="p50_ms")} <= {"three int8", "one int8", "static int8"}
+    assert choices_of(result(ROWS), by="p50_ms")[-1].name == "three int8"  # at 10 ms; the teacher takes 15
 
 
 def test_a_row_without_a_99th_percentile_keeps_no_budget_by_it() -> None:
     rows = [row("two int8", 0.5, 14) | {"p99_ms": None}]
-    assert words_of(choices_of(rows, TRUTH, by="p99_ms")[3]) == "none of the bundles keeps it"
+    assert words_of(choices_of(result(rows), by="p99_ms")[3]) == "none of the bundles keeps it"
+
+
+def test_validation_texts_choose_and_test_texts_are_shown() -> None:
+    worse_on_test = row("lucky int8", 0.5, 60) | {"validation_predicted": answers(10)}
+    choice = choices_of(result([worse_on_test, row("two int8", 0.5, 14)]), by="p50_ms")[3]
+    assert choice.name == "lucky int8"
+    assert words_of(choice).startswith("lucky int8: test macro-F1 0.700, best in")
+
+
+def test_without_answers_to_validation_texts_nothing_is_recommended(tmp_path: Path) -> None:
+    rows = [without_validation(found) for found in ROWS]
+    assert choices_of({"rows": rows}, by="p50_ms") == []
+    write(tmp_path, rows=rows)
+    page = html_of(results_in(tmp_path))
+    assert "so nothing is recommended" in page
+    assert "For a budget" not in page
 
 
 def test_the_page_says_first_what_must_be_said_first(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.harness.results import demo_figures, read_result, write_result
+from benchmarks.harness import results
+from benchmarks.harness.results import changed_code, digest_of_code, read_result, write_result
+from benchmarks.scenarios.demo import demo_figures
 from distill.errors import PotstillError
 
 ROWS: list[dict[str, Any]] = [
@@ -21,12 +24,12 @@ ROWS: list[dict[str, Any]] = [
 
 def write(folder: Path) -> Path:
     return write_result(
-        "demo", command="a command", environment={"cpu": "x"}, rows=ROWS, figures=demo_figures(ROWS), folder=folder
+        "demo", command="a command", environment={"cpu": "x"}, rows=ROWS, figures=demo_figures({"rows": ROWS}), folder=folder
     )
 
 
 def test_figures_are_computed_from_the_rows() -> None:
-    assert demo_figures(ROWS) == pytest.approx(
+    assert demo_figures({"rows": ROWS}) == pytest.approx(
         {
             "teacher_macro_f1": 0.8,
             "student_int8_retention": 0.7 / 0.8,
@@ -38,25 +41,27 @@ def test_figures_are_computed_from_the_rows() -> None:
 
 
 def test_figures_do_not_depend_on_the_order_of_the_rows() -> None:
-    assert demo_figures(ROWS[::-1]) == demo_figures(ROWS)
+    assert demo_figures({"rows": ROWS[::-1]}) == demo_figures({"rows": ROWS})
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2])
 def test_a_missing_row_is_named(missing: int) -> None:
     row = ROWS[missing]
     with pytest.raises(PotstillError, match=f"no {row['name']} in {row['precision']}"):
-        demo_figures([other for other in ROWS if other is not row])
+        demo_figures({"rows": [other for other in ROWS if other is not row]})
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert write(tmp_path) == tmp_path / "demo.json"
     assert read_result("demo", folder=tmp_path) == {
-        "schema": 2,
+        "schema": 3,
         "scenario": "demo",
         "command": "a command",
+        "measured_on": datetime.now(UTC).date().isoformat(),
         "environment": {"cpu": "x"},
         "rows": ROWS,
-        "figures": demo_figures(ROWS),
+        "figures": demo_figures({"rows": ROWS}),
+        "code": {},
         "digest": json.loads((tmp_path / "demo.json").read_text())["digest"],
     }
 
@@ -99,11 +104,11 @@ def test_a_result_that_is_not_whole_is_refused(content: bytes, tmp_path: Path) -
         read_result("demo", folder=tmp_path)
 
 
-@pytest.mark.parametrize("schema", [3, None, "2"])
+@pytest.mark.parametrize("schema", [2, None, "3"])
 def test_another_schema_is_refused(schema: Any, tmp_path: Path) -> None:
     path = write(tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": schema}))
-    with pytest.raises(PotstillError, match=r"has schema .*, wanted 2; run its scenario again"):
+    with pytest.raises(PotstillError, match=r"has schema .*, wanted 3; run its scenario again"):
         read_result("demo", folder=tmp_path)
 
 
@@ -111,3 +116,37 @@ def test_the_file_of_another_scenario_is_refused(tmp_path: Path) -> None:
     write(tmp_path).rename(tmp_path / "quality.json")
     with pytest.raises(PotstillError, match="has scenario 'demo', wanted 'quality'"):
         read_result("quality", folder=tmp_path)
+
+
+SOURCE = """'''A module.'''
+import os  # why
+
+def answer():
+    '''Say it.
+
+    In two lines.
+    '''
+    return 42
+"""
+
+
+def test_code_that_decides_a_result_is_told_apart_by_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    file = tmp_path / "room" / "file.py"
+    file.parent.mkdir()
+
+    def digest(source: str) -> str:
+        digest_of_code.cache_clear()
+        file.write_text(source)
+        return digest_of_code("room")
+
+    first = digest(SOURCE)
+    assert digest(SOURCE.replace("Say it", "Give it").replace("# why", "# because").replace("\n\n", "\n\n\n")) == first
+    assert digest(SOURCE.replace("42", "43")) != first
+    assert digest(SOURCE.replace("    return", "return")) != first
+    kept = {"code": {"room": digest(SOURCE), "gone.py": "0"}}
+    assert changed_code(kept, ["room"]) == []
+    assert changed_code(kept, ["room", "gone.py", "elsewhere.py"]) == ["gone.py", "elsewhere.py"]
+    digest(SOURCE.replace("42", "43"))
+    assert changed_code(kept, ["room"]) == ["room"]
+    digest_of_code.cache_clear()

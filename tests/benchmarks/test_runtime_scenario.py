@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.footprint import multiply_adds
-from benchmarks.scenarios.runtime import runtime_figures, runtime_table
+from benchmarks.scenarios.runtime import figures, table
 from distill.bundle import Bundle
 from distill.data import Dataset
+from export.measure import openers
 from export.measure.circumstances import cpu_for
 from export.measure.protocol import Job, in_length_order
 from export.measure.workers import PeerError, started
@@ -60,8 +61,7 @@ ROWS = [
 
 
 def test_figures_follow_from_the_rows() -> None:
-    figures = runtime_figures(ROWS)
-    assert figures == {
+    assert figures({"rows": ROWS}) == {
         "p50_ratio_stock": 1.5,
         "throughput_ratio_stock": 2.0,
         "p50_ratio_teacher": 20.0,
@@ -78,10 +78,22 @@ def test_figures_follow_from_the_rows() -> None:
 
 
 def test_the_table_says_why_a_peer_is_missing() -> None:
-    columns, cells = runtime_table(ROWS)
-    assert [row[0] for row in cells] == ["potstill", "stock", "openvino", "teacher"]
-    assert cells[2][-1] == "skipped: it will not install"
-    assert all(len(row) == len(columns) for row in cells)
+    lines = table({"rows": ROWS}).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:6]] == ["| potstill", "| stock", "| openvino", "| teacher"]
+    assert lines[4].endswith("skipped: it will not install |")
+    assert len({line.count("|") for line in lines[:6]}) == 1
+
+
+def test_rows_with_intervals_give_the_same_figures() -> None:
+    """As the turns write them: estimates instead of numbers and ranges."""
+
+    def with_interval(row: dict[str, Any]) -> dict[str, Any]:
+        names = ("p50_ms", "p50_ratio", "throughput_ratio", "texts_per_second")
+        return row | {name: {"value": row[name], "low": row[name], "high": row[name]} for name in names if name in row}
+
+    rows = [with_interval(row) for row in ROWS]
+    assert figures({"rows": rows}) == figures({"rows": ROWS})
+    assert "| stock | 1.000 | 1.50x | 1.50 - 1.50 | 1,000 | 2.00x |" in table({"rows": rows})
 
 
 def test_multiply_adds_by_hand() -> None:
@@ -107,14 +119,14 @@ def test_answers_in_length_order_come_back_in_the_texts_order() -> None:
 
 
 def job_for(bundle: Bundle, folder: Path) -> Job:
-    return Job(bundle=bundle.path, folder=folder / "own", threads=1, calibration=("a film",), max_length=32)
+    return Job(bundle=bundle.path, folder=folder / "own", threads=1, options={"form": "int8"})
 
 
 def test_a_worker_answers_over_its_pipe(tiny_student: Bundle, tiny_test: Dataset, tmp_path: Path) -> None:
     texts = tiny_test.texts[:40]
     expected = OnnxClassifier.open(tiny_student, precision="int8", threads=1).predict_logits(texts)
-    with started("potstill", job_for(tiny_student, tmp_path)) as worker:
-        alone, many = worker.single(texts, warmup=2), worker.many(texts, warmup=2)
+    with started(openers.__name__, job_for(tiny_student, tmp_path)) as worker:
+        alone, many = worker.single(texts, warmup=2), worker.many(texts)
     assert worker.about["size_bytes"] == tiny_student.size_bytes("int8")
     assert len(alone.ms) == 40
     assert min(alone.ms) > 0
@@ -131,13 +143,13 @@ def test_a_worker_and_what_it_starts_stay_on_their_processor(tiny_student: Bundl
     assert cpu_for(1) == cpu
     assert cpu_for(2) is None
     job = replace(job_for(tiny_student, tmp_path), labels=("elsewhere", f"{cpu}"), options={"command": command})
-    with started("external", job, cpu=cpu) as worker:
+    with started("benchmarks.peers.external", job, cpu=cpu) as worker:
         assert worker.single(["a text"], warmup=0).logits.argmax() == 1
 
 
 def test_a_worker_that_dies_says_why(tiny_unexported: Bundle, tmp_path: Path) -> None:
     with (
-        pytest.raises(PeerError, match=r"potstill stopped with code 1: .*has no model_int8\.onnx"),
-        started("potstill", job_for(tiny_unexported, tmp_path)),
+        pytest.raises(PeerError, match=r"export.measure.openers stopped with code 1: .*has no model_int8\.onnx"),
+        started(openers.__name__, job_for(tiny_unexported, tmp_path)),
     ):
         pass

@@ -8,8 +8,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.harness.scenario import Context
 from benchmarks.scale import figures as scale_figures
 from benchmarks.scenarios import scale
+from distill.progress import SilentReporter
 
 ROWS: list[dict[str, Any]] = [
     {"kind": "rate", "name": "runtime", "texts_per_second": 5000.0, "threads": 2},
@@ -27,7 +29,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def test_figures_follow_from_the_rows() -> None:
-    assert scale_figures.scale_figures(ROWS) == {
+    assert scale_figures.scale_figures({"rows": ROWS}) == {
         "stream_share": 0.9,  # 4,500 of 5,000
         "peak_rss_bytes": 400_000_000,
         "ray_share": 0.8,  # 3,600 of 4,500
@@ -70,12 +72,14 @@ def test_the_table_is_the_same_for_a_seed(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_only_some_steps_make_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from distill.progress import SilentReporter
-
     monkeypatch.setattr(scale, "_shipped", lambda student, work: student)
     (tmp_path / "runtime.json").write_text("[]")
-    given: dict[str, Any] = {"work": tmp_path, "plan": scale.QUICK, "reporter": SilentReporter(), "only": ("runtime",)}
-    assert scale.run_scale(tmp_path, tmp_path, **given) is None
+    context = Context(tmp_path, "scale", SilentReporter())
+    (tmp_path / "scale").mkdir()
+    (tmp_path / "runtime.json").rename(tmp_path / "scale" / "runtime.json")
+    outcome = scale.run(scale.Plan(student=tmp_path, teacher=tmp_path, only=("runtime",)), context)
+    assert "kills" in outcome.unfinished
+    assert "runtime" not in outcome.unfinished
 
 
 def test_the_page_says_what_is_computed() -> None:

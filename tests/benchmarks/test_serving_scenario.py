@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.scenarios.serving import PHASES, cut_to_fit, run_serving
+from benchmarks.scenarios.serving import cut_to_fit, run_serving
 from benchmarks.serving.figures import serving_figures
-from benchmarks.serving.plan import QUICK
+from benchmarks.serving.plan import PHASES, QUICK, Plan
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.errors import PotstillError
@@ -19,8 +18,8 @@ from export.runtime.sessions import OnnxClassifier
 
 
 def run(student: Bundle, test: Dataset, work: Path, *phases: str) -> list[dict[str, object]]:
-    plan = replace(QUICK, rounds=1, half_rounds=1, overload_s=1.0, soak_s=1.5)
-    return run_serving(student.path, test=test, plan=plan, peers=(), phases=phases, work=work, reporter=SilentReporter())
+    plan = Plan(**QUICK).model_copy(update={"half_rounds": 1, "overload_s": 1.0, "soak_s": 1.5, "phases": phases})
+    return run_serving(student.path, test=test, plan=plan, work=work, reporter=SilentReporter())
 
 
 @pytest.mark.slow
@@ -43,7 +42,7 @@ def test_every_phase_runs_and_is_kept(tiny_student: Bundle, tiny_test: Dataset, 
     assert (reload["reloads"], reload["lost"], reload["errors"], reload["wrong"]) == (2, 0, 0, 0)
     assert reload["sigterm_exit_code"] == 0
     assert (rows["soak"]["errors"], rows["soak"]["right_afterwards"]) == (0, True)
-    figures = serving_figures(list(rows.values()))
+    figures = serving_figures({"rows": list(rows.values())})
     assert (figures["overload_5xx"], figures["lost_in_reload"]) == (0, 0)
 
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}

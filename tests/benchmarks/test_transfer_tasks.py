@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.transfer.curve import all_shots
-from benchmarks.transfer.tasks import spread
+from benchmarks.transfer.parts import all_shots, spread_out
 from distill.data import Dataset
 
 
 def test_a_two_way_teachers_answers_stand_under_the_names_of_three_labels() -> None:
     logits = np.array([[0.25, 1.5], [2.0, -1.0]], dtype=np.float32)
-    found = spread(logits, ("positive", "negative"), ("negative", "neutral", "positive"))
+    found = spread_out(logits, ("positive", "negative"), ("negative", "neutral", "positive"))
     assert found[:, [0, 2]].tolist() == [[1.5, 0.25], [-1.0, 2.0]]
     assert found.argmax(axis=1).tolist() == [0, 2]  # and never neutral
     assert found[:, 1].max() < -1000

@@ -47,6 +47,11 @@ PEER = ServerPeer(
     label=lambda body: best_label(json.loads(body)["data"][0]),
     ready_path="/health",
     cuts_texts=False,
-    environment="infinity",
+    # infinity asks for numpy 1, ours are built for numpy 2; optimum 2 keeps its ONNX classes in a package of their own.
+    packages=(
+        *("infinity-emb[server,optimum]==0.0.78", "sentence-transformers==3.4.1", "optimum-onnx[onnxruntime]==0.1.0"),
+        *("transformers==4.57.6", "numpy==1.26.4", "pandas==2.3.3", "pyarrow==21.0.0", "datasets==4.0.0"),
+        *("scikit-learn==1.7.2", "scipy==1.15.3"),
+    ),
     variables={"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"},
 )

@@ -32,5 +32,5 @@ PEER = ServerPeer(
     body=lambda text: {"text": text},
     label=lambda body: str(json.loads(body)["label"]),
     ready_path="/health",
-    environment="litserve",
+    packages=("litserve==0.2.19",),
 )

@@ -48,6 +48,7 @@ PEER = ServerPeer(
     body=_request,
     label=lambda body: str(json.loads(body)["outputs"][0]["data"][0]),
     ready_path="/v2/models/student/ready",
-    environment="mlserver",
+    # httptools comes with uvicorn[standard]; later versions of uvloop end its workers.
+    packages=("mlserver==1.7.1", "uvicorn[standard]", "uvloop==0.21.0"),
     variables={"PYTHONPATH": str(ROOT)},
 )

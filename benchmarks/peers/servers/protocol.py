@@ -46,7 +46,7 @@ class ServerPeer:
         label: From the body of an answer to the label.
         ready_path: A GET that answers 200 once it is ready.
         cuts_texts: Whether it cuts a text that is too long; else the client does.
-        environment: Name of its environment; None runs in the harness's own.
+        packages: Requirements of an environment of its own; none runs in the harness's.
         variables: Environment variables.
         has_tls: It expects TLS; its certificate is not checked.
     """
@@ -60,7 +60,7 @@ class ServerPeer:
     label: Callable[[bytes], str]
     ready_path: str
     cuts_texts: bool = True
-    environment: str | None = None
+    packages: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     has_tls: bool = False
 

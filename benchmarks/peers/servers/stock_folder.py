@@ -20,10 +20,10 @@ def write_stock_folder(bundle: Path, folder: Path) -> Path:
         made = folder / "made"
         made.mkdir(parents=True, exist_ok=True)
         write_portable(bundle, folder)
-        graph = stock.write_graph(Job(bundle=bundle, folder=made, threads=1, calibration=(), max_length=0))
+        stock.prepare(Job(bundle=bundle, folder=made, threads=1))
         for name in FILES:
             shutil.copy(bundle / name, folder / name)
-        graph.replace(folder / GRAPH)
+        (made / stock.GRAPH).replace(folder / GRAPH)
         shutil.rmtree(made)  # a server that looks for graphs must find one
         (folder / "portable.onnx").unlink()
     return folder

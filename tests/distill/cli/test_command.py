@@ -397,14 +397,14 @@ class TestFigures:
         self, potstill: Run, tiny_student: Bundle, copied: Callable[[Bundle], Bundle], texts_csv: Path
     ) -> None:
         bundle = copied(tiny_student)
-        quick = ("--rounds", 2, "--texts-per-round", 5, "--warmup-s", 0, "--throughput-rounds", 1, "--throughput-texts", 8)
+        quick = ("--rounds", 3, "--texts-per-round", 5, "--settle-s", 0.1, "--throughput-rounds", 3, "--throughput-texts", 8)
         done = potstill("bench", bundle.path, "--test", texts_csv, *quick)
         assert done.code == 0
         assert "onnxruntime int8" in done.out
         kept = json.loads((bundle.path / "benchmark.json").read_text(encoding="utf-8"))
         (row,) = kept["rows"]
         assert f"{row['p50_ms']:.2f}" in done.out
-        assert kept["settings"]["rounds"] == len(row["latency_rounds_ms"]) == 2
+        assert kept["settings"]["rounds"] == len(row["latency_rounds_ms"]) == 3
         assert "benchmark.json" in Bundle.open(bundle.path).manifest.files
 
     def test_inspect_lists_the_files_and_verifies_them(self, potstill: Run, tiny_student: Bundle) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from interval_simulation import SEED_TO_TEXT, FigureName, Mix, simulated_coverage
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
+from benchmarks.harness.interval_simulation import SEED_TO_TEXT, FigureName, Mix, simulated_coverage
 from distill.errors import DatasetError, SettingsError
 from distill.evaluation.intervals import Bootstrap, Figure, macro_f1_interval, mean_of
 

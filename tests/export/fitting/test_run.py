@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from answer_folders import kept_answer, write_answers
 from tiny_task import Listening, Outcome, tiny_texts, write_csv
@@ -19,8 +20,8 @@ from distill.teachers.named import labels_of_named
 from export.fitting.job import prepared
 from export.fitting.reporting.result import FitReport
 from export.fitting.run import STAGES, NothingFitsError, fit
-from export.measure.latency import ProcessFigures
-from export.settings import FitSettings
+from export.measure.turns import Fresh
+from export.settings import BenchSettings, FitSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -33,10 +34,13 @@ def trained(reporter: Listening) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_processes() -> Iterator[None]:
-    """Measure without the processes that take cold start and memory; tests of the measuring start real ones."""
+    """Measure in short turns, and without the processes that take cold start and memory; tests of the measuring start those."""
+    short = BenchSettings(rounds=3, texts_per_round=5, settle_s=0.05, window_s=0.01, throughput_texts=8, throughput_rounds=3)
     with pytest.MonkeyPatch.context() as patch:
-        figures = ProcessFigures(cold_start_s=0.5, peak_rss_bytes=10**8)
-        patch.setattr("export.measure.rows.measure_process", lambda *arguments: figures)
+        fresh = Fresh(0.5, 10**8, 10**8, 10**8, 10**8, np.zeros((1, 2), np.float32), {})
+        patch.setattr("export.measure.rows.fresh_process", lambda *_, **__: fresh)
+        patch.setattr("export.fitting.weighing.TIMING", short)
+        patch.setattr("export.fitting.reporting.findings.BenchSettings", lambda: short)
         yield
 
 

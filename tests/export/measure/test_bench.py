@@ -15,28 +15,14 @@ from distill.progress import SilentReporter
 from export.measure import bench
 from export.measure.bench import bench_bundle
 from export.measure.candidates import bundle_candidate
-from export.measure.latency import ProcessFigures
 from export.settings import BenchSettings
 
 Copied = Callable[[Bundle], Bundle]
-QUICK = BenchSettings(rounds=2, texts_per_round=4, warmup_s=0, throughput_texts=8, throughput_rounds=1)
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Start no processes; return what would have been started."""
-    calls: list[tuple[str, str]] = []
-
-    def measure_process(path: Path, form: str, texts: object) -> ProcessFigures:
-        calls.append((path.name, form))
-        return ProcessFigures(cold_start_s=0.5, peak_rss_bytes=1000)
-
-    monkeypatch.setattr("export.measure.rows.measure_process", measure_process)
-    return calls
+QUICK = BenchSettings(rounds=3, texts_per_round=4, settle_s=0.1, window_s=0.02, throughput_texts=8, throughput_rounds=3)
 
 
 def test_the_result_is_sealed_into_the_bundle(
-    tiny_student: Bundle, tiny_teacher: Bundle, copied: Copied, tiny_test: Dataset, started: list[tuple[str, str]]
+    tiny_student: Bundle, tiny_teacher: Bundle, copied: Copied, tiny_test: Dataset
 ) -> None:
     bundle = copied(tiny_student)
     teacher = bundle_candidate(tiny_teacher, name="teacher", form="pytorch")
@@ -48,16 +34,13 @@ def test_the_result_is_sealed_into_the_bundle(
     assert report["settings"] == QUICK.model_dump(mode="json")
     assert {"cpu", "cpus_available", "int8_instruction_set", "load_average_1m", "versions"} <= report["environment"].keys()
     assert [row["name"] for row in report["rows"]] == ["teacher", "student"]
-    assert started == [(tiny_teacher.path.name, "pytorch"), ("copied", "int8")]
-    assert report["rows"][1]["cold_start_s"] == 0.5
+    assert report["rows"][0]["cold_start_s"] > report["rows"][1]["cold_start_s"] > 0.05  # torch is slow to load
 
 
-def test_a_later_result_replaces_the_earlier(
-    tiny_student: Bundle, copied: Copied, tiny_test: Dataset, started: list[tuple[str, str]]
-) -> None:
+def test_a_later_result_replaces_the_earlier(tiny_student: Bundle, copied: Copied, tiny_test: Dataset) -> None:
     bundle = copied(tiny_student)
     candidates = [bundle_candidate(bundle, name="student", form="fp32")]
-    for rounds in (1, 2):
+    for rounds in (3, 4):
         bench_bundle(
             Bundle.open(bundle.path),
             candidates,

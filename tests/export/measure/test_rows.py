@@ -1,21 +1,23 @@
-"""Quality and speed of candidates, from classifiers whose every answer is known."""
+"""Quality of candidates whose every answer is known, and the speed of real ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from distill.data import Dataset
+from distill.bundle import Bundle
+from distill.data import Dataset, Splits
 from distill.errors import SettingsError
-from export.measure.candidates import Candidate
+from export.measure.candidates import Candidate, bundle_candidate, floor_candidates
 from export.measure.rows import measure_quality, measure_speed
 from export.settings import BenchSettings
 
 LABELS = ("bad", "good")
 TEST = Dataset(tuple("abcd"), np.array([0, 0, 1, 1]), LABELS, "four texts")
-QUICK = BenchSettings(rounds=2, texts_per_round=4, warmup_s=0, throughput_texts=4, throughput_rounds=2, batch_size=2)
+QUICK = BenchSettings(rounds=3, texts_per_round=4, settle_s=0.1, window_s=0.02, throughput_texts=8, throughput_rounds=3)
 
 
 class Fixed:
@@ -26,7 +28,6 @@ class Fixed:
     def __init__(self, answers: str, labels: tuple[str, ...] = LABELS) -> None:
         self.labels = labels
         self.asked: list[list[str]] = []
-        self.threads: list[int | None] = []
         self._answers = dict(zip("abcd", map(int, answers), strict=True))
 
     def predict_logits(self, texts: Sequence[str]) -> np.ndarray:
@@ -34,11 +35,7 @@ class Fixed:
         return np.eye(2, dtype=np.float32)[[self._answers[text] for text in texts]] * 4
 
     def candidate(self, name: str, precision: str = "fp32") -> Candidate:
-        def open_with(threads: int | None) -> Fixed:
-            self.threads.append(threads)
-            return self
-
-        return Candidate(name, precision, "none", open_with, None, 7)  # type: ignore[arg-type]
+        return Candidate(name, precision, "none", lambda _: self, None, 7)  # type: ignore[arg-type, return-value]
 
 
 def test_quality_is_against_labels_and_agreement_against_the_teacher() -> None:
@@ -72,8 +69,6 @@ def test_labels_in_another_order_are_refused() -> None:
     turned = Fixed("0011", labels=("good", "bad")).candidate("student")
     with pytest.raises(SettingsError, match=r"student fp32 .*\['good', 'bad'\].*test texts.*\['bad', 'good'\]"):
         measure_quality([turned], TEST, teacher=None)
-    with pytest.raises(SettingsError, match="student fp32"):
-        measure_speed([turned], TEST, teacher=None, settings=QUICK)
 
 
 def test_two_candidates_of_one_name_and_precision_are_refused() -> None:
@@ -87,20 +82,24 @@ def test_a_teacher_that_is_not_measured_is_refused() -> None:
         measure_speed([Fixed("0011").candidate("student")], TEST, teacher=Fixed("0011").candidate("teacher"), settings=QUICK)
 
 
-def test_latency_is_of_single_texts_on_the_threads_asked_for_and_rate_of_batches_on_all() -> None:
-    one, other = Fixed("0011"), Fixed("0011")
-    candidates = [one.candidate("teacher"), other.candidate("student")]
-    speeds = measure_speed(candidates, TEST, teacher=candidates[0], settings=QUICK)
-    assert one.threads == other.threads == [1, None]
-    sizes = [len(texts) for texts in other.asked]
-    assert set(sizes) == {1, 2}
-    assert sizes == sorted(sizes)  # all of the latency first
-    assert sizes.count(1) >= 8
-    row = speeds["student fp32"]
-    assert [len(samples) for samples in row["latency_rounds_ms"]] == [4, 4]
-    assert row["p50_ms"] == pytest.approx(np.median([np.median(samples) for samples in row["latency_rounds_ms"]]), abs=1e-3)
-    assert row["p90_ms"] is row["p99_ms"] is None  # 8 samples are too few to speak of a tail
-    assert row["texts_per_second"] == np.median(row["texts_per_second_rounds"])
-    low, high = row["p50_ratio_teacher_range"]
+def test_speed_has_intervals_over_processes_and_every_sample(
+    tiny_student: Bundle, tiny_splits: Splits, tiny_test: Dataset, tmp_path: Path
+) -> None:
+    student = bundle_candidate(tiny_student, name="student", form="int8")
+    tfidf, _ = floor_candidates(tiny_splits.train)
+    speeds = measure_speed([student, tfidf], tiny_test, teacher=student, settings=QUICK)
+    row = speeds["tfidf fp32"]
+    assert [len(samples) for samples in row["latency_rounds_ms"]] == [4, 4, 4]
+    assert row["process_of_round"] == [0, 1, 2]
+    medians = [np.median(samples) for samples in row["latency_rounds_ms"]]
+    assert row["p50_ms"] == pytest.approx(np.exp(np.mean(np.log(medians))), rel=1e-2)
+    assert row["p50_ms_interval"][0] <= row["p50_ms"] <= row["p50_ms_interval"][1]
+    assert row["p90_ms"] is row["p99_ms"] is row["p99_ms_interval"] is None  # 12 samples are too few to speak of a tail
+    low, high = row["p50_ratio_teacher_interval"]
     assert low <= row["p50_ratio_teacher"] <= high
     assert row["cold_start_s"] is row["peak_rss_bytes"] is None  # no bundle that a process could open
+    ours = speeds["student int8"]
+    assert ours["p50_ratio_teacher"] == 1
+    assert ours["texts_per_second"] == pytest.approx(np.exp(np.mean(np.log(ours["texts_per_second_rounds"]))))
+    assert ours["cold_start_s"] > 0.05
+    assert ours["peak_rss_bytes"] > 20e6

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +32,32 @@ from benchmarks.field.making import (
 from benchmarks.field.shapes import shape_candidates
 from benchmarks.field.study import TEACHER, FieldSettings, FieldStudy
 from benchmarks.field.texts import read_field
-from benchmarks.harness.candidates import Task, bundle_candidate, floor_candidates, teacher_candidate
-from benchmarks.harness.results import FOLDER, write_result
-from benchmarks.harness.speed import Scenario, run_speed
+from benchmarks.harness.candidates import Task, bundle_candidate, floor_candidates
+from benchmarks.harness.scenario import Context, Outcome, Result
+from benchmarks.harness.speed import kept_rows
 from distill.bundle import WEIGHTS, Bundle
 from distill.classifier import top_labels
-from distill.data import Dataset
+from distill.data import Dataset, limited
 from distill.errors import GateError, SettingsError
 from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
 from distill.labels import Logits
-from distill.progress import Reporter
 from distill.settings import Precision
 from distill.storage import write_atomically
 from distill.teachers.teacher import Teacher, open_teacher
 from distill.training.by_recipe import Learning
-from export.measure.circumstances import circumstances
+from export.measure.turns import Kind
 from export.runtime.sessions import OnnxClassifier
+
+DECIDED_BY = (
+    "benchmarks/field",
+    "benchmarks/harness/speed.py",
+    "distill/training",
+    "distill/recipes.py",
+    "export/graph",
+    "export/int8",
+    "export/measure",
+    "export/runtime",
+)
 
 
 @dataclass(frozen=True)
@@ -73,57 +83,56 @@ class _Taught:
         return tuple(text for texts in self.texts.values() for text in texts)
 
 
-def run_field(study: FieldStudy, settings: FieldSettings, *, folder: Path = FOLDER, reporter: Reporter) -> Path:
-    """Make and measure what is missing, and write the result file; return its path.
+def run_field(study: FieldStudy, settings: FieldSettings, context: Context) -> Outcome:
+    """Make and measure what is missing; if anything differs from the study, its result is left alone.
 
     Args:
         study: What is trained.
         settings: Where the set is, and what differs.
-        folder: Of the result, if nothing differs from the study; else it is the work folder.
-        reporter: Told of each step and about how long it takes.
+        context: Where.
 
     Raises:
-        SettingsError: Another run works in the folder.
+        SettingsError: No set was named, or another run works in the folder.
         PotstillError: The set cannot be read, or a step fails.
     """
-    settings.work.mkdir(parents=True, exist_ok=True)
+    context.folder.mkdir(parents=True, exist_ok=True)
     changed = settings.study_of(study)
     kept_as_result = changed == study and settings.recorded is None
+    folder = context.out if kept_as_result else context.folder
     try:
-        with FileLock(settings.work / ".lock", timeout=0):
-            return _run(changed, settings, folder=folder if kept_as_result else settings.work, reporter=reporter)
+        with FileLock(context.folder / ".lock", timeout=0):
+            return _run(changed, settings, replace(context, out=folder))
     except Timeout:
-        raise SettingsError(f"another run works in {settings.work}; wait for it, or name another --work") from None
+        raise SettingsError(f"another run works in {context.folder}; wait for it, or name another --work") from None
 
 
-def _run(study: FieldStudy, settings: FieldSettings, *, folder: Path, reporter: Reporter) -> Path:
-    environment = circumstances(seed=study.seeds[0])
-    commit = None if environment["git_dirty"] else environment["git_commit"]
+def field_part(result: Result) -> Mapping[str, float]:
+    """Return the figures of a result."""
+    return field_figures(result["scenario"], field_summary(result["rows"], result["truth"], result["labels"]))
+
+
+def _run(study: FieldStudy, settings: FieldSettings, context: Context) -> Outcome:
+    if settings.data is None:
+        raise SettingsError("name the folder of the set with --data")
     texts = read_field(settings.data, measuring=study.measuring, unlabeled=study.unlabeled)
     for name, count in texts.counts.items():
-        reporter.say(f"{name.replace('_', ' ')}: {count:,}")
-    bench = FieldBench(study, texts, settings.work, reporter)
-    taught = _taught(bench, settings.recorded, file=folder / f"{study.name}{SUFFIX}")
+        context.reporter.say(f"{name.replace('_', ' ')}: {count:,}")
+    bench = FieldBench(study, texts, context.folder, context.reporter)
+    taught = _taught(bench, settings.recorded, file=context.out / f"{study.name}{SUFFIX}")
     students = _students(bench, taught)
     rows = [*_teacher_rows(bench, taught), *_floor_rows(bench), *students]
-    rows += [] if taught.bundle is None else _speed_rows(bench, taught.bundle, commit=commit)
+    rows += [] if taught.bundle is None else _speed_rows(bench, taught.bundle, context)
     truth = {name: part.label_ids.tolist() for name, part in texts.measuring.items()}
-    summary = field_summary(rows, truth, bench.train.labels)
-    return write_result(
-        study.name,
-        command=f"python -m benchmarks {study.name} --data FOLDER" + (" --recorded FILE" if settings.recorded else ""),
-        environment=environment,
-        rows=rows,
-        figures=field_figures(study.name, summary),
-        folder=folder,
-        summary=summary,
-        labels=bench.train.labels,
-        truth=truth,
-        counts=texts.counts,
-        data_sha256=texts.digests,
-        published_logits=taught.published,
-        missing=_missing(rows, study),
-    )
+    parts = {
+        "summary": field_summary(rows, truth, bench.train.labels),
+        "labels": bench.train.labels,
+        "truth": truth,
+        "counts": texts.counts,
+        "data_sha256": texts.digests,
+        "published_logits": taught.published,
+        "missing": _missing(rows, study),
+    }
+    return Outcome(rows, parts, folder=context.out)
 
 
 def _taught(bench: FieldBench, recorded: Path | None, *, file: Path) -> _Taught:
@@ -254,7 +263,7 @@ def _floor_rows(bench: FieldBench) -> list[dict[str, Any]]:
     ]
 
 
-def _speed_rows(bench: FieldBench, teacher: Bundle, *, commit: str | None) -> list[dict[str, Any]]:
+def _speed_rows(bench: FieldBench, teacher: Bundle, context: Context) -> list[dict[str, Any]]:
     """Time the first seed's students, the teacher, the floors and the published shapes in one run, single texts and many."""
     study = bench.study
     students = {name: bench.work / STUDENTS / f"{name}-seed-{study.seeds[0]}" for name in study.recipes}
@@ -268,14 +277,14 @@ def _speed_rows(bench: FieldBench, teacher: Bundle, *, commit: str | None) -> li
         reporter=bench.reporter,
     )
     candidates = [
-        teacher_candidate(teacher.path),
+        bundle_candidate(teacher, "pytorch", name=TEACHER),
         bundle_candidate(teacher, "fp32", name=TEACHER),
         *(bundle_candidate(bundle, "int8", name=name) for name, bundle in exported.items()),
         *shapes,
         *floor_candidates(teacher.path),
     ]
     task = Task(
-        test=bench.texts.measuring[study.measuring[0]],
+        test=limited(bench.texts.measuring[study.measuring[0]], study.speed.texts or None, seed=study.seeds[0]),
         train=bench.train,
         validation=bench.validation,
         teacher=teacher.path,
@@ -283,10 +292,10 @@ def _speed_rows(bench: FieldBench, teacher: Bundle, *, commit: str | None) -> li
     )
     random = {candidate.name for candidate in shapes}
     rows = []
-    scenarios: tuple[Scenario, ...] = (SINGLE, MANY)
-    for scenario in scenarios:
-        measured, _ = run_speed(scenario, candidates, task, study.speed, commit=commit, reporter=bench.reporter)
-        rows += [_timed(row, scenario, is_random=row["name"] in random) for row in measured]
+    kinds: tuple[tuple[str, Kind], ...] = ((SINGLE, "single"), (MANY, "many"))
+    for measured, kind in kinds:
+        found = kept_rows(kind, candidates, task, study.speed, context)
+        rows += [_timed(row, measured, is_random=row["name"] in random) for row in found]
     return rows
 
 
@@ -295,10 +304,10 @@ _OF_WEIGHTS = frozenset(
 )
 
 
-def _timed(row: Mapping[str, Any], scenario: str, *, is_random: bool) -> dict[str, Any]:
+def _timed(row: Mapping[str, Any], measured: str, *, is_random: bool) -> dict[str, Any]:
     """Return a row of speed; one of random weights without the quality of its answers."""
     kept = {name: value for name, value in row.items() if not (is_random and name in _OF_WEIGHTS)}
-    return {"measured": scenario, **({"weights": "random"} if is_random else {}), **kept}
+    return {"measured": measured, **({"weights": "random"} if is_random else {}), **kept}
 
 
 def _missing(rows: Sequence[Mapping[str, Any]], study: FieldStudy) -> list[str]:

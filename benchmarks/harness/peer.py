@@ -1,0 +1,91 @@
+"""What a peer is: a file of `benchmarks/peers/` with `PEER`, `open_peer(job)` and, if it makes something first, `prepare(job)`.
+
+The heavy imports are inside those two functions: the harness reads `PEER` in its own interpreter, and a peer runs in its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from benchmarks import peers as rooms
+from export.measure.protocol import Job
+
+StartsFrom = Literal["weights", "base", "teacher"]
+
+LAYERS = 3
+EPOCHS = 3
+BATCH_SIZE = 32
+LEARNING_RATE = 1e-4
+SEED = 0
+SHIPPED = ("tokenizer.json", "config.json")
+"""What every classifier needs beside its weights or graph."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a peer starts from and needs.
+
+    Attributes:
+        starts_from: The student's `weights`, the `base` encoder, or the `teacher`, which it distils.
+        packages: Requirements that pip installs into an environment of its own; none runs in the harness's.
+        loads: A module that must load after installing; a package can be there and not fit our torch.
+        missing: Why it cannot be a row, if it has no adapter.
+    """
+
+    starts_from: StartsFrom
+    packages: tuple[str, ...] = ()
+    loads: str | None = None
+    missing: str | None = None
+
+
+@cache
+def peers() -> dict[str, Needs]:
+    """Return what each peer needs, by name."""
+    names = sorted(module.name for module in pkgutil.iter_modules(rooms.__path__) if not module.ispkg)
+    return {name: found for name in names if (found := getattr(module_of(name), "PEER", None)) is not None}
+
+
+def module_of(name: str) -> ModuleType:
+    """Return the module of a peer."""
+    return importlib.import_module(f"{rooms.__name__}.{name}")
+
+
+def teacher_of(job: Job) -> Path:
+    """Return the teacher's folder.
+
+    Raises:
+        ValueError: None was named.
+    """
+    if job.teacher is None:
+        raise ValueError("it distils, and there is no teacher; give --teacher")
+    return job.teacher
+
+
+def write_first_layers(job: Job, folder: Path) -> Path:
+    """Write the teacher's first layers as a model of its own, with its tokenizer, and return the folder."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(SEED)
+    config = AutoConfig.from_pretrained(teacher_of(job), num_hidden_layers=LAYERS)
+    AutoModelForSequenceClassification.from_pretrained(teacher_of(job), config=config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(teacher_of(job)).save_pretrained(folder)
+    return folder
+
+
+def bytes_of(folder: Path, *files: str | Path) -> int:
+    """Return the bytes that must be shipped to answer: these files, and a folder's tokenizer and config."""
+    return sum((folder / name).stat().st_size for name in (*files, *SHIPPED) if (folder / name).exists())
+
+
+def config_of(job: Job) -> dict[str, Any]:
+    """Return the Hugging Face config of the student."""
+    import json
+
+    return dict(json.loads((job.bundle / "config.json").read_text()))

@@ -1,0 +1,149 @@
+"""What a scenario is: a file of `benchmarks/scenarios/` that exports one `SCENARIO`.
+
+Commands, pages, `make results` and the tests find it there. `run` returns rows; `figures` and `table` are computed from the
+result file and from nothing else, so both can be made again without measuring.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks import scenarios as rooms
+from benchmarks.harness.results import FOLDER
+from distill.errors import SettingsError
+from distill.progress import Reporter
+from distill.settings import DataSettings, Settings
+
+Row = Mapping[str, Any]
+Result = Mapping[str, Any]
+"""The content of a result file."""
+
+MOVIES = "builtin:movies"
+QUICK_TEXTS = 1000
+QUALITY = "quality"
+"""The scenario whose students and teachers the others measure."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a run works.
+
+    Attributes:
+        work: The folder of all scenarios; each has one in it.
+        scenario: Name of the scenario.
+        reporter: Told of each step.
+        quick: Whether the run only checks that it works.
+        commit: The commit that measures; None if there are uncommitted changes.
+        out: Where the result file goes.
+    """
+
+    work: Path
+    scenario: str
+    reporter: Reporter
+    quick: bool = False
+    commit: str | None = None
+    out: Path = FOLDER
+
+    @property
+    def folder(self) -> Path:
+        """The scenario's own folder; finished pieces in it are not made again."""
+        return self.work / self.scenario
+
+    @property
+    def data(self) -> DataSettings:
+        """The movie sentences, that most scenarios measure on; with `quick` a sample."""
+        return DataSettings(train=(MOVIES,), test=MOVIES, limit=QUICK_TEXTS if self.quick else None)
+
+    def trained(self, name: str, seed: int = 0) -> Path:
+        """Return a bundle that the scenario `quality` trained: `teacher`, or one of its arms.
+
+        Raises:
+            SettingsError: It is not there.
+        """
+        path = self.work / QUALITY / f"{name}-{seed}"
+        if not path.is_dir():
+            quick = " --quick" if self.quick else ""
+            raise SettingsError(f"{path} is not there; run `python -m benchmarks {QUALITY}{quick}` first, or name a bundle")
+        return path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run found.
+
+    Attributes:
+        rows: One for each thing measured.
+        parts: Further parts of the result file, by name.
+        unfinished: What the run left for later; the result file is not written then.
+        folder: Where the result file goes instead of --out.
+    """
+
+    rows: Sequence[Row]
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    unfinished: Sequence[str] = ()
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One scenario.
+
+    Attributes:
+        name: Of its command, its result file and its block in the pages.
+        summary: What it does, for the help.
+        settings: Its flags; every field has a default.
+        run: From settings and context to what was found.
+        figures: From the result to its figures.
+        table: From the result to its block in a page, without the circumstances.
+        decided_by: Files and folders whose code decides the rows.
+        minutes: About how long a run takes on two processors.
+        quick: Settings that --quick changes.
+        needs: Scenarios whose bundles it measures.
+        by_hand: What must be named, because the repository does not have it; `results` leaves such a scenario out.
+        picture: From the result to an SVG, if there is one.
+    """
+
+    name: str
+    summary: str
+    settings: type[Settings]
+    run: Callable[[Any, Context], Outcome]
+    figures: Callable[[Result], Mapping[str, float]]
+    table: Callable[[Result], str]
+    decided_by: tuple[str, ...]
+    minutes: float
+    quick: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    by_hand: str = ""
+    picture: Callable[[Result], str] | None = None
+
+
+@cache
+def scenarios() -> dict[str, Scenario]:
+    """Return every scenario by its name, those that others need first."""
+    files = sorted(module.name for module in pkgutil.iter_modules(rooms.__path__))
+    found = [importlib.import_module(f"{rooms.__name__}.{name}").SCENARIO for name in files]
+    return {each.name: each for each in sorted(found, key=lambda each: (bool(each.needs), each.name))}
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
+    """Return a Markdown table; columns other than those of `left` are aligned to the right."""
+    rule = "|".join("---" if place in left else "--:" for place in range(len(columns)))
+    lines = [" | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) for cells in (columns, *rows)]
+    return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
+
+
+def value_of(found: Any) -> float | None:
+    """Return a figure of a row, which is a number or an estimate with its interval."""
+    value = found["value"] if isinstance(found, Mapping) else found
+    return None if value is None else float(value)
+
+
+def slug_of(name: str) -> str:
+    """Return a row's name as it is written in the names of figures."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name.lower())

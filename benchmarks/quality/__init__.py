@@ -1,0 +1,1 @@
+"""Arms and summary of the `quality` scenario."""

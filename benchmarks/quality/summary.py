@@ -1,0 +1,173 @@
+"""What the rows of the `quality` scenario say: means over seeds, paired intervals, and the figures.
+
+Pure functions over rows; trains and measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.harness.answers import Answered
+from benchmarks.harness.scenario import Result, Row, markdown_table, value_of
+from benchmarks.quality.arms import ARMS, TEACHER
+from distill.errors import PotstillError
+from distill.evaluation.intervals import Estimate, Figure, mean_of
+from distill.evaluation.proof import verdict_in_words
+from distill.settings import Precision
+from export.measure.tables import ABSENT
+
+GAIN: Final = "gain_over_control_2_layers"
+RETENTIONS: Final = {
+    "retention_3_layers": "3_layers",
+    "retention_2_layers": "2_layers",
+    "retention_1_layer": "1_layer",
+    "retention_slim": "2_layers_slim",
+    "retention_narrow": "narrow",
+    "retention_static": "static",
+}
+DIFFERENCES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "vocabulary_cost": (
+        ("1_layer_whole_vocabulary", "1_layer"),
+        ("2_layers_whole_vocabulary", "2_layers"),
+        ("3_layers_whole_vocabulary", "3_layers"),
+        ("static_whole_vocabulary", "static"),
+    ),
+    GAIN: (("2_layers", "2_layers_control"),),
+}
+"""Figure -> pairs of arms whose macro-F1 is subtracted, the second from the first; the figure is the mean over the pairs."""
+
+_AVERAGED: Final = ("agreement", "expected_calibration_error")
+_OF_SPEED: Final = ("size_bytes", "p50_ms", "p50_ratio_teacher")
+
+Rows = Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Study:
+    """The answers of every arm that was run with every seed, and the bootstrap that compares them.
+
+    Attributes:
+        rows: Of the result.
+        seeds: Those of the reference teachers.
+        fp32: Macro-F1 by arm, the teacher's first.
+        int8: The same of what ships.
+    """
+
+    rows: Rows
+    seeds: tuple[int, ...]
+    fp32: Mapping[str, Figure]
+    int8: Mapping[str, Figure]
+
+
+def study_of(result: Result) -> Study:
+    """Return the answers in a result as figures.
+
+    Raises:
+        PotstillError: There is no reference teacher.
+    """
+    rows = [row for row in result["rows"] if "predicted" in row]
+    seeds = tuple(sorted({row["seed"] for row in rows if row["name"] == TEACHER}))
+    if not seeds:
+        raise PotstillError("there is no row of a reference teacher; run `python -m benchmarks quality` to make it")
+    answered = Answered(result["test_labels"], tuple(row["predicted"] for row in rows))
+
+    def figures_in(precision: Precision) -> dict[str, Figure]:
+        found = {(row["name"], row["seed"]): row["predicted"] for row in rows if row["precision"] == precision}
+        return {
+            name: answered.figure([found[name, seed] for seed in seeds])
+            for name in (TEACHER, *ARMS)
+            if all((name, seed) in found for seed in seeds)
+        }
+
+    return Study(rows, seeds, figures_in("fp32"), figures_in("int8"))
+
+
+def summary_of(result: Result) -> list[dict[str, Any]]:
+    """Return one row per arm over all seeds: means, and intervals from paired resamples of texts and seeds."""
+    study = study_of(result)
+    speed_of = {row["name"]: row for row in result["rows"] if "predicted" not in row}
+    summary = []
+    for name, figure in study.fp32.items():
+        mine = [row for row in study.rows if (row["name"], row["precision"]) == (name, "fp32") and row["seed"] in study.seeds]
+        summary.append(
+            {
+                "name": name,
+                "shown_as": "reference teacher, 6 layers" if name == TEACHER else ARMS[name].shown_as,
+                "macro_f1": figure.estimate(),
+                "retention": (figure / study.fp32[TEACHER]).estimate(),
+                "int8_macro_f1": study.int8[name].estimate() if name in study.int8 else None,
+                **{key: float(np.mean([row[key] for row in mine])) for key in _AVERAGED},
+                **{key: speed_of.get(name, {}).get(key) for key in _OF_SPEED},
+            }
+        )
+    return summary
+
+
+def differences_of(result: Result) -> dict[str, Estimate]:
+    """Return the paired differences in macro-F1 of `DIFFERENCES` whose arms were all run with every seed."""
+    of_arm = study_of(result).fp32
+    return {
+        figure: mean_of([of_arm[first] - of_arm[second] for first, second in pairs]).estimate()
+        for figure, pairs in DIFFERENCES.items()
+        if all(name in of_arm for pair in pairs for name in pair)
+    }
+
+
+def quality_figures(result: Result) -> dict[str, float]:
+    """Return the scenario's figures; one whose arms were not run with every seed is missing."""
+    of_arm = study_of(result).fp32
+    teacher = of_arm[TEACHER]
+    return {
+        "teacher_macro_f1": teacher.value,
+        **{figure: (of_arm[name] / teacher).value for figure, name in RETENTIONS.items() if name in of_arm},
+        **{figure: found.value for figure, found in differences_of(result).items()},
+    }
+
+
+def quality_table(result: Result) -> str:
+    """Return quality over seeds beside the speed of what ships, and in words what the control says of distillation."""
+    columns = ("student", "macro-F1", "kept", "95 % interval", "int8 macro-F1", "agrees", "calibration error", "p50 ms")
+    cells = []
+    for row in summary_of(result):
+        kept, int8, p50 = row["retention"], row["int8_macro_f1"], value_of(row["p50_ms"])
+        cells.append(
+            (
+                row["shown_as"],
+                f"{row['macro_f1'].value:.4f}",
+                f"{kept.value:.1%}",
+                f"{kept.low:.1%}-{kept.high:.1%}",
+                f"{int8.value:.4f}" if int8 else ABSENT,
+                f"{row['agreement']:.1%}",
+                f"{row['expected_calibration_error']:.3f}",
+                f"{p50:.2f}" if p50 else ABSENT,
+                f"{value_of(row['p50_ratio_teacher']):.1f}x" if p50 else ABSENT,
+                f"{row['size_bytes'] / 1e6:.1f}" if p50 else ABSENT,
+            )
+        )
+    control, missing = differences_of(result).get(GAIN), result["missing"]
+    said = [] if control is None else [verdict_in_words(control, num_seeds=len(study_of(result).seeds))]
+    said += [f"Unfinished: {len(missing)} runs are missing ({', '.join(missing)})."] if missing else []
+    return "\n\n".join([markdown_table((*columns, "faster", "ships MB"), cells), *said])
+
+
+def points_of(result: Result) -> list[dict[str, Any]]:
+    """Return the summary as rows of a picture: means over seeds, their intervals, the speed of what ships."""
+    points = []
+    for row in summary_of(result):
+        found, is_teacher = row["int8_macro_f1"] or row["macro_f1"], row["name"] == TEACHER
+        points.append(
+            {
+                **row,
+                "name": row["shown_as"],
+                "precision": "fp32" if is_teacher else "int8",
+                "runtime": "pytorch" if is_teacher else "onnxruntime",
+                "macro_f1": found.value,
+                "macro_f1_interval": [found.low, found.high],
+            }
+        )
+    return points
+

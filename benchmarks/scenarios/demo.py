@@ -1,0 +1,64 @@
+"""The scenario `demo`: what `potstill demo` measures, as it measures it."""
+
+from __future__ import annotations
+
+import json
+
+from benchmarks.harness.scenario import Context, Outcome, Result, Scenario
+from distill.errors import PotstillError
+from export.demo import run_demo
+from export.fitting.reporting.findings import REPORT_JSON
+from export.measure.points import picture_of
+from export.measure.tables import markdown_of, verdict_of
+from export.settings import DemoSettings
+
+COLUMNS = ("classifier", "runs on", "macro-F1", "95 % interval", "kept", "p50 ms", "faster", "texts/s", "ships MB")
+
+
+def run(settings: DemoSettings, context: Context) -> Outcome:
+    """Run the demo in the scenario's folder."""
+    run_demo(context.folder, settings, reporter=context.reporter)
+    return Outcome(json.loads((context.folder / REPORT_JSON).read_text(encoding="utf-8"))["rows"])
+
+
+def demo_figures(result: Result) -> dict[str, float]:
+    """Return the demo's figures from its rows.
+
+    Raises:
+        PotstillError: A row is missing.
+    """
+    found = {(row["name"], row["precision"]): row for row in result["rows"]}
+    for name, precision in (("teacher", "fp32"), ("student", "fp32"), ("student", "int8")):
+        if (name, precision) not in found:
+            raise PotstillError(f"the demo's rows have no {name} in {precision}; run `python -m benchmarks demo` again")
+    teacher, fp32, int8 = found["teacher", "fp32"], found["student", "fp32"], found["student", "int8"]
+    return {
+        "teacher_macro_f1": teacher["macro_f1"],
+        "student_int8_retention": int8["macro_f1"] / teacher["macro_f1"],
+        "int8_drop": fp32["macro_f1"] - int8["macro_f1"],
+        "p50_ratio_teacher": int8["p50_ratio_teacher"],
+        "size_ratio_teacher": teacher["size_bytes"] / int8["size_bytes"],
+    }
+
+
+def table(result: Result) -> str:
+    """Return the table, and what the student keeps and gains in a sentence."""
+    rows = result["rows"]
+    said = (
+        f"One seed, {rows[0]['num_texts']:,} held-out movie sentences; latency is of one text with tokenization, on one thread."
+    )
+    return f"{markdown_of(rows, columns=COLUMNS)}\n\n{verdict_of(rows)} {said}"
+
+
+SCENARIO = Scenario(
+    name="demo",
+    summary="Run `potstill demo`.",
+    settings=DemoSettings,
+    run=run,
+    figures=demo_figures,
+    table=table,
+    picture=lambda result: picture_of(result["rows"]),
+    decided_by=("distill", "export"),
+    minutes=30,
+    quick={"profile": "quick"},
+)

@@ -1,0 +1,20 @@
+"""The scenario `offline`: all texts in one call on all processors; order and batches are the row's own business."""
+
+from __future__ import annotations
+
+from benchmarks.harness.scenario import QUALITY, Scenario
+from benchmarks.harness.speed import QUICK, SpeedSettings, run_speed, speed_figures
+from benchmarks.report.tables import speed_table
+
+SCENARIO = Scenario(
+    name="offline",
+    summary="Time all texts at once on all processors, all rows taking turns, with the quality of the same answers.",
+    settings=SpeedSettings,
+    run=lambda settings, context: run_speed("many", settings, context),
+    figures=lambda result: speed_figures("many", result),
+    table=speed_table,
+    decided_by=("benchmarks/harness", "benchmarks/peers", "export/measure", "export/runtime", "export/int8", "export/graph"),
+    minutes=60,
+    quick=QUICK,
+    needs=(QUALITY,),
+)

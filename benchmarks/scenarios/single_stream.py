@@ -1,0 +1,22 @@
+"""The scenario `single-stream`: one text at a time on one thread, all rows in turns, with the quality of the same answers."""
+
+from __future__ import annotations
+
+from benchmarks.harness.scenario import QUALITY, Scenario
+from benchmarks.harness.speed import QUICK, SpeedSettings, run_speed, speed_figures
+from benchmarks.report.pictures import quality_against_time
+from benchmarks.report.tables import speed_table
+
+SCENARIO = Scenario(
+    name="single-stream",
+    summary="Time single texts, all rows taking turns, with the quality of the same answers.",
+    settings=SpeedSettings,
+    run=lambda settings, context: run_speed("single", settings, context),
+    figures=lambda result: speed_figures("single", result),
+    table=speed_table,
+    picture=lambda result: quality_against_time(result["rows"]),
+    decided_by=("benchmarks/harness", "benchmarks/peers", "export/measure", "export/runtime", "export/int8", "export/graph"),
+    minutes=90,
+    quick=QUICK,
+    needs=(QUALITY,),
+)

@@ -1,1 +1,0 @@
-"""What the scenarios that train share."""
