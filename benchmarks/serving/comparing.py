@@ -1,5 +1,6 @@
 """Whole stack against whole stack: each server takes its turn in every round, fresh processes, the same texts.
 
+A turn is a closed loop, for the rate, then an open loop at half of that rate, for the tail.
 A peer first tries its candidate settings for a few seconds each; the fastest is the one that is compared.
 """
 
@@ -109,13 +110,17 @@ def _turn(peer: ServerPeer, task: Task, plan: Plan, setting: Setting, number: in
         run(Load(server.port, requests, plan.connections, plan.warmup_s))
         before_s = server.cpu_s()
         samples = run(Load(server.port, requests, plan.connections, plan.turn_s))
+        spent_s, memory = server.cpu_s() - before_s, server.memory_bytes()
+        half = samples.requests_per_second / 2
+        opened = run(Load(server.port, requests, 4 * plan.connections, plan.turn_s, rate=max(1.0, half), seed=number))
         return {
             **found,
+            "open_latency_ms": [round(float(value), 3) for value in opened.latency_ms],
             "requests_per_second": samples.requests_per_second,
             "statuses": samples.statuses(),
             "latency_ms": [round(float(value), 3) for value in samples.latency_ms[samples.status == 200]],
-            "server_cpu_us_per_request": (server.cpu_s() - before_s) / max(1, samples.count(200)) * 1e6,
-            "memory_bytes": server.memory_bytes(),
+            "server_cpu_us_per_request": spent_s / max(1, samples.count(200)) * 1e6,
+            "memory_bytes": memory,
             "generator": samples.generator(),
         }
 
@@ -135,6 +140,7 @@ def _row(
         "requests_ratio_range": [min(ratios), max(ratios)],
         "latency": percentiles(*(np.array(turn["latency_ms"]) for turn in turns)),
         "latency_quantiles_ms": quantiles(latencies),
+        "open_latency": percentiles(*(np.array(turn["open_latency_ms"]) for turn in turns)),
         "errors": sum(count for turn in turns for status, count in turn["statuses"].items() if status != "200"),
         **_quality(turns[0]["labels"], task),
         "server_cpu_us_per_request": float(np.median([turn["server_cpu_us_per_request"] for turn in turns])),

@@ -36,14 +36,25 @@ def serving_figures(result: Result) -> dict[str, float]:
 
 def serving_table(result: Result) -> str:
     """Return the table of servers, a line each, and what the other phases say in words."""
-    columns = ("server", "requests/s", "ours faster", "least - most", "p50 ms", "p99 ms", "macro-F1", "memory MB", "note")
+    columns = (
+        "server",
+        "requests/s",
+        "ours faster",
+        "least - most",
+        "p50 ms",
+        "p99 ms",
+        "open p99 ms",
+        "macro-F1",
+        "memory MB",
+        "note",
+    )
     cells: list[tuple[str, ...]] = []
     for row in (row for row in result["rows"] if row["kind"] == "server"):
         if "skipped" in row:
-            cells.append((row["name"], *([""] * 7), f"skipped: {row['skipped']}"))
+            cells.append((row["name"], *([""] * 8), f"skipped: {row['skipped']}"))
             continue
         least, most = row["requests_ratio_range"]
-        p99 = row["latency"]["p99_ms"]
+        p99, open_p99 = row["latency"]["p99_ms"], row.get("open_latency", {}).get("p99_ms")
         cells.append(
             (
                 row["name"],
@@ -52,6 +63,7 @@ def serving_table(result: Result) -> str:
                 f"{least:.2f} - {most:.2f}",
                 f"{row['latency']['p50_ms']:.1f}",
                 "" if p99 is None else f"{p99:.1f}",
+                "" if open_p99 is None else f"{open_p99:.1f}",
                 f"{row['macro_f1']:.4f}",
                 f"{row['memory_bytes'] / 1e6:.0f}",
                 ", ".join(f"{name} {value}" for name, value in row["settings"].items()) or "defaults",

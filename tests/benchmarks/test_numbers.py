@@ -22,6 +22,7 @@ from benchmarks.scenarios.scale import Plan
 from benchmarks.serving.figures import BUSY_SHARE
 from benchmarks.serving.ours import DEADLINE_MS
 from distill.scales import MIGRATION
+from export.fitting.job import TEST_SHARE
 from export.measure.protocol import STEADY
 from export.measure.statistics import BUSY_PROCESSORS, MIN_SAMPLES, NOISY_SPREAD
 
@@ -38,6 +39,7 @@ SETTINGS = {
     "95 % bootstrap interval": "95 %",
     f"more than {BUSY_SHARE} of a processor": f"{BUSY_SHARE}",
     f"{KILLS} times": f"{KILLS} times",
+    f"{TEST_SHARE:.0%}".replace("%", " %") + " of the training texts are cut off": f"{TEST_SHARE:.0%}".replace("%", " %"),
     f"with {DEADLINE_MS} ms to live": f"{DEADLINE_MS} ms",
     f"within {STEADY:.0%}".replace("%", " %"): f"{STEADY:.0%}".replace("%", " %"),
     f"more than {NOISY_SPREAD:.0%}".replace("%", " %"): f"{NOISY_SPREAD:.0%}".replace("%", " %"),
