@@ -210,7 +210,7 @@ def _run_trainer(teacher: Bundle, settings: DistillSettings, task: Mapping[str, 
         "threads": available_cpus(),
         **task,
     }
-    figures = _child("benchmarks.peers.trainer", given)
+    figures = _child("benchmarks.quality.trainer", given)
     return Run(tuple(figures["epoch_ends_s"]), tuple(figures["macro_f1"]), figures["num_texts"])
 
 
@@ -300,7 +300,7 @@ SCENARIO = Scenario(
     run=run,
     figures=figures,
     table=table,
-    decided_by=("benchmarks/scenarios/training.py", "benchmarks/peers/trainer.py", "distill/training", "distill/teachers"),
+    decided_by=("benchmarks/scenarios/training.py", "benchmarks/quality/trainer.py", "distill/training", "distill/teachers"),
     minutes=150,
     quick={"seeds": (0,), "epochs": 1},
     needs=(QUALITY,),

@@ -1,4 +1,4 @@
-"""The scenario `trec6`: the questions of TREC with six labels, a teacher of BERT's size and every kind of student, beside published rows."""
+"""The scenario `trec6`: questions with six labels, a teacher of BERT's size and every kind of student, beside others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.harness.scenario import Scenario
 
 SCENARIO = Scenario(
     name="trec6",
-    summary="Train a teacher of BERT's size and every kind of student on the questions of TREC with six labels, and measure them together.",
+    summary="Train a teacher of BERT's size and every kind of student on TREC's questions, six labels, and measure them.",
     settings=FieldSettings,
     run=lambda settings, context: run_field(TREC6, settings, context),
     figures=field_part,

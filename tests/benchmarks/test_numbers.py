@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.attacks.trials import DEADLINE_MS as HONEST_MS
+from benchmarks.attacks.trials import LEAST_SHARE, MOST_GROWTH_BYTES
 from benchmarks.harness.results import FOLDER, read_result
 from benchmarks.harness.scenario import scenarios
 from benchmarks.report.pages import INLINE, ROOT, pages_of, same_figures
@@ -35,6 +37,9 @@ SETTINGS = {
     f"with alpha {MIGRATION}": f"{MIGRATION}",
     f"with alpha {WAYS[4].migration} it is the same as with {MIGRATION}": f"{MIGRATION}",
     f"with alpha {WAYS[4].migration}": f"{WAYS[4].migration}",
+    f"when {LEAST_SHARE:.0%}".replace("%", " %") + " of the honest requests": f"{LEAST_SHARE:.0%}".replace("%", " %"),
+    f"within {HONEST_MS // 1000} s, the server's memory": f"{HONEST_MS // 1000} s",
+    f"at most {MOST_GROWTH_BYTES >> 20} MB, no answer": f"{MOST_GROWTH_BYTES >> 20} MB",
     "95 % interval": "95 %",
     "95 % bootstrap interval": "95 %",
     f"more than {BUSY_SHARE} of a processor": f"{BUSY_SHARE}",
