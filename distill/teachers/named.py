@@ -23,7 +23,7 @@ def is_fine_tuned(name: str | Path) -> bool:
         return False
     try:
         return has_head(json.loads((folder_of(str(name)) / CONFIG).read_text(encoding="utf-8")))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         return False  # whoever loads it says what is wrong with it
 
 

@@ -110,6 +110,8 @@ def prepared(
     held_out = [part for part in (splits.train, splits.validation, splits.test) if part is not None]
     further = tuple(texts_not_in(of_one_kind(unlabeled, splits.train), held_out))
     encoder, opened = _opened(teacher, splits, reporter)
+    if encoder is None:
+        splits = _judged(opened, splits, reporter)  # before anything takes time
     views = 0 if encoder is None else _epochs(opened, splits.train) * len(splits.train)
     return Job(splits, further, settings, reporter, encoder, opened, views)
 
@@ -158,13 +160,19 @@ def _opened(teacher: FitTeacher, splits: Splits, reporter: Reporter) -> tuple[st
         if found is None:
             return str(one), _untrained(str(one), splits.train)
         members.append(found)
-    opened = open_teacher(members, device="auto")
-    require_same_label_names(opened.asked.labels, splits.train.labels)
-    require_same_task(opened.asked.problem_type, splits.train.problem_type)
-    validation = splits.validation  # judged now, before anything takes time; the answers are cached
-    logits = teacher_logits(opened.asked, validation.texts, reporter=reporter).logits
-    require_useful_teacher(logits=logits, label_ids=validation.label_ids, labels=opened.asked.labels)
-    return None, opened
+    return None, open_teacher(members, device="auto")
+
+
+def _judged(teacher: Teacher, splits: Splits, reporter: Reporter) -> Splits:
+    """Return the splits with their labels in the teacher's order; refuse a teacher that is no use, whose answers are kept."""
+    labels, (train, validation, test) = teacher.asked.labels, (splits.train, splits.validation, splits.test)
+    if sorted(labels) != sorted(train.labels):
+        require_same_label_names(labels, train.labels)
+    require_same_task(teacher.asked.problem_type, train.problem_type)
+    validation = validation.in_order(labels)
+    logits = teacher_logits(teacher.asked, validation.texts, reporter=reporter).logits
+    require_useful_teacher(logits=logits, label_ids=validation.label_ids, labels=labels)
+    return Splits(train.in_order(labels), validation, test and test.in_order(labels))
 
 
 def _untrained(source: str, train: Dataset) -> Teacher:

@@ -39,6 +39,14 @@ def test_other_labels_than_the_teachers_are_named(tiny_splits: Splits, tiny_teac
         job_of(other, tiny_teacher)
 
 
+def test_labels_in_another_order_are_put_in_the_teachers(tiny_splits: Splits, tiny_teacher: Bundle) -> None:
+    turned = tuple(reversed(tiny_splits.train.labels))
+    parts = (replace(part, labels=turned, label_ids=1 - part.label_ids) for part in (tiny_splits.train, tiny_splits.validation))
+    job = job_of(Splits(*parts, None), tiny_teacher)
+    assert job.splits.train.labels == tiny_teacher.labels
+    assert [job.splits.train.label_names(row) for row in range(20)] == [tiny_splits.train.label_names(row) for row in range(20)]
+
+
 def test_swapped_labels_are_refused_before_anything_takes_time(tiny_splits: Splits, tiny_teacher: Bundle) -> None:
     swapped = (replace(part, label_ids=1 - part.label_ids) for part in (tiny_splits.train, tiny_splits.validation))
     with pytest.raises(TeacherError, match="label order differs"):
