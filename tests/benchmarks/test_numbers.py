@@ -27,6 +27,8 @@ from distill.scales import MIGRATION
 from export.fitting.job import TEST_SHARE
 from export.measure.protocol import STEADY
 from export.measure.statistics import BUSY_PROCESSORS, MIN_SAMPLES, NOISY_SPREAD
+from serve.bulk.parts import MAX_DICTIONARY_BYTES
+from serve.bulk.streams import FREE_BYTES, MAX_RATIO, XZ_MEMORY_BYTES
 
 UNIT = r"(?:\s?%|x\b|\s?(?:ms|MB|GB|kB|µs|times)\b|\ss\b)"
 MEASURED = re.compile(rf"(?<![\w.])\d[\d,]*(?:\.\d+)?{UNIT}|(?<![\w.])\d+\.\d+(?![\w.])")
@@ -40,6 +42,10 @@ SETTINGS = {
     f"when {LEAST_SHARE:.0%}".replace("%", " %") + " of the honest requests": f"{LEAST_SHARE:.0%}".replace("%", " %"),
     f"within {HONEST_MS // 1000} s, the server's memory": f"{HONEST_MS // 1000} s",
     f"at most {MOST_GROWTH_BYTES >> 20} MB, no answer": f"{MOST_GROWTH_BYTES >> 20} MB",
+    f"becomes {MAX_RATIO} times as large": f"{MAX_RATIO} times",
+    f"({FREE_BYTES >> 20} MB are free)": f"{FREE_BYTES >> 20} MB",
+    f"an xz file that needs more than {XZ_MEMORY_BYTES >> 20} MB": f"{XZ_MEMORY_BYTES >> 20} MB",
+    f"a Parquet dictionary above {MAX_DICTIONARY_BYTES >> 20} MB": f"{MAX_DICTIONARY_BYTES >> 20} MB",
     "95 % interval": "95 %",
     "95 % bootstrap interval": "95 %",
     f"more than {BUSY_SHARE} of a processor": f"{BUSY_SHARE}",
