@@ -69,7 +69,7 @@ class OpenedText:
 
 
 def open_text(
-    source: Path | str, file: IO[bytes], *, kind: str, wanted: Sequence[str] = (), max_line_chars: int = MAX_LINE_CHARS
+    source: Path | str, file: IO[bytes], *, kind: str, wanted: Sequence[str] = (), max_line_chars: int | None = None
 ) -> OpenedText:
     """Decide the form of a file and return its lines, decoded as they are read.
 
@@ -80,7 +80,7 @@ def open_text(
         file: Opened for reading; it need not be seekable.
         kind: "csv", "tsv" or "jsonl".
         wanted: Names of columns that the header is expected to have, in any case; they help to choose the delimiter.
-        max_line_chars: Longest line.
+        max_line_chars: Longest line; None is `MAX_LINE_CHARS`.
 
     Raises:
         DatasetError: The content is not text.
@@ -92,7 +92,7 @@ def open_text(
         complete = len(head) < HEAD_BYTES
         text = codecs.getincrementaldecoder(encoding)("surrogateescape").decode(head, final=complete and encoding != "utf-16")
         form = _tabular_form(encoding, text, usual=_usual_delimiter(kind), wanted=wanted, complete=complete)
-    return OpenedText(form, _lines(source, _Rest(head, file), encoding, max_line_chars))
+    return OpenedText(form, _lines(source, _Rest(head, file), encoding, max_line_chars or MAX_LINE_CHARS))
 
 
 def _usual_delimiter(kind: str) -> str:
