@@ -18,9 +18,9 @@ MICROSOFT: Final = "com.microsoft"
 
 _STANDARD: Final = (
     "Abs Add And Cast Concat Constant ConstantOfShape Conv Cos CumSum DFT Div Equal Erf Expand Flatten Gather "
-    "GatherElements GatherND Gelu Gemm GreaterOrEqual Identity IsNaN LayerNormalization Less LessOrEqual Log MatMul Max "
-    "Min Mul Neg Not Pad Pow QuantizeLinear Range Reciprocal ReduceMean ReduceSum Relu Reshape Shape Sigmoid Sin Slice "
-    "Softmax Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where"
+    "GatherElements GatherND Gelu Gemm Greater GreaterOrEqual Identity IsNaN LayerNormalization Less LessOrEqual Log MatMul "
+    "Max Min Mul Neg Not Pad Pow QuantizeLinear Range Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Shape Sigmoid "
+    "Sin Slice Softmax Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where"
 )
 
 OPS: Final[Mapping[str, frozenset[str]]] = {

@@ -20,7 +20,10 @@ from random_models import random_classifier
 from distill.bundle import Bundle
 from distill.errors import BundleError
 from distill.models.families import FAMILIES
+from distill.models.loading import load_bundle
 from distill.models.torch_classifier import TorchClassifier
+from distill.settings import DistillSettings
+from distill.students.static_student import build_static
 from export.graph.fused import write_fused_graph
 from export.graph.portable import LogitsOnly, write_portable_graph
 from export.runtime import graph_limits
@@ -65,12 +68,23 @@ def test_the_graphs_of_the_student_are_accepted(tiny_student: Bundle) -> None:
         require_runnable(tiny_student.read_graph(precision))
 
 
+def test_the_graph_of_a_static_student_is_accepted(tiny_teacher: Bundle) -> None:
+    assert ("", "ReduceMax") in ops_of(static_graph(tiny_teacher))
+
+
+def static_graph(teacher: Bundle) -> onnx.ModelProto:
+    return write_portable_graph(build_static(load_bundle(teacher), DistillSettings(kind="static"), seed=0))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # it exports some twenty architectures
 @pytest.mark.filterwarnings("ignore")  # of the older exporter
-def test_the_list_has_every_op_that_our_writers_write_and_no_other(tiny_model: Path, tiny_student: Bundle) -> None:
+def test_the_list_has_every_op_that_our_writers_write_and_no_other(
+    tiny_model: Path, tiny_teacher: Bundle, tiny_student: Bundle
+) -> None:
     written = {(MICROSOFT, "DynamicQuantizeMatMul"), (MICROSOFT, "GatherBlockQuantized")}  # run by the tests of int8
     written |= ops_of(onnx.load_from_string(tiny_student.read_graph("int8")))
+    written |= ops_of(static_graph(tiny_teacher))
     others = ("convbert", "deberta", "deberta-v2", "esm", "eurobert", "fnet", "modernbert", "nystromformer", "roformer")
     for family in (*FAMILIES, *others):
         classifier = random_classifier(family, tiny_model)
