@@ -35,6 +35,10 @@ class RowFiles:
         """Tell whether a row is finished."""
         return self._path(name).is_file()
 
+    def get(self, name: str) -> dict[str, Any]:
+        """Return a finished row."""
+        return dict(json.loads(self._path(name).read_text(encoding="utf-8")))
+
     def keep(self, row: Mapping[str, Any]) -> None:
         """Write a finished row under its name."""
         write_atomically(self._path(row["name"]), json.dumps(row, allow_nan=False))

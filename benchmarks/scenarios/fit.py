@@ -5,7 +5,7 @@ Row by row: a finished row is a file in the work folder and is not made again. C
     clone     `make demo` in a new clone: minutes
     demo      the fit of the demo, one row per seed
     quick     effort quick on 2,000 texts: minutes
-    regret    the same fits with every form trained in full: what halving lost, and what time it saved
+    regret    all recipes within the demo's budget, with halving and trained in full: what halving lost, and what time it saved
     foreign   six sets that nothing was tuned on, one row each
 """
 
@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,9 +31,10 @@ from distill.data import Splits, limited
 from distill.data.dataset import split_off
 from distill.errors import GateError, SettingsError
 from distill.progress import Reporter
-from distill.recipes import Effort
+from distill.recipes import Effort, RecipeName
 from distill.settings import BUILTIN_MINILM, Settings
 from export.demo import Profile, profile_of
+from export.fitting.training import TEACHER
 from export.settings import DemoSettings, FitSettings
 
 QUICK_TEXTS: Final = 2_000
@@ -47,6 +48,7 @@ class Study:
     Attributes:
         demo: The texts, budget and effort of the demo.
         teacher: What the teachers are fine-tuned from.
+        regret_recipes: What halving chooses from; none: all seven.
         foreign: The foreign sets, by name.
         foreign_settings: Effort on those; they have no budget.
         most: Texts of each split, a stratified sample; None: all.
@@ -55,6 +57,7 @@ class Study:
 
     demo: Profile = field(default_factory=lambda: profile_of(DemoSettings()))
     teacher: str = BUILTIN_MINILM
+    regret_recipes: tuple[RecipeName, ...] = ()
     foreign: Mapping[str, ForeignSet] = field(default_factory=lambda: FOREIGN)
     foreign_settings: FitSettings = field(default_factory=lambda: FitSettings(effort="quick"))
     most: int | None = None
@@ -165,11 +168,8 @@ def _demo(bench: Bench, seeds: Sequence[int]) -> None:
     for seed in seeds:
         name = f"demo-{seed}"
         if not bench.rows.has(name):
-            out, started = _folder_of_task(bench, seed), time.monotonic()
-            part = _fitted(bench, out, bench.task[0], bench.settings(seed), bench.task[1])
-            halved_s = {"halved_s": trainings(out, rounds=True)} if "failed" not in part else {}
-            row = {"name": name, "kind": "demo", "seed": seed, **part, **halved_s}
-            bench.rows.keep({**row, "wall_min": (time.monotonic() - started) / 60})
+            part = _fitted(bench, bench.folder / name, bench.task[0], bench.settings(seed), bench.task[1])
+            bench.rows.keep({"name": name, "kind": "demo", "seed": seed, **part})
 
 
 def _quick(bench: Bench, seeds: Sequence[int]) -> None:
@@ -182,27 +182,32 @@ def _quick(bench: Bench, seeds: Sequence[int]) -> None:
     out = bench.folder / "quick"
     shutil.rmtree(out, ignore_errors=True)  # a run that resumes would seem to be faster
     started = time.monotonic()
-    part = _fitted(bench, out, splits, FitSettings(effort="quick"))
+    part = _fitted(bench, out, splits, bench.study.foreign_settings.model_copy(update={"effort": "quick"}))
     bench.rows.keep({"name": "quick", "kind": "quick", **part, "wall_min": (time.monotonic() - started) / 60})
 
 
 def _regret(bench: Bench, seeds: Sequence[int]) -> None:
-    """Fit again where the demo was fitted: teacher, assistants and survivors are there, and what halving stopped is trained.
+    """Fit with the demo's teacher and budget, but all recipes: first with halving, then in the same folder without.
 
-    The choice among all forms is made within the same budget; the time is that of all recipes, so those over the budget are
-    trained last.
+    There the assistants and the survivors are already trained. The choice among all forms is made within the budget; the time
+    is that of all recipes, so those over the budget are trained last.
     """
     _demo(bench, seeds)
     for seed in seeds:
-        name = f"regret-{seed}"
-        halved = next(row for row in bench.rows.all() if row["name"] == f"demo-{seed}")
-        if bench.rows.has(name) or "failed" in halved:
+        name, halved_name, demo = f"regret-{seed}", f"halved-{seed}", bench.folder / f"demo-{seed}"
+        if bench.rows.has(name) or "failed" in bench.rows.get(f"demo-{seed}"):
             continue
-        out = _folder_of_task(bench, seed)
-        full = _fitted(bench, out, bench.task[0], bench.settings(seed, train_all=True), bench.task[1])
-        everything = bench.settings(seed, train_all=True, max_ms=None, max_mb=None, min_kept=None)
-        last = _fitted(bench, out, bench.task[0], everything, bench.task[1])
-        if failed := full.get("failed") or last.get("failed"):
+        teacher = demo / TEACHER if (demo / TEACHER).is_dir() else bench.study.teacher
+        fitted = partial(_fitted, bench, bench.folder / name, bench.task[0], unlabeled=bench.task[1], teacher=teacher)
+        if not bench.rows.has(halved_name):
+            part = fitted(bench.settings(seed, recipes=bench.study.regret_recipes))
+            seconds = {} if "failed" in part else {"halved_s": trainings(bench.folder / name, rounds=True)}
+            bench.rows.keep({"name": halved_name, "kind": "halved", "seed": seed, **part, **seconds})
+        halved = bench.rows.get(halved_name)
+        everything = {"recipes": bench.study.regret_recipes, "train_all": True}
+        full = fitted(bench.settings(seed, **everything))
+        last = fitted(bench.settings(seed, **everything, max_ms=None, max_mb=None, min_kept=None))
+        if failed := next((each["failed"] for each in (halved, full, last) if "failed" in each), None):
             part = {"failed": failed}
         else:
             part = {
@@ -210,7 +215,7 @@ def _regret(bench: Bench, seeds: Sequence[int]) -> None:
                 "full": full["student"],
                 "forms": full["forms"],
                 "halved_s": halved["halved_s"],
-                "full_s": trainings(out, rounds=False),
+                "full_s": trainings(bench.folder / name, rounds=False),
             }
         bench.rows.keep({"name": name, "kind": "regret", "seed": seed, **part})
 
@@ -233,17 +238,25 @@ def _foreign(bench: Bench, seeds: Sequence[int]) -> None:
         bench.rows.keep({**row, **_fitted(bench, bench.folder / name, splits, bench.study.foreign_settings)})
 
 
-def _folder_of_task(bench: Bench, seed: int) -> Path:
-    return bench.folder / f"task-{seed}"
-
-
-def _fitted(bench: Bench, out: Path, splits: Splits, settings: FitSettings, unlabeled: Sequence[str] = ()) -> dict[str, Any]:
+def _fitted(
+    bench: Bench,
+    out: Path,
+    splits: Splits,
+    settings: FitSettings,
+    unlabeled: Sequence[str] = (),
+    teacher: str | Path | None = None,
+) -> dict[str, Any]:
     """Return what a fit found, or why it found nothing."""
     from export.fitting.run import fit
 
     try:
         report = fit(
-            splits, out=out, teacher=bench.study.teacher, unlabeled=unlabeled, settings=settings, reporter=bench.reporter
+            splits,
+            out=out,
+            teacher=teacher or bench.study.teacher,
+            unlabeled=unlabeled,
+            settings=settings,
+            reporter=bench.reporter,
         )
     except GateError as exc:
         bench.reporter.say(f"failed: {exc}")

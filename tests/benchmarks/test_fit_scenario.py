@@ -71,24 +71,25 @@ def test_every_part_has_a_row_and_a_second_run_makes_none(
     release = Release("tiny", "1.0", "tiny-1.0-py3-none-any.whl", "", "1 kB")
     monkeypatch.setattr(Release, "kept", lambda self: train.read_bytes())
     tiny = ForeignSet("good or bad", release, "", "none", lambda content, inside: {"train.csv": content})
-    recipes = FitSettings(effort="quick", recipes=("2-layers", "1-layer", "static"))
+    static = FitSettings(effort="quick", recipes=("static",))
     study = Study(
-        demo=Profile(DataSettings(train=(str(train),), test=str(test)), (), recipes),
+        demo=Profile(DataSettings(train=(str(train),), test=str(test)), (), static),
         teacher=str(tiny_teacher.path),
+        regret_recipes=("3-layers", "2-layers", "1-layer", "static"),
         foreign={"tiny": tiny},
-        foreign_settings=recipes,
+        foreign_settings=static,
     )
     parts = ("quick", "demo", "regret", "foreign")
     rows = run_fit(tmp_path / "work", parts=parts, seeds=(0,), study=study, reporter=QUIET)
     by_name = {row["name"]: row for row in rows}
-    assert by_name.keys() == {"quick", "demo-0", "regret-0", "foreign-tiny"}
+    assert by_name.keys() == {"quick", "demo-0", "halved-0", "regret-0", "foreign-tiny"}
     assert not [row for row in rows if "failed" in row]
-    demo, regret = by_name["demo-0"], by_name["regret-0"]
-    # Three recipes: one of them is stopped, and only then trained in full.
-    assert len([name for name in demo["halved_s"] if name.startswith("quarter/")]) == 3
-    assert set(regret["full_s"]) - set(demo["halved_s"])
+    demo, halved, regret = by_name["demo-0"], by_name["halved-0"], by_name["regret-0"]
+    # Four recipes: two of them are stopped, and only then trained in full.
+    assert len([name for name in halved["halved_s"] if name.startswith("quarter/")]) == 4
+    assert set(regret["full_s"]) - set(halved["halved_s"])
     assert not [name for name in regret["full_s"] if name.startswith("quarter/")]
-    assert regret["halved"] == demo["student"]
+    assert regret["halved"] == halved["student"]
     assert demo["student"]["low"] <= demo["student"]["value"] <= demo["student"]["high"]
     figures = fit_figures(rows)
     assert figures["retention"] == pytest.approx(demo["student"]["value"] / demo["teacher"]["value"], abs=1e-5)
