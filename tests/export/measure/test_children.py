@@ -15,7 +15,7 @@ import pytest
 from distill.bundle import Bundle
 from export.measure.children import child, run_child
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WITHIN_S = 60.0
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
