@@ -47,7 +47,7 @@ def test_peers_on_the_students_weights_give_its_labels(tiny_student: Bundle, tmp
 
 def test_every_module_but_the_helpers_is_a_peer() -> None:
     files = {path.stem for path in (ROOT / "benchmarks" / "peers").glob("*.py")}
-    assert files - set(peers()) == {"__init__", "clockwork", "external", "http", "trainer"}
+    assert files - set(peers()) == {"__init__", "clockwork", "external", "http"}
 
 
 @pytest.mark.parametrize("name", peers())
