@@ -122,10 +122,10 @@ def prepared(student: Path, *, test: Dataset, folder: Path, needs_stock: bool) -
         if done.returncode:
             raise PotstillError(f"the peers' stock export failed: {done.stderr.strip()[-300:]}")
     with tempfile.TemporaryDirectory() as place:
-        shipped, other = Path(place) / "student", Path(place) / "student-fp32"
-        for copy, left_out in ((shipped, "model.onnx"), (other, "model_int8.onnx")):
+        shipped, other = Path(place) / "student", Path(place) / "student-with-fp32"
+        for copy, left_out in ((shipped, {"model.onnx"}), (other, set[str]())):  # a reload keeps the precision
             shutil.copytree(student, copy)
-            Bundle.open(copy).adding({}, dropping=frozenset({WEIGHTS, left_out, BENCHMARK}))
+            Bundle.open(copy).adding({}, dropping=frozenset({WEIGHTS, BENCHMARK, *left_out}))
         yield Task(
             bundle=shipped,
             other=other,

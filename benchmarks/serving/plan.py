@@ -66,7 +66,7 @@ class Task:
 
     Attributes:
         bundle: The student's folder, without what answering in int8 does not need.
-        other: The same student with its fp32 graph alone, to reload to.
+        other: The same student with its fp32 graph beside the int8 one, to reload to.
         stock: Folder with the stock int8 export of the same weights.
         texts: Test texts.
         cut_texts: The same, those too long for the student cut to what it reads.

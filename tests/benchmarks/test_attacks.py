@@ -37,7 +37,6 @@ def attack(tiny_student: Bundle, tiny_test: Dataset, tmp_path: Path) -> Callable
     [
         pytest.param("name_twice", "answered [200], not [400]", id="a wrong answer"),
         pytest.param("head_that_stops", "a connection was not closed in time", id="a connection", marks=pytest.mark.slow),
-        pytest.param("endless_value", "memory grew", id="memory", marks=pytest.mark.slow),
     ],
 )
 def test_a_server_survives_with_its_guard_and_not_without(

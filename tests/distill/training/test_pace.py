@@ -10,6 +10,7 @@ from tiny_task import Listening
 from distill.bundle import Bundle
 from distill.data import Splits
 from distill.models.loading import load_bundle
+from distill.training import pace
 from distill.training.pace import BACKWARD, answer_s, say_training
 
 
@@ -18,7 +19,7 @@ def test_long_trainings_say_about_how_long_and_short_ones_nothing(
 ) -> None:
     model, texts, reporter = load_bundle(tiny_teacher), tiny_splits.train.texts, Listening()
     assert answer_s(model, texts) > 0
-    monkeypatch.setattr("distill.training.pace.answer_s", lambda *arguments: 0.01)
+    monkeypatch.setattr(pace, "answer_s", lambda *arguments: 0.01)
     say_training(model, texts, title="teacher", views=100, reporter=reporter)  # 3.5 s
     assert reporter.said == []
     say_training(model, texts, title="teacher", views=10_000, reporter=reporter)
