@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 PROFILE ?= full
-EFFORT ?= standard
+EFFORT ?=
 OUT ?= demo
 WORK ?= .results
 VENV := .venv
@@ -16,7 +16,7 @@ FAILED = tail -n 40 $(LOG); echo "The install failed; everything pip wrote is in
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo [PROFILE=quick | EFFORT=thorough] [OUT=demo]   potstill fit on built-in data"
+	@echo "make demo [PROFILE=quick] [EFFORT=thorough] [OUT=demo]   potstill fit on built-in data"
 	@echo "make test                              every test, and how long each folder of tests took"
 	@echo "make quick                             the tests that take seconds"
 	@echo "make lint                              ruff and mypy"
@@ -24,7 +24,7 @@ help:
 	@echo "make clean                             remove .venv and build files"
 
 demo: $(VENV)/.installed-demo
-	$(BIN)/potstill demo --out $(OUT) --profile $(PROFILE) --effort $(EFFORT)
+	$(BIN)/potstill demo --out $(OUT) --profile $(PROFILE) $(if $(EFFORT),--effort $(EFFORT))
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from distill.cli.bars import reporter_for_terminal
-from distill.cli.flags import GROUPS, BundleOut, Data, Flat, Json, with_headings
+from distill.cli.flags import GROUPS, BundleOut, Data, Flat, Json, Unlabeled, with_headings
 from distill.cli.reading import adopting_texts, gate_texts, recorded_teacher, reported_splits
 from distill.cli.terminal import print_cells, print_json, print_made
 from distill.errors import SettingsError
@@ -152,10 +152,7 @@ def distill(
     *,
     out: BundleOut,
     data: Data = DataSettings(),
-    unlabeled: Annotated[
-        tuple[str, ...],
-        Parameter(group=GROUPS["Transfer set"], help="texts without labels to learn from: FILE or builtin:NAME"),
-    ] = (),
+    unlabeled: Unlabeled = (),
     scored: Annotated[
         tuple[Path, ...],
         Parameter(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -52,6 +54,26 @@ def replacing(path: Path) -> Iterator[Path]:
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def kept_or_made(path: Path, *, decided_by: Sequence[object], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the JSON values that an earlier run kept in a file for the same inputs; else make and keep them.
+
+    Args:
+        path: The file; one that cannot be read is replaced.
+        decided_by: Everything that decides the values, as JSON values.
+        make: Returns the values.
+    """
+    key = hashlib.sha256(json.dumps(decided_by).encode()).hexdigest()
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        if found.pop("key") == key:
+            return found
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # nothing is kept, or not whole
+    made = make()
+    write_atomically(path, json.dumps({"key": key, **made}))
+    return made
 
 
 def reserve(path: Path, num_bytes: int) -> None:

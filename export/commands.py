@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from distill.cli.bars import reporter_for_terminal
-from distill.cli.flags import GROUPS, Data, Flat, Json, with_headings
+from distill.cli.flags import GROUPS, Data, Flat, Json, Unlabeled, with_headings
 from distill.cli.reading import adopting_texts, gate_texts, measuring_texts, reported_splits, stdin_texts
 from distill.cli.terminal import print_json, print_made, print_report
 from distill.errors import SettingsError
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 OUTPUT, RUNNING = GROUPS["Output"], GROUPS["Running"]
 Trust = Annotated[TrustSettings, Flat]
 GraphBundle = Annotated[Path, Parameter(help="a bundle with an ONNX graph")]
-Unlabeled = Annotated[
-    tuple[str, ...],
-    Parameter(group=GROUPS["Transfer set"], help="texts without labels to learn from: FILE or builtin:NAME"),
-]
 FormFlag = Annotated[
     Form | None,
     Parameter(group=RUNNING, help="what runs the bundle; default: int8 if it has that graph, then fp32, then pytorch"),
@@ -49,7 +45,7 @@ def demo(
     settings: Annotated[DemoSettings, Flat] = DemoSettings(),
     json: Json = False,
 ) -> None:
-    """Run `potstill fit` on the built-in movie sentences with a budget of 9 MB and two recipes."""
+    """Run `potstill fit` on the built-in movie sentences with a budget and recipes that finish soon."""
     from export.demo import run_demo
 
     _show_fit(run_demo(out, settings, reporter=reporter_for_terminal()), out, json=json)

@@ -47,7 +47,7 @@ def profile_of(settings: DemoSettings) -> Profile:
         unlabeled=() if quick else ("builtin:amazon", "builtin:tweets", "builtin:nyt"),
         fit=FitSettings(
             max_mb=MAX_MB,
-            effort="quick" if quick else settings.effort,
+            effort=settings.effort or ("quick" if quick else "standard"),
             recipes=RECIPES,
             seed=settings.seed,
         ),

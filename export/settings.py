@@ -132,7 +132,7 @@ class DemoSettings(Settings, heading="Running"):
     """What the demo runs."""
 
     profile: Literal["full", "quick"] = Field("full", description="quick: train on a sample, in minutes, with lower scores")
-    effort: Effort = Field(
-        "standard", description="how much training the students of the full profile get: quick, standard or thorough"
+    effort: Effort | None = Field(
+        None, description="how much training the students get; default: standard, in the quick profile quick"
     )
     seed: int = Field(0, ge=0, description="seed of head initialization, dropout and the order of texts; splits stay the same")

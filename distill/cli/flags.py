@@ -17,6 +17,10 @@ GROUPS = {heading: Group(heading, sort_key=place) for place, heading in enumerat
 Flat = Parameter(name="*")
 Data = Annotated[DataSettings, Flat]
 Json = Annotated[bool, Parameter(group=GROUPS["Output"], help="print one JSON object, last, on stdout")]
+Unlabeled = Annotated[
+    tuple[str, ...],
+    Parameter(group=GROUPS["Transfer set"], help="texts without labels to learn from: FILE or builtin:NAME"),
+]
 BundleOut = Annotated[Path, Parameter(group=GROUPS["Output"], help="folder of the new bundle")]
 
 

@@ -17,7 +17,7 @@ GRAPHS_MIN: Final = 0.4
 CHOICE_MIN: Final = 0.3
 MEASURING_MIN: Final = 1.0
 CONTROL_SHARE: Final = 0.4
-"""About the share of the student's steps after which its control stops."""
+"""Guessed: the share of the student's steps after which its control stops. Like the minutes above, not measured."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ the run, and the same call resumes there. Test texts choose nothing.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +26,7 @@ from distill.labels import Logits
 from distill.machine import machine_name
 from distill.progress import Reporter, SilentReporter
 from distill.settings import BUILTIN_MINILM
-from distill.storage import cache_dir, require_writable, write_atomically
+from distill.storage import cache_dir, kept_or_made, require_writable
 from distill.teacher_settings import TeacherSettings
 from distill.teachers.answers import teacher_logits
 from distill.teachers.teacher import Teacher, open_teacher, require_useful_teacher
@@ -44,7 +42,6 @@ from export.fitting.reporting.result import FitReport
 from export.fitting.training import TEACHER, TRIED, Round, control_of, halved, tuned_teacher
 from export.fitting.weighing import Form, recipes_of, timed
 from export.measure.candidates import bundle_candidate
-from export.measure.rows import kept_under
 from export.runtime.sessions import OnnxClassifier
 from export.settings import ExportSettings, FitSettings
 
@@ -211,8 +208,8 @@ def _report_teacher(job: Job, on_validation: Logits, floors: Mapping[str, Classi
         job.reporter.say(f"{name}: validation {metric_words(job.settings.metric)} {value:.4f}")
         if value >= score:
             job.reporter.say(
-                f"the teacher is no better than {name} on these texts, so its students will hardly be: more labelled texts, "
-                "--effort thorough or another --teacher may help"
+                f"the teacher is no better than {name} on these texts, so its students will hardly be: more labelled "
+                "texts or another --teacher may help"
             )
 
 
@@ -276,14 +273,14 @@ def _timed(job: Job, bundles: Mapping[str, Bundle], out: Path) -> Mapping[str, f
     """Return the median ms of each graph; those of an earlier run of these graphs on this machine, so that it chooses alike."""
     kept = out / TRIED / "timed.json"
     files = {name: bundle.manifest.files[GRAPH_OF_PRECISION["int8"]].sha256 for name, bundle in bundles.items()}
-    key = hashlib.sha256(json.dumps([files, job.splits.validation.fingerprint(), machine_name()]).encode()).hexdigest()
-    if (earlier := kept_under(kept, key)) is not None:
-        return earlier
-    candidates = [bundle_candidate(bundle, name=name, form="int8") for name, bundle in bundles.items()]
-    contenders = [each.contender(out, threads=1, name=each.name) for each in candidates]
-    found = timed(contenders, job.splits.validation.texts, reporter=job.reporter)
-    write_atomically(kept, json.dumps({"key": key, **found}))
-    return found
+
+    def measured_ms() -> dict[str, float]:
+        candidates = [bundle_candidate(bundle, name=name, form="int8") for name, bundle in bundles.items()]
+        contenders = [each.contender(out, threads=1, name=each.name) for each in candidates]
+        return timed(contenders, job.splits.validation.texts, reporter=job.reporter)
+
+    decided_by = [files, job.splits.validation.fingerprint(), machine_name()]
+    return kept_or_made(kept, decided_by=decided_by, make=measured_ms)
 
 
 def _refuse(evidence: Evidence, out: Path, *, binding: tuple[str, ...] = (), closest: tuple[str, ...] = ()) -> None:

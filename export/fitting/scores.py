@@ -40,5 +40,4 @@ class Scorer:
 
     def score(self, logits: Logits) -> Score:
         """Return the score with its 95 % interval."""
-        found = self.figure(logits).estimate()
-        return Score(*(round(float(each), 6) for each in (found.value, found.low, found.high)))
+        return Score.of(self.figure(logits).estimate())

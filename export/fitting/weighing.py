@@ -5,11 +5,10 @@ Speed and size depend on the shape of a student and not on its weights, so they 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -23,7 +22,7 @@ from distill.models.loading import load_pretrained
 from distill.models.torch_classifier import TorchClassifier
 from distill.progress import Reporter, SilentReporter
 from distill.recipes import RECIPES, RecipeName, RecipeOptions, Stage, stages_of
-from distill.storage import write_atomically
+from distill.storage import kept_or_made
 from distill.students.bases import base_of
 from distill.teachers.teacher import Teacher
 from distill.texts import TextInput
@@ -37,7 +36,6 @@ from export.int8.linear import linear_inputs
 from export.int8.quantize import quantize, scales_of_graph
 from export.measure import openers
 from export.measure.protocol import Job
-from export.measure.rows import kept_under
 from export.measure.statistics import medians_of, over_processes
 from export.measure.turns import Contender, next_texts, take_turns
 from export.pipeline import written_graph
@@ -138,12 +136,8 @@ def weighed_forms(
 
     shapes = [[one.settings.model_dump(mode="json") for one in each] for each in stages.values()]
     decided_by = [teacher.digest(), base.source, shapes, sample.fingerprint(), machine_name()]
-    key = hashlib.sha256(json.dumps(decided_by).encode()).hexdigest()
-    costs = None if kept is None else kept_under(kept, key)
-    if costs is None:
-        costs = _costs(stages, lender, sample, teacher, reporter)
-        if kept is not None:
-            write_atomically(kept, json.dumps({"key": key, **costs}))
+    weigh = partial(_costs, stages, lender, sample, teacher, reporter)
+    costs = weigh() if kept is None else kept_or_made(kept, decided_by=decided_by, make=weigh)
     if not costs["forms"]:
         raise SettingsError("no recipe can be made of this teacher; name another one, or see the reasons above")
     weighed = [Form(*_parts(name), Costs(ms, size)) for name, ms, size in costs["forms"]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -210,12 +209,3 @@ def _require_named(candidates: Sequence[Candidate], teacher: Candidate | None) -
         raise SettingsError(f"two candidates have the same name and precision among {keys}; give them other names")
     if teacher is not None and teacher.key not in keys:
         raise SettingsError(f"the teacher {teacher.key!r} is not among the candidates {keys}")
-
-
-def kept_under(path: Path, key: str) -> dict[str, Any] | None:
-    """Return what an earlier run kept in a JSON file under this key; None if there is nothing, or it cannot be read."""
-    try:
-        found = dict(json.loads(path.read_text(encoding="utf-8")))
-        return {name: value for name, value in found.items() if name != "key"} if found["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

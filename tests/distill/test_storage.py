@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from distill.errors import StorageError
-from distill.storage import cache_dir, require_writable, reserve, write_atomically, writing_to
+from distill.storage import cache_dir, kept_or_made, require_writable, reserve, write_atomically, writing_to
 
 OLD, NEW = b"old content", b"new content" * 1000
 
@@ -92,6 +92,21 @@ def test_a_full_disk_leaves_the_old_file(small_disk: Path) -> None:
         write_atomically(small_disk / "file", b"x" * 2**20)
     assert (small_disk / "file").read_bytes() == OLD
     assert names_in(small_disk) == ["file"]
+
+
+def test_values_are_made_once_for_the_same_inputs(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make() -> dict[str, int]:
+        made.append(1)
+        return {"count": len(made)}
+
+    path = tmp_path / "kept.json"
+    assert kept_or_made(path, decided_by=["a", 1], make=make) == {"count": 1}
+    assert kept_or_made(path, decided_by=["a", 1], make=make) == {"count": 1}
+    assert kept_or_made(path, decided_by=["a", 2], make=make) == {"count": 2}  # other inputs
+    path.write_text('{"key": ', encoding="utf-8")  # cut off
+    assert kept_or_made(path, decided_by=["a", 2], make=make) == {"count": 3}
 
 
 def test_a_file_to_be_mapped_has_its_bytes_or_is_refused(small_disk: Path) -> None:

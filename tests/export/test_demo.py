@@ -20,9 +20,11 @@ def test_profiles_follow_the_seed_but_the_split_does_not() -> None:
 
 
 def test_only_the_quick_profile_is_a_sample() -> None:
-    full, quick = (profile_of(DemoSettings(profile=name, effort="thorough")) for name in ("full", "quick"))
-    assert (full.data.limit, full.fit.effort) == (None, "thorough")
+    full, quick = (profile_of(DemoSettings(profile=name)) for name in ("full", "quick"))
+    assert (full.data.limit, full.fit.effort) == (None, "standard")
     assert (quick.data.limit, quick.fit.effort) == (1600, "quick")
+    for name in ("full", "quick"):
+        assert profile_of(DemoSettings(profile=name, effort="thorough")).fit.effort == "thorough"
     assert full.unlabeled
     assert not quick.unlabeled
 

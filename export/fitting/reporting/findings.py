@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +18,7 @@ from distill.labels import Logits
 from distill.machine import describe_environment
 from distill.models.loading import load_bundle
 from distill.progress import Reporter, SilentReporter
-from distill.storage import write_atomically
+from distill.storage import kept_or_made, write_atomically
 from distill.teachers.answers import teacher_logits
 from distill.teachers.teacher import Teacher
 from export.fitting.choose import MEGABYTE, Costs, exceeded
@@ -39,15 +38,13 @@ from export.fitting.scores import Scorer
 from export.fitting.training import Round
 from export.fitting.weighing import Form
 from export.measure.candidates import Candidate, bundle_candidate, floor_candidates
-from export.measure.rows import kept_under, measure
+from export.measure.rows import measure
 from export.runtime.sessions import OnnxClassifier
 from export.settings import BenchSettings, FitSettings
 
 REPORT_JSON: Final = "report.json"
 MEASURED_JSON: Final = "measured.json"
 CONTROL: Final = "student_no_distillation"
-MAX_DISAGREEMENTS: Final = 12
-CALIBRATION_BINS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -141,13 +138,11 @@ def measured_rows(evidence: Evidence, found: Found, out: Path, reporter: Reporte
     bundles = [Bundle.open(each.bundle_path) for each in candidates if each.bundle_path]
     digests = [[files[name].sha256 for name in names if name in files] for files in (one.manifest.files for one in bundles)]
     parts = [digests, evidence.measured.fingerprint(), evidence.splits.train.fingerprint(), settings.model_dump(mode="json")]
-    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    if (earlier := kept_under(kept, key)) is not None:
-        reporter.say("measuring: already done")
-        return earlier
-    result = measure(candidates, evidence.measured, teacher=reference, settings=settings, reporter=reporter)
-    write_atomically(kept, json.dumps({"key": key, **result}))
-    return result
+    return kept_or_made(
+        kept,
+        decided_by=parts,
+        make=lambda: measure(candidates, evidence.measured, teacher=reference, settings=settings, reporter=reporter),
+    )
 
 
 @dataclass(frozen=True)
@@ -294,7 +289,7 @@ def _form_result(
         reason=_why_chosen(evidence, found, name),
         measured_ms=row.get("p50_ms"),
         measured_bytes=row.get("size_bytes"),
-        validation=Score(*(round(float(each), 6) for each in (estimate.value, estimate.low, estimate.high))),
+        validation=Score.of(estimate),
         test=scored[name].score,
         kept=round(scored[name].score.value / teacher.score.value, 6) if teacher and teacher.score.value else None,
     )
@@ -309,7 +304,7 @@ def _refused(base: FormResult, evidence: Evidence) -> FormResult:
         reason=f"keeps {_kept_on_validation(evidence, base.name):.1%} of the teacher's score on validation texts",
         measured_ms=round(costs.ms, 4),
         measured_bytes=costs.size_bytes,
-        validation=Score(*(round(float(each), 6) for each in (estimate.value, estimate.low, estimate.high))),
+        validation=Score.of(estimate),
     )
 
 

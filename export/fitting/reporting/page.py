@@ -10,10 +10,10 @@ import jinja2
 
 from distill.evaluation.scores import metric_words
 from distill.storage import write_atomically
+from export.fitting.choose import MEGABYTE
 from export.fitting.reporting.picture import calibration_picture, cost_pictures, floors_below, score_pictures
 from export.fitting.reporting.result import Disagreement, FitReport, FormResult
 from export.fitting.reporting.summary import (
-    MEGABYTE,
     STATUS_WORDS,
     interval,
     megabytes,

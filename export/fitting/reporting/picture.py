@@ -13,8 +13,9 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import Bbox
 
 from distill.evaluation.scores import RECALL, metric_words
+from export.fitting.choose import MEGABYTE
 from export.fitting.reporting.result import CalibrationBin, FitReport, FormResult, Reference, Score
-from export.fitting.reporting.summary import MEGABYTE, reference_words, score_of
+from export.fitting.reporting.summary import reference_words, score_of
 from export.measure.drawing import GREY, Name, inline, place_names, svg_of
 
 _WINNER, _FORM, _TEACHER, _FADED = "#0f8a80", "#5b7fb5", "#c2620e", "#9ca3af"

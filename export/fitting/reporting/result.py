@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from distill.evaluation.intervals import Estimate
+
 FormStatus = Literal["over_budget", "eliminated", "finalist", "winner", "failed_gate"]
 """over_budget: never trained; eliminated: trained in part; finalist: trained in full, not chosen; failed_gate: int8 lost too
 much."""
@@ -37,6 +39,11 @@ class Score:
     value: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> Score:
+        """Return an estimate, rounded for the report."""
+        return cls(*(round(float(each), 6) for each in (estimate.value, estimate.low, estimate.high)))
 
 
 @dataclass(frozen=True)

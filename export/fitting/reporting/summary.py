@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from distill.evaluation.scores import metric_words
+from export.fitting.choose import MEGABYTE
 from export.fitting.reporting.result import FitReport, FormResult, FormStatus, Reference, Score
 from export.measure.tables import ABSENT, Table
-
-MEGABYTE: Final = 1_000_000
 
 STATUS_WORDS: Final[dict[FormStatus, str]] = {
     "winner": "chosen",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,11 @@ from export.settings import BenchSettings, FitSettings
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SETTINGS = FitSettings(max_mb=5, effort="quick", recipes=("3-layers", "2-layers", "1-layer", "static"))
+
+
+def report_rows(out: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((out / "report.json").read_text(encoding="utf-8"))["rows"]
+    return rows
 
 
 def trained(reporter: Listening) -> list[str]:
@@ -150,7 +156,9 @@ def test_the_command_plans_fits_and_prints(
     assert done.code == 0, done.err
     report = json.loads(done.out.splitlines()[-1])
     assert report["winner"].startswith("2-layers/")
-    assert report["floor_wins"] in (True, False)
+    by_name = {(row["name"], row["precision"]): row["macro_f1"] for row in report_rows(tmp_path / "run")}
+    best_floor = max(by_name["tfidf", "fp32"], by_name["majority", "fp32"])
+    assert report["floor_wins"] == (best_floor >= by_name["student", "int8"])
 
     refused = potstill("fit", *flags, "--out", tmp_path / "run", "--max-mb", "0.01")
     assert refused.code == 4
