@@ -24,7 +24,7 @@ from distill.bundle import Bundle
 
 ROOT = Path(__file__).parent.parent
 NOT_RUN_HERE = ("make demo", "make test", "potstill predict demo/student", "potstill fit --teacher my-finetuned-bert")
-FAST = ("--effort", "quick", "--recipes", "2-layers", "static")
+FAST = ("--effort", "quick", "--recipes", "static")
 
 
 def blocks(page: str, language: str) -> list[str]:
