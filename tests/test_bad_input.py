@@ -180,8 +180,7 @@ def test_a_graph_that_was_truncated_before_it_was_sealed_is_found(
     bundle.adding({"model_int8.onnx": cut}, precisions=("fp32", "int8"))
     done = potstill("predict", bundle.path, "a text")
     assert done.code == 3
-    assert "model_int8.onnx" in done.complaint
-    assert "ONNX Runtime" in done.complaint
+    assert "model_int8.onnx is not a graph that potstill runs: it ends in the middle" in done.complaint
 
 
 @contextmanager

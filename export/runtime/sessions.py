@@ -59,6 +59,7 @@ class OnnxClassifier:
         tokenizer: TextTokenizer,
         labels: tuple[str, ...],
         problem_type: ProblemType,
+        name: str = "the graph",
         threads: int | None = None,
     ) -> None:
         """Load a graph.
@@ -68,6 +69,7 @@ class OnnxClassifier:
             tokenizer: Texts to ids.
             labels: Label names, in the order of the logits.
             problem_type: How logits become probabilities.
+            name: What errors call it.
             threads: Threads per call; None: all processors that this process may use.
 
         Raises:
@@ -81,8 +83,8 @@ class OnnxClassifier:
         self._threads = available_cpus() if threads is None else threads
         if self._threads < 1:
             raise SettingsError(f"threads must be at least 1, got {threads}")
-        self._graph = graph
-        self._session = _load(graph, threads=self._threads)
+        self._graph, self._name = graph, name
+        self._session = _load(graph, name=name, threads=self._threads)
         _require_contract(self._session, labels, tokenizer.input_names)
         self._crew: tuple[ort.InferenceSession, MapBatches] | None = None
         self._crew_lock = threading.Lock()
@@ -111,16 +113,18 @@ class OnnxClassifier:
         precision = precision or opened.best_precision()
         if precision == "int8":
             _require_int8_is_safe_here(opened)
-        return cls.of_graph(partial(opened.read_graph, precision), opened, threads=threads)
+        name = opened.graph(precision).name
+        return cls.of_graph(partial(opened.read_graph, precision), opened, name=name, threads=threads)
 
     @classmethod
-    def of_graph(cls, graph: Graph, bundle: Bundle, *, threads: int | None = None) -> OnnxClassifier:
-        """Run a graph with the tokenizer and the labels of a bundle; see `open` for `threads`."""
+    def of_graph(cls, graph: Graph, bundle: Bundle, *, name: str = "the graph", threads: int | None = None) -> OnnxClassifier:
+        """Run a graph with the tokenizer and the labels of a bundle; see `open` for `threads`, the class for `name`."""
         return cls(
             graph,
             tokenizer=bundle.tokenizer(),
             labels=bundle.labels,
             problem_type=bundle.manifest.problem_type,
+            name=name,
             threads=threads,
         )
 
@@ -172,7 +176,7 @@ class OnnxClassifier:
         """
         with self._crew_lock:
             if self._crew is None:
-                self._crew = _load(self._graph, threads=1), ThreadPoolExecutor(self._threads, "potstill").map
+                self._crew = _load(self._graph, name=self._name, threads=1), ThreadPoolExecutor(self._threads, "potstill").map
             return self._crew
 
 
@@ -180,13 +184,13 @@ def _content_of(graph: Graph) -> bytes:
     return graph if isinstance(graph, bytes) else graph()
 
 
-def _load(graph: Graph, *, threads: int) -> ort.InferenceSession:
+def _load(graph: Graph, *, name: str, threads: int) -> ort.InferenceSession:
     ort.disable_telemetry_events()  # it would write a database to the user's cache folder
     content = _content_of(graph)
     try:
         require_runnable(content)
     except BundleError as exc:
-        raise BundleError(f"the graph is not one that potstill runs: {exc}; make it with `potstill export`") from exc
+        raise BundleError(f"{name} is not a graph that potstill runs: {exc}; make it with `potstill export`") from exc
     try:
         return ort.InferenceSession(
             content,
@@ -195,7 +199,7 @@ def _load(graph: Graph, *, threads: int) -> ort.InferenceSession:
             disabled_optimizers=list(DISABLED_OPTIMIZERS),
         )
     except Exception as exc:  # the library raises a dozen classes whose only common base is Exception
-        raise BundleError(f"ONNX Runtime {ort.__version__} cannot load the graph: {exc}") from exc
+        raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {name}: {exc}") from exc
 
 
 def _answer(session: ort.InferenceSession, batch: Batch, options: ort.RunOptions | None = None) -> Logits:
