@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -15,13 +16,14 @@ from distill.progress import Reporter
 INSTALL: Final = ".venv/.installed-demo"
 
 
-def clone_row(root: Path, *, reporter: Reporter) -> dict[str, Any]:
+def clone_row(root: Path, *, kept: Path, reporter: Reporter) -> dict[str, Any]:
     """Clone a repository, install it and run its demo; return the minutes of each.
 
     What is not committed is not in a clone. pip uses its own cache, as it does for a user who has installed torch before.
 
     Args:
         root: The repository.
+        kept: Gets a copy of what the demo made, unless it is there already.
         reporter: Told of each step.
 
     Raises:
@@ -36,6 +38,8 @@ def clone_row(root: Path, *, reporter: Reporter) -> dict[str, Any]:
             started = time.monotonic()
             _run(["make", target], clone, reporter)
             minutes[name] = (time.monotonic() - started) / 60
+        if not kept.exists():
+            shutil.copytree(clone / "demo", kept)
     return {"commit": commit, "minutes": minutes}
 
 

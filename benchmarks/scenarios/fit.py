@@ -2,7 +2,7 @@
 
 Row by row: a finished row is a file in the work folder and is not made again. Calls `fit` as a user does; adds rows, figures.
 
-    clone     `make demo` in a new clone: minutes
+    clone     `make demo` in a new clone: minutes; what it fitted is the demo's seed 0
     demo      the fit of the demo, one row per seed
     quick     effort quick on 2,000 texts: minutes
     regret    all recipes within the demo's budget, with halving and trained in full: what halving lost, and what time it saved
@@ -160,7 +160,7 @@ def run(settings: FitBenchSettings, context: Context) -> Outcome:
 def _clone(bench: Bench, seeds: Sequence[int]) -> None:
     del seeds
     if not bench.rows.has("clone"):
-        row = clone_row(bench.study.root, reporter=bench.reporter)
+        row = clone_row(bench.study.root, kept=bench.folder / "demo-0", reporter=bench.reporter)
         bench.rows.keep({"name": "clone", "kind": "clone", **row})
 
 

@@ -37,9 +37,11 @@ def repository(folder: Path, makefile: str) -> Path:
 
 def test_a_clone_is_installed_before_its_demo_runs(tmp_path: Path) -> None:
     install = "\t@test ! -e .venv && mkdir .venv && touch $@"
-    root = repository(tmp_path / "root", f".venv/.installed-demo:\n{install}\ndemo:\n\t@test -e .venv/.installed-demo\n")
+    demo = "\t@test -e .venv/.installed-demo && mkdir demo && touch demo/fit.json"
+    root = repository(tmp_path / "root", f".venv/.installed-demo:\n{install}\ndemo:\n{demo}\n")
     (root / ".venv").mkdir()  # what is not committed is not in the clone
-    row = clone_row(root, reporter=QUIET)
+    row = clone_row(root, kept=tmp_path / "kept", reporter=QUIET)
+    assert (tmp_path / "kept" / "fit.json").is_file()
     assert row["minutes"].keys() == {"install", "demo"}
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
     assert row["commit"] == head.stdout.strip()
@@ -48,7 +50,7 @@ def test_a_clone_is_installed_before_its_demo_runs(tmp_path: Path) -> None:
 def test_a_step_that_fails_in_a_clone_is_reported_with_its_words(tmp_path: Path) -> None:
     root = repository(tmp_path / "root", ".venv/.installed-demo:\n\t@echo no such torch >&2; exit 1\n")
     with pytest.raises(PotstillError, match=r"`make .venv/.installed-demo` in a new clone failed: .*no such torch"):
-        clone_row(root, reporter=QUIET)
+        clone_row(root, kept=tmp_path / "kept", reporter=QUIET)
 
 
 def test_unknown_parts_and_sets_are_refused_with_the_known_ones(tmp_path: Path) -> None:
