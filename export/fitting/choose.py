@@ -1,4 +1,4 @@
-"""Which form to deploy: budgets, one standard error, and what is preferred among equals.
+"""Which form to deploy: budgets, which scores count as equal, and what is preferred among equals.
 
 Pure functions over forms and scores; they know no model.
 """
@@ -14,6 +14,9 @@ from export.fitting.reporting.result import Budget
 from export.settings import Prefer
 
 MEGABYTE: Final = 1_000_000
+
+EQUAL_WITHIN: Final = 0.005
+"""A form is not traded for a faster one that scores lower by more, even where the texts are too few to be sure."""
 
 
 @dataclass(frozen=True)
@@ -51,24 +54,20 @@ def survivors(scores: Mapping[str, float], speeds: Mapping[str, float], *, keep:
     return tuple(sorted(scores, key=lambda name: (-scores[name], speeds[name]))[:keep])
 
 
-def chosen(scores: Mapping[str, Figure], costs: Mapping[str, Costs], prefer: Prefer, *, floor: float = 0.0) -> str:
+def chosen(scores: Mapping[str, Figure], costs: Mapping[str, Costs], prefer: Prefer) -> str:
     """Return the form to deploy.
 
-    Among the forms whose score is within one standard error of the best, paired over texts, the fastest or the smallest;
-    with `quality`, the best. A form below the floor is chosen only if all are: of few validation texts the standard error is
-    so large that the fastest would nearly always do.
+    Among the forms that count as equal to the best, the fastest or the smallest; with `quality`, the best.
 
     Args:
         scores: Validation score of each form, from one bootstrap.
         costs: What each takes, as measured.
         prefer: What decides among equals.
-        floor: Validation score of the best floor; 0 if there is none.
     """
     best = max(scores, key=lambda name: (scores[name].value, -costs[name].ms))
     if prefer == "quality":
         return best
-    worth = [name for name in scores if scores[name].value >= floor] or list(scores)
-    equals = [name for name in worth if within_one_error(scores[best], scores[name])]
+    equals = [name for name in scores if are_equal(scores[best], scores[name])]
     by: Callable[[str], tuple[float, float]] = (
         (lambda name: (costs[name].ms, costs[name].size_bytes))
         if prefer == "speed"
@@ -77,7 +76,7 @@ def chosen(scores: Mapping[str, Figure], costs: Mapping[str, Costs], prefer: Pre
     return min(equals, key=by)
 
 
-def within_one_error(best: Figure, other: Figure) -> bool:
-    """Return whether a score is less than one standard error of the paired difference below the best."""
+def are_equal(best: Figure, other: Figure) -> bool:
+    """Return whether a score is at most one standard error (paired over texts) and at most `EQUAL_WITHIN` below the best."""
     difference = best - other
-    return difference.value <= float(difference.samples.std())
+    return difference.value <= min(float(difference.samples.std()), EQUAL_WITHIN)

@@ -169,7 +169,7 @@ def _fitted(job: Job, out: Path) -> FitReport:
     with stages.stage("choice", "on the validation texts"):
         evidence = replace(evidence, rounds=rounds, graphs=graphs, teacher=teacher, teacher_on_validation=on_validation)
         floor = max((_on_validation(job, each) for each in floors.values()), default=0.0)
-        winner, figures, costs = _choice(job, evidence, on_validation, floor, out)
+        winner, figures, costs = _choice(job, evidence, on_validation, out)
         student = copied(graphs.bundles[winner], out / STUDENT)
     with stages.stage("control", f"{winner.partition('/')[0]} trained on the labels alone"):
         control = control_of(plan.candidates.stages[winner.partition("/")[0]], learning, folder=out / TRIED)
@@ -232,9 +232,7 @@ def _on_validation(job: Job, floor: Classifier) -> float:
     return job.validation.value(floor.predict_logits(job.splits.validation.texts))
 
 
-def _choice(
-    job: Job, evidence: Evidence, on_validation: Logits, floor: float, out: Path
-) -> tuple[str, dict[str, Any], dict[str, Costs]]:
+def _choice(job: Job, evidence: Evidence, on_validation: Logits, out: Path) -> tuple[str, dict[str, Any], dict[str, Costs]]:
     """Return the chosen form, the validation figure of each, and what each takes as measured.
 
     Raises:
@@ -263,7 +261,7 @@ def _choice(
             else nearest({name: costs[name] for name in enough}, job.budget)
         )
         _refuse(replace(evidence, validation=figures, costs=costs), out, binding=binding, closest=closest)
-    winner = chosen({name: figures[name] for name in fitting}, costs, job.settings.prefer, floor=floor)
+    winner = chosen({name: figures[name] for name in fitting}, costs, job.settings.prefer)
     score = f"validation {metric_words(job.settings.metric)} {figures[winner].value:.4f}"
     job.reporter.say(f"chosen: {winner}, {score}, {costs[winner].ms:.2f} ms")
     return winner, figures, costs

@@ -338,7 +338,7 @@ def _why_chosen(evidence: Evidence, found: Found, name: str) -> str:
         if name == best:
             return "the best validation score of those that fit"
         words = {"speed": "the fastest", "size": "the smallest", "quality": "the best"}[evidence.settings.prefer]
-        return f"{words} within one standard error of the best ({best}, {gap.value:+.4f} on validation texts)"
+        return f"{words} of those that are as good as the best ({best}, {gap.value:+.4f} on validation texts)"
     slower = found.costs[name].ms / found.costs[found.winner].ms
     difference = (found.figures[name] - found.figures[found.winner]).estimate()
     below = f", below TF-IDF ({found.floor:.4f})" if found.figures[name].value < found.floor else ""
