@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.harness.candidates import Candidate
+from benchmarks.peers import stock
 from distill.bundle import MANIFEST, WEIGHTS, Bundle
 from distill.progress import Reporter
 
@@ -38,7 +39,7 @@ def shape_candidates(folder: Path, *, base: str, labels: Sequence[str], max_leng
         Candidate(
             f"{name}{STOCK}",
             "peer",
-            "stock",
+            stock.__name__,
             bundle.path,
             identity={"weights": bundle.manifest.files[WEIGHTS].sha256, "options": {}},
         )

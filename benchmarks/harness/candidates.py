@@ -76,6 +76,11 @@ class Candidate:
     identity: Mapping[str, Any] = field(default_factory=dict)
     slowdown: float = 0.0
 
+    @property
+    def peer(self) -> str | None:
+        """Name of the peer that runs it; several rows may have one."""
+        return self.module.rpartition(".")[2] if self.kind == "peer" else None
+
     def digest(self, *more: Any) -> str:
         """Return a digest of what it is and of what is done with it."""
         told = {**vars(self), "bundle": None, "options": self.identity.get("options", self.options), "more": more}
@@ -106,7 +111,7 @@ class Task:
         Raises:
             PeerError: Its environment cannot be made.
         """
-        python = python_of(candidate.name) if candidate.kind == "peer" and candidate.name in peers() else None
+        python = python_of(candidate.peer) if candidate.peer else None
         return Contender(candidate.name, candidate.module, self.job(candidate, threads=threads), python)
 
     def job(self, candidate: Candidate, *, threads: int) -> Job:
@@ -267,12 +272,12 @@ def peer_candidates(names: Sequence[str], *, student: Path) -> list[Candidate]:
 def make_ready(candidates: Sequence[Candidate], task: Task, *, reporter: Reporter) -> dict[str, str]:
     """Install, convert and train what is not there yet; return the reasons of those that cannot be, by name."""
     failed: dict[str, str] = {}
-    for candidate in (each for each in candidates if each.kind == "peer" and each.name in peers()):
+    for candidate, peer in ((each, each.peer) for each in candidates if each.peer):
         with dropping(candidate.name, failed, reporter):
-            contender, needs = task.contender(candidate, threads=1), peers()[candidate.name]
+            contender, needs = task.contender(candidate, threads=1), peers()[peer]
             if needs.missing:
                 raise PeerError(f"{candidate.name}: {needs.missing}")
-            if hasattr(module_of(candidate.name), "prepare"):
+            if hasattr(module_of(peer), "prepare"):
                 reporter.say(f"{candidate.name} gets ready")
                 if _runs_weights(candidate):
                     write_portable(candidate.bundle, task.folder(candidate).parent)
@@ -286,7 +291,7 @@ def slowed(candidate: Candidate, name: str, share: float) -> Candidate:
 
 
 def _runs_weights(candidate: Candidate) -> bool:
-    return candidate.name in peers() and peers()[candidate.name].starts_from == "weights"
+    return candidate.peer is not None and peers()[candidate.peer].starts_from == "weights"
 
 
 def _named(text: str, word: str) -> tuple[str, str]:
