@@ -54,20 +54,31 @@ def survivors(scores: Mapping[str, float], speeds: Mapping[str, float], *, keep:
     return tuple(sorted(scores, key=lambda name: (-scores[name], speeds[name]))[:keep])
 
 
-def chosen(scores: Mapping[str, Figure], costs: Mapping[str, Costs], prefer: Prefer) -> str:
+@dataclass(frozen=True)
+class Validated:
+    """How good a form is on the validation texts: its score, and how often it decides as the teacher does.
+
+    Figures of several forms are from one bootstrap.
+    """
+
+    score: Figure
+    agreement: Figure
+
+
+def chosen(forms: Mapping[str, Validated], costs: Mapping[str, Costs], prefer: Prefer) -> str:
     """Return the form to deploy.
 
     Among the forms that count as equal to the best, the fastest or the smallest; with `quality`, the best.
 
     Args:
-        scores: Validation score of each form, from one bootstrap.
+        forms: What the validation texts say of each.
         costs: What each takes, as measured.
         prefer: What decides among equals.
     """
-    best = max(scores, key=lambda name: (scores[name].value, -costs[name].ms))
+    best = max(forms, key=lambda name: (forms[name].score.value, -costs[name].ms))
     if prefer == "quality":
         return best
-    equals = [name for name in scores if are_equal(scores[best], scores[name])]
+    equals = [name for name in forms if are_equal(forms[best], forms[name])]
     by: Callable[[str], tuple[float, float]] = (
         (lambda name: (costs[name].ms, costs[name].size_bytes))
         if prefer == "speed"
@@ -76,7 +87,12 @@ def chosen(scores: Mapping[str, Figure], costs: Mapping[str, Costs], prefer: Pre
     return min(equals, key=by)
 
 
-def are_equal(best: Figure, other: Figure) -> bool:
-    """Return whether a score is at most one standard error (paired over texts) and at most `EQUAL_WITHIN` below the best."""
-    difference = best - other
-    return difference.value <= min(float(difference.samples.std()), EQUAL_WITHIN)
+def are_equal(best: Validated, other: Validated) -> bool:
+    """Return whether nothing says that a form is worse than the best.
+
+    Its score is lower by at most `EQUAL_WITHIN`, and score and agreement by at most one standard error, paired over texts. The
+    agreement tells forms apart that the score cannot: a wrong label counts for one form and against the other by chance,
+    what the teacher decides does not.
+    """
+    score, agreement = best.score - other.score, best.agreement - other.agreement
+    return score.value <= EQUAL_WITHIN and all(each.value <= float(each.samples.std()) for each in (score, agreement))

@@ -33,7 +33,7 @@ from distill.teachers.teacher import Teacher, open_teacher, require_useful_teach
 from distill.texts import TextInput
 from distill.training.by_recipe import Learning
 from distill.training.lesson import distillation_lesson
-from export.fitting.choose import Costs, chosen, exceeded, nearest
+from export.fitting.choose import Costs, Validated, chosen, exceeded, nearest
 from export.fitting.graphs import Exported, copied, exported
 from export.fitting.job import FitTeacher, Job, planned, prepared
 from export.fitting.plan import Plan
@@ -242,7 +242,8 @@ def _choice(job: Job, evidence: Evidence, on_validation: Logits, out: Path) -> t
         name: OnnxClassifier.open(bundle, precision="int8", threads=1) for name, bundle in evidence.graphs.bundles.items()
     }
     texts = job.splits.validation.texts
-    figures = {name: job.validation.figure(graph.predict_logits(texts)) for name, graph in graphs.items()}
+    logits = {name: graph.predict_logits(texts) for name, graph in graphs.items()}
+    figures = {name: job.validation.figure(logits[name]) for name in graphs}
     p50_ms = _timed(job, evidence.graphs.bundles, out)
     costs = {name: Costs(p50_ms[name], evidence.graphs.bundles[name].size_bytes("int8")) for name in graphs}
     teacher = job.validation.value(on_validation)
@@ -261,7 +262,9 @@ def _choice(job: Job, evidence: Evidence, on_validation: Logits, out: Path) -> t
             else nearest({name: costs[name] for name in enough}, job.budget)
         )
         _refuse(replace(evidence, validation=figures, costs=costs), out, binding=binding, closest=closest)
-    winner = chosen({name: figures[name] for name in fitting}, costs, job.settings.prefer)
+    as_teacher = job.validation.of_agreement_with(on_validation)
+    forms = {name: Validated(figures[name], as_teacher.figure(logits[name])) for name in fitting}
+    winner = chosen(forms, costs, job.settings.prefer)
     score = f"validation {metric_words(job.settings.metric)} {figures[winner].value:.4f}"
     job.reporter.say(f"chosen: {winner}, {score}, {costs[winner].ms:.2f} ms")
     return winner, figures, costs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from distill.data import Dataset
@@ -27,6 +27,11 @@ class Scorer:
     @cached_property
     def _bootstrap(self) -> Bootstrap:
         return Bootstrap(self.data.label_ids, num_labels=len(self.data.labels), num_seeds=1)
+
+    def of_agreement_with(self, logits: Logits) -> Scorer:
+        """Return a scorer of how often a classifier decides as these logits do; with several labels a text, their micro-F1."""
+        decisions = task_of(self.data.problem_type).decisions(logits)
+        return Scorer(replace(self.data, label_ids=decisions), "micro_f1")
 
     def figure(self, logits: Logits) -> Figure:
         """Return the score of a classifier; figures of one scorer are paired over texts."""

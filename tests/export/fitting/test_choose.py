@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 
 from distill.evaluation.intervals import Figure
-from export.fitting.choose import Costs, chosen, exceeded, nearest, survivors
+from export.fitting.choose import Costs, Validated, chosen, exceeded, nearest, survivors
 from export.fitting.reporting.result import Budget
 from export.settings import Prefer
 
 COSTS = {"static": Costs(0.1, 8_000_000), "narrow": Costs(0.3, 3_000_000), "2-layers": Costs(0.8, 7_000_000)}
+
+
+Forms = Mapping[str, Validated]
 
 
 def figure(value: float, *, spread: float) -> Figure:
@@ -18,10 +23,11 @@ def figure(value: float, *, spread: float) -> Figure:
     return Figure(np.array([value]), np.array([[value - spread], [value + spread]]))
 
 
-def scores(static: float, narrow: float, two: float, *, spread: float) -> dict[str, Figure]:
-    """Return scores of which only that of 2-layers changes with the texts, so that every difference has this error."""
-    found = {"static": figure(static, spread=0), "narrow": figure(narrow, spread=0)}
-    return {**found, "2-layers": figure(two, spread=spread)}
+def forms(static: float, narrow: float, two: float, *, spread: float, agreements: Sequence[float] = (0.9, 0.9, 0.9)) -> Forms:
+    """Return forms of which only the scores of 2-layers change with the texts, so that every difference has this error."""
+    scores = (figure(static, spread=0), figure(narrow, spread=0), figure(two, spread=spread))
+    agreement = (figure(agreements[0], spread=0), figure(agreements[1], spread=0), figure(agreements[2], spread=0.01))
+    return {name: Validated(*found) for name, *found in zip(COSTS, scores, agreement, strict=True)}
 
 
 @pytest.mark.parametrize(
@@ -35,12 +41,21 @@ def scores(static: float, narrow: float, two: float, *, spread: float) -> dict[s
     ],
 )
 def test_among_equals_the_preferred_is_chosen(prefer: Prefer, spread: float, expected: str) -> None:
-    assert chosen(scores(0.794, 0.797, 0.8, spread=spread), COSTS, prefer) == expected
+    assert chosen(forms(0.794, 0.797, 0.8, spread=spread), COSTS, prefer) == expected
 
 
 def test_speed_and_size_differ_in_what_they_choose_among_equals() -> None:
-    near = scores(0.796, 0.797, 0.8, spread=0.2)
+    near = forms(0.796, 0.797, 0.8, spread=0.2)
     assert [chosen(near, COSTS, prefer) for prefer in ("speed", "size", "quality")] == ["static", "narrow", "2-layers"]
+
+
+def test_a_form_that_agrees_less_with_the_teacher_is_not_equal() -> None:
+    # One error of the agreement is 0.01: static is two below, narrow one.
+    assert (
+        chosen(forms(0.8, 0.8, 0.8, spread=0.2, agreements=(0.88, 0.8901, 0.9)), COSTS, "speed") == "static"
+    )  # it is the best
+    assert chosen(forms(0.799, 0.8, 0.801, spread=0.2, agreements=(0.88, 0.8901, 0.9)), COSTS, "speed") == "narrow"
+    assert chosen(forms(0.799, 0.8, 0.801, spread=0.2, agreements=(0.95, 0.8, 0.9)), COSTS, "speed") == "static"
 
 
 def test_a_budget_is_exceeded_above_it_only() -> None:
