@@ -14,7 +14,7 @@ from distill.bundle import Bundle
 
 Run = Callable[..., Outcome]
 FAST = ("--num-layers", 1, "--epochs", 1, "--max-length", 32)
-QUICK = ("--rounds", 2, "--texts-per-round", 5, "--warmup-s", 0, "--throughput-rounds", 1, "--throughput-texts", 8)
+QUICK = ("--rounds", 3, "--texts-per-round", 5, "--settle-s", 0.1, "--throughput-rounds", 3, "--throughput-texts", 8)
 
 
 @pytest.fixture(scope="module")
