@@ -12,6 +12,16 @@ from distill.models.loading import load_pretrained
 from distill.models.torch_classifier import TorchClassifier
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+OF_DEBERTA_V3 = {
+    "relative_attention": True,
+    "position_buckets": 16,
+    "max_relative_positions": -1,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+}
+"""Its relative attention, as released; without it a deberta-v2 has absolute positions."""
 SIZES_OF_DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
 
 

@@ -17,10 +17,10 @@ MICROSOFT: Final = "com.microsoft"
 """Domain of the ops that are ONNX Runtime's own."""
 
 _STANDARD: Final = (
-    "Abs Add And Cast Concat Constant ConstantOfShape Conv Cos CumSum DFT Div Equal Erf Expand Flatten Gather "
+    "Abs Add And Cast Ceil Clip Concat Constant ConstantOfShape Conv Cos CumSum DFT Div Equal Erf Expand Flatten Gather "
     "GatherElements GatherND Gelu Gemm Greater GreaterOrEqual Identity IsNaN LayerNormalization Less LessOrEqual Log MatMul "
     "Max Min Mul Neg Not Pad Pow QuantizeLinear Range Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Shape Sigmoid "
-    "Sin Slice Softmax Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where"
+    "Sign Sin Slice Softmax Split Sqrt Squeeze Sub Tanh Tile Transpose Unsqueeze Where"
 )
 
 OPS: Final[Mapping[str, frozenset[str]]] = {
@@ -36,7 +36,7 @@ MAX_ATTRIBUTE: Final = 2**20
 """Largest whole number in an attribute: axes, types and windows are small."""
 
 # Which inputs are sizes, of ops whose output can be larger than their other inputs.
-_SIZE_INPUTS: Final = {"ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Range": (0, 1, 2)}
+_SIZE_INPUTS: Final = {"ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Range": (0, 1, 2), "Tile": (1,)}
 _MAX_SIZES: Final = 16
 _EVERYTHING: Final = (-(2**63), 2**63 - 1)  # ends of slices
 _INT64: Final = 7

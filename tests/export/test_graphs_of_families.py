@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hugging_face import save_random
+from random_models import OF_DEBERTA_V3
 from tiny_task import tiny_texts
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -20,16 +21,7 @@ from export.settings import ExportSettings
 
 TEXTS = [text for text, _ in tiny_texts(600)]
 PORTABLE = pytest.mark.slow  # torch's exporter takes half a minute
-# As released: DeBERTa v3 has relative attention, ALBERT and ELECTRA smaller token vectors.
-OF_DEBERTA = {
-    "relative_attention": True,
-    "position_buckets": 16,
-    "max_relative_positions": -1,
-    "pos_att_type": ["p2c", "c2p"],
-    "share_att_key": True,
-    "norm_rel_ebd": "layer_norm",
-    "position_biased_input": False,
-}
+# As released: ALBERT and ELECTRA have smaller token vectors.
 WIDE = {"hidden_size": 64, "intermediate_size": 128}  # int8 leaves smaller products alone
 
 
@@ -56,7 +48,7 @@ def save_decided(folder: Path, tiny_model: Path, family: str, **more: Any) -> np
         ("xlm-roberta", WIDE),
         ("electra", {**WIDE, "embedding_size": 32}),
         ("mpnet", WIDE),
-        pytest.param("deberta-v2", {**WIDE, **OF_DEBERTA}, marks=PORTABLE),
+        pytest.param("deberta-v2", {**WIDE, **OF_DEBERTA_V3}, marks=PORTABLE),
         pytest.param("modernbert", WIDE, marks=PORTABLE),
         pytest.param("albert", {**WIDE, "embedding_size": 32}, marks=PORTABLE),
     ],

@@ -15,7 +15,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from random_models import random_classifier
+from random_models import OF_DEBERTA_V3, random_classifier
 
 from distill.bundle import Bundle
 from distill.errors import BundleError
@@ -92,6 +92,7 @@ def test_the_list_has_every_op_that_our_writers_write_and_no_other(
         if family in FAMILIES and "fused graph" in FAMILIES[family].supports and family != "mobilebert":
             written |= ops_of(write_fused_graph(classifier))
     written |= ops_of(write_fused_graph(random_classifier("bert", tiny_model, hidden_act="gelu_new")))
+    written |= ops_of(write_portable_graph(random_classifier("deberta-v2", tiny_model, **OF_DEBERTA_V3)))
     for family in ("bert", "albert"):
         written |= ops_of(graph_of_the_older_exporter(random_classifier(family, tiny_model)))
     assert written == {(domain, op) for domain, ops in OPS.items() for op in ops}
@@ -254,6 +255,11 @@ def huge_expansion(graph: onnx.ModelProto) -> None:
     put_first(graph, helper.make_node("Expand", ["input_ids", "sizes"], ["unused"]))
 
 
+def huge_repetition(graph: onnx.ModelProto) -> None:
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([2**20, 2**20]), "sizes"))
+    put_first(graph, helper.make_node("Tile", ["input_ids", "sizes"], ["unused"]))
+
+
 def huge_constant(graph: onnx.ModelProto) -> None:
     put_first(graph, helper.make_node("ConstantOfShape", ["sizes"], ["unused"]))
     graph.graph.node.append(helper.make_node("Constant", [], ["sizes"], value_ints=[2**20, 2**20]))
@@ -283,6 +289,7 @@ def huge_window(graph: onnx.ModelProto) -> None:
         huge_input,
         huge_value,
         huge_expansion,
+        huge_repetition,
         huge_constant,
         huge_padding,
         huge_range,
