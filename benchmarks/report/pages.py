@@ -88,13 +88,13 @@ def same_figures(found: Any, kept: Any) -> bool:
 
 def circumstances_of(result: Result, scenario: Scenario) -> str:
     """Return machine, commit, date and command of a result, and whether the code that decides it has changed since."""
-    environment = result["environment"]
+    environment, cpus = result["environment"], result["environment"]["cpus_available"]
     changed = changed_code(result, scenario.decided_by)
     old = f" **Old:** the code that decides it has changed since ({', '.join(changed)})." if changed else ""
     dirty = " with uncommitted changes" if environment.get("git_dirty") else ""
     return (
         f"Measured on {result['measured_on']} at commit {(environment['git_commit'] or 'unknown')[:10]}{dirty}, on "
-        f"{environment['cpus_available']} processors ({environment['cpu']}, {environment['int8_instruction_set']}), by "
+        f"{cpus} processor{'' if cpus == 1 else 's'} ({environment['cpu']}, {environment['int8_instruction_set']}), by "
         f"`{result['command']}`.{old}"
     )
 
