@@ -113,8 +113,8 @@ class FitSettings(Settings, heading="Budget"):
     )
     prefer: Prefer = Field(
         "speed",
-        description="among students within half a point and one standard error of the best: the fastest or the smallest; "
-        "quality: the best",
+        description="among students that validation texts show to be as good as the best: the fastest or the smallest; "
+        "quality: the best score",
     )
     effort: Effort = Field("standard", description="how much training and how many noisy copies: quick, standard or thorough")
     recipes: tuple[RecipeName, ...] = Field((), description="consider only these recipes; default: all")
