@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tiny_task import tiny_texts, write_csv
 
-from benchmarks.harness.candidates import peer_candidates
+from benchmarks.field.shapes import shape_candidates
+from benchmarks.harness.candidates import floor_candidates, peer_candidates
 from benchmarks.harness.environments import requirements_of
 from benchmarks.harness.peer import module_of, peers
 from benchmarks.harness.scenario import Context
@@ -43,6 +45,16 @@ def test_peers_on_the_students_weights_give_its_labels(tiny_student: Bundle, tmp
     tokenizer = (tiny_student.path / "tokenizer.json").stat().st_size
     assert found["stock"]["size_bytes"] > tokenizer  # what is shipped is counted alike for all
     assert all(found[name]["source"].startswith("https://") for name in ("transformers", "stock"))
+
+
+def test_a_peer_under_another_name_is_made_ready_and_opened_as_that_peer(tiny_student: Bundle, tmp_path: Path) -> None:
+    (stock,) = peer_candidates(["stock"], student=tiny_student.path)
+    (shape, _) = shape_candidates(
+        tmp_path, base=str(tiny_student.path), labels=tiny_student.labels, max_length=16, reporter=SilentReporter()
+    )
+    for candidate in (replace(stock, name="held back"), shape):
+        assert (candidate.peer, module_of("stock").__name__) == ("stock", candidate.module)
+    assert [each.peer for each in floor_candidates(tiny_student.path)] == [None, None]
 
 
 def test_every_module_but_the_helpers_is_a_peer() -> None:
