@@ -57,10 +57,21 @@ def fit_markdown(result: Mapping[str, Any]) -> str:
     rows = result["rows"]
     parts = ["Latency is of one text on one thread."]
     if foreign := _of(rows, "foreign"):
-        columns = ("set", "texts", "labels", "teacher", "student", "TF-IDF", "chosen form", "p50 ms", "MB")
+        columns = ("set", "texts", "labels", "teacher", "student", "TF-IDF", "chosen form", "p50 ms", "MB", "measured")
         parts.insert(0, markdown_table(columns, [_foreign_cells(row) for row in foreign]))
     if demos := _of(rows, "demo"):
-        columns = ("seed", "chosen form", "teacher", "student", "kept", "p50 ms", "predicted ms", "faster", "smaller")
+        columns = (
+            "seed",
+            "chosen form",
+            "teacher",
+            "student",
+            "kept",
+            "p50 ms",
+            "predicted ms",
+            "faster",
+            "smaller",
+            "measured",
+        )
         parts.insert(0, markdown_table(columns, [_demo_cells(row) for row in demos]))
     if failed := [row for row in rows if "failed" in row]:
         parts.append(" ".join(f"{row['name']} failed: {row['failed']}." for row in failed))
@@ -81,6 +92,7 @@ def _foreign_cells(row: Row) -> tuple[str, ...]:
         f"{student['form']}{' (TF-IDF is as good)' if row['floor_wins'] else ''}",
         f"{student['p50_ms']:.2f}",
         f"{student['size_bytes'] / 1e6:.1f}",
+        _made(row),
     )
 
 
@@ -96,7 +108,15 @@ def _demo_cells(row: Row) -> tuple[str, ...]:
         f"{student['predicted_ms']:.2f}",
         f"{teacher['p50_ms'] / student['p50_ms']:.1f}x",
         f"{teacher['size_bytes'] / student['size_bytes']:.1f}x",
+        _made(row),
     )
+
+
+def _made(row: Row) -> str:
+    """Return the day, the commit and the number of processors of a row."""
+    made = row["made"]
+    processors = f", {len(made['affinity'])} CPU" if made["affinity"] else ""
+    return f"{made['measured_on']}, {(made['git_commit'] or 'unknown')[:10]}{processors}"
 
 
 def _interval(score: Row | None) -> str:

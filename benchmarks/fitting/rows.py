@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,8 +14,11 @@ from distill.data import Splits
 from distill.storage import write_atomically
 from export.fitting.reporting.result import FitReport, FormResult, Reference, Score
 from export.fitting.training import ASSISTANTS, TRIED
+from export.measure.circumstances import circumstances
 
 QUARTER: Final = "quarter"
+CIRCUMSTANCES: Final = ("git_commit", "git_dirty", "cpu", "int8_instruction_set", "affinity", "load_average_1m")
+"""Of each row: rows may be made on different days."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,15 @@ class RowFiles:
 
     folder: Path
 
-    def all(self) -> list[dict[str, Any]]:
-        """Return all finished rows."""
-        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*.json"))]
+    def all(self, *, earlier: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+        """Return all finished rows, sorted by name.
+
+        Args:
+            earlier: Rows of an earlier result; each that is not here is kept as it is.
+        """
+        here = [json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("*.json")]
+        rows = {row["name"]: dict(row) for row in (*earlier, *here)}
+        return [rows[name] for name in sorted(rows)]
 
     def has(self, name: str) -> bool:
         """Tell whether a row is finished."""
@@ -40,8 +50,10 @@ class RowFiles:
         return dict(json.loads(self._path(name).read_text(encoding="utf-8")))
 
     def keep(self, row: Mapping[str, Any]) -> None:
-        """Write a finished row under its name."""
-        write_atomically(self._path(row["name"]), json.dumps(row, allow_nan=False))
+        """Write a finished row under its name, with the day and the circumstances under which it was made."""
+        now = circumstances()
+        made = {"measured_on": datetime.now(UTC).date().isoformat(), **{name: now[name] for name in CIRCUMSTANCES}}
+        write_atomically(self._path(row["name"]), json.dumps({**row, "made": made}, allow_nan=False))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"

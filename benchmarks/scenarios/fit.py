@@ -25,6 +25,7 @@ from benchmarks.fitting.clone import clone_row
 from benchmarks.fitting.figures import SEEDS, fit_figures, fit_markdown, missing_of
 from benchmarks.fitting.foreign import FOREIGN, SPLIT_SEED, ForeignSet, splits_of
 from benchmarks.fitting.rows import RowFiles, report_part, texts_part, trainings
+from benchmarks.harness.results import read_result
 from benchmarks.harness.scenario import Context, Outcome, Scenario
 from benchmarks.harness.texts import task_texts
 from distill.data import Splits, limited
@@ -149,11 +150,16 @@ class FitBenchSettings(Settings):
 
 
 def run(settings: FitBenchSettings, context: Context) -> Outcome:
-    """Make the rows that are missing; the result names what is still missing then."""
+    """Make the rows that are missing; the result names what is still missing then.
+
+    Rows of the result file that is there already are kept, so that a few rows can be made at a time.
+    """
     study = (SAMPLE if context.quick else COMMITTED).of_sets(settings.sets, settings.effort)
     parts = [part for part in PARTS if part in settings.parts]
     unknown = [part for part in settings.parts if part not in PARTS]
-    rows = run_fit(context.folder, parts=[*parts, *unknown], seeds=settings.seeds, study=study, reporter=context.reporter)
+    run_fit(context.folder, parts=[*parts, *unknown], seeds=settings.seeds, study=study, reporter=context.reporter)
+    there = (context.out / "fit.json").is_file()
+    rows = RowFiles(context.folder / "rows").all(earlier=read_result("fit", folder=context.out)["rows"] if there else ())
     return Outcome(rows, {"missing": missing_of(rows)})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.fitting.figures import fit_figures, fit_markdown, missing_of
+from benchmarks.fitting.rows import RowFiles
 from benchmarks.harness.results import write_result
 from benchmarks.report.pages import filled
 from distill.errors import PotstillError
@@ -16,6 +17,9 @@ from distill.errors import PotstillError
 
 def score(value: float, **more: Any) -> dict[str, Any]:
     return {"value": value, "low": value - 0.02, "high": value + 0.02, **more}
+
+
+MADE = {"measured_on": "2026-11-28", "git_commit": "0123456789abcdef", "affinity": [1]}
 
 
 def demo(seed: int, *, kept: float, ms: float, predicted: float) -> dict[str, Any]:
@@ -26,6 +30,7 @@ def demo(seed: int, *, kept: float, ms: float, predicted: float) -> dict[str, An
         "teacher": score(0.8, p50_ms=20.0, size_bytes=80_000_000),
         "student": score(0.8 * kept, form="narrow/int8", kept=kept, p50_ms=ms, predicted_ms=predicted, size_bytes=4_000_000),
         "minutes": {"teacher": 100.0},
+        "made": MADE,
     }
 
 
@@ -40,6 +45,7 @@ def foreign(name: str, *, student: float, tfidf: float, floor_wins: bool = False
         "student": score(student, form="static/int4", p50_ms=0.25, size_bytes=2_500_000),
         "tfidf": score(tfidf),
         "floor_wins": floor_wins,
+        "made": MADE,
     }
 
 
@@ -97,6 +103,16 @@ def test_missing_rows_are_those_that_are_not_there_and_those_that_failed() -> No
     assert missing_of(ROWS, seeds=(0, 1, 2), sets=("ahead", "stuck")) == ["demo-2", "regret-2", "foreign-stuck"]
 
 
+def test_rows_of_an_earlier_result_are_kept_unless_they_were_made_again(tmp_path: Path) -> None:
+    rows = RowFiles(tmp_path)
+    rows.keep({"name": "demo-1", "student": "new"})
+    found = rows.all(earlier=[{"name": "demo-1", "student": "old"}, {"name": "clone", "made": MADE}])
+    assert [row["name"] for row in found] == ["clone", "demo-1"]
+    assert found[0]["made"] == MADE
+    assert found[1]["student"] == "new"
+    assert found[1]["made"].keys() > MADE.keys()  # a row says when, on what and by which commit it was made
+
+
 def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
     machine = {"cpus_available": 2, "cpu": "a processor", "int8_instruction_set": "avx512_vnni"}
     environment = {**machine, "git_commit": "0123456789", "git_dirty": False}
@@ -105,9 +121,12 @@ def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def test_the_tables_show_seeds_and_sets_with_intervals() -> None:
     page = fit_markdown(result(ROWS))
-    assert "| 0 | narrow/int8 | 0.800 (0.780-0.820) | 0.768 (0.748-0.788) | 96.0% | 0.50 | 0.60 | 40.0x | 20.0x |" in page
+    assert (
+        "| 0 | narrow/int8 | 0.800 (0.780-0.820) | 0.768 (0.748-0.788) | 96.0% | 0.50 | 0.60 | 40.0x | 20.0x | 2026-11-28"
+        in page
+    )
     scores = "0.900 (0.880-0.920) | 0.860 (0.840-0.880) | 0.800 (0.780-0.820)"
-    assert f"| ahead (some texts) | 1,500 | 3 | {scores} | static/int4 | 0.25 | 2.5 |" in page
+    assert f"| ahead (some texts) | 1,500 | 3 | {scores} | static/int4 | 0.25 | 2.5 | 2026-11-28, 0123456789, 1 CPU |" in page
     assert "static/int4 (TF-IDF is as good)" in page
     assert "foreign-stuck failed: the teacher says one label." in page
 
