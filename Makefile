@@ -8,6 +8,8 @@ OUT ?= demo
 WORK ?= .results
 VENV := .venv
 BIN := $(VENV)/bin
+# The tests of a file stay in one process, so that what they share is made once.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 # What pip writes, warnings about the machine's own settings included; shown only when it fails.
 LOG := $(VENV)/install.log
 FAILED = tail -n 40 $(LOG); echo "The install failed; everything pip wrote is in $(LOG)"; exit 1
@@ -27,10 +29,10 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/potstill demo --out $(OUT) --profile $(PROFILE) $(if $(EFFORT),--effort $(EFFORT))
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

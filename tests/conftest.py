@@ -27,6 +27,8 @@ FLAGS += ["--disable-background-networking", "--disable-component-update", "--di
 # Before torch is loaded: its threads wait asleep. Spinning, as they do by default, they take each other's processor
 # wherever something else runs too, and training the tiny models takes thirty times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as processors: a thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 _seconds: defaultdict[str, float] = defaultdict(float)
