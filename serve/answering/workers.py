@@ -119,6 +119,6 @@ class Crew(Generic[Work]):
             if worker.is_dead or (worker.is_given_up and len(self._hanging) < len(self._workers)):
                 worker.is_replaced = True
                 self._hanging.append(worker)
+                self._on_replaced()  # before the new thread answers: whoever reads the count then finds it
                 self._workers[place] = Worker(self._run, worker.thread.name)
-                self._on_replaced()
         self.is_answering = not all(worker.is_given_up for worker in self._workers)
