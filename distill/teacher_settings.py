@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from distill.recipes import Effort
 from distill.settings import FROM_TEXTS, Device, FineTuningSettings, MixedPrecision, Settings
 
 TeacherMethod = Literal["parameters", "features"]
@@ -53,10 +54,13 @@ class FeatureSettings(Settings, heading="Transfer learning"):
 class TeacherSettings(FineTuningSettings, FeatureSettings, heading="Transfer learning"):
     """How a teacher is fine-tuned: which weights, from what, and how."""
 
+    effort: Effort = Field(
+        "standard", description="how much training where --epochs is not given: quick makes about half the steps"
+    )
     epochs: int = Field(
         3,
         ge=1,
-        description="maximum number of passes over the training texts; default: by their number, from 20 to 1",
+        description="maximum number of passes over the training texts; default: by their number and --effort, from 20 to 1",
         json_schema_extra=FROM_TEXTS,
     )
     batch_size: int = Field(

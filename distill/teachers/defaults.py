@@ -6,18 +6,19 @@ A setting that was given is kept; only those left out are chosen.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.recipes import TextFacts, max_length_for
+from distill.recipes import Effort, TextFacts, max_length_for
 from distill.teacher_settings import TeacherSettings
 
-MIN_UPDATES: Final = 500
+MIN_UPDATES: Final[Mapping[Effort, int]] = {"quick": 250, "standard": 500, "thorough": 500}
 """Fewer steps leave a new head near its start; epochs are added until there are as many."""
+MIN_EPOCHS: Final[Mapping[Effort, int]] = {"quick": 2, "standard": 3, "thorough": 3}
 MAX_EPOCHS: Final = 20
 MAX_VIEWS: Final = 500_000
 """Texts seen, counting a text once per epoch, from which epochs are taken away, down to one."""
@@ -40,6 +41,7 @@ _LEAVE_THE_METHOD_OPEN: Final = frozenset(
         "checkpoint_every_s",
         "class_weights",
         "device",
+        "effort",
         "max_length",
         "mixed_precision",
         "patience",
@@ -92,8 +94,7 @@ def adapted(settings: TeacherSettings, shape: DataShape) -> TeacherSettings:
     given, texts = settings.model_fields_set, shape.num_texts
     batch_size = SMALL_BATCH if texts < BATCH_TEXTS else type(settings).model_fields["batch_size"].default
     batch_size = settings.batch_size if "batch_size" in given else batch_size
-    usual = type(settings).model_fields["epochs"].default
-    wanted = max(usual, math.ceil(MIN_UPDATES / math.ceil(texts / batch_size)))
+    wanted = max(MIN_EPOCHS[settings.effort], math.ceil(MIN_UPDATES[settings.effort] / math.ceil(texts / batch_size)))
     epochs = settings.epochs if "epochs" in given else max(1, min(wanted, MAX_EPOCHS, MAX_VIEWS // texts))
     facts = TextFacts(num_labelled=texts, num_unlabelled=0, token_lengths=shape.token_lengths, max_length=shape.max_length)
     # No shorter than usual: padding ends with the longest text of a batch, so a limit above the texts costs nothing.

@@ -56,8 +56,8 @@ def remedy(settings: TeacherSettings, shape: DataShape) -> str:
     if shape.is_unbalanced and settings.class_weights == "none":
         return "its labels are unbalanced: use --class-weights balanced, or leave it out"
     steps = settings.epochs * math.ceil(shape.num_texts / settings.batch_size)
-    if settings.transfer == "parameters" and steps < MIN_UPDATES and settings.epochs < MAX_EPOCHS:
-        epochs = min(MAX_EPOCHS, math.ceil(settings.epochs * MIN_UPDATES / steps))
+    if settings.transfer == "parameters" and steps < MIN_UPDATES["standard"] and settings.epochs < MAX_EPOCHS:
+        epochs = min(MAX_EPOCHS, math.ceil(settings.epochs * MIN_UPDATES["standard"] / steps))
         return f"it made {steps} steps: use --epochs {epochs}, or leave --epochs and --batch-size out"
     if settings.transfer == "parameters" and settings.learning_rate < 2e-5:
         return f"its learning rate is {settings.learning_rate:g}: use --learning-rate 5e-5"

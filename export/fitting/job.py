@@ -64,7 +64,6 @@ class Job:
         reporter: Told of progress.
         encoder: What is fine-tuned as the teacher; None if the teacher is given.
         teacher: The opened teacher; before it is fine-tuned, the encoder with a random head.
-        teacher_views: Texts that it is fine-tuned on, counting one once per epoch; 0 if the teacher is given.
     """
 
     splits: Splits
@@ -73,7 +72,6 @@ class Job:
     reporter: Reporter
     encoder: str | None
     teacher: Teacher
-    teacher_views: int
 
     @property
     def budget(self) -> Budget:
@@ -112,8 +110,7 @@ def prepared(
     encoder, opened = _opened(teacher, splits, reporter)
     if encoder is None:
         splits = _judged(opened, splits, reporter)  # before anything takes time
-    views = 0 if encoder is None else _epochs(opened, splits.train) * len(splits.train)
-    return Job(splits, further, settings, reporter, encoder, opened, views)
+    return Job(splits, further, settings, reporter, encoder, opened)
 
 
 def _checked(texts: Splits | Dataset) -> Splits:
@@ -183,7 +180,12 @@ def _untrained(source: str, train: Dataset) -> Teacher:
     return open_teacher(model.reading_pairs() if train.is_pairs else model, device="auto")
 
 
-def _epochs(teacher: Teacher, train: Dataset) -> int:
+def teacher_settings(settings: FitSettings) -> TeacherSettings:
+    """Return how the teacher of a run is fine-tuned."""
+    return TeacherSettings(effort=settings.effort, seed=settings.seed)
+
+
+def _epochs(teacher: Teacher, train: Dataset, settings: TeacherSettings) -> int:
     """Return how many epochs the teacher will be fine-tuned for, at most."""
     model = teacher.lender()
     unlimited = model.tokenizer.with_max_length(1_000_000)
@@ -194,7 +196,7 @@ def _epochs(teacher: Teacher, train: Dataset) -> int:
         max_length=model.tokenizer.max_length,
         several_labels=train.problem_type == "multi_label_classification",
     )
-    return adapted(TeacherSettings(), shape).epochs
+    return adapted(settings, shape).epochs
 
 
 def _with_length(job: Job, candidates: Candidates) -> Splits:
@@ -216,7 +218,7 @@ def planned(job: Job, out: Path | None = None) -> tuple[Job, Plan]:
     Raises:
         SettingsError: No effort keeps the time limit, or no recipe can be made of the teacher.
     """
-    limit = job.settings.time_limit_min
+    limit, train = job.settings.time_limit_min, job.splits.train
     for effort in EFFORTS[EFFORTS.index(job.settings.effort) :]:
         settings = job.settings.model_copy(update={"effort": effort})
         candidates = weighed_forms(
@@ -232,7 +234,7 @@ def planned(job: Job, out: Path | None = None) -> tuple[Job, Plan]:
             candidates,
             recipes_of(within),
             num_texts=len(job.splits.train) + len(job.unlabeled),
-            teacher_views=job.teacher_views,
+            teacher_views=0 if job.encoder is None else _epochs(job.teacher, train, teacher_settings(settings)) * len(train),
             halving=not settings.train_all,
         )
         plan = Plan(candidates, within, minutes, effort)

@@ -27,7 +27,6 @@ from distill.machine import machine_name
 from distill.progress import Reporter, SilentReporter
 from distill.settings import BUILTIN_MINILM
 from distill.storage import cache_dir, kept_or_made, require_writable
-from distill.teacher_settings import TeacherSettings
 from distill.teachers.answers import teacher_logits
 from distill.teachers.teacher import Teacher, open_teacher, require_useful_teacher
 from distill.texts import TextInput
@@ -35,7 +34,7 @@ from distill.training.by_recipe import Learning
 from distill.training.lesson import distillation_lesson
 from export.fitting.choose import Costs, Validated, chosen, exceeded, nearest
 from export.fitting.graphs import Exported, copied, exported
-from export.fitting.job import FitTeacher, Job, planned, prepared
+from export.fitting.job import FitTeacher, Job, planned, prepared, teacher_settings
 from export.fitting.plan import Plan
 from export.fitting.reporting.findings import Evidence, Found, measured_rows, write_fit_report
 from export.fitting.reporting.result import FitReport
@@ -192,9 +191,8 @@ def _proven_teacher(job: Job, out: Path) -> Teacher:
             if folder is not None and cache_dir() in folder.parents and len(job.teacher.folders) == 1:
                 copied(Bundle.open(folder), out / TEACHER)  # adopted for this run: kept with its result
         return job.teacher
-    settings = TeacherSettings(seed=job.settings.seed)
     return open_teacher(
-        tuned_teacher(job.encoder, job.splits, settings, out=out, reporter=job.reporter),
+        tuned_teacher(job.encoder, job.splits, teacher_settings(job.settings), out=out, reporter=job.reporter),
         device="auto",
     )
 

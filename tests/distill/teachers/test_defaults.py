@@ -40,6 +40,12 @@ def test_epochs_and_batches_follow_from_the_number_of_texts(texts: int, epochs: 
     assert found.patience == max(2, math.ceil(epochs / 4))
 
 
+@pytest.mark.parametrize(("texts", "epochs"), [(700, 6), (8_600, 2), (1_000_000, 1)])
+def test_a_quick_teacher_makes_about_half_the_steps(texts: int, epochs: int) -> None:
+    assert adapted(TeacherSettings(effort="quick"), shape_of(texts)).epochs == epochs
+    assert tries_both_methods(TeacherSettings(effort="quick"), shape_of(700))  # says how much, not by which method
+
+
 def test_what_was_given_is_kept() -> None:
     given = TeacherSettings(epochs=2, batch_size=8, patience=1, class_weights="none", max_length=64)
     assert adapted(given, shape_of(700, counts=(660, 40), tokens=400)) == given

@@ -173,7 +173,7 @@ def test_the_answers_of_a_language_model_are_teacher_and_labels(tmp_path: Path) 
     splits = load_splits(DataSettings(), labels=labels_of_named([source]), train=labelled_by([source]))
     listening = Listening()
     job = prepared(splits, source, (), SETTINGS, listening)
-    assert (job.encoder, job.teacher_views) == (None, 0)
+    assert job.encoder is None
     # One vote, and a fifth of a vote divided among two labels: (1 + 0.1) / 1.2
     shares = job.splits.train.task.probabilities(job.teacher.asked.predict_logits(job.splits.train.texts))
     assert shares.max(axis=1) == pytest.approx(1.1 / 1.2, abs=1e-6)
