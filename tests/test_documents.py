@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("distill", "export", "serve", "benchmarks")
 PAGES = sorted({ROOT / "README.md", *ROOT.glob("*/README.md"), *(ROOT / "docs").rglob("*.md")})
-DECISIONS = ROOT / "docs" / "decisions"
+DECISIONS = ROOT / "docs" / "project" / "decisions"
 PATH = re.compile(r"(?:(?:distill|export|serve|benchmarks|tests|docs)/[\w./*-]*|[\w/]+\.(?:py|md|toml))")
 MODULE = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
 

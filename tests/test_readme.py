@@ -50,10 +50,10 @@ def workplace(tiny_teacher: Bundle, tmp_path_factory: pytest.TempPathFactory) ->
 def test_the_pages_name_every_command_of_the_walkthrough() -> None:
     assert [shlex.split(line)[1] for line in commands("README.md")] == ["fit", "predict", "serve"]
     steps = ["teacher", "distill", "export", "eval", "bench", "predict", "inspect", "score", "serve"]
-    assert [shlex.split(line)[1] for line in commands("docs/steps.md")] == steps
-    assert [shlex.split(line)[1] for line in commands("docs/fit.md")] == ["fit"]
+    assert [shlex.split(line)[1] for line in commands("docs/start/steps.md")] == steps
+    assert [shlex.split(line)[1] for line in commands("docs/start/your-csv.md")] == ["fit"]
     adopting = ["export", "eval", "predict", "distill", "adopt", "inspect"]
-    assert [shlex.split(line)[1] for line in commands("docs/adopting.md")] == adopting
+    assert [shlex.split(line)[1] for line in commands("docs/start/your-classifier.md")] == adopting
 
 
 def assert_serves(arguments: list[str], workplace: Path) -> None:
@@ -83,7 +83,7 @@ def asked(address: str, body: dict[str, str], *, seconds: float) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", ["README.md", "docs/steps.md", "docs/adopting.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/start/steps.md", "docs/start/your-classifier.md"])
 def test_commands_run_as_they_stand(page: str, workplace: Path) -> None:
     for line in commands(page):
         program, *arguments = shlex.split(line)
@@ -100,7 +100,7 @@ def test_commands_run_as_they_stand(page: str, workplace: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/steps.md", "docs/adopting.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/start/steps.md", "docs/start/your-classifier.md"])
 def test_python_runs_as_it_stands(page: str, workplace: Path) -> None:
     for example in blocks(page, "python"):
         done = subprocess.run([sys.executable, "-c", example], cwd=workplace, capture_output=True, text=True, check=False)

@@ -59,9 +59,10 @@ def fill_pages(root: Path = ROOT, *, folder: Path = FOLDER) -> None:
 
 
 def pages_of(root: Path = ROOT) -> list[Path]:
-    """Return the pages that may show results."""
-    pages = {root / "README.md", *root.glob("*/README.md"), *root.glob("docs/*.md")}
-    return sorted(path for path in pages if path.is_file())
+    """Return the pages that may show results: all but the decisions, which are dated trials with their own circumstances."""
+    decisions = root / "docs" / "project" / "decisions"
+    pages = {root / "README.md", *root.glob("*/README.md"), *root.glob("docs/**/*.md")}
+    return sorted(path for path in pages if path.is_file() and decisions not in path.parents)
 
 
 def checked(scenario: Scenario, folder: Path) -> Result:

@@ -2,7 +2,7 @@
 
 One file of fixed-size records (key, row, checksum) that is only appended to and read through a memory map. The index in
 memory takes 12 bytes a record. Several processes may append at once. A record that was cut by a kill or changed on the
-disk fails its checksum and is not found. See docs/decisions/answer-store.md for why this is not SQLite or Arrow.
+disk fails its checksum and is not found. See docs/project/decisions/answer-store.md for why this is not SQLite or Arrow.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Nothing is traced, so no pattern has to be recognised and fused later. The writer does two things that an exporter cannot: the
 last layer computes only what the first token needs, and positions and mask cost a node or two each.
-docs/decisions/graph-writers.md has the measurements behind the choice of ops.
+docs/project/decisions/graph-writers.md has the measurements behind the choice of ops.
 """
 
 from __future__ import annotations

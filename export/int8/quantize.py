@@ -1,7 +1,7 @@
 """int8 graphs from fp32 graphs: linear layers with int8 weights and byte inputs, embedding tables with a scale per row.
 
 Stock dynamic quantization takes one activation scale for the whole batch, so that the answer to a text depends on the other
-texts of its batch. Here the scales of each input are fixed once; see `docs/decisions/static-int8.md`.
+texts of its batch. Here the scales of each input are fixed once; see `docs/project/decisions/static-int8.md`.
 """
 
 from __future__ import annotations

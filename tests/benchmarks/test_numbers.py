@@ -3,7 +3,7 @@
 Numbers between markers are generated from the files (test_pages). Outside them, a number counts as measured if it has the
 form of a measurement: decimals, a percentage, a factor, or a unit of time, size or rate. Each must be the value
 of a constant that is named here, or generated from a figure that is named beside it. Code, link targets and versions after a
-name do not count. docs/decisions/ is not read: each file there is a dated trial with its own circumstances.
+name do not count. docs/project/decisions/ is not read: each file there is a dated trial with its own circumstances.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def test_what_counts_as_measured(text: str, found: list[str]) -> None:
 
 
 def test_the_thresholds_in_the_readme_are_those_of_the_code() -> None:
-    page = " ".join((ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").split())
+    page = " ".join((ROOT / "docs" / "evidence" / "how-it-is-measured.md").read_text(encoding="utf-8").split())
     assert f"p90 needs {MIN_SAMPLES[90]} samples and p99 needs {MIN_SAMPLES[99]}" in page
     assert "a tenth of a processor" in page
     assert BUSY_PROCESSORS == 0.1

@@ -1,4 +1,4 @@
-"""The recipes of docs/bulk-scoring.md, run as written by Spark and by Dask."""
+"""The recipes of docs/deploy/bulk-scoring.md, run as written by Spark and by Dask."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ AFTER = "\nprint(json.dumps('done'))\n"
 
 
 def recipe(engine: str) -> str:
-    [code] = re.findall(rf"```python\n# {engine}\n(.*?)```", (ROOT / "docs" / "bulk-scoring.md").read_text(), re.DOTALL)
+    [code] = re.findall(
+        rf"```python\n# {engine}\n(.*?)```", (ROOT / "docs" / "deploy" / "bulk-scoring.md").read_text(), re.DOTALL
+    )
     return str(code)
 
 

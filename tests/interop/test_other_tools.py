@@ -148,7 +148,7 @@ def test_transformers_reads_a_bundle(tiny_student: Bundle, texts: tuple[str, ...
 
 
 def test_ten_lines_of_the_readme_answer_without_potstill(tiny_student: Bundle, tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "deploy" / "export.md").read_text(encoding="utf-8")
     (example,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "onnxruntime as ort" in block]
     assert len(example.splitlines()) <= 10
     assert "potstill" not in example.replace("student", "")

@@ -13,7 +13,7 @@ def _command(start: Start) -> list[str]:
 
 PEER = ServerPeer(
     name="potstill",
-    source="docs/serving.md",
+    source="docs/deploy/serve.md",
     settings=({},),
     command=_command,
     path="/predict",

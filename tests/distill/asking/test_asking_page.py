@@ -13,7 +13,7 @@ from tiny_task import BAD_WORDS, GOOD_WORDS, Outcome, tiny_texts, write_csv
 from benchmarks.asking.scripted_address import ScriptedAddress
 from distill.cli.main import app
 
-PAGE = (Path(__file__).parents[3] / "docs" / "asking.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "start" / "texts-without-labels.md").read_text(encoding="utf-8")
 
 
 def by_words(text: str, _: tuple[str, ...]) -> dict[str, float]:

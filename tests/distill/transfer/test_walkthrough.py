@@ -1,4 +1,4 @@
-"""The commands of docs/transfer.md are run as they are written, on small files and a tiny encoder."""
+"""The commands of docs/train/transfer.md are run as they are written, on small files and a tiny encoder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tiny_task import tiny_texts, write_csv
 
 ROOT = Path(__file__).parents[3]
-README = (ROOT / "docs" / "transfer.md").read_text(encoding="utf-8")
+README = (ROOT / "docs" / "train" / "transfer.md").read_text(encoding="utf-8")
 OFFLINE = ("--epochs", "2", "--learning-rate", "1e-3", "--max-length", "32")
 """A tiny untrained encoder wants a higher rate; everything else stays as it is written."""
 

@@ -86,7 +86,7 @@ def test_a_cut_file_is_said_by_its_name_and_a_wrong_address_is_no_cluster(tmp_pa
 
 
 def test_the_two_commands_of_the_page_take_a_folder_to_labels(tmp_path: Path, tiny_student: Bundle) -> None:
-    page = (ROOT / "docs" / "bulk-scoring.md").read_text()
+    page = (ROOT / "docs" / "deploy" / "bulk-scoring.md").read_text()
     [(install, command)] = re.findall(r"```console\n(pip install [^\n]*)\n(potstill score [^\n]*--ray local)\n```", page)
     assert install == "pip install 'potstill[scale]'"
     (tmp_path / "reviews").mkdir()
