@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist lo
 LOG := $(VENV)/install.log
 FAILED = tail -n 40 $(LOG); echo "The install failed; everything pip wrote is in $(LOG)"; exit 1
 
-.PHONY: help demo test quick lint results clean
+.PHONY: help demo test quick lint docs docs-serve results clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +22,8 @@ help:
 	@echo "make test                              every test, and how long each folder of tests took"
 	@echo "make quick                             the tests that take seconds"
 	@echo "make lint                              ruff and mypy"
+	@echo "make docs                              the documentation site, into site/; a broken link or anchor is an error"
+	@echo "make docs-serve                        show it at http://localhost:8000, and renew it when a page changes"
 	@echo "make results [QUICK=1] [WORK=.results] every result file of benchmarks/, from nothing (hours; QUICK=1: minutes)"
 	@echo "make clean                             remove .venv and build files"
 
@@ -38,6 +40,13 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m docs.tools build
+	$(BIN)/python -m pytest -q tests/test_site.py
+
+docs-serve: $(VENV)/.installed-dev
+	$(BIN)/python -m docs.tools serve
 
 results: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks results --work $(WORK) $(if $(QUICK),--quick)
@@ -58,4 +67,4 @@ $(VENV)/.made:
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .cache build dist site *.egg-info

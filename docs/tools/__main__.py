@@ -1,0 +1,43 @@
+"""`python -m docs.tools build` or `serve`, from the root of the repository."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from docs.tools.staging import ROOT, stage
+
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def main() -> int:
+    """Build the site into site/, or show it and build it again after each change of a page."""
+    match sys.argv[1:]:
+        case ["build"]:
+            stage()
+            return zensical("build", "--clean", "--strict").wait()
+        case ["serve", *options]:
+            stage()
+            return keep_staged(zensical("serve", *options))
+    raise SystemExit("run `python -m docs.tools build` or `python -m docs.tools serve [--dev-addr IP:PORT]`")
+
+
+def zensical(*arguments: str) -> subprocess.Popen[bytes]:
+    """Start zensical on the settings at the root."""
+    return subprocess.Popen([sys.executable, "-m", "zensical", *arguments], cwd=ROOT)
+
+
+def keep_staged(server: subprocess.Popen[bytes]) -> int:
+    """Stage what has changed every second, until the server ends."""
+    try:
+        while server.poll() is None:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            stage()
+    except KeyboardInterrupt:
+        server.terminate()
+    return server.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The documentation site builds strictly, every link and anchor in it leads somewhere, and it loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+pytest.importorskip("zensical")
+
+ROOT = Path(__file__).parent.parent
+LOADING = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src", "object": "data", "use": "href"}
+NOT_LOADED = {"canonical", "prev", "next", "alternate"}
+
+
+@dataclass
+class Page(HTMLParser):
+    """What one built page links to, loads, and offers as anchors."""
+
+    path: Path
+    links: list[str] = field(default_factory=list)
+    loaded: list[str] = field(default_factory=list)
+    anchors: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.feed(self.path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        if "id" in found:
+            self.anchors.add(found["id"])
+        if tag == "a" and "href" in found:
+            self.links.append(found["href"])
+        if tag in LOADING and found.get(LOADING[tag]) and found.get("rel") not in NOT_LOADED:
+            self.loaded.append(found[LOADING[tag]])
+
+
+@pytest.fixture(scope="module")
+def site() -> dict[Path, Page]:
+    done = subprocess.run(
+        [sys.executable, "-m", "docs.tools", "build"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=250
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {path: Page(path) for path in sorted((ROOT / "site").rglob("*.html"))}
+    assert pages
+    return pages
+
+
+def pages_in(entry: Any) -> Iterator[str]:
+    """Yield the pages of the navigation, or of a part of it."""
+    match entry:
+        case str():
+            yield entry
+        case dict():
+            yield from pages_in(list(entry.values()))
+        case list():
+            for part in entry:
+                yield from pages_in(part)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    settings = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))
+    listed = set(pages_in(settings["project"]["nav"]))
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert {page for page in pages - listed if not page.startswith("project/decisions/")} == set()
+
+
+def test_every_link_and_anchor_leads_somewhere(site: dict[Path, Page]) -> None:
+    broken = []
+    for page in site.values():
+        if page.path.name == "404.html":  # its links are from the root of a server
+            continue
+        for link in page.links + page.loaded:
+            name, _, anchor = unquote(link).partition("#")
+            if re.match(r"[a-z]+:", name):
+                continue
+            target = (page.path.parent / name.partition("?")[0]).resolve() if name else page.path
+            target = target / "index.html" if target.is_dir() else target
+            if not target.is_file() or (anchor and target in site and anchor not in site[target].anchors):
+                broken.append(f"{page.path.relative_to(ROOT)}: {link}")
+    assert not broken
+
+
+def test_nothing_is_loaded_from_elsewhere(site: dict[Path, Page]) -> None:
+    foreign = [f"{page.path}: {name}" for page in site.values() for name in page.loaded if re.match(r"(?:https?:)?//", name)]
+    for style in (ROOT / "site").rglob("*.css"):
+        text = style.read_text(encoding="utf-8")
+        foreign += [
+            f"{style}: {name}" for name in re.findall(r"(?:url\(\s*[\"']?|@import\s+[\"'])((?:https?:)?//[^\"')]+)", text)
+        ]
+    assert not foreign
