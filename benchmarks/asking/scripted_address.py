@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import random
 import re
 import threading
 from collections import defaultdict
@@ -141,8 +142,9 @@ class ScriptedAddress:
 
     def _completion(self, request: Received, fault: Fault | None) -> dict[str, Any]:
         shares = self.answer(request.text, request.labels)
-        label = max(request.labels, key=lambda name: shares[name])
-        tokens = generated(shares, label, top=self.top, as_json="JSON" in request.body["messages"][0]["content"])
+        label = drawn(shares, request)
+        top = min(self.top, request.body.get("top_logprobs", self.top))
+        tokens = generated(shares, label, top=top, as_json="JSON" in request.body["messages"][0]["content"])
         content = "".join(token["token"] for token in tokens)
         if fault is not None:
             content, tokens = WRONG[fault].replace("LABEL", label), []
@@ -159,6 +161,15 @@ class ScriptedAddress:
             ],
             "usage": {"prompt_tokens": prompt, "completion_tokens": len(tokens)},
         }
+
+
+def drawn(shares: Shares, request: Received) -> str:
+    """Return the likeliest of the labels offered or, at a temperature, one that is drawn; to the same request the same."""
+    temperature = request.body.get("temperature", 0)
+    if not temperature:
+        return max(request.labels, key=lambda name: shares[name])
+    weights = [shares[name] ** (1 / temperature) for name in request.labels]
+    return random.Random(f"{request.labels} {request.text}").choices(request.labels, weights)[0]  # noqa: S311
 
 
 def generated(shares: Shares, label: str, *, top: int, as_json: bool) -> list[dict[str, Any]]:

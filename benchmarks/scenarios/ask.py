@@ -1,248 +1,133 @@
-"""The `ask` scenario: a language model's address asked through failures and kills, and what a cascade promises.
+"""The `ask` scenario: texts labelled by a model behind an address, its students, and what a cascade promises.
 
-The address is scripted, so that the ideal time is known and every request is seen. The command runs as a user's does, in a
-process of its own.
+Part by part; a finished row is a file in the work folder and is not made again.
+
+    failures  `potstill ask` through failing requests and 20 kills
+    promises  the agreement that a cascade promises, against the true one of simulated texts
+    students  a fine-tuned teacher behind the address: students of its answers against those of the teacher itself, and of its
+              probabilities against those of its labels
 """
 
 from __future__ import annotations
 
-import csv
-import math
-import random
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
+from pydantic import Field
 
-from benchmarks.asking.scripted_address import Fault, ScriptedAddress
+from benchmarks.asking.failures import Plan, ask_through_failures, failure_figures
+from benchmarks.asking.promises import Promises, promise_figures, promises
+from benchmarks.asking.students import Bench, Study, make_students, student_figures, students_table
+from benchmarks.fitting.rows import RowFiles
 from benchmarks.harness.scenario import Context, Outcome, Result, Scenario, markdown_table
-from distill.asking.kept import read_kept
-from distill.errors import GateError
+from distill.errors import SettingsError
 from distill.progress import Reporter
 from distill.settings import Settings
-from export.measure.children import child, run_child
-from export.runtime.cascade import choose_threshold
-
-ROOT = Path(__file__).parents[2]
-LABELS = ("negative", "positive")
-FAULTS: tuple[Fault, ...] = ("429-silent", "500", "cut", "html")
-STRENGTH = 2.0
-DIFFERING_AT_0 = 0.5
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How much is measured.
+class Amounts:
+    """How much each part does; the defaults are those of the committed result, without the texts of the students."""
 
-    Attributes:
-        texts: Texts to label.
-        latency_s: Seconds that the address takes for each answer.
-        failing: Share of the requests that fail, each in another way.
-        concurrency: Requests at a time.
-        kills: Runs that are killed, one after the other into one folder.
-        drawings: Validation sets that a threshold is chosen on.
-        validation_texts: Texts of each.
-        agreement: What is promised.
-        confidence: How surely.
+    study: Study
+    failures: Plan = field(default_factory=Plan)
+    promises: Promises = field(default_factory=Promises)
+
+
+def sample_of(study: Study) -> Amounts:
+    """Return a few texts of everything, to see that it works."""
+    short = study.settings.model_copy(update={"epochs": 2, "vocabulary_size": 2_000})
+    few = Plan(texts=120, latency_s=0.05, concurrency=8, kills=2)
+    return Amounts(replace(study, settings=short, seeds=(0,)), few, Promises(drawings=20))
+
+
+def run_ask(folder: Path, *, parts: Sequence[str], amounts: Amounts, reporter: Reporter) -> list[dict[str, Any]]:
+    """Make the rows that are missing; return all there are.
+
+    Args:
+        folder: Work folder.
+        parts: Of `PARTS`.
+        amounts: How much each part does.
+        reporter: Told of each step.
+
+    Raises:
+        SettingsError: A part that is not known.
     """
-
-    texts: int = 10_000
-    latency_s: float = 0.2
-    failing: float = 0.05
-    concurrency: int = 32
-    kills: int = 20
-    drawings: int = 200
-    validation_texts: int = 800
-    agreement: float = 0.95
-    confidence: float = 0.95
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise SettingsError(f"no part is called {unknown[0]!r}; there are {', '.join(PARTS)}")
+    rows = RowFiles(folder / "rows")
+    for part in parts:
+        PARTS[part](folder, rows, amounts, reporter)
+    return rows.all()
 
 
-QUICK = Plan(texts=120, latency_s=0.05, concurrency=8, kills=2, drawings=20)
+def _failures(folder: Path, rows: RowFiles, amounts: Amounts, reporter: Reporter) -> None:
+    ask_through_failures(rows, work=folder, plan=amounts.failures, reporter=reporter)
 
 
-def run_ask(*, work: Path, plan: Plan, reporter: Reporter) -> list[Row]:
-    """Ask once without kills, once through them, and simulate the promise; return a row for each run and drawing."""
-    for run in ("whole", "killed"):
-        shutil.rmtree(work / run, ignore_errors=True)
-    work.mkdir(parents=True, exist_ok=True)
-    (work / "task.toml").write_text("".join(f"[labels.{name}]\ndefinition = 'is {name}'\n" for name in LABELS))
-    with (work / "texts.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["text"], *([f"text {number}"] for number in range(plan.texts))])
-    reporter.say(f"ask: {plan.texts} texts, {plan.failing:.0%} of the requests fail")
-    rows = [whole_run(work, plan)]
-    reporter.say(f"ask: the same through {plan.kills} kills")
-    rows += killed_runs(work, plan)
-    reporter.say(f"ask: {plan.drawings} drawings of validation texts")
-    return rows + promises(plan)
+def _promises(folder: Path, rows: RowFiles, amounts: Amounts, reporter: Reporter) -> None:
+    del folder
+    reporter.say(f"promises: {amounts.promises.drawings} drawings of validation texts")
+    for row in promises(amounts.promises):
+        rows.keep(row)
 
 
-def ask_figures(rows: Sequence[Row]) -> dict[str, float]:
-    """Return the figures of the rows."""
-    (whole,) = (row for row in rows if row["kind"] == "whole")
-    kills = [row for row in rows if row["kind"] == "kill"]
-    promised = [row for row in rows if row["kind"] == "promise"]
-    made = [row for row in promised if not row["refused"]]
-    return {
-        "time_ratio_ideal": whole["seconds"] / whole["ideal_s"],
-        "answers_lost": whole["missing"] + sum(row["lost"] for row in kills) + kills[-1]["missing"],
-        "answers_asked_again": sum(row["asked_again"] for row in kills),
-        "bound_holds_share": sum(row["holds"] for row in made) / len(made),
-        "answered_share_of_oracle": float(np.mean([row["student_share"] for row in made]))
-        / oracle_share(promised[0]["agreement"]),
-    }
+def _students(folder: Path, rows: RowFiles, amounts: Amounts, reporter: Reporter) -> None:
+    make_students(Bench(amounts.study, folder, rows, reporter))
 
 
-def _answer(text: str, labels: tuple[str, ...]) -> dict[str, float]:
-    """Return a probability that the number in the text decides."""
-    share = 0.05 + 0.9 * random.Random(text).random()  # noqa: S311
-    return dict(zip(sorted(labels), (share, 1 - share), strict=True))
+PARTS: Final[dict[str, Callable[[Path, RowFiles, Amounts, Reporter], None]]] = {
+    "failures": _failures,
+    "promises": _promises,
+    "students": _students,
+}
+"""The parts in the order in which they are made; the one that times first."""
 
 
-def _failing(plan: Plan) -> Callable[[int], Fault | None]:
-    def fault(number: int) -> Fault | None:
-        draw = random.Random(number)  # noqa: S311
-        return draw.choice(FAULTS) if number > len(LABELS) and draw.random() < plan.failing else None
-
-    return fault
+def ask_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the figures of the rows there are."""
+    return {**failure_figures(rows), **promise_figures(rows), **student_figures(rows)}
 
 
-def _command(work: Path, out: Path, url: str, plan: Plan) -> list[str]:
-    files = ("--task", work / "task.toml", "--input", work / "texts.csv", "--out", out)
-    where = ("--endpoint", url, "--model", "scripted", "--concurrency", plan.concurrency)
-    return [sys.executable, "-m", "distill", "ask", *map(str, (*files, *where))]
+class AskBenchSettings(Settings):
+    """What is made, and who teaches."""
+
+    parts: tuple[str, ...] = Field(tuple(PARTS), description="make only these parts")
+    teacher: Path | None = Field(
+        None, description="bundle of the teacher that answers in the part students; default: builtin:minilm, fine-tuned now"
+    )
+    seeds: tuple[int, ...] = Field((0, 1, 2), description="seeds of the students of the part students")
 
 
-def whole_run(work: Path, plan: Plan) -> Row:
-    """Ask for everything in one run, from the start of the command to its end."""
-    out = work / "whole"
-    with ScriptedAddress(_answer, fault=_failing(plan), latency_s=plan.latency_s) as address:
-        started = time.perf_counter()
-        done = run_child(_command(work, out, address.url, plan), cwd=ROOT)
-        seconds = time.perf_counter() - started
-    return {
-        "kind": "whole",
-        "name": "one run",
-        "texts": plan.texts,
-        "seconds": seconds,
-        "ideal_s": math.ceil(plan.texts / plan.concurrency) * plan.latency_s,
-        "requests": len(address.received),
-        "most_at_once": address.most_at_once,
-        "missing": plan.texts - len(_kept(out)),
-        "exit_code": done.returncode,
-    }
-
-
-def killed_runs(work: Path, plan: Plan) -> list[Row]:
-    """Kill the command at random moments, `plan.kills` times, and then let it end."""
-    out, rows, draw = work / "killed", [], random.Random(0)  # noqa: S311
-    each = plan.texts / (plan.kills + 1)
-    with ScriptedAddress(_answer, fault=_failing(plan), latency_s=plan.latency_s) as address:
-        for number in range(plan.kills + 1):
-            had, before = _kept(out), len(address.received)
-            stop_at = before + (draw.uniform(0.2, 1.2) * each if number < plan.kills else math.inf)
-            with child(
-                _command(work, out, address.url, plan), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            ) as process:
-                while process.poll() is None and len(address.received) < stop_at:
-                    time.sleep(0.002)
-            now = _kept(out)
-            rows.append(
-                {
-                    "kind": "kill",
-                    "name": f"run {number}",
-                    "killed": process.returncode < 0,
-                    "kept_before": len(had),
-                    "kept": len(now),
-                    "lost": len(had - now),
-                    "asked_again": len(had & {one.text for one in address.received[before:]}),
-                    "missing": plan.texts - len(now),
-                }
-            )
-    return rows
-
-
-def _kept(out: Path) -> set[str]:
-    return {str(answer.of_text) for answer in read_kept(out)}
-
-
-def promises(plan: Plan) -> list[Row]:
-    """Choose a threshold on each of many validation sets, and compare what it promises with the true probabilities.
-
-    The student's strength is exponentially distributed, and the surer it is, the seldomer it differs from its fallback.
-    """
-    generator = np.random.default_rng(0)
-    return [{"kind": "promise", "name": f"drawing {number}", **_promise(generator, plan)} for number in range(plan.drawings)]
-
-
-def _promise(generator: np.random.Generator, plan: Plan) -> Row:
-    strength = generator.exponential(STRENGTH, plan.validation_texts)
-    top, names = generator.integers(0, 2, len(strength)), np.eye(2, dtype=np.float32)
-    fallback = np.where(generator.uniform(size=len(top)) < DIFFERING_AT_0 * np.exp(-strength), 1 - top, top)
-    try:
-        found = choose_threshold(
-            student_logits=(strength[:, None] * names[top]).astype(np.float32),
-            fallback_logits=names[fallback],
-            labels=np.where(generator.uniform(size=len(top)) < 0.9, fallback, 1 - fallback),
-            problem_type="single_label_classification",
-            wanted_agreement=plan.agreement,
-            graphs={"student_graph_sha256": "", "fallback_graph_sha256": ""},
-            confidence=plan.confidence,
-        )
-    except GateError:
-        return {"agreement": plan.agreement, "refused": True, "holds": False, "student_share": 0.0}
-    lowest = found.temperature * math.log(found.min_confidence / (1 - found.min_confidence))
-    return {
-        "agreement": plan.agreement,
-        "refused": False,
-        "true_agreement": 1 - _differing_above(lowest),
-        "holds": 1 - _differing_above(lowest) >= plan.agreement,
-        "student_share": math.exp(-lowest / STRENGTH),
-    }
-
-
-def _differing_above(strength: float) -> float:
-    """Return the share of all texts on which a student of at least this strength differs from its fallback."""
-    rate = 1 + 1 / STRENGTH
-    return DIFFERING_AT_0 / STRENGTH / rate * math.exp(-rate * strength)
-
-
-def oracle_share(agreement: float) -> float:
-    """Return the share that the student may answer where the true probabilities are known."""
-    rate = 1 + 1 / STRENGTH
-    lowest = max(0.0, -math.log((1 - agreement) * STRENGTH * rate / DIFFERING_AT_0) / rate)
-    return math.exp(-lowest / STRENGTH)
-
-
-class AskSettings(Settings):
-    """Nothing to set."""
-
-
-def run(settings: AskSettings, context: Context) -> Outcome:
-    """Ask and simulate; texts and answers of an earlier run are deleted."""
-    del settings
-    return Outcome(run_ask(work=context.folder, plan=QUICK if context.quick else Plan(), reporter=context.reporter))
+def run(settings: AskBenchSettings, context: Context) -> Outcome:
+    """Make the rows that are missing."""
+    study = Study(context.data, teacher=settings.teacher, seeds=settings.seeds)
+    amounts = sample_of(study) if context.quick else Amounts(study)
+    rows = run_ask(context.folder, parts=settings.parts, amounts=amounts, reporter=context.reporter)
+    return Outcome(rows)
 
 
 def _table(result: Result) -> str:
     figures = ask_figures(result["rows"])
-    return markdown_table(("figure", "value"), [(name, f"{value:,.4g}") for name, value in figures.items()])
+    table = markdown_table(("figure", "value"), [(name, f"{value:,.4g}") for name, value in figures.items()])
+    return "\n\n".join(filter(None, (table, students_table(result["rows"]))))
 
 
 SCENARIO = Scenario(
     name="ask",
-    summary="Ask a scripted language model through failures and kills, and simulate what a cascade promises.",
-    settings=AskSettings,
+    summary="Ask a model behind an address through failures and kills, teach its students, simulate a cascade's promise.",
+    settings=AskBenchSettings,
     run=run,
     figures=lambda result: ask_figures(result["rows"]),
     table=_table,
-    decided_by=("benchmarks/scenarios/ask.py", "benchmarks/asking", "distill/asking", "export/runtime/cascade.py"),
-    minutes=15,
+    decided_by=(
+        "benchmarks/scenarios/ask.py",
+        "benchmarks/asking",
+        "distill/asking",
+        "distill/training",
+        "export/runtime/cascade.py",
+    ),
+    minutes=60,
 )

@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.scenarios.ask import QUICK, ask_figures, oracle_share, run_ask
+from benchmarks.asking.promises import oracle_share
+from benchmarks.asking.students import Study
+from benchmarks.scenarios.ask import ask_figures, run_ask, sample_of
+from distill.errors import SettingsError
 from distill.progress import SilentReporter
+from distill.settings import DataSettings
+
+FEW = sample_of(Study(DataSettings(train=("texts.csv",))))
 
 
-def test_every_part_runs_and_nothing_is_lost(tmp_path: Path) -> None:
-    rows = run_ask(work=tmp_path, plan=QUICK, reporter=SilentReporter())
+def test_failures_and_promises_run_nothing_is_lost_and_nothing_is_measured_twice(tmp_path: Path) -> None:
+    def run() -> list[dict[str, Any]]:
+        return run_ask(tmp_path, parts=("failures", "promises"), amounts=FEW, reporter=SilentReporter())
+
+    rows = run()
     (whole,) = (row for row in rows if row["kind"] == "whole")
     assert (whole["exit_code"], whole["missing"], whole["ideal_s"]) == (0, 0, pytest.approx(15 * 0.05))
-    assert whole["requests"] > QUICK.texts * 1.01
+    assert whole["requests"] > FEW.failures.texts * 1.01
     kills = [row for row in rows if row["kind"] == "kill"]
     assert [row["killed"] for row in kills] == [True, True, False]
     figures = ask_figures(rows)
     assert (figures["answers_lost"], figures["answers_asked_again"]) == (0, 0)
     assert figures["bound_holds_share"] > 0.8
+    assert run() == rows  # seconds too
+
+
+def test_an_unknown_part_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="'kills'; there are failures, promises, students"):
+        run_ask(tmp_path, parts=("kills",), amounts=FEW, reporter=SilentReporter())
 
 
 def test_the_figures_are_those_of_the_rows() -> None:
