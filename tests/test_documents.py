@@ -38,6 +38,12 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+GENERATED = {
+    ROOT / "docs" / "reference" / f"{name}.md" for name in ("command", "settings", "python", "http", "bundle-format", "errors")
+}
+"""Pages that are made whenever the site is built; test_site checks their anchors."""
+
+
 def exists(path: str, *, beside: Path) -> bool:
     """Whether a path exists in the repository, in the page's package, or, for a pattern, whether a file matches it."""
     return any(list(folder.glob(path)) if "*" in path else (folder / path).exists() for folder in (ROOT, beside))
@@ -59,8 +65,8 @@ def test_links_lead_somewhere(page: Path) -> None:
             continue
         path, _, anchor = target.partition("#")
         linked = (page.parent / path).resolve() if path else page
-        assert linked.exists(), target
-        if anchor:
+        assert linked.exists() or linked in GENERATED, target
+        if anchor and linked not in GENERATED:
             assert anchor in anchors_of(linked), target
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 
+from docs.tools.reference import GENERATED
 from docs.tools.staging import ROOT, stage
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -13,13 +15,14 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 def main() -> int:
     """Build the site into site/, or show it and build it again after each change of a page."""
+    generated = {name: page() for name, page in GENERATED.items()}
     match sys.argv[1:]:
         case ["build"]:
-            stage()
+            stage(generated)
             return zensical("build", "--clean", "--strict").wait()
         case ["serve", *options]:
-            stage()
-            return keep_staged(zensical("serve", *options))
+            stage(generated)
+            return keep_staged(zensical("serve", *options), generated)
     raise SystemExit("run `python -m docs.tools build` or `python -m docs.tools serve [--dev-addr IP:PORT]`")
 
 
@@ -28,12 +31,12 @@ def zensical(*arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "zensical", *arguments], cwd=ROOT)
 
 
-def keep_staged(server: subprocess.Popen[bytes]) -> int:
+def keep_staged(server: subprocess.Popen[bytes], generated: Mapping[str, str]) -> int:
     """Stage what has changed every second, until the server ends."""
     try:
         while server.poll() is None:
             time.sleep(SECONDS_BETWEEN_LOOKS)
-            stage()
+            stage(generated)
     except KeyboardInterrupt:
         server.terminate()
     return server.wait()

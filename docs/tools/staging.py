@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -23,9 +23,13 @@ CODE = re.compile(r"(^```.*?^```$|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 
 
-def stage() -> None:
-    """Write the pages and what they link to; files that are as before keep their time, and files of old pages are deleted."""
-    wanted: dict[str, bytes] = {}
+def stage(generated: Mapping[str, str]) -> None:
+    """Write the pages and what they link to; files that are as before keep their time, and files of old pages are deleted.
+
+    Args:
+        generated: Name in the site -> content, of the pages that are made from the code.
+    """
+    wanted = {name: page.encode() for name, page in generated.items()}
     for path, name in sources():
         page = path.read_text(encoding="utf-8")
         wanted[name] = linked(page, path, name, wanted).encode()
