@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote_plus, unquote
 
 import pytest
 
@@ -99,3 +102,53 @@ def test_nothing_is_loaded_from_elsewhere(site: dict[Path, Page]) -> None:
             f"{style}: {name}" for name in re.findall(r"(?:url\(\s*[\"']?|@import\s+[\"'])((?:https?:)?//[^\"')]+)", text)
         ]
     assert not foreign
+
+
+# What users ask -> the pages that answer it, one of which must be among the first three that the search finds.
+ANSWERS = {
+    "different tokenizers": {"start/questions.html"},
+    "int8 collapsed": {"start/questions.html", "train/int8-gate-failed.html"},
+    "threads in a container": {"start/questions.html", "deploy/docker-systemd-kubernetes.html"},
+    "sigmoid or softmax": {"start/questions.html"},
+    "answer depends on other texts in the batch": {"start/questions.html", "understand/batch-mates.html"},
+    "train on a GPU": {"start/questions.html", "project/versions-and-platforms.html"},
+    "texts are cut at max_length": {"start/questions.html", "train/long-texts.html"},
+    "rare labels": {"start/questions.html", "train/rare-labels.html"},
+    "reload without downtime": {"start/questions.html", "deploy/reload.html"},
+    "model is too slow": {"start/questions.html"},
+    "run in the browser": {"start/questions.html", "deploy/transformers-js.html"},
+    "several labels": {"train/several-labels.html"},
+}
+
+
+@pytest.fixture(scope="module")
+def address(site: dict[Path, Page]) -> Iterator[str]:
+    """Return the address of a server of the built site."""
+    handler = functools.partial(Quiet, directory=str(ROOT / "site"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: Any) -> None:
+        """Print nothing."""
+
+
+def test_the_search_answers_what_users_ask(address: str, browser: Any) -> None:
+    page = browser.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{address}index.html")
+    page.keyboard.press("/")
+    unanswered = []
+    for words, answers in ANSWERS.items():
+        page.locator("input[aria-label=Search]").fill(words)
+        page.locator(f"a[role=option][href*='?h={quote_plus(words)}']").first.wait_for()
+        found = page.locator("a[role=option]").evaluate_all("links => links.map(link => link.href)")
+        first = [link.removeprefix(address).partition("?")[0] for link in found[:3]]
+        if not answers & set(first):
+            unanswered.append(f"{words}: {first}")
+    assert not unanswered
+    assert [url for url in asked if not url.startswith(address)] == []
