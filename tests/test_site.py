@@ -104,6 +104,15 @@ def test_nothing_is_loaded_from_elsewhere(site: dict[Path, Page]) -> None:
     assert not foreign
 
 
+def test_a_page_weighs_less_than_a_megabyte(site: dict[Path, Page]) -> None:
+    for_search = [ROOT / "site" / "search.json", *(ROOT / "site" / "assets" / "javascripts" / "workers").iterdir()]
+    for page in site.values():
+        if page.path.name == "404.html":
+            continue
+        loaded = {(page.path.parent / name.partition("?")[0].partition("#")[0]).resolve() for name in page.loaded}
+        assert sum(path.stat().st_size for path in {page.path, *loaded, *for_search}) < 1_000_000, page.path
+
+
 # What users ask -> the pages that answer it, one of which must be among the first three that the search finds.
 ANSWERS = {
     "different tokenizers": {"start/questions.html"},

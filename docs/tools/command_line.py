@@ -14,6 +14,7 @@ from distill.recipes import RecipeSettings
 from distill.settings import DataSettings, DistillSettings, Settings, TrialSettings
 from distill.teacher_settings import OriginSettings, SelectSettings, TeacherSettings
 from docs.tools.markdown import code, plain, table
+from docs.tools.staging import NOT_SEARCHED
 from export.settings import BenchSettings, DemoSettings, ExportSettings, FitSettings
 from serve.bulk.settings import ScoreSettings
 from serve.settings import ServeSettings
@@ -67,7 +68,7 @@ def _escaped_help(body: str) -> str:
 def settings_page() -> str:
     """Return the page of the settings models: each key with its type, default and range."""
     parts = [
-        "# Settings",
+        f"{NOT_SEARCHED}# Settings",
         "Each stage has one settings model. It is immutable and refuses unknown keys. Its fields are the arguments in Python, "
         "the flags of the [command](command.md) (`max_length` is `--max-length`) and the keys of the `--config` file.",
     ]

@@ -66,7 +66,7 @@ def _signature(name: str, found: Callable[..., object]) -> str:
     if len(line) > WIDTH:
         inside, gives = line[len(name) + 1 :].rsplit(")", 1)
         line = "\n".join([f"{name}(", *(f"    {each}," for each in re.split(r", (?=\*|\w+[:=,]|\w+$)", inside)), f"){gives}"])
-    return f"```python\n{line}\n```"
+    return f"```text\n{line}\n```"
 
 
 def _described(said: Docstring) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -18,6 +19,10 @@ DOCUMENTS = {
     "SECURITY.md": "project/security.md",
     "CONTRIBUTING.md": "project/contributing.md",
 }
+NOT_SEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
+"""Begins a page that the search leaves out, because another page answers the same for a user: for a setting its flag, for a
+decision the guide that follows it and the list of decisions."""
+UNSEARCHED = ("project/changelog.md", "project/decisions/[a-z]*")
 PICTURES = {".svg", ".png", ".gif"}
 CODE = re.compile(r"(^```.*?^```$|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
@@ -30,9 +35,11 @@ def stage(generated: Mapping[str, str]) -> None:
         generated: Name in the site -> content, of the pages that are made from the code.
     """
     wanted = {name: page.encode() for name, page in generated.items()}
+    wanted |= {f"assets/{path.name}": path.read_bytes() for path in (ROOT / "docs" / "assets").iterdir()}
     for path, name in sources():
-        page = path.read_text(encoding="utf-8")
-        wanted[name] = linked(page, path, name, wanted).encode()
+        page = linked(path.read_text(encoding="utf-8"), path, name, wanted)
+        unsearched = any(fnmatchcase(name, pattern) for pattern in UNSEARCHED)
+        wanted[name] = (NOT_SEARCHED * unsearched + page).encode()
     for kept in [path for path in STAGED.rglob("*") if path.is_file()]:
         if str(kept.relative_to(STAGED)) not in wanted:
             kept.unlink()
