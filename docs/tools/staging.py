@@ -34,12 +34,12 @@ def stage(generated: Mapping[str, str]) -> None:
     Args:
         generated: Name in the site -> content, of the pages that are made from the code.
     """
-    wanted = {name: page.encode() for name, page in generated.items()}
+    wanted = {name: coloured(page).encode() for name, page in generated.items()}
     wanted |= {f"assets/{path.name}": path.read_bytes() for path in (ROOT / "docs" / "assets").iterdir()}
     for path, name in sources():
         page = linked(path.read_text(encoding="utf-8"), path, name, wanted)
         unsearched = any(fnmatchcase(name, pattern) for pattern in UNSEARCHED)
-        wanted[name] = (NOT_SEARCHED * unsearched + page).encode()
+        wanted[name] = (NOT_SEARCHED * unsearched + coloured(page)).encode()
     for kept in [path for path in STAGED.rglob("*") if path.is_file()]:
         if str(kept.relative_to(STAGED)) not in wanted:
             kept.unlink()
@@ -56,6 +56,16 @@ def sources() -> Iterator[tuple[Path, str]]:
         yield path, str(path.relative_to(ROOT / "docs"))
     for document, name in DOCUMENTS.items():
         yield ROOT / document, name
+
+
+def coloured(page: str) -> str:
+    """Return a page whose shell blocks are named so; as `console`, a line without a prompt would be grey, like output."""
+
+    def named(found: re.Match[str]) -> str:
+        language, code = found.groups()
+        return f"```{'bash' if language in ('', 'console') else language}\n{code}```"
+
+    return re.sub(r"^```(\w*)\n(.*?)^```$", named, page, flags=re.MULTILINE | re.DOTALL)
 
 
 def linked(page: str, path: Path, name: str, wanted: dict[str, bytes]) -> str:
