@@ -234,3 +234,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         context = driver.chromium.launch_persistent_context(profile, executable_path=str(CHROMIUM), args=FLAGS, headless=True)
         yield context
         context.close()
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """Return a script that checks a page with axe-core: what it resolves to lists each violation with its first element."""
+    if not os.environ.get("POTSTILL_INTEROP"):
+        pytest.skip("set POTSTILL_INTEROP=1 to install axe-core from npm and check pages with it")
+    from benchmarks.harness.environments import node_folder
+
+    source = (node_folder() / "node_modules/axe-core/axe.min.js").read_text(encoding="utf-8")
+    listed = "violations.map(({ id, nodes }) => `${id}: ${nodes[0].html} ${nodes[0].failureSummary}`)"
+    return f"async () => {{ {source}; const {{ violations }} = await axe.run(); return {listed}; }}"

@@ -23,7 +23,8 @@ ENGINES = ("pyspark==4.3.0", "dask[dataframe]==2026.8.0", "ray[serve]==2.60.0")
 
 # Another torch would be one for graphics cards, of several GB; a peer that insists on one is skipped.
 _OURS_STAYS = "torch=={version}\n"
-TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
+NODE_PACKAGES = ("@huggingface/transformers@4.3.1", "axe-core@4.14.1")
+"""transformers.js, which runs a bundle's layout, and what checks pages for people who use a keyboard or a screen reader."""
 
 
 def requirements_of(name: str) -> tuple[str, ...]:
@@ -82,26 +83,26 @@ def _packages_of_this_interpreter() -> list[str]:
 
 
 def node_folder(*, folder: Path = FOLDER) -> Path:
-    """Return a folder whose `node_modules` hold transformers.js, made if need be.
+    """Return a folder whose `node_modules` hold `NODE_PACKAGES`, made if need be.
 
     Raises:
-        PeerError: npm is missing, or cannot install it.
+        PeerError: npm is missing, or cannot install them.
     """
     place = folder / "node"
-    stamp = place / ".installed"
-    if stamp.exists() and stamp.read_text() == TRANSFORMERS_JS:
+    stamp, wanted = place / ".installed", "\n".join(NODE_PACKAGES)
+    if stamp.exists() and stamp.read_text() == wanted:
         return place
     place.mkdir(parents=True, exist_ok=True)
     # Else its ONNX Runtime fetches libraries for graphics cards from elsewhere.
     skip = {"ONNXRUNTIME_NODE_INSTALL": "skip", "ONNXRUNTIME_NODE_INSTALL_CUDA": "skip"}
-    command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(place), TRANSFORMERS_JS]
+    command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(place), *NODE_PACKAGES]
     try:
         done = run_child(command, env={**os.environ, **skip})
     except FileNotFoundError as exc:
-        raise PeerError("transformers.js needs npm, which is not there; install Node.js") from exc
+        raise PeerError("packages for Node and the browser need npm, which is not there; install Node.js") from exc
     if done.returncode:
-        raise PeerError(f"transformers.js will not install: {done.stderr.strip()[-300:]}")
-    stamp.write_text(TRANSFORMERS_JS)
+        raise PeerError(f"{', '.join(NODE_PACKAGES)} will not install: {done.stderr.strip()[-300:]}")
+    stamp.write_text(wanted)
     return place
 
 

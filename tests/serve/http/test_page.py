@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +13,7 @@ from served import Running
 
 from distill.bundle import Bundle
 from distill.labels import task_of
+from export.measure.statistics import MIN_SAMPLES
 from export.runtime.sessions import OnnxClassifier
 from serve.answering.models import ModelSource
 from serve.http.about import PAGE
@@ -76,14 +79,43 @@ def test_the_words_that_matter_are_those_whose_absence_moves_the_answer(
     seen.page.get_by_role("button", name="Which words mattered?").click()
     titles = [seen.page.locator(f"article .word:text-is('{word}')").get_attribute("title") for word in ("the", "great", "plot")]
     texts = ["the great plot", " great plot", "the  plot", "the great "]
-    whole, *without = task_of(classifier.problem_type).probabilities(classifier.predict_logits(texts))
-    label = int(whole.argmax())
-    for title, row in zip(titles, without, strict=True):
+    logits = classifier.predict_logits(texts)
+    label = int(logits[0].argmax())
+    whole, *without = logits[:, label] - logits[:, 1 - label]  # how far the label leads the other one
+    for title, lead in zip(titles, without, strict=True):
         number = float(title.partition(" ")[0].replace("\N{MINUS SIGN}", "-"))
-        assert number == pytest.approx(100 * (whole[label] - row[label]), abs=0.06)  # one decimal is shown
-        assert title.endswith(f"points of {classifier.labels[label]}")
-    assert "by leaving it out: “great” +" in seen.page.locator("article").inner_text()
+        assert number == pytest.approx(whole - lead, abs=0.006)  # two decimals are shown
+        assert title.endswith(f"for {classifier.labels[label]}")
+    said = seen.page.locator("article").inner_text()
+    assert f"to the lead of {classifier.labels[label]} over the next label, in logits, by leaving it out: “great” +" in said
     assert not seen.complaints
+
+
+def test_several_answers_are_a_table_to_copy(seen: Seen, server: Running, tiny_student: Bundle) -> None:
+    classifier = OnnxClassifier.open(tiny_student)
+    seen.page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.url.rstrip("/"))
+    seen.open(server)
+    seen.classify(*TEXTS)
+    seen.answers()
+    seen.page.get_by_text("The answers as a table").click()
+    seen.page.get_by_role("button", name="Copy the table").click()
+    seen.page.get_by_text("3 rows copied.").wait_for()
+    head, *rows = csv.reader(seen.page.evaluate("navigator.clipboard.readText()").splitlines(), delimiter="\t")
+    assert head == ["text", *classifier.labels]
+    expected = task_of(classifier.problem_type).probabilities(classifier.predict_logits(TEXTS))
+    assert [text for text, *_ in rows] == TEXTS  # one of them has quotation marks
+    assert [[float(score) for score in scores] for _, *scores in rows] == [pytest.approx(row, abs=6e-5) for row in expected]
+    assert not seen.complaints
+
+
+def test_a_single_answer_has_no_table(seen: Seen, server: Running) -> None:
+    seen.open(server)
+    seen.classify(*TEXTS)
+    seen.answers()
+    assert seen.page.locator("#table-part").is_visible()
+    seen.classify(TEXTS[0])
+    seen.page.get_by_text("1 text answered").wait_for()
+    assert not seen.page.locator("#table-part").is_visible()
 
 
 def test_the_card_says_what_the_bundle_knows(seen: Seen, server: Running, tiny_student: Bundle) -> None:
@@ -95,6 +127,42 @@ def test_the_card_says_what_the_bundle_knows(seen: Seen, server: Running, tiny_s
     assert f"{tiny_student.size_bytes(precision) / 1e6:.1f} MB" in card
     assert tiny_student.manifest.lineage.teacher_sha256[:12] in card
     assert "potstill bench" in card  # it was never timed
+
+
+@pytest.mark.parametrize(
+    ("rounds", "p99_ms", "said"),
+    [
+        ([[0.5] * 40] * 10, None, "p99 not known: only 400 answers were timed, it takes 662"),
+        ([[0.5] * 100] * 10, 0.75, "p99 0.75 ms"),
+    ],
+)
+def test_the_card_says_the_tail_or_why_not(
+    seen: Seen, server: Running, rounds: list[list[float]], p99_ms: float | None, said: str
+) -> None:
+    assert MIN_SAMPLES[99] == 662
+    about = json.loads(server.ask("GET", "/info").body)
+    (card,) = about["models"].values()
+    row = {"precision": card["precision"], "p50_ms": 0.5, "p99_ms": p99_ms, "latency_rounds_ms": rounds, "macro_f1": 0.9}
+    card["benchmark"] = {"rows": [row]}
+    seen.page.route("**/info", lambda route: route.fulfill(json=about))
+    seen.open(server)
+    assert f"p50 0.50 ms, {said}" in seen.page.locator("#card").inner_text()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
+def test_axe_finds_nothing(seen: Seen, server: Running, axe: str, width: int, scheme: str) -> None:
+    """Before and after an answer, with the words marked and the table open: names, roles, order, contrast."""
+    seen.page.set_viewport_size({"width": width, "height": 800})
+    seen.page.emulate_media(color_scheme=scheme)
+    seen.open(server)
+    found = [seen.page.evaluate(axe)]
+    seen.classify(*TEXTS)
+    seen.answers()
+    seen.page.get_by_role("button", name="Which words mattered?").first.click()
+    seen.page.locator("article .word").first.wait_for()
+    seen.page.get_by_text("The answers as a table").click()
+    found.append(seen.page.evaluate(axe))
+    assert found == [[], []]
 
 
 def test_it_is_used_with_the_keyboard_alone(seen: Seen, server: Running) -> None:
@@ -115,6 +183,14 @@ def test_it_is_used_with_the_keyboard_alone(seen: Seen, server: Running) -> None
     press_until("article button")
     keyboard.press("Enter")
     seen.page.locator("article .word").first.wait_for()
+    seen.page.locator("#texts").focus()
+    keyboard.type("\nan awful film")
+    keyboard.press("Control+Enter")
+    seen.page.get_by_text("2 texts answered").wait_for()
+    press_until("summary")
+    keyboard.press("Enter")
+    press_until("#copy")
+    press_until("#table")  # it scrolls where the window is narrow
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")])
