@@ -58,7 +58,7 @@ class ClusterError(PotstillError, ConnectionError):
 
 
 class AddressError(PotstillError, ConnectionError):
-    """A language model's address cannot be reached, refuses every request, or answers as another model."""
+    """A language model's address or a model hub cannot be reached, refuses requests, or answers as another model."""
 
     exit_code = 3
 
@@ -159,6 +159,7 @@ EXTRA_OF_PACKAGE = {
     "ray": "scale",
     "model_signing": "sign",
     "OpenSSL": "sign",
+    "huggingface_hub": "push",
     "optimum": "optimum",
 }
 

@@ -106,6 +106,11 @@ COMMANDS = {
         "Sign a bundle. Others verify it with your public key: potstill inspect --verify-key.",
         "student --key private.pem",
     ),
+    "push": (
+        "export.trust.commands:push",
+        "Publish a bundle as a private or public repository of a model hub, with its card.",
+        "student my-name/my-classifier",
+    ),
 }
 """Name -> where its function is, one line of help, the arguments of its example; in the order of the help."""
 

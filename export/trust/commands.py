@@ -1,7 +1,8 @@
-"""The flags of `potstill inspect` and `potstill sign`, and what they print."""
+"""The flags of `potstill inspect`, `potstill sign` and `potstill push`, and what they print."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,6 +75,36 @@ def sign(
     from export.trust.signing import sign_bundle
 
     print(f"signed: {sign_bundle(Bundle.open(bundle), private_key=key, password=password)}")
+
+
+@with_headings
+def push(
+    bundle: Annotated[Path, Parameter(help="a bundle")],
+    repository: Annotated[str, Parameter(help="where it goes on the hub: OWNER/NAME")],
+    /,
+    *,
+    public: Annotated[
+        bool, Parameter(group=OUTPUT, help="let everybody see the new repository; without it, only its owner does")
+    ] = False,
+    update: Annotated[
+        bool, Parameter(group=OUTPUT, help="the repository exists: add a commit with this bundle instead of making it")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Verify a bundle, upload every file of it in one commit, and print where it is."""
+    from distill.bundle import Bundle
+    from export.trust.publishing import push_bundle
+
+    done = push_bundle(Bundle.open(bundle), repository, public=public, update=update)
+    seen_by = {True: "private: only its owner sees it", False: "public", None: "visible to those who saw it before"}
+    print_report(
+        asdict(done),
+        f"{done.address}, {seen_by[done.is_private]}",
+        f"commit {done.revision}: {', '.join(done.files)}",
+        f"not part of the bundle, not uploaded: {', '.join(done.left_out)}" if done.left_out else "",
+        f"from earlier commits, not part of the bundle: {', '.join(done.kept)}" if done.kept else "",
+        json=json,
+    )
 
 
 def _upgraded(bundle: Bundle) -> Bundle:
