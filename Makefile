@@ -14,13 +14,14 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist lo
 LOG := $(VENV)/install.log
 FAILED = tail -n 40 $(LOG); echo "The install failed; everything pip wrote is in $(LOG)"; exit 1
 
-.PHONY: help demo test quick lint docs docs-serve results clean
+.PHONY: help demo test quick coverage lint docs docs-serve results clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo [PROFILE=quick] [EFFORT=thorough] [OUT=demo]   potstill fit on built-in data"
 	@echo "make test                              every test, and how long each folder of tests took"
 	@echo "make quick                             the tests that take seconds"
+	@echo "make coverage                          the lines that those tests run, by file"
 	@echo "make lint                              ruff and mypy"
 	@echo "make docs                              the documentation site, into site/; a broken link or anchor is an error"
 	@echo "make docs-serve                        show it at http://localhost:8000, and renew it when a page changes"
@@ -35,6 +36,10 @@ test: $(VENV)/.installed-dev
 
 quick: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow"
+
+coverage: $(VENV)/.installed-dev
+	$(BIN)/coverage run -m pytest -m "not slow"
+	$(BIN)/coverage report
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

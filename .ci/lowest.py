@@ -19,7 +19,7 @@ def main(path: str) -> None:
     extras = project["optional-dependencies"]
     named = [*project["dependencies"], *(entry for extra, entries in extras.items() if extra != "dev" for entry in entries)]
     for entry in named:
-        match = re.fullmatch(r"([A-Za-z0-9_-]+)>=([0-9.]+)", entry)
+        match = re.fullmatch(r"([A-Za-z0-9_-]+)(?:\[[a-z]+\])?>=([0-9.]+)(?:; .*)?", entry)
         if match:
             name, bound = match.groups()
             print(f"{name}=={EXACT_IN_PRACTICE.get(name) or (bound if bound.count('.') > 1 else f'{bound}.*')}")

@@ -57,3 +57,14 @@ def test_the_hooks_are_those_of_make_lint_and_load_nothing() -> None:
     recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nlint:")[2].partition("\n\n")[0]
     made = re.findall(r"\$\(BIN\)/(\w+(?: \w+)?)", recipe)
     assert [hook["entry"].removeprefix(".venv/bin/") for hook in local["hooks"]] == made
+
+
+def test_the_page_of_a_package_index_has_no_links_into_a_checkout() -> None:
+    page = (ROOT / PROJECT["readme"]).read_text(encoding="utf-8")
+    assert not re.search(r"\]\((?!https://)", page)
+    assert "<!--" not in page
+    extras = {name for row in re.findall(r"^\| (`.+?) \|", page, flags=re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    # `train` is part of export, `dev` and `docs` are for contributors, `optimum` stands alone.
+    assert extras == set(PROJECT["optional-dependencies"]) - {"train", "dev", "docs", "optimum"}
+    commands = [line for line in page.splitlines() if line.startswith("potstill ")]
+    assert commands == [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line in commands]
