@@ -116,7 +116,7 @@ def _in_words(hub: HfApi, repository: str, *, made: bool = False) -> Iterator[No
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     # The hub's own error is one of the HTTP library's, whose name depends on the release of huggingface_hub.
-    (http_error,) = (base for base in HfHubHTTPError.__bases__ if base.__name__ == "HTTPError")
+    http_error = next(each for each in HfHubHTTPError.__bases__ if issubclass(each, Exception) and each.__name__ == "HTTPError")
     hint = "; the repository is made and still empty, so push again with --update" if made else ""
     try:
         yield

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from stand_in_hub import READ_TOKEN, TOKEN, Hub, running_hub
+from tiny_task import Outcome
 
 from distill.bundle import CARD, MANIFEST, Bundle
 from distill.errors import AddressError, BundleError, MissingExtraError, SettingsError
@@ -164,3 +165,18 @@ def test_without_the_extra_the_message_names_it(tiny_student: Bundle, monkeypatc
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'potstill\[push\]'"):
         push_bundle(tiny_student, NAME)
+
+
+def test_the_command_says_where_the_bundle_is_and_what_it_left(
+    own: Bundle, hub: Hub, potstill: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+    (own.path / "notes.txt").write_text("secret")
+    done = potstill("push", own.path, NAME)
+    assert done.code == 0, done.err
+    assert done.out.startswith(f"{hub.address}/{NAME}, private: only its owner sees it\ncommit ")
+    assert "not part of the bundle, not uploaded: notes.txt\n" in done.out
+    again = potstill("push", own.path, NAME)
+    assert (again.code, again.complaint.count("add --update")) == (2, 1)
