@@ -83,5 +83,5 @@ def test_seconds_are_the_median_of_the_runs_after_a_warmup(monkeypatch: pytest.M
             now += next(durations)
 
     monkeypatch.setattr(ops, "time", SimpleNamespace(perf_counter=lambda: now))
-    assert _seconds(Session(), {}, 20.0) == 2.0  # type: ignore[arg-type]  # of 1, 2 and 30; 9 was the warmup
+    assert _seconds(Session(), {}, 20.0) == 2.0  # of 1, 2 and 30; 9 was the warmup
     assert next(durations) == 100.0  # 33 s are enough

@@ -396,7 +396,8 @@ def test_every_manifest_of_schema_1_is_read_and_written_in_the_present_schema(wh
 
 
 def test_a_kill_at_any_step_of_upgrading_leaves_a_bundle_that_opens(tmp_path: Path) -> None:
-    files, quality = {**FILES, "README.md": b"an old card"}, {"quality": {}}
+    files = {**FILES, "README.md": b"an old card"}
+    quality: dict[str, Any] = {"quality": {}}
     step, schemas = 0, []
     while True:
         bundle = write_bundle(tmp_path / str(step), files, **quality)

@@ -61,7 +61,7 @@ def test_a_smaller_batch_has_a_lower_rate() -> None:
 
 
 def test_effort_scales_views_and_copies() -> None:
-    found = {effort: settings_for(NARROW, facts(5_000), effort=effort) for effort in ("quick", "standard", "thorough")}  # type: ignore[arg-type]
+    found = {effort: settings_for(NARROW, facts(5_000), effort=effort) for effort in ("quick", "standard", "thorough")}
     # 10,000, 40,000 and 100,000 different texts; 40,000, 160,000 and 200,000 views
     assert {effort: (one.augment, one.epochs) for effort, one in found.items()} == {
         "quick": (1, 4),

@@ -20,7 +20,7 @@ from distill.settings import DataSettings
 
 Write = Callable[[str, str], str]
 
-ROWS = (("one", ["b", "a"]), ("two", ["c"]), ("three", []), ("four", ["a"]))
+ROWS: tuple[tuple[str, list[str]], ...] = (("one", ["b", "a"]), ("two", ["c"]), ("three", []), ("four", ["a"]))
 TARGETS = [[1, 1, 0], [0, 0, 1], [0, 0, 0], [1, 0, 0]]
 
 

@@ -341,7 +341,8 @@ def files(tmp_path: Path) -> list[Any]:
 
 def test_a_killed_run_asks_for_nothing_that_it_had_received(address: ScriptedAddress, tmp_path: Path, files: list[Any]) -> None:
     address.latency_s = 0.05
-    out, ends = tmp_path / "answers", []
+    out = tmp_path / "answers"
+    ends: list[int] = []
     while ends[-1:] != [0]:
         had = {answer.of_text for answer in read_kept(out)}
         before = len(address.received)

@@ -132,10 +132,10 @@ def test_where_the_numbers_of_heads_differ_their_mean_is_compared(term: torch.nn
     assert term(seen_of(even, two, [[1, 1]])).tolist() == pytest.approx([0.0], abs=1e-6)
 
 
-def relations_by_loops(student: NDArray, teacher: NDArray, real: int, heads: int) -> float:
+def relations_by_loops(student: NDArray[np.float64], teacher: NDArray[np.float64], real: int, heads: int) -> float:
     """KL of MiniLMv2's relations of one text, written out."""
 
-    def rows(states: NDArray, head: int) -> NDArray:
+    def rows(states: NDArray[np.float64], head: int) -> NDArray[np.float64]:
         width = states.shape[1] // heads
         part = states[:real, head * width : (head + 1) * width]
         scores = np.exp(part @ part.T / math.sqrt(width))
@@ -158,7 +158,7 @@ def test_relations_of_other_widths_and_heads_against_loops() -> None:
         for text in range(2)
     ]
 
-    def layers(states: NDArray, num_heads: int) -> Layers:
+    def layers(states: NDArray[np.float64], num_heads: int) -> Layers:
         far = torch.full(states.shape[1:], 99.0, dtype=torch.float64)  # a layer below the last has no part in it
         queries, keys, values = ((far, torch.from_numpy(kind)) for kind in states)
         return Layers(queries=queries, keys=keys, values=values, num_heads=num_heads)

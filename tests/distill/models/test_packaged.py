@@ -115,7 +115,7 @@ def test_a_disk_that_fills_meanwhile_leaves_no_half_file(
 ) -> None:
     disk = make_disk(256)
     monkeypatch.setenv("POTSTILL_CACHE", str(disk))
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 0, 10**9))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 0, 10**9))
     with pytest.raises(StorageError, match="No space left"):
         mpnet_folder()
     assert contents(disk / "builtin" / MPNET) == {name: WHOLE[name] for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG)}

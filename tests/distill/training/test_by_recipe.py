@@ -22,7 +22,7 @@ SMALL = {"augment": 1, "epochs": 1, "learning_rate": 2e-3, "batch_size": 32}
 
 def small(name: str, **shape: object) -> Recipe:
     """Return a recipe for the tiny teacher."""
-    recipe = RECIPES[name]  # type: ignore[index]
+    recipe = RECIPES[name]
     return replace(recipe, settings=recipe.settings.model_copy(update={"vocabulary_size": None, **shape}))
 
 

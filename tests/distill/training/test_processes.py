@@ -196,7 +196,7 @@ def test_a_bundle_in_the_current_folder_has_its_logs_beside_it(tmp_path: Path, m
 
 def test_each_run_of_a_process_may_compute_in_numbers_of_its_own() -> None:
     for asked in ("no", "bf16", "no"):
-        with open_accelerator("cpu", mixed_precision=asked) as accelerator:  # type: ignore[arg-type]
+        with open_accelerator("cpu", mixed_precision=asked) as accelerator:
             assert accelerator.mixed_precision == asked
 
 

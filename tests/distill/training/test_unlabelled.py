@@ -89,7 +89,7 @@ def test_what_cannot_be_honoured_is_refused(tiny_teacher: Bundle, tiny_splits: S
             validation=tiny_splits.validation,
             unlabeled=("lovely dull film", "great awful plot"),
             out=tmp_path,
-            settings=DistillSettings(num_layers=1, epochs=1, **settings),  # type: ignore[arg-type]
+            settings=DistillSettings(num_layers=1, epochs=1, **settings),
         )
 
     with pytest.raises(SettingsError, match="unlabeled_agreed"):

@@ -89,7 +89,7 @@ def test_forgetting_is_measured_and_an_anchor_or_replay_lessens_it(
 
     def after(name: str, **settings: object) -> float:
         reporter = Listening()
-        chosen = TeacherSettings(epochs=4, learning_rate=1e-3, max_length=32, batch_size=16, **settings)  # type: ignore[arg-type]
+        chosen = TeacherSettings(epochs=4, learning_rate=1e-3, max_length=32, batch_size=16, **settings)
         bundle = fit_teacher(
             train=turned[0].take(range(100)),
             validation=turned[1],

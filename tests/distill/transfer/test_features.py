@@ -84,7 +84,7 @@ def test_second_run_comes_from_the_cache_and_other_weights_do_not(tiny_model: Pa
 def test_the_classifier_computes_the_heads_logits(tiny_model: Path, tiny_splits: Splits, tmp_path: Path, pooling: str) -> None:
     train = tiny_splits.train
     encoder = loaded(tiny_model)
-    settings = FeatureSettings(pooling=pooling)  # type: ignore[arg-type]
+    settings = FeatureSettings(pooling=pooling)
     features = pooled_features(encoder, train.texts, settings, folder=tmp_path).values[:, 2]
     head = fit_head(features, train.label_ids, num_labels=2, strength=0.1)
     made = classifier_of(encoder, head, layers=2, pooling=settings.pooling)

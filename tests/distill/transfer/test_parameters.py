@@ -61,7 +61,7 @@ def changed_layers(before: TorchClassifier, after: TorchClassifier) -> set[str]:
 
 
 def carried(tiny_model: Path, splits: Splits, out: Path, **settings: object) -> TorchClassifier:
-    chosen = TeacherSettings(**{"epochs": 1, "learning_rate": 1e-3, "max_length": 32, **settings})  # type: ignore[arg-type]
+    chosen = TeacherSettings(**{"epochs": 1, "learning_rate": 1e-3, "max_length": 32, **settings})
     train = splits.train.take(range(32))
     bundle = fit_teacher(str(tiny_model), train=train, validation=splits.validation, out=out, settings=chosen)
     return load_bundle(bundle)

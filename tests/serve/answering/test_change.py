@@ -126,7 +126,8 @@ def test_a_bundle_that_may_not_be_read_does_not_stop_the_others_from_reloading(
 def gated(serve_sources: Callable[..., Running], tiny_student: Bundle) -> Iterator[tuple[Running, threading.Event, list[int]]]:
     """Return a server whose reloads wait for an event and are counted."""
     settings = ServeSettings(port=0, drain_s=0)
-    may_go, opened = threading.Event(), []
+    may_go = threading.Event()
+    opened: list[int] = []
 
     def open_when_told(folder: Path) -> Engine:
         opened.append(len(opened))

@@ -243,7 +243,7 @@ def test_a_pair_fails_its_own_request_and_the_others_are_read_and_computed_toget
             library = held.classifier.tokenizer._tokenizer
             library.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
             held.classifier.tokenizer = TextTokenizer(library, max_length=64, pad_id=0)
-            tasks = [held.ask(texts) for texts in (["a"], ["b", ("c", "d")], ["e"])]  # type: ignore[list-item]
+            tasks = [held.ask(texts) for texts in (["a"], ["b", ("c", "d")], ["e"])]
             await asyncio.sleep(0)
             held.go()
             assert [lengths_of(await tasks[0]), lengths_of(await tasks[2])] == [[1], [1]]

@@ -95,4 +95,4 @@ def test_metrics_are_not_exported_where_the_environment_says_so() -> None:
 
     tracers, meters = exporters({"OTEL_METRICS_EXPORTER": "none"})
     assert meters is None
-    tracers.shutdown()  # type: ignore[attr-defined]
+    tracers.shutdown()

@@ -1,0 +1,1 @@
+"""The pages of the documentation, and in `tools` what builds the site from them."""
