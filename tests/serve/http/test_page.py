@@ -87,7 +87,8 @@ def test_the_words_that_matter_are_those_whose_absence_moves_the_answer(
         assert number == pytest.approx(whole - lead, abs=0.006)  # two decimals are shown
         assert title.endswith(f"for {classifier.labels[label]}")
     said = seen.page.locator("article").inner_text()
-    assert f"to the lead of {classifier.labels[label]} over the next label, in logits, by leaving it out: “great” +" in said
+    assert f"Here {classifier.labels[label]} leads the next label by {whole:.2f} logits." in said
+    assert "A word adds what is lost without it: “great” +" in said
     assert not seen.complaints
 
 
