@@ -112,9 +112,17 @@ def export(
     ] = None,
     layout: Annotated[
         Layout | None,
-        Parameter(group=OUTPUT, help="also write the files in the layout of this tool; needs no texts if the graphs exist"),
+        Parameter(
+            group=OUTPUT,
+            help="also write the files in the layout of this tool, or as a web page that answers in the browser; needs no "
+            "texts if the graphs exist",
+        ),
     ] = None,
     layout_out: Annotated[Path | None, Parameter(group=OUTPUT, help="new folder for --layout")] = None,
+    layout_precision: Annotated[
+        Precision | None,
+        Parameter(group=OUTPUT, help="the only graph in --layout; default: int8 if one must be chosen (triton, web), else all"),
+    ] = None,
     strip: Annotated[
         bool, Parameter(group=OUTPUT, help="delete the PyTorch weights afterwards; the bundle can then only be served")
     ] = False,
@@ -133,6 +141,8 @@ def export(
         raise SettingsError(f"{bundle} is a Hugging Face classifier; name the folder of its bundle with --out")
     if (layout is None) != (layout_out is None):
         raise SettingsError("--layout and --layout-out must be given together")
+    if layout_precision and layout is None:
+        raise SettingsError("--layout-precision names a graph of --layout, which is not given")
     reporter = reporter_for_terminal()
     made = open_or_adopt(bundle, out=out, labelled=adopting_texts(data), reporter=reporter)
     if layout is None or data.train or data.validation:
@@ -140,7 +150,7 @@ def export(
 
         made = export_bundle(made, validation=gate_texts(data, made.labels, reporter), settings=settings, reporter=reporter)
     if layout and layout_out:
-        for path in write_layout(made, layout, layout_out):
+        for path in write_layout(made, layout, layout_out, precision=layout_precision):
             reporter.say(f"export: wrote {path}")
     if strip:
         from export.pipeline import strip as strip_bundle

@@ -14,8 +14,8 @@ Target = Literal["portable", "vnni"]
 """portable: any processor; vnni: processors that accumulate int8 products in 32 bits."""
 Form = Literal["pytorch", "fp32", "int8"]
 """What runs a bundle: its PyTorch weights, or one of its graphs."""
-Layout = Literal["optimum", "transformers.js", "triton"]
-"""File layouts of other tools."""
+Layout = Literal["optimum", "transformers.js", "triton", "web"]
+"""File layouts of other tools; web: a page that answers in the browser."""
 
 ActivationScales = Literal["fixed", "dynamic"]
 EmbeddingPrecision = Literal["fp32", "int8", "int4"]

@@ -149,7 +149,7 @@ def _python_program(arguments: list[str]) -> None:
             from benchmarks.__main__ import app
 
             app[name]
-        case ["-m", "build" | "pip" | "venv" | "docs.tools" | "pytest", *_]:
+        case ["-m", "build" | "pip" | "venv" | "docs.tools" | "http.server" | "pytest", *_]:
             pass
         case _:
             raise ValueError(f"no test parses python {shlex.join(arguments)}")

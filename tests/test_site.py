@@ -125,7 +125,7 @@ ANSWERS = {
     "rare labels": {"start/questions.html", "train/rare-labels.html"},
     "reload without downtime": {"start/questions.html", "deploy/reload.html"},
     "model is too slow": {"start/questions.html"},
-    "run in the browser": {"start/questions.html", "deploy/transformers-js.html"},
+    "run in the browser": {"start/questions.html", "deploy/transformers-js.html", "deploy/browser.html"},
     "several labels": {"train/several-labels.html"},
 }
 

@@ -27,6 +27,7 @@ from distill.scales import MIGRATION
 from export.fitting.job import TEST_SHARE
 from export.measure.protocol import STEADY
 from export.measure.statistics import BUSY_PROCESSORS, MIN_SAMPLES, NOISY_SPREAD
+from export.web.browser import TOLERANCE
 from serve.bulk.parts import MAX_DICTIONARY_BYTES
 from serve.bulk.streams import FREE_BYTES, MAX_RATIO, XZ_MEMORY_BYTES
 
@@ -54,6 +55,7 @@ SETTINGS = {
     f"with {DEADLINE_MS} ms to live": f"{DEADLINE_MS} ms",
     f"within {STEADY:.0%}".replace("%", " %"): f"{STEADY:.0%}".replace("%", " %"),
     f"more than {NOISY_SPREAD:.0%}".replace("%", " %"): f"{NOISY_SPREAD:.0%}".replace("%", " %"),
+    **{f"{tolerance} with the {graph} graph": f"{tolerance}" for graph, tolerance in TOLERANCE.items()},
 }
 VERSIONS = re.compile(r"(?:Python|CycloneDX|ONNX Runtime|ORT|opset|Apache-|BSD-)\s?\d+(?:\.\d+)*")
 

@@ -10,6 +10,7 @@ import pytest
 
 from distill.bundle import Bundle
 from distill.errors import BundleError, SettingsError
+from distill.settings import Precision
 from export.layouts import triton_config, write_layout
 
 
@@ -41,17 +42,30 @@ def test_a_layout_has_the_files_its_tool_looks_for(
 
 
 def test_the_triton_config_says_what_the_graph_takes_and_gives(tiny_student: Bundle) -> None:
-    config = triton_config(tiny_student, name="student")
+    config = triton_config(tiny_student, name="student", precision="int8")
     assert '{ name: "input_ids" data_type: TYPE_INT64 dims: [ -1 ] }' in config
     assert '{ name: "attention_mask" data_type: TYPE_INT64 dims: [ -1 ] }' in config
     assert '{ name: "logits" data_type: TYPE_FP32 dims: [ 2 ] label_filename: "labels.txt" }' in config
 
 
-@pytest.mark.parametrize(("scales", "batched"), [("fixed", True), ("dynamic", False)])
-def test_triton_batches_only_where_company_changes_no_answer(scales: str, batched: bool, tiny_student: Bundle) -> None:
+@pytest.mark.parametrize(
+    ("scales", "precision", "batched"), [("fixed", "int8", True), ("dynamic", "int8", False), ("dynamic", "fp32", True)]
+)
+def test_triton_batches_only_where_company_changes_no_answer(
+    scales: str, precision: Precision, batched: bool, tiny_student: Bundle
+) -> None:
     settings = {"export": {**tiny_student.manifest.settings["export"], "activations": scales}}
     bundle = replace(tiny_student, manifest=tiny_student.manifest.model_copy(update={"settings": settings}))
-    assert ("dynamic_batching" in triton_config(bundle, name="student")) is batched
+    assert ("dynamic_batching" in triton_config(bundle, name="student", precision=precision)) is batched
+
+
+@pytest.mark.parametrize(
+    ("layout", "graph"), [("optimum", "model.onnx"), ("transformers.js", "onnx/model.onnx"), ("triton", "student/1/model.onnx")]
+)
+def test_a_layout_has_only_the_graph_that_was_named(layout: str, graph: str, tiny_student: Bundle, tmp_path: Path) -> None:
+    write_layout(tiny_student, layout, tmp_path / "out", precision="fp32")
+    assert {name for name in files_below(tmp_path / "out") if name.endswith(".onnx")} == {graph}
+    assert (tmp_path / "out" / graph).read_bytes() == tiny_student.graph("fp32").read_bytes()
 
 
 def test_a_folder_that_holds_something_is_left_alone(tiny_student: Bundle, tmp_path: Path) -> None:
@@ -76,3 +90,4 @@ def test_the_command_writes_a_layout_of_the_graphs_there_are(
     assert (tmp_path / "repository" / "student" / "config.pbtxt").exists()
     assert (tiny_student.path / "manifest.json").read_bytes() == before
     assert potstill("export", tiny_student.path, "--layout", "triton").code == 2
+    assert potstill("export", tiny_student.path, "--layout-precision", "fp32").code == 2

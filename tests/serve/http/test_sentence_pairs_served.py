@@ -46,8 +46,8 @@ def test_pairs_get_the_answers_of_the_classifier(pair_bundle: Bundle, serve_bund
 
 
 def test_the_config_for_triton_names_the_third_input(pair_bundle: Bundle, tiny_student: Bundle) -> None:
-    assert "token_type_ids" in triton_config(pair_bundle, name="pairs")
-    assert "token_type_ids" not in triton_config(tiny_student, name="single")
+    assert "token_type_ids" in triton_config(pair_bundle, name="pairs", precision="int8")
+    assert "token_type_ids" not in triton_config(tiny_student, name="single", precision="int8")
 
 
 def test_single_texts_are_still_answered(pair_bundle: Bundle, serve_bundle: Callable[..., Running]) -> None:
