@@ -83,12 +83,8 @@ def run_serving(
 
 def rows_of(pieces: Pieces) -> list[dict[str, Any]]:
     """Return the rows of the phases that are finished, in their order."""
-    found = {name: pieces.find(name) for name in PHASES}
-    rows: list[dict[str, Any]] = []
-    for name, piece in found.items():
-        if piece is not None:
-            rows += piece["rows"] if name == "compare" else [piece]
-    return rows
+    found = [piece for name in PHASES if (piece := pieces.find(name)) is not None]
+    return [row for piece in found for row in piece.get("rows", [piece])]
 
 
 def saturating(pieces: Pieces) -> float:
@@ -160,7 +156,7 @@ def _labels(bundle: Path, texts: Sequence[str]) -> tuple[str, ...]:
 def run(plan: Plan, context: Context) -> Outcome:
     """Measure what is not measured yet; the result names the phases that are missing."""
     rows = run_serving(
-        plan.student or context.trained("2_layers"),
+        plan.student or context.trained("2_layers" if context.quick else "2_layers_slim"),
         test=measured_on(load_splits(context.data)),
         plan=plan,
         work=context.folder,
@@ -178,7 +174,7 @@ SCENARIO = Scenario(
     figures=serving_figures,
     table=serving_table,
     decided_by=("benchmarks/serving", "benchmarks/peers/servers", "serve/http", "serve/answering", "export/runtime"),
-    minutes=75,
+    minutes=80,
     quick=QUICK,
     needs=(QUALITY,),
 )

@@ -15,14 +15,14 @@ BUSY_SHARE = 0.9
 def serving_figures(result: Result) -> dict[str, float]:
     """Return the figures of the phases that were run."""
     rows = result["rows"]
-    by_kind = {row["kind"]: row for row in rows if row["kind"] != "server"}
     ratios = [row["requests_ratio"] for row in rows if row["kind"] == "server" and "skipped" not in row and row["name"] != OURS]
     figures: dict[str, float] = {}
     if ratios:
         figures["requests_ratio_best_peer"] = min(ratios)
-    by_kind = {kind: row for kind, row in by_kind.items() if _kept_up(row)}
-    if "half_load" in by_kind and by_kind["half_load"]["latency"]["p99_ms"] is not None:
-        figures["p99_ms_half_load"] = by_kind["half_load"]["latency"]["p99_ms"]
+    tails = [_tail_ms(row) if _kept_up(row) else None for row in rows if row["kind"] == "half_load"]
+    if tails and None not in tails:
+        figures["p99_ms_half_load"] = max(tail for tail in tails if tail is not None)
+    by_kind = {row["kind"]: row for row in rows if row["kind"] != "server" and _kept_up(row)}
     if "overload" in by_kind:
         figures["overload_5xx"] = by_kind["overload"]["server_errors"]
         if by_kind["overload"]["rejected"]["p99_ms"] is not None:
@@ -31,6 +31,8 @@ def serving_figures(result: Result) -> dict[str, float]:
         figures["lost_in_reload"] = sum(by_kind["reload"][name] for name in ("lost", "errors", "wrong"))
     if "soak" in by_kind:
         figures["soak_growth"] = by_kind["soak"]["memory_growth"]
+        if "lost_in_reload" in figures and by_kind["soak"].get("reloads"):
+            figures["lost_in_reload"] += by_kind["soak"]["errors"]
     return figures
 
 
@@ -74,16 +76,21 @@ def serving_table(result: Result) -> str:
 
 def serving_words(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return what the rows say besides the table; a phase that was not run is not spoken of."""
-    by_kind = {row["kind"]: row for row in rows if row["kind"] != "server"}
-    return " ".join(words(by_kind[kind]) for kind, words in _WORDS.items() if kind in by_kind)
+    return " ".join(words(row) for kind, words in _WORDS.items() for row in rows if row["kind"] == kind)
 
 
 def _half_load(row: Mapping[str, Any]) -> str:
     latency = row["latency"]
     return (
-        f"At half of the saturating load, open loop ({row['rate']:,.0f} requests a second): p50 {_ms(latency['p50_ms'])}, "
-        f"p99 {_ms(latency['p99_ms'])}{_of_rounds(row)}{_of_generator(row)}."
+        f"At {row.get('load', 'half of the saturating load')}, open loop ({row['rate']:,.0f} requests a second): "
+        f"p50 {_ms(latency['p50_ms'])}, p99 {_ms(_tail_ms(row))}{_of_rounds(row)}{_of_generator(row)}."
     )
+
+
+def _tail_ms(row: Mapping[str, Any]) -> float | None:
+    """Return p99: the median of those of the rounds, or of earlier results that of all rounds together."""
+    tail: float | None = row["p99_ms"] if "p99_ms" in row else row["latency"]["p99_ms"]
+    return tail
 
 
 def _of_rounds(row: Mapping[str, Any]) -> str:
@@ -109,7 +116,9 @@ def _reload(row: Mapping[str, Any]) -> str:
 
 
 def _soak(row: Mapping[str, Any]) -> str:
-    return f"{row['seconds'] / 60:.0f} minutes of mixed load: {row['errors']} errors, memory {row['memory_growth']:+.1%}."
+    reloads = f" with {row['reloads']} reloads" if row.get("reloads") else ""
+    minutes, growth = row["seconds"] / 60, row["memory_growth"]
+    return f"{minutes:.0f} minutes of mixed load{reloads}: {row['errors']} errors, memory {growth:+.1%}."
 
 
 def _kept_up(row: Mapping[str, Any]) -> bool:

@@ -44,23 +44,32 @@ def saturate(task: Task, plan: Plan) -> dict[str, Any]:
 
 
 def half_load(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
-    """Return the row of an open loop at `rate` requests a second, half of what saturates the server."""
+    """Return the rows of open loops: at `rate` requests a second, half of what saturates the server, and at the fixed rate."""
+    loads = (("half of the saturating load", rate), ("a fixed load", plan.fixed_rate))
+    return {"rows": [{"load": load, **_open_loop(task, plan, rate)} for load, rate in loads]}
+
+
+def _open_loop(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
+    """Return the row of rounds of an open loop, each with a new server; `p99_ms` is the median of the rounds'."""
     rounds: list[Samples] = []
     server_cpu_s: list[float] = []
-    with started(_PEER, task.bundle, _AS_IT_COMES) as server:
-        requests = requests_for(_PEER, task.texts)
-        run(Load(server.port, requests, plan.connections, plan.warmup_s))
-        for number in range(plan.half_rounds):
+    requests = requests_for(_PEER, task.texts)
+    for number in range(plan.half_rounds):
+        with started(_PEER, task.bundle, _AS_IT_COMES) as server:
+            run(Load(server.port, requests, plan.connections, plan.warmup_s))
             before_s = server.cpu_s()
             rounds.append(run(Load(server.port, requests, plan.overload_connections, plan.half_s, rate=rate, seed=number)))
             server_cpu_s.append(server.cpu_s() - before_s)
     latencies = np.concatenate([samples.latency_ms for samples in rounds])
+    latency_rounds = [percentiles(samples.latency_ms) for samples in rounds]
+    p99s = [latency["p99_ms"] for latency in latency_rounds if latency["p99_ms"] is not None]
     return {
         "kind": "half_load",
         "rate": rate,
+        "p99_ms": float(np.median(p99s)) if len(p99s) == len(rounds) else None,
         "seconds": plan.half_s * plan.half_rounds,
         "latency": percentiles(*(samples.latency_ms for samples in rounds)),
-        "latency_rounds": [percentiles(samples.latency_ms) for samples in rounds],
+        "latency_rounds": latency_rounds,
         # Whether a bad round was one of a slow machine, or of one that stood still.
         "server_cpu_us_per_request_rounds": [
             cpu_s / max(1, samples.count(200)) * 1e6 for cpu_s, samples in zip(server_cpu_s, rounds, strict=True)
@@ -109,22 +118,16 @@ def overload(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
 def reloads(task: Task, plan: Plan) -> dict[str, Any]:
     """Return the row of reloads between two bundles under load, and of SIGTERM under the same load."""
     requests = requests_for(_PEER, task.texts)
-    with TemporaryDirectory() as place:
-        live = Path(place) / "live"
-        live.symlink_to(task.bundle.resolve())
-        with started(_PEER, live, _AS_IT_COMES) as server:
-            run(Load(server.port, requests, plan.connections, plan.warmup_s))
-            seconds: list[float] = []
-            with running(Load(server.port, requests, plan.connections, 600)) as under_way:
-                for number in range(plan.reloads):
-                    time.sleep(plan.warmup_s / 4)
-                    seconds.append(_reload(server, live, task.other if number % 2 == 0 else task.bundle))
-                time.sleep(plan.warmup_s / 4)
-                asked = time.monotonic()
-                server.send(signal.SIGTERM)
-                code = server.process.wait(PATIENCE_S)
-                ended_s = time.monotonic() - asked
-                samples = under_way.wait()
+    with _replaceable(task) as live, started(_PEER, live, _AS_IT_COMES) as server:
+        run(Load(server.port, requests, plan.connections, plan.warmup_s))
+        with running(Load(server.port, requests, plan.connections, 600)) as under_way:
+            seconds = _reload_in_turn(server, live, task, pauses_s=[plan.warmup_s / 4] * plan.reloads)
+            time.sleep(plan.warmup_s / 4)
+            asked = time.monotonic()
+            server.send(signal.SIGTERM)
+            code = server.process.wait(PATIENCE_S)
+            ended_s = time.monotonic() - asked
+            samples = under_way.wait()
     return {
         "kind": "reload",
         "reloads": len(seconds),
@@ -142,17 +145,22 @@ def reloads(task: Task, plan: Plan) -> dict[str, Any]:
 
 
 def soak(task: Task, plan: Plan) -> dict[str, Any]:
-    """Return the row of a long open loop of all protocols, one to several texts a request."""
-    requests = mixed_requests(task.texts, name=task.bundle.name)
-    with started(_PEER, task.bundle, _AS_IT_COMES) as server:
+    """Return the row of a long open loop of all protocols, one to several texts a request, with reloads at intervals."""
+    with _replaceable(task) as live, started(_PEER, live, _AS_IT_COMES) as server:
+        requests = mixed_requests(task.texts, name=live.name)
         run(Load(server.port, requests, plan.connections, plan.warmup_s))
-        with watched(server, every_s=max(0.05, plan.soak_s / 360)) as memory:
-            samples = run(Load(server.port, requests, plan.connections, plan.soak_s, rate=plan.soak_rate))
+        load = Load(server.port, requests, plan.connections, plan.soak_s, rate=plan.soak_rate)
+        with watched(server, every_s=max(0.05, plan.soak_s / 360)) as memory, running(load) as under_way:
+            reloads = max(0, int(plan.soak_s / plan.soak_reload_s) - 1)  # none when the load has ended
+            seconds = _reload_in_turn(server, live, task, pauses_s=[plan.soak_reload_s] * reloads)
+            samples = under_way.wait()
         recovered, body = server.ask("POST", _PEER.path, body=_PEER.request_body(task.texts[0]), headers=_JSON)
     return {
         "kind": "soak",
         "seconds": plan.soak_s,
         "rate": plan.soak_rate,
+        "reloads": len(seconds),
+        "seconds_per_reload": seconds,
         "statuses": samples.statuses(),
         "errors": len(samples.status) - samples.count(200),
         "latency": samples.latency(),
@@ -213,6 +221,24 @@ def growth(memory: Sequence[int]) -> float:
 
 
 _JSON = {"content-type": "application/json"}
+
+
+@contextmanager
+def _replaceable(task: Task) -> Iterator[Path]:
+    """Yield a link to the bundle that can be put to another one."""
+    with TemporaryDirectory() as place:
+        live = Path(place) / "live"
+        live.symlink_to(task.bundle.resolve())
+        yield live
+
+
+def _reload_in_turn(server: RunningServer, live: Path, task: Task, *, pauses_s: Sequence[float]) -> list[float]:
+    """Reload after each pause, from one bundle to the other and back, and return what each reload took."""
+    seconds: list[float] = []
+    for number, pause_s in enumerate(pauses_s):
+        time.sleep(max(0.0, pause_s - sum(seconds[-1:])))
+        seconds.append(_reload(server, live, task.other if number % 2 == 0 else task.bundle))
+    return seconds
 
 
 def _reload(server: RunningServer, live: Path, bundle: Path) -> float:

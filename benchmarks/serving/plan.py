@@ -24,7 +24,7 @@ PHASES = ("generator", "compare", "saturate", "half_load", "overload", "reload",
 class Plan(Settings):
     """What is measured, and how much."""
 
-    student: Path | None = Field(None, description="an exported student, with weights; default: the 2-layer one of `quality`")
+    student: Path | None = Field(None, description="an exported student, with weights; default: the slim one of `quality`")
     peers: tuple[str, ...] = Field(PEERS, description="which servers; one that will not install is skipped, with the reason")
     phases: tuple[str, ...] = Field(PHASES, description="run only these; finished ones are kept in the work folder")
     rounds: int = Field(5, ge=1, description="rounds; in each, every server takes its turn")
@@ -33,13 +33,15 @@ class Plan(Settings):
     try_s: float = Field(3.0, gt=0, description="seconds of a try")
     warmup_s: float = Field(2.0, gt=0, description="seconds of load before each that is measured")
     turn_s: float = Field(5.0, gt=0, description="seconds of a turn")
-    half_rounds: int = Field(4, ge=1, description="rounds at half load")
-    half_s: float = Field(15.0, gt=0, description="seconds of each")
+    half_rounds: int = Field(5, ge=1, description="rounds at half load and at --fixed-rate, each with a new server")
+    half_s: float = Field(20.0, gt=0, description="seconds of each")
+    fixed_rate: float = Field(1160.0, gt=0, description="requests a second that the tail is measured at beside half load")
     overload_s: float = Field(60.0, gt=0, description="seconds of the overload")
     overload_connections: int = Field(1024, ge=1, description="connections it comes over")
     reloads: int = Field(10, ge=1, description="reloads under load")
     soak_s: float = Field(1800.0, gt=0, description="seconds of the soak")
     soak_rate: float = Field(25.0, gt=0, description="its requests a second, of one to several texts")
+    soak_reload_s: float = Field(60.0, gt=0, description="seconds from one reload to the next in it")
 
 
 QUICK = {
@@ -49,13 +51,15 @@ QUICK = {
     "try_s": 0.5,
     "warmup_s": 0.2,
     "turn_s": 0.5,
-    "half_rounds": 2,
+    "half_rounds": 1,
     "half_s": 1.0,
+    "fixed_rate": 100.0,
     "overload_s": 1.5,
     "overload_connections": 128,
     "reloads": 2,
     "soak_s": 3.0,
     "soak_rate": 50.0,
+    "soak_reload_s": 1.0,
     "peers": (),
 }
 

@@ -49,6 +49,24 @@ def test_figures_follow_from_the_rows() -> None:
     }
 
 
+def test_the_tail_is_the_larger_of_two_loads_each_the_median_of_its_rounds() -> None:
+    half = {"kind": "half_load", "load": "half of the saturating load", "rate": 900.0, "p99_ms": 7.0}
+    fixed = {**half, "load": "a fixed load", "rate": 1160.0, "p99_ms": 8.0}
+    assert serving_figures({"rows": [half, fixed]}) == {"p99_ms_half_load": 8.0}
+    assert serving_figures({"rows": [half, {**fixed, "p99_ms": None}]}) == {}
+    assert serving_figures({"rows": [half, {**fixed, "generator": {"processor_share": 0.95}}]}) == {}
+    words = serving_words([{**row, "latency": {"p50_ms": 2.0}} for row in (half, fixed)])
+    assert "At half of the saturating load, open loop (900 requests a second): p50 2.0 ms, p99 7.0 ms." in words
+    assert "At a fixed load, open loop (1,160 requests a second): p50 2.0 ms, p99 8.0 ms." in words
+
+
+def test_what_a_soak_loses_in_its_reloads_counts() -> None:
+    soak = {"kind": "soak", "seconds": 1800.0, "reloads": 29, "errors": 2, "memory_growth": 0.01}
+    reload = {"kind": "reload", "lost": 1, "errors": 0, "wrong": 0}
+    assert serving_figures({"rows": [reload, soak]})["lost_in_reload"] == 3
+    assert serving_words([soak]) == "30 minutes of mixed load with 29 reloads: 2 errors, memory +1.0%."
+
+
 def test_what_was_not_measured_has_no_figure() -> None:
     assert serving_figures({"rows": ROWS[:2]}) == {}
     too_few = {"kind": "half_load", "latency": {"p99_ms": None}}
