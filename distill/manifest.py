@@ -28,6 +28,7 @@ Role = Literal["teacher", "student"]
 
 MAX_LENGTH = 2**17
 """Tokens per text that a manifest may declare; the longest encoders read a fraction of it."""
+MAX_TOKEN_ID = 2**30 - 1  # the bit above it marks the second text of a pair
 
 # A plain name, so that a manifest cannot point outside its folder.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
@@ -126,7 +127,7 @@ class Manifest(_Part):
     labels: tuple[str, ...] = Field(min_length=1)
     problem_type: ProblemType
     max_length: int = Field(ge=4, le=MAX_LENGTH)
-    pad_token_id: int = Field(ge=0)
+    pad_token_id: int = Field(ge=0, le=MAX_TOKEN_ID)
     pairs: Pairs | None = None
     num_parameters: int = Field(ge=0)
     precisions: tuple[Precision, ...] = ()

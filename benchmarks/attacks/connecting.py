@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from benchmarks.attacks.trials import FLAGS
-from benchmarks.attacks.wire import PIECE_BYTES, Seen, Target, ask, read_to_end, reset, texts_body, whole
+from benchmarks.attacks.wire import PIECE_BYTES, Seen, Target, ask, is_reset, read_to_end, reset, texts_body, whole
 
 HERD = 600
 """Connections of a herd: half as many again as the server accepts in all."""
@@ -136,6 +136,27 @@ async def gone_clients(target: Target) -> Seen:
 def _computed(target: Target) -> float:
     lines = target.server.ask("GET", "/metrics")[1].decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("potstill_texts_total"))
+
+
+async def slow_reader(target: Target) -> Seen:
+    """Ask much on one connection and read a few bytes now and then; it must be closed before all is read."""
+    seen = Seen()
+
+    async def one() -> None:
+        reader, writer = await target.connect()
+        seen.connections += 1
+        reader._limit = 1024  # type: ignore[attr-defined]  # twice as much is read ahead
+        until = time.monotonic() + target.patience_s
+        with suppress(OSError):
+            writer.write(whole("GET", "/docs") * 1000)
+            while time.monotonic() < until and await reader.read(64) and not is_reset(writer):
+                await asyncio.sleep(0.1)
+        if time.monotonic() >= until:
+            seen.broken["a connection was not closed in time"] += 1
+        writer.transport.abort()
+
+    await asyncio.gather(*(one() for _ in range(10)))
+    return seen
 
 
 async def pipelined_texts(target: Target) -> Seen:

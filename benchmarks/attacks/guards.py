@@ -1,24 +1,28 @@
 """The guards, and how each is switched off for the demonstration that an attack succeeds without it.
 
-Where a setting is the guard, it is set to practically no limit. Else this module, which starts the server in place of the
-command, replaces the part of the server that is the guard; the server itself has no such switch.
+Where a setting is the guard, it is set to practically no limit. Else this module, which starts the server, or `potstill score`,
+in place of the command, replaces the part that is the guard; the server itself has no such switch.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import runpy
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from distill import bundle, tokenization
+from distill.manifest import FileEntry, Manifest
 from export.runtime import sessions
 from serve.answering import engine, models, reading
 from serve.answering import queue as queueing
+from serve.bulk import inputs, parts, streams
 from serve.http import access, app, connection, crowd, logs, routes, server
 from serve.http.protocols import base, huggingface, oip, tei
 
@@ -175,6 +179,17 @@ def _page_for_any_path() -> None:
     _set(app, find=lambda path: routes.find(path) or routes.find("/"))()
 
 
+def _any_file_name() -> None:
+    def from_bytes(content: bytes, *, source: Path) -> Manifest:  # noqa: ARG001
+        values = json.loads(content)
+        files = {name: FileEntry(**entry) for name, entry in values.pop("files").items()}
+        return Manifest.model_validate({name: value for name, value in values.items() if name != "sha256"}).model_copy(
+            update={"files": files}
+        )
+
+    Manifest.from_bytes = from_bytes  # type: ignore[method-assign]
+
+
 _Connection = connection.Connection
 GUARDS: dict[str, Guard] = {
     "head_bytes": Guard("serve.http.connection.MAX_HEAD_BYTES", remove=_set(connection, MAX_HEAD_BYTES=NO_LIMIT)),
@@ -254,17 +269,27 @@ GUARDS: dict[str, Guard] = {
     ),
     "tokenizer_limits": Guard("distill.tokenizer_limits", remove=_set(tokenization, require_bounded=lambda *_, **__: None)),
     "handshakes": Guard("a TLS handshake is a connection and has --body-timeout-s", remove=_plain_handshakes),
+    "chunk_count": Guard("serve.http.connection.FEW_CHUNKS", remove=_set(connection, FEW_CHUNKS=NO_LIMIT)),
+    "file_names": Guard("names of files without folders (distill.manifest.FileName)", remove=_any_file_name),
+    "line_chars": Guard("serve.bulk.inputs.MIN_LINE_CHARS", remove=_set(inputs, MIN_LINE_CHARS=NO_LIMIT)),
+    "expansion": Guard("serve.bulk.streams.MAX_RATIO", remove=_set(streams, MAX_RATIO=NO_LIMIT)),
+    "decompressor": Guard("serve.bulk.streams.XZ_MEMORY_BYTES", remove=_set(streams, XZ_MEMORY_BYTES=NO_LIMIT)),
+    "dictionaries": Guard("serve.bulk.parts.MAX_DICTIONARY_BYTES", remove=_set(parts, MAX_DICTIONARY_BYTES=NO_LIMIT)),
+    "bad_rows": Guard(
+        "a row that cannot be read is a bad row", remove=_set(inputs, json_object=lambda _, __, content: json.loads(content))
+    ),
+    "table_links": Guard("links in a folder are not followed", remove=_set(inputs, _require_no_link=lambda *_: None)),
     "all_bodies": Guard("--max-all-bodies-bytes", ("--max-all-bodies-bytes", str(NO_LIMIT))),
 }
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve without one guard: GUARD, then the arguments of `potstill serve`."""
-    name, *rest = arguments
+    """Run without one guard: GUARD, then a module of ours and its arguments."""
+    name, module, *rest = arguments
     if (remove := GUARDS[name].remove) is not None:
         remove()
-    sys.argv = ["serve", *rest]
-    runpy.run_module("serve", run_name="__main__")
+    sys.argv = [module, *rest]
+    runpy.run_module(module, run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.attacks import asking, connecting, planting, reloading
+from benchmarks.attacks import asking, connecting, reloading
+from benchmarks.attacks.bombs import TABLES
+from benchmarks.attacks.planting import BUNDLES
 from benchmarks.attacks.trials import Attack
 from benchmarks.attacks.wire import asks, floods, head, hold, stream, texts_body, whole
 
@@ -13,6 +15,7 @@ GET = head("GET", "/")
 CHUNKED = head("POST", "/predict", "transfer-encoding: chunked") + b"\r\n"
 UPGRADE = head("GET", "/health/live", "connection: upgrade", "upgrade: websocket") + b"\r\nabc"
 ALMOST_WHOLE = head("POST", "/predict", "content-length: 2000000") + b"\r\n" + b"a" * 1_900_000
+ONE_TEXT = texts_body(["a fine film " * 3000])
 THIRTY_TEXTS = whole(body=texts_body(["a fine film of two hours"] * 30))
 TEXT = whole(body=texts_body(["a fine film"]))
 _LOG, _TOKENS, _ADMIN = frozenset({"log"}), frozenset({"tokens"}), frozenset({"admin"})
@@ -65,6 +68,12 @@ BODIES = tuple(
             "a chunked body without end",
             "body_bytes",
             partial(stream, start=CHUNKED, piece=b"8000\r\n" + b"a" * 0x8000 + b"\r\n"),
+        ),
+        (
+            "tiny_chunks",
+            "a body in chunks of one byte, which cost more to parse than to send",
+            "chunk_count",
+            asks(CHUNKED + b"".join(b"1\r\n%c\r\n" % byte for byte in ONE_TEXT) + b"0\r\n\r\n", expected=(400,), times=3),
         ),
         (
             "declared_terabyte",
@@ -217,6 +226,7 @@ CONNECTIONS = tuple(
             "unread_bytes",
             partial(hold, start=whole("GET", "/docs") * 1000, reads=False),
         ),
+        ("slow_reader", "pipelined requests whose answers are read byte by byte", "message_time", connecting.slow_reader),
         ("full_house", "all places taken, for newcomers to find none", "places_for_new", connecting.full_house),
     )
 )
@@ -264,7 +274,7 @@ TEXTS = tuple(
             "one_long_word",
             "100,000 characters without a space",
             "turns",
-            floods(whole(body=texts_body(["a" * 99_999])), connections=12),
+            floods(whole(body=texts_body(["é" * 99_999])), connections=60),
         ),
         (
             "full_requests",
@@ -360,17 +370,4 @@ RELOADS = (
     Attack("signal_storm", "reloads", "many SIGHUP at once", "few_signals", reloading.signal_storm),
 )
 
-BUNDLES = tuple(
-    Attack(name, "bundles", tries, guard, partial(planting.plant, change=change), _ADMIN, {"--reload-timeout-s": "3"})
-    for name, tries, guard, change in (
-        ("changed_graph", "a graph that was changed after it was sealed", "digests", planting.changed_graph),
-        ("named_pipe", "a named pipe in place of a file", "reload_time", planting.named_pipe),
-        ("endless_manifest", "a link to a file without end", "manifest_bytes", planting.endless_manifest),
-        ("not_a_number", "weights that are not numbers", "self_check", planting.not_a_number),
-        ("endless_loop", "a graph with a loop without end", "graph_limits", planting.endless_loop),
-        ("backtracking_tokenizer", "a regular expression without end", "tokenizer_limits", planting.backtracking_tokenizer),
-        ("growing_tokenizer", "a tokenizer that makes texts longer", "tokenizer_limits", planting.growing_tokenizer),
-    )
-)
-
-ATTACKS = (*HEADS, *BODIES, *FRAMING, *CONNECTIONS, *PIPELINES, *TEXTS, *ACCESS, *TLS, *RELOADS, *BUNDLES)
+ATTACKS = (*HEADS, *BODIES, *FRAMING, *CONNECTIONS, *PIPELINES, *TEXTS, *ACCESS, *TLS, *RELOADS, *BUNDLES, *TABLES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.attacks.guards import GUARDS
-from benchmarks.attacks.wire import ADMIN_TOKEN, TOKEN, Seen, Target, texts_body, whole
+from benchmarks.attacks.wire import ADMIN_TOKEN, TOKEN, Seen, Target, program, texts_body, whole
 from benchmarks.peers.servers import SERVERS
 from benchmarks.peers.servers.protocol import ServerPeer, Start
 from benchmarks.serving.comparing import labels_of
@@ -170,14 +171,14 @@ def serving(attack: Attack, bundle: Path, *, is_guarded: bool) -> Iterator[Targe
         flags = {**FLAGS, **attack.flags, **_files(attack, work)}
         if not is_guarded:
             flags |= dict(zip(guard.arguments[::2], guard.arguments[1::2], strict=True))
-        program = [] if is_guarded else ["benchmarks.attacks.guards", attack.guard]
+        removed = None if is_guarded else attack.guard
         arguments = tuple(word for flag in flags.items() for word in flag if word)
 
         def command(start: Start) -> list[str]:
             return [
                 sys.executable,
                 "-m",
-                *(program or ["serve"]),
+                *program("serve", removed),
                 str(start.folder),
                 "--port",
                 str(start.port),
@@ -186,7 +187,7 @@ def serving(attack: Attack, bundle: Path, *, is_guarded: bool) -> Iterator[Targe
 
         peer = replace(SERVERS["potstill"], command=command, has_tls="tls" in attack.needs)
         with started(peer, bundle, {}) as server:
-            yield Target(server, bundle.name, bundle, work, 0.0, PATIENCE_S, peer.has_tls)
+            yield Target(server, bundle.name, bundle, work, 0.0, PATIENCE_S, peer.has_tls, removed)
 
 
 def _files(attack: Attack, work: Path) -> dict[str, str]:
@@ -197,13 +198,20 @@ def _files(attack: Attack, work: Path) -> dict[str, str]:
             (work / need).write_text(token + "\n")
             flags["--token-file" if need == "tokens" else "--admin-token-file"] = str(work / need)
     if "tls" in attack.needs:
-        from benchmarks.attacks.certificates import write_certificate
-
-        certificate, key = write_certificate(work)
+        certificate, key = _write_certificate(work)
         flags |= {"--tls-certificate": str(certificate), "--tls-key": str(key)}
     if "log" in attack.needs:
         flags["--log-requests"] = ""
     return flags
+
+
+def _write_certificate(folder: Path) -> tuple[Path, Path]:
+    """Write a self-signed certificate and its key with the system's openssl, and return their paths."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]  # a fast one
+    command += ["-subj", "/CN=localhost", "-days", "1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
 
 
 def _warm_up(load: Load, lines: list[str], honest: Honest) -> None:

@@ -42,6 +42,7 @@ class Target:
         seconds: How long a flood lasts.
         patience_s: Seconds after which a connection that owes something must be closed: the server's limit and some room.
         has_tls: It expects TLS.
+        removed: The guard that it runs without, if any.
     """
 
     server: RunningServer
@@ -51,12 +52,22 @@ class Target:
     seconds: float
     patience_s: float
     has_tls: bool = False
+    removed: str | None = None
+
+    def program(self, module: str) -> list[str]:
+        """Return the words that run a module of ours with the guards of the server; see `program`."""
+        return program(module, self.removed)
 
     async def connect(self, *, plain: bool = False) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a connection, by TLS where the server expects it."""
         context = None if plain or not self.has_tls else trusting()
         async with asyncio.timeout(self.patience_s):
             return await asyncio.open_connection(HOST, self.server.port, ssl=context)
+
+
+def program(module: str, removed: str | None) -> list[str]:
+    """Return the words, after `python -m`, that run a module of ours with all its guards, or without one."""
+    return [module] if removed is None else ["benchmarks.attacks.guards", removed, module]
 
 
 def trusting() -> ssl.SSLContext:

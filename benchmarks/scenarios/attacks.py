@@ -1,4 +1,7 @@
-"""The `attacks` scenario: every class of attacks beside honest clients, and each once more without the guard that stops it."""
+"""The `attacks` scenario: every class of attacks beside honest clients, and each once more without the guard that stops it.
+
+Then requests that are nearly right and bundles that must not open, by the thousand.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from typing import Any
 
 from pydantic import Field
 
+from benchmarks.attacks.damaging import fuzz_bundles
+from benchmarks.attacks.fuzzing import fuzz_server
 from benchmarks.attacks.table import ATTACKS
 from benchmarks.attacks.trials import QUICK, Honest, Plan, attempt
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario, markdown_table
@@ -24,6 +29,7 @@ from export.runtime.sessions import OnnxClassifier
 
 TEXTS = 200
 """What honest clients ask."""
+SEED = 5
 
 __all__ = ["ATTACKS", "QUICK", "Plan", "attacks_figures", "attacks_table", "run_attacks"]
 
@@ -60,9 +66,32 @@ def run_attacks(
     return rows
 
 
+def run_fuzz(student: Path, *, requests: int, bundles: int, pieces: Pieces, reporter: Reporter) -> list[dict[str, Any]]:
+    """Send so many requests and open so many bundles, and return a row of each; finished ones are not repeated.
+
+    Args:
+        student: The bundle that is served, and that is damaged.
+        requests: How many requests that are nearly right.
+        bundles: How many damaged and planted bundles.
+        pieces: What earlier runs finished.
+        reporter: Told of progress.
+    """
+    rows = []
+    for name, count, measure in (
+        ("requests", requests, partial(fuzz_server, student, requests=requests, seed=SEED)),
+        ("bundles", bundles, partial(fuzz_bundles, student, bundles=bundles, seed=SEED)),
+    ):
+        reporter.say(f"attacks: {count:,} {name} from seed {SEED}")
+        rows.append(pieces.get(f"fuzz-{name}-{count}", measure))
+        reporter.say(sentence_of(rows[-1]))
+    return rows
+
+
 def sentence_of(row: Mapping[str, Any]) -> str:
     """Return what came of one trial."""
     outcome = "survived" if row["survived"] else "; ".join(row["failures"])
+    if row["kind"] == "fuzz":
+        return f"{row['tried']:,} {row['name']}: {outcome}"
     return f"{row['name']}{'' if row['kind'] == 'attack' else ' without its guard'}: {outcome}"
 
 
@@ -101,25 +130,32 @@ class AttackSettings(Settings):
 
     student: Path | None = Field(None, description="an exported student; default: the 2-layer one of `quality`")
     attacks: tuple[str, ...] = Field((), description="only these attacks; no result is kept")
+    requests: int = Field(100_000, ge=1, description="requests that are nearly right, sent to the server")
+    bundles: int = Field(50_000, ge=1, description="damaged and planted bundles, each of which must be refused")
 
 
 def run(settings: AttackSettings, context: Context) -> Outcome:
     """Attack in every way that was not tried yet; a run of some attacks leaves the result alone."""
     student = settings.student or context.trained("2_layers")
+    pieces = Pieces(context.folder / Bundle.open(student).manifest.files[WEIGHTS].sha256[:16])
     rows = run_attacks(
         student,
         texts=measured_on(load_splits(context.data)).single_texts()[:TEXTS],
         plan=QUICK if context.quick else Plan(),
         only=settings.attacks,
-        pieces=Pieces(context.folder / Bundle.open(student).manifest.files[WEIGHTS].sha256[:16]),
+        pieces=pieces,
         reporter=context.reporter,
     )
-    return Outcome(rows, folder=context.folder if settings.attacks else None)
+    if settings.attacks:
+        return Outcome(rows, folder=context.folder)
+    counts = {"requests": settings.requests, "bundles": settings.bundles}
+    return Outcome(rows + run_fuzz(student, **counts, pieces=pieces, reporter=context.reporter))
 
 
 def _table(result: Mapping[str, Any]) -> str:
     columns, cells = attacks_table(result["rows"])
-    return markdown_table(columns, cells, left=(0, 1, 2, 5))
+    fuzzed = [f"{sentence_of(row)}." for row in result["rows"] if row["kind"] == "fuzz"]
+    return "\n\n".join([markdown_table(columns, cells, left=(0, 1, 2, 5)), *([" ".join(fuzzed)] if fuzzed else [])])
 
 
 SCENARIO = Scenario(
@@ -130,6 +166,7 @@ SCENARIO = Scenario(
     figures=lambda result: attacks_figures(result["rows"]),
     table=_table,
     decided_by=("benchmarks/attacks", "benchmarks/scenarios/attacks.py", "serve/http", "serve/answering"),
-    minutes=60,
+    minutes=90,
+    quick={"requests": 500, "bundles": 500},
     needs=(QUALITY,),
 )

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import lzma
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.attacks.bombs import greedy_decompressor
 from benchmarks.attacks.connecting import held_by_server
 from benchmarks.attacks.guards import GUARDS
 from benchmarks.attacks.trials import LEAST_SHARE, MOST_GROWTH_BYTES, Plan, failures_of
-from benchmarks.scenarios.attacks import ATTACKS, attacks_figures, run_attacks
+from benchmarks.scenarios.attacks import ATTACKS, SCENARIO, attacks_figures, run_attacks
 from benchmarks.serving.plan import Pieces
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.errors import SettingsError
 from distill.progress import SilentReporter
 
+ROOT = Path(__file__).parents[2]
 BRIEF = Plan(seconds=0.5, rate=20.0, connections=2)
 
 
@@ -91,6 +97,28 @@ def test_every_attack_has_a_name_of_its_own_and_a_guard_and_every_guard_an_attac
     names = [attack.name for attack in ATTACKS]
     assert len(set(names)) == len(names)
     assert {attack.guard for attack in ATTACKS} == set(GUARDS)
+
+
+def test_every_guard_that_is_a_part_of_the_code_is_still_there_to_be_removed() -> None:
+    code = "from benchmarks.attacks.guards import GUARDS; [each.remove() for each in GUARDS.values() if each.remove]"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_table_that_asks_for_a_gigabyte_is_whole_and_small(tmp_path: Path) -> None:
+    greedy_decompressor(tmp_path)
+    content = (tmp_path / "in.jsonl.xz").read_bytes()
+    assert len(content) < 200
+    with pytest.raises(lzma.LZMAError, match="Memory usage limit"):
+        lzma.LZMADecompressor(memlimit=2**30).decompress(content)
+    assert json.loads(lzma.decompress(content))["text"] == "a fine film"
+
+
+def test_fuzz_is_told_beside_the_table() -> None:
+    survived = {"kind": "fuzz", "name": "requests", "tried": 100_000, "survived": True, "failures": []}
+    opened = {"kind": "fuzz", "name": "bundles", "tried": 50_000, "survived": False, "failures": ["3 were opened: link"]}
+    words = SCENARIO.table({"rows": [survived, opened]}).splitlines()[-1]
+    assert words == "100,000 requests: survived. 50,000 bundles: 3 were opened: link."
+    assert attacks_figures([survived, opened])["attacks_tried"] == 0
 
 
 def test_the_system_tells_who_holds_connections() -> None:

@@ -221,6 +221,7 @@ def test_a_manifest_that_points_outside_its_folder_is_refused(whole: Bundle, nam
         ("role", "pupil"),
         ("max_length", 0),
         ("max_length", 10**9),
+        ("pad_token_id", 2**62),
         ("precisions", ["fp16"]),
         ("lineage", None),
         ("surprise", 1),

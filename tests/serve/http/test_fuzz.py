@@ -1,15 +1,13 @@
 """Requests that are nearly right, by the thousand: no 5xx, no hang, no crash, and a right answer afterwards.
 
-`POTSTILL_FUZZ=20000` sends that many; without it so many as fit into seconds.
+The scenario `attacks` sends a hundred thousand.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import http.client
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -20,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fuzzing import fuzz
 
+from benchmarks.attacks.fuzzing import fuzz_server
 from distill.bundle import Bundle
 
-REQUESTS = int(os.environ.get("POTSTILL_FUZZ", "2000"))
+REQUESTS = 2_000
 CHECKS = (
     "not_a_server_error,content_type_conformance,response_schema_conformance,status_code_conformance,negative_data_rejection"
 )
@@ -84,18 +82,10 @@ def require_well(process: Process, before: list[object]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_requests_that_are_nearly_right_bring_no_failure(process: Process) -> None:
-    before = process.answer()
-    outcome = asyncio.run(fuzz(("127.0.0.1", process.port), requests=REQUESTS, seed=5))
-    print(outcome.requests, "requests:", dict(sorted(outcome.statuses.items())))  # noqa: T201  # shown with -s
-    assert not outcome.failed, outcome.failed[:3]
-    assert not outcome.silent, outcome.silent[:3]
-    assert not outcome.refused
-    # Else the fuzz would not have reached what it is about.
-    assert {200, 400, 404, 405, 408, 415, 422} <= outcome.statuses.keys()
-    assert outcome.statuses[200] > REQUESTS / 20
-    require_well(process, before)
+def test_requests_that_are_nearly_right_bring_no_failure(tiny_student: Bundle) -> None:
+    row = fuzz_server(tiny_student.path, requests=REQUESTS, seed=5)
+    assert row["failures"] == []
+    assert row["statuses"]["200"] > REQUESTS / 20  # else they would not be nearly right
 
 
 @pytest.mark.slow

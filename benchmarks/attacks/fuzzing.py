@@ -1,4 +1,4 @@
-"""Requests that are nearly right, sent to a server in unkind ways, from one seed; knows sockets, and nothing of the server."""
+"""Requests that are nearly right, by the thousand, sent to our server in unkind ways, from one seed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,23 @@ import random
 import re
 import socket
 import struct
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from benchmarks.peers.servers import SERVERS
+from benchmarks.serving.ours import watched
+from benchmarks.serving.servers import RunningServer, started
+
+FLAGS = ("--drain-s", "0", "--body-timeout-s", "1", "--deadline-ms", "60000")
+"""No deadline in sight: on a busy machine a 504 is right, and says nothing of the request."""
+REACHED = frozenset({200, 400, 404, 405, 408, 415, 422})
+"""Statuses that must be among the answers: else the requests do not reach what they are about."""
+MOST_GROWTH_BYTES = 64 << 20
 SILENCE_S = 15.0
 """A connection on which nothing is heard for so long hangs; the server gives a head and a body one second each."""
 
@@ -62,14 +75,56 @@ TOKENS = (
 )
 
 
+def fuzz_server(bundle: Path, *, requests: int, seed: int) -> dict[str, Any]:
+    """Start a server, send it at least so many requests, and return the row: what came back, and why it failed, if so."""
+    with tempfile.TemporaryDirectory() as place:
+        served = Path(place) / "tiny"  # the name in the requests
+        served.symlink_to(bundle.resolve())
+        with started(SERVERS["potstill"], served, {}, arguments=FLAGS) as server:
+            given, began = _answer(server), time.monotonic()
+            with watched(server) as memory:
+                outcome = asyncio.run(fuzz(("127.0.0.1", server.port), requests=requests, seed=seed))
+            seconds = time.monotonic() - began
+            is_same = server.process.poll() is None and _answer(server) == given
+            log = server.log()
+    row: dict[str, Any] = {
+        "kind": "fuzz",
+        "name": "requests",
+        "tried": outcome.requests,
+        "seed": seed,
+        "seconds": seconds,
+        "statuses": {str(status): count for status, count in sorted(outcome.statuses.items())},
+        "server_errors": [repr(content) for content in outcome.failed[:10]],
+        "silent": [repr(content) for content in outcome.silent[:10]],
+        "refused_connections": outcome.refused,
+        "answers_as_before": is_same,
+        "tracebacks": log.count("Traceback"),
+        "memory_growth_bytes": max(memory) - memory[0] if memory else 0,
+    }
+    failures = [
+        f"{what}: {row[what]}" for what in ("server_errors", "silent", "refused_connections", "tracebacks") if row[what]
+    ]
+    failures += [] if is_same else ["the server does not answer as before"]
+    failures += [f"no answer had the status {status}" for status in sorted(REACHED - outcome.statuses.keys())]
+    if row["memory_growth_bytes"] > MOST_GROWTH_BYTES:
+        failures.append(f"memory grew by {row['memory_growth_bytes'] / 2**20:.0f} MB")
+    return {**row, "survived": not failures, "failures": failures}
+
+
+def _answer(server: RunningServer) -> tuple[int, bytes]:
+    body = json.dumps({"inputs": ["a great fresh film", "the dull awful plot"]}).encode()
+    return server.ask("POST", "/", body=body, headers={"content-type": "application/json"})
+
+
 def request(method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
+    """Return a whole request."""
     lines = [f"{method} {path} HTTP/1.1", "host: localhost", *headers]
     if body:
         lines += ["content-type: application/json", f"content-length: {len(body)}"]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def _oip(tensor: dict[str, object], tail: bytes = b"", *headers: str) -> bytes:
+def _oip(tensor: dict[str, object], tail: bytes = b"") -> bytes:
     outputs = [{"name": name, "parameters": {"binary_data": bool(tail)}} for name in ("label", "probabilities", "logits")]
     head = json.dumps({"id": "7", "inputs": [{"name": "text", "datatype": "BYTES", **tensor}], "outputs": outputs}).encode()
     length = (f"inference-header-content-length: {len(head)}",) if tail else ()
@@ -179,7 +234,7 @@ class Outcome:
 
 async def fuzz(address: tuple[str, int], *, requests: int, seed: int, connections: int = 32) -> Outcome:
     """Send at least so many requests, at most `connections` at a time."""
-    outcome, gate, draw = Outcome(), asyncio.Semaphore(connections), random.Random(seed)
+    outcome, gate, draw = Outcome(), asyncio.Semaphore(connections), random.Random(seed)  # noqa: S311
     tasks = set()
     while outcome.requests < requests:
         await gate.acquire()
@@ -188,9 +243,10 @@ async def fuzz(address: tuple[str, int], *, requests: int, seed: int, connection
             for _ in range(draw.choice((1, 1, 1, 3)))
         ]
         outcome.requests += len(parts)
-        task = asyncio.create_task(_one(address, b"".join(parts), draw.choice(WAYS), random.Random(draw.random()), outcome))
+        task = asyncio.create_task(_one(address, b"".join(parts), draw.choice(WAYS), random.Random(draw.random()), outcome))  # noqa: S311
         tasks.add(task)
-        task.add_done_callback(lambda done: (tasks.discard(done), gate.release()))
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(lambda _: gate.release())
     await asyncio.gather(*tasks)
     return outcome
 
