@@ -42,6 +42,11 @@ PREFIX_CHARS = 8
 """Characters per kept token that are encoded first of a long text; a kept token of plain English has four to five."""
 
 
+BIGGER_PREFIX = 16
+"""How much larger the second part is that is encoded where the first does not decide: mostly the text is one long word, and
+every part that does not decide is encoded in vain."""
+
+
 class Batch(NamedTuple):
     """Padded token ids, a mask with 0 for padding, and token types if the model takes them; int64, shape (texts, longest)."""
 
@@ -217,7 +222,7 @@ class TextTokenizer:
                 if words and words[-1] not in encoding.word_ids[: self._last_place(encoding)]:
                     return Reading(self._without_last(encoding), is_cut=True, num_chars=num_chars)
                 break  # a word that is longer than all tokens that are kept
-            size *= 4
+            size *= BIGGER_PREFIX
         (encoding,) = _encoded(self._one_longer, [text])
         if len(encoding) <= self.max_length:
             return Reading(self._ids_of(encoding), is_cut=False, num_chars=num_chars + len(text))

@@ -198,6 +198,11 @@ def test_a_text_is_encoded_at_most_twice_in_all() -> None:
             assert reading.num_chars <= 2 * len(text)
 
 
+def test_a_word_of_100_000_characters_is_encoded_once_and_a_quarter() -> None:
+    (reading,) = OURS["wordpiece"].read(["é" * 100_000])
+    assert reading.num_chars < 125_000  # a part of four times the part before would make it 187,000
+
+
 def test_short_and_long_texts_keep_their_order() -> None:
     texts = ["the film", "a " * 500, "the", "film " * 500, "漢" * 900, ""]
     readings = list(OURS["wordpiece"].read(texts))
