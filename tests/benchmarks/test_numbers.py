@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.attacks.bombs import MOST_PEAK_BYTES
 from benchmarks.attacks.trials import DEADLINE_MS as HONEST_MS
 from benchmarks.attacks.trials import LEAST_SHARE, MOST_GROWTH_BYTES
 from benchmarks.harness.results import FOLDER, read_result
@@ -43,6 +44,7 @@ SETTINGS = {
     f"when {LEAST_SHARE:.0%}".replace("%", " %") + " of the honest requests": f"{LEAST_SHARE:.0%}".replace("%", " %"),
     f"within {HONEST_MS // 1000} s, the server's memory": f"{HONEST_MS // 1000} s",
     f"at most {MOST_GROWTH_BYTES >> 20} MB, no answer": f"{MOST_GROWTH_BYTES >> 20} MB",
+    f"may take {MOST_PEAK_BYTES >> 20} MB more than": f"{MOST_PEAK_BYTES >> 20} MB",
     f"becomes {MAX_RATIO} times as large": f"{MAX_RATIO} times",
     f"({FREE_BYTES >> 20} MB are free)": f"{FREE_BYTES >> 20} MB",
     f"an xz file that needs more than {XZ_MEMORY_BYTES >> 20} MB": f"{XZ_MEMORY_BYTES >> 20} MB",
