@@ -45,12 +45,12 @@ def messages(kinds: Kinds) -> Iterator[tuple[str, str]]:
     for path in sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds and node.args:
-                text = _text(node.args[0])
+                text = text_of(node.args[0])
                 if text:
                     yield node.func.id, text
 
 
-def _text(node: ast.expr) -> str:
+def text_of(node: ast.expr) -> str:
     """Return a message with the names of its values in capitals; empty if it is made elsewhere."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
