@@ -6,6 +6,7 @@ PROFILE ?= full
 EFFORT ?=
 OUT ?= demo
 WORK ?= .results
+STUDENT ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # The tests of a file stay in one process, so that what they share is made once.
@@ -23,7 +24,7 @@ help:
 	@echo "make quick                             the tests that take seconds"
 	@echo "make coverage                          the lines that those tests run, by file"
 	@echo "make lint                              ruff and mypy"
-	@echo "make docs                              the documentation site, into site/; a broken link or anchor is an error"
+	@echo "make docs [STUDENT=demo/student]       the documentation site, into site/; a broken link or anchor is an error"
 	@echo "make docs-serve                        show it at http://localhost:8000, and renew it when a page changes"
 	@echo "make results [QUICK=1] [WORK=.results] every result file of benchmarks/, from nothing (hours; QUICK=1: minutes)"
 	@echo "make clean                             remove .venv and build files"
@@ -49,6 +50,7 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m docs.tools build
 	$(BIN)/python -m pytest -q tests/test_site.py
+	$(if $(STUDENT),$(BIN)/python -m docs.tools build $(STUDENT))
 
 docs-serve: $(VENV)/.installed-dev
 	$(BIN)/python -m docs.tools serve

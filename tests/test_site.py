@@ -18,6 +18,8 @@ from urllib.parse import quote_plus, unquote
 
 import pytest
 
+from docs.tools.staging import STUDENT_MARK, with_student
+
 pytest.importorskip("zensical")
 
 ROOT = Path(__file__).parent.parent
@@ -161,3 +163,9 @@ def test_the_search_answers_what_users_ask(address: str, browser: Any) -> None:
             unanswered.append(f"{words}: {first}")
     assert not unanswered
     assert [url for url in asked if not url.startswith(address)] == []
+
+
+def test_a_site_with_a_student_links_to_it() -> None:
+    page = (ROOT / "docs" / "deploy" / "browser.md").read_text(encoding="utf-8")
+    assert page.count(STUDENT_MARK) == 1
+    assert 'href="../try/index.html">Try a student in your browser</a>' in with_student(page, "deploy/browser.md")

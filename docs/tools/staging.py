@@ -23,21 +23,27 @@ NOT_SEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 """Begins a page that the search leaves out, because another page answers the same for a user: for a setting its flag, for a
 decision the guide that follows it and the list of decisions."""
 UNSEARCHED = ("project/changelog.md", "project/decisions/[a-z]*")
+STUDENT_FOLDER = "try"
+STUDENT_MARK = "<!-- student -->"
+"""Becomes a link to the page of a student, in a site that has one. A student is larger than the rest of the site, so it is not
+in the repository, but written when a bundle is given."""
 PICTURES = {".svg", ".png", ".gif"}
 CODE = re.compile(r"(^```.*?^```$|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 
 
-def stage(generated: Mapping[str, str]) -> None:
+def stage(generated: Mapping[str, str], *, has_student: bool = False) -> None:
     """Write the pages and what they link to; files that are as before keep their time, and files of old pages are deleted.
 
     Args:
         generated: Name in the site -> content, of the pages that are made from the code.
+        has_student: The site will have a student to try.
     """
     wanted = {name: coloured(page).encode() for name, page in generated.items()}
     wanted |= {f"assets/{path.name}": path.read_bytes() for path in (ROOT / "docs" / "assets").iterdir()}
     for path, name in sources():
         page = linked(path.read_text(encoding="utf-8"), path, name, wanted)
+        page = with_student(page, name) if has_student else page
         unsearched = any(fnmatchcase(name, pattern) for pattern in UNSEARCHED)
         wanted[name] = (NOT_SEARCHED * unsearched + coloured(page)).encode()
     for kept in [path for path in STAGED.rglob("*") if path.is_file()]:
@@ -56,6 +62,12 @@ def sources() -> Iterator[tuple[Path, str]]:
         yield path, str(path.relative_to(ROOT / "docs"))
     for document, name in DOCUMENTS.items():
         yield ROOT / document, name
+
+
+def with_student(page: str, name: str) -> str:
+    """Return a page whose mark is a link to the student of the site."""
+    place = os.path.relpath(f"{STUDENT_FOLDER}/index.html", Path(name).parent)
+    return page.replace(STUDENT_MARK, f'<a class="md-button" href="{place}">Try a student in your browser</a>')
 
 
 def coloured(page: str) -> str:
