@@ -92,6 +92,7 @@ def test_serve_install_predicts_without_torch(
     )
     (answer,) = json.loads(done.stdout)["predictions"]
     assert answer["label"] == "positive"
+    subprocess.run([str(python), "-c", "import serve.http.app, serve.http.server"], check=True, cwd=tmp_path)
     # Also the modules that need torch: what a later Python warns of in their text is an error.
     packages = [str(next(environment.glob(f"lib/python*/site-packages/{package}"))) for package in PACKAGES]
     subprocess.run([str(python), "-W", "error", "-m", "compileall", "-q", "-f", *packages], check=True, capture_output=True)
