@@ -10,7 +10,7 @@ STUDENT ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # The tests of a file stay in one process, so that what they share is made once.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # What pip writes, warnings about the machine's own settings included; shown only when it fails.
 LOG := $(VENV)/install.log
 FAILED = tail -n 40 $(LOG); echo "The install failed; everything pip wrote is in $(LOG)"; exit 1

@@ -34,6 +34,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as processors: a thre
 _seconds: defaultdict[str, float] = defaultdict(float)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first: a process that gets one of them last keeps the others waiting."""
+    weight: defaultdict[Path, float] = defaultdict(float)
+    for item in items:
+        if item.get_closest_marker("slow"):
+            limit = item.get_closest_marker("timeout")
+            weight[item.path] += limit.args[0] if limit else 300
+    items.sort(key=lambda item: -weight[item.path])
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Add up the setup, the call and the teardown of each test."""
     _seconds[report.nodeid] += report.duration
