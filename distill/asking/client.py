@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -71,19 +72,31 @@ class Address:
         key = environment.get(settings.key_variable)
         self._settings = settings
         self._url = settings.endpoint.rstrip("/") + "/chat/completions"
-        self._client = httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=None,
-            limits=httpx2.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency),
-            trust_env=False,  # no proxy: the texts go to the named address
-        )
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._ssl = httpx2.create_ssl_context()
+        self._open = AsyncExitStack()
+        self._idle: list[httpx2.AsyncClient] = []
 
     async def __aenter__(self) -> Self:
-        await self._client.__aenter__()
+        await self._open.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
+        await self._open.aclose()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[httpx2.AsyncClient]:
+        """Yield a client that no other request uses: one for all would look at every idle connection before each request."""
+        if not self._idle:
+            limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1)
+            # no proxy: the texts go to the named address
+            client = httpx2.AsyncClient(headers=self._headers, timeout=None, limits=limits, trust_env=False, verify=self._ssl)
+            self._idle.append(await self._open.enter_async_context(client))
+        client = self._idle.pop()
+        try:
+            yield client
+        finally:
+            self._idle.append(client)
 
     async def ask(self, body: dict[str, Any]) -> Reply:
         """Send one request.
@@ -94,8 +107,8 @@ class Address:
             AddressError: The address refuses every request.
         """
         try:
-            async with asyncio.timeout(self._settings.deadline_s):
-                response = await self._client.post(self._url, json=body)
+            async with self._connection() as client, asyncio.timeout(self._settings.deadline_s):
+                response = await client.post(self._url, json=body)
         except TimeoutError as exc:
             raise TryAgainError(f"no whole reply within {self._settings.deadline_s:g} s (--deadline-s)", kind="reply") from exc
         except (httpx2.ConnectError, httpx2.UnsupportedProtocol, httpx2.InvalidURL) as exc:

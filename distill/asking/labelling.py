@@ -144,7 +144,8 @@ class _Run:
                 self._stopped = self._stopped or error
 
         for number, (text, asking) in enumerate(jobs):
-            if self._is_kept(text, asking):
+            asked = self._question(text, asking)
+            if self._is_kept(asked):
                 advance(1)
                 if number % 1000 == 0:
                     await asyncio.sleep(0)
@@ -152,7 +153,7 @@ class _Run:
             await self._room.acquire()
             if self._stopped is not None:
                 break
-            task = asyncio.create_task(self._answer(text, asking))
+            task = asyncio.create_task(self._answer(asked))
             tasks.add(task)
             task.add_done_callback(done)
         while tasks:
@@ -171,17 +172,20 @@ class _Run:
             abilities=self._asked.abilities,
         )
 
-    def _is_kept(self, text: TextInput, asking: int, offered: Sequence[str] | None = None) -> bool:
-        groups = self._log.groups.get(self._question(text, asking, offered).key)
-        return groups is not None and all(self._is_kept(text, asking, group) for group in groups)
+    def _further(self, asked: Question) -> list[Question]:
+        """Return the questions about labels that the reply leaves undivided."""
+        return [self._question(asked.text, asked.asking, group) for group in self._log.groups[asked.key]]
 
-    async def _answer(self, text: TextInput, asking: int, offered: Sequence[str] | None = None) -> None:
+    def _is_kept(self, asked: Question) -> bool:
+        return asked.key in self._log.groups and all(map(self._is_kept, self._further(asked)))
+
+    async def _answer(self, asked: Question) -> None:
         """Ask one question, and then those about labels that the reply leaves undivided."""
-        asked = self._question(text, asking, offered)
         if asked.key not in self._log.groups:
             await self._kept_reply(asked)
-        for group in self._log.groups.get(asked.key, ()):
-            await self._answer(text, asking, group)
+        if asked.key in self._log.groups:
+            for further in self._further(asked):
+                await self._answer(further)
 
     async def _kept_reply(self, asked: Question) -> None:
         pause_s = 0.0
