@@ -18,8 +18,11 @@ from export.measure.children import run_child
 from export.measure.workers import ROOT, PeerError
 
 FOLDER = ROOT / ".peers"
-ENGINES = ("pyspark==4.3.0", "dask[dataframe]==2026.8.0", "ray[serve]==2.60.0")
-"""Not a peer but what the recipes of bulk scoring run on; Spark needs Java 17 beside it."""
+OTHERS = {
+    "engines": ("pyspark==4.3.0", "dask[dataframe]==2026.8.0", "ray[serve]==2.60.0"),
+    "language-model": ("xllamacpp==2026.10.11549",),
+}
+"""Not peers: what the recipes of bulk scoring run on (Spark needs Java 17 beside it), and what serves a language model."""
 
 # Another torch would be one for graphics cards, of several GB; a peer that insists on one is skipped.
 _OURS_STAYS = "torch=={version}\n"
@@ -29,8 +32,8 @@ NODE_PACKAGES = ("@huggingface/transformers@4.3.1", "axe-core@4.14.1")
 
 def requirements_of(name: str) -> tuple[str, ...]:
     """Return what pip installs for a peer or a server; nothing for one that runs in the harness's own environment."""
-    if name == "engines":
-        return ENGINES
+    if name in OTHERS:
+        return OTHERS[name]
     return SERVERS[name].packages if name in SERVERS else peers()[name].packages if name in peers() else ()
 
 

@@ -6,6 +6,7 @@ Part by part; a finished row is a file in the work folder and is not made again.
     promises  the agreement that a cascade promises, against the true one of simulated texts
     students  a fine-tuned teacher behind the address: students of its answers against those of the teacher itself, and of its
               probabilities against those of its labels
+    local     a small language model behind a real server on this machine, asked and judged
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final
 from pydantic import Field
 
 from benchmarks.asking.failures import Plan, ask_through_failures, failure_figures
+from benchmarks.asking.local_model import ask_local_model, local_model_table
 from benchmarks.asking.promises import Promises, promise_figures, promises
 from benchmarks.asking.students import Bench, Study, make_students, student_figures, students_table
 from benchmarks.fitting.rows import RowFiles
@@ -69,8 +71,9 @@ def _failures(folder: Path, rows: RowFiles, amounts: Amounts, reporter: Reporter
 
 def _promises(folder: Path, rows: RowFiles, amounts: Amounts, reporter: Reporter) -> None:
     del folder
-    reporter.say(f"promises: {amounts.promises.drawings} drawings of validation texts")
-    for row in promises(amounts.promises):
+    missing = [row for row in promises(amounts.promises) if not rows.has(row["name"])]
+    reporter.say(f"promises: {len(missing)} drawings of validation texts")
+    for row in missing:
         rows.keep(row)
 
 
@@ -78,10 +81,15 @@ def _students(folder: Path, rows: RowFiles, amounts: Amounts, reporter: Reporter
     make_students(Bench(amounts.study, folder, rows, reporter))
 
 
+def _local(folder: Path, rows: RowFiles, amounts: Amounts, reporter: Reporter) -> None:
+    ask_local_model(rows, work=folder, data=amounts.study.data, reporter=reporter)
+
+
 PARTS: Final[dict[str, Callable[[Path, RowFiles, Amounts, Reporter], None]]] = {
     "failures": _failures,
     "promises": _promises,
     "students": _students,
+    "local": _local,
 }
 """The parts in the order in which they are made; the one that times first."""
 
@@ -112,7 +120,7 @@ def run(settings: AskBenchSettings, context: Context) -> Outcome:
 def _table(result: Result) -> str:
     figures = ask_figures(result["rows"])
     table = markdown_table(("figure", "value"), [(name, f"{value:,.4g}") for name, value in figures.items()])
-    return "\n\n".join(filter(None, (table, students_table(result["rows"]))))
+    return "\n\n".join(filter(None, (table, students_table(result["rows"]), local_model_table(result["rows"]))))
 
 
 SCENARIO = Scenario(
