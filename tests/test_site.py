@@ -106,6 +106,10 @@ def test_nothing_is_loaded_from_elsewhere(site: dict[Path, Page]) -> None:
     assert not foreign
 
 
+def test_every_column_of_a_table_has_a_name(site: dict[Path, Page]) -> None:
+    assert [page.path for page in site.values() if re.search(r"<th[^>]*></th>", page.path.read_text(encoding="utf-8"))] == []
+
+
 def test_a_page_weighs_less_than_a_megabyte(site: dict[Path, Page]) -> None:
     for_search = [ROOT / "site" / "search.json", *(ROOT / "site" / "assets" / "javascripts" / "workers").iterdir()]
     for page in site.values():
