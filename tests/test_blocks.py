@@ -40,7 +40,7 @@ def test_every_block_is_right(block: Block) -> None:
 def workplace(tiny_student: Bundle, tiny_teacher: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with what the examples open: bundles, a Hugging Face classifier, and tables of texts."""
     folder = tmp_path_factory.mktemp("pages")
-    for name in ("student", "classifier", "reviews/student"):
+    for name in ("student", "classifier", "reviews/student", "demo/student"):
         shutil.copytree(tiny_student.path, folder / name)
     for name in ("teacher", "reviews/teacher"):
         shutil.copytree(tiny_teacher.path, folder / name)
