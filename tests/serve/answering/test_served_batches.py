@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from served import Lengths
-from tokenizers import processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from distill.errors import SettingsError
 from distill.labels import Logits
-from distill.tokenization import TextTokenizer
+from distill.tokenization import Reading, TextTokenizer
 from serve.answering.admission import TURN_TOKENS, WAIT_SHARE
 from serve.answering.engine import Engine, RowAnswer
 from serve.answering.queue import Batcher
@@ -268,6 +268,40 @@ def test_a_client_with_a_hundred_requests_delays_another_by_one_turn() -> None:
             assert place <= 2  # the first is the one that held them
 
     asyncio.run(main())
+
+
+def test_a_client_with_many_long_words_delays_another_by_the_reading_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_long, long_reads, seen = TextTokenizer._read_long, list[int](), list[tuple[int, list[list[int]]]]()
+
+    def reading(self: TextTokenizer, text: str) -> Reading:
+        long_reads.append(len(text))
+        return read_long(self, text)
+
+    monkeypatch.setattr(TextTokenizer, "_read_long", reading)
+
+    async def main() -> None:
+        async with Held() as held:
+            library = Tokenizer(models.WordLevel({"?": 63, "small": 1}, unk_token="?"))
+            library.pre_tokenizer = pre_tokenizers.Whitespace()
+            held.classifier.tokenizer = TextTokenizer(library, max_length=64, pad_id=0)
+            compute = held.classifier.predict_encoded
+
+            def computing(rows: Sequence[NDArray[np.int64]]) -> Logits:
+                seen.append((len(long_reads), [row.tolist() for row in rows]))
+                return compute(rows)
+
+            monkeypatch.setattr(held.classifier, "predict_encoded", computing)
+            greedy = [held.ask(["x" * 20_000], client="greedy") for _ in range(50)]  # each is one word, encoded whole
+            await asyncio.sleep(0)
+            small = held.ask(["small"], client="other")
+            await asyncio.sleep(0)
+            held.go()
+            await asyncio.gather(small, *greedy)
+
+    asyncio.run(main())
+    assert len(long_reads) == 50
+    # The one that is being read when it comes, and one that is read in its own turn, for the same batch.
+    assert next(count for count, rows in seen if [1] in rows) <= 2
 
 
 def test_a_queue_that_one_client_filled_makes_room_for_another() -> None:
