@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.harness.candidates import candidates_of, make_ready, task_of
+from benchmarks.harness.candidates import Candidate, candidates_of, make_ready, task_of
 from benchmarks.harness.quality import quality_part
 from benchmarks.harness.scenario import Context, Outcome
-from benchmarks.harness.speed import SpeedSettings, failed_row, identity_part, parts_of
-from distill.errors import PotstillError
+from benchmarks.harness.speed import SpeedSettings, identity_part, parts_of, rows_or_reasons
 from distill.machine import available_cpus
 from export.measure.circumstances import Watch
 from export.measure.turns import Fresh, dropping, fresh_process, in_order
@@ -46,20 +45,12 @@ def run_fresh(settings: SpeedSettings, context: Context, *, rounds: int, threads
                     with dropping(name, failed, context.reporter):
                         found[name].append(fresh_process(able[name], texts, timeout_s=settings.timeout_s))
                 advance(1)
-    first = candidates[0].name
-    if first in failed:
-        raise PotstillError(f"{first} is what the others are compared with, and it failed: {failed[first]}")
-    session, rows = asdict(watch.session()), []
-    for candidate in candidates:
-        if candidate.name in failed:
-            rows.append(failed_row(candidate, failed[candidate.name]))
-            continue
-        fresh = found[candidate.name]
-        try:
-            about = fresh[0].about
-            quality = quality_part(fresh[0].logits, task.test, gives=about["gives"], reference=found[first][0].logits)
-        except (PotstillError, ValueError) as exc:
-            rows.append(failed_row(candidate, str(exc)))
-            continue
-        rows.append({**identity_part(candidate, about), **quality, **part_of(fresh), "session": session})
-    return Outcome(rows, parts_of(task))
+    session = asdict(watch.session())
+
+    def row(candidate: Candidate) -> dict[str, Any]:
+        fresh, reference = found[candidate.name], found[candidates[0].name][0].logits
+        about = fresh[0].about
+        quality = quality_part(fresh[0].logits, task.test, gives=about["gives"], reference=reference)
+        return {**identity_part(candidate, about), **quality, **part_of(fresh), "session": session}
+
+    return Outcome(rows_or_reasons(candidates, failed, row), parts_of(task))

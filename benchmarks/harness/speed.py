@@ -6,23 +6,21 @@ interrupted run goes on with those that are missing; the reference is measured a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from benchmarks.harness.candidates import Candidate, RowSettings, Task, candidates_of, make_ready, task_of
+from benchmarks.harness.pieces import Pieces
 from benchmarks.harness.quality import quality_part
 from benchmarks.harness.scenario import Context, Outcome, Result, Row, slug_of, value_of
 from distill.bundle import Bundle
 from distill.errors import PotstillError
-from distill.labels import Logits
 from distill.machine import available_cpus
 from distill.settings import DataSettings
-from distill.storage import write_atomically
+from export.measure.circumstances import Session
 from export.measure.openers import open_form
 from export.measure.protocol import prepared_seconds
 from export.measure.statistics import marks_of, medians_of, over_processes, percentile, ratios_of, spread, tail
@@ -69,10 +67,10 @@ def kept_rows(
     Raises:
         PotstillError: The first failed.
     """
-    kept = KeptRows(context.folder / "rows")
+    kept = Pieces(context.folder / "rows")
     how = [context.scenario, kind, settings.model_dump(exclude={"bundles", "peers", "external", "url"}), context.commit]
     digests = {each.name: each.digest(how, task.test.fingerprint()) for each in candidates}
-    rows = {name: row for name, digest in digests.items() if (row := kept.read(digest)) is not None}
+    rows = {name: row for name, digest in digests.items() if (row := kept.find(digest)) is not None}
     reference, others = candidates[0], [each for each in candidates[1:] if each.name not in rows]
     step = settings.together - 1
     groups = [others[start : start + step] for start in range(0, len(others), step)]
@@ -87,7 +85,7 @@ def kept_rows(
         for row in session_rows(kind, together, task, settings, context):
             rows[row["name"]] = row
             if "failed" not in row:
-                kept.write(digests[row["name"]], row)
+                kept.put(digests[row["name"]], row)
     return [rows[each.name] for each in candidates]
 
 
@@ -113,26 +111,43 @@ def session_rows(
     threads = settings.threads or (1 if kind == "single" else available_cpus())
     contenders = [task.contender(each, threads=threads) for each in candidates if each.name not in failed]
     measured = timed(kind, contenders, task.test.single_texts(), settings, context)
-    failed |= measured.failed
+
+    def row(candidate: Candidate) -> dict[str, Any]:
+        turns, reference = measured.turns[candidate.name], measured.turns[candidates[0].name]
+        return {
+            **identity_part(candidate, turns.about),
+            "prepared_s": prepared_seconds(task.job(candidate, threads=1)) if candidate.kind == "peer" else None,
+            **_validation_part(candidate, task),
+            **quality_part(turns.all_logits(), task.test, gives=turns.about["gives"], reference=reference.all_logits()),
+            **_speed_part(kind, turns, reference, measured.session),
+            "reference": candidates[0].name,
+            "session": measured.session.to_json(),
+        }
+
+    return rows_or_reasons(candidates, failed | measured.failed, row)
+
+
+def rows_or_reasons(
+    candidates: Sequence[Candidate], failed: Mapping[str, str], row_of: Callable[[Candidate], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return a row for each candidate; of one that failed, or whose row cannot be made, the reason.
+
+    Raises:
+        PotstillError: The first failed, which the others are compared with.
+    """
     first = candidates[0].name
     if first in failed:
         raise PotstillError(f"{first} is what the others are compared with, and it failed: {failed[first]}")
-    reference = measured.turns[first]
-    rows = []
-    for candidate in candidates:
-        if candidate.name in failed:
-            rows.append(failed_row(candidate, failed[candidate.name]))
-            continue
-        turns = measured.turns[candidate.name]
-        seconds = prepared_seconds(task.job(candidate, threads=1)) if candidate.kind == "peer" else None
-        try:
-            row = measured_row(candidate, turns, task, reference.all_logits(), prepared_s=seconds)
-        except (PotstillError, ValueError) as exc:
-            rows.append(failed_row(candidate, str(exc)))
-            continue
-        part = latency_part if kind == "single" else rate_part
-        rows.append({**row, **part(turns, measured, reference, first), "session": measured.session.to_json()})
-    return rows
+
+    def row(candidate: Candidate) -> dict[str, Any]:
+        if candidate.name not in failed:
+            try:
+                return row_of(candidate)
+            except (PotstillError, ValueError) as exc:
+                return failed_row(candidate, str(exc))
+        return failed_row(candidate, failed[candidate.name])
+
+    return [row(candidate) for candidate in candidates]
 
 
 def timed(
@@ -142,22 +157,6 @@ def timed(
     rounds = settings.rounds or ROUNDS[kind]
     hands = dealt(texts, rounds, seed=settings.seed) if kind == "single" else [list(range(len(texts)))] * rounds
     return take_turns(contenders, texts, hands, kind, settings, reporter=context.reporter)
-
-
-def measured_row(
-    candidate: Candidate, turns: Turns, task: Task, reference: Logits | None, *, prepared_s: float | None
-) -> dict[str, Any]:
-    """Return what a row is and its quality.
-
-    Raises:
-        PotstillError: An answer is missing, or is not a number.
-    """
-    return {
-        **identity_part(candidate, turns.about),
-        "prepared_s": prepared_s,
-        **_validation_part(candidate, task),
-        **quality_part(turns.all_logits(), task.test, gives=turns.about["gives"], reference=reference),
-    }
 
 
 def _validation_part(candidate: Candidate, task: Task) -> dict[str, Any]:
@@ -175,40 +174,25 @@ def identity_part(candidate: Candidate, about: Mapping[str, Any]) -> dict[str, A
     return {**own, **{name: about[name] for name in ("settings", "source", "size_bytes")}, "identity": dict(candidate.identity)}
 
 
-def latency_part(turns: Turns, measured: Measured, reference: Turns, name: str) -> dict[str, Any]:
-    """Return the latency of single texts: median and tail with intervals, and the ratio to the reference."""
+def _speed_part(kind: Kind, turns: Turns, reference: Turns, session: Session) -> dict[str, Any]:
+    """Return the latency of single texts or the rate of many, with intervals, and the ratio to the reference."""
+    others, stolen = session.others_processors, session.stolen_share
+    rates = [[1000 * len(turns.logits) / ms for ms in each] for each in turns.ms]
+    name, ratio = FIGURES[kind]
     p99 = tail(turns.ms, 99)
-    return {
-        **_speed_part(turns, measured, reference, name, "p50_ratio"),
-        "p50_ms": asdict(over_processes(medians_of(turns.ms, turns.process_of))),
+    single = {
         "p90_ms": percentile([sample for each in turns.ms for sample in each], 90),
         "p99_ms": asdict(p99) if p99 else None,
         "latency_us": [[round(1000 * sample) for sample in each] for each in turns.ms],
     }
-
-
-def rate_part(turns: Turns, measured: Measured, reference: Turns, name: str) -> dict[str, Any]:
-    """Return the rate of many texts at once, and the ratio to the reference's."""
-    rates = [[1000 * len(turns.logits) / ms for ms in each] for each in turns.ms]
     return {
-        **_speed_part(turns, measured, reference, name, "rate_ratio"),
-        "texts_per_second": asdict(over_processes(medians_of(rates, turns.process_of))),
-        "texts_per_second_rounds": [round(each[0], 2) for each in rates],
-    }
-
-
-def _speed_part(turns: Turns, measured: Measured, reference: Turns, name: str, ratio: str) -> dict[str, Any]:
-    session = measured.session
-    marks = marks_of(
-        turns.ms, steady=turns.steady, others_processors=session.others_processors, stolen_share=session.stolen_share
-    )
-    return {
-        "marks": marks,
+        "marks": marks_of(turns.ms, steady=turns.steady, others_processors=others, stolen_share=stolen),
         "spread": spread(turns.ms),
         "warmup": [asdict(each) for each in turns.settled],
         "process_of_round": turns.process_of,
-        "reference": name,
         ratio: asdict(over_processes(ratios_of(reference.ms, turns.ms, turns.process_of))),
+        name: asdict(over_processes(medians_of(turns.ms if kind == "single" else rates, turns.process_of))),
+        **(single if kind == "single" else {"texts_per_second_rounds": [round(each[0], 2) for each in rates]}),
     }
 
 
@@ -237,22 +221,3 @@ def figures_named(name: str, result: Result) -> dict[str, float]:
 def succeeded(result: Result) -> list[Row]:
     """Return the rows that did not fail."""
     return [row for row in result["rows"] if "failed" not in row]
-
-
-class KeptRows:
-    """Finished rows in a folder, one file each, named by what was measured and how; the rest is still to do."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def read(self, digest: str) -> dict[str, Any] | None:
-        """Return a finished row, or None."""
-        try:
-            return dict(json.loads((self._folder / f"{digest}.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            return None
-
-    def write(self, digest: str, row: dict[str, Any]) -> None:
-        """Keep a row."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._folder / f"{digest}.json", json.dumps(row, allow_nan=False))

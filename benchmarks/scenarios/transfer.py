@@ -6,22 +6,22 @@ Cell by cell: a finished cell is a row file in the work folder and is not made a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from pydantic import Field
 
 from benchmarks.harness.scenario import Context, Outcome, Scenario
-from benchmarks.transfer.bench import Bench
-from benchmarks.transfer.figures import CROSS_TASKS, DOMAINS, SEEDS, missing_of, transfer_figures
+from benchmarks.transfer.bench import Bench, Cell
+from benchmarks.transfer.figures import CROSS_TASKS, DOMAINS, SEEDS, transfer_figures
 from benchmarks.transfer.page import learning_curve, transfer_table
 from benchmarks.transfer.parts import choice, curve, features, few, floors, task_texts, tasks, teachers
 from benchmarks.transfer.without_labels import language, language_texts, stand_in, unlabelled
-from distill.data import Dataset
 from distill.errors import SettingsError
 from distill.settings import Settings
 
-PARTS: Final[dict[str, Callable[[Bench, int], None]]] = {
+QUICK_LIMIT = 400
+PARTS: Final[dict[str, Callable[[Bench, int], Iterator[Cell]]]] = {
     "teachers": teachers,
     "features": features,
     "few": few,
@@ -55,19 +55,17 @@ def run(settings: TransferSettings, context: Context) -> Outcome:
     bench = Bench(context.folder, context.reporter, limit=QUICK_LIMIT if context.quick else None)
     for seed in settings.seeds:
         for part in settings.parts:
-            PARTS[part](bench, seed)
-    rows = bench.rows()
+            bench.make(PARTS[part](bench, seed))
     tests = {domain: bench.domains[domain].test for domain in DOMAINS}
     tests |= {task: task_texts(bench, task).test for task in CROSS_TASKS} | {"chinese": language_texts(bench).test}
-    labels = {name: _digits(test) for name, test in tests.items()}
-    return Outcome(rows, {"missing": missing_of(rows), "test_labels": labels})
+    labels = {name: "".join(map(str, test.label_ids)) for name, test in tests.items()}
+    return Outcome(bench.pieces.all(), {"missing": missing_of(bench), "test_labels": labels})
 
 
-QUICK_LIMIT = 400
-
-
-def _digits(test: Dataset) -> str:
-    return "".join(map(str, test.label_ids))
+def missing_of(bench: Bench) -> list[str]:
+    """Return the names of the cells of all parts and seeds that are not finished."""
+    cells = {cell.name: cell for part in PARTS.values() for seed in SEEDS for cell in part(bench, seed)}
+    return [name for name, cell in cells.items() if not bench.done(cell)]
 
 
 SCENARIO = Scenario(

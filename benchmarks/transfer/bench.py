@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from benchmarks.harness.pieces import Pieces
 from benchmarks.transfer.figures import DOMAINS
 from distill.bundle import MANIFEST, Bundle
 from distill.classifier import top_labels
@@ -21,11 +21,9 @@ from distill.evaluation.metrics import evaluate
 from distill.labels import Logits
 from distill.progress import Reporter
 from distill.settings import BUILTIN_MINILM, DataSettings
-from distill.storage import write_atomically
 from distill.teacher_settings import TeacherSettings
 
 if TYPE_CHECKING:
-    from distill.models.torch_classifier import TorchClassifier
     from distill.training.origin import Origin
 
 
@@ -54,6 +52,21 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A row of the result in the making.
+
+    Attributes:
+        name: Unlike any other's.
+        row: What it is.
+        make: Returns the rest of the row: what was measured.
+    """
+
+    name: str
+    row: Mapping[str, Any]
+    make: Callable[[], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class Bench:
     """Where a run of the scenario works.
 
@@ -78,25 +91,22 @@ class Bench:
         assert splits.test is not None  # noqa: S101  (a built-in set has them)
         return Texts(splits.train, splits.validation, splits.test)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return all finished rows."""
-        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((self.folder / "rows").glob("*.json"))]
+    @cached_property
+    def pieces(self) -> Pieces:
+        """The rows of finished cells, by name."""
+        return Pieces(self.folder / "rows")
 
-    def done(self, name: str, **wanted: Any) -> bool:
-        """Whether a cell is finished, and its row says what is wanted of it; one of an earlier recipe is made again."""
-        path = self._path(name)
-        if not path.is_file():
-            return False
-        row = json.loads(path.read_text(encoding="utf-8"))
-        return all(row.get(key) == value for key, value in wanted.items())
+    def done(self, cell: Cell) -> bool:
+        """Whether a cell is finished; one whose row says something else of it is not."""
+        row = self.pieces.find(cell.name)
+        return row is not None and cell.row.items() <= row.items()
 
-    def keep(self, name: str, row: dict[str, Any]) -> None:
-        """Write the row of a finished cell."""
-        self._path(name).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path(name), json.dumps({"name": name, **row}, allow_nan=False))
-
-    def _path(self, name: str) -> Path:
-        return self.folder / "rows" / f"{name}.json"
+    def make(self, cells: Iterable[Cell]) -> None:
+        """Make the cells that are not finished, and keep their rows."""
+        for cell in cells:
+            if not self.done(cell):
+                self.reporter.say(cell.name)
+                self.pieces.put(cell.name, {"name": cell.name, **cell.row, **cell.make()})
 
 
 def source_of(bench: Bench, domain: str, seed: int) -> Bundle:
@@ -125,14 +135,11 @@ def tuned(bench: Bench, texts: Texts, start: Start, *, out: Path) -> Bundle:
     )
 
 
-def tuned_cell(bench: Bench, name: str, row: dict[str, Any], texts: Texts, start: Start) -> None:
-    """Fine-tune, keep the row with the quality on the test texts, and remove the bundle; nothing if the cell is finished."""
-    if bench.done(name):
-        return
-    bench.reporter.say(name)
+def tuned_figures(bench: Bench, texts: Texts, start: Start) -> dict[str, Any]:
+    """Fine-tune and return the time and the quality on the test texts; the bundle is not kept."""
     with scratch(bench.folder) as out:
         bundle = tuned(bench, texts, start, out=out / "bundle")
-        bench.keep(name, row | {"training_s": seconds_of(bundle)} | quality_of(bundle, texts.test))
+        return {"training_s": seconds_of(bundle), **quality_of(bundle, texts.test)}
 
 
 def seconds_of(bundle: Bundle) -> float:
@@ -142,21 +149,16 @@ def seconds_of(bundle: Bundle) -> float:
 
 def quality_of(bundle: Bundle, test: Dataset) -> dict[str, Any]:
     """Return every quality figure of a bundle's PyTorch model, with the answers themselves."""
-    return quality_of_logits(logits_of(classifier_of(bundle), test), test)
+    return quality_of_logits(logits_of(bundle, test), test)
 
 
-def classifier_of(bundle: Bundle) -> TorchClassifier:
-    """Return a bundle's PyTorch model."""
-    from distill.models.loading import load_bundle
-
-    return load_bundle(bundle)
-
-
-def logits_of(classifier: TorchClassifier, test: Dataset) -> Logits:
-    """Return answers, computed in bf16 where the processor is quick at it."""
+def logits_of(bundle: Bundle, test: Dataset) -> Logits:
+    """Return the answers of a bundle's PyTorch model, computed in bf16 where the processor is quick at it."""
     from distill.models.devices import chosen_mixed_precision
+    from distill.models.loading import load_bundle
     from distill.teachers.answers import teacher_logits
 
+    classifier = load_bundle(bundle)
     compute = chosen_mixed_precision("auto", classifier.model.device)
     return teacher_logits(classifier, test.texts, compute=compute).logits
 
@@ -167,26 +169,16 @@ def quality_of_logits(logits: Logits, test: Dataset) -> dict[str, Any]:
     return {**asdict(found), "predicted": "".join(map(str, top_labels(logits)))}
 
 
+def together(parts: Sequence[Dataset]) -> Dataset:
+    """Return the texts of several sets with the same labels as one."""
+    texts = tuple(text for part in parts for text in part.texts)
+    ids = np.concatenate([part.label_ids for part in parts])
+    return Dataset(texts, ids, parts[0].labels, " + ".join(part.source for part in parts))
+
+
 @contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
     """Yield a folder for the length of a block: a cell's bundle is not kept, its row is."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix=".cell-", dir=folder))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def own_cache(path: Path) -> Iterator[None]:
-    """Use an empty cache inside the block; the built-in texts are already read."""
-    before = os.environ.get("POTSTILL_CACHE")
-    os.environ["POTSTILL_CACHE"] = str(path)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["POTSTILL_CACHE"]
-        else:
-            os.environ["POTSTILL_CACHE"] = before
+    with TemporaryDirectory(prefix=".cell-", dir=folder, ignore_cleanup_errors=True) as place:
+        yield Path(place)

@@ -1,4 +1,4 @@
-"""What the rows of the `transfer` scenario say, computed from them and the true labels: figures, intervals, what is missing.
+"""What the rows of the `transfer` scenario say, computed from them and the true labels: figures and intervals.
 
 Every comparison is paired by seed and test text.
 """
@@ -270,31 +270,3 @@ def chosen_recipe(rows: Sequence[Row]) -> str | None:
     """Return the recipe that was best on the stand-in; None before all were tried there."""
     tried = {row["recipe"]: row["macro_f1"] for row in rows if row["kind"] == "stand_in"}
     return max(UNLABELLED_RECIPES, key=tried.__getitem__) if tried.keys() >= set(UNLABELLED_RECIPES) else None
-
-
-def missing_of(rows: Sequence[Row]) -> list[str]:
-    """Return the names of the cells that are not there; a student of another recipe than the chosen one is not."""
-    chosen = chosen_recipe(rows)
-    there = {row["name"] for row in rows if row["kind"] != "unlabelled" or chosen in (None, row.get("recipe"))}
-    wanted = [
-        f"{kind}-{source}-{target}-{seed}"
-        for seed in SEEDS
-        for kind in ("whole", "few")
-        for source in DOMAINS
-        for target in DOMAINS
-    ]
-    wanted += [f"scratch-random-{target}-{SEEDS[0]}" for target in DOMAINS]
-    wanted += [f"features-{seed}" for seed in SEEDS]
-    wanted += [f"unlabelled-{target}-{seed}" for target in DOMAINS[1:] for seed in SEEDS]
-    wanted += [f"stand-in-{recipe}-{SEEDS[0]}" for recipe in UNLABELLED_RECIPES]
-    wanted += [f"choice-{task}-{seed}" for task in TASKS for seed in SEEDS]
-    wanted += [f"floor-{name}-{target}-all" for name in ("tfidf", "majority") for target in DOMAINS]
-    wanted += [f"floor-tfidf-{target}-{LABELS_A_CLASS}-{seed}" for target in DOMAINS for seed in SEEDS]
-    wanted += [f"task-{task}-{origin}-{seed}" for task, origins in CROSS_TASKS.items() for origin in origins for seed in SEEDS]
-    wanted += [f"language-{origin}-{seed}" for origin in LANGUAGE_ORIGINS for seed in SEEDS]
-    source, target = CURVE_PAIR
-    for shots in CURVE_SHOTS:
-        wanted += [f"floor-tfidf-{target}-{shots}-{seed}" for seed in SEEDS if shots != LABELS_A_CLASS]
-        for way in ("features",) if shots == LABELS_A_CLASS else ("parameters", "features"):
-            wanted += [f"curve-{way}-{origin}-{target}-{shots}-{seed}" for origin in (source, target) for seed in SEEDS]
-    return [name for name in wanted if name not in there]

@@ -21,6 +21,7 @@ from benchmarks.transfer.figures import (
     features_of,
     language_of,
     matrix_of,
+    runs_of,
     tasks_of,
     truth_of,
     unlabelled_of,
@@ -39,13 +40,18 @@ LANGUAGE_IN_WORDS = {
     "movies_whole": "the same, then all layers are trained",
     "movies_adapted": f"the teacher of movies, frozen: masked words of {ADAPTED_TEXTS:,} reviews first",
 }
+Table = tuple[Sequence[str], Sequence[Sequence[str]], *tuple[int, ...]]
+"""Columns, cells, and the numbers of further columns than the first that are aligned to the left."""
+
 COLOURS = {"parameters": "#0d9488", "features": "#3b82f6", "tfidf": "#7b8494"}
 
 
 def transfer_table(result: Result) -> str:
     """Return every table of the scenario, those whose cells are there."""
-    makers = (_matrix, _no_label, _gap, stand_in_table, _features, _curve, _tasks, _language, _choices)
-    tables = [table for make in makers for table in make(result)]
+    makers = (_matrix, _no_label, _gap, _stand_in, _features, _curve, _tasks, _language, _choices)
+    tables = [
+        markdown_table(columns, cells, left=(0, *left)) for make in makers for columns, cells, *left in make(result) if cells
+    ]
     gains = {f"{target} from {source}": cell.gain for (source, target), cell in matrix_of(result).items() if cell.gain}
     unclear = [name for name, gain in gains.items() if gain.low <= 0]
     said = [f"{len(gains) - len(unclear)} of {len(gains)} gains are above 0 beyond their interval."] if gains else []
@@ -55,81 +61,65 @@ def transfer_table(result: Result) -> str:
     return "\n\n".join([*tables, *said])
 
 
-def _matrix(result: Result) -> Iterator[str]:
+def _matrix(result: Result) -> Iterator[Table]:
     cells, rows = matrix_of(result), result["rows"]
     lines = [["the encoder alone", *(_shown(cells.get((target, target))) for target in DOMAINS)]]
     for source in DOMAINS:
         others = ["" if source == target else _shown(cells.get((source, target)), gain=True) for target in DOMAINS]
         lines.append([source, *others])
-    lines.append(["random weights (one seed)", *(_mean_of(rows, kind="scratch", target=target) for target in DOMAINS)])
-    tfidf = [_mean_of(rows, kind="floor", source="tfidf", target=target, shots=LABELS_A_CLASS) for target in DOMAINS]
-    yield markdown_table(["from, 200 labels of", *DOMAINS], [*lines, ["TF-IDF", *tfidf]])
+    lines.append(["random weights (one seed)", *_means(rows, kind="scratch")])
+    lines.append(["TF-IDF", *_means(rows, kind="floor", source="tfidf", shots=LABELS_A_CLASS)])
+    yield ["from, 200 labels of", *DOMAINS], lines
 
 
-def _no_label(result: Result) -> Iterator[str]:
+def _no_label(result: Result) -> Iterator[Table]:
     rows = result["rows"]
-    lines = [
-        [f"teacher of {source}", *(_mean_of(rows, kind="whole", source=source, target=target) for target in DOMAINS)]
-        for source in DOMAINS
-    ]
     kept = {one.target: f"{one.macro_f1.value:.3f} ({_percent(one.retention)})" for one in unlabelled_of(result)}
     named = "student of the other three's teachers (share of its own teacher's)"
-    lines.append([named, *(kept.get(target, "") for target in DOMAINS)])
-    lines.append(["majority class", *(_mean_of(rows, kind="floor", source="majority", target=target) for target in DOMAINS)])
-    yield markdown_table(["no label of the target", *DOMAINS], lines)
-
-
-def _gap(result: Result) -> Iterator[str]:
-    found = [one for one in unlabelled_of(result) if one.mean is not None and one.best is not None]
-    columns = ("mean of their teachers", "best of their teachers", "gap closed from the mean", "from the best")
-    cells = [
+    yield (
+        ["no label of the target", *DOMAINS],
         [
-            one.target,
-            f"{one.mean:.3f}",
-            f"{one.best:.3f}",
-            *map(_share, one.closed),
-        ]
-        for one in found
-    ]
-    if cells:
-        yield markdown_table(["without its labels", *columns], cells)
-
-
-def stand_in_table(result: Result) -> Iterator[str]:
-    """Yield what each recipe of a student without labels reaches on the stand-in, the best in bold."""
-    found = [row for row in result["rows"] if row["kind"] == "stand_in"]
-    if not found:
-        return
-    best, cells = max(row["macro_f1"] for row in found), []
-    for row in found:
-        low, high = row["macro_f1_interval"]
-        score = f"{row['macro_f1']:.3f} ({low:.3f}-{high:.3f})"
-        cells.append([row["recipe"].replace("_", " "), f"**{score}**" if row["macro_f1"] == best else score])
-    yield markdown_table([f"{STAND_IN} with its labels hidden, one seed", f"on {found[0]['num_texts']:,} texts of it"], cells)
-
-
-def _features(result: Result) -> Iterator[str]:
-    """Movies from frozen features beside whole fine-tuning: quality, time, and the time of a second run from the cache."""
-    found = features_of(result)
-    if not found:
-        return
-    whole, cold, warm = (found[name].value for name in ("fine_tuning_s", "features_cold_s", "features_warm_s"))
-    gap = found["features_gap"]
-    less = f"{-gap.value:+.3f} ({-gap.high:+.3f} to {-gap.low:+.3f})"
-    cells = [
-        ["fine-tuned whole", f"{found['tuned_macro_f1'].value:.3f}", f"{whole:.0f}", ""],
-        [
-            "a head on frozen features",
-            f"{found['macro_f1'].value:.3f}, {less}",
-            f"{cold:.1f}",
-            f"{found['features_time_share'].value:.1%}",
+            *([f"teacher of {source}", *_means(rows, kind="whole", source=source)] for source in DOMAINS),
+            [named, *(kept.get(target, "") for target in DOMAINS)],
+            ["majority class", *_means(rows, kind="floor", source="majority")],
         ],
-        ["the same again, features from the cache", "the same", f"{warm:.1f}", f"{warm / whole:.1%}"],
-    ]
-    yield markdown_table(["movies with all labels", "macro-F1", "seconds", "share of the time"], cells)
+    )
 
 
-def _curve(result: Result) -> Iterator[str]:
+def _gap(result: Result) -> Iterator[Table]:
+    found = [one for one in unlabelled_of(result) if one.mean is not None]
+    columns = ("mean of their teachers", "best of their teachers", "gap closed from the mean", "from the best")
+    cells = [[one.target, f"{one.mean:.3f}", f"{one.best:.3f}", *map(_share, one.closed)] for one in found]
+    yield ["without its labels", *columns], cells
+
+
+def _stand_in(result: Result) -> Iterator[Table]:
+    """What each recipe of a student without labels reaches on the stand-in, the best in bold."""
+    found = [row for row in result["rows"] if row["kind"] == "stand_in"]
+    if found:
+        scores = {row["recipe"].replace("_", " "): Estimate(row["macro_f1"], *row["macro_f1_interval"]) for row in found}
+        best = max(score.value for score in scores.values())
+        cells = [[name, f"**{_interval(one)}**" if one.value == best else _interval(one)] for name, one in scores.items()]
+        yield [f"{STAND_IN} with its labels hidden, one seed", f"on {found[0]['num_texts']:,} texts of it"], cells
+
+
+def _features(result: Result) -> Iterator[Table]:
+    """Movies from frozen features beside whole fine-tuning: quality, time, and the time of a second run from the cache."""
+    if found := features_of(result):
+        whole, cold, warm = (found[name].value for name in ("fine_tuning_s", "features_cold_s", "features_warm_s"))
+        gap, share = found["features_gap"], found["features_time_share"].value
+        less = f"{-gap.value:+.3f} ({-gap.high:+.3f} to {-gap.low:+.3f})"
+        yield (
+            ["movies with all labels", "macro-F1", "seconds", "share of the time"],
+            [
+                ["fine-tuned whole", f"{found['tuned_macro_f1'].value:.3f}", f"{whole:.0f}", ""],
+                ["a head on frozen features", f"{found['macro_f1'].value:.3f}, {less}", f"{cold:.1f}", f"{share:.1%}"],
+                ["the same again, features from the cache", "the same", f"{warm:.1f}", f"{warm / whole:.1%}"],
+            ],
+        )
+
+
+def _curve(result: Result) -> Iterator[Table]:
     points = curve_of(result)
     found = {(point["way"], point["source"], point["num_labels"]): point["macro_f1"] for point in points}
     counts = sorted({point["num_labels"] for point in points})
@@ -137,19 +127,17 @@ def _curve(result: Result) -> Iterator[str]:
         [way_in_words(way, source), *(_interval(found.get((way, source, count))) for count in counts)]
         for way, source in dict.fromkeys((point["way"], point["source"]) for point in points)
     ]
-    if cells:
-        yield markdown_table([f"{CURVE_PAIR[1]}, number of labels", *map(str, counts)], cells)
+    yield [f"{CURVE_PAIR[1]}, number of labels", *map(str, counts)], cells
 
 
-def _tasks(result: Result) -> Iterator[str]:
+def _tasks(result: Result) -> Iterator[Table]:
     for task in CROSS_TASKS:
         columns = (f"{task.replace('-', ' ')}, 100 labels a class", "macro-F1", "against the encoder alone")
         yield from _reached(result, task, tasks_of(result, task), columns, origin_in_words)
 
 
-def _language(result: Result) -> Iterator[str]:
-    found = language_of(result)
-    if found:
+def _language(result: Result) -> Iterator[Table]:
+    if found := language_of(result):
         count = next(iter(found[0].runs.values()))["num_labels"]
         columns = (f"Chinese reviews, {count:,} labels", "macro-F1", "against training from scratch")
         yield from _reached(result, "chinese", found, columns, LANGUAGE_IN_WORDS.__getitem__)
@@ -157,21 +145,19 @@ def _language(result: Result) -> Iterator[str]:
 
 def _reached(
     result: Result, name: str, found: Sequence[Reached], columns: Sequence[str], in_words: Callable[[str], str]
-) -> Iterator[str]:
+) -> Iterator[Table]:
     """A line for each way, and the confusions of the best one."""
-    if not found:
-        return
-    yield markdown_table(columns, [[in_words(one.name), _interval(one.macro_f1), _gain(one.gain)] for one in found])
-    best = max(found, key=lambda one: one.macro_f1.value)
-    labels = next(iter(best.runs.values()))["labels"]
-    cells = [
-        [f"true {label}", *(f"{count / max(1, sum(row)):.1%}" for count in row), f"{sum(row):,}"]
-        for label, row in zip(labels, truth_of(result, name).confusion(best.runs), strict=True)
-    ]
-    yield markdown_table([f"{in_words(best.name)}: predicted", *labels, "texts"], cells)
+    yield columns, [[in_words(one.name), _interval(one.macro_f1), _gain(one.gain)] for one in found]
+    for best in sorted(found, key=lambda one: -one.macro_f1.value)[:1]:
+        labels = next(iter(best.runs.values()))["labels"]
+        cells = [
+            [f"true {label}", *(f"{count / max(1, sum(row)):.1%}" for count in row), f"{sum(row):,}"]
+            for label, row in zip(labels, truth_of(result, name).confusion(best.runs), strict=True)
+        ]
+        yield [f"{in_words(best.name)}: predicted", *labels, "texts"], cells
 
 
-def _choices(result: Result) -> Iterator[str]:
+def _choices(result: Result) -> Iterator[Table]:
     columns = ("task", "recommended", "best when fine-tuned", "within 0.01", "rank correlation")
     cells = [
         [
@@ -182,8 +168,7 @@ def _choices(result: Result) -> Iterator[str]:
         ]
         for trial in choices_of(result["rows"])
     ]
-    if cells:
-        yield markdown_table(columns, cells, left=(0, 1, 2, 3))
+    yield columns, cells, 1, 2, 3
 
 
 def way_in_words(way: str, source: str) -> str:
@@ -224,9 +209,10 @@ def _shown(cell: Reached | None, *, gain: bool = False) -> str:
     return f"{_interval(cell.macro_f1)}, {_gain(cell.gain)}" if gain else _interval(cell.macro_f1)
 
 
-def _mean_of(rows: Sequence[Row], **wanted: str | int) -> str:
-    scores = [row["macro_f1"] for row in rows if all(row.get(name) == value for name, value in wanted.items())]
-    return f"{np.mean(scores):.3f}" if scores else ""
+def _means(rows: Sequence[Row], **wanted: str | int) -> list[str]:
+    """Return the mean macro-F1 over the rows that have these values, for each domain."""
+    found = [[row["macro_f1"] for row in runs_of(rows, target=target, **wanted).values()] for target in DOMAINS]
+    return [f"{np.mean(scores):.3f}" if scores else "" for scores in found]
 
 
 def learning_curve(result: Result) -> str:

@@ -1,31 +1,36 @@
 """The parts of the `transfer` scenario that begin with labels of the target, and those that rank candidates.
 
-Each part makes the cells of a seed. A finished cell is not made again.
+Each part yields the cells of a seed.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from benchmarks.transfer.bench import (
     Bench,
+    Cell,
     Start,
     Texts,
-    classifier_of,
     logits_of,
-    own_cache,
     quality_of,
     quality_of_logits,
     scratch,
     seconds_of,
     source_of,
+    together,
     tuned,
-    tuned_cell,
+    tuned_figures,
 )
 from benchmarks.transfer.figures import (
     CANDIDATES,
@@ -33,6 +38,7 @@ from benchmarks.transfer.figures import (
     CURVE_PAIR,
     CURVE_SHOTS,
     DOMAINS,
+    FROM_SCRATCH,
     LABELS_A_CLASS,
     SEEDS,
     TASKS,
@@ -49,47 +55,52 @@ NEVER = -1e4
 TEST_TEXTS = 2000
 
 
-def teachers(bench: Bench, seed: int) -> None:
+def teachers(bench: Bench, seed: int) -> Iterator[Cell]:
     """Each domain's teacher on the test texts of all four: its own score, and what it can do without a label elsewhere."""
-    for domain in DOMAINS:
-        for target in DOMAINS:
-            name = f"whole-{domain}-{target}-{seed}"
-            if not bench.done(name):
-                bundle = source_of(bench, domain, seed)
-                row = {"kind": "whole", "source": domain, "target": target, "seed": seed, "training_s": seconds_of(bundle)}
-                bench.keep(name, row | quality_of(bundle, bench.domains[target].test))
+    for source, target in product(DOMAINS, DOMAINS):
+        row = {"kind": "whole", "source": source, "target": target, "seed": seed}
+        yield Cell(f"whole-{source}-{target}-{seed}", row, partial(_whole, bench, source, target, seed))
 
 
-def few(bench: Bench, seed: int) -> None:
+def _whole(bench: Bench, source: str, target: str, seed: int) -> dict[str, Any]:
+    bundle = source_of(bench, source, seed)
+    return {"training_s": seconds_of(bundle), **quality_of(bundle, bench.domains[target].test)}
+
+
+def few(bench: Bench, seed: int) -> Iterator[Cell]:
     """With 200 labels of the target: from each other domain's teacher, from the encoder alone, from nothing."""
-    settings = few_settings(LABELS_A_CLASS, seed=seed)
-    for target in DOMAINS:
-        starts = {source: start_from(bench, source, target, settings) for source in DOMAINS}
-        for source, start in starts.items():
-            row = {"kind": "few", "source": source, "target": target, "seed": seed}
-            tuned_cell(bench, f"few-{source}-{target}-{seed}", row, bench.domains[target], start)
-        if seed == SEEDS[0]:
-            row = {"kind": "scratch", "source": "random", "target": target, "seed": seed}
-            start = Start(settings, str(candidate_of(bench, "random", seed)))
-            tuned_cell(bench, f"scratch-random-{target}-{seed}", row, bench.domains[target], start)
+    for source, target in product((*DOMAINS, FROM_SCRATCH), DOMAINS):
+        kind = "scratch" if source == FROM_SCRATCH else "few"
+        row = {"kind": kind, "source": source, "target": target, "seed": seed}
+        if kind == "few" or seed == SEEDS[0]:
+            begun, settings = "minilm" if source == target else source, few_settings(LABELS_A_CLASS, seed=seed)
+            yield Cell(f"{kind}-{source}-{target}-{seed}", row, partial(_few, bench, begun, target, settings))
 
 
-def start_from(bench: Bench, source: str, target: str, settings: TeacherSettings) -> Start:
-    """Return a start from the source's teacher; where source and target are one, from the encoder alone."""
+def _few(bench: Bench, origin: str, target: str, settings: TeacherSettings) -> dict[str, Any]:
+    return tuned_figures(bench, bench.domains[target], start_from(bench, origin, settings))
+
+
+def start_from(bench: Bench, origin: str, settings: TeacherSettings) -> Start:
+    """Return a start from random weights, from the encoder alone (`minilm`), or from a domain's teacher."""
     from distill.training.origin import Origin
 
-    return Start(settings, origin=None if source == target else Origin(init=source_of(bench, source, settings.seed)))
+    if origin == FROM_SCRATCH:
+        return Start(settings, str(candidate_of(bench, origin, settings.seed)))
+    return Start(settings, origin=None if origin == "minilm" else Origin(init=source_of(bench, origin, settings.seed)))
 
 
-def features(bench: Bench, seed: int) -> None:
+def features(bench: Bench, seed: int) -> Iterator[Cell]:
     """Movies by a head on frozen features, with an empty cache and again with a full one, against whole fine-tuning."""
+    row = {"kind": "features", "target": "movies", "seed": seed}
+    yield Cell(f"features-{seed}", row, partial(_features, bench, seed))
+
+
+def _features(bench: Bench, seed: int) -> dict[str, Any]:
     from distill.transfer.features import FOLDER
 
-    name, texts = f"features-{seed}", bench.domains["movies"]
-    if bench.done(name):
-        return
-    seconds = []
-    with scratch(bench.folder) as out, own_cache(out / "cache"):
+    texts, seconds = bench.domains["movies"], []
+    with scratch(bench.folder) as out, patch.dict(os.environ, POTSTILL_CACHE=str(out / "cache")):
         for number in range(2):
             started = time.perf_counter()
             start = Start(TeacherSettings(transfer="features", seed=seed, mixed_precision="auto"))
@@ -98,83 +109,74 @@ def features(bench: Bench, seed: int) -> None:
         # One epoch here and now stands for all: the teacher's own may be of a busier day.
         whole = TeacherSettings(seed=seed, mixed_precision="auto")
         once = tuned(bench, texts, Start(whole.model_copy(update={"epochs": 1})), out=out / "tuned")
-        row = {
-            "kind": "features",
-            "target": "movies",
-            "seed": seed,
+        return {
             "cold_s": seconds[0],
             "warm_s": seconds[1],
             "cache_bytes": sum(path.stat().st_size for path in (out / "cache" / FOLDER).iterdir()),
             "layers": bundle.manifest.settings["teacher"]["feature_layer"],
             "fine_tuning_s": whole.epochs * seconds_of(once),
             "load_average_1m": os.getloadavg()[0],
+            **quality_of(bundle, texts.test),
         }
-        bench.keep(name, row | quality_of(bundle, texts.test))
 
 
-def floors(bench: Bench, seed: int) -> None:
+def floors(bench: Bench, seed: int) -> Iterator[Cell]:
     """Each domain by TF-IDF and regression, on the 200 labels of the seed and on all, and by its commonest label."""
     for target in DOMAINS:
-        _floor(bench, target, seed, shots=LABELS_A_CLASS)
-        texts = bench.domains[target]
-        for name, made in (("tfidf", TfidfClassifier), ("majority", MajorityClassifier)):
-            cell = f"floor-{name}-{target}-all"
-            if not bench.done(cell):  # the same with every seed
-                row = {"kind": "floor", "source": name, "target": target, "seed": seed, "num_labels": len(texts.train)}
-                logits = made(texts.train).predict_logits(texts.test.texts)
-                bench.keep(cell, row | quality_of_logits(logits, texts.test))
+        yield _floor(bench, target, seed, shots=LABELS_A_CLASS)
+        for name in ("tfidf", "majority") if seed == SEEDS[0] else ():  # the same with every seed
+            row = {"kind": "floor", "source": name, "target": target, "seed": seed}
+            yield Cell(f"floor-{name}-{target}-all", row, partial(_floor_figures, bench, name, target, None, seed))
 
 
-def curve(bench: Bench, seed: int) -> None:
+def _floor(bench: Bench, target: str, seed: int, *, shots: int) -> Cell:
+    row = {"kind": "floor", "source": "tfidf", "target": target, "seed": seed, "shots": shots}
+    return Cell(f"floor-tfidf-{target}-{shots}-{seed}", row, partial(_floor_figures, bench, "tfidf", target, shots, seed))
+
+
+def _floor_figures(bench: Bench, name: str, target: str, shots: int | None, seed: int) -> dict[str, Any]:
+    texts = bench.domains[target]
+    train = texts.train if shots is None else all_shots(texts.train, shots=shots, seed=seed)
+    floor = TfidfClassifier(train) if name == "tfidf" else MajorityClassifier(train)
+    return {"num_labels": len(train), **quality_of_logits(floor.predict_logits(texts.test.texts), texts.test)}
+
+
+def curve(bench: Bench, seed: int) -> Iterator[Cell]:
     """One domain with more and more labels, from another's teacher and from the encoder alone, both ways, and by TF-IDF.
 
     With `LABELS_A_CLASS` fine-tuning is the part `few`.
     """
     source, target = CURVE_PAIR
     for shots in CURVE_SHOTS:
-        _floor(bench, target, seed, shots=shots)
+        yield _floor(bench, target, seed, shots=shots)
         ways = [TeacherSettings(transfer="features", shots=shots, seed=seed, mixed_precision="auto")]
         ways += [few_settings(shots, seed=seed)] if shots != LABELS_A_CLASS else []
-        for origin in (source, target):
-            for settings in ways:
-                row = {"kind": "curve", "way": settings.transfer, "source": origin, "target": target, "shots": shots}
-                cell = f"curve-{settings.transfer}-{origin}-{target}-{shots}-{seed}"
-                start = start_from(bench, origin, target, settings)
-                tuned_cell(bench, cell, row | {"seed": seed}, bench.domains[target], start)
+        for origin, settings in product((source, target), ways):
+            way, begun = settings.transfer, "minilm" if origin == target else origin
+            row = {"kind": "curve", "way": way, "source": origin, "target": target, "shots": shots, "seed": seed}
+            yield Cell(f"curve-{way}-{origin}-{target}-{shots}-{seed}", row, partial(_few, bench, begun, target, settings))
 
 
 def all_shots(train: Dataset, *, shots: int, seed: int) -> Dataset:
     """Return the texts that a carried model is given, those to learn from and those to choose on."""
-    learnt, chosen = few_shot(train, shots=shots, seed=seed)
-    ids = np.concatenate([learnt.label_ids, chosen.label_ids])
-    return Dataset((*learnt.texts, *chosen.texts), ids, train.labels, train.source)
+    return together(few_shot(train, shots=shots, seed=seed))
 
 
-def _floor(bench: Bench, target: str, seed: int, *, shots: int) -> None:
-    cell, texts = f"floor-tfidf-{target}-{shots}-{seed}", bench.domains[target]
-    if not bench.done(cell):
-        train = all_shots(texts.train, shots=shots, seed=seed)
-        row = {"kind": "floor", "source": "tfidf", "target": target, "seed": seed, "shots": shots, "num_labels": len(train)}
-        bench.keep(cell, row | quality_of_logits(TfidfClassifier(train).predict_logits(texts.test.texts), texts.test))
-
-
-def tasks(bench: Bench, seed: int) -> None:
+def tasks(bench: Bench, seed: int) -> Iterator[Cell]:
     """Other tasks with few labels: from a two-way teacher, the encoder alone, random weights, the simplest classifiers."""
-    settings = few_settings(LABELS_A_CLASS, seed=seed)
     for task, origins in CROSS_TASKS.items():
-        texts = task_texts(bench, task)
         for origin in origins:
-            cell = f"task-{task}-{origin}-{seed}"
-            row = {"kind": "task", "task": task, "origin": origin, "seed": seed, "labels": list(texts.test.labels)}
-            if bench.done(cell):
-                continue
-            if (logits := _untuned(bench, origin, seed, texts)) is not None:
-                bench.keep(cell, row | quality_of_logits(logits, texts.test))
-            elif origin == "random":
-                tuned_cell(bench, cell, row, texts, Start(settings, str(candidate_of(bench, origin, seed))))
-            else:
-                same = "minilm" if origin == "minilm" else ""
-                tuned_cell(bench, cell, row, texts, start_from(bench, origin, same, settings))
+            row = {"kind": "task", "task": task, "origin": origin, "seed": seed}
+            yield Cell(f"task-{task}-{origin}-{seed}", row, partial(_task, bench, task, origin, seed))
+
+
+def _task(bench: Bench, task: str, origin: str, seed: int) -> dict[str, Any]:
+    texts = task_texts(bench, task)
+    if (logits := _untuned(bench, origin, seed, texts)) is not None:
+        found = quality_of_logits(logits, texts.test)
+    else:
+        found = tuned_figures(bench, texts, start_from(bench, origin, few_settings(LABELS_A_CLASS, seed=seed)))
+    return {"labels": list(texts.test.labels), **found}
 
 
 def _untuned(bench: Bench, origin: str, seed: int, texts: Texts) -> Logits | None:
@@ -185,7 +187,7 @@ def _untuned(bench: Bench, origin: str, seed: int, texts: Texts) -> Logits | Non
         return TfidfClassifier(all_shots(texts.train, shots=LABELS_A_CLASS, seed=seed)).predict_logits(texts.test.texts)
     if not origin.startswith("zero_shot_"):
         return None
-    teacher = classifier_of(source_of(bench, origin.removeprefix("zero_shot_"), seed))
+    teacher = source_of(bench, origin.removeprefix("zero_shot_"), seed)
     return spread_out(logits_of(teacher, texts.test), teacher.labels, texts.test.labels)
 
 
@@ -220,32 +222,31 @@ def domains_task(bench: Bench) -> Texts:
     return Texts(**parts)
 
 
-def choice(bench: Bench, seed: int) -> None:
+def choice(bench: Bench, seed: int) -> Iterator[Cell]:
     """Rank four candidates on five tasks without fine-tuning, then fine-tune each and compare the ranks."""
+    for task in TASKS:
+        row = {"kind": "choice", "task": task, "seed": seed}
+        yield Cell(f"choice-{task}-{seed}", row, partial(_choice, bench, task, seed))
+
+
+def _choice(bench: Bench, task: str, seed: int) -> dict[str, Any]:
     from distill.transfer.select import select
 
-    for task in TASKS:
-        name = f"choice-{task}-{seed}"
-        if bench.done(name):
-            continue
-        bench.reporter.say(f"choosing for {task}, seed {seed}")
-        whole = bench.domains[task] if task in DOMAINS else domains_task(bench)
-        texts = Texts(
-            limited(whole.train, CHOICE_TEXTS, seed=seed),
-            limited(whole.validation, CHOICE_TEXTS // 5, seed=seed),
-            limited(whole.test, TEST_TEXTS, seed=seed),
-        )
-        folders = {candidate: str(candidate_of(bench, candidate, seed, task=task)) for candidate in CANDIDATES}
-        settings = SelectSettings(max_texts=len(texts.train), seed=seed)
-        promised = {one.candidate: one for one in select(list(folders.values()), texts.train, settings).ranked}
-        found = []
-        for candidate, folder in folders.items():
-            with scratch(bench.folder) as out:
-                bundle = tuned(bench, texts, Start(CHOICE.model_copy(update={"seed": seed}), folder), out=out / "bundle")
-                quality = quality_of(bundle, texts.test)
-            kept = {name: quality[name] for name in ("macro_f1", "macro_f1_interval", "predicted")}
-            found.append({**asdict(promised[folder]), "candidate": candidate, **kept})
-        bench.keep(name, {"kind": "choice", "task": task, "seed": seed, "candidates": found, "num_texts": len(texts.test)})
+    whole = bench.domains[task] if task in DOMAINS else domains_task(bench)
+    texts = Texts(
+        limited(whole.train, CHOICE_TEXTS, seed=seed),
+        limited(whole.validation, CHOICE_TEXTS // 5, seed=seed),
+        limited(whole.test, TEST_TEXTS, seed=seed),
+    )
+    folders = {candidate: str(candidate_of(bench, candidate, seed, task=task)) for candidate in CANDIDATES}
+    settings = SelectSettings(max_texts=len(texts.train), seed=seed)
+    promised = {one.candidate: one for one in select(list(folders.values()), texts.train, settings).ranked}
+    found = []
+    for candidate, folder in folders.items():
+        reached = tuned_figures(bench, texts, Start(CHOICE.model_copy(update={"seed": seed}), folder))
+        kept = {name: reached[name] for name in ("macro_f1", "macro_f1_interval", "predicted")}
+        found.append({**asdict(promised[folder]), "candidate": candidate, **kept})
+    return {"candidates": found, "num_texts": len(texts.test)}
 
 
 def candidate_of(bench: Bench, candidate: str, seed: int, *, task: str = "") -> Path | str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.transfer.bench import Bench
+from benchmarks.scenarios.transfer import missing_of
+from benchmarks.transfer.bench import Bench, Cell
 from benchmarks.transfer.figures import (
     DOMAINS,
     SEEDS,
@@ -16,11 +17,10 @@ from benchmarks.transfer.figures import (
     choices_of,
     chosen_recipe,
     matrix_of,
-    missing_of,
     transfer_figures,
     unlabelled_of,
 )
-from benchmarks.transfer.page import stand_in_table, transfer_table
+from benchmarks.transfer.page import transfer_table
 from benchmarks.transfer.recipes import UNLABELLED
 from distill.progress import SilentReporter
 
@@ -43,6 +43,13 @@ def cell(kind: str, source: str, target: str, seed: int, predicted: str) -> dict
         "predicted": predicted,
         "macro_f1": score,
     }
+
+
+def bench_with(folder: Path, rows: list[dict[str, Any]]) -> Bench:
+    bench = Bench(folder, SilentReporter())
+    for row in rows:
+        bench.pieces.put(row["name"], row)
+    return bench
 
 
 def result(rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -137,9 +144,9 @@ def test_the_page_says_what_features_cost_beside_fine_tuning() -> None:
     assert "| the same again, features from the cache | the same | 2.0 | 1.2% |" in page
 
 
-def test_the_page_names_what_is_missing() -> None:
+def test_the_page_names_what_is_missing(tmp_path: Path) -> None:
     rows = [cell("few", source, "nyt", 0, GOOD if source == "amazon" else BAD) for source in DOMAINS]
-    missing = missing_of(rows)
+    missing = missing_of(bench_with(tmp_path, rows))
     assert "few-amazon-nyt-0" not in missing
     assert "few-amazon-nyt-1" in missing
     whole_and_few, scratch, features, unlabelled, choice = 2 * 16 * 3, 4, 3, 9 + len(UNLABELLED_RECIPES), 15
@@ -154,38 +161,47 @@ def test_the_page_names_what_is_missing() -> None:
 
 def stand_in(recipe: str, score: float) -> dict[str, Any]:
     interval = [score - 0.01, score + 0.01]
-    row = {"name": f"stand-in-{recipe}-0", "kind": "stand_in", "recipe": recipe, "target": STAND_IN, "macro_f1": score}
-    return {**row, "macro_f1_interval": interval, "num_texts": 6066}
+    row = {"name": f"stand-in-{recipe}-0", "kind": "stand_in", "recipe": recipe, "target": STAND_IN, "seed": 0}
+    return {**row, "macro_f1": score, "macro_f1_interval": interval, "num_texts": 6066}
 
 
-def test_the_best_recipe_on_the_stand_in_is_chosen_and_students_of_another_are_made_again() -> None:
+def student(target: str, recipe: str) -> dict[str, Any]:
+    row = {"kind": "unlabelled", "source": "the other three", "target": target, "seed": 0, "recipe": recipe}
+    return {"name": f"unlabelled-{target}-0", **row}
+
+
+def test_the_best_recipe_on_the_stand_in_is_chosen_and_students_of_another_are_made_again(tmp_path: Path) -> None:
     first, second = UNLABELLED_RECIPES
-    students = [
-        {"name": f"unlabelled-{target}-0", "kind": "unlabelled", "recipe": recipe}
-        for target, recipe in (("amazon", first), ("nyt", second))
-    ]
-    half = [stand_in(first, 0.71), *students]
+    half = [stand_in(first, 0.71), student("amazon", first), student("nyt", second)]
     assert chosen_recipe(half) is None
-    assert not {"unlabelled-amazon-0", "unlabelled-nyt-0"} & set(missing_of(half))  # nothing is chosen yet
+    bench = bench_with(tmp_path, half)
+    assert not {"unlabelled-amazon-0", "unlabelled-nyt-0"} & set(missing_of(bench))  # nothing is chosen yet
     whole = [stand_in(second, 0.73), *half]
     assert chosen_recipe(whole) == second
-    assert {"unlabelled-amazon-0", "unlabelled-nyt-0"} & set(missing_of(whole)) == {"unlabelled-amazon-0"}
+    bench = bench_with(tmp_path, whole)
+    assert {"unlabelled-amazon-0", "unlabelled-nyt-0"} & set(missing_of(bench)) == {"unlabelled-amazon-0"}
 
 
-def test_each_recipe_has_its_settings_and_a_cell_of_an_earlier_one_is_not_done(tmp_path: Path) -> None:
+def test_each_recipe_has_its_settings() -> None:
     assert set(UNLABELLED) == set(UNLABELLED_RECIPES)
-    bench = Bench(tmp_path, SilentReporter())
-    assert not bench.done("a")
-    bench.keep("a", {"recipe": "one"})
-    assert bench.done("a")
-    assert bench.done("a", recipe="one")
-    assert not bench.done("a", recipe="another")
+
+
+def test_a_finished_cell_is_not_made_again_unless_its_row_says_something_else(tmp_path: Path) -> None:
+    bench, made = Bench(tmp_path, SilentReporter()), []
+
+    def cells(recipe: str) -> list[Cell]:
+        return [Cell("a", {"recipe": recipe, "labels": ["x", "y"]}, lambda: made.append(recipe) or {"score": 1})]
+
+    for recipe in ("one", "one", "another"):
+        bench.make(cells(recipe))
+    assert made == ["one", "another"]
+    assert bench.pieces.all() == [{"name": "a", "recipe": "another", "labels": ["x", "y"], "score": 1}]
 
 
 def test_the_page_shows_what_was_tried_on_the_stand_in_and_the_best_in_bold() -> None:
-    (table,) = stand_in_table(result([stand_in("one_way", 0.71), stand_in("another", 0.73)]))
-    assert table.splitlines() == [
-        "| movies with its labels hidden, one seed | on 6,066 texts of it |",
+    lines = transfer_table(result([stand_in("one_way", 0.71), stand_in("another", 0.73)])).splitlines()
+    start = lines.index("| movies with its labels hidden, one seed | on 6,066 texts of it |")
+    assert lines[start + 1 : start + 4] == [
         "|---|--:|",
         "| one way | 0.710 (0.700-0.720) |",
         "| another | **0.730 (0.720-0.740)** |",
