@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from distill.settings import DataSettings, Settings
 from export.measure import openers
 from export.measure.protocol import Job
 from export.measure.turns import Contender, dropping
-from export.measure.workers import PeerError, prepare
+from export.measure.workers import prepare
 
 FORMS = ("pytorch", "fp32", "int8")
 FLOORS = ("tfidf", "majority")
@@ -257,13 +257,15 @@ def peer_candidates(names: Sequence[str], *, student: Path) -> list[Candidate]:
     Raises:
         SettingsError: There is no such peer.
     """
+    from distill.models.packaged import minilm_folder
+
     known, found = peers(), []
     for name in names:
         if name not in known:
             raise SettingsError(f"there is no peer {name!r}; there are {', '.join(known)}")
         needs = known[name]
         identity = {"packages": needs.packages, "weights": _weights_digest(student) if needs.starts_from == "weights" else None}
-        options = {"base": _base()} if needs.starts_from == "base" else {}
+        options = {"base": minilm_folder()} if needs.starts_from == "base" else {}
         module = module_of(name).__name__
         found.append(Candidate(name, "peer", module, student, options=options, identity={**identity, "options": {}}))
     return found
@@ -274,20 +276,13 @@ def make_ready(candidates: Sequence[Candidate], task: Task, *, reporter: Reporte
     failed: dict[str, str] = {}
     for candidate, peer in ((each, each.peer) for each in candidates if each.peer):
         with dropping(candidate.name, failed, reporter):
-            contender, needs = task.contender(candidate, threads=1), peers()[peer]
-            if needs.missing:
-                raise PeerError(f"{candidate.name}: {needs.missing}")
+            contender = task.contender(candidate, threads=1)
             if hasattr(module_of(peer), "prepare"):
                 reporter.say(f"{candidate.name} gets ready")
                 if _runs_weights(candidate):
                     write_portable(candidate.bundle, task.folder(candidate).parent)
                 prepare(contender.module, contender.job, python=contender.python)
     return failed
-
-
-def slowed(candidate: Candidate, name: str, share: float) -> Candidate:
-    """Return a candidate under another name, held back by a share of each answer's time."""
-    return replace(candidate, name=name, slowdown=share)
 
 
 def _runs_weights(candidate: Candidate) -> bool:
@@ -321,9 +316,3 @@ def _told_apart(candidates: list[Candidate]) -> list[Candidate]:
     if twice is not None:
         raise SettingsError(f"two rows would both be called {twice!r}; rename a folder, or name one NAME=...")
     return candidates
-
-
-def _base() -> str:
-    from distill.models.packaged import minilm_folder
-
-    return minilm_folder()

@@ -66,19 +66,8 @@ def python_of(name: str, *, folder: Path = FOLDER) -> Path:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
         raise PeerError(f"{name} will not install: {' '.join(lines)[:300]}")
-    _require_loads(name, python)
     stamp.write_text(wanted)
     return python
-
-
-def _require_loads(name: str, python: Path) -> None:
-    module = peers()[name].loads if name in peers() else None
-    if module is None:
-        return
-    done = run_child([str(python), "-c", f"import {module}"])
-    if done.returncode:
-        said = done.stderr.strip().splitlines()[-1]
-        raise PeerError(f"{name} installs, but does not load beside the torch that all rows share: {said}")
 
 
 def _packages_of_this_interpreter() -> list[str]:

@@ -34,14 +34,10 @@ class Needs:
     Attributes:
         starts_from: The student's `weights`, the `base` encoder, or the `teacher`, which it distils.
         packages: Requirements that pip installs into an environment of its own; none runs in the harness's.
-        loads: A module that must load after installing; a package can be there and not fit our torch.
-        missing: Why it cannot be a row, if it has no adapter.
     """
 
     starts_from: StartsFrom
     packages: tuple[str, ...] = ()
-    loads: str | None = None
-    missing: str | None = None
 
 
 @cache

@@ -7,12 +7,11 @@ that, what the harness adds to a call of 1 ms, and how often the intervals over 
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -20,18 +19,18 @@ from typing import Any, Final, get_args
 import numpy as np
 from pydantic import Field
 
-from benchmarks.harness.candidates import Candidate, RowSettings, Task, bundle_candidates, place_and_form, slowed, task_of
+from benchmarks.harness.candidates import Candidate, RowSettings, Task, bundle_candidates, place_and_form, task_of
 from benchmarks.harness.interval_simulation import Mix, simulated_coverage
+from benchmarks.harness.pieces import Pieces
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Scenario, markdown_table
 from benchmarks.harness.speed import SpeedSettings, timed
 from benchmarks.peers.servers import SERVERS
 from benchmarks.serving.comparing import requests_for
 from benchmarks.serving.generator import Load
 from benchmarks.serving.load import run as run_load
-from benchmarks.serving.servers import RunningServer, started
+from benchmarks.serving.servers import RunningServer, meanwhile, started
 from distill.progress import SilentReporter
 from distill.settings import DataSettings, Settings
-from distill.storage import write_atomically
 from export.measure.protocol import Job
 from export.measure.statistics import over_processes, ratios_of
 from export.measure.turns import Contender, Kind
@@ -73,7 +72,7 @@ def run(settings: InstrumentSettings, context: Context) -> Outcome:
     counts = {"single-stream": settings.trials, "offline": settings.trials_offline, "serving": settings.trials_serving}
     found = []
     for name, count in counts.items():
-        kept = context.folder / f"{name}-{candidate.digest(context.commit)[:16]}.json"
+        kept = f"{name}-{candidate.digest(context.commit)[:16]}"
         trial = _served_trial if name == "serving" else _timed_trial
         trials = _trials(count, kept, partial(trial, name, candidate, task, settings), context)
         found += [
@@ -94,15 +93,14 @@ def run(settings: InstrumentSettings, context: Context) -> Outcome:
     return Outcome(found)
 
 
-def _trials(count: int, kept: Path, trial: Callable[[int], Trial], context: Context) -> list[Trial]:
-    """Return so many trials, those kept in a file and the rest made now."""
-    done: list[Trial] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else []
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with context.reporter.task(f"trials, {kept.name.rpartition('-')[0]}", count) as advance:
+def _trials(count: int, name: str, trial: Callable[[int], Trial], context: Context) -> list[Trial]:
+    """Return so many trials, those kept under a name and the rest made now."""
+    pieces = Pieces(context.folder)
+    done: list[Trial] = pieces.find(name) or []
+    with context.reporter.task(f"trials, {name.rpartition('-')[0]}", count) as advance:
         advance(min(len(done), count))
         for number in range(len(done), count):
-            done.append(trial(number))
-            write_atomically(kept, json.dumps(done))
+            done = pieces.put(name, [*done, trial(number)])
             advance(1)
     return done[:count]
 
@@ -116,7 +114,7 @@ def trial_of(kind: Kind, candidate: Candidate, task: Task, settings: SpeedSettin
     """Return by arm the ratio of a candidate to itself, with its interval and the ratio of each pair of processes."""
     texts = task.test.single_texts()[: settings.texts]
     held = {REFERENCE: 0.0, SAME: 0.0, SLOWED: slowdown}
-    contenders = [task.contender(slowed(candidate, name, share), threads=1) for name, share in held.items()]
+    contenders = [task.contender(replace(candidate, name=name, slowdown=share), threads=1) for name, share in held.items()]
     turns = timed(kind, contenders, texts, settings, _QUIET).required()
     ratios = {name: ratios_of(turns[REFERENCE].ms, turns[name].ms, turns[name].process_of) for name in (SAME, SLOWED)}
     return {name: _estimated(found) for name, found in ratios.items()}
@@ -144,24 +142,16 @@ def _served_trial(name: str, candidate: Candidate, task: Task, settings: Instrum
 @contextmanager
 def held_back(server: RunningServer, share: float) -> Iterator[None]:
     """Make a server `share` slower within a block, by stopping its first process for a part of every 20 ms."""
-    stop = threading.Event()
+    still_s = ROUND_S * share / (1 + share)
 
-    def hold() -> None:
-        still_s = ROUND_S * share / (1 + share)
+    def hold(stop: threading.Event) -> None:
         while not stop.wait(ROUND_S - still_s):
             server.send(signal.SIGSTOP)
             stop.wait(still_s)
             server.send(signal.SIGCONT)
 
-    thread = threading.Thread(target=hold, daemon=True)
-    if share:
-        thread.start()
-    try:
+    with meanwhile(hold) if share else nullcontext():
         yield
-    finally:
-        stop.set()
-        if share:
-            thread.join()
 
 
 def call_overhead(task: Task) -> dict[str, Any]:

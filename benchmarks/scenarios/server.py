@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +23,7 @@ from benchmarks.harness.speed import failed_row, figures_named, parts_of
 from benchmarks.peers.servers import SERVERS
 from benchmarks.peers.servers.protocol import ServerPeer
 from benchmarks.report.tables import speed_table
-from benchmarks.serving.comparing import labels_of, requests_for
+from benchmarks.serving.comparing import labels_of, logits_of, requests_for
 from benchmarks.serving.generator import Load
 from benchmarks.serving.load import Samples, run
 from benchmarks.serving.servers import started
@@ -56,10 +56,6 @@ class Probe:
     p99_ms: float | None
     lost: int
     keeps: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as a row keeps it."""
-        return {"rate": round(self.rate, 1), "p99_ms": self.p99_ms, "lost": self.lost, "keeps": self.keeps}
 
 
 def highest_rate(ask: Callable[[float], Probe], *, least: float, most: float, steps: int) -> tuple[float | None, list[Probe]]:
@@ -155,7 +151,12 @@ def _search(candidate: Candidate, test: Dataset, settings: RateSettings, *, seed
         limit = whole.requests_per_second
         highest, probes = highest_rate(ask, least=limit / 16, most=limit, steps=settings.steps)
     labels = labels_of(peer, whole)[: len(test)]
-    return {"highest": highest, "probes": [probe.to_json() for probe in probes], "labels": labels, "closed_loop": limit}
+    return {
+        "highest": highest,
+        "probes": [{**asdict(probe), "rate": round(probe.rate, 1)} for probe in probes],
+        "labels": labels,
+        "closed_loop": limit,
+    }
 
 
 @contextmanager
@@ -175,15 +176,9 @@ def _reachable(candidate: Candidate, peer: ServerPeer) -> Iterator[tuple[int, st
 
 def _row(candidate: Candidate, searches: Sequence[dict[str, Any]], test: Dataset) -> dict[str, Any]:
     rates = [search["highest"] for search in searches]
-    column = {label: place for place, label in enumerate(test.labels)}
-    # What was not answered, or with a strange label, counts as the wrong one.
-    given = [column.get(label, -1) for label in searches[0]["labels"]]
-    chosen = [
-        place if place >= 0 else (int(true) + 1) % len(test.labels) for place, true in zip(given, test.label_ids, strict=True)
-    ]
-    logits = np.eye(len(test.labels), dtype=np.float32)[chosen]
+    given = searches[0]["labels"]
     try:
-        quality = quality_part(logits, test, gives="labels", reference=None)
+        quality = quality_part(logits_of(given, test.labels, test.label_ids), test, gives="labels", reference=None)
     except PotstillError as exc:
         return failed_row(candidate, str(exc))
     known = [rate for rate in rates if rate is not None]
@@ -197,7 +192,7 @@ def _row(candidate: Candidate, searches: Sequence[dict[str, Any]], test: Dataset
         "identity": dict(candidate.identity),
         "marks": [] if len(known) == len(rates) else ["late: at no rate did 99 of 100 answers keep the bound in every search"],
         **quality,
-        "unanswered": given.count(-1),
+        "unanswered": sum(label not in test.labels for label in given),
         "requests_per_second": min(known) if len(known) == len(rates) else None,
         "requests_per_second_searches": rates,
         "closed_loop_requests_per_second": [search["closed_loop"] for search in searches],

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.peers.servers import SERVERS
 from benchmarks.peers.servers.protocol import ServerPeer, Setting
@@ -21,6 +22,7 @@ from benchmarks.serving.plan import Pieces, Plan, Task
 from benchmarks.serving.servers import started
 from distill.errors import PotstillError
 from distill.evaluation.metrics import evaluate
+from distill.labels import Logits
 from distill.progress import Reporter
 from export.measure.statistics import MIN_SAMPLES
 from export.measure.workers import PeerError
@@ -69,6 +71,14 @@ def labels_of(peer: ServerPeer, samples: Samples) -> list[str | None]:
     """Return the label of each answer; None where there is none."""
     found = [None if not body else _label(peer, body) for body in samples.bodies]
     return [found[number] if status == 200 else None for number, status in zip(samples.answer, samples.status, strict=True)]
+
+
+def logits_of(given: Sequence[str | None], labels: Sequence[str], truth: NDArray[np.int64]) -> Logits:
+    """Return 1 for the label that was given and 0 for the others; no label, or an unknown one, counts as a wrong one."""
+    columns = {label: number for number, label in enumerate(labels)}
+    wrong = (truth + 1) % len(labels)
+    chosen = [columns.get(label or "", int(other)) for label, other in zip(given, wrong, strict=True)]
+    return np.eye(len(labels), dtype=np.float32)[chosen]
 
 
 def _label(peer: ServerPeer, body: bytes) -> str | None:
@@ -156,10 +166,7 @@ def _quality(given: Sequence[str | None], task: Task) -> dict[str, Any]:
     """Judge the labels that a server gave; an answer without one counts as wrong."""
     if any(label is not None and label not in task.labels for label in given):
         raise PotstillError(f"a server gave labels that the bundle does not have: {sorted(set(map(str, given)))}")
-    columns = {label: number for number, label in enumerate(task.labels)}
-    decided = np.zeros((len(given), len(task.labels)), dtype=np.float32)
-    for row, (label, truth) in enumerate(zip(given, task.label_ids, strict=True)):
-        decided[row, (truth + 1) % len(task.labels) if label is None else columns[label]] = 1
+    decided = logits_of(given, task.labels, task.label_ids)
     found = asdict(evaluate(labels=task.label_ids, logits=decided, label_names=task.labels))
     return {name: found[name] for name in ("macro_f1", "macro_f1_interval", "num_texts")} | {
         "labels_other_than_predicted": sum(label != own for label, own in zip(given, task.predicted, strict=True))

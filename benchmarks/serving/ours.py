@@ -19,7 +19,7 @@ from benchmarks.serving.comparing import OURS, labels_of, quantiles, requests_fo
 from benchmarks.serving.generator import Load
 from benchmarks.serving.load import Samples, percentiles, post, run, running
 from benchmarks.serving.plan import Plan, Task
-from benchmarks.serving.servers import RunningServer, started
+from benchmarks.serving.servers import RunningServer, meanwhile, started
 from distill.errors import PotstillError
 
 DEADLINE_MS = 150
@@ -90,9 +90,8 @@ def overload(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
         run(Load(server.port, requests, plan.overload_connections, plan.warmup_s, rate=rate, seed=1))
         with watched(server, every_s=plan.overload_s / 120) as memory:
             samples = run(Load(server.port, requests, plan.overload_connections, plan.overload_s, rate=rate))
-        recovered, body = server.ask("POST", _PEER.path, body=_PEER.request_body(task.texts[0]), headers=_JSON)
+        recovered = _answers_rightly(server, task)
     accepted, rejected = samples.latency_ms[samples.status == 200], samples.latency_ms[samples.status == 429]
-    first = _wrong(samples, task)
     return {
         "kind": "overload",
         "rate": rate,
@@ -107,8 +106,8 @@ def overload(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
         "accepted_worst_ms": float(accepted.max(initial=0)),
         "rejected": percentiles(rejected),
         "rejected_quantiles_ms": quantiles(rejected),
-        "wrong": first,
-        "right_afterwards": recovered == 200 and _PEER.label(body) == task.predicted[0],
+        "wrong": _wrong(samples, task),
+        "right_afterwards": recovered,
         "memory_growth": growth(memory),
         "memory_bytes": memory,
         "generator": samples.generator(),
@@ -154,7 +153,7 @@ def soak(task: Task, plan: Plan) -> dict[str, Any]:
             reloads = max(0, int(plan.soak_s / plan.soak_reload_s) - 1)  # none when the load has ended
             seconds = _reload_in_turn(server, live, task, pauses_s=[plan.soak_reload_s] * reloads)
             samples = under_way.wait()
-        recovered, body = server.ask("POST", _PEER.path, body=_PEER.request_body(task.texts[0]), headers=_JSON)
+        recovered = _answers_rightly(server, task)
     return {
         "kind": "soak",
         "seconds": plan.soak_s,
@@ -164,7 +163,7 @@ def soak(task: Task, plan: Plan) -> dict[str, Any]:
         "statuses": samples.statuses(),
         "errors": len(samples.status) - samples.count(200),
         "latency": samples.latency(),
-        "right_afterwards": recovered == 200 and _PEER.label(body) == task.predicted[0],
+        "right_afterwards": recovered,
         "memory_growth": growth(memory),
         "memory_bytes": memory,
     }
@@ -196,19 +195,13 @@ def mixed_requests(texts: Sequence[str], *, name: str) -> tuple[bytes, ...]:
 def watched(server: RunningServer, *, every_s: float = 0.5) -> Iterator[list[int]]:
     """Yield a list that fills with the server's memory in bytes, a value each `every_s` seconds."""
     seen: list[int] = []
-    stop = threading.Event()
 
-    def watch() -> None:
+    def watch(stop: threading.Event) -> None:
         while not stop.wait(every_s):
             seen.append(server.memory_bytes())
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
+    with meanwhile(watch):
         yield seen
-    finally:
-        stop.set()
-        thread.join()
 
 
 def growth(memory: Sequence[int]) -> float:
@@ -220,7 +213,10 @@ def growth(memory: Sequence[int]) -> float:
     return float(late / early - 1)
 
 
-_JSON = {"content-type": "application/json"}
+def _answers_rightly(server: RunningServer, task: Task) -> bool:
+    headers = {"content-type": "application/json"}
+    status, body = server.ask("POST", _PEER.path, body=_PEER.request_body(task.texts[0]), headers=headers)
+    return status == 200 and _PEER.label(body) == task.predicted[0]
 
 
 @contextmanager

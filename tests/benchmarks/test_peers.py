@@ -65,10 +65,10 @@ def test_every_module_but_the_helpers_is_a_peer() -> None:
 @pytest.mark.parametrize("name", peers())
 def test_every_peer_names_its_source_and_exact_packages(name: str) -> None:
     needs, module = peers()[name], module_of(name)
-    assert needs.missing or module.SOURCE.startswith("https://")
-    assert needs.missing or callable(module.open_peer)
+    assert module.SOURCE.startswith("https://")
+    assert callable(module.open_peer)
     assert all("==" in each or ">=" in each for each in needs.packages)
-    assert needs.starts_from == "weights" or callable(getattr(module, "prepare", None)) or needs.missing
+    assert needs.starts_from == "weights" or callable(getattr(module, "prepare", None))
 
 
 def test_servers_have_environments_of_their_own_and_ours_has_none() -> None:
