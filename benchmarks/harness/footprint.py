@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
+import timeit
 import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper, parser
 
 from distill.bundle import Bundle
 from distill.labels import Logits
@@ -40,23 +40,14 @@ def multiply_adds(config: Mapping[str, Any], *, num_tokens: int) -> int:
 def int8_peak_multiply_adds_per_second(*, size: int = 1536, repeats: int = 15) -> float:
     """Return the most one core does in a large product of bytes by ONNX Runtime: the best of `repeats`."""
     draw = np.random.default_rng(0)
-    weights = numpy_helper.from_array(draw.integers(-127, 128, (size, size), dtype=np.int8), "weights")
-    given = helper.make_tensor_value_info("given", TensorProto.UINT8, [size, size])
-    product = helper.make_tensor_value_info("product", TensorProto.INT32, [size, size])
-    graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["given", "weights"], ["product"])], "peak", [given], [product], [weights]
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    head = f'<ir_version: 8, opset_import: ["": 13]> peak (uint8[{size}, {size}] given) => (int32[{size}, {size}] product)'
+    model = parser.parse_model(head + "{ product = MatMulInteger (given, weights) }")
+    model.graph.initializer.append(numpy_helper.from_array(draw.integers(-127, 128, (size, size), dtype=np.int8), "weights"))
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     inputs = {"given": draw.integers(0, 256, (size, size), dtype=np.uint8)}
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        session.run(None, inputs)
-        times.append(time.perf_counter() - started)
-    return float(size**3 / min(times))
+    return float(size**3 / min(timeit.repeat(lambda: session.run(None, inputs), repeat=repeats, number=1)))
 
 
 def install_bytes() -> int:

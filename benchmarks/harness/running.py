@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from distill.bundle import MANIFEST
 from distill.errors import PotstillError
 from distill.progress import Reporter
 from distill.settings import Settings
+from distill.storage import sha256_of
 from export.measure.circumstances import circumstances
 
 WORK = Path(".results")
@@ -71,7 +71,7 @@ def keep(scenario: Scenario, settings: Settings, outcome: Outcome, environment: 
         folder=folder,
         decided_by=scenario.decided_by,
         settings=settings.model_dump(mode="json", exclude={name for name, _ in paths_of(settings)}),
-        bundles={path.name: digest_of_bundle(path) for _, path in paths_of(settings)},
+        bundles={path.name: sha256_of(path / MANIFEST) for _, path in paths_of(settings)},
         **outcome.parts,
     )
 
@@ -129,11 +129,6 @@ def paths_of(settings: Settings) -> list[tuple[str, Path]]:
             if path is not None and (path / MANIFEST).is_file():
                 found.append((name, path))
     return found
-
-
-def digest_of_bundle(path: Path) -> str:
-    """Return the SHA-256 of a bundle's manifest, which names that of every file."""
-    return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
 
 
 def _spelled(value: object) -> str:

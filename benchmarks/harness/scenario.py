@@ -24,6 +24,9 @@ Row = Mapping[str, Any]
 Result = Mapping[str, Any]
 """The content of a result file."""
 
+Columns = Sequence[tuple[str, Callable[[Any], str]]]
+"""Head and cell of each column of a table; the cell is of a row."""
+
 MOVIES = "builtin:movies"
 QUICK_TEXTS = 1000
 QUALITY = "quality"
@@ -136,6 +139,21 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, lef
     rule = "|".join("---" if place in left else "--:" for place in range(len(columns)))
     lines = [" | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) for cells in (columns, *rows)]
     return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
+
+
+def table_of(rows: Sequence[Any], columns: Columns, *, gone: str = "skipped") -> str:
+    """Return a Markdown table with a line for each row; a row that has the entry `gone` shows only its name and that.
+
+    Args:
+        rows: Rows of a result.
+        columns: By head, in their order, what is shown of a row.
+        gone: Name of the entry with the reason why a row has no figures.
+    """
+    blank, first = [""] * (len(columns) - 2), columns[0][1]
+    cells = [
+        [first(row), *blank, f"{gone}: {row[gone]}"] if gone in row else [shown(row) for _, shown in columns] for row in rows
+    ]
+    return markdown_table([head for head, _ in columns], cells)
 
 
 def value_of(found: Any) -> float | None:

@@ -5,14 +5,14 @@ Pure functions over rows; trains and measures nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from benchmarks.harness.answers import Answered
-from benchmarks.harness.scenario import Result, Row, markdown_table, value_of
+from benchmarks.harness.scenario import Columns, Result, Row, table_of, value_of
 from benchmarks.quality.arms import ARMS, TEACHER
 from distill.errors import PotstillError
 from distill.evaluation.intervals import Estimate, Figure, mean_of
@@ -130,28 +130,29 @@ def quality_figures(result: Result) -> dict[str, float]:
 
 def quality_table(result: Result) -> str:
     """Return quality over seeds beside the speed of what ships, and in words what the control says of distillation."""
-    columns = ("student", "macro-F1", "kept", "95 % interval", "int8 macro-F1", "agrees", "calibration error", "p50 ms")
-    cells = []
-    for row in summary_of(result):
-        kept, int8, p50 = row["retention"], row["int8_macro_f1"], value_of(row["p50_ms"])
-        cells.append(
-            (
-                row["shown_as"],
-                f"{row['macro_f1'].value:.4f}",
-                f"{kept.value:.1%}",
-                f"{kept.low:.1%}-{kept.high:.1%}",
-                f"{int8.value:.4f}" if int8 else ABSENT,
-                f"{row['agreement']:.1%}",
-                f"{row['expected_calibration_error']:.3f}",
-                f"{p50:.2f}" if p50 else ABSENT,
-                f"{value_of(row['p50_ratio_teacher']):.1f}x" if p50 else ABSENT,
-                f"{row['size_bytes'] / 1e6:.1f}" if p50 else ABSENT,
-            )
-        )
     control, missing = differences_of(result).get(GAIN), result["missing"]
     said = [] if control is None else [verdict_in_words(control, num_seeds=len(study_of(result).seeds))]
     said += [f"Unfinished: {len(missing)} runs are missing ({', '.join(missing)})."] if missing else []
-    return "\n\n".join([markdown_table((*columns, "faster", "ships MB"), cells), *said])
+    return "\n\n".join([table_of(summary_of(result), COLUMNS), *said])
+
+
+def _speed(name: str, pattern: str, *, unit: float = 1) -> Callable[[Row], str]:
+    """Return the cell of a figure that only what ships has."""
+    return lambda row: pattern.format((value_of(row[name]) or 0) / unit) if value_of(row["p50_ms"]) else ABSENT
+
+
+COLUMNS: Columns = (
+    ("student", lambda row: row["shown_as"]),
+    ("macro-F1", lambda row: f"{row['macro_f1'].value:.4f}"),
+    ("kept", lambda row: f"{row['retention'].value:.1%}"),
+    ("95 % interval", lambda row: f"{row['retention'].low:.1%}-{row['retention'].high:.1%}"),
+    ("int8 macro-F1", lambda row: f"{row['int8_macro_f1'].value:.4f}" if row["int8_macro_f1"] else ABSENT),
+    ("agrees", lambda row: f"{row['agreement']:.1%}"),
+    ("calibration error", lambda row: f"{row['expected_calibration_error']:.3f}"),
+    ("p50 ms", _speed("p50_ms", "{:.2f}")),
+    ("faster", _speed("p50_ratio_teacher", "{:.1f}x")),
+    ("ships MB", _speed("size_bytes", "{:.1f}", unit=1e6)),
+)
 
 
 def points_of(result: Result) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ scenario has none, plain figures. Quality is compared text by text.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +68,8 @@ def compare_files(first: Path, second: Path) -> tuple[list[Change], list[str]]:
     for name in ("schema", "scenario", "test_fingerprint", "labels"):
         if before.get(name) != after.get(name):
             raise PotstillError(
-                f"{first} and {second} cannot be compared: {name} is {_short(before.get(name))} in the one and "
-                f"{_short(after.get(name))} in the other"
+                f"{first} and {second} cannot be compared: {name} is {reprlib.repr(before.get(name))} in the one and "
+                f"{reprlib.repr(after.get(name))} in the other"
             )
     scenario = before["scenario"]
     if scenario not in COMPARED:
@@ -117,8 +118,3 @@ def _speed(old: Row, new: Row, scenario: str) -> list[Change]:
 
 def _place(result: Mapping[str, Any]) -> Any:
     return [result["environment"].get(name) for name in ("cpu", "cpus_available", "versions")]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -31,25 +31,33 @@ def family_of(row: Row) -> str:
 
 def quality_against_time(rows: Sequence[Row]) -> str:
     """Return an SVG of macro-F1 against the median time of one text, both with their intervals."""
-    figure, axes = _canvas()
     shown = [row for row in _worth_showing(rows) if row.get("p50_ms")]
-    for row in shown:
-        middle = row["p50_ms"]
-        _point(axes, row, middle["value"], (middle["low"], middle["high"]))
-    _front(axes, [(row["p50_ms"]["value"], row["macro_f1"]) for row in shown])
-    axes.set_xlabel("median time of one text, tokenization inside (ms, log scale)")
-    return _finished(figure, axes, [_name(row, row["p50_ms"]["value"]) for row in shown])
+    middles = [(row["p50_ms"]["value"], row["p50_ms"]["low"], row["p50_ms"]["high"]) for row in shown]
+    return _quality_against("median time of one text, tokenization inside (ms, log scale)", shown, middles)
 
 
 def quality_against_size(rows: Sequence[Row]) -> str:
     """Return an SVG of macro-F1 against what must be shipped; rows that ship no files of their own are left out."""
-    figure, axes = _canvas()
     shown = [row for row in _worth_showing(rows) if row.get("size_bytes")]
-    for row in shown:
-        _point(axes, row, row["size_bytes"] / 1e6, None)
-    _front(axes, [(row["size_bytes"] / 1e6, row["macro_f1"]) for row in shown])
-    axes.set_xlabel("what must be shipped to answer (MB, log scale)")
-    return _finished(figure, axes, [_name(row, row["size_bytes"] / 1e6) for row in shown])
+    return _quality_against(
+        "what must be shipped to answer (MB, log scale)", shown, [3 * (row["size_bytes"] / 1e6,) for row in shown]
+    )
+
+
+def _quality_against(label: str, rows: Sequence[Row], across: Sequence[tuple[float, float, float]]) -> str:
+    """Draw macro-F1 against a value with its interval; a value without one is its own low and high end."""
+    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    axes, names = figure.add_subplot(), []
+    for row, (value, low, high) in zip(rows, across, strict=True):
+        colour, height, interval = COLOURS[family_of(row)], row["macro_f1"], row["macro_f1_interval"]
+        up = [[height - interval[0]], [interval[1] - height]]
+        aside = None if low == high else [[value - low], [high - value]]
+        axes.errorbar(value, height, yerr=up, xerr=aside, color=colour, elinewidth=0.8, alpha=0.35)
+        axes.scatter(value, height, s=22, color=colour, zorder=3, marker="o" if row["kind"] == "bundle" else "D")
+        names.append(Name(row["name"], value, height, interval=(interval[0], interval[1])))
+    _front(axes, [(name.x, name.y) for name in names])
+    axes.set_xlabel(label)
+    return _finished(figure, axes, names)
 
 
 def spread_of_times(rows: Sequence[Row]) -> str:
@@ -71,31 +79,6 @@ def spread_of_times(rows: Sequence[Row]) -> str:
 def _worth_showing(rows: Sequence[Row]) -> list[Row]:
     """Leave out what failed, and the commonest label: it has no quality to show and stretches both axes."""
     return [row for row in rows if "failed" not in row and row["settings"].get("floor") != "majority"]
-
-
-def _canvas() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _point(axes: Axes, row: Row, across: float, interval: tuple[float, float] | None) -> None:
-    colour = COLOURS[family_of(row)]
-    low, high = row["macro_f1_interval"]
-    axes.errorbar(
-        across,
-        row["macro_f1"],
-        yerr=[[row["macro_f1"] - low], [high - row["macro_f1"]]],
-        xerr=None if interval is None else [[across - interval[0]], [interval[1] - across]],
-        color=colour,
-        elinewidth=0.8,
-        alpha=0.35,
-    )
-    axes.scatter(across, row["macro_f1"], s=22, color=colour, zorder=3, marker="o" if row["kind"] == "bundle" else "D")
-
-
-def _name(row: Row, across: float) -> Name:
-    low, high = row["macro_f1_interval"]
-    return Name(row["name"], across, row["macro_f1"], interval=(low, high))
 
 
 def _front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.harness.scenario import Result
+from benchmarks.harness.scenario import Columns, Result, table_of
 
 NODES = (1, 10, 100, 1000)
 
@@ -60,26 +60,31 @@ def capacity_rows(rows: Sequence[Mapping[str, Any]], *, cores: int, price_per_ho
 
 def scale_markdown(result: Result) -> str:
     """Return what a page shows of a result: what was measured, then the computed capacity."""
-    measured = [row for row in result["rows"] if row["kind"] == "rate"]
-    lines = ["| measured | rows/s | rows | peak MB |", "|---|--:|--:|--:|"]
-    for row in measured:
-        rate = row.get("rows_per_second") or row["texts_per_second"]
-        peak = f"{row['peak_rss_bytes'] / 1e6:.0f}" if "peak_rss_bytes" in row else ""
-        lines.append(f"| {row['name'].replace('_', ' ')} | {rate:,.0f} | {row.get('num_rows', 20_000):,} | {peak} |")
-    lines += ["", "| computed, not measured | rows/s | hours for a billion | cost of a million |", "|---|--:|--:|--:|"]
-    for row in (row for row in result["rows"] if row["kind"] == "capacity"):
-        said = f"{row['name']} of {row['cores']} processors at {row['price_per_hour']:.2f} an hour"
-        lines.append(
-            f"| {said} | {row['rows_per_second']:,.0f} | {row['billion_rows_hours']:,.1f} | {row['cost_per_million']:.4f} |"
-        )
-    kills = [row for row in result["rows"] if row["kind"] == "kill"]
+    by_kind = {kind: [row for row in result["rows"] if row["kind"] == kind] for kind in ("rate", "capacity", "kill", "check")}
+    kills = by_kind["kill"]
     words = [
-        f"{sum(row['lossless'] for row in kills)} of {len(kills)} killed runs ended with the digest of an uninterrupted run."
+        f"{sum(row['lossless'] for row in kills)} of {len(kills)} killed runs ended with the digest of an uninterrupted run.",
+        *(f"{row['name'].capitalize()}: {'yes' if row['holds'] else 'no'}." for row in by_kind["check"]),
+        _engine_words(by_kind["rate"]),
     ]
-    checks = (row for row in result["rows"] if row["kind"] == "check")
-    words += [f"{row['name'].capitalize()}: {'yes' if row['holds'] else 'no'}." for row in checks]
-    words.append(_engine_words(measured))
-    return "\n".join([*lines, "", " ".join(words)])
+    return "\n\n".join([table_of(by_kind["rate"], MEASURED), table_of(by_kind["capacity"], COMPUTED), " ".join(words)])
+
+
+MEASURED: Columns = (
+    ("measured", lambda row: row["name"].replace("_", " ")),
+    ("rows/s", lambda row: f"{row.get('rows_per_second') or row['texts_per_second']:,.0f}"),
+    ("rows", lambda row: f"{row.get('num_rows', 20_000):,}"),
+    ("peak MB", lambda row: f"{row['peak_rss_bytes'] / 1e6:.0f}" if "peak_rss_bytes" in row else ""),
+)
+COMPUTED: Columns = (
+    (
+        "computed, not measured",
+        lambda row: f"{row['name']} of {row['cores']} processors at {row['price_per_hour']:.2f} an hour",
+    ),
+    ("rows/s", lambda row: f"{row['rows_per_second']:,.0f}"),
+    ("hours for a billion", lambda row: f"{row['billion_rows_hours']:,.1f}"),
+    ("cost of a million", lambda row: f"{row['cost_per_million']:.4f}"),
+)
 
 
 def _engine_words(measured: Sequence[Mapping[str, Any]]) -> str:

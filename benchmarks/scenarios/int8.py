@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from pydantic import Field
 
-from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Scenario, markdown_table, slug_of
+from benchmarks.harness.scenario import QUALITY, Columns, Context, Outcome, Result, Scenario, slug_of, table_of
 from distill.bundle import Bundle
 from distill.data import load_splits
 from distill.labels import Logits, task_of
@@ -26,9 +26,6 @@ from export.int8.invariance import compare_alone_and_in_batches
 from export.int8.linear import linear_inputs, linear_layers
 from export.int8.quantize import Quantization, quantize
 from export.runtime.sessions import OnnxClassifier
-
-EXACT = 4
-"""Decimals of a mean change of probability that a table shows."""
 
 
 @dataclass(frozen=True)
@@ -114,23 +111,21 @@ def int8_figures(result: Result) -> dict[str, float]:
 
 def int8_table(result: Result) -> str:
     """Return a line per way."""
-    columns = ("int8", "labels changed", "mean change", "labels changed by batching", "largest change by batching", "graph MB")
-    cells = [
-        (
-            row["name"],
-            str(row["labels_changed"]),
-            f"{row['probability_change_mean']:.{EXACT}f}",
-            str(row["labels_changed_by_batch"]),
-            f"{row['probability_change_by_batch']:.3f}",
-            f"{row['graph_bytes'] / 1e6:.1f}",
-        )
-        for row in result["rows"]
-    ]
     row = result["rows"][0]
     return (
-        f"{markdown_table(columns, cells)}\n\n{row['num_texts']:,} training and validation texts of the movie task, int8 "
+        f"{table_of(result['rows'], COLUMNS)}\n\n{row['num_texts']:,} training and validation texts of the movie task, int8 "
         f"against fp32, one text at a time; {row['num_texts_in_batches']:,} of them again in batches of 32."
     )
+
+
+COLUMNS: Columns = (
+    ("int8", lambda row: row["name"]),
+    ("labels changed", lambda row: str(row["labels_changed"])),
+    ("mean change", lambda row: f"{row['probability_change_mean']:.4f}"),
+    ("labels changed by batching", lambda row: str(row["labels_changed_by_batch"])),
+    ("largest change by batching", lambda row: f"{row['probability_change_by_batch']:.3f}"),
+    ("graph MB", lambda row: f"{row['graph_bytes'] / 1e6:.1f}"),
+)
 
 
 class Int8Settings(Settings):

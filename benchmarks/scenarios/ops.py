@@ -149,10 +149,10 @@ def _products(tokens: int) -> list[Way]:
     signed = {"x": draw.integers(-127, 128, (tokens, HIDDEN), dtype=np.int8)}
     weights = draw.integers(-63, 64, (HIDDEN, WIDE), dtype=np.int8)
     bias, scales = {"bias": np.zeros(WIDE, np.float32)}, {"scales": np.full(WIDE, 0.01, np.float32)}
-    scaled = {**bias, **scales, "one": np.array(1, np.float32), "zero": np.array(128, np.uint8)}
-    shifted = {"w": (weights.astype(np.int16) + 128).astype(np.uint8), "weights_zero": np.full(WIDE, 128, np.uint8)}
+    scaled: Arrays = {**bias, **scales, "one": np.array(1, np.float32), "zero": np.array(128, np.uint8)}
+    shifted: Arrays = {"w": (weights.astype(np.int16) + 128).astype(np.uint8), "weights_zero": np.full(WIDE, 128, np.uint8)}
     nibbles = draw.integers(0, 256, (WIDE, HIDDEN // BLOCK, BLOCK // 2), dtype=np.uint8)
-    blocks = {"w": nibbles, "s": np.full((WIDE, HIDDEN // BLOCK), 0.01, np.float32)}
+    blocks: Arrays = {"w": nibbles, "s": np.full((WIDE, HIDDEN // BLOCK), 0.01, np.float32)}
     of_bytes = "out# = com.microsoft.MatMulIntegerToFloat (x, w, one, scales, zero, {}, bias)"
     four_bits = f"K = {HIDDEN}, N = {WIDE}, bits = 4, block_size = {BLOCK}, accuracy_level = 4"
     return [

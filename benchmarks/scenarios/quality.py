@@ -6,21 +6,21 @@ Arm by arm: a finished arm of a seed is a bundle and a row file in the work fold
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import numpy as np
 from pydantic import Field
 
+from benchmarks.harness.pieces import Pieces
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
 from benchmarks.harness.texts import task_texts
 from benchmarks.quality.arms import ARMS, EFFORT, SEEDS, TASK, TEACHER, UNLABELED, Arm
 from benchmarks.quality.summary import points_of, quality_figures, quality_table
-from distill.bundle import WEIGHTS, Bundle
+from distill.bundle import MANIFEST, WEIGHTS, Bundle
 from distill.classifier import agreement, top_labels
 from distill.data import Dataset, Splits
 from distill.errors import BundleError, PotstillError, SettingsError
@@ -28,7 +28,6 @@ from distill.evaluation.metrics import evaluate
 from distill.progress import Reporter
 from distill.recipes import settings_for
 from distill.settings import BUILTIN_MINILM, DataSettings, Precision, Settings
-from distill.storage import write_atomically
 from distill.teacher_settings import TeacherSettings
 from export.measure.candidates import bundle_candidate
 from export.measure.points import picture_of
@@ -97,9 +96,15 @@ class Bench:
         """Return the folder of an arm's bundle."""
         return self.folder / f"{name}-{seed}"
 
-    def row_path(self, name: str, seed: int, precision: Precision = "fp32") -> Path:
-        """Return the file of an arm's row."""
-        return self.folder / "rows" / f"{name}-{seed}-{precision}.json"
+    @property
+    def rows(self) -> Pieces:
+        """The rows of finished arms, each named `ARM-SEED-PRECISION`."""
+        return Pieces(self.folder / "rows")
+
+    def has_row(self, name: str, seed: int, bundle: Bundle, precision: Precision = "fp32") -> bool:
+        """Whether there is a row of an arm that was made with this bundle."""
+        row = self.rows.find(f"{name}-{seed}-{precision}")
+        return row is not None and row["weights_sha256"] == bundle.manifest.files[WEIGHTS].sha256
 
 
 def run_quality(
@@ -130,21 +135,15 @@ def run_quality(
     for seed in seeds:
         for name in arms:
             student = _made(bench, name, seed, teachers)
-            if study.arms[name].shipped and not bench.row_path(name, seed, "int8").is_file():
-                exported = _exported(bench, student)
-                _write_row(bench, name, seed, exported, teacher=teachers[seed], precision="int8")
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "rows").glob("*.json"))]
+            if study.arms[name].shipped and not bench.has_row(name, seed, student, "int8"):
+                if "int8" not in student.manifest.precisions:
+                    student = export_bundle(student, validation=bench.splits.validation, reporter=reporter)
+                _write_row(bench, name, seed, student, teacher=teachers[seed], precision="int8")
+    return bench.rows.all()
 
 
 def _bench_in(folder: Path, study: Study, reporter: Reporter) -> Bench:
-    splits, unlabeled = task_texts(study.data, study.unlabeled)
-    return Bench(study, folder, splits, unlabeled, reporter)
-
-
-def _exported(bench: Bench, student: Bundle) -> Bundle:
-    if "int8" in student.manifest.precisions:
-        return student
-    return export_bundle(student, validation=bench.splits.validation, reporter=bench.reporter)
+    return Bench(study, folder, *task_texts(study.data, study.unlabeled), reporter)
 
 
 def _reference_teacher(bench: Bench, seed: int) -> Bundle:
@@ -152,23 +151,21 @@ def _reference_teacher(bench: Bench, seed: int) -> Bundle:
 
     path = bench.bundle_path(TEACHER, seed)
     settings = bench.study.teacher.model_copy(update={"seed": seed})
-    bundle = _found(bench, TEACHER, seed) or fit_teacher(
-        bench.study.model,
-        train=bench.splits.train,
-        validation=bench.splits.validation,
-        out=path,
-        settings=settings,
-        reporter=bench.reporter,
-    )
+    if (path / MANIFEST).is_file():
+        bundle = Bundle.open(path)
+    else:
+        splits, model = bench.splits, bench.study.model
+        bundle = fit_teacher(
+            model, train=splits.train, validation=splits.validation, out=path, settings=settings, reporter=bench.reporter
+        )
     if bundle.manifest.lineage.train_fingerprint != bench.splits.train.fingerprint() or bundle.manifest.lineage.seed != seed:
         raise BundleError(f"{path} was made from other texts or another seed; move it away")
-    if not bench.row_path(TEACHER, seed).is_file():
+    if not bench.has_row(TEACHER, seed, bundle):
         _write_row(bench, TEACHER, seed, bundle, teacher=bundle)
     return bundle
 
 
 def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) -> Bundle:
-    from distill.data import Splits
     from distill.students.bases import base_of
     from distill.teachers.teacher import open_teacher
     from distill.training.by_recipe import text_facts
@@ -177,7 +174,7 @@ def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) ->
     from distill.training.lesson import control_lesson, distillation_lesson
 
     arm, study = bench.study.arms[name], bench.study
-    splits = Splits(bench.splits.train, bench.splits.validation, bench.splits.test)
+    splits = bench.splits
     others = [teachers[other] for other in study.seeds if other != seed]
     opened = open_teacher([teachers[seed], *others], device="auto")  # the first supplies the layers
     assistant = None if arm.assistant is None else str(_made(bench, arm.assistant, seed, teachers).path)
@@ -196,25 +193,9 @@ def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) ->
         train=partial(train_student, opened, splits, unlabeled=bench.unlabeled, lesson_of=lesson_of, reporter=bench.reporter),
         reporter=bench.reporter,
     )
-    if not _has_row(bench, name, seed, bundle):
-        for precision in get_args(Precision):  # what an earlier student of that name said
-            bench.row_path(name, seed, precision).unlink(missing_ok=True)
+    if not bench.has_row(name, seed, bundle):
         _write_row(bench, name, seed, bundle, teacher=teachers[seed])
     return bundle
-
-
-def _has_row(bench: Bench, name: str, seed: int, bundle: Bundle) -> bool:
-    """Whether the row of an arm was made with this bundle."""
-    path = bench.row_path(name, seed)
-    return (
-        path.is_file()
-        and json.loads(path.read_text(encoding="utf-8"))["weights_sha256"] == bundle.manifest.files[WEIGHTS].sha256
-    )
-
-
-def _found(bench: Bench, name: str, seed: int) -> Bundle | None:
-    path = bench.bundle_path(name, seed)
-    return Bundle.open(path) if (path / "manifest.json").is_file() else None
 
 
 def _write_row(bench: Bench, name: str, seed: int, bundle: Bundle, *, teacher: Bundle, precision: Precision = "fp32") -> None:
@@ -251,7 +232,7 @@ def _write_row(bench: Bench, name: str, seed: int, bundle: Bundle, *, teacher: B
         "test_fingerprint": test.fingerprint(),
         "predicted": "".join(map(str, top_labels(logits))),
     }
-    write_atomically(bench.row_path(name, seed, precision), json.dumps(row, allow_nan=False))
+    bench.rows.put(f"{name}-{seed}-{precision}", row)
 
 
 def missing_runs(rows: Sequence[Mapping[str, Any]], study: Study = COMMITTED) -> list[str]:
@@ -284,7 +265,7 @@ def _speed_of_shipped(bench: Bench) -> list[dict[str, Any]]:
     students = [
         bundle_candidate(Bundle.open(bench.bundle_path(name, seed)), name=name, form="int8")
         for name, arm in bench.study.arms.items()
-        if arm.shipped and bench.row_path(name, seed, "int8").is_file()
+        if arm.shipped and bench.rows.find(f"{name}-{seed}-int8") is not None
     ]
     candidates = [teacher, *students]
     speeds = measure_speed(candidates, bench.test, teacher=teacher, settings=bench.study.speed, reporter=bench.reporter)

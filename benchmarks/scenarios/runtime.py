@@ -7,7 +7,6 @@ seeds, alone and in padded batches, and what it takes of a processor's peak, of 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from pydantic import Field
 
 from benchmarks.harness import footprint
 from benchmarks.harness.candidates import Candidate, RowSettings, Task, bundle_candidate, peer_candidates, task_of
-from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Row, Scenario, markdown_table, value_of
+from benchmarks.harness.scenario import QUALITY, Columns, Context, Outcome, Result, Row, Scenario, table_of, value_of
 from benchmarks.harness.speed import SpeedSettings, session_rows
+from benchmarks.harness.weights import shipped
 from benchmarks.report.tables import first_words
-from distill.bundle import BENCHMARK, WEIGHTS, Bundle
+from distill.bundle import WEIGHTS, Bundle
 from distill.data import Dataset
 from distill.evaluation.metrics import macro_f1
 from distill.labels import Logits
@@ -51,7 +51,7 @@ def run(settings: RuntimeSettings, context: Context) -> Outcome:
     students = settings.students or _trained_students(context)
     teacher = settings.teacher or context.trained("teacher")
     task = task_of(RowSettings(teacher=teacher), DataSettings(), context, texts=settings.texts)
-    ours = replace(bundle_candidate(Bundle.open(_shipped(students[0], context.folder)), "int8"), name=OURS)
+    ours = replace(bundle_candidate(Bundle.open(shipped(students[0], context.folder / "shipped")), "int8"), name=OURS)
     candidates = [
         ours,
         *peer_candidates(settings.peers, student=students[0]),
@@ -94,34 +94,28 @@ def figures(result: Result) -> dict[str, float]:
 def table(result: Result) -> str:
     """Return a line per candidate."""
     rows = [row for row in result["rows"] if row["kind"] == "candidate"]
-    columns = ("against", "p50 ms", "ours faster", "interval", "texts/s", "ours faster", "macro-F1", "ships MB", "note")
-    cells = []
-    for row in rows:
-        if "skipped" in row:
-            cells.append([row["name"], *([""] * 7), f"skipped: {row['skipped']}"])
-            continue
-        low, high = _ends(row)
-        cells.append(
-            [
-                row["name"],
-                f"{value_of(row['p50_ms']):.3f}",
-                f"{value_of(row['p50_ratio']):.2f}x",
-                f"{low:.2f} - {high:.2f}",
-                f"{value_of(row['texts_per_second']):,.0f}",
-                f"{value_of(row['throughput_ratio']):.2f}x",
-                f"{row['macro_f1']:.4f}",
-                f"{(row['size_bytes'] or 0) / 1e6:.1f}",
-                "; ".join(mark.partition(":")[0] for mark in row.get("marks", ())),
-            ]
-        )
     said = "Ratios compare ours with the row in the same rounds; above 1 ours is faster."
-    return "\n\n".join([markdown_table(columns, cells), " ".join([*first_words(rows), said])])
+    return "\n\n".join([table_of(rows, COLUMNS), " ".join([*first_words(rows), said])])
 
 
-def _ends(row: Row) -> tuple[float, float]:
+def _interval(row: Row) -> str:
     """Return the interval of a ratio; an older result has the range over its rounds."""
     found = row["p50_ratio"]
-    return (found["low"], found["high"]) if isinstance(found, dict) else tuple(row["p50_ratio_range"])
+    low, high = (found["low"], found["high"]) if isinstance(found, dict) else row["p50_ratio_range"]
+    return f"{low:.2f} - {high:.2f}"
+
+
+COLUMNS: Columns = (
+    ("against", lambda row: row["name"]),
+    ("p50 ms", lambda row: f"{value_of(row['p50_ms']):.3f}"),
+    ("ours faster", lambda row: f"{value_of(row['p50_ratio']):.2f}x"),
+    ("interval", _interval),
+    ("texts/s", lambda row: f"{value_of(row['texts_per_second']):,.0f}"),
+    ("ours faster", lambda row: f"{value_of(row['throughput_ratio']):.2f}x"),
+    ("macro-F1", lambda row: f"{row['macro_f1']:.4f}"),
+    ("ships MB", lambda row: f"{(row['size_bytes'] or 0) / 1e6:.1f}"),
+    ("note", lambda row: "; ".join(mark.partition(":")[0] for mark in row.get("marks", ()))),
+)
 
 
 def _candidate_row(one: Row, many: Row) -> dict[str, Any]:
@@ -186,15 +180,6 @@ def _footprint_row(ours: Candidate, task: Task, row: Row, student: Path, setting
         "mean_ms_per_text": float(np.mean(times)) / 1000,
         "p50_ms_per_text": row["p50_ms"]["value"],
     }
-
-
-def _shipped(path: Path, work: Path) -> Path:
-    """Return a copy of a bundle without what answering in int8 does not need."""
-    copy = work / "shipped"
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(path, copy)
-    Bundle.open(copy).adding({}, dropping=frozenset({WEIGHTS, "model.onnx", BENCHMARK}))
-    return copy
 
 
 SCENARIO = Scenario(

@@ -24,14 +24,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from benchmarks.harness.pieces import Pieces
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
+from benchmarks.harness.weights import shipped
+from benchmarks.peers.servers.stock_folder import write_stock_folder
 from benchmarks.scale.figures import capacity_rows, scale_figures, scale_markdown
-from distill.bundle import Bundle
 from distill.classifier import predict
 from distill.data import TextSources
 from distill.machine import available_cpus
 from distill.settings import Settings, TextSettings
-from distill.storage import write_atomically
+from distill.storage import replacing
 from distill.texts import joined
 from export.measure.children import child, run_child
 from export.runtime.sessions import OnnxClassifier
@@ -89,31 +91,28 @@ def _noisy(text: str, place: float, kind: int) -> str:
 
 def run(plan: Plan, context: Context) -> Outcome:
     """Run the steps that the work folder has no rows of; `only` leaves some for later."""
-    work, reporter, only = context.folder, context.reporter, plan.only
+    work = context.folder
     student, teacher = plan.student or context.trained("narrow"), plan.teacher or context.trained("teacher")
-    work.mkdir(parents=True, exist_ok=True)
-    shipped = _shipped(student, work)
+    bundle, pieces = shipped(student, work / "student", without=()), Pieces(work)
     steps: dict[str, Callable[[], list[Row]]] = {
         "tables": lambda: _written_tables(work, plan),
-        "runtime": lambda: [runtime_row(shipped, _table(work, plan.rows))],
-        "threads": lambda: [job_row("threads", shipped, _table(work, plan.rows), work)],
-        "ray": lambda: [job_row("ray", shipped, _table(work, plan.rows), work, "--ray", "local")],
-        "same_answers": lambda: [_same_bytes(work), labels_row(shipped, _table(work, plan.rows), work / "out-threads")],
-        "nodes": lambda: _node_rows(shipped, _table(work, plan.node_rows), work),
-        "kills": lambda: _kill_rows(shipped, _table(work, plan.kill_rows), work, plan.kills),
+        "runtime": lambda: [runtime_row(bundle, _table(work, plan.rows))],
+        "threads": lambda: [job_row("threads", bundle, _table(work, plan.rows), work)],
+        "ray": lambda: [job_row("ray", bundle, _table(work, plan.rows), work, "--ray", "local")],
+        "same_answers": lambda: [_same_bytes(work), labels_row(bundle, _table(work, plan.rows), work / "out-threads")],
+        "nodes": lambda: _node_rows(bundle, _table(work, plan.node_rows), work),
+        "kills": lambda: _kill_rows(bundle, _table(work, plan.kill_rows), work, plan.kills),
         "pipeline": lambda: [script_row("pipeline", _table(work, plan.pipeline_rows), teacher)],
-        "plain_ort": lambda: [script_row("plain_ort", _table(work, plan.plain_rows), student, _stock_graph(student, work))],
+        "plain_ort": lambda: [
+            script_row("plain_ort", _table(work, plan.plain_rows), write_stock_folder(student, work / "stock"))
+        ],
     }
-    rows: list[Row] = []
     for name, step in steps.items():
-        kept = work / f"{name}.json"
-        if only and name not in only and not kept.is_file():
-            continue
-        if not kept.is_file():
-            reporter.say(f"scale: {name}")
-            write_atomically(kept, json.dumps(step()))
-        rows += json.loads(kept.read_text())
-    left = [name for name in steps if not (work / f"{name}.json").is_file()]
+        if pieces.find(name) is None and (not plan.only or name in plan.only):
+            context.reporter.say(f"scale: {name}")
+            pieces.put(name, step())
+    rows = [row for name in steps for row in pieces.find(name) or ()]
+    left = [name for name in steps if pieces.find(name) is None]
     capacity = [] if left else capacity_rows(rows, cores=plan.cores, price_per_hour=plan.price_per_hour)
     return Outcome([*rows, *capacity], unfinished=left)
 
@@ -159,19 +158,14 @@ def job_row(name: str, bundle: Path, table: Path, work: Path, *more: str) -> Row
     }
 
 
-def script_row(kind: str, table: Path, bundle: Path, *graph: Path) -> Row:
+def script_row(kind: str, table: Path, folder: Path) -> Row:
     """Time one of the obvious scripts on a table."""
-    command = [sys.executable, "-m", "benchmarks.scale.scripts", kind, str(table), str(bundle), str(available_cpus())]
-    done = run_child([*command, *map(str, graph)], cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    command = [sys.executable, "-m", "benchmarks.scale.scripts", kind, str(table), str(folder), str(available_cpus())]
+    done = run_child(command, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     done.check_returncode()
     said = json.loads(done.stdout.splitlines()[-1])
-    return {
-        "kind": "rate",
-        "name": kind,
-        "threads": available_cpus(),
-        "rows_per_second": said["num_rows"] / said["seconds"],
-        **said,
-    }
+    rate = said["num_rows"] / said["seconds"]
+    return {"kind": "rate", "name": kind, "threads": available_cpus(), "rows_per_second": rate, **said}
 
 
 def digest_of(folder: Path) -> str:
@@ -211,37 +205,9 @@ def _command(bundle: Path, table: Path, out: Path) -> list[str]:
 def _table(work: Path, rows: int) -> Path:
     path = work / f"rows-{rows}.parquet"
     if not path.is_file():
-        beside = path.with_suffix(".tmp")
-        write_corpus(beside, rows)
-        beside.replace(path)
+        with replacing(path) as beside:
+            write_corpus(beside, rows)
     return path
-
-
-def _shipped(student: Path, work: Path) -> Path:
-    """Copy what a serving machine has: no PyTorch weights."""
-    from export.pipeline import strip
-
-    folder = work / "student"
-    if not folder.is_dir():
-        beside = work / "student.tmp"
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(student, beside)
-        strip(Bundle.open(beside))
-        beside.rename(folder)
-    return folder
-
-
-def _stock_graph(student: Path, work: Path) -> Path:
-    from benchmarks.harness.weights import write_portable
-    from benchmarks.peers import stock
-    from export.measure.protocol import Job
-
-    write_portable(student, work / "peers")
-    folder = work / "peers" / "stock"
-    if not (folder / stock.GRAPH).exists():
-        folder.mkdir(exist_ok=True)
-        stock.prepare(Job(student, folder, available_cpus()))
-    return folder / stock.GRAPH
 
 
 def _peak_of(pid: int) -> int:

@@ -16,13 +16,15 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from pydantic import Field
 
-from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Row, Scenario, markdown_table
+from benchmarks.harness.pieces import Pieces
+from benchmarks.harness.scenario import QUALITY, Columns, Context, Outcome, Result, Row, Scenario, table_of
 from benchmarks.harness.texts import measured_on, task_texts
 from benchmarks.quality.arms import SEEDS, TEACHER, UNLABELED
 from distill.bundle import Bundle
@@ -34,7 +36,7 @@ from distill.machine import available_cpus
 from distill.progress import SilentReporter
 from distill.recipes import RECIPES
 from distill.settings import DataSettings, DistillSettings, Settings
-from distill.storage import cache_dir, write_atomically
+from distill.storage import cache_dir
 from export.measure.children import run_child
 
 EPOCHS: Final = 3
@@ -87,17 +89,16 @@ def run(settings: TrainingSettings, context: Context) -> Outcome:
     Raises:
         PotstillError: A run died, or took more than `RUN_TIMEOUT_S`.
     """
-    rows = []
-    for seed in settings.seeds:
-        kept = context.folder / f"{seed}-{settings.epochs}.json"
-        if not kept.is_file():
-            teacher = Bundle.open(context.trained(TEACHER, seed))
-            context.reporter.say(f"training, seed {seed}: potstill, then the Trainer")
-            how = SETTINGS.model_copy(update={"seed": seed, "epochs": settings.epochs})
-            context.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(kept, json.dumps(run_pair(teacher, how, context.data, () if context.quick else UNLABELED)))
-        rows += json.loads(kept.read_text(encoding="utf-8"))
-    return Outcome(rows)
+    pieces = Pieces(context.folder)
+    pairs = [pieces.get(f"{seed}-{settings.epochs}", partial(_pair, seed, settings.epochs, context)) for seed in settings.seeds]
+    return Outcome([row for pair in pairs for row in pair])
+
+
+def _pair(seed: int, epochs: int, context: Context) -> list[dict[str, Any]]:
+    context.reporter.say(f"training, seed {seed}: potstill, then the Trainer")
+    how = SETTINGS.model_copy(update={"seed": seed, "epochs": epochs})
+    teacher = Bundle.open(context.trained(TEACHER, seed))
+    return run_pair(teacher, how, context.data, () if context.quick else UNLABELED)
 
 
 def figures(result: Result) -> dict[str, float]:
@@ -113,26 +114,26 @@ def figures(result: Result) -> dict[str, float]:
 def table(result: Result) -> str:
     """Return both sides, the ratios with their intervals over seeds, and whose student is better."""
     rows = result["rows"]
-    columns = ("trained by", "texts/s", f"s to {WANTED_RETENTION:.0%} of the teacher", "best macro-F1")
-    cells = []
-    for name in SIDES:
-        own = [row for row in rows if row["name"] == name]
-        reached = [row["seconds_to_97"] for row in own]
-        cells.append(
-            (
-                name,
-                f"{np.mean([row['texts_per_second'] for row in own]):,.0f}",
-                "not reached" if None in reached else f"{np.mean(reached):,.0f}",
-                f"{np.mean([max(row['test_macro_f1']) for row in own]):.4f}",
-            )
-        )
-    compared = _compared(rows)
-    epochs = len(rows[0]["epoch_ends_s"])
+    compared, epochs = _compared(rows), len(rows[0]["epoch_ends_s"])
     said = [f"Means of {len(rows) // 2} seeds, {epochs} epoch{'s' * (epochs > 1)} of {rows[0]['num_texts']:,} texts each."]
     said += [f"{words}: {_of(compared[name], sign)}." for name, (words, sign) in WORDS.items() if name in compared]
     gap = compared["macro_f1"]
     better = "potstill's" if gap.low > 0 else "the Trainer's" if gap.high < 0 else "neither, beyond what these seeds can tell"
-    return f"{markdown_table(columns, cells)}\n\n{' '.join(said)} Better student: {better}."
+    sides = [[row for row in rows if row["name"] == name] for name in SIDES]
+    return f"{table_of(sides, COLUMNS)}\n\n{' '.join(said)} Better student: {better}."
+
+
+def _reached(own: Sequence[Row]) -> str:
+    reached = [row["seconds_to_97"] for row in own]
+    return "not reached" if None in reached else f"{np.mean(reached):,.0f}"
+
+
+COLUMNS: Columns = (
+    ("trained by", lambda own: own[0]["name"]),
+    ("texts/s", lambda own: f"{np.mean([row['texts_per_second'] for row in own]):,.0f}"),
+    (f"s to {WANTED_RETENTION:.0%} of the teacher", _reached),
+    ("best macro-F1", lambda own: f"{np.mean([max(row['test_macro_f1']) for row in own]):.4f}"),
+)
 
 
 def _compared(rows: Sequence[Row]) -> dict[str, Estimate]:
@@ -198,7 +199,11 @@ def _run_ours(teacher: Bundle, settings: DistillSettings, task: Mapping[str, Any
         # The built-in texts are there, the teacher's answers are not.
         (Path(cache) / "builtin").symlink_to((cache_dir() / "builtin").resolve())
         figures = _child("benchmarks.scenarios.training", given, POTSTILL_CACHE=cache)
-    return Run(tuple(figures["epoch_ends_s"]), tuple(figures["macro_f1"]), figures["num_texts"]), figures["mixed_precision"]
+    return _run_of(figures), figures["mixed_precision"]
+
+
+def _run_of(figures: Mapping[str, Any]) -> Run:
+    return Run(tuple(figures["epoch_ends_s"]), tuple(figures["macro_f1"]), figures["num_texts"])
 
 
 def _run_trainer(teacher: Bundle, settings: DistillSettings, task: Mapping[str, Any], start: Path, *, bf16: bool) -> Run:
@@ -210,8 +215,7 @@ def _run_trainer(teacher: Bundle, settings: DistillSettings, task: Mapping[str, 
         "threads": available_cpus(),
         **task,
     }
-    figures = _child("benchmarks.quality.trainer", given)
-    return Run(tuple(figures["epoch_ends_s"]), tuple(figures["macro_f1"]), figures["num_texts"])
+    return _run_of(_child("benchmarks.quality.trainer", given))
 
 
 _SHARED: Final = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.harness.scenario import Result, markdown_table
+from benchmarks.harness.scenario import Columns, Result, table_of
 from benchmarks.serving.comparing import OURS
 
 BUSY_SHARE = 0.9
@@ -38,40 +38,26 @@ def serving_figures(result: Result) -> dict[str, float]:
 
 def serving_table(result: Result) -> str:
     """Return the table of servers, a line each, and what the other phases say in words."""
-    columns = (
-        "server",
-        "requests/s",
-        "ours faster",
-        "least - most",
-        "p50 ms",
-        "p99 ms",
-        "open p99 ms",
-        "macro-F1",
-        "memory MB",
-        "note",
-    )
-    cells: list[tuple[str, ...]] = []
-    for row in (row for row in result["rows"] if row["kind"] == "server"):
-        if "skipped" in row:
-            cells.append((row["name"], *([""] * 8), f"skipped: {row['skipped']}"))
-            continue
-        least, most = row["requests_ratio_range"]
-        p99, open_p99 = row["latency"]["p99_ms"], row.get("open_latency", {}).get("p99_ms")
-        cells.append(
-            (
-                row["name"],
-                f"{row['requests_per_second']:,.0f}",
-                f"{row['requests_ratio']:.2f}x",
-                f"{least:.2f} - {most:.2f}",
-                f"{row['latency']['p50_ms']:.1f}",
-                "" if p99 is None else f"{p99:.1f}",
-                "" if open_p99 is None else f"{open_p99:.1f}",
-                f"{row['macro_f1']:.4f}",
-                f"{row['memory_bytes'] / 1e6:.0f}",
-                ", ".join(f"{name} {value}" for name, value in row["settings"].items()) or "defaults",
-            )
-        )
-    return f"{markdown_table(columns, cells)}\n\n{serving_words(result['rows'])}"
+    servers = [row for row in result["rows"] if row["kind"] == "server"]
+    return f"{table_of(servers, COLUMNS)}\n\n{serving_words(result['rows'])}"
+
+
+def _spelled(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+COLUMNS: Columns = (
+    ("server", lambda row: row["name"]),
+    ("requests/s", lambda row: f"{row['requests_per_second']:,.0f}"),
+    ("ours faster", lambda row: f"{row['requests_ratio']:.2f}x"),
+    ("least - most", lambda row: " - ".join(f"{ratio:.2f}" for ratio in row["requests_ratio_range"])),
+    ("p50 ms", lambda row: f"{row['latency']['p50_ms']:.1f}"),
+    ("p99 ms", lambda row: _spelled(row["latency"]["p99_ms"])),
+    ("open p99 ms", lambda row: _spelled(row.get("open_latency", {}).get("p99_ms"))),
+    ("macro-F1", lambda row: f"{row['macro_f1']:.4f}"),
+    ("memory MB", lambda row: f"{row['memory_bytes'] / 1e6:.0f}"),
+    ("note", lambda row: ", ".join(f"{name} {value}" for name, value in row["settings"].items()) or "defaults"),
+)
 
 
 def serving_words(rows: Sequence[Mapping[str, Any]]) -> str:

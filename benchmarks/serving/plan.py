@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from benchmarks.harness import pieces
 from benchmarks.peers.servers.protocol import ServerPeer
 from distill.settings import Settings
-from distill.storage import write_atomically
 
 PEERS = ("infinity", "litserve", "mlserver")
 PHASES = ("generator", "compare", "saturate", "half_load", "overload", "reload", "soak")
@@ -99,26 +98,10 @@ class Task:
         return self.texts if peer.cuts_texts else self.cut_texts
 
 
-class Pieces:
-    """Finished pieces, a JSON file each in a folder; a piece that is there is not measured again."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def find(self, name: str) -> dict[str, Any] | None:
-        """Return a piece, or None."""
-        path = self._folder / f"{name}.json"
-        return dict(json.loads(path.read_text())) if path.exists() else None
-
-    def get(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return a piece, measured now unless it is there."""
-        if found := self.find(name):
-            return found
-        return self.put(name, measure())
+class Pieces(pieces.Pieces):
+    """Finished pieces that say when they were measured."""
 
     def put(self, name: str, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep a piece, in the place of an earlier one."""
+        """Keep a piece, in the place of an earlier one, and return it."""
         piece = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds"), **content}
-        write_atomically(self._folder / f"{name}.json", json.dumps(piece) + "\n")
-        return piece
+        return dict(super().put(name, piece))

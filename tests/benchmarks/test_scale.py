@@ -72,7 +72,7 @@ def test_the_table_is_the_same_for_a_seed(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_only_some_steps_make_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scale, "_shipped", lambda student, work: student)
+    monkeypatch.setattr(scale, "shipped", lambda student, copy, without: student)
     (tmp_path / "runtime.json").write_text("[]")
     context = Context(tmp_path, "scale", SilentReporter())
     (tmp_path / "scale").mkdir()
