@@ -1,0 +1,85 @@
+"""Environments of peers: made once, made again for other packages, and a reason where they cannot be made."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.harness import environments
+from benchmarks.harness.environments import TRANSFORMERS_JS, node_folder, python_of
+from export.measure.workers import PeerError
+
+
+class Installer:
+    """Stands for pip and npm: notes the commands and ends as it is told."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+        self.stderr = ""
+
+    def run(self, command: Sequence[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        self.commands.append(list(command))
+        return subprocess.CompletedProcess(list(command), int(bool(self.stderr)), "", self.stderr)
+
+
+@pytest.fixture
+def installer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Installer:
+    found = Installer()
+    packages = tmp_path / "prefix" / "lib" / "site-packages"
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
+    monkeypatch.setattr(environments.sysconfig, "get_path", lambda _: str(packages))
+    monkeypatch.setattr(
+        environments.venv, "create", lambda place, clear: (place / "lib" / "site-packages").mkdir(parents=True, exist_ok=True)
+    )
+    monkeypatch.setattr(environments, "run_child", found.run)
+    return found
+
+
+def test_an_environment_is_made_once_and_again_for_other_packages(
+    installer: Installer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert python_of("openvino", folder=tmp_path) == tmp_path / "openvino" / "bin" / "python"
+    (command,) = installer.commands
+    assert command[-2:] == list(environments.requirements_of("openvino"))
+    assert (tmp_path / "openvino" / "constraints.txt").read_text().startswith("torch==")  # ours stays
+    behind = (tmp_path / "openvino" / "lib" / "site-packages" / "behind.pth").read_text()
+    assert "site-packages" in behind  # what is not the peer's own comes from this interpreter
+    python_of("openvino", folder=tmp_path)
+    assert len(installer.commands) == 1
+    monkeypatch.setattr(environments, "requirements_of", lambda _: ("openvino==1.0",))
+    python_of("openvino", folder=tmp_path)
+    assert installer.commands[1][-1] == "openvino==1.0"
+
+
+def test_a_peer_without_packages_runs_in_this_interpreter(installer: Installer, tmp_path: Path) -> None:
+    assert python_of("stock", folder=tmp_path) == Path(sys.executable)
+    assert not installer.commands
+
+
+def test_why_an_environment_cannot_be_made_is_said_and_it_is_tried_again(installer: Installer, tmp_path: Path) -> None:
+    installer.stderr = "a warning\nERROR: no version fits\nhint: ask somebody"
+    for _ in range(2):
+        with pytest.raises(PeerError, match=r"^openvino will not install: ERROR: no version fits$"):
+            python_of("openvino", folder=tmp_path)
+    assert len(installer.commands) == 2
+
+
+def test_transformers_js_is_installed_once(installer: Installer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installer.stderr = "no network"
+    with pytest.raises(PeerError, match=r"transformers\.js will not install: no network"):
+        node_folder(folder=tmp_path)
+    installer.stderr = ""
+    assert node_folder(folder=tmp_path) == node_folder(folder=tmp_path) == tmp_path / "node"
+    assert [command[-1] for command in installer.commands] == [TRANSFORMERS_JS] * 2
+
+    def without_npm(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError("npm")
+
+    monkeypatch.setattr(environments, "run_child", without_npm)
+    with pytest.raises(PeerError, match="needs npm"):
+        node_folder(folder=tmp_path / "elsewhere")

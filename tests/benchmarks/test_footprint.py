@@ -1,0 +1,50 @@
+"""What a student takes: the processor's peak, plain batches, the copy that ships; and intervals by simulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.harness.footprint import int8_peak_multiply_adds_per_second, logits_in_plain_batches
+from benchmarks.harness.interval_simulation import simulated_coverage
+from benchmarks.harness.weights import portable_graph, shipped
+from distill.bundle import WEIGHTS, Bundle
+from distill.data import Dataset
+from export.measure.protocol import Job
+from export.runtime.sessions import OnnxClassifier
+
+
+def test_the_peak_is_a_rate_that_a_processor_may_have() -> None:
+    assert 1e8 < int8_peak_multiply_adds_per_second(size=256, repeats=3) < 1e14
+
+
+def test_a_plain_batch_gives_about_the_answers_of_texts_alone(tiny_student: Bundle, tiny_test: Dataset) -> None:
+    texts = tiny_test.single_texts()[:10]
+    alone = OnnxClassifier.open(tiny_student, precision="int8").predict_logits(texts)
+    batched = logits_in_plain_batches(tiny_student, texts, batch=4)
+    assert batched.shape == alone.shape
+    np.testing.assert_allclose(batched, alone, atol=0.2)
+
+
+def test_what_ships_answers_and_has_no_weights(tiny_student: Bundle, tiny_test: Dataset, tmp_path: Path) -> None:
+    copy = Bundle.open(shipped(tiny_student.path, tmp_path / "copy"))
+    assert not {WEIGHTS, "model.onnx"} & set(copy.manifest.files)
+    texts = tiny_test.single_texts()[:4]
+    answers = [OnnxClassifier.open(each, precision="int8").predict_logits(texts) for each in (tiny_student, copy)]
+    np.testing.assert_array_equal(*answers)
+    assert "model.onnx" in Bundle.open(shipped(tiny_student.path, tmp_path / "copy", without=())).manifest.files
+
+
+def test_the_graph_of_all_peers_is_beside_their_folders(tmp_path: Path) -> None:
+    assert portable_graph(Job(tmp_path, tmp_path / "weights" / "stock", 1)) == tmp_path / "weights" / "portable.onnx"
+
+
+@pytest.mark.parametrize("figure", ["macro_f1", "gain", "retention"])
+def test_simulated_intervals_hold_the_truth_about_as_often_as_they_say(figure: str) -> None:
+    found = simulated_coverage(3, "equal", figure=figure, trials=60, texts=100, samples=100)  # type: ignore[arg-type]
+    assert 0.85 <= found.coverage <= 1.0
+    assert 0.8 < found.width_ratio < 4.0
+    again = simulated_coverage(3, "equal", figure=figure, trials=60, texts=100, samples=100)  # type: ignore[arg-type]
+    assert again == found
