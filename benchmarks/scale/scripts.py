@@ -31,7 +31,7 @@ def transformers_pipeline(folder: Path, threads: int) -> Callable[[list[str]], l
 
 def plain_ort(folder: Path, threads: int) -> Callable[[list[str]], list[str]]:
     """Return ONNX Runtime with its default options on the stock int8 graph of the same student."""
-    from benchmarks.peers.servers.stock_model import StockModel
+    from benchmarks.peers.servers.inside.stock_model import StockModel
 
     model = StockModel(folder, threads=threads)
     return lambda texts: [

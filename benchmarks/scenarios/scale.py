@@ -27,7 +27,7 @@ from pydantic import Field
 from benchmarks.harness.pieces import Pieces
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
 from benchmarks.harness.weights import shipped
-from benchmarks.peers.servers.stock_folder import write_stock_folder
+from benchmarks.peers.servers.inside.stock_folder import write_stock_folder
 from benchmarks.scale.figures import capacity_rows, scale_figures, scale_markdown
 from distill.classifier import predict
 from distill.data import TextSources

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
 from benchmarks.harness.texts import measured_on
-from benchmarks.peers.servers.stock_folder import GRAPH
+from benchmarks.peers.servers.inside.stock_folder import GRAPH
 from benchmarks.serving import ours
 from benchmarks.serving.comparing import compare
 from benchmarks.serving.figures import serving_figures, serving_table
@@ -113,7 +113,13 @@ def prepared(student: Path, *, test: Dataset, folder: Path, needs_stock: bool) -
     """Yield what is served: copies of the bundle, and the stock export of its weights in a folder that is kept."""
     stock = folder / "stock"
     if needs_stock and not (stock / GRAPH).exists():
-        command = [sys.executable, "-m", "benchmarks.peers.servers.stock_folder", str(student.resolve()), str(stock.resolve())]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.peers.servers.inside.stock_folder",
+            str(student.resolve()),
+            str(stock.resolve()),
+        ]
         done = run_child(command, cwd=ROOT)
         if done.returncode:
             raise PotstillError(f"the peers' stock export failed: {done.stderr.strip()[-300:]}")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers.servers import SERVERS
+from benchmarks.peers.servers import OURS, SERVERS
 from benchmarks.peers.servers.protocol import ServerPeer, Setting
 from benchmarks.serving.generator import Load
 from benchmarks.serving.load import Samples, percentiles, post, run
@@ -26,8 +26,6 @@ from distill.labels import Logits
 from distill.progress import Reporter
 from export.measure.statistics import MIN_SAMPLES
 from export.measure.workers import PeerError
-
-OURS = "potstill"
 
 
 def compare(task: Task, plan: Plan, pieces: Pieces, *, peers: Sequence[str], reporter: Reporter) -> list[dict[str, Any]]:

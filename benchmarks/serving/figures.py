@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness.scenario import Columns, Result, table_of
-from benchmarks.serving.comparing import OURS
+from benchmarks.peers.servers import OURS
 
 BUSY_SHARE = 0.9
 """Of a processor; a generator in an open loop that takes more is late itself."""

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.servers import SERVERS
-from benchmarks.serving.comparing import OURS, labels_of, quantiles, requests_for
+from benchmarks.peers.servers import OURS, SERVERS
+from benchmarks.serving.comparing import labels_of, quantiles, requests_for
 from benchmarks.serving.generator import Load
 from benchmarks.serving.load import Samples, percentiles, post, run, running
 from benchmarks.serving.plan import Plan, Task

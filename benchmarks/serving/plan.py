@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from benchmarks.harness import pieces
+from benchmarks.peers.servers import OURS, SERVERS
 from benchmarks.peers.servers.protocol import ServerPeer
 from distill.settings import Settings
 
-PEERS = ("infinity", "litserve", "mlserver")
+PEERS = tuple(name for name in SERVERS if name != OURS)
 PHASES = ("generator", "compare", "saturate", "half_load", "overload", "reload", "soak")
 
 

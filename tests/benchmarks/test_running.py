@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,9 @@ def test_a_run_writes_figures_settings_and_a_command_without_places(tmp_path: Pa
 def test_a_quick_run_is_small_and_keeps_everything_below_the_work_folder(tmp_path: Path) -> None:
     where = RunSettings(work=tmp_path / "work", out=tmp_path / "out", quick=True)
     path = run_scenario(scenario("count"), CountSettings(), where, reporter=SilentReporter())
-    assert path == tmp_path / "work" / "quick" / "results" / "count.json"
-    assert read_result("count", folder=path.parent)["figures"] == {"count": 1}
+    folder = tmp_path / "work" / "quick" / "results"
+    assert path == folder / "count.json"
+    assert read_result("count", folder=folder)["figures"] == {"count": 1}
     assert not (tmp_path / "out").exists()
 
 
@@ -110,7 +112,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked wit
 def main(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     """Run the command with some words and return its exit code; signals and logging of the tests stay as they are."""
     monkeypatch.setattr(command, "stop_by_leaving", lambda: None)
-    monkeypatch.setattr(command.logging, "basicConfig", lambda **_: None)
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
 
     def run(*words: str) -> object:
         monkeypatch.setattr("sys.argv", ["benchmarks", *words])
@@ -127,7 +129,12 @@ def test_a_scenario_is_a_command_whose_flags_are_its_settings(
     main: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(command, "run_scenario", lambda *given, reporter: seen.append(given) or tmp_path / "ops.json")
+
+    def run_scenario(*given: Any, reporter: Any) -> Path:
+        seen.append(given)
+        return tmp_path / "ops.json"
+
+    monkeypatch.setattr(command, "run_scenario", run_scenario)
     assert main("ops", "--rounds", "3", "--quick", "--work", str(tmp_path)) == 0
     ((found, settings, run),) = seen
     assert (found.name, settings.rounds, run.quick, run.work) == ("ops", 3, True, tmp_path)

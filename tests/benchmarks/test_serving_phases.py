@@ -38,7 +38,15 @@ TASK = Task(
     predicted_other=("bad", "bad"),
 )
 PLAN = Plan(
-    rounds=2, half_rounds=2, reloads=2, settings=2, warmup_s=0.02, overload_s=0.6, soak_s=0.7, peers=("litserve", "infinity")
+    rounds=2,
+    half_rounds=2,
+    reloads=2,
+    settings=2,
+    warmup_s=0.02,
+    overload_s=0.6,
+    soak_s=0.7,
+    soak_reload_s=0.2,
+    peers=("litserve", "infinity"),
 )
 RIGHT = [1, 2] * 500
 """Numbers of the bodies of 1,000 answers to the two texts, bad and good in turns."""
@@ -122,13 +130,15 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Place:
 
 def test_half_load_counts_what_was_not_answered_and_what_a_request_cost(place: Place) -> None:
     place.statuses = [500, *[200] * 999]
-    row = ours.half_load(TASK, PLAN, 50.0)
+    row, fixed = ours.half_load(TASK, PLAN, 50.0)["rows"]
     assert (row["errors"], row["statuses_rounds"]) == (2, [{"200": 999, "500": 1}] * 2)
     assert row["latency"]["p50_ms"] == pytest.approx(10.0)
     assert row["server_cpu_us_per_request_rounds"] == pytest.approx([0.5 / 999 * 1e6] * 2)
     assert row["generator"]["late_p99_ms"] == pytest.approx(2.0)
-    assert [load.rate for load in place.loads] == [None, 50.0, 50.0]  # a warm-up first
-    assert [load.seed for load in place.loads[1:]] == [0, 1]
+    assert row["p99_ms"] == fixed["p99_ms"] == pytest.approx(10.0)
+    rates = [load.rate for load in place.loads]
+    assert rates == [None, 50.0, None, 50.0, None, PLAN.fixed_rate, None, PLAN.fixed_rate]  # a warm-up of each new server
+    assert [load.seed for load in place.loads[1::2]] == [0, 1, 0, 1]
 
 
 def test_overload_tells_late_refused_wrong_and_failed_answers_apart(place: Place) -> None:
@@ -201,8 +211,9 @@ def test_all_phases_run_in_their_order_and_finished_ones_are_kept(
 
     rows = run()
     assert list(dict.fromkeys(row["kind"] for row in rows)) == ["generator", "server", *PHASES[2:]]
-    by_kind = {row["kind"]: row for row in rows}
+    by_kind = {row["kind"]: row for row in reversed(rows)}
     assert by_kind["half_load"]["rate"] == 0.5 * by_kind["saturate"]["requests_per_second"]
+    assert by_kind["soak"]["reloads"] == 2
     assert by_kind["overload"]["rate"] == 2 * by_kind["saturate"]["requests_per_second"]
     figures = serving_figures({"rows": rows})
     assert (figures["requests_ratio_best_peer"], figures["lost_in_reload"], figures["soak_growth"]) == (2.0, 0, 0.0)

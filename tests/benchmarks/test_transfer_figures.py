@@ -190,7 +190,11 @@ def test_a_finished_cell_is_not_made_again_unless_its_row_says_something_else(tm
     bench, made = Bench(tmp_path, SilentReporter()), []
 
     def cells(recipe: str) -> list[Cell]:
-        return [Cell("a", {"recipe": recipe, "labels": ["x", "y"]}, lambda: made.append(recipe) or {"score": 1})]
+        def make() -> dict[str, Any]:
+            made.append(recipe)
+            return {"score": 1}
+
+        return [Cell("a", {"recipe": recipe, "labels": ["x", "y"]}, make)]
 
     for recipe in ("one", "one", "another"):
         bench.make(cells(recipe))

@@ -1,9 +1,13 @@
-"""Servers as rows of the `serving` scenario: how each is started, asked and read."""
+"""Servers as rows of the `serving` scenario, a module with `PEER` each: how one is started, asked and read."""
 
 from __future__ import annotations
 
-from benchmarks.peers.servers import infinity, litserve, mlserver, potstill
+import importlib
+import pkgutil
+
 from benchmarks.peers.servers.protocol import ServerPeer
 
-SERVERS: dict[str, ServerPeer] = {each.name: each for each in (potstill.PEER, infinity.PEER, litserve.PEER, mlserver.PEER)}
-"""By name; the first is ours."""
+OURS = "potstill"
+_MODULES = [importlib.import_module(f"{__name__}.{each.name}") for each in pkgutil.iter_modules(__path__) if not each.ispkg]
+SERVERS: dict[str, ServerPeer] = {module.PEER.name: module.PEER for module in _MODULES if hasattr(module, "PEER")}
+"""By name."""

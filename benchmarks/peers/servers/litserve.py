@@ -1,6 +1,6 @@
 """LitServe: batching and workers as its documentation has them, over the stock int8 export.
 
-The API it serves stands in `litserve_app.py`, which runs in LitServe's environment.
+The API it serves stands in `inside/litserve_app.py`, which runs in LitServe's environment.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SOURCE = "https://lightning.ai/docs/litserve/features/batching and /api-referenc
 
 def _command(start: Start) -> list[str]:
     given = {"folder": str(start.folder), "port": start.port, "threads": start.threads, **start.setting}
-    return [str(start.python), "-m", "benchmarks.peers.servers.litserve_app", json.dumps(given)]
+    return [str(start.python), "-m", "benchmarks.peers.servers.inside.litserve_app", json.dumps(given)]
 
 
 PEER = ServerPeer(

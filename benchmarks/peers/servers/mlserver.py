@@ -1,6 +1,6 @@
 """MLServer: a custom runtime over the stock int8 export, adaptive batching and workers tried as its documentation advises.
 
-Not its Hugging Face runtime: that one pins an optimum older than the graph's. The runtime stands in `mlserver_model.py`.
+Not its Hugging Face runtime: that one pins an optimum older than the graph's. The runtime stands in `inside/mlserver_model.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _command(start: Start) -> list[str]:
     server |= {"parallel_workers": setting["workers"], "gzip_enabled": False}
     model = {
         "name": "student",
-        "implementation": "benchmarks.peers.servers.mlserver_model.StudentRuntime",
+        "implementation": "benchmarks.peers.servers.inside.mlserver_model.StudentRuntime",
         "max_batch_size": setting["batch"],
         "max_batch_time": setting["batch_s"],
         "parameters": {"uri": str(start.folder), "extra": {"threads": max(1, start.threads // max(1, setting["workers"]))}},

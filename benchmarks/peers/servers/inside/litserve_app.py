@@ -9,7 +9,7 @@ from typing import Any
 
 import litserve
 
-from benchmarks.peers.servers.stock_model import StockModel
+from benchmarks.peers.servers.inside.stock_model import StockModel
 
 
 class StudentAPI(litserve.LitAPI):

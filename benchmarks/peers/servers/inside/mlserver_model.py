@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlserver import MLModel, types
 from mlserver.codecs import StringCodec
 
-from benchmarks.peers.servers.stock_model import StockModel
+from benchmarks.peers.servers.inside.stock_model import StockModel
 
 
 class StudentRuntime(MLModel):
