@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import pytest
 from served import Running
+from tokenizers import Encoding, Tokenizer
 
+from distill import tokenization
 from distill.bundle import Bundle
-from distill.classifier import predict
+from distill.classifier import TextInput, predict
 from distill.data import Splits
 from distill.errors import BundleError, SettingsError
 from export.runtime.sessions import OnnxClassifier
@@ -47,6 +50,29 @@ def test_sure_texts_get_the_students_answer_and_the_others_the_fallbacks(
     metrics = server.ask("GET", "/metrics").body.decode().splitlines()
     assert 'potstill_cascade_texts_total{member="student",model="both"} 5.0' in metrics
     assert 'potstill_cascade_texts_total{member="fallback",model="both"} 2.0' in metrics
+
+
+def test_the_student_tokenizes_a_text_once_and_the_fallback_only_what_it_answers(
+    serve_sources: Callable[..., Running], tiny_student: Bundle, tiny_fallback: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sureness = sorted(each.score for each in predict(OnnxClassifier.open(tiny_student), TEXTS))
+    bound = (sureness[1] + sureness[2]) / 2  # two texts below it
+    settings = ServeSettings(port=0, drain_s=0)
+    source = cascade_source("both", tiny_student.path, tiny_fallback.path, settings.limits_with({}), min_confidence=bound)
+    server = serve_sources([source], settings)
+    library, encoded = tokenization._encoded, list[TextInput]()
+
+    def counting(tokenizer: Tokenizer, texts: Sequence[TextInput], **how: bool) -> list[Encoding]:
+        encoded.extend(texts)
+        return library(tokenizer, texts, **how)
+
+    monkeypatch.setattr(tokenization, "_encoded", counting)
+    scores(server, TEXTS)
+    assert sorted(Counter(encoded).values()) == [1, 1, 1, 2, 2]
+    encoded.clear()
+    cut = "great film " * 40  # 80 words, of which 30 are read
+    assert server.post("/predict", {"inputs": cut, "truncate": False}).status == 422
+    assert encoded == [cut]
 
 
 def test_auto_takes_the_threshold_of_the_manifest_and_a_reload_takes_a_new_one(

@@ -9,6 +9,7 @@ import shutil
 import socket
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,6 +128,15 @@ def test_an_address_where_nothing_listens_is_no_cluster(tmp_path: Path, tiny_stu
     settings = SETTINGS.model_copy(update={"ray": address})
     with pytest.raises(ClusterError, match=re.escape(address)):
         score(tiny_student, [str(tmp_path / "in.parquet")], str(tmp_path / "out"), settings=settings)
+
+
+def test_the_callers_settings_of_ray_data_are_restored() -> None:
+    context = ray.data.DataContext.get_current()
+    before = context.enable_progress_bars, context.target_max_block_size
+    with suppress(DatasetError), on_ray._own_context():
+        assert (context.enable_progress_bars, context.target_max_block_size) == (False, 1)
+        raise DatasetError("inside")
+    assert (context.enable_progress_bars, context.target_max_block_size) == before
 
 
 @pytest.mark.parametrize(("address", "workers"), [("local", 3), ("local", None), ("auto", None)])

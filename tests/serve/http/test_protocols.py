@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 import time
@@ -17,6 +18,7 @@ from export.runtime.long_texts import answer_long
 from export.runtime.sessions import OnnxClassifier
 from serve.errors import Reason, Refusal
 from serve.http.protocols import oip
+from serve.http.protocols.base import Reply
 
 TEXTS = ["great fresh film", "dull awful plot", "great"]
 
@@ -161,6 +163,15 @@ def test_every_route_of_the_document_is_there_and_the_readers_work(server: Runni
         answered = server.ask("GET", path.format(name="tiny", version="1"))
         assert answered.status == 200, path
     assert server.ask("HEAD", "/health").status == 200
+
+
+def test_what_never_changes_is_made_once(server: Running) -> None:
+    async def asked(path: str) -> Reply:
+        call = server.app.judge("GET", path, {}, "127.0.0.1")
+        return call.reply or await server.app.answer(call, b"")
+
+    for path in ("/", "/docs", "/openapi.json"):
+        assert asyncio.run(asked(path)) is asyncio.run(asked(path))
 
 
 def test_info_is_the_bundles_card(server: Running, tiny_student: Bundle) -> None:
