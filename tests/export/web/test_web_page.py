@@ -172,6 +172,20 @@ def test_a_reader_sees_the_answer_while_typing(visit: Visit, site: str, reviews:
     assert not visit.complaints
 
 
+@pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (360, "dark")])
+def test_axe_finds_nothing_and_nothing_is_wider_than_the_page(
+    width: int, scheme: str, visit: Visit, site: str, axe: str
+) -> None:
+    visit.page.set_viewport_size({"width": width, "height": 800})
+    visit.page.emulate_media(color_scheme=scheme)
+    visit.open(site)
+    found = [visit.page.evaluate(axe)]
+    visit.page.get_by_label("Your text").fill("a great, fresh film " * 20)
+    visit.page.locator(".score").first.wait_for()
+    assert [*found, visit.page.evaluate(axe)] == [[], []]
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_a_browser_that_answers_otherwise_is_told_so(visit: Visit, site: str, address: tuple[Path, str]) -> None:
     folder = shutil.copytree(address[0] / "int8", address[0] / "other")
     about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
