@@ -161,12 +161,13 @@ def require_columns(source: Path | str, present: list[str], columns: Columns, *,
     where = source if line is None else f"{source}:{line}"
     wanted = {"--text-column": columns.text, "--label-column": columns.label, "--teacher-logits-column": columns.logits}
     wanted["--pair-column"] = columns.pair
-    for flag, name in wanted.items():
-        if name is not None and name not in present:
-            seen = ", ".join(map(repr, present)) or "none"
-            raise DatasetError(
-                f"{where} has no column {name!r}; its columns: {seen}; set the name with {flag}", path=source, line=line
-            )
+    missing = {flag: name for flag, name in wanted.items() if name is not None and name not in present}
+    if missing:
+        names, seen = " and no column ".join(map(repr, missing.values())), ", ".join(map(repr, present)) or "none"
+        raise DatasetError(
+            f"{where} has no column {names}; its columns: {seen}; set the name with {' and '.join(missing)}", path=source, line=line
+        )
+    for name in wanted.values():
         if name is not None and present.count(name) > 1:
             raise DatasetError(f"{where} has {present.count(name)} columns named {name!r}, expected 1", path=source, line=line)
 

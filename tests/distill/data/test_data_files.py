@@ -98,6 +98,12 @@ def test_a_missing_column_is_named_with_those_present_and_the_flag(
     assert all(fact in message for fact in (repr(missing), repr(columns[0]), repr(columns[1]), flag))
 
 
+def test_all_missing_columns_are_named_at_once(file: Callable[[str, str], Path]) -> None:
+    message = str(refusal_of(file("a.csv", "id;Customer comment;Verdict\n0;fine;good\n")))
+    assert "no column 'text' and no column 'label'; its columns: 'id', 'Customer comment', 'Verdict'" in message
+    assert message.endswith("--text-column and --label-column")
+
+
 def test_two_columns_of_one_name_are_refused(file: Callable[[str, str], Path]) -> None:
     assert "2 columns named 'text'" in str(refusal_of(file("a.csv", "text,label,text\na,b,c\n")))
 
