@@ -165,7 +165,9 @@ def require_columns(source: Path | str, present: list[str], columns: Columns, *,
     if missing:
         names, seen = " and no column ".join(map(repr, missing.values())), ", ".join(map(repr, present)) or "none"
         raise DatasetError(
-            f"{where} has no column {names}; its columns: {seen}; set the name with {' and '.join(missing)}", path=source, line=line
+            f"{where} has no column {names}; its columns: {seen}; set the name with {' and '.join(missing)}",
+            path=source,
+            line=line,
         )
     for name in wanted.values():
         if name is not None and present.count(name) > 1:

@@ -197,6 +197,7 @@ def _report(
         forms=forms,
         winner=found.winner if found else None,
         floor_wins=floor_wins,
+        floor_gap=_floor_gap(evidence, scorer, best_floor, of_student),
         binding=evidence.binding,
         nearest=evidence.nearest,
         alternatives=alternatives(forms),
@@ -235,6 +236,14 @@ def _floor(name: str, floor: Classifier, evidence: Evidence, scorer: Scorer) -> 
         scorer.score(floor.predict_logits(evidence.measured.texts)),
         summary=texts[name],
     )
+
+
+def _floor_gap(evidence: Evidence, scorer: Scorer, floor: Reference | None, student: Logits | None) -> Score | None:
+    """Return the score of the student minus that of the best floor."""
+    if floor is None or student is None:
+        return None
+    logits = evidence.floors[floor.name].predict_logits(evidence.measured.texts)
+    return Score.of((scorer.figure(student) - scorer.figure(logits)).estimate())
 
 
 def _control(evidence: Evidence, scorer: Scorer) -> Reference | None:

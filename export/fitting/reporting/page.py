@@ -15,6 +15,7 @@ from export.fitting.reporting.picture import calibration_picture, cost_pictures,
 from export.fitting.reporting.result import Disagreement, FitReport, FormResult
 from export.fitting.reporting.summary import (
     STATUS_WORDS,
+    against_floor,
     interval,
     megabytes,
     number,
@@ -60,6 +61,7 @@ def html_of(report: FitReport, out: Path) -> str:
         ],
         marks=_MARKS,
         status_words=STATUS_WORDS,
+        against_floor=against_floor(report),
         binding=_binding(report),
         nearest=[form for form in report.forms if form.name in report.nearest],
         per_label=report.per_label,

@@ -160,6 +160,8 @@ class FitReport:
         forms: Every form, from the fastest to the slowest.
         winner: Name of the chosen form; None if nothing fits.
         floor_wins: Whether a floor is as good as the chosen student.
+        floor_gap: The score of the chosen student minus that of the best floor, -1 to 1, paired over the measured texts; None
+            if nothing fits.
         binding: Which budgets could not be met, if nothing fits: "max_ms", "max_mb", "min_kept".
         nearest: If nothing fits, names of the nearest forms on each side.
         alternatives: What more time or size would buy.
@@ -187,6 +189,7 @@ class FitReport:
     forms: tuple[FormResult, ...]
     winner: str | None
     floor_wins: bool = False
+    floor_gap: Score | None = None
     binding: tuple[str, ...] = ()
     nearest: tuple[str, ...] = ()
     alternatives: tuple[Alternative, ...] = ()

@@ -35,11 +35,23 @@ def summary_lines(report: FitReport, out: Path) -> list[str]:
     student = shlex.quote(str(out / "student"))
     return [
         report.verdict,
+        *against_floor(report),
         f"report  {out / 'report.html'}",
         f"student {out / 'student'}",
         f"try     potstill predict {student} 'some text'",
         f"serve   potstill serve {student}",
     ]
+
+
+def against_floor(report: FitReport) -> list[str]:
+    """Return a sentence on whether the chosen student is better than TF-IDF or the commonest label; none if nothing fits."""
+    gap = report.floor_gap
+    if gap is None:
+        return []
+    words = f"Against the best simple classifier: {gap.value:+.3f}, 95 % interval {gap.low:+.3f} to {gap.high:+.3f}."
+    if gap.low <= 0 <= gap.high:
+        return [f"{words} It includes 0, so these texts cannot tell the two apart."]
+    return [f"{words} The student is {'better' if gap.low > 0 else 'worse'}."]
 
 
 def summary_table(report: FitReport) -> Table:

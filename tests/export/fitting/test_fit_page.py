@@ -150,6 +150,21 @@ def test_a_floor_as_good_as_the_student_comes_first(won: FitReport) -> None:
     assert words(page.partition("<main>")[2]).strip().startswith("A simpler classifier is as good TF-IDF is as good.")
 
 
+@pytest.mark.parametrize(
+    ("gap", "judged"),
+    [
+        (Score(0.021, -0.004, 0.046), "+0.021, 95 % interval -0.004 to +0.046. It includes 0, so these texts cannot tell"),
+        (Score(0.081, 0.06, 0.1), "+0.081, 95 % interval +0.060 to +0.100. The student is better."),
+        (Score(-0.081, -0.1, -0.06), "-0.081, 95 % interval -0.100 to -0.060. The student is worse."),
+    ],
+)
+def test_page_and_terminal_say_whether_the_student_is_better_than_a_floor(won: FitReport, gap: Score, judged: str) -> None:
+    report = replace(won, floor_gap=gap)
+    assert judged in words(html_of(report, OUT))
+    assert judged in summary_lines(report, OUT)[1]
+    assert not any("simple classifier" in line for line in summary_lines(won, OUT))
+
+
 def test_without_a_fitting_form_the_page_names_the_budget_and_the_nearest(nothing_fits: FitReport) -> None:
     page = html_of(nothing_fits, OUT)
     seen = words(page)

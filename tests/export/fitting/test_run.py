@@ -159,6 +159,7 @@ def test_the_command_plans_fits_and_prints(
     by_name = {(row["name"], row["precision"]): row["macro_f1"] for row in report_rows(tmp_path / "run")}
     best_floor = max(by_name["tfidf", "fp32"], by_name["majority", "fp32"])
     assert report["floor_wins"] == (best_floor >= by_name["student", "int8"])
+    assert report["floor_gap"]["value"] == pytest.approx(by_name["student", "int8"] - best_floor, abs=1e-4)
 
     refused = potstill("fit", *flags, "--out", tmp_path / "run", "--max-mb", "0.01")
     assert refused.code == 4
