@@ -34,10 +34,11 @@ def serve(
     from serve.answering.fallback import cascade_source
     from serve.answering.models import ModelSource
     from serve.http.app import create_app
-    from serve.http.server import run
+    from serve.http.server import return_large_blocks, run
 
     # Batches run in parallel; more threads in the tokenizer would only compete with them.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return_large_blocks()
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     # uvicorn warns about every line that is not HTTP, which lets any client fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)

@@ -271,12 +271,6 @@ TEXTS = tuple(
             floods(whole(body=texts_body(["電影很好看" * 19_999])), connections=12),
         ),
         (
-            "one_long_word",
-            "100,000 characters without a space",
-            "turns",
-            floods(whole(body=texts_body(["a" * 99_999])), connections=60),
-        ),
-        (
             "full_requests",
             "requests of as many texts as are accepted",
             "turns",
@@ -314,6 +308,17 @@ TEXTS = tuple(
         ),
         ("lying_tensor", "a tensor that declares more than it has", "strict_json", asking.lying_tensors),
     )
+)
+
+TEXTS += (
+    Attack(
+        "one_long_word",
+        "texts",
+        "words of 100,000 letters, each of which is decomposed",
+        "turns",
+        floods(whole(body=f'{{"inputs": "{"한" * 99_999}", "truncate": true}}'.encode()), connections=48),
+        flags={"--threads": "1"},  # however many processors there are
+    ),
 )
 
 ACCESS = (

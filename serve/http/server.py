@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import signal
@@ -25,6 +26,8 @@ with requires("serving"):
 
 logger = logging.getLogger(__name__)
 
+M_MMAP_THRESHOLD = -3  # of malloc.h
+LARGE_BLOCK_BYTES = 1 << 20
 GC_THRESHOLDS = (20_000, 20, 100)
 """Net allocations before a young collection, and collections of one generation before the next one is collected."""
 OTHER_FILES = 256
@@ -163,6 +166,17 @@ def freeze_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+def return_large_blocks() -> None:
+    """Let glibc give large blocks back to the system when they are freed, always, not only until the first one is.
+
+    It raises the size of what it gives back then, up to 32 MB, so that most of what a reload frees would stay. Elsewhere
+    nothing is changed.
+    """
+    if sys.platform == "linux":
+        # Another C library has no such function.
+        getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 def allow_open_files(connections: int) -> None:

@@ -7,6 +7,7 @@ import gc
 import itertools
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -373,6 +374,36 @@ def test_a_second_signal_ends_at_once(tiny_student: Bundle) -> None:
         wait_for(lambda: status_of(f"{url}/health/ready") == 503)
         running.send_signal(signal.SIGTERM)
         assert running.wait(timeout=20) == 1
+
+
+BLOCKS = """
+import ctypes, sys
+from pathlib import Path
+from serve.http.server import return_large_blocks
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+if sys.argv[1:]:
+    return_large_blocks()
+def megabytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+before = megabytes()
+for _ in range(2):
+    block = libc.malloc(16 << 20)
+    ctypes.memset(block, 1, 16 << 20)
+    libc.malloc(4096)  # above it
+    libc.free(block)
+print(megabytes() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is another one")
+def test_what_a_reload_frees_goes_back_to_the_system() -> None:
+    kept, returned = (
+        int(subprocess.run([sys.executable, "-c", BLOCKS, *how], cwd=ROOT, check=True, capture_output=True).stdout)
+        for how in ([], ["returned"])
+    )
+    assert kept >= 15
+    assert returned <= 1
 
 
 def test_sighup_reads_the_bundle_again(tiny_student: Bundle, tmp_path: Path) -> None:
