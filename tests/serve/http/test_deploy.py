@@ -117,6 +117,22 @@ def test_the_systemd_unit() -> None:
     assert service["DynamicUser"] == "yes"
 
 
+def test_the_page_for_prometheus_names_real_metrics_and_says_which_token_reads_them(
+    serve_bundle: Callable[..., Running],
+) -> None:
+    page = (ROOT / "docs/deploy/docker-systemd-kubernetes.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(potstill_\w+)`", page))
+    assert len(named) > 5
+    tokens = {"POTSTILL_TOKENS": "caller-token", "POTSTILL_ADMIN_TOKENS": "admin-token"}
+    server = serve_bundle(allowed_hosts=("classify.example.org", "127.0.0.1"), environment=tokens)
+    caller = "Bearer caller-token"
+    assert server.ask("GET", "/health/ready", host="another.example.org").status == 200
+    assert server.ask("GET", "/metrics", host="another.example.org", authorization=caller).status == 421
+    assert server.ask("GET", "/metrics", authorization="Bearer admin-token").status == 401
+    exposed = server.ask("GET", "/metrics", authorization=caller).body.decode()
+    assert named <= set(re.findall(r"# TYPE (\w+)", exposed))
+
+
 def test_the_kubernetes_manifest() -> None:
     found = kubernetes()
     pod = found["Deployment"]["spec"]["template"]["spec"]
