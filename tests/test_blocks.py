@@ -6,6 +6,7 @@ import ast
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 from blocks import PAGES, ROOT, Block, blocks_of, checked, shell_lines
 from cyclopts import CycloptsError
@@ -70,7 +71,7 @@ def test_python_runs_as_it_stands(block: Block, workplace: Path, monkeypatch: py
     ],
 )
 def test_a_wrong_line_is_found(code: str) -> None:
-    with pytest.raises((ValueError, AssertionError, CycloptsError)):
+    with pytest.raises((ValueError, AssertionError, CycloptsError, msgspec.ValidationError)):
         checked(Block("page", "console", code, None))
 
 

@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.fields import FieldInfo
 
 from distill.asking.settings import AskSettings, AuditSettings
+from distill.asking.task import LabellingTask, LabelMeaning
 from distill.cli.main import COMMANDS, app
 from distill.recipes import RecipeSettings
 from distill.settings import DataSettings, DistillSettings, Settings, TrialSettings
@@ -24,6 +25,8 @@ MODELS: tuple[type[Settings], ...] = (
     FitSettings,
     DemoSettings,
     AskSettings,
+    LabellingTask,
+    LabelMeaning,
     AuditSettings,
     SelectSettings,
     TeacherSettings,
