@@ -97,10 +97,10 @@ class SplitSettings(Settings, heading="Data"):
 
     train: tuple[str, ...] = Field((), description="training texts: FILE (CSV, TSV, JSONL, Parquet), builtin:NAME or hub:ID")
     validation: str | None = Field(
-        None, description="texts for early stopping and other choices; default: a share of --train, cut off"
+        None, description="texts for early stopping and other choices; default: a share of --train is held out"
     )
     test: str | None = Field(None, description="texts for measuring; nothing is chosen on them")
-    validation_share: float = Field(0.1, gt=0, lt=1, description="share of --train cut off when --validation is not given")
+    validation_share: float = Field(0.1, gt=0, lt=1, description="share of --train held out when --validation is not given")
     split_seed: int = Field(0, ge=0, description="seed of that split; --seed does not change it")
     limit: int | None = Field(None, ge=2, description="use at most this many texts of each split, sampled by --split-seed")
 
@@ -175,7 +175,7 @@ class StudentSettings(Settings, heading="Student"):
     kind: StudentKind = Field(
         "encoder",
         description="encoder: keeps layers of the teacher; static: token vectors and a small convolution instead of "
-        "layers, tens of microseconds per text, loads only in potstill",
+        "layers, the fastest, loads only in potstill",
     )
     student: str | None = Field(
         None,

@@ -64,7 +64,7 @@ class TeacherSettings(FineTuningSettings, FeatureSettings, heading="Transfer lea
         json_schema_extra=FROM_TEXTS,
     )
     batch_size: int = Field(
-        32, ge=1, description="texts per step; default: 16 for less than 4,000 texts, else 32", json_schema_extra=FROM_TEXTS
+        32, ge=1, description="texts per step; default: 16 for fewer than 4,000 texts, else 32", json_schema_extra=FROM_TEXTS
     )
     patience: int = Field(
         2,
@@ -88,7 +88,7 @@ class TeacherSettings(FineTuningSettings, FeatureSettings, heading="Transfer lea
     transfer: TeacherMethod = Field(
         "parameters",
         description="parameters: fine-tune the weights; features: freeze the encoder and train a head on its pooled "
-        "hidden states, which are cached; takes seconds; default: parameters, or of less than 1,500 texts the better of "
+        "hidden states, which are cached; takes seconds; default: parameters, or with fewer than 1,500 texts the better of "
         "the two on the validation texts",
         json_schema_extra=FROM_TEXTS,
     )

@@ -126,7 +126,7 @@ class ServeSettings(LogSettings, AccessSettings, NetworkSettings, LimitSettings,
         "one that hangs",
     )
     reload_timeout_s: float = Field(
-        60.0, gt=0, description="seconds that opening a bundle again may take; beyond it, the old one is served on"
+        60.0, gt=0, description="seconds that opening a bundle again may take; beyond it, the old one stays in use"
     )
     fallback: Path | None = Field(
         None, description="larger bundle with an ONNX graph, asked when the served student is not sure (cascade)"

@@ -14,13 +14,13 @@ class AddressSettings(Settings, heading="Network"):
 
     endpoint: str = Field(
         pattern="^https?://",
-        description="OpenAI-compatible address, such as http://127.0.0.1:8080/v1; the texts go nowhere else",
+        description="OpenAI-compatible endpoint, such as http://127.0.0.1:8080/v1; the texts are sent nowhere else",
     )
-    model: str = Field(min_length=1, description="name of the model at that address")
+    model: str = Field(min_length=1, description="name of the model at that endpoint")
     key_variable: str = Field(
         "POTSTILL_ASK_KEY",
         min_length=1,
-        description="environment variable with the key of the address; no key is sent where it is not set",
+        description="environment variable with the key of the endpoint; if it is not set, no key is sent",
     )
     concurrency: int = Field(8, ge=1, le=1024, description="requests at a time")
     deadline_s: float = Field(60, gt=0, description="seconds after which a request is given up and sent again")
@@ -68,4 +68,4 @@ class AuditSettings(TextSettings, heading="Measuring"):
     gold: str | None = Field(None, description="texts labelled by hand: FILE or builtin:NAME, whose test texts are taken")
     label_column: str = Field("label", min_length=1, description="column with the gold label")
     width: float = Field(0.05, gt=0, lt=1, description="width of the 95 % interval of macro-F1 that would be narrow enough")
-    suspects: int = Field(20, ge=0, description="most suspect texts of each kind to list")
+    suspects: int = Field(20, ge=0, description="number of the most suspect texts of each kind to list")

@@ -33,12 +33,12 @@ COMMANDS = {
     ),
     "ask": (
         "distill.asking.commands:ask",
-        "Label texts with a language model behind an OpenAI-compatible address. An interrupted run resumes where it stopped.",
+        "Label texts with a language model behind an OpenAI-compatible endpoint. An interrupted run resumes where it stopped.",
         "--task task.toml --input texts.csv --endpoint http://127.0.0.1:8080/v1 --model smollm2 --out answers",
     ),
     "audit": (
         "distill.asking.commands:audit",
-        "Judge the answers of a language model: quality against gold labels, calibration, order bias, suspect texts; a page.",
+        "Judge the answers of a language model on a page: quality against gold labels, calibration, order bias, suspect texts.",
         "answers --gold labelled_by_hand.csv",
     ),
     "select": (

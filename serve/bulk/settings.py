@@ -24,7 +24,9 @@ class TableSettings(Settings, heading="Data"):
     key: tuple[str, ...] = Field((), description="columns that identify a row; default: the file name and the line number")
     columns: tuple[str, ...] = Field((), description="more columns to copy to the output")
     optional_columns: tuple[str, ...] = Field(
-        (), description="copied columns that rows of JSONL may lack, for null; other rows without a column go to the quarantine"
+        (),
+        description="copied columns that JSONL rows may lack (then null); a row that lacks another copied column goes to the "
+        "quarantine",
     )
     max_text_chars: int = Field(100_000, ge=1, description="longest text accepted; rows with longer texts go to the quarantine")
 
@@ -43,7 +45,7 @@ class InputSettings(Settings, heading="Data"):
 
     follow_links: bool = Field(False, description="also read links in folders and patterns; default: they are an error")
     incremental: bool = Field(
-        False, description="the output has the labels of an earlier run: label only the input files that it did not have"
+        False, description="label only the input files that the output of an earlier run does not have yet"
     )
 
 
