@@ -122,6 +122,11 @@ class FitSettings(Settings, heading="Budget"):
         None, gt=0, description="lower --effort until the planned minutes are within this limit; refuse if none fits"
     )
     seed: int = Field(0, ge=0, description="seed of all training; the splits of the texts stay the same")
+    price_input: float = Field(
+        0.0, ge=0, description="with answers:FOLDER: price of a million tokens of prompts, for the table of costs"
+    )
+    price_output: float = Field(0.0, ge=0, description="with answers:FOLDER: price of a million tokens of answers")
+    price_hour: float = Field(0.0, ge=0, description="with answers:FOLDER: price of an hour of one thread of this machine")
     train_all: bool = Field(
         False,
         description="train every student within the budget in full; default: of four recipes or more, the weaker half stops "

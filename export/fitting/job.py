@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from distill.asking.teaching import is_answers
 from distill.bundle import Bundle
 from distill.classifier import Classifier
 from distill.data import Dataset, Splits, limited, texts_not_in
@@ -64,6 +65,7 @@ class Job:
         reporter: Told of progress.
         encoder: What is fine-tuned as the teacher; None if the teacher is given.
         teacher: The opened teacher; before it is fine-tuned, the encoder with a random head.
+        answers: The `answers:FOLDER` among the teachers, if there is one.
     """
 
     splits: Splits
@@ -72,6 +74,7 @@ class Job:
     reporter: Reporter
     encoder: str | None
     teacher: Teacher
+    answers: str | None = None
 
     @property
     def budget(self) -> Budget:
@@ -82,6 +85,11 @@ class Job:
     def measured(self) -> Dataset:
         """The texts that measure the result; they choose nothing if they are test texts."""
         return self.splits.test or self.splits.validation
+
+    @property
+    def has_human_labels(self) -> bool:
+        """Whether a language model teaches, and there are labels that are not its answers."""
+        return self.answers is not None and not is_answers(self.splits.train.source)
 
     @property
     def validation(self) -> Scorer:
@@ -110,7 +118,8 @@ def prepared(
     encoder, opened = _opened(teacher, splits, reporter)
     if encoder is None:
         splits = _judged(opened, splits, reporter)  # before anything takes time
-    return Job(splits, further, settings, reporter, encoder, opened)
+    answers = next((str(one) for one in _each(teacher) if is_answers(one)), None)
+    return Job(splits, further, settings, reporter, encoder, opened, answers)
 
 
 def _checked(texts: Splits | Dataset) -> Splits:
@@ -140,9 +149,13 @@ def _with_test(splits: Splits) -> Splits:
     return replace(splits, train=_noted(train, note), test=test)
 
 
+def _each(teacher: FitTeacher) -> Sequence[str | Path | Bundle | Classifier]:
+    return teacher if isinstance(teacher, Sequence) and not isinstance(teacher, str) else (teacher,)
+
+
 def _opened(teacher: FitTeacher, splits: Splits, reporter: Reporter) -> tuple[str | None, Teacher]:
     """Return the encoder to fine-tune, if any, and the opened teacher; an encoder has a random head."""
-    given = teacher if isinstance(teacher, Sequence) and not isinstance(teacher, str) else (teacher,)
+    given = _each(teacher)
     members: list[Bundle | Classifier] = []
     for one in given:
         if not isinstance(one, str | Path):

@@ -38,7 +38,7 @@ from export.fitting.job import FitTeacher, Job, planned, prepared, teacher_setti
 from export.fitting.plan import Plan
 from export.fitting.reporting.findings import Evidence, Found, measured_rows, write_fit_report
 from export.fitting.reporting.result import FitReport
-from export.fitting.training import TEACHER, TRIED, Round, control_of, halved, tuned_teacher
+from export.fitting.training import TEACHER, TRIED, Round, control_of, controls_of_fewer, halved, tuned_teacher
 from export.fitting.weighing import Form, recipes_of, timed
 from export.measure.candidates import bundle_candidate
 from export.runtime.sessions import OnnxClassifier
@@ -143,7 +143,13 @@ def _fitted(job: Job, out: Path) -> FitReport:
         job.reporter.say(plan.words())
         stages.planned = plan.minutes
     evidence = Evidence(
-        splits=job.splits, settings=job.settings, budget=job.budget, plan=plan, floors=floors, minutes=stages.minutes
+        splits=job.splits,
+        settings=job.settings,
+        budget=job.budget,
+        plan=plan,
+        floors=floors,
+        minutes=stages.minutes,
+        answers=job.answers,
     )
     if not plan.within:
         _refuse(evidence, out)
@@ -171,9 +177,12 @@ def _fitted(job: Job, out: Path) -> FitReport:
         winner, figures, costs = _choice(job, evidence, on_validation, out)
         student = copied(graphs.bundles[winner], out / STUDENT)
     with stages.stage("control", f"{winner.partition('/')[0]} trained on the labels alone"):
-        control = control_of(plan.candidates.stages[winner.partition("/")[0]], learning, folder=out / TRIED)
+        stages_of_winner = plan.candidates.stages[winner.partition("/")[0]]
+        control = control_of(stages_of_winner, learning, folder=out / TRIED)
+        by_labels = controls_of_fewer(stages_of_winner, learning, folder=out / TRIED) if job.has_human_labels else {}
+        by_labels |= {len(job.splits.train): control} if by_labels else {}
     with stages.stage("measuring", f"on {len(job.measured)} {'test' if job.splits.test else 'validation'} texts"):
-        found = Found(winner, student, control, figures, costs, floor)
+        found = Found(winner, student, control, figures, costs, floor, by_labels)
         measured = measured_rows(evidence, found, out, job.reporter)
     return write_fit_report(replace(evidence, found=found), out, measured=measured, reporter=job.reporter)
 

@@ -7,6 +7,7 @@ out/tried/narrow-seed-0/              a student trained in full
 out/tried/quarter/narrow-seed-0/      the same after a quarter of its training
 out/tried/assistants/2-layers-seed-0/ what other students are made of; often trained less than the student of that name
 out/tried/control/                    the chosen student's shape, trained on the labels alone
+out/tried/labels-100/control/         the same on 100 of them, if a language model is the teacher and there are human labels
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from distill.bundle import Bundle
-from distill.data import Splits
+from distill.data import Splits, limited
 from distill.errors import SettingsError
 from distill.evaluation.scores import metric_words
 from distill.models.loading import load_bundle
@@ -38,6 +39,8 @@ TRIED: Final = "tried"
 TEACHER: Final = "teacher"
 ASSISTANTS: Final = "assistants"
 CONTROL_PATIENCE: Final = 4
+SHARES_OF_LABELS: Final = (0.125, 0.25, 0.5)
+"""Parts of the human labels that students learn from alone, beside a language model as teacher."""
 
 
 def tuned_teacher(model: str, splits: Splits, settings: TeacherSettings, *, out: Path, reporter: Reporter) -> Bundle:
@@ -155,6 +158,20 @@ def control_of(stages: Sequence[Stage], learning: Learning, *, folder: Path) -> 
     alone = replace(learning, unlabeled=(), lesson_of=_stopping_control_lesson)
     own = stages[-1].settings.model_copy(update={"student": stages[0].settings.student, "max_texts": None})
     return train_once_each((Stage(stages[-1].name, own),), folder=folder / "control", learning=alone)
+
+
+def controls_of_fewer(stages: Sequence[Stage], learning: Learning, *, folder: Path) -> dict[int, Bundle]:
+    """Train the control on parts of the labels; return each by its number of labels."""
+    train = learning.splits.train
+    counts = sorted({max(len(train.labels), round(share * len(train))) for share in SHARES_OF_LABELS})
+    return {
+        count: control_of(
+            stages,
+            replace(learning, splits=replace(learning.splits, train=limited(train, count, seed=0))),
+            folder=folder / f"labels-{count}",
+        )
+        for count in counts
+    }
 
 
 def _stopping_control_lesson(given: Prepared) -> Lesson:

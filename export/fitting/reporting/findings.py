@@ -24,6 +24,7 @@ from distill.teachers.teacher import Teacher
 from export.fitting.choose import MEGABYTE, Costs, exceeded
 from export.fitting.graphs import Exported
 from export.fitting.plan import Plan
+from export.fitting.reporting.answers import human_labels, labelling
 from export.fitting.reporting.details import alternatives, calibration, disagreements, ece, per_label
 from export.fitting.reporting.page import write_page
 from export.fitting.reporting.result import (
@@ -58,6 +59,7 @@ class Found:
         figures: Validation figure of each exported form.
         costs: Measured costs of each exported form.
         floor: Validation score of the best floor; 0 if there is none.
+        by_labels: With a language model as teacher, controls that learnt from human labels, by the number of these.
     """
 
     winner: str
@@ -66,6 +68,7 @@ class Found:
     figures: Mapping[str, Figure]
     costs: Mapping[str, Costs]
     floor: float
+    by_labels: Mapping[int, Bundle] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Evidence:
     found: Found | None = None
     binding: tuple[str, ...] = ()
     nearest: tuple[str, ...] = ()
+    answers: str | None = None
 
     @property
     def measured(self) -> Dataset:
@@ -204,6 +208,8 @@ def _report(
         per_label=per_label(evidence.measured, of_student, of_teacher),
         disagreements=disagreements(evidence.measured, of_student, of_teacher),
         calibration=calibration(evidence.measured, of_student),
+        labelling=labelling(evidence.answers, forms, settings),
+        human_labels=human_labels(found.by_labels if found else {}, scorer),
         ece=ece(evidence.measured, of_student),
         notes=evidence.splits.notes,
         minutes=dict(evidence.minutes),
@@ -249,12 +255,13 @@ def _floor_gap(evidence: Evidence, scorer: Scorer, floor: Reference | None, stud
 def _control(evidence: Evidence, scorer: Scorer) -> Reference | None:
     if evidence.found is None:
         return None
-    model = load_bundle(evidence.found.control)
+    model, by_answers = load_bundle(evidence.found.control), is_answers(evidence.splits.train.source)
     return Reference(
         CONTROL,
         _on_validation(evidence).score(model.predict_logits(evidence.splits.validation.texts)),
         scorer.score(model.predict_logits(evidence.measured.texts)),
-        summary="the same student, trained on the labels alone and without an assistant, in fp32",
+        summary=f"the same student, trained on {'the answers as hard labels' if by_answers else 'the labels alone'} and "
+        "without an assistant, in fp32",
     )
 
 

@@ -11,8 +11,9 @@ import jinja2
 from distill.evaluation.scores import metric_words
 from distill.storage import write_atomically
 from export.fitting.choose import MEGABYTE
+from export.fitting.reporting.answers import in_words
 from export.fitting.reporting.picture import calibration_picture, cost_pictures, floors_below, score_pictures
-from export.fitting.reporting.result import Disagreement, FitReport, FormResult
+from export.fitting.reporting.result import Disagreement, FitReport, FormResult, Score
 from export.fitting.reporting.summary import (
     STATUS_WORDS,
     against_floor,
@@ -59,6 +60,7 @@ def html_of(report: FitReport, out: Path) -> str:
             (reference_words(each), each, each.validation, score_of(each, report.measured_on))
             for each in (report.teacher, *((report.control,) if report.control else ()), *report.floors)
         ],
+        human_words=in_words(report.human_labels, _winner_score(report)),
         marks=_MARKS,
         status_words=STATUS_WORDS,
         against_floor=against_floor(report),
@@ -110,6 +112,11 @@ def _tiles(report: FitReport) -> list[tuple[str, str, str]]:
 def _budget_words(report: FitReport, unit: str) -> str:
     limit = report.budget.max_ms if unit == "ms" else report.budget.max_mb
     return "no limit was given" if limit is None else f"budget {limit:g} {unit}"
+
+
+def _winner_score(report: FitReport) -> Score | None:
+    winner = next((form for form in report.forms if form.name == report.winner), None)
+    return None if winner is None else score_of(winner, report.measured_on)
 
 
 def _binding(report: FitReport) -> list[str]:

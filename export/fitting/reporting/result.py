@@ -142,6 +142,35 @@ class CalibrationBin:
 
 
 @dataclass(frozen=True)
+class Labelling:
+    """What it takes to label texts in one way.
+
+    Attributes:
+        way: Who labels, and when.
+        num_texts: How many texts.
+        input_tokens: Tokens of prompts; None for a student.
+        output_tokens: Tokens of answers; None for a student.
+        hours: Hours of one thread; None for a language model.
+        cost: At the prices that were given; None without them.
+    """
+
+    way: str
+    num_texts: int
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    hours: float | None = None
+    cost: float | None = None
+
+
+@dataclass(frozen=True)
+class HumanLabels:
+    """The chosen student's form, trained on this many human labels and nothing else; its score on the measured texts."""
+
+    count: int
+    score: Score
+
+
+@dataclass(frozen=True)
 class FitReport:
     """The whole result of a run of `potstill fit`.
 
@@ -168,6 +197,8 @@ class FitReport:
         per_label: Rows of {"label", "support", "teacher_recall", "student_recall", "student_precision"}.
         disagreements: Examples where student and teacher differ.
         calibration: Reliability of the winner's probabilities on the measured texts.
+        labelling: With a language model as teacher: what its answers cost, and what more labels would.
+        human_labels: With a language model as teacher and human labels to learn from: what these alone bring, by their number.
         ece: Expected calibration error of the winner on the measured texts, 0 to 1.
         notes: What was noticed about the data and decided from it (lengths, class weights, dropped rows).
         minutes: Wall time by stage, in order.
@@ -196,6 +227,8 @@ class FitReport:
     per_label: tuple[dict[str, Any], ...] = ()
     disagreements: tuple[Disagreement, ...] = ()
     calibration: tuple[CalibrationBin, ...] = ()
+    labelling: tuple[Labelling, ...] = ()
+    human_labels: tuple[HumanLabels, ...] = ()
     ece: float | None = None
     notes: tuple[str, ...] = ()
     minutes: dict[str, float] = field(default_factory=dict)

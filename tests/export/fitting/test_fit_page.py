@@ -22,6 +22,8 @@ from export.fitting.reporting.result import (
     Disagreement,
     FitReport,
     FormResult,
+    HumanLabels,
+    Labelling,
     Reference,
     Score,
 )
@@ -136,6 +138,15 @@ def test_the_page_tells_what_to_deploy_and_the_evidence(won: FitReport, tmp_path
     ):
         assert fact in seen, fact
     assert seen.index(won.verdict) < seen.index("Every student")
+
+
+def test_with_a_language_model_as_teacher_the_page_has_costs_and_human_labels(won: FitReport) -> None:
+    assert "What labels cost" not in html_of(won, OUT)
+    ways = (Labelling("asked once", 500, 60_000, 3_000, cost=0.04), Labelling("the student", 10**6, hours=0.09))
+    found = (HumanLabels(100, score(0.79)), HumanLabels(200, score(0.85)))
+    seen = words(html_of(replace(won, labelling=ways, human_labels=found), OUT))
+    for fact in ("asked once 500 60,000 3,000 - 0.04", "the student 1,000,000 - - 0.09 -", "From about 200 human labels on"):
+        assert fact in seen, fact
 
 
 def test_commands_name_the_student_of_this_run(won: FitReport) -> None:
