@@ -27,8 +27,10 @@ FLAGS += ["--disable-background-networking", "--disable-component-update", "--di
 # Before torch is loaded: its threads wait asleep. Spinning, as they do by default, they take each other's processor
 # wherever something else runs too, and training the tiny models takes thirty times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as processors: a thread each
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # Each worker has processors of its own: rows of one thread are bound to the last one, which all would share.
+    _place, _workers = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[_place::_workers]) or os.sched_getaffinity(0))
 
 
 _seconds: defaultdict[str, float] = defaultdict(float)
