@@ -82,9 +82,17 @@ class Server(uvicorn.Server):
         return Handshake(connection, crowd=self._crowd, context=self._tls, timeout_s=self._settings.body_timeout_s)
 
     async def startup(self, sockets: Any = None) -> None:
-        """Listen, and reload on SIGHUP."""
+        """Listen, and reload on SIGHUP.
+
+        Raises:
+            SettingsError: The address cannot be listened on, such as a port in use.
+        """
         self._tls, self.config.ssl = self.config.ssl, None  # connections begin TLS themselves
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit as exc:  # uvicorn has logged the reason
+            place = self._settings.uds or f"{self._settings.host}:{self._settings.port}"
+            raise SettingsError(f"cannot listen on {place}; choose another --port, or stop the server that uses it") from exc
         if self._settings.uds is not None:
             self._settings.uds.chmod(0o660)  # uvicorn lets every user connect
         self._loop = asyncio.get_running_loop()

@@ -20,7 +20,7 @@ from serve.answering.engine import Engine
 from serve.answering.models import ModelSource
 from serve.http.connection import CHUNK_BYTES, FEW_CHUNKS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_UNSENT_BYTES, Connection
 from serve.http.crowd import READ_BYTES, address_of
-from serve.http.server import OTHER_FILES, allow_open_files
+from serve.http.server import OTHER_FILES, Server, allow_open_files
 from serve.settings import ServeSettings
 
 LIVE = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -298,3 +298,10 @@ def test_a_connection_within_the_limit_finds_an_open_file() -> None:
                 allow_open_files(hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_port_in_use_is_named_with_what_to_do(server: Running) -> None:
+    port = server.address[1]
+    with pytest.raises(SettingsError, match=f"cannot listen on 127.0.0.1:{port}; choose another --port"):
+        Server(server.app, ServeSettings(port=port)).run()
+    assert server.post("/predict", {"inputs": "a film"}).status == 200
