@@ -92,7 +92,8 @@ class Server(uvicorn.Server):
             await super().startup(sockets)
         except SystemExit as exc:  # uvicorn has logged the reason
             place = self._settings.uds or f"{self._settings.host}:{self._settings.port}"
-            raise SettingsError(f"cannot listen on {place}; choose another --port, or stop the server that uses it") from exc
+            flag = "--uds" if self._settings.uds else "--port"
+            raise SettingsError(f"cannot listen on {place}; choose another {flag}, or stop the server that uses it") from exc
         if self._settings.uds is not None:
             self._settings.uds.chmod(0o660)  # uvicorn lets every user connect
         self._loop = asyncio.get_running_loop()
