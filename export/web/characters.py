@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterator
+from functools import cache
 
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-_ALL = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF]
+
+@cache
+def _every_character() -> tuple[str, ...]:
+    return tuple(chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF)
 
 
 def character_classes() -> dict[str, str]:
@@ -28,14 +32,14 @@ def character_classes() -> dict[str, str]:
 
 
 def _removed_by(normalizer: BertNormalizer, *, between: str) -> set[str]:
-    others = [character for character in _ALL if character != between]
+    others = [character for character in _every_character() if character != between]
     left = normalizer.normalize_str(between.join(others)).split(between)
     return {character for character, part in zip(others, left, strict=True) if not part}
 
 
 def _punctuation() -> set[str]:
     """Return the characters that are words by themselves even between letters."""
-    words = BertPreTokenizer().pre_tokenize_str("a".join(_ALL))
+    words = BertPreTokenizer().pre_tokenize_str("a".join(_every_character()))
     return {word for word, _ in words if len(word) == 1} - {"a"}
 
 
