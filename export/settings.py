@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from distill.asking.settings import PriceSettings
 from distill.recipes import Effort, RecipeName
 from distill.settings import Precision, Settings
 
@@ -96,7 +97,7 @@ class BenchSettings(TurnSettings, heading="Measuring"):
 Prefer = Literal["speed", "quality", "size"]
 
 
-class FitSettings(Settings, heading="Budget"):
+class FitSettings(PriceSettings, heading="Budget"):
     """What the student may cost, and how much work is put into finding it."""
 
     max_ms: float | None = Field(
@@ -122,11 +123,9 @@ class FitSettings(Settings, heading="Budget"):
         None, gt=0, description="lower --effort until the planned minutes are within this limit; refuse if none fits"
     )
     seed: int = Field(0, ge=0, description="seed of all training; the splits of the texts stay the same")
-    price_input: float = Field(
-        0.0, ge=0, description="with answers:FOLDER: price of a million tokens of prompts, for the table of costs"
+    price_hour: float = Field(
+        0.0, ge=0, description="price of an hour of one thread of this machine, for the table of costs with answers:FOLDER"
     )
-    price_output: float = Field(0.0, ge=0, description="with answers:FOLDER: price of a million tokens of answers")
-    price_hour: float = Field(0.0, ge=0, description="with answers:FOLDER: price of an hour of one thread of this machine")
     train_all: bool = Field(
         False,
         description="train every student within the budget in full; default: of four recipes or more, the weaker half stops "

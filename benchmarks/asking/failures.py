@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.asking.scripted_address import Fault, ScriptedAddress
-from benchmarks.fitting.rows import RowFiles
+from benchmarks.harness.pieces import Rows
 from distill.asking.kept import read_kept
 from distill.progress import Reporter
 from export.measure.children import child, run_child
@@ -50,7 +50,7 @@ class Plan:
     kills: int = 20
 
 
-def ask_through_failures(rows: RowFiles, *, work: Path, plan: Plan, reporter: Reporter) -> None:
+def ask_through_failures(rows: Rows, *, work: Path, plan: Plan, reporter: Reporter) -> None:
     """Ask in one run, and then through kills; keep a row for each run. What is finished is not asked again."""
     work.mkdir(parents=True, exist_ok=True)
     (work / "task.toml").write_text("".join(f"[labels.{name}]\ndefinition = 'is {name}'\n" for name in LABELS))

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.fitting.rows import RowFiles
 from benchmarks.harness.environments import python_of
+from benchmarks.harness.pieces import Rows
 from benchmarks.harness.scenario import markdown_table
 from benchmarks.harness.texts import measured_on
 from distill.data import limited, load_splits
@@ -94,7 +94,7 @@ def served(python: Path) -> Iterator[str]:
         yield f"{address}/v1"
 
 
-def ask_local_model(rows: RowFiles, *, work: Path, data: DataSettings, reporter: Reporter) -> None:
+def ask_local_model(rows: Rows, *, work: Path, data: DataSettings, reporter: Reporter) -> None:
     """Ask the model about test texts and audit its answers by the commands; keep what they print as a row."""
     if rows.has("local-model"):
         return

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.asking.scripted_address import ScriptedAddress, Shares
-from benchmarks.fitting.rows import RowFiles
+from benchmarks.harness.pieces import Rows
 from benchmarks.harness.scenario import markdown_table
 from distill.asking.combined import Answered
 from distill.asking.labelling import ask
@@ -108,7 +108,7 @@ class Bench:
 
     study: Study
     folder: Path
-    rows: RowFiles
+    rows: Rows
     reporter: Reporter
 
     @cached_property

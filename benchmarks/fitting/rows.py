@@ -1,62 +1,17 @@
-"""Rows of the `fit` scenario: what a report of `potstill fit` says, as plain values, and the row files of a work folder."""
+"""Rows of the `fit` scenario: what a report of `potstill fit` says, as plain values."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from distill.bundle import Bundle
 from distill.data import Splits
-from distill.storage import write_atomically
 from export.fitting.reporting.result import FitReport, FormResult, Reference, Score
 from export.fitting.training import ASSISTANTS, TRIED
-from export.measure.circumstances import circumstances
 
 QUARTER: Final = "quarter"
-CIRCUMSTANCES: Final = ("git_commit", "git_dirty", "cpu", "int8_instruction_set", "affinity", "load_average_1m")
-"""Of each row: rows may be made on different days."""
-
-
-@dataclass(frozen=True)
-class RowFiles:
-    """One file per finished row, so that a run resumes where it stopped.
-
-    Attributes:
-        folder: Holds the files.
-    """
-
-    folder: Path
-
-    def all(self, *, earlier: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
-        """Return all finished rows, sorted by name.
-
-        Args:
-            earlier: Rows of an earlier result; each that is not here is kept as it is.
-        """
-        here = [json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("*.json")]
-        rows = {row["name"]: dict(row) for row in (*earlier, *here)}
-        return [rows[name] for name in sorted(rows)]
-
-    def has(self, name: str) -> bool:
-        """Tell whether a row is finished."""
-        return self._path(name).is_file()
-
-    def get(self, name: str) -> dict[str, Any]:
-        """Return a finished row."""
-        return dict(json.loads(self._path(name).read_text(encoding="utf-8")))
-
-    def keep(self, row: Mapping[str, Any]) -> None:
-        """Write a finished row under its name, with the day and the circumstances under which it was made."""
-        now = circumstances()
-        made = {"measured_on": datetime.now(UTC).date().isoformat(), **{name: now[name] for name in CIRCUMSTANCES}}
-        write_atomically(self._path(row["name"]), json.dumps({**row, "made": made}, allow_nan=False))
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.json"
 
 
 def report_part(report: FitReport) -> dict[str, Any]:

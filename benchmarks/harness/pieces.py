@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from distill.storage import write_atomically
+from export.measure.circumstances import circumstances
+
+CIRCUMSTANCES: Final = ("git_commit", "git_dirty", "cpu", "int8_instruction_set", "affinity", "load_average_1m")
+"""Of each row that is kept: rows of one result may be made on different days."""
 
 
 class Pieces:
@@ -36,3 +41,22 @@ class Pieces:
     def all(self) -> list[Any]:
         """Return every piece, in the order of the names."""
         return [self.find(path.stem) for path in sorted(self._folder.glob("*.json"))]
+
+
+class Rows(Pieces):
+    """Finished rows by their names, each with the day and the circumstances under which it was made."""
+
+    def has(self, name: str) -> bool:
+        """Tell whether a row is finished."""
+        return self.find(name) is not None
+
+    def keep(self, row: Mapping[str, Any]) -> None:
+        """Keep a finished row under its name."""
+        now = circumstances()
+        made = {"measured_on": datetime.now(UTC).date().isoformat(), **{name: now[name] for name in CIRCUMSTANCES}}
+        self.put(row["name"], {**row, "made": made})
+
+    def with_earlier(self, earlier: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return the rows here and those of an earlier result that were not made again, sorted by name."""
+        rows = {row["name"]: dict(row) for row in (*earlier, *self.all())}
+        return [rows[name] for name in sorted(rows)]

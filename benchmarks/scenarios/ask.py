@@ -22,7 +22,7 @@ from benchmarks.asking.failures import Plan, ask_through_failures, failure_figur
 from benchmarks.asking.local_model import ask_local_model, local_model_table
 from benchmarks.asking.promises import Promises, promise_figures, promises
 from benchmarks.asking.students import Bench, Study, make_students, student_figures, students_table
-from benchmarks.fitting.rows import RowFiles
+from benchmarks.harness.pieces import Rows
 from benchmarks.harness.scenario import Context, Outcome, Result, Scenario, markdown_table
 from distill.errors import SettingsError
 from distill.progress import Reporter
@@ -59,17 +59,17 @@ def run_ask(folder: Path, *, parts: Sequence[str], amounts: Amounts, reporter: R
     """
     if unknown := [part for part in parts if part not in PARTS]:
         raise SettingsError(f"no part is called {unknown[0]!r}; there are {', '.join(PARTS)}")
-    rows = RowFiles(folder / "rows")
+    rows = Rows(folder / "rows")
     for part in parts:
         PARTS[part](folder, rows, amounts, reporter)
     return rows.all()
 
 
-def _failures(folder: Path, rows: RowFiles, amounts: Amounts, reporter: Reporter) -> None:
+def _failures(folder: Path, rows: Rows, amounts: Amounts, reporter: Reporter) -> None:
     ask_through_failures(rows, work=folder, plan=amounts.failures, reporter=reporter)
 
 
-def _promises(folder: Path, rows: RowFiles, amounts: Amounts, reporter: Reporter) -> None:
+def _promises(folder: Path, rows: Rows, amounts: Amounts, reporter: Reporter) -> None:
     del folder
     missing = [row for row in promises(amounts.promises) if not rows.has(row["name"])]
     reporter.say(f"promises: {len(missing)} drawings of validation texts")
@@ -77,15 +77,15 @@ def _promises(folder: Path, rows: RowFiles, amounts: Amounts, reporter: Reporter
         rows.keep(row)
 
 
-def _students(folder: Path, rows: RowFiles, amounts: Amounts, reporter: Reporter) -> None:
+def _students(folder: Path, rows: Rows, amounts: Amounts, reporter: Reporter) -> None:
     make_students(Bench(amounts.study, folder, rows, reporter))
 
 
-def _local(folder: Path, rows: RowFiles, amounts: Amounts, reporter: Reporter) -> None:
+def _local(folder: Path, rows: Rows, amounts: Amounts, reporter: Reporter) -> None:
     ask_local_model(rows, work=folder, data=amounts.study.data, reporter=reporter)
 
 
-PARTS: Final[dict[str, Callable[[Path, RowFiles, Amounts, Reporter], None]]] = {
+PARTS: Final[dict[str, Callable[[Path, Rows, Amounts, Reporter], None]]] = {
     "failures": _failures,
     "promises": _promises,
     "students": _students,

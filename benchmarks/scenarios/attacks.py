@@ -18,7 +18,7 @@ from benchmarks.attacks.table import ATTACKS
 from benchmarks.attacks.trials import QUICK, Honest, Plan, attempt
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario, markdown_table
 from benchmarks.harness.texts import measured_on
-from benchmarks.serving.plan import Pieces
+from benchmarks.serving.plan import DatedPieces
 from distill.bundle import WEIGHTS, Bundle
 from distill.classifier import top_labels
 from distill.data import load_splits
@@ -35,7 +35,7 @@ __all__ = ["ATTACKS", "QUICK", "Plan", "attacks_figures", "attacks_table", "run_
 
 
 def run_attacks(
-    student: Path, *, texts: Sequence[str], plan: Plan, only: Sequence[str], pieces: Pieces, reporter: Reporter
+    student: Path, *, texts: Sequence[str], plan: Plan, only: Sequence[str], pieces: DatedPieces, reporter: Reporter
 ) -> list[dict[str, Any]]:
     """Attack, with each guard and without it, and return the rows; finished ones are not repeated.
 
@@ -66,7 +66,7 @@ def run_attacks(
     return rows
 
 
-def run_fuzz(student: Path, *, requests: int, bundles: int, pieces: Pieces, reporter: Reporter) -> list[dict[str, Any]]:
+def run_fuzz(student: Path, *, requests: int, bundles: int, pieces: DatedPieces, reporter: Reporter) -> list[dict[str, Any]]:
     """Send so many requests and open so many bundles, and return a row of each; finished ones are not repeated.
 
     Args:
@@ -137,7 +137,7 @@ class AttackSettings(Settings):
 def run(settings: AttackSettings, context: Context) -> Outcome:
     """Attack in every way that was not tried yet; a run of some attacks leaves the result alone."""
     student = settings.student or context.trained("2_layers")
-    pieces = Pieces(context.folder / Bundle.open(student).manifest.files[WEIGHTS].sha256[:16])
+    pieces = DatedPieces(context.folder / Bundle.open(student).manifest.files[WEIGHTS].sha256[:16])
     rows = run_attacks(
         student,
         texts=measured_on(load_splits(context.data)).single_texts()[:TEXTS],

@@ -24,7 +24,8 @@ from pydantic import Field
 from benchmarks.fitting.clone import clone_row
 from benchmarks.fitting.figures import SEEDS, fit_figures, fit_markdown, missing_of
 from benchmarks.fitting.foreign import FOREIGN, SPLIT_SEED, ForeignSet, splits_of
-from benchmarks.fitting.rows import RowFiles, report_part, texts_part, trainings
+from benchmarks.fitting.rows import report_part, texts_part, trainings
+from benchmarks.harness.pieces import Rows
 from benchmarks.harness.results import read_result
 from benchmarks.harness.scenario import Context, Outcome, Scenario
 from benchmarks.harness.texts import task_texts
@@ -96,9 +97,9 @@ class Bench:
     reporter: Reporter
 
     @property
-    def rows(self) -> RowFiles:
+    def rows(self) -> Rows:
         """The finished rows."""
-        return RowFiles(self.folder / "rows")
+        return Rows(self.folder / "rows")
 
     @cached_property
     def task(self) -> tuple[Splits, tuple[str, ...]]:
@@ -159,7 +160,7 @@ def run(settings: FitBenchSettings, context: Context) -> Outcome:
     unknown = [part for part in settings.parts if part not in PARTS]
     run_fit(context.folder, parts=[*parts, *unknown], seeds=settings.seeds, study=study, reporter=context.reporter)
     there = (context.out / "fit.json").is_file()
-    rows = RowFiles(context.folder / "rows").all(earlier=read_result("fit", folder=context.out)["rows"] if there else ())
+    rows = Rows(context.folder / "rows").with_earlier(read_result("fit", folder=context.out)["rows"] if there else ())
     return Outcome(rows, {"missing": missing_of(rows)})
 
 
@@ -201,7 +202,7 @@ def _regret(bench: Bench, seeds: Sequence[int]) -> None:
     _demo(bench, seeds)
     for seed in seeds:
         name, halved_name, demo = f"regret-{seed}", f"halved-{seed}", bench.folder / f"demo-{seed}"
-        if bench.rows.has(name) or "failed" in bench.rows.get(f"demo-{seed}"):
+        if bench.rows.has(name) or "failed" in bench.rows.find(f"demo-{seed}"):
             continue
         teacher = demo / TEACHER if (demo / TEACHER).is_dir() else bench.study.teacher
         fitted = partial(_fitted, bench, bench.folder / name, bench.task[0], unlabeled=bench.task[1], teacher=teacher)
@@ -209,7 +210,7 @@ def _regret(bench: Bench, seeds: Sequence[int]) -> None:
             part = fitted(bench.settings(seed, recipes=bench.study.regret_recipes))
             seconds = {} if "failed" in part else {"halved_s": trainings(bench.folder / name, rounds=True)}
             bench.rows.keep({"name": halved_name, "kind": "halved", "seed": seed, **part, **seconds})
-        halved = bench.rows.get(halved_name)
+        halved = bench.rows.find(halved_name)
         everything = {"recipes": bench.study.regret_recipes, "train_all": True}
         full = fitted(bench.settings(seed, **everything))
         last = fitted(bench.settings(seed, **everything, max_ms=None, max_mb=None, min_kept=None))

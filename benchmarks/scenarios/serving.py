@@ -22,7 +22,7 @@ from benchmarks.serving.figures import serving_figures, serving_table
 from benchmarks.serving.generator import Load
 from benchmarks.serving.load import post
 from benchmarks.serving.load import run as run_load
-from benchmarks.serving.plan import PHASES, QUICK, Pieces, Plan, Task
+from benchmarks.serving.plan import PHASES, QUICK, DatedPieces, Plan, Task
 from benchmarks.serving.servers import free_port, wait_for_port
 from distill.bundle import BENCHMARK, TOKENIZER, WEIGHTS, Bundle
 from distill.classifier import top_labels
@@ -56,7 +56,7 @@ def run_serving(
     if unknown:
         raise PotstillError(f"there is no phase {sorted(unknown)[0]!r}; choose from {', '.join(PHASES)}")
     folder = work / Bundle.open(student).manifest.files[WEIGHTS].sha256[:16]
-    pieces = Pieces(folder / f"{plan.turn_s:g}s")
+    pieces = DatedPieces(folder / f"{plan.turn_s:g}s")
     with prepared(student, test=test, folder=folder, needs_stock="compare" in phases and bool(peers)) as task:
         if "generator" in phases:
             reporter.say("serving: what the load generator takes itself")
@@ -81,13 +81,13 @@ def run_serving(
     return rows_of(pieces)
 
 
-def rows_of(pieces: Pieces) -> list[dict[str, Any]]:
+def rows_of(pieces: DatedPieces) -> list[dict[str, Any]]:
     """Return the rows of the phases that are finished, in their order."""
     found = [piece for name in PHASES if (piece := pieces.find(name)) is not None]
     return [row for piece in found for row in piece.get("rows", [piece])]
 
 
-def saturating(pieces: Pieces) -> float:
+def saturating(pieces: DatedPieces) -> float:
     """Return the most requests a second that our server reached.
 
     Raises:

@@ -18,7 +18,7 @@ from benchmarks.peers.servers import OURS, SERVERS
 from benchmarks.peers.servers.protocol import ServerPeer, Setting
 from benchmarks.serving.generator import Load
 from benchmarks.serving.load import Samples, percentiles, post, run
-from benchmarks.serving.plan import Pieces, Plan, Task
+from benchmarks.serving.plan import DatedPieces, Plan, Task
 from benchmarks.serving.servers import started
 from distill.errors import PotstillError
 from distill.evaluation.metrics import evaluate
@@ -28,7 +28,7 @@ from export.measure.statistics import MIN_SAMPLES
 from export.measure.workers import PeerError
 
 
-def compare(task: Task, plan: Plan, pieces: Pieces, *, peers: Sequence[str], reporter: Reporter) -> list[dict[str, Any]]:
+def compare(task: Task, plan: Plan, pieces: DatedPieces, *, peers: Sequence[str], reporter: Reporter) -> list[dict[str, Any]]:
     """Return a row per server, ours first; one that cannot take part says why.
 
     Args:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from benchmarks.harness import pieces
+from benchmarks.harness.pieces import Pieces
 from benchmarks.peers.servers import OURS, SERVERS
 from benchmarks.peers.servers.protocol import ServerPeer
 from distill.settings import Settings
@@ -99,7 +99,7 @@ class Task:
         return self.texts if peer.cuts_texts else self.cut_texts
 
 
-class Pieces(pieces.Pieces):
+class DatedPieces(Pieces):
     """Finished pieces that say when they were measured."""
 
     def put(self, name: str, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,13 +43,18 @@ class QuestionSettings(Settings, heading="Teacher"):
     plain_text: bool = Field(False, description="ask for the bare label, not for JSON with a schema")
 
 
-class SpendingSettings(Settings, heading="Limits"):
+class PriceSettings(Settings, heading="Limits"):
+    """What an address takes for its answers."""
+
+    price_input: float = Field(0.0, ge=0, description="price of a million tokens of prompts to a language model")
+    price_output: float = Field(0.0, ge=0, description="price of a million tokens of its answers")
+
+
+class SpendingSettings(PriceSettings, heading="Limits"):
     """What the answers may cost; counted over all runs into the same folder."""
 
     max_tokens_total: int | None = Field(None, ge=1, description="stop before this many tokens, of prompts and answers")
     max_cost: float | None = Field(None, gt=0, description="stop before this cost, in the currency of the prices")
-    price_input: float = Field(0.0, ge=0, description="price of a million tokens of prompts")
-    price_output: float = Field(0.0, ge=0, description="price of a million tokens of answers")
 
     @model_validator(mode="after")
     def _cost_has_prices(self) -> Self:

@@ -10,7 +10,7 @@ from tiny_task import tiny_texts, write_csv
 
 from benchmarks.asking.scripted_address import Received, drawn
 from benchmarks.asking.students import OTHER_WORDS, Bench, Study, _less_sure, make_students, student_figures
-from benchmarks.fitting.rows import RowFiles
+from benchmarks.harness.pieces import Rows
 from distill.bundle import Bundle
 from distill.progress import SilentReporter
 from distill.settings import DataSettings, DistillSettings
@@ -67,7 +67,7 @@ def test_students_learn_from_a_teacher_behind_an_address_as_from_the_teacher(
             student=str(tiny_model), num_layers=2, soft_weight=1.0, epochs=4, learning_rate=2e-3, batch_size=16, max_length=32
         ),
     )
-    bench = Bench(study, tmp_path / "work", RowFiles(tmp_path / "work" / "rows"), SilentReporter())
+    bench = Bench(study, tmp_path / "work", Rows(tmp_path / "work" / "rows"), SilentReporter())
     make_students(bench)
     rows = bench.rows.all()
     assert [row["name"] for row in rows] == [f"student-{way}-0" for way in ("asked", "direct", "hard", "soft")]

@@ -18,7 +18,7 @@ from benchmarks.attacks.connecting import held_by_server
 from benchmarks.attacks.guards import GUARDS
 from benchmarks.attacks.trials import LEAST_SHARE, MOST_GROWTH_BYTES, Plan, failures_of
 from benchmarks.scenarios.attacks import ATTACKS, SCENARIO, attacks_figures, run_attacks
-from benchmarks.serving.plan import Pieces
+from benchmarks.serving.plan import DatedPieces
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.errors import SettingsError
@@ -32,7 +32,7 @@ BRIEF = Plan(seconds=0.5, rate=20.0, connections=2)
 def attack(tiny_student: Bundle, tiny_test: Dataset, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     def run(*names: str) -> list[dict[str, Any]]:
         texts = tiny_test.single_texts()[:20]
-        pieces = Pieces(tmp_path / "pieces")
+        pieces = DatedPieces(tmp_path / "pieces")
         return run_attacks(tiny_student.path, texts=texts, plan=BRIEF, only=names, pieces=pieces, reporter=SilentReporter())
 
     return run

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.fitting.figures import fit_figures, fit_markdown, missing_of
-from benchmarks.fitting.rows import RowFiles
+from benchmarks.harness.pieces import Rows
 from benchmarks.harness.results import write_result
 from benchmarks.report.pages import filled
 from distill.errors import PotstillError
@@ -104,9 +104,9 @@ def test_missing_rows_are_those_that_are_not_there_and_those_that_failed() -> No
 
 
 def test_rows_of_an_earlier_result_are_kept_unless_they_were_made_again(tmp_path: Path) -> None:
-    rows = RowFiles(tmp_path)
+    rows = Rows(tmp_path)
     rows.keep({"name": "demo-1", "student": "new"})
-    found = rows.all(earlier=[{"name": "demo-1", "student": "old"}, {"name": "clone", "made": MADE}])
+    found = rows.with_earlier([{"name": "demo-1", "student": "old"}, {"name": "clone", "made": MADE}])
     assert [row["name"] for row in found] == ["clone", "demo-1"]
     assert found[0]["made"] == MADE
     assert found[1]["student"] == "new"

@@ -12,7 +12,7 @@ from tiny_task import tiny_texts, write_csv
 from benchmarks.fitting.clone import clone_row
 from benchmarks.fitting.figures import fit_figures, missing_of
 from benchmarks.fitting.foreign import ForeignSet
-from benchmarks.fitting.rows import RowFiles
+from benchmarks.harness.pieces import Rows
 from benchmarks.scenarios.fit import COMMITTED, Study, run_fit
 from distill.bundle import Bundle
 from distill.data.releases import Release
@@ -98,4 +98,4 @@ def test_every_part_has_a_row_and_a_second_run_makes_none(
     assert missing_of(rows)[:2] == ["clone", "demo-1"]
     again = run_fit(tmp_path / "work", parts=parts, seeds=(0,), study=study, reporter=QUIET)
     assert again == rows
-    assert RowFiles(tmp_path / "work" / "rows").has("foreign-tiny")
+    assert Rows(tmp_path / "work" / "rows").has("foreign-tiny")

@@ -15,7 +15,7 @@ from benchmarks.serving.comparing import labels_of
 from benchmarks.serving.figures import serving_figures, serving_table, serving_words
 from benchmarks.serving.load import Samples
 from benchmarks.serving.ours import growth, mixed_requests
-from benchmarks.serving.plan import Pieces
+from benchmarks.serving.plan import DatedPieces
 from distill.errors import PotstillError
 
 
@@ -118,7 +118,7 @@ def test_growth_compares_the_end_with_the_time_after_the_warm_up() -> None:
 
 
 def test_a_finished_piece_is_not_measured_again(tmp_path: Path) -> None:
-    pieces, made = Pieces(tmp_path / "work"), []
+    pieces, made = DatedPieces(tmp_path / "work"), []
 
     def measure() -> dict[str, Any]:
         made.append(1)
@@ -126,7 +126,7 @@ def test_a_finished_piece_is_not_measured_again(tmp_path: Path) -> None:
 
     assert [pieces.get("soak", measure)["memory_growth"] for _ in range(2)] == [0.02, 0.02]
     assert made == [1]
-    assert Pieces(tmp_path / "work").find("soak") == pieces.find("soak")
+    assert DatedPieces(tmp_path / "work").find("soak") == pieces.find("soak")
     assert [row["kind"] for row in rows_of(pieces)] == ["soak"]
     with pytest.raises(PotstillError, match="run the phase `saturate` first"):
         saturating(pieces)

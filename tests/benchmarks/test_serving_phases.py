@@ -20,7 +20,7 @@ from benchmarks.serving import comparing, ours
 from benchmarks.serving.figures import serving_figures
 from benchmarks.serving.generator import Load
 from benchmarks.serving.load import Samples
-from benchmarks.serving.plan import PHASES, Pieces, Plan, Task
+from benchmarks.serving.plan import PHASES, DatedPieces, Plan, Task
 from distill.bundle import WEIGHTS
 from distill.progress import SilentReporter
 from export.measure.workers import PeerError
@@ -171,7 +171,7 @@ def test_a_server_that_does_not_reload_is_said(place: Place, monkeypatch: pytest
 
 
 def test_the_fastest_setting_of_a_peer_is_compared_and_who_cannot_take_part_says_why(place: Place, tmp_path: Path) -> None:
-    pieces = Pieces(tmp_path)
+    pieces = DatedPieces(tmp_path)
     mine, peer, gone = comparing.compare(TASK, PLAN, pieces, peers=PLAN.peers, reporter=SilentReporter())
     assert peer["settings"]["batch"] == 16  # 1,000 requests in 2 s, with 32 in 4 s
     assert [each["requests_per_second"] for each in peer["tried"]] == [250.0, 500.0]
@@ -185,11 +185,11 @@ def test_the_fastest_setting_of_a_peer_is_compared_and_who_cannot_take_part_says
 
 def test_a_server_with_labels_of_its_own_is_refused_and_silence_counts_as_wrong(place: Place, tmp_path: Path) -> None:
     place.statuses = [429, *[200] * 999]  # no label for the first text
-    (mine,) = comparing.compare(TASK, PLAN, Pieces(tmp_path / "a"), peers=(), reporter=SilentReporter())
+    (mine,) = comparing.compare(TASK, PLAN, DatedPieces(tmp_path / "a"), peers=(), reporter=SilentReporter())
     assert (mine["labels_other_than_predicted"], mine["macro_f1"]) == (1, pytest.approx(1 / 3))  # F1 0 and 2/3
     place.answers = [3] * 1000
     with pytest.raises(Exception, match="labels that the bundle does not have"):
-        comparing.compare(TASK, PLAN, Pieces(tmp_path / "b"), peers=(), reporter=SilentReporter())
+        comparing.compare(TASK, PLAN, DatedPieces(tmp_path / "b"), peers=(), reporter=SilentReporter())
 
 
 def test_all_phases_run_in_their_order_and_finished_ones_are_kept(
