@@ -65,7 +65,7 @@ class LineReporter:
             # The rate counts from the first call, which may report work that an earlier run did.
             first = first or (now, done)
             since, before = first if done > first[1] else (started, 0)
-            if done and (now - last >= self.interval_s or done >= total):
+            if done and (now - last >= self.interval_s or (count and done >= total)):
                 last = now
                 left_s = (now - since) / (done - before) * max(total - done, 0)
                 self.say(

@@ -176,6 +176,7 @@ def _checked_int8(
 
 def written_graph(model: TorchClassifier, settings: ExportSettings, reporter: Reporter) -> onnx.ModelProto:
     """Return the graph from the writer that was asked for, or from the first that can write this model."""
+    from distill.models.static_network import StaticClassifier
     from export.graph.fused import expected_ops, write_fused_graph
     from export.graph.optimized import require_ops
     from export.graph.optimum import write_optimum_graph
@@ -183,14 +184,15 @@ def written_graph(model: TorchClassifier, settings: ExportSettings, reporter: Re
 
     if settings.exporter == "optimum":
         return write_optimum_graph(model)
-    if settings.exporter == "portable":
+    is_static = isinstance(model.model, StaticClassifier)
+    if settings.exporter == "portable" or (settings.exporter == "auto" and is_static):
         return write_portable_graph(model)
     try:
         graph = write_fused_graph(model)
     except SettingsError as exc:
         if settings.exporter == "fused":
-            raise
-        reporter.say(f"export: the portable writer, because {exc}")
+            raise SettingsError(f"{exc}; use --exporter portable") from exc
+        reporter.say(f"export: the portable writer writes this graph: {exc}")
         return write_portable_graph(model)
     require_ops(graph, expected_ops(graph))
     return graph

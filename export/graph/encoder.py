@@ -122,14 +122,11 @@ def read_encoder(classifier: TorchClassifier) -> Encoder:
     known_class = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(config.model_type)
     if "fused graph" not in family.supports or type(model).__name__ != known_class:
         raise SettingsError(
-            f"the fused writer knows {families_with('fused graph')} sequence classifiers, not {type(model).__name__}; "
-            "use --exporter portable"
+            f"the fused writer knows {families_with('fused graph')} sequence classifiers, not {type(model).__name__}"
         )
     activation = getattr(config, family.activation)
     if activation not in _ACTIVATIONS:
-        raise SettingsError(
-            f"the fused writer knows the activations {', '.join(_ACTIVATIONS)}, not {activation}; use --exporter portable"
-        )
+        raise SettingsError(f"the fused writer knows the activations {', '.join(_ACTIVATIONS)}, not {activation}")
     reader = _Reader({name: tensor.detach().cpu().float().numpy() for name, tensor in model.state_dict().items()})
     epsilon = float(getattr(config, "layer_norm_eps", 1e-12))  # DistilBERT's is not in its config
     outer_epsilon = _outer_epsilon(config, epsilon)
@@ -162,8 +159,7 @@ def read_encoder(classifier: TorchClassifier) -> Encoder:
     )
     if reader.left:
         raise SettingsError(
-            f"the fused writer does not know what {sorted(reader.left)[0]} does in this {config.model_type} model; "
-            "use --exporter portable"
+            f"the fused writer does not know what {sorted(reader.left)[0]} does in this {config.model_type} model"
         )
     return encoder
 
@@ -176,7 +172,7 @@ class _Reader:
 
     def take(self, name: str) -> Weights:
         if name not in self.left:
-            raise SettingsError(f"the model has no {name}, which the fused writer needs; use --exporter portable")
+            raise SettingsError(f"the model has no {name}, which the fused writer needs")
         return self.left.pop(name)
 
     def dense(self, name: str) -> Dense:
@@ -201,9 +197,7 @@ def _outer_epsilon(config: Any, epsilon: float) -> float:
     has_linear_layer = config.embedding_size != config.hidden_size or config.trigram_input
     plain = has_linear_layer and config.num_feedforward_networks == 1
     if not plain or config.use_bottleneck or config.normalization_type != "layer_norm":
-        raise SettingsError(
-            "the fused writer knows MobileBERT only as BERT with a linear layer after its token table; use --exporter portable"
-        )
+        raise SettingsError("the fused writer knows MobileBERT only as BERT with a linear layer after its token table")
     return 1e-5  # MobileBERT uses torch's default for these norms, not its config's epsilon
 
 

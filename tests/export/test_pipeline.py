@@ -351,7 +351,7 @@ def test_a_model_the_fused_writer_cannot_write_is_written_by_the_other_and_said_
         bundle, validation=tiny_splits.validation, settings=ExportSettings(**FP32_ONLY), reporter=listening
     )
     assert exported.manifest.opset == OPSET
-    assert any("the portable writer, because the fused writer knows" in said for said in listening.said)
+    assert any("the portable writer writes this graph: the fused writer knows" in said for said in listening.said)
 
 
 def test_only_the_target_decides_how_wide_weights_are(

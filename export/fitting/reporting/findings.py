@@ -35,6 +35,7 @@ from export.fitting.reporting.result import (
     Rung,
     Score,
 )
+from export.fitting.reporting.summary import best_of, instead_of_the_student
 from export.fitting.scores import Scorer
 from export.fitting.training import Round
 from export.fitting.weighing import Form
@@ -172,9 +173,7 @@ def _report(
     floors = tuple(_floor(name, floor, evidence, scorer) for name, floor in evidence.floors.items())
     forms = tuple(_form_result(form, evidence, scored, teacher, by_name) for form in evidence.plan.candidates.forms)
     student = scored.get(found.winner) if found else None
-    best_floor = max(
-        (floor for floor in floors if floor.test), key=lambda floor: floor.test.value if floor.test else 0, default=None
-    )
+    best_floor = best_of(floors)
     floor_wins = bool(student and best_floor and best_floor.test and best_floor.test.value >= student.score.value)
     verdict = _verdict(evidence, forms, best_floor if floor_wins else None)
     of_student = None if student is None else student.logits
@@ -384,9 +383,4 @@ def _verdict(evidence: Evidence, forms: Sequence[FormResult], floor: Reference |
         f"{'' if winner.measured_ms is None else f', {winner.measured_ms:.2f} ms a text'}"
         f"{'' if winner.measured_bytes is None else f', {winner.measured_bytes / MEGABYTE:.1f} MB'}"
     )
-    if floor is not None and floor.test is not None:
-        return (
-            f"{floor.summary} is as good as the chosen student ({floor.test.value:.3f}): deploy that, or add labelled texts. "
-            f"The student is {words}."
-        )
-    return f"Deploy {words}."
+    return f"Deploy {words}." if floor is None else f"{instead_of_the_student(floor)} The student is {words}."

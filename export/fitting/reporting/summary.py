@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +53,23 @@ def against_floor(report: FitReport) -> list[str]:
     if gap.low <= 0 <= gap.high:
         return [f"{words} It includes 0, so these texts cannot tell the two apart."]
     return [f"{words} The student is {'better' if gap.low > 0 else 'worse'}."]
+
+
+def best_of(floors: Sequence[Reference]) -> Reference | None:
+    """Return the simple classifier with the best test score; of two that are equal, the commonest label."""
+    return max(
+        (floor for floor in floors if floor.test),
+        key=lambda floor: (floor.test.value if floor.test else 0.0, floor.name == "majority"),
+        default=None,
+    )
+
+
+def instead_of_the_student(floor: Reference) -> str:
+    """Return what to do if this simple classifier is as good as the chosen student."""
+    score = ABSENT if floor.test is None else f"{floor.test.value:.3f}"
+    if floor.name == "majority":
+        return f"No better than always the commonest label ({score}): deploy nothing yet, and add texts of the rarer labels."
+    return f"{floor.summary} is as good as the chosen student ({score}): deploy that, or add labelled texts."
 
 
 def summary_table(report: FitReport) -> Table:

@@ -27,7 +27,7 @@ from export.fitting.reporting.result import (
     Reference,
     Score,
 )
-from export.fitting.reporting.summary import summary_lines, summary_table
+from export.fitting.reporting.summary import best_of, instead_of_the_student, summary_lines, summary_table
 
 OUT = Path("runs/first try")
 HOSTILE = '"><script>alert(1)</script>$\\bad$&-->'
@@ -154,6 +154,30 @@ def test_commands_name_the_student_of_this_run(won: FitReport) -> None:
     assert "potstill serve &#39;runs/first try/student&#39;" in page
     (code,) = re.findall(r"<pre[^>]*>(from distill.*?)</pre>", page, flags=re.DOTALL)
     compile(code.replace("&#39;", "'").replace("&#34;", '"'), "page", "exec")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tfidf", "TF-IDF is as good as the chosen student (0.483): deploy that, or add labelled texts."),
+        (
+            "majority",
+            "No better than always the commonest label (0.483): deploy nothing yet, and add",
+        ),
+    ],
+)
+def test_the_verdict_says_what_to_deploy_where_a_floor_is_as_good(name: str, said: str) -> None:
+    floor = Reference(name, None, Score(0.483, 0.48, 0.49), summary="TF-IDF")
+    assert instead_of_the_student(floor).startswith(said)
+
+
+def test_of_two_floors_that_are_equal_the_commonest_label_counts() -> None:
+    alike, better = Score(0.483, 0.48, 0.49), Score(0.5, 0.4, 0.6)
+    majority, tfidf = Reference("majority", None, alike), Reference("tfidf", None, alike)
+    assert best_of([majority, tfidf]) is majority
+    assert best_of([tfidf, majority]) is majority
+    assert best_of([majority, found := replace(tfidf, test=better)]) is found
+    assert best_of([]) is None
 
 
 def test_a_floor_as_good_as_the_student_comes_first(won: FitReport) -> None:
