@@ -45,6 +45,9 @@ FEWEST_FOR_A_TEST: Final = 600
 """Training texts from which a share is cut off to measure on, if no test texts are given."""
 FEW_FOR_A_CHOICE: Final = 200
 """Validation texts below which the report warns that they choose by chance."""
+FEW_OF_A_LABEL: Final = 20
+"""Texts of a label, among those that choose or measure, below which the report warns that its recall is coarse."""
+MEASURING: Final = "test texts measure the result"
 UNTRAINED_LENGTH: Final = 128
 MOST_TOKENS: Final = 512
 LENGTHS_OF: Final = 2_000
@@ -123,13 +126,19 @@ def prepared(
 
 
 def _checked(texts: Splits | Dataset) -> Splits:
-    """Return disjoint splits, with a warning if the validation texts are few."""
+    """Return disjoint splits, with a warning if the validation texts are few, or those of a label."""
     splits = Splits.of(texts) if isinstance(texts, Dataset) else Splits.of(texts.train, texts.validation, texts.test)
-    count = len(splits.validation)
-    if count >= FEW_FOR_A_CHOICE:
-        return splits
-    few = f"only {count} validation texts choose the student, so each is {1 / count:.1%} of its score"
-    return replace(splits, validation=_noted(splits.validation, few))
+    validation = _with_rarest(splits.validation, "validation texts choose the student", fewest=FEW_FOR_A_CHOICE)
+    return replace(splits, validation=validation)
+
+
+def _with_rarest(data: Dataset, role: str, *, fewest: int = 0) -> Dataset:
+    """Return the texts, with a note on the weight of one text if there are few of a label, or fewer than `fewest` in all."""
+    label, count = min(data.counts.items(), key=lambda each: each[1])
+    if count >= FEW_OF_A_LABEL and len(data) >= fewest:
+        return data
+    weight = f"one is {1 / count:.1%} of its recall" if count else "its recall is unknown"
+    return _noted(data, f"the {len(data):,} {role}, and {count} of them have the rarest label {label!r}: {weight}")
 
 
 def _noted(data: Dataset, note: str) -> Dataset:
@@ -140,13 +149,13 @@ def _with_test(splits: Splits) -> Splits:
     """Cut test texts off a large training set that has none of its own; of a small one, the validation texts measure."""
     train = splits.train
     if splits.test is not None:
-        return splits
+        return replace(splits, test=_with_rarest(splits.test, MEASURING))
     if len(train) < FEWEST_FOR_A_TEST or min(train.counts.values()) < 2:
         note = "no --test texts, and too few training texts to cut some off: the validation texts choose and measure"
         return replace(splits, train=_noted(train, note))
     train, test = split_off(train, count=round(TEST_SHARE * len(train)), seed=0, name="test")
     note = f"{len(test):,} of the training texts are cut off as test texts; give others with --test"
-    return replace(splits, train=_noted(train, note), test=test)
+    return replace(splits, train=_noted(train, note), test=_with_rarest(test, MEASURING))
 
 
 def _each(teacher: FitTeacher) -> Sequence[str | Path | Bundle | Classifier]:

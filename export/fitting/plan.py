@@ -42,9 +42,9 @@ class Plan:
         return sum(self.minutes.values())
 
     def words(self) -> str:
-        """Return how many forms keep the budget, and how long the rest will take."""
+        """Return how many students keep the budget, and how long the rest will take."""
         return (
-            f"{len(self.within)} of {len(self.candidates.forms)} forms keep the budget "
+            f"{len(self.within)} of {len(self.candidates.forms)} students keep the budget "
             f"({', '.join(form.name for form in self.within) or 'none'}); about {self.total_min:.0f} minutes from here"
         )
 

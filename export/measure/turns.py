@@ -147,6 +147,7 @@ def take_turns(
                             found.settled.append(
                                 workers[name].settle(warm, kind, most_s=settings.settle_s, window_s=settings.window_s)
                             )
+                advance(0)  # the expected time counts from here: starting the processes takes longer than many rounds
                 for number in rounds:
                     for name in _in_turn(list(by_name), number, settings, what=TURNS):
                         if name not in failed:

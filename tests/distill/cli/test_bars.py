@@ -67,6 +67,15 @@ def test_the_rate_leaves_out_the_work_of_an_earlier_run(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "train: 84/100, 12 s gone, 48 s left\n"  # 3 s a piece, 16 pieces
 
 
+def test_nothing_more_at_the_end_does_not_repeat_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with LineReporter(clock=clock).task("label", 2) as advance:
+        clock.now += 4
+        advance(2)
+        advance(0)
+    assert capsys.readouterr().err == "label: 2/2, 4 s gone, 0 s left\n"
+
+
 def test_only_the_first_process_of_a_run_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     assert isinstance(reporter_for_terminal(), SilentReporter)

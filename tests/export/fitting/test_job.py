@@ -115,8 +115,20 @@ def test_few_texts_choose_with_a_warning_and_measure_on_validation_texts(tiny_sp
     few = Splits(tiny_splits.train.take(range(36)), tiny_splits.validation.take(range(40)), None)
     job = job_of(few, tiny_teacher)
     assert job.splits.test is None
-    assert any("only 40 validation texts choose the student, so each is 2.5%" in note for note in job.splits.notes)
+    assert any("the 40 validation texts choose the student, and" in note for note in job.splits.notes)
     assert any("the validation texts choose and measure" in note for note in job.splits.notes)
+
+
+def test_few_texts_of_a_label_are_reported_where_they_choose_and_where_they_measure(
+    tiny_splits: Splits, tiny_teacher: Bundle
+) -> None:
+    rows = np.argsort(tiny_splits.validation.label_ids, kind="stable")  # all of the first label, then the other
+    first = int((tiny_splits.validation.label_ids == 0).sum())
+    rare = tiny_splits.validation.take(rows[first - 4 :])  # four texts of the first label are left
+    label, count = rare.labels[0], len(rare)
+    job = job_of(replace(tiny_splits, validation=rare, test=None), tiny_teacher)
+    expected = f"the {count} validation texts choose the student, and 4 of them have the rarest label {label!r}: one is 25.0%"
+    assert any(note.startswith(expected) for note in job.splits.notes)
 
 
 def test_many_texts_without_test_texts_lose_some_to_measure_on(tiny_teacher: Bundle) -> None:
