@@ -72,7 +72,6 @@ TREC6: Final = FieldStudy(
     teacher=TeacherSettings(
         epochs=3, batch_size=16, learning_rate=3e-5, class_weights="none", mixed_precision="auto", checkpoint_every_s=600
     ),
-    copies=20,
 )
 
 
