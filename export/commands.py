@@ -114,14 +114,16 @@ def export(
         Layout | None,
         Parameter(
             group=OUTPUT,
-            help="also write the files in the layout of this tool, or as a web page that answers in the browser; needs no "
-            "texts if the graphs exist",
+            help="also write the files in the layout of this tool, as a web page that answers in the browser, or as a bundle "
+            "with one graph and no weights, small to ship; needs no texts if the graphs exist",
         ),
     ] = None,
     layout_out: Annotated[Path | None, Parameter(group=OUTPUT, help="new folder for --layout")] = None,
     layout_precision: Annotated[
         Precision | None,
-        Parameter(group=OUTPUT, help="the only graph in --layout; default: int8 if one must be chosen (triton, web), else all"),
+        Parameter(
+            group=OUTPUT, help="the only graph in --layout; default: int8 if one must be chosen (triton, web, bundle), else all"
+        ),
     ] = None,
     strip: Annotated[
         bool, Parameter(group=OUTPUT, help="delete the PyTorch weights afterwards; the bundle can then only be served")

@@ -1,4 +1,4 @@
-"""A bundle in the file layouts of other tools, written to another folder; the bundle itself keeps its layout.
+"""A bundle in the file layouts of other tools, or as small as it can be served, in another folder; the bundle does not change.
 
 Graphs and tokenizers are copied, not converted, so that the answers are those of the bundle.
 """
@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from distill.bundle import CONFIG, TOKENIZER, TOKENIZER_CONFIG, Bundle
+from distill.bundle import CONFIG, GRAPH_OF_PRECISION, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, Bundle
 from distill.errors import SettingsError
+from distill.manifest import SCHEMA
 from distill.settings import Precision
 from distill.storage import write_atomically
 from export.settings import Layout
@@ -29,6 +30,7 @@ def write_layout(bundle: Bundle, layout: Layout, out: Path, *, precision: Precis
             "triton": a model repository of Triton and KServe, `out/NAME/config.pbtxt` and `out/NAME/1/model.onnx`, where
             NAME is the bundle's folder; the client tokenizes, so `tokenizer.json` comes along.
             "web": a page that answers in the browser; see `export.web.browser`.
+            "bundle": a bundle of one graph, the tokenizer and the manifest, which is what `--max-mb` counts.
         out: The folder to write; it must be empty or not exist.
         precision: The only graph to write; None: int8 where one must be chosen, else all of them.
 
@@ -52,6 +54,8 @@ def _files_of(bundle: Bundle, layout: Layout, precision: Precision | None) -> di
     """Return the content of each file by its name."""
     if layout == "web":
         return page_files(bundle, precision)
+    if layout == "bundle":
+        return _served_files(bundle, precision or bundle.best_precision())
     if layout == "triton":
         return _triton_files(bundle, precision or bundle.best_precision())
     return _hugging_face_files(bundle, layout, (precision,) if precision else bundle.manifest.precisions)
@@ -79,6 +83,13 @@ output [
 {batching}instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
 """
+
+
+def _served_files(bundle: Bundle, precision: Precision) -> dict[str, bytes | str]:
+    content = {TOKENIZER: bundle.read(TOKENIZER), GRAPH_OF_PRECISION[precision]: bundle.read_graph(precision)}
+    kept = {name: bundle.manifest.files[name] for name in content}
+    changes = {"files": kept, "precisions": (precision,), "schema_version": SCHEMA}
+    return {**content, MANIFEST: bundle.manifest.model_copy(update=changes).to_bytes()}
 
 
 def _hugging_face_files(bundle: Bundle, layout: Layout, precisions: Sequence[Precision]) -> dict[str, bytes | str]:

@@ -15,7 +15,7 @@ Target = Literal["portable", "vnni"]
 """portable: any processor; vnni: processors that accumulate int8 products in 32 bits."""
 Form = Literal["pytorch", "fp32", "int8"]
 """What runs a bundle: its PyTorch weights, or one of its graphs."""
-Layout = Literal["optimum", "transformers.js", "triton", "web"]
+Layout = Literal["optimum", "transformers.js", "triton", "web", "bundle"]
 """File layouts of other tools; web: a page that answers in the browser."""
 
 ActivationScales = Literal["fixed", "dynamic"]

@@ -12,6 +12,7 @@ from distill.bundle import Bundle
 from distill.errors import BundleError, SettingsError
 from distill.settings import Precision
 from export.layouts import triton_config, write_layout
+from export.runtime.sessions import OnnxClassifier
 
 
 def files_below(folder: Path) -> set[str]:
@@ -26,6 +27,7 @@ SHARED = {"config.json", "tokenizer.json", "tokenizer_config.json"}
     [
         ("optimum", SHARED | {"model.onnx", "model_quantized.onnx"}),
         ("transformers.js", SHARED | {"onnx/model.onnx", "onnx/model_quantized.onnx"}),
+        ("bundle", {"model_int8.onnx", "tokenizer.json", "manifest.json"}),
         ("triton", {f"student/{name}" for name in ("config.pbtxt", "labels.txt", "tokenizer.json", "1/model.onnx")}),
     ],
 )
@@ -35,7 +37,7 @@ def test_a_layout_has_the_files_its_tool_looks_for(
     written = write_layout(tiny_student, layout, tmp_path / "out")
     assert files_below(tmp_path / "out") == expected == {str(path.relative_to(tmp_path / "out")) for path in written}
     for path in written:
-        graph = {"model.onnx": "fp32", "model_quantized.onnx": "int8"}.get(path.name)
+        graph = {"model.onnx": "fp32", "model_quantized.onnx": "int8", "model_int8.onnx": "int8"}.get(path.name)
         if graph:
             source = tiny_student.graph("int8" if layout == "triton" else graph)
             assert path.read_bytes() == source.read_bytes()
@@ -66,6 +68,17 @@ def test_a_layout_has_only_the_graph_that_was_named(layout: str, graph: str, tin
     write_layout(tiny_student, layout, tmp_path / "out", precision="fp32")
     assert {name for name in files_below(tmp_path / "out") if name.endswith(".onnx")} == {graph}
     assert (tmp_path / "out" / graph).read_bytes() == tiny_student.graph("fp32").read_bytes()
+
+
+def test_the_layout_bundle_is_what_must_be_shipped_and_answers_alike(tiny_student: Bundle, tmp_path: Path) -> None:
+    write_layout(tiny_student, "bundle", tmp_path / "out")
+    shipped = Bundle.open(tmp_path / "out")
+    assert shipped.manifest.precisions == ("int8",)
+    in_folder = sum(path.stat().st_size for path in shipped.path.iterdir())
+    assert in_folder == shipped.size_bytes("int8") <= tiny_student.size_bytes("int8")
+    texts = ["a lovely film", "dull"]
+    expected = OnnxClassifier.open(tiny_student, precision="int8").predict_logits(texts)
+    assert OnnxClassifier.open(shipped).predict_logits(texts).tolist() == expected.tolist()
 
 
 def test_a_folder_that_holds_something_is_left_alone(tiny_student: Bundle, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from export.fitting.reporting.result import Disagreement, FitReport, FormResult,
 from export.fitting.reporting.summary import (
     STATUS_WORDS,
     against_floor,
+    best_of,
     interval,
     megabytes,
     number,
@@ -71,6 +72,7 @@ def html_of(report: FitReport, out: Path) -> str:
         calibration=calibration_picture(report.calibration),
         total_min=sum(report.minutes.values()),
         serve=f"potstill serve {shlex.quote(str(student))}",
+        ship=f"potstill export {shlex.quote(str(student))} --layout bundle --layout-out shipped",
         python=(
             "from distill import predict\nfrom export import OnnxClassifier\n"
             f'predict(OnnxClassifier.open({str(student)!r}), ["a text"])'
@@ -81,6 +83,9 @@ def html_of(report: FitReport, out: Path) -> str:
 def _headline(report: FitReport) -> str:
     if report.winner is None:
         return "No student fits the budget"
+    best = best_of(report.floors)
+    if report.floor_wins and best is not None and best.name == "majority":
+        return "No better than the commonest label"
     if report.floor_wins:
         return "A simpler classifier is as good"
     return "A student fits the budget"

@@ -183,6 +183,9 @@ def test_of_two_floors_that_are_equal_the_commonest_label_counts() -> None:
 def test_a_floor_as_good_as_the_student_comes_first(won: FitReport) -> None:
     page = html_of(replace(won, floor_wins=True, verdict="TF-IDF is as good."), OUT)
     assert words(page.partition("<main>")[2]).strip().startswith("A simpler classifier is as good TF-IDF is as good.")
+    commonest = tuple(replace(floor, test=won.floors[0].test) for floor in won.floors)
+    page = html_of(replace(won, floor_wins=True, floors=commonest), OUT)
+    assert words(page.partition("<main>")[2]).strip().startswith("No better than the commonest label")
 
 
 @pytest.mark.parametrize(
