@@ -232,6 +232,10 @@ class StudentSettings(Settings, heading="Student"):
         return self
 
 
+Unsure = Literal["keep", "weigh", "leave_out"]
+"""What a student does with the answers that its teacher is unsure of."""
+
+
 class TransferSetSettings(Settings, heading="Transfer set"):
     """The weight of each source of texts in the loss, and which unlabelled texts are used."""
 
@@ -243,6 +247,12 @@ class TransferSetSettings(Settings, heading="Transfer set"):
     )
     unlabeled_temperature: float = Field(1.0, gt=0, description="temperature of that probability")
     unlabeled_agreed: bool = Field(False, description="drop unlabelled texts on whose label several teachers disagree")
+    unsure: Unsure = Field(
+        "keep",
+        description="texts of which the teacher is unsure, by the gap between its two likeliest labels: keep them like the "
+        "others, weigh each text by its gap, or leave_out the fifth of each label with the smallest gaps; texts with a "
+        "hard label in the loss are always kept",
+    )
     max_texts: int | None = Field(
         None,
         ge=2,

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from distill.asking.settings import PriceSettings
 from distill.recipes import Effort, RecipeName
-from distill.settings import Precision, Settings
+from distill.settings import Precision, Settings, Unsure
 
 Exporter = Literal["auto", "fused", "portable", "optimum"]
 Target = Literal["portable", "vnni"]
@@ -95,6 +95,8 @@ class BenchSettings(TurnSettings, heading="Measuring"):
 
 
 Prefer = Literal["speed", "quality", "size"]
+UnsureChoice = Unsure | Literal["choose"]
+"""choose: the way that is best on validation texts."""
 
 
 class FitSettings(PriceSettings, heading="Budget"):
@@ -125,6 +127,12 @@ class FitSettings(PriceSettings, heading="Budget"):
     seed: int = Field(0, ge=0, description="seed of all training; the splits of the texts stay the same")
     price_hour: float = Field(
         0.0, ge=0, description="price of an hour of one thread of this machine, for the table of costs with answers:FOLDER"
+    )
+    unsure: UnsureChoice | None = Field(
+        None,
+        description="texts of which the teacher is unsure, by the gap between its two likeliest labels: keep them like the "
+        "others, weigh each text by its gap, leave_out the fifth of each label with the smallest gaps, or choose on the "
+        "validation texts with the fastest student; default: choose with answers:FOLDER, else keep",
     )
     train_all: bool = Field(
         False,

@@ -148,7 +148,8 @@ def make_students(bench: Bench) -> None:
         name = f"student-{way}-{seed}"
         if not bench.rows.has(name):
             bench.reporter.say(f"student taught {way}, seed {seed}")
-            bench.rows.keep({"name": name, "kind": "student", "way": way, "seed": seed, **_taught(bench, way, seed)})
+            row = taught(bench, way, seed, {"soft_weight": 0.0} if way == "hard" else {})
+            bench.rows.keep({"name": name, "kind": "student", "way": way, "seed": seed, **row})
 
 
 def student_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -180,10 +181,17 @@ def students_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown_table(columns, lines) if lines else ""
 
 
-def _taught(bench: Bench, way: str, seed: int) -> dict[str, Any]:
-    """Teach a student in one way; return its quality on the gold test texts, before any temperature calibration."""
-    teacher, train, validation = _lesson(bench, way)
-    settings = bench.study.settings.model_copy(update={"seed": seed, **({"soft_weight": 0.0} if way == "hard" else {})})
+def taught(bench: Bench, way: str, seed: int, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Teach a student in one way; return its quality on the gold test texts, before any temperature calibration.
+
+    Args:
+        bench: Texts and answers.
+        way: As `lesson_of` knows it; the name of the student's folder.
+        seed: Of the student.
+        changes: Of the settings.
+    """
+    teacher, train, validation = lesson_of(bench, way)
+    settings = bench.study.settings.model_copy(update={"seed": seed, **changes})
     splits = Splits(train, validation, bench.gold)
     out = bench.folder / "students" / f"{way}-{seed}"
     made = train_student(teacher, splits, unlabeled=(), out=out, settings=settings, reporter=bench.reporter)
@@ -200,8 +208,11 @@ def _taught(bench: Bench, way: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _lesson(bench: Bench, way: str) -> tuple[Bundle | Classifier, Dataset, Dataset]:
-    """Return who teaches, and the texts to learn from and to choose the epoch by, with labels by the teacher."""
+def lesson_of(bench: Bench, way: str) -> tuple[Bundle | Classifier, Dataset, Dataset]:
+    """Return who teaches, and the texts to learn from and to choose the epoch by, with labels by the teacher.
+
+    Ways other than "direct", "asked" and "hard" are taught by the probabilities of the less sure model.
+    """
     parts = bench.splits.train, bench.splits.validation
     if way == "direct":
         named = {text: max(shares, key=lambda name: shares[name]) for text, shares in bench.shares.items()}

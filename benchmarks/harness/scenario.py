@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import scenarios as rooms
-from benchmarks.harness.results import FOLDER
+from benchmarks.harness.results import FOLDER, read_result
 from distill.errors import SettingsError
 from distill.progress import Reporter
 from distill.settings import DataSettings, Settings
@@ -62,6 +62,11 @@ class Context:
     def data(self) -> DataSettings:
         """The movie sentences, that most scenarios measure on; with `quick` a sample."""
         return DataSettings(train=(MOVIES,), test=MOVIES, limit=QUICK_TEXTS if self.quick else None)
+
+    def earlier_rows(self) -> Sequence[Row]:
+        """Return the rows of the result file that is there already."""
+        there = (self.out / f"{self.scenario}.json").is_file()
+        return read_result(self.scenario, folder=self.out)["rows"] if there else ()
 
     def trained(self, name: str, seed: int = 0) -> Path:
         """Return a bundle that the scenario `quality` trained: `teacher`, or one of its arms.

@@ -6,6 +6,7 @@ Part by part; a finished row is a file in the work folder and is not made again.
     promises  the agreement that a cascade promises, against the true one of simulated texts
     students  a fine-tuned teacher behind the address: students of its answers against those of the teacher itself, and of its
               probabilities against those of its labels
+    unsure    students of the less sure answers that weigh or leave out the unsure ones, and which way `fit` would choose
     local     a small language model behind a real server on this machine, asked and judged
 """
 
@@ -22,6 +23,7 @@ from benchmarks.asking.failures import Plan, ask_through_failures, failure_figur
 from benchmarks.asking.local_model import ask_local_model, local_model_table
 from benchmarks.asking.promises import Promises, promise_figures, promises
 from benchmarks.asking.students import Bench, Study, make_students, student_figures, students_table
+from benchmarks.asking.unsure import make_unsure, unsure_table
 from benchmarks.harness.pieces import Rows
 from benchmarks.harness.scenario import Context, Outcome, Result, Scenario, markdown_table
 from distill.errors import SettingsError
@@ -81,6 +83,10 @@ def _students(folder: Path, rows: Rows, amounts: Amounts, reporter: Reporter) ->
     make_students(Bench(amounts.study, folder, rows, reporter))
 
 
+def _unsure(folder: Path, rows: Rows, amounts: Amounts, reporter: Reporter) -> None:
+    make_unsure(Bench(amounts.study, folder, rows, reporter))
+
+
 def _local(folder: Path, rows: Rows, amounts: Amounts, reporter: Reporter) -> None:
     ask_local_model(rows, work=folder, data=amounts.study.data, reporter=reporter)
 
@@ -89,6 +95,7 @@ PARTS: Final[dict[str, Callable[[Path, Rows, Amounts, Reporter], None]]] = {
     "failures": _failures,
     "promises": _promises,
     "students": _students,
+    "unsure": _unsure,
     "local": _local,
 }
 """The parts in the order in which they are made; the one that times first."""
@@ -104,23 +111,25 @@ class AskBenchSettings(Settings):
 
     parts: tuple[str, ...] = Field(tuple(PARTS), description="make only these parts")
     teacher: Path | None = Field(
-        None, description="bundle of the teacher that answers in the part students; default: builtin:minilm, fine-tuned now"
+        None,
+        description="bundle of the teacher that answers for students and unsure; default: builtin:minilm, fine-tuned now",
     )
-    seeds: tuple[int, ...] = Field((0, 1, 2), description="seeds of the students of the part students")
+    seeds: tuple[int, ...] = Field((0, 1, 2), description="seeds of the students")
 
 
 def run(settings: AskBenchSettings, context: Context) -> Outcome:
-    """Make the rows that are missing."""
+    """Make the rows that are missing; rows of the result file that is there already are kept."""
     study = Study(context.data, teacher=settings.teacher, seeds=settings.seeds)
     amounts = sample_of(study) if context.quick else Amounts(study)
-    rows = run_ask(context.folder, parts=settings.parts, amounts=amounts, reporter=context.reporter)
-    return Outcome(rows)
+    run_ask(context.folder, parts=settings.parts, amounts=amounts, reporter=context.reporter)
+    return Outcome(Rows(context.folder / "rows").with_earlier(context.earlier_rows()))
 
 
 def _table(result: Result) -> str:
     figures = ask_figures(result["rows"])
     table = markdown_table(("figure", "value"), [(name, f"{value:,.4g}") for name, value in figures.items()])
-    return "\n\n".join(filter(None, (table, students_table(result["rows"]), local_model_table(result["rows"]))))
+    tables = (table, *(make(result["rows"]) for make in (students_table, unsure_table, local_model_table)))
+    return "\n\n".join(filter(None, tables))
 
 
 SCENARIO = Scenario(
@@ -135,6 +144,7 @@ SCENARIO = Scenario(
         "benchmarks/asking",
         "distill/asking",
         "distill/training",
+        "export/fitting/unsure.py",
         "export/runtime/cascade.py",
     ),
     minutes=60,

@@ -26,7 +26,6 @@ from benchmarks.fitting.figures import SEEDS, fit_figures, fit_markdown, missing
 from benchmarks.fitting.foreign import FOREIGN, SPLIT_SEED, ForeignSet, splits_of
 from benchmarks.fitting.rows import report_part, texts_part, trainings
 from benchmarks.harness.pieces import Rows
-from benchmarks.harness.results import read_result
 from benchmarks.harness.scenario import Context, Outcome, Scenario
 from benchmarks.harness.texts import task_texts
 from distill.data import Splits, limited
@@ -159,8 +158,7 @@ def run(settings: FitBenchSettings, context: Context) -> Outcome:
     parts = [part for part in PARTS if part in settings.parts]
     unknown = [part for part in settings.parts if part not in PARTS]
     run_fit(context.folder, parts=[*parts, *unknown], seeds=settings.seeds, study=study, reporter=context.reporter)
-    there = (context.out / "fit.json").is_file()
-    rows = Rows(context.folder / "rows").with_earlier(read_result("fit", folder=context.out)["rows"] if there else ())
+    rows = Rows(context.folder / "rows").with_earlier(context.earlier_rows())
     return Outcome(rows, {"missing": missing_of(rows)})
 
 

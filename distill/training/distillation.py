@@ -13,7 +13,7 @@ from distill.bundle import Bundle
 from distill.classifier import mean_logits
 from distill.data import Dataset, Splits, fingerprint
 from distill.errors import SettingsError
-from distill.labels import Logits
+from distill.labels import Logits, require_single_label
 from distill.losses.objective import distillation_objective
 from distill.manifest import Lineage
 from distill.models.families import set_dropout
@@ -118,11 +118,7 @@ def train_student(
         model = opened.torch_member()
         base = load_student(settings.student, settings, teacher=model or opened.asked) if settings.student else opened.lender()
         transfer = TransferSet.gather(train, unlabeled, held_out=held_out, max_texts=settings.max_texts, files=run.files)
-        if not settings.asks_teacher and (len(transfer.unlabeled) or settings.augment):
-            raise SettingsError(
-                "with soft_weight 0 nothing is learnt from the teacher, so unlabelled and augmented texts cannot be used; "
-                "raise --soft-weight, or name --losses"
-            )
+        _require_answers_used(settings, transfer, opened)
         # Before the teacher is run, which takes minutes: settings that cannot be honoured fail in the first seconds.
         student = new_student(base, settings, train=transfer.labelled, unlabeled=transfer.unlabeled)
         objective = distillation_objective(settings, student=student, teacher=model, label_ids=train.label_ids)
@@ -146,6 +142,16 @@ def train_student(
         quality = quality_of(student, validation, logits, split="validation", teacher_logits=on_validation)
         outcome = replace(outcome, quality={"pytorch": quality})
         return seal(student, replace(run, settings=lesson.settings), role="student", lineage=lineage, outcome=outcome)
+
+
+def _require_answers_used(settings: DistillSettings, transfer: TransferSet, teacher: Teacher) -> None:
+    if settings.unsure != "keep":
+        require_single_label(teacher.asked.problem_type, f"--unsure {settings.unsure}")
+    if not settings.asks_teacher and (len(transfer.unlabeled) or settings.augment or settings.unsure != "keep"):
+        raise SettingsError(
+            "with soft_weight 0 nothing is learnt from the teacher, so unlabelled and augmented texts and --unsure cannot be "
+            "used; raise --soft-weight, or name --losses"
+        )
 
 
 def _require_other_folder(teacher: Teacher, student: str | None, out: Path) -> None:

@@ -25,6 +25,7 @@ from distill.models.torch_classifier import TorchClassifier
 from distill.settings import DistillSettings, TransferSetSettings
 from distill.teachers.teacher import Teacher
 from distill.texts import TextInput
+from distill.training.certainty import certainty_weights
 from distill.training.loop import Examples, Lesson
 from distill.training.pace import say_answers
 from distill.training.processes import SharedFiles, logits_together
@@ -215,9 +216,20 @@ def distillation_lesson(given: Prepared) -> Lesson:
         rows=run.files.rows("rows", transfer.texts, given.student.tokenizer),
         label_ids=run.files.array("label_ids", lambda: np.concatenate([known, unknown])),
         teacher_logits=soft,
-        weights=transfer.weights(settings),
+        weights=transfer.weights(settings) if soft is None else _weights(transfer, soft, settings),
     )
     return Lesson("student", examples, given.held_out, given.objective, settings)
+
+
+def _weights(transfer: TransferSet, teacher_logits: Logits, settings: DistillSettings) -> NDArray[np.float32] | None:
+    """Return the weight of each text: that of its source, times that of its answer if the answer alone says its label."""
+    of_source = transfer.weights(settings)
+    if settings.unsure == "keep":
+        return of_source
+    first = len(transfer.labelled) if settings.soft_weight < 1 else 0
+    weights = np.ones(len(transfer), dtype=np.float32)
+    weights[first:] = certainty_weights(teacher_logits[first:], settings.unsure)
+    return weights if of_source is None else weights * of_source
 
 
 def control_lesson(given: Prepared) -> Lesson:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from distill.evaluation.intervals import Figure
+from distill.settings import Unsure
 from export.fitting.reporting.result import Budget
 from export.settings import Prefer
 
@@ -95,4 +96,20 @@ def are_equal(best: Validated, other: Validated) -> bool:
     what the teacher decides does not.
     """
     score, agreement = best.score - other.score, best.agreement - other.agreement
-    return score.value <= EQUAL_WITHIN and all(each.value <= float(each.samples.std()) for each in (score, agreement))
+    return score.value <= EQUAL_WITHIN and all(each.value <= standard_error(each) for each in (score, agreement))
+
+
+def standard_error(difference: Figure) -> float:
+    """Return the standard error over texts of a difference of figures of one bootstrap, which are paired."""
+    return float(difference.samples.std())
+
+
+def way_of_unsure(figures: Mapping[Unsure, Figure]) -> Unsure:
+    """Return the way with the best score among those that beat `keep` by more than one standard error, paired over texts.
+
+    Args:
+        figures: Of one student, taught each way, from one bootstrap.
+    """
+    gains = {way: figure - figures["keep"] for way, figure in figures.items()}
+    better = [way for way, gain in gains.items() if gain.value > standard_error(gain)]
+    return max(better, key=lambda way: gains[way].value, default="keep")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from distill.asking.teaching import is_answers
 from distill.bundle import Bundle
@@ -14,11 +14,12 @@ from distill.data import Dataset, Splits, limited, texts_not_in
 from distill.data.dataset import split_off
 from distill.errors import SettingsError
 from distill.evaluation.scores import metric_of
-from distill.labels import task_of
+from distill.labels import require_single_label, task_of
 from distill.models.loading import load_pretrained
 from distill.models.torch_classifier import usable_positions
 from distill.progress import Reporter
 from distill.recipes import Effort
+from distill.settings import Unsure
 from distill.teacher_settings import TeacherSettings
 from distill.teachers.answers import teacher_logits
 from distill.teachers.defaults import DataShape, adapted
@@ -38,7 +39,7 @@ from export.fitting.plan import Plan, planned_minutes
 from export.fitting.reporting.result import Budget
 from export.fitting.scores import Scorer
 from export.fitting.weighing import Candidates, recipes_of, weighed_forms
-from export.settings import FitSettings
+from export.settings import FitSettings, UnsureChoice
 
 TEST_SHARE: Final = 0.15
 FEWEST_FOR_A_TEST: Final = 600
@@ -95,6 +96,11 @@ class Job:
         return self.answers is not None and not is_answers(self.splits.train.source)
 
     @property
+    def unsure(self) -> UnsureChoice:
+        """What becomes of the answers that the teacher is unsure of."""
+        return self.settings.unsure or ("keep" if self.answers is None else "choose")
+
+    @property
     def validation(self) -> Scorer:
         """Scores on the validation texts."""
         return Scorer(self.splits.validation, self.settings.metric)
@@ -113,6 +119,8 @@ def prepared(
         PotstillError: As `export.fitting.run.fit`.
     """
     splits = _with_test(_checked(texts))
+    if settings.unsure not in (None, "keep"):
+        require_single_label(splits.train.problem_type, f"--unsure {settings.unsure}")
     metric_of(settings.metric, labels=splits.train.labels, task=task_of(splits.train.problem_type))
     for note in splits.notes:
         reporter.say(note)
@@ -258,6 +266,7 @@ def planned(job: Job, out: Path | None = None) -> tuple[Job, Plan]:
             num_texts=len(job.splits.train) + len(job.unlabeled),
             teacher_views=0 if job.encoder is None else _epochs(job.teacher, train, teacher_settings(settings)) * len(train),
             halving=not settings.train_all,
+            ways=len(get_args(Unsure)) if job.unsure == "choose" else 0,
         )
         plan = Plan(candidates, within, minutes, effort)
         if limit is None or plan.total_min <= limit:

@@ -88,16 +88,17 @@ class Plan:
 
 
 def planned_minutes(
-    candidates: Candidates, names: Sequence[str], *, num_texts: int, teacher_views: int, halving: bool
+    candidates: Candidates, names: Sequence[str], *, num_texts: int, teacher_views: int, halving: bool, ways: int = 0
 ) -> dict[str, float]:
     """Return the expected minutes of each stage.
 
     Args:
         candidates: The forms, and how long a step of each recipe takes.
-        names: The recipes that keep the budget.
+        names: The recipes that keep the budget, the fastest first.
         num_texts: Labelled and unlabelled texts.
         teacher_views: Texts that the teacher is fine-tuned on, counting one once per epoch; 0 if it is given.
         halving: Whether the weaker half is stopped after `RUNG_SHARE`.
+        ways: How many ways to treat unsure answers are tried, each with `RUNG_SHARE` of the fastest student's training.
     """
     if not names:
         return {}
@@ -112,6 +113,7 @@ def planned_minutes(
     before = [_views(stage, num_texts) * step.get(name, slowest) for name, stage in needed.items()]
     is_halved = halving and len(names) >= FEWEST_HALVED
     students = sum(own) * (RUNG_SHARE + 0.5 if is_halved else 1.0) + sum(before)
+    students += ways * _views(candidates.in_part[names[0]][-1], num_texts) * step[names[0]]
     copies = max(candidates.stages[name][-1].settings.augment for name in names)
     asked = min(num_texts * (1 + copies), max(_views(candidates.stages[name][-1], num_texts) for name in names))
     return {

@@ -39,6 +39,7 @@ from export.fitting.plan import Plan
 from export.fitting.reporting.findings import Evidence, Found, measured_rows, write_fit_report
 from export.fitting.reporting.result import FitReport
 from export.fitting.training import TEACHER, TRIED, Round, control_of, controls_of_fewer, halved, tuned_teacher
+from export.fitting.unsure import unsure_answers
 from export.fitting.weighing import Form, recipes_of, timed
 from export.measure.candidates import bundle_candidate
 from export.runtime.sessions import OnnxClassifier
@@ -161,8 +162,9 @@ def _fitted(job: Job, out: Path) -> FitReport:
         _report_teacher(job, on_validation, floors)
     learning = Learning(teacher, job.splits, job.unlabeled, job.reporter, distillation_lesson)
     with stages.stage("students", ", ".join(recipes_of(plan.within))):
+        unsure = unsure_answers(job, plan, learning, folder=out / TRIED)
         rounds = halved(
-            plan.candidates,
+            plan.candidates if unsure is None else plan.candidates.taught(unsure.way),
             recipes_of(plan.within),
             learning,
             folder=out / TRIED,
@@ -173,6 +175,7 @@ def _fitted(job: Job, out: Path) -> FitReport:
         graphs = _graphs(job, plan.within, rounds, out)
     with stages.stage("choice", "on the validation texts"):
         evidence = replace(evidence, rounds=rounds, graphs=graphs, teacher=teacher, teacher_on_validation=on_validation)
+        evidence = replace(evidence, unsure=unsure)
         floor = max((_on_validation(job, each) for each in floors.values()), default=0.0)
         winner, figures, costs = _choice(job, evidence, on_validation, out)
         student = copied(graphs.bundles[winner], out / STUDENT)

@@ -120,18 +120,21 @@ def _possible(candidates: Candidates, names: Sequence[str], learning: Learning) 
     Raises:
         SettingsError: None can.
     """
-    possible = []
+    possible = [name for name in names if is_possible(candidates, name, learning)]
     for name in names:
-        first = candidates.stages[name][0].settings
-        wanted = 0 if first.student is not None else first.num_layers or 0
-        has = learning.teacher.lender().model.config.num_hidden_layers if wanted else 0
-        if wanted <= has:
-            possible.append(name)
-        else:
-            learning.reporter.say(f"{name} is left out: it is made of {wanted} layers, and the teacher has {has}")
+        if name not in possible:
+            wanted = candidates.stages[name][0].settings.num_layers
+            learning.reporter.say(f"{name} is left out: it is made of {wanted} layers, and the teacher has fewer")
     if not possible:
         raise SettingsError(f"the teacher has too few layers for {', '.join(names)}; name other --recipes")
     return possible
+
+
+def is_possible(candidates: Candidates, name: str, learning: Learning) -> bool:
+    """Return whether a recipe can be made of the teacher, which may have fewer layers than it takes."""
+    first = candidates.stages[name][0].settings
+    wanted = 0 if first.student is not None else first.num_layers or 0
+    return not wanted or wanted <= learning.teacher.lender().model.config.num_hidden_layers
 
 
 def _trained(stages: Sequence[Stage], learning: Learning, folder: Path, home: Path) -> Bundle:
@@ -156,8 +159,14 @@ def control_of(stages: Sequence[Stage], learning: Learning, *, folder: Path) -> 
     when `CONTROL_PATIENCE` passes over the labels bring nothing better.
     """
     alone = replace(learning, unlabeled=(), lesson_of=_stopping_control_lesson)
-    own = stages[-1].settings.model_copy(update={"student": stages[0].settings.student, "max_texts": None})
-    return train_once_each((Stage(stages[-1].name, own),), folder=folder / "control", learning=alone)
+    own = without_assistant(stages)
+    own = replace(own, settings=own.settings.model_copy(update={"max_texts": None}))
+    return train_once_each((own,), folder=folder / "control", learning=alone)
+
+
+def without_assistant(stages: Sequence[Stage]) -> Stage:
+    """Return the student of a recipe, made of what its first assistant is made of."""
+    return replace(stages[-1], settings=stages[-1].settings.model_copy(update={"student": stages[0].settings.student}))
 
 
 def controls_of_fewer(stages: Sequence[Stage], learning: Learning, *, folder: Path) -> dict[int, Bundle]:

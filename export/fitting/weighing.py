@@ -22,6 +22,7 @@ from distill.models.loading import load_pretrained
 from distill.models.torch_classifier import TorchClassifier
 from distill.progress import Reporter, SilentReporter
 from distill.recipes import RECIPES, RecipeName, RecipeOptions, Stage, stages_of
+from distill.settings import Unsure
 from distill.storage import kept_or_made
 from distill.students.bases import base_of
 from distill.teachers.teacher import Teacher
@@ -98,6 +99,18 @@ class Candidates:
     def costs(self) -> dict[str, Costs]:
         """Return what each form takes, by its name."""
         return {form.name: form.costs for form in self.forms}
+
+    def taught(self, unsure: Unsure) -> Candidates:
+        """Return the same with students, assistants among them, that treat unsure answers this way."""
+
+        def changed(stages: Mapping[str, Sequence[Stage]]) -> dict[str, tuple[Stage, ...]]:
+            update = {"unsure": unsure}
+            return {
+                name: tuple(replace(one, settings=one.settings.model_copy(update=update)) for one in each)
+                for name, each in stages.items()
+            }
+
+        return replace(self, stages=changed(self.stages), in_part=changed(self.in_part))
 
     def assistants(self) -> list[Stage]:
         """Return every stage that another student is made of, each once."""

@@ -7,8 +7,9 @@ from typing import Final
 
 from distill.asking.teaching import open_answers
 from distill.bundle import Bundle
+from distill.evaluation.scores import metric_words
 from distill.models.loading import load_bundle
-from export.fitting.reporting.result import FormResult, HumanLabels, Labelling, Score
+from export.fitting.reporting.result import FormResult, HumanLabels, Labelling, Score, UnsureAnswers
 from export.fitting.scores import Scorer
 from export.settings import FitSettings
 
@@ -59,3 +60,27 @@ def in_words(found: tuple[HumanLabels, ...], student: Score | None) -> str:
     if enough is None:
         return f"The student is better than one taught by all {found[-1].count:,} human labels alone."
     return f"From about {enough.count:,} human labels on, these alone teach as well as the answers."
+
+
+def unsure_words(found: UnsureAnswers, metric: str) -> str:
+    """Return what becomes of the answers that the teacher is unsure of, and why."""
+    verdict = {
+        "keep": "Unsure answers count like the others",
+        "weigh": "Each answer is weighed by its certainty",
+        "leave_out": "The least certain fifth of the answers of each label is left out",
+    }[found.way]
+    if found.given:
+        return f"{verdict}, as --unsure asks."
+    if not found.tried:
+        return f"{verdict}: the teacher is equally sure of all."
+    ways = {"keep": "all answers alike", "weigh": "weighed", "leave_out": "a fifth left out"}
+    keep, *others = found.tried
+    scores = " and ".join(
+        f"{each.score.value:.4f} with {ways[each.way]} ({each.gain:+.4f}, standard error {each.standard_error:.4f})"
+        for each in others
+    )
+    return (
+        f"{verdict}: after a short training a {found.recipe} student reached {metric_words(metric)} {keep.score.value:.4f} "
+        f"with {ways['keep']}, {scores} on the validation texts"
+        f"{', whose labels are answers of the language model too' if found.by_answers else ''}."
+    )

@@ -34,6 +34,7 @@ from export.fitting.reporting.result import (
     Reference,
     Rung,
     Score,
+    UnsureAnswers,
 )
 from export.fitting.reporting.summary import best_of, instead_of_the_student
 from export.fitting.scores import Scorer
@@ -92,6 +93,7 @@ class Evidence:
     binding: tuple[str, ...] = ()
     nearest: tuple[str, ...] = ()
     answers: str | None = None
+    unsure: UnsureAnswers | None = None
 
     @property
     def measured(self) -> Dataset:
@@ -209,6 +211,7 @@ def _report(
         calibration=calibration(evidence.measured, of_student),
         labelling=labelling(evidence.answers, forms, settings),
         human_labels=human_labels(found.by_labels if found else {}, scorer),
+        unsure=evidence.unsure,
         ece=ece(evidence.measured, of_student),
         notes=evidence.splits.notes,
         minutes=dict(evidence.minutes),

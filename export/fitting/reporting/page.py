@@ -11,7 +11,7 @@ import jinja2
 from distill.evaluation.scores import metric_words
 from distill.storage import write_atomically
 from export.fitting.choose import MEGABYTE
-from export.fitting.reporting.answers import in_words
+from export.fitting.reporting.answers import in_words, unsure_words
 from export.fitting.reporting.picture import calibration_picture, cost_pictures, floors_below, score_pictures
 from export.fitting.reporting.result import Disagreement, FitReport, FormResult, Score
 from export.fitting.reporting.summary import (
@@ -61,6 +61,7 @@ def html_of(report: FitReport, out: Path) -> str:
             (reference_words(each), each, each.validation, score_of(each, report.measured_on))
             for each in (report.teacher, *((report.control,) if report.control else ()), *report.floors)
         ],
+        unsure_words=unsure_words(report.unsure, report.metric) if report.unsure else "",
         human_words=in_words(report.human_labels, _winner_score(report)),
         marks=_MARKS,
         status_words=STATUS_WORDS,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from distill.evaluation.intervals import Estimate
+from distill.settings import Unsure
 
 FormStatus = Literal["over_budget", "eliminated", "finalist", "winner", "failed_gate"]
 """over_budget: never trained; eliminated: trained in part; finalist: trained in full, not chosen; failed_gate: int8 lost too
@@ -163,6 +164,42 @@ class Labelling:
 
 
 @dataclass(frozen=True)
+class TriedWay:
+    """A way to treat unsure answers, and what a student taught that way reached.
+
+    Attributes:
+        way: "keep", "weigh" or "leave_out".
+        score: On validation texts.
+        gain: That score minus the one of "keep".
+        standard_error: Of the gain, paired over the validation texts.
+    """
+
+    way: Unsure
+    score: Score
+    gain: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class UnsureAnswers:
+    """What became of the answers that the teacher is unsure of.
+
+    Attributes:
+        way: "keep", "weigh" or "leave_out".
+        given: Whether the settings named it.
+        tried: Of each way, what a student reached; empty if the way was given or all answers are equally sure.
+        recipe: Of that student; "" without one.
+        by_answers: Whether the validation labels are answers of the language model too.
+    """
+
+    way: Unsure
+    given: bool = False
+    tried: tuple[TriedWay, ...] = ()
+    recipe: str = ""
+    by_answers: bool = False
+
+
+@dataclass(frozen=True)
 class HumanLabels:
     """The chosen student's form, trained on this many human labels and nothing else; its score on the measured texts."""
 
@@ -199,6 +236,7 @@ class FitReport:
         calibration: Reliability of the winner's probabilities on the measured texts.
         labelling: With a language model as teacher: what its answers cost, and what more labels would.
         human_labels: With a language model as teacher and human labels to learn from: what these alone bring, by their number.
+        unsure: What became of the answers that the teacher is unsure of; None if nothing was asked for.
         ece: Expected calibration error of the winner on the measured texts, 0 to 1.
         notes: What was noticed about the data and decided from it (lengths, class weights, dropped rows).
         minutes: Wall time by stage, in order.
@@ -229,6 +267,7 @@ class FitReport:
     calibration: tuple[CalibrationBin, ...] = ()
     labelling: tuple[Labelling, ...] = ()
     human_labels: tuple[HumanLabels, ...] = ()
+    unsure: UnsureAnswers | None = None
     ece: float | None = None
     notes: tuple[str, ...] = ()
     minutes: dict[str, float] = field(default_factory=dict)
