@@ -29,7 +29,7 @@ def open_peer(job: Job) -> Peer:
 
     folder = job.folder / "pipeline"
     pipeline = StaticModelPipeline.from_pretrained(str(folder))
-    columns = [list(pipeline.classes_).index(label) for label in job.labels]
+    columns = [np.asarray(pipeline.classes_).tolist().index(label) for label in job.labels]
 
     def answer(texts: list[str]) -> Logits:
         return np.log(np.maximum(pipeline.predict_proba(texts)[:, columns], 1e-12))

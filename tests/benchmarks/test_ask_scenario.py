@@ -35,7 +35,7 @@ def test_failures_and_promises_run_nothing_is_lost_and_nothing_is_measured_twice
 
 
 def test_an_unknown_part_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="'kills'; there are failures, promises, students, local"):
+    with pytest.raises(SettingsError, match="'kills'; there are failures, promises, students, unsure, local"):
         run_ask(tmp_path, parts=("kills",), amounts=FEW, reporter=SilentReporter())
 
 

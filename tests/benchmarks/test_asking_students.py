@@ -10,6 +10,7 @@ from tiny_task import tiny_texts, write_csv
 
 from benchmarks.asking.scripted_address import Received, drawn
 from benchmarks.asking.students import OTHER_WORDS, Bench, Study, _less_sure, make_students, student_figures
+from benchmarks.asking.unsure import make_unsure, unsure_table
 from benchmarks.harness.pieces import Rows
 from distill.bundle import Bundle
 from distill.progress import SilentReporter
@@ -50,6 +51,40 @@ def test_at_a_temperature_labels_are_drawn_by_their_probabilities() -> None:
     assert share_of_negative(0) == 0
     assert share_of_negative(1) == pytest.approx(0.2 / 0.9, abs=0.03)
     assert share_of_negative(2) == pytest.approx(0.2**0.5 / (0.2**0.5 + 0.7**0.5), abs=0.03)
+
+
+def test_the_table_of_unsure_answers_has_each_way_and_what_was_chosen() -> None:
+    rows: list[dict[str, object]] = [{"kind": "kill", "lost": 0}]
+    for seed, chosen in enumerate(("weigh", "keep")):
+        rows.append({"kind": "choice", "seed": seed, "way": chosen})
+        for way, macro_f1 in (("soft", 0.7), ("weigh", 0.8), ("leave_out", 0.6)):
+            rows.append({**student(way, macro_f1 + 0.02 * seed, 0.1), "seed": seed})
+    assert unsure_table(rows).splitlines()[2:] == [
+        "| all count alike | 2 | 0.7100 | 0.1000 | 1 |",
+        "| weighed by their certainty | 2 | 0.8100 | 0.1000 | 1 |",
+        "| the least certain fifth of each label left out | 2 | 0.6100 | 0.1000 | 0 |",
+        "| the chosen way of each seed | 2 | 0.7600 | 0.1000 |  |",  # 0.8 and 0.72
+    ]
+    assert unsure_table(rows[:1]) == ""
+
+
+def test_finished_rows_of_unsure_answers_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taught: list[object] = []
+
+    def teach(_: Bench, way: str, seed: int, changes: dict[str, str]) -> dict[str, float]:
+        taught.append((way, seed, changes["unsure"]))
+        return {"macro_f1": 0.7}
+
+    monkeypatch.setattr("benchmarks.asking.unsure.taught", teach)
+    monkeypatch.setattr("benchmarks.asking.unsure._chosen", lambda *_: {"way": "keep", "tried": []})
+    bench = Bench(Study(DataSettings(train=("texts.csv",)), seeds=(0,)), tmp_path, Rows(tmp_path), SilentReporter())
+    bench.rows.keep({"name": "student-soft-0", "kind": "student"})
+    for _ in range(2):
+        make_unsure(bench)
+    assert taught == [("weigh", 0, "weigh"), ("leave_out", 0, "leave_out")]
+    assert [row["name"] for row in bench.rows.all()] == [
+        *("choice-0", "student-leave_out-0", "student-soft-0", "student-weigh-0")
+    ]
 
 
 @pytest.mark.slow

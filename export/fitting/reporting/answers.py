@@ -73,7 +73,7 @@ def unsure_words(found: UnsureAnswers, metric: str) -> str:
         return f"{verdict}, as --unsure asks."
     if not found.tried:
         return f"{verdict}: the teacher is equally sure of all."
-    ways = {"keep": "all answers alike", "weigh": "weighed", "leave_out": "a fifth left out"}
+    ways = {"keep": "all answers alike", "weigh": "weighed answers", "leave_out": "a fifth left out"}
     keep, *others = found.tried
     scores = " and ".join(
         f"{each.score.value:.4f} with {ways[each.way]} ({each.gain:+.4f}, standard error {each.standard_error:.4f})"

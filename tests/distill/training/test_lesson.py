@@ -13,11 +13,12 @@ from launched import run_program
 
 from distill.bundle import Bundle
 from distill.data import Dataset, Splits
+from distill.errors import SettingsError
 from distill.losses.term import UNLABELLED
 from distill.settings import DistillSettings, TransferSetSettings
 from distill.training import sealing
 from distill.training.distillation import fit_student
-from distill.training.lesson import TransferSet
+from distill.training.lesson import TransferSet, _weights
 from distill.training.loop import Examples, Lesson
 from distill.training.processes import SharedFiles, open_accelerator
 
@@ -64,6 +65,31 @@ def test_each_source_counts_as_its_setting_says(transfer: TransferSet) -> None:
     assert weights is not None
     assert weights.tolist() == [2, 2, 0.5, 0.5, 0.25]
     assert transfer.weights(TransferSetSettings()) is None
+
+
+def test_answers_are_weighed_and_texts_with_a_hard_label_are_not(transfer: TransferSet) -> None:
+    logits = np.log(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]], dtype=np.float32))
+
+    def weights(**settings: Any) -> list[float] | None:
+        found = _weights(transfer, logits, DistillSettings(**settings))
+        return None if found is None else found.tolist()
+
+    # Gaps of 0.8, 0.2, 0.6, 0.2 and 0.4: their mean is 0.44; that of the last three, which have no label, is 0.4.
+    gaps = [0.8 / 0.44, 0.2 / 0.44, 0.6 / 0.44, 0.2 / 0.44, 0.4 / 0.44]
+    assert weights(soft_weight=1.0, unsure="weigh") == pytest.approx(gaps, rel=1e-4)
+    assert weights(soft_weight=0.5, unsure="weigh") == pytest.approx([1, 1, 1.5, 0.5, 1], rel=1e-4)
+    assert weights(soft_weight=0.5, unsure="weigh", unlabeled_weight=2) == pytest.approx([1, 1, 3, 1, 1], rel=1e-4)
+    assert weights(soft_weight=1.0) is None
+
+
+def test_a_student_that_learns_nothing_from_the_teacher_cannot_weigh_its_answers(
+    tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    settings = DistillSettings(num_layers=1, soft_weight=0.0, unsure="weigh")
+    with pytest.raises(SettingsError, match=r"with soft_weight 0 .* --unsure cannot be used"):
+        fit_student(
+            tiny_teacher, train=tiny_splits.train, validation=tiny_splits.validation, out=tmp_path / "s", settings=settings
+        )
 
 
 def test_the_loop_is_given_ids_labels_logits_and_weights_of_every_text(

@@ -26,6 +26,7 @@ from export.fitting.reporting.result import (
     Labelling,
     Reference,
     Score,
+    UnsureAnswers,
 )
 from export.fitting.reporting.summary import best_of, instead_of_the_student, summary_lines, summary_table
 
@@ -147,6 +148,12 @@ def test_with_a_language_model_as_teacher_the_page_has_costs_and_human_labels(wo
     seen = words(html_of(replace(won, labelling=ways, human_labels=found), OUT))
     for fact in ("asked once 500 60,000 3,000 - 0.04", "the student 1,000,000 - - 0.09 -", "From about 200 human labels on"):
         assert fact in seen, fact
+
+
+def test_the_page_says_what_became_of_unsure_answers(won: FitReport) -> None:
+    assert "unsure" not in words(html_of(won, OUT))
+    seen = words(html_of(replace(won, unsure=UnsureAnswers("weigh", given=True)), OUT))
+    assert "Answers the teacher is unsure of Each answer is weighed by its certainty, as --unsure asks." in seen
 
 
 def test_commands_name_the_student_of_this_run(won: FitReport) -> None:

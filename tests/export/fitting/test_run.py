@@ -26,7 +26,7 @@ from export.settings import BenchSettings, FitSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-SETTINGS = FitSettings(max_mb=5, effort="quick", recipes=("3-layers", "2-layers", "1-layer", "static"))
+SETTINGS = FitSettings(max_mb=5, effort="quick", recipes=("3-layers", "2-layers", "1-layer", "static"), unsure="choose")
 
 
 def report_rows(out: Path) -> list[dict[str, Any]]:
@@ -72,6 +72,14 @@ def test_a_bundle_becomes_a_proven_student(found: FitReport, out: Path) -> None:
     assert all(form.predicted_bytes < 5_000_000 for form in found.forms if form.status != "over_budget")
     assert any(form.rungs and form.rungs[0].share == 0.25 for form in found.forms)
     assert tuple(found.minutes) == STAGES
+
+
+def test_what_becomes_of_unsure_answers_was_chosen_and_learnt(found: FitReport, out: Path) -> None:
+    assert found.unsure is not None
+    assert [each.way for each in found.unsure.tried] == ["keep", "weigh", "leave_out"]
+    assert json.loads((out / "report.json").read_text(encoding="utf-8"))["unsure"]["way"] == found.unsure.way
+    assert "Answers the teacher is unsure of" in (out / "report.html").read_text(encoding="utf-8")
+    assert Bundle.open(out / "student").manifest.settings["student"]["unsure"] == found.unsure.way
 
 
 def test_the_report_has_the_rows_of_a_benchmark(found: FitReport, out: Path) -> None:
