@@ -97,6 +97,13 @@ def test_a_package_readme_lists_its_rooms(package: str) -> None:
         assert found.is_dir() if name.endswith("/") else found.with_suffix(".py").is_file(), name
 
 
+@pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("*.md")], ids=named)
+def test_prose_spells_labelled_in_one_way(page: Path) -> None:
+    """Names in code spans, such as `--unlabeled`, keep their spelling."""
+    prose = re.sub(r"`[^`\n]*`", "", prose_of(page))
+    assert re.findall(r"(?<!-)\b\w*label(?:ed|ing)\b", prose, flags=re.IGNORECASE) == []
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_readme_lists_every_folder_and_module(package: str) -> None:
     page = ROOT / package / "README.md"
