@@ -169,6 +169,31 @@ def test_the_search_answers_what_users_ask(address: str, browser: Any) -> None:
     assert [url for url in asked if not url.startswith(address)] == []
 
 
+# One page of each kind: start, code blocks, wide tables, a reference, and one that has no template of the site.
+CHECKED = (
+    "index.html",
+    "train/rare-labels.html",
+    "evidence/students-and-peers.html",
+    "reference/http.html",
+    "files/benchmarks/results/report.html",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")])
+def test_axe_finds_nothing_in_a_page_of_each_kind(address: str, browser: Any, axe: str, width: int, scheme: str) -> None:
+    page = browser.new_page()
+    page.set_viewport_size({"width": width, "height": 800})
+    page.emulate_media(color_scheme=scheme)
+    found = {}
+    for name in CHECKED:
+        page.goto(f"{address}{name}")
+        found[name] = page.evaluate(axe)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+    page.close()
+    assert found == {name: [] for name in CHECKED}
+
+
 def test_a_site_with_a_student_links_to_it() -> None:
     page = (ROOT / "docs" / "deploy" / "browser.md").read_text(encoding="utf-8")
     assert page.count(STUDENT_MARK) == 1

@@ -359,6 +359,25 @@ def test_a_browser_shows_the_page_without_scrolling_sideways(
     page.close()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_axe_finds_nothing(
+    width: int, scheme: str, won: FitReport, nothing_fits: FitReport, browser: Any, axe: str, tmp_path: Path
+) -> None:
+    costs = (Labelling("asked once", 500, 60_000, 3_000, cost=0.04),)
+    every_part = replace(won, labelling=costs, human_labels=(HumanLabels(100, score(0.79)),))
+    page = browser.new_page()
+    page.set_viewport_size({"width": width, "height": 800})
+    page.emulate_media(color_scheme=scheme)
+    found = []
+    for report in (every_part, nothing_fits):
+        write_page(tmp_path, report)
+        page.goto((tmp_path / PAGE).as_uri())
+        found.append(page.evaluate(axe))
+    page.close()
+    assert found == [[], []]
+
+
 def test_equal_scores_without_an_interval_can_be_drawn(won: FitReport) -> None:
     perfect = Score(1.0, 1.0, 1.0)
     forms = tuple(form if form.test is None else replace(form, test=perfect, validation=perfect) for form in won.forms)
