@@ -17,6 +17,7 @@ from benchmarks.harness.scenario import Scenario, scenarios
 from benchmarks.report import commands
 from benchmarks.report.pages import fill_pages
 from distill.cli.bars import reporter_for_terminal
+from distill.cli.flags import shown_default
 from distill.cli.terminal import fail, words_of
 from distill.errors import PotstillError
 from export.measure.children import stop_by_leaving
@@ -26,11 +27,12 @@ HERE = RunSettings()
 
 app = App(
     name="python -m benchmarks",
-    help="Run a scenario and write benchmarks/results/<scenario>.json.",
+    help="Run a scenario and write benchmarks/results/SCENARIO.json. A row of a result is one thing that is "
+    "measured: a bundle, a peer (another tool) or a server.",
     help_format="plaintext",
     result_action="return_value",
     suppress_keyboard_interrupt=False,
-    default_parameter=Parameter(consume_multiple=True, negative=()),
+    default_parameter=Parameter(consume_multiple=True, negative=(), show_default=shown_default),
 )
 commands.register(app)
 
@@ -55,13 +57,14 @@ def command_for(scenario: Scenario) -> Any:
 
 
 for each in scenarios().values():
-    app.command(command_for(each), name=each.name)
+    needed = "--data FOLDER " if "data" in each.settings.model_fields else ""
+    app.command(command_for(each), name=each.name, help_epilogue=f"Example: python -m benchmarks {each.name} {needed}--quick")
 
 
 @app.command
 def results(
     *,
-    only: Annotated[tuple[str, ...], Parameter(help="run only these scenarios")] = (),
+    only: Annotated[tuple[str, ...], Parameter(help="run only these scenarios; default: all")] = (),
     run: Annotated[RunSettings, FLAT] = HERE,
 ) -> None:
     """Run every scenario, from nothing, and write all result files below --work (hours); finished pieces are kept.

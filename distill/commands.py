@@ -144,8 +144,9 @@ def distill(
     teachers: Annotated[
         tuple[Path, ...],
         Parameter(
-            help="teachers: bundles, Hugging Face classifiers, hub:ID, or answers:FOLDER of `potstill ask`, which also labels "
-            "the texts if there is no --train; logits are averaged, the first supplies the layers"
+            help="one or more teachers: bundles, Hugging Face classifiers, hub:ID; answers:FOLDER: the answers of "
+            "`potstill ask`, which also replace --train if it is not given. Logits of several are averaged, and "
+            "the first supplies the student's layers"
         ),
     ] = (),
     /,

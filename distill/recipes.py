@@ -234,9 +234,7 @@ class RecipeSettings(Settings, heading="Student"):
         + ". In brackets, with effort thorough on the built-in task: share of the teacher's macro-F1; speed-up and "
         + "size in int8. Other flags override its values, except those that shape the student",
     )
-    effort: Effort = Field(
-        "standard", description="how much training and how many noisy copies a recipe gets: quick, standard or thorough"
-    )
+    effort: Effort = Field("standard", description="how long a recipe trains, and on how many noisy copies of each text")
 
     def recipe_for(self, settings: DistillSettings) -> tuple[Recipe, RecipeOptions] | tuple[None, None]:
         """Return the recipe and its options: the settings that were given, not those left at their default.

@@ -88,7 +88,9 @@ class TextSettings(Settings, heading="Data"):
     pair_column: str | None = Field(
         None, min_length=1, description="sentence pairs: column with the second text, such as a question's answer"
     )
-    max_text_chars: int = Field(100_000, ge=1, description="longest text accepted, in characters")
+    max_text_chars: int = Field(
+        100_000, ge=1, description="longest text accepted, in characters; a row with a longer one is unusable"
+    )
     skip_bad_rows: bool = Field(False, description="skip unusable rows and report how many, instead of stopping")
 
 
@@ -97,18 +99,22 @@ class SplitSettings(Settings, heading="Data"):
 
     train: tuple[str, ...] = Field((), description="training texts: FILE (CSV, TSV, JSONL, Parquet), builtin:NAME or hub:ID")
     validation: str | None = Field(
-        None, description="texts for early stopping and other choices; default: a share of --train is held out"
+        None, description="labelled texts for early stopping, other choices and checks; default: a share of --train is held out"
     )
-    test: str | None = Field(None, description="texts for measuring; nothing is chosen on them")
+    test: str | None = Field(None, description="labelled texts to measure on; they influence no choice")
     validation_share: float = Field(0.1, gt=0, lt=1, description="share of --train held out when --validation is not given")
-    split_seed: int = Field(0, ge=0, description="seed of that split; --seed does not change it")
-    limit: int | None = Field(None, ge=2, description="use at most this many texts of each split, sampled by --split-seed")
+    split_seed: int = Field(
+        0, ge=0, description="seed of the split by --validation-share and of the sample by --limit; independent of --seed"
+    )
+    limit: int | None = Field(None, ge=2, description="maximum number of texts of each split; larger splits are sampled")
 
 
 class DataSettings(TextSettings, SplitSettings):
     """Where the texts come from and which columns hold them."""
 
-    label_column: str = Field("label", min_length=1, description="column with the label, by name or number")
+    label_column: str = Field(
+        "label", min_length=1, description="column with the label of each row, given as a name or a number"
+    )
     label_separator: str | None = Field(
         None, min_length=1, description="multi-label data: separator between the labels of a row (a|b)"
     )
@@ -116,7 +122,7 @@ class DataSettings(TextSettings, SplitSettings):
     teacher_logits_column: str | None = Field(
         None,
         min_length=1,
-        description="column with recorded teacher logits, one list per row with one value per label, used as a teacher",
+        description="use this column as the teacher: in each row a list with the teacher's logit of each label",
     )
 
     @model_validator(mode="after")
@@ -245,7 +251,9 @@ class TransferSetSettings(Settings, heading="Transfer set"):
     unlabeled_confidence: float = Field(
         0.0, ge=0, lt=1, description="drop unlabelled texts whose top label has a lower teacher probability"
     )
-    unlabeled_temperature: float = Field(1.0, gt=0, description="temperature of that probability")
+    unlabeled_temperature: float = Field(
+        1.0, gt=0, description="temperature of the probability that --unlabeled-confidence compares"
+    )
     unlabeled_agreed: bool = Field(False, description="drop unlabelled texts on whose label several teachers disagree")
     unsure: Unsure = Field(
         "keep",
@@ -291,17 +299,19 @@ class LossSettings(Settings, heading="Losses"):
         0.9,
         ge=0,
         le=1,
-        description="weight of the soft-target loss on labelled texts; the hard-label loss has the rest; 0 without --losses "
-        "trains without a teacher",
+        description="weight of the soft-target loss on labelled texts; the rest is for the hard-label loss; 0 and no "
+        "--losses: the student trains without a teacher",
     )
     temperature: float = Field(2.0, gt=0, description="temperature of both distributions in the soft-target loss")
     losses: tuple[str, ...] = Field(
         (),
-        description="more loss terms, as NAME=WEIGHT: logits, decoupled (three classes or more), and, run with the teacher in "
-        "every step, hidden, hidden-cosine, attention, attention-kl, relations, patient",
+        description="more loss terms, as NAME=WEIGHT: logits; decoupled (three classes or more); and these, which run the "
+        "teacher in every step: hidden, hidden-cosine, attention, attention-kl, relations, patient",
     )
-    nontarget_weight: float = Field(1.0, ge=0, description="decoupled: weight of the non-target classes")
-    relation_heads: int | None = Field(None, ge=1, description="relations: number of heads; default: that of the teacher")
+    nontarget_weight: float = Field(1.0, ge=0, description="with --losses decoupled: weight of the non-target classes")
+    relation_heads: int | None = Field(
+        None, ge=1, description="with --losses relations: number of heads; default: that of the teacher"
+    )
 
     @property
     def loss_weights(self) -> dict[LossName, float]:

@@ -27,8 +27,8 @@ class OriginSettings(Settings, heading="Transfer learning"):
     source: str | None = Field(
         None,
         min_length=1,
-        description="labelled texts of the task that --init was trained on: reports the score on them before and after, "
-        "detects test texts that leaked into them (extra: transfer), and supplies --replay-share",
+        description="labelled texts of the task that --init was trained on; used to report the score on them before and "
+        "after, to find test texts among them (extra: transfer), and for --replay-share",
     )
     control: bool = Field(
         False,
@@ -36,7 +36,8 @@ class OriginSettings(Settings, heading="Transfer learning"):
     )
     adapt: tuple[str, ...] = Field(
         (),
-        description="unlabelled texts of the target domain for pretraining the encoder first (MLM): FILE or builtin:NAME",
+        description="unlabelled texts of your domain, FILE or builtin:NAME; the encoder is first pretrained on them by "
+        "masked language modelling",
     )
 
 
@@ -55,12 +56,13 @@ class TeacherSettings(FineTuningSettings, FeatureSettings, heading="Transfer lea
     """How a teacher is fine-tuned: which weights, from what, and how."""
 
     effort: Effort = Field(
-        "standard", description="how much training where --epochs is not given: quick makes about half the steps"
+        "standard", description="how much training if --epochs is not given; quick makes about half the steps of standard"
     )
     epochs: int = Field(
         3,
         ge=1,
-        description="maximum number of passes over the training texts; default: by their number and --effort, from 20 to 1",
+        description="maximum number of passes over the training texts; default: from 20 for few texts to 1 for many, by "
+        "--effort",
         json_schema_extra=FROM_TEXTS,
     )
     batch_size: int = Field(
@@ -81,8 +83,8 @@ class TeacherSettings(FineTuningSettings, FeatureSettings, heading="Transfer lea
     max_length: int = Field(
         128,
         ge=4,
-        description="maximum tokens per text; longer texts are cut; default: cuts one text in a hundred, at least 128, "
-        "at most what the model reads",
+        description="maximum tokens per text; longer texts are cut; default: enough for 99 of 100 texts, at least 128, at "
+        "most what the model reads",
         json_schema_extra=FROM_TEXTS,
     )
     transfer: TeacherMethod = Field(
@@ -100,8 +102,8 @@ class TeacherSettings(FineTuningSettings, FeatureSettings, heading="Transfer lea
     shots: int | None = Field(
         None,
         ge=2,
-        description="few-shot: use this many labelled texts per class, sampled by --seed; a fifth of them, at least one "
-        "per class, replaces the validation texts",
+        description="few-shot: number of labelled texts per class, sampled by --seed; a fifth of them, at least one per "
+        "class, are the validation texts",
     )
     freeze_below: int = Field(0, ge=0, description="freeze the embeddings and this many of the lowest layers")
     new_vocabulary: int | None = Field(
@@ -112,8 +114,8 @@ class TeacherSettings(FineTuningSettings, FeatureSettings, heading="Transfer lea
     )
     freeze_body: bool = Field(
         False,
-        description="freeze all layers, also while adapting; only embeddings and head are trained, the usual first step "
-        "of --new-vocabulary",
+        description="freeze all layers, also while adapting, and train only embeddings and head; the usual first step "
+        "with --new-vocabulary",
     )
     gradual_unfreezing: bool = Field(
         False,
@@ -124,7 +126,7 @@ class TeacherSettings(FineTuningSettings, FeatureSettings, heading="Transfer lea
         1.0,
         gt=0,
         le=1,
-        description="learning rate of each layer as a share of that of the layer above; the head has the full rate",
+        description="learning rate of each layer, relative to the layer above it; the head has the full rate",
     )
     reinit_layers: int = Field(0, ge=0, description="reinitialize this many of the top layers before training")
     lora_rank: int = Field(
@@ -169,7 +171,7 @@ class SelectSettings(FeatureSettings, heading="Ranking"):
 
     folds: int = Field(5, ge=2, description="folds of the cross-validation of the linear probe")
     max_length: int = Field(128, ge=4, description="maximum tokens per text; longer texts are cut")
-    max_texts: int = Field(2000, ge=16, description="number of training texts to use, a stratified sample by --seed")
+    max_texts: int = Field(2000, ge=16, description="number of training texts to use: a stratified sample by --seed")
     suspects: int = Field(0, ge=0, description="also list this many rows whose label is probably wrong (extra: transfer)")
     curve: bool = Field(False, description="also report the macro-F1 of the recommended candidate by number of labelled texts")
     seed: int = Field(0, ge=0, description="seed of the sample and of the folds")

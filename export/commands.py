@@ -34,7 +34,10 @@ Trust = Annotated[TrustSettings, Flat]
 GraphBundle = Annotated[Path, Parameter(help="a bundle with an ONNX graph")]
 FormFlag = Annotated[
     Form | None,
-    Parameter(group=RUNNING, help="what runs the bundle; default: int8 if it has that graph, then fp32, then pytorch"),
+    Parameter(
+        group=RUNNING,
+        help="run the int8 graph, the fp32 graph or the PyTorch weights; default: the first of these that the bundle has",
+    ),
 ]
 
 
@@ -59,8 +62,9 @@ def fit(
         tuple[str, ...],
         Parameter(
             group=GROUPS["Teacher"],
-            help="an encoder to fine-tune, or a fine-tuned classifier: a folder, a bundle, hub:ID, builtin:minilm; or "
-            "answers:FOLDER, which also labels the texts if there is no --train; the logits of several are averaged",
+            help="encoder to fine-tune, or fine-tuned classifier: a folder, a bundle, hub:ID or builtin:minilm; "
+            "answers:FOLDER: the answers of `potstill ask`, which also replace --train if it is not given. Logits "
+            "of several teachers are averaged",
         ),
     ] = (BUILTIN_MINILM,),
     unlabeled: Unlabeled = (),
@@ -69,7 +73,7 @@ def fit(
         Path, Parameter(group=OUTPUT, help="folder of the run: teacher, student, report; a rerun resumes there")
     ] = Path("fit"),
     dry_run: Annotated[
-        bool, Parameter(group=RUNNING, help="print the plan (students with predicted ms and MB, minutes) and train nothing")
+        bool, Parameter(group=RUNNING, help="print the plan and train nothing: students with predicted ms and MB, and minutes")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -108,21 +112,21 @@ def export(
     settings: Annotated[ExportSettings, Flat] = ExportSettings(),
     out: Annotated[
         Path | None,
-        Parameter(group=OUTPUT, help="folder of the new bundle of a Hugging Face classifier; a bundle is changed in place"),
+        Parameter(group=OUTPUT, help="for a Hugging Face classifier: folder of its new bundle; a bundle is changed in place"),
     ] = None,
     layout: Annotated[
         Layout | None,
         Parameter(
             group=OUTPUT,
-            help="also write the files in the layout of this tool, as a web page that answers in the browser, or as a bundle "
-            "with one graph and no weights, small to ship; needs no texts if the graphs exist",
+            help="also write the files that this tool expects; web: a page that runs the student in the browser; bundle: "
+            "one graph and no weights, small to ship. Needs no texts if the graphs exist",
         ),
     ] = None,
     layout_out: Annotated[Path | None, Parameter(group=OUTPUT, help="new folder for --layout")] = None,
     layout_precision: Annotated[
         Precision | None,
         Parameter(
-            group=OUTPUT, help="the only graph in --layout; default: int8 if one must be chosen (triton, web, bundle), else all"
+            group=OUTPUT, help="graph to put into --layout; default: int8 where only one fits (triton, web, bundle), else all"
         ),
     ] = None,
     strip: Annotated[
@@ -168,7 +172,12 @@ def evaluate(
     *,
     data: Data = DataSettings(),
     teacher: Annotated[
-        Path | None, Parameter(group=RUNNING, help="bundle to which agreement and retention refer, run in PyTorch")
+        Path | None,
+        Parameter(
+            group=RUNNING,
+            help="teacher to compare with, a bundle run in PyTorch: adds agreement (share of equal answers) and "
+            "retention (share of its macro-F1)",
+        ),
     ] = None,
     form: FormFlag = None,
     trust: Trust = TrustSettings(),
@@ -196,7 +205,7 @@ def bench(
     /,
     *,
     data: Data = DataSettings(),
-    teacher: Annotated[Path | None, Parameter(group=RUNNING, help="bundle to compare with, run in PyTorch")] = None,
+    teacher: Annotated[Path | None, Parameter(group=RUNNING, help="teacher to compare with, a bundle run in PyTorch")] = None,
     form: FormFlag = None,
     settings: Annotated[BenchSettings, Flat] = BenchSettings(),
     trust: Trust = TrustSettings(),
@@ -273,21 +282,22 @@ def cascade(
     fallback: Annotated[
         Path,
         Parameter(
-            help="larger bundle with an ONNX graph for texts the student is not sure of, or answers:FOLDER of `potstill ask`"
+            help="larger model for texts that the student is unsure of: a bundle with an ONNX graph, or "
+            "answers:FOLDER, the answers of `potstill ask`"
         ),
     ],
     /,
     *,
     data: Data = DataSettings(),
     agreement: Annotated[
-        float, Parameter(group=RUNNING, help="share of texts on which the cascade must give the label of the fallback")
+        float, Parameter(group=RUNNING, help="share of texts on which the cascade must answer like the fallback alone")
     ] = 0.98,
     confidence: Annotated[
         float | None,
         Parameter(
             group=RUNNING,
-            help="probability with which that must hold for new texts, such as 0.95; exit with 4 if no threshold keeps it; "
-            "default: it holds for the validation texts",
+            help="statistical confidence, such as 0.95, that --agreement also holds on new texts; exit with 4 if no "
+            "threshold reaches it; default: --agreement holds on the validation texts only",
         ),
     ] = None,
     trust: Trust = TrustSettings(),

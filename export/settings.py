@@ -49,10 +49,12 @@ class ExportSettings(GateSettings, heading="Graphs"):
         "optimum: any model, Hugging Face Optimum (extra: optimum); auto: fused if possible, else portable",
     )
     target: Target = Field(
-        "portable", description="portable: 7-bit weights, exact on any CPU; vnni: 8 bits, refused on CPUs that can saturate"
+        "portable", description="portable: 7-bit weights, exact on any CPU; vnni: 8-bit weights, refused on CPUs without VNNI"
     )
     activations: ActivationScales = Field(
-        "fixed", description="fixed: calibrated scales, so batching does not change an answer; dynamic: scales of each batch"
+        "fixed",
+        description="fixed: calibrated scales, so an answer does not depend on its batch; dynamic: scales computed for "
+        "each batch",
     )
     embeddings: EmbeddingPrecision | Literal["auto"] = Field(
         "auto", description="precision of the embedding tables in the int8 graph; auto: int8, or int4 if --max-size-mb needs it"
@@ -71,27 +73,33 @@ class TurnSettings(Settings, heading="Measuring"):
     """How turns are taken."""
 
     processes: int = Field(
-        4, ge=MIN_PROCESSES, description="processes of a row, one after the other; each has its share of the rounds"
+        4, ge=MIN_PROCESSES, description="fresh processes per row, one after the other; the rounds are divided among them"
     )
-    settle_s: float = Field(8.0, gt=0, description="seconds of warm-up at most; it ends when the times are steady")
-    window_s: float = Field(0.25, gt=0, description="seconds of a window of the warm-up; consecutive ones must agree")
-    timeout_s: float = Field(300.0, gt=0, description="seconds a row may take to get ready, and for a turn")
-    order: Literal["random", "alternating"] = Field("random", description="order of the turns in a round")
-    seed: int = Field(0, ge=0, description="seed of orders")
+    settle_s: float = Field(8.0, gt=0, description="maximum warm-up, in seconds; it ends earlier once the times are steady")
+    window_s: float = Field(
+        0.25, gt=0, description="warm-up: seconds per window; times are steady when consecutive windows agree"
+    )
+    timeout_s: float = Field(
+        300.0, gt=0, description="maximum seconds for loading, and for one turn; what takes longer has failed"
+    )
+    order: Literal["random", "alternating"] = Field("random", description="order of the turns within a round")
+    seed: int = Field(0, ge=0, description="seed of the random order")
 
 
 class BenchSettings(TurnSettings, heading="Measuring"):
     """How latency and throughput are measured."""
 
     processes: int = Field(
-        3, ge=MIN_PROCESSES, description="processes of each classifier, one after the other; each has its share of the rounds"
+        3,
+        ge=MIN_PROCESSES,
+        description="fresh processes per classifier, one after the other; the rounds are divided among them",
     )
-    settle_s: float = Field(3.0, gt=0, description="seconds of warm-up at most; it ends when the times are steady")
-    rounds: int = Field(12, ge=MIN_PROCESSES, description="latency rounds; the classifiers take turns in each")
-    texts_per_round: int = Field(60, ge=1, description="single texts per classifier and round")
+    settle_s: float = Field(3.0, gt=0, description="maximum warm-up, in seconds; it ends earlier once the times are steady")
+    rounds: int = Field(12, ge=MIN_PROCESSES, description="rounds that measure latency; the classifiers take turns in each")
+    texts_per_round: int = Field(60, ge=1, description="texts per classifier in each latency round, one at a time")
     threads: int = Field(1, ge=1, description="threads per classifier when measuring latency")
-    throughput_texts: int = Field(512, ge=1, description="texts per classifier and throughput round")
-    throughput_rounds: int = Field(6, ge=MIN_PROCESSES, description="throughput rounds")
+    throughput_texts: int = Field(512, ge=1, description="texts per classifier in each throughput round")
+    throughput_rounds: int = Field(6, ge=MIN_PROCESSES, description="rounds that measure throughput")
 
 
 Prefer = Literal["speed", "quality", "size"]
@@ -103,30 +111,36 @@ class FitSettings(PriceSettings, heading="Budget"):
     """What the student may cost, and how much work is put into finding it."""
 
     max_ms: float | None = Field(
-        None, gt=0, description="limit on the median time of one text on one thread of this machine, in ms; default: none"
+        None, gt=0, description="limit on the time per text in ms: the median, on one thread of this machine; default: none"
     )
     max_mb: float | None = Field(
         None, gt=0, description="limit on the files to ship: graph, tokenizer and manifest, in MB (10^6 bytes); default: none"
     )
     min_kept: float | None = Field(
-        None, gt=0, le=1, description="least share of the teacher's score on validation texts; default: none"
+        None,
+        gt=0,
+        le=1,
+        description="share of the teacher's validation score that a student must keep, such as 0.97; default: none",
     )
     metric: str = Field(
         "macro_f1", description="score that students are chosen by: macro_f1, micro_f1, accuracy or recall:LABEL"
     )
     prefer: Prefer = Field(
         "speed",
-        description="among students that validation texts show to be as good as the best: the fastest or the smallest; "
-        "quality: the best score",
+        description="which student to choose: speed: the fastest, size: the smallest of those whose validation scores "
+        "cannot be told from the best; quality: the best score",
     )
-    effort: Effort = Field("standard", description="how much training and how many noisy copies: quick, standard or thorough")
+    effort: Effort = Field("standard", description="how long students train, and on how many noisy copies of each text")
     recipes: tuple[RecipeName, ...] = Field((), description="consider only these recipes; default: all")
     time_limit_min: float | None = Field(
-        None, gt=0, description="lower --effort until the planned minutes are within this limit; refuse if none fits"
+        None,
+        gt=0,
+        description="limit on the planned time, in minutes: --effort is lowered until the plan fits; exit with 2 if it "
+        "never does",
     )
     seed: int = Field(0, ge=0, description="seed of all training; the splits of the texts stay the same")
     price_hour: float = Field(
-        0.0, ge=0, description="price of an hour of one thread of this machine, for the table of costs with answers:FOLDER"
+        0.0, ge=0, description="price of an hour of one thread of this machine, for the cost table of a run with answers:FOLDER"
     )
     unsure: UnsureChoice | None = Field(
         None,
@@ -136,8 +150,8 @@ class FitSettings(PriceSettings, heading="Budget"):
     )
     train_all: bool = Field(
         False,
-        description="train every student within the budget in full; default: of four recipes or more, the weaker half stops "
-        "after a quarter of its training",
+        description="train every student within the budget to the end; default: of four or more, the weaker half stops "
+        "after a quarter",
     )
 
 
@@ -146,6 +160,6 @@ class DemoSettings(Settings, heading="Running"):
 
     profile: Literal["full", "quick"] = Field("full", description="quick: train on a sample, in minutes, with lower scores")
     effort: Effort | None = Field(
-        None, description="how much training the students get; default: standard, in the quick profile quick"
+        None, description="how much training the students get; default: standard, or quick with --profile quick"
     )
     seed: int = Field(0, ge=0, description="seed of head initialization, dropout and the order of texts; splits stay the same")

@@ -27,12 +27,13 @@ class LimitSettings(Settings, heading="Limits"):
     max_queue: int = Field(
         2048,
         ge=1,
-        description="maximum texts waiting, and windows of long texts; beyond it, clients with more than their share get 429",
+        description="maximum waiting texts, where a long text counts once per window; beyond it, clients with more than "
+        "their share get 429",
     )
     deadline_ms: int = Field(
         2_000, ge=1, description="requests not answered within this time get 504; the header x-deadline-ms can shorten it"
     )
-    cache_entries: int = Field(0, ge=0, description="size of the cache of answers, keyed by text; 0: no cache")
+    cache_entries: int = Field(0, ge=0, description="number of answers to cache by text; 0: no cache")
 
 
 class NetworkSettings(Settings, heading="Network"):
@@ -75,8 +76,7 @@ class NetworkSettings(Settings, heading="Network"):
     body_timeout_s: float = Field(
         10.0,
         gt=0,
-        description="seconds for a TLS handshake, for the head of a request to arrive, for its body, and for the answer to be "
-        "read, each",
+        description="seconds for each of these: TLS handshake, head of a request, its body, the client reading the answer",
     )
     keep_alive_s: float = Field(75.0, gt=0, description="seconds before an idle connection is closed")
     drain_s: float = Field(
@@ -92,13 +92,15 @@ class AccessSettings(Settings, heading="Access"):
         None, description="file of bearer tokens, one per line, added to POTSTILL_TOKENS (separated by commas)"
     )
     allow_anonymous: bool = Field(
-        False, description="answer requests without a token although other machines can connect (--host is not the loopback)"
+        False, description="answer requests without a token even if other machines can connect (--host is not the loopback)"
     )
     admin_token_file: Path | None = Field(
         None,
         description="file of bearer tokens for the admin routes, added to POTSTILL_ADMIN_TOKENS; default: no admin routes",
     )
-    cors_origins: tuple[str, ...] = Field((), description="origins whose pages may call; default: none")
+    cors_origins: tuple[str, ...] = Field(
+        (), description="origins whose web pages may call the server, such as https://example.org; default: none"
+    )
 
 
 class LogSettings(Settings, heading="Logging"):
@@ -108,7 +110,8 @@ class LogSettings(Settings, heading="Logging"):
     log_format: Literal["text", "json"] = Field("text", description="with --log-requests, a line of text or a JSON object")
     log_texts: bool = Field(False, description="with --log-requests, also log the texts")
     telemetry: bool = Field(
-        False, description="export OpenTelemetry traces and request durations, configured by OTEL_* (extra: telemetry)"
+        False,
+        description="export OpenTelemetry traces and request durations, configured by OTEL_* variables (extra: telemetry)",
     )
 
 
@@ -118,15 +121,14 @@ class ServeSettings(LogSettings, AccessSettings, NetworkSettings, LimitSettings,
     threads: int | None = Field(
         None, ge=1, description="batches computed in parallel, one thread each; default: the CPUs available to this process"
     )
-    max_batch_tokens: int = Field(128, ge=8, description="maximum tokens of a batch of several texts")
+    max_batch_tokens: int = Field(128, ge=8, description="maximum tokens per batch of several texts")
     batch_timeout_s: float = Field(
         10.0,
         gt=0,
-        description="seconds that a batch may take; beyond it, its requests get 503 and another thread takes the place of the "
-        "one that hangs",
+        description="maximum seconds per batch; beyond it, its requests get 503, and a new thread replaces the one that hangs",
     )
     reload_timeout_s: float = Field(
-        60.0, gt=0, description="seconds that opening a bundle again may take; beyond it, the old one stays in use"
+        60.0, gt=0, description="maximum seconds per reload; beyond it, the old bundle stays in use"
     )
     fallback: Path | None = Field(
         None, description="larger bundle with an ONNX graph, asked when the served student is not sure (cascade)"

@@ -79,15 +79,19 @@ class FieldSettings(Settings):
     """Where a published set is, and what differs from the study whose result is kept."""
 
     data: Path | None = Field(
-        None, description="folder of the set, required: train.tsv and the files that measure, tab-separated label and text"
+        None,
+        description="folder of the data set, required: train.tsv and the files to measure on, with label and text "
+        "separated by a tab",
     )
     recorded: Path | None = Field(
-        None, description="train the students from a file of published teacher logits instead of a teacher, and time nothing"
+        None, description="file of published teacher logits; students learn from it instead of a teacher, and nothing is timed"
     )
-    recipes: tuple[RecipeName, ...] = Field((), description="only these students; default: all")
+    recipes: tuple[RecipeName, ...] = Field((), description="train only these students; default: all")
     seeds: tuple[int, ...] = Field((), description="seeds of the students; default: those of the study")
-    copies: int | None = Field(None, ge=0, description="noisy copies of each text; default: that of the study")
-    share: float | None = Field(None, gt=0, description="students see this many times the texts of effort thorough")
+    copies: int | None = Field(None, ge=0, description="number of noisy copies of each text; default: that of the study")
+    share: float | None = Field(
+        None, gt=0, description="number of texts that students see in training, relative to effort thorough; 1: as many"
+    )
 
     def study_of(self, study: FieldStudy) -> FieldStudy:
         """Return the study with what these settings change."""

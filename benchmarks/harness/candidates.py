@@ -40,16 +40,22 @@ class RowSettings(Settings):
     """What the rows are."""
 
     bundles: tuple[str, ...] = Field(
-        (), description="bundles, PATH or PATH:fp32|int8|pytorch; the first lends peers its weights; default: those of quality"
+        (),
+        description="bundles to measure: PATH or PATH:fp32|int8|pytorch; peers run the weights of the first; default: the "
+        "bundles of the scenario quality",
     )
-    teacher: Path | None = Field(None, description="the teacher's bundle, which all are compared with; else the first row is")
+    teacher: Path | None = Field(
+        None, description="bundle of the teacher, the reference of every row; default: the first row is the reference"
+    )
     peers: tuple[str, ...] = Field((), description=f"peers, or all: {', '.join(peers())}")
-    weights: Path | None = Field(None, description="the bundle whose weights peers run, if not the first of --bundles")
-    floors: bool = Field(False, description="also TF-IDF with logistic regression, and the commonest label")
+    weights: Path | None = Field(None, description="bundle whose weights peers run; default: the first of --bundles")
+    floors: bool = Field(False, description="also measure TF-IDF with logistic regression, and the commonest label")
     external: tuple[str, ...] = Field(
-        (), description="commands that read texts line by line and write labels; NAME=CMD names one"
+        (), description="commands to measure that read one text per line and write its label: CMD or NAME=CMD"
     )
-    url: tuple[str, ...] = Field((), description="addresses that answer {'inputs': text} with labels and scores; NAME=URL")
+    url: tuple[str, ...] = Field(
+        (), description="servers to measure that answer {'inputs': text} with labels and scores: URL or NAME=URL"
+    )
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,11 @@ WORK = Path(".results")
 class RunSettings(Settings):
     """Where files go, and how much is done."""
 
-    work: Path = Field(WORK, description="folder of unfinished and finished pieces; what is in it is not made again")
+    work: Path = Field(WORK, description="folder of intermediate results; what is finished there is not computed again")
     out: Path = Field(FOLDER, description="folder of the result file")
-    quick: bool = Field(False, description="minutes instead of hours, to see that it works; everything goes below --work")
+    quick: bool = Field(
+        False, description="check that it works: a small run of minutes; its result goes to WORK/quick, not to --out"
+    )
 
 
 def run_scenario(scenario: Scenario, settings: Settings, run: RunSettings, *, reporter: Reporter) -> Path | None:

@@ -37,10 +37,12 @@ QUICK = {"rounds": 6, "processes": 3, "texts": 60, "settle_s": 1.0}
 class SpeedSettings(RowSettings, DataSettings, TurnSettings):
     """What is measured, how much, and how."""
 
-    rounds: int = Field(0, ge=0, description="rounds; in each, every row takes its turn; 0 is what the scenario has")
-    texts: int = Field(0, ge=0, description="test texts that are answered and timed; 0 takes all")
-    threads: int = Field(0, ge=0, description="threads of a row; 0 is one for single texts and all processors for many")
-    together: int = Field(32, ge=2, description="rows that run in one session, the reference among them")
+    rounds: int = Field(
+        0, ge=0, description="number of rounds; every row takes one turn in each; 0: the number set by the scenario"
+    )
+    texts: int = Field(0, ge=0, description="number of test texts to answer and time; 0: all")
+    threads: int = Field(0, ge=0, description="threads per row; 0: one for single texts, all CPUs for many texts")
+    together: int = Field(32, ge=2, description="maximum number of rows measured in one session, with the reference")
 
 
 def run_speed(kind: Kind, settings: SpeedSettings, context: Context) -> Outcome:

@@ -72,7 +72,7 @@ def refigure() -> None:
 def report(
     *,
     results: Annotated[Path, Parameter(help="folder of the result files")] = FOLDER,
-    out: Annotated[Path | None, Parameter(help="the page; without it RESULTS/report.html")] = None,
+    out: Annotated[Path | None, Parameter(help="page to write; default: report.html in RESULTS")] = None,
 ) -> None:
     """Write one HTML page from the results of single-stream and, where they are there, offline, cold-start and memory.
 
@@ -83,12 +83,14 @@ def report(
 
 def compare(
     first: Annotated[Path, Parameter(help="a result file")],
-    second: Annotated[Path, Parameter(help="a later one of the same scenario and texts")],
+    second: Annotated[Path, Parameter(help="a later result file of the same scenario and texts")],
     /,
     *,
-    time: Annotated[float, Parameter(help="share by which a time or rate may get worse, beyond noise")] = 0.05,
+    time: Annotated[
+        float, Parameter(help="share by which a time or rate may get worse beyond noise, such as 0.05 for 5 %")
+    ] = 0.05,
     quality: Annotated[float, Parameter(help="macro-F1 that may be lost, beyond noise")] = 0.005,
-    memory: Annotated[float, Parameter(help="share by which memory may grow")] = 0.05,
+    memory: Annotated[float, Parameter(help="share by which memory may grow, such as 0.05 for 5 %")] = 0.05,
 ) -> None:
     """Say what changed beyond noise between two results; exit with 1 if something got worse past its tolerance.
 

@@ -109,12 +109,12 @@ def ask_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 class AskBenchSettings(Settings):
     """What is made, and who teaches."""
 
-    parts: tuple[str, ...] = Field(tuple(PARTS), description="make only these parts")
+    parts: tuple[str, ...] = Field(tuple(PARTS), description="run only these parts")
     teacher: Path | None = Field(
         None,
-        description="bundle of the teacher that answers for students and unsure; default: builtin:minilm, fine-tuned now",
+        description="parts students and unsure: bundle of the teacher that answers; default: builtin:minilm, fine-tuned first",
     )
-    seeds: tuple[int, ...] = Field((0, 1, 2), description="seeds of the students")
+    seeds: tuple[int, ...] = Field((0, 1, 2), description="parts students and unsure: seeds of the students")
 
 
 def run(settings: AskBenchSettings, context: Context) -> Outcome:
@@ -134,7 +134,8 @@ def _table(result: Result) -> str:
 
 SCENARIO = Scenario(
     name="ask",
-    summary="Ask a model behind an address through failures and kills, teach its students, simulate a cascade's promise.",
+    summary="Ask a language model through failures and kills, train students on its answers, and simulate what a "
+    "cascade promises.",
     settings=AskBenchSettings,
     run=run,
     figures=lambda result: ask_figures(result["rows"]),

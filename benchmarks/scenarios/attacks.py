@@ -128,10 +128,12 @@ def attacks_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], l
 class AttackSettings(Settings):
     """What is attacked, and in which ways."""
 
-    student: Path | None = Field(None, description="an exported student; default: the 2-layer one of `quality`")
-    attacks: tuple[str, ...] = Field((), description="only these attacks; no result is kept")
-    requests: int = Field(100_000, ge=1, description="requests that are nearly right, sent to the server")
-    bundles: int = Field(50_000, ge=1, description="damaged and planted bundles, each of which must be refused")
+    student: Path | None = Field(
+        None, description="exported student to serve; default: the 2-layer one of the scenario quality"
+    )
+    attacks: tuple[str, ...] = Field((), description="run only these attacks and write no result; default: all")
+    requests: int = Field(100_000, ge=1, description="number of almost valid requests to send to the server")
+    bundles: int = Field(50_000, ge=1, description="number of damaged and planted bundles, each of which must be refused")
 
 
 def run(settings: AttackSettings, context: Context) -> Outcome:
@@ -160,7 +162,7 @@ def _table(result: Mapping[str, Any]) -> str:
 
 SCENARIO = Scenario(
     name="attacks",
-    summary="Attack our server in every way there is, beside honest clients, with each guard and without it.",
+    summary="Attack our server in every known way while honest clients use it, with and without each guard.",
     settings=AttackSettings,
     run=run,
     figures=lambda result: attacks_figures(result["rows"]),

@@ -28,7 +28,7 @@ def part_of(fresh: Sequence[Fresh]) -> dict[str, Any]:
 
 SCENARIO = Scenario(
     name="cold-start",
-    summary="Time fresh processes from their start to the first answer, all rows taking turns, with their quality.",
+    summary="Time fresh processes from their start to the first answer; the rows take turns.",
     settings=SpeedSettings,
     run=lambda settings, context: run_fresh(settings, context, rounds=ROUNDS, threads=1, part_of=part_of),
     figures=lambda result: figures_named("cold_start_s", result),

@@ -143,10 +143,10 @@ def run_fit(
 class FitBenchSettings(Settings):
     """What is fitted."""
 
-    parts: tuple[str, ...] = Field(("quick", "demo", "regret", "foreign", "clone"), description="make only these parts")
-    seeds: tuple[int, ...] = Field(SEEDS, description="seeds of the parts demo and regret")
-    sets: tuple[str, ...] = Field(tuple(FOREIGN), description="foreign sets of the part foreign")
-    effort: Effort = Field("quick", description="effort on the foreign sets")
+    parts: tuple[str, ...] = Field(("quick", "demo", "regret", "foreign", "clone"), description="run only these parts")
+    seeds: tuple[int, ...] = Field(SEEDS, description="parts demo and regret: seeds")
+    sets: tuple[str, ...] = Field(tuple(FOREIGN), description="part foreign: data sets")
+    effort: Effort = Field("quick", description="part foreign: effort")
 
 
 def run(settings: FitBenchSettings, context: Context) -> Outcome:
@@ -281,7 +281,8 @@ PARTS: Final[dict[str, Callable[[Bench, Sequence[int]], None]]] = {
 
 SCENARIO = Scenario(
     name="fit",
-    summary="Fit students to the built-in task and to six foreign sets, and see what halving loses.",
+    summary="Run fit on the built-in task and on six other data sets, and measure what its early stopping of weak "
+    "students loses.",
     settings=FitBenchSettings,
     run=run,
     figures=lambda result: fit_figures(result["rows"]),

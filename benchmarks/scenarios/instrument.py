@@ -54,13 +54,15 @@ Trial = dict[str, dict[str, Any]]
 class InstrumentSettings(Settings):
     """How often it is tried."""
 
-    bundle: str | None = Field(None, description="a bundle with a graph, PATH:fp32|int8; default: the 2-layer one of quality")
-    trials: int = Field(100, ge=1, description="short comparisons of single texts, of each kind")
-    trials_offline: int = Field(30, ge=0, description="the same of many texts at once")
-    trials_serving: int = Field(30, ge=0, description="the same of servers")
-    simulated: int = Field(1000, ge=0, description="simulated intervals of each number of seeds and mix of variances")
-    texts: int = Field(480, ge=1, description="test texts")
-    turn_s: float = Field(1.5, gt=0, description="seconds of load of a server in a round")
+    bundle: str | None = Field(
+        None, description="bundle with a graph, PATH:fp32|int8; default: the 2-layer one of the scenario quality"
+    )
+    trials: int = Field(100, ge=1, description="short comparisons, of each kind, that time one text at a time")
+    trials_offline: int = Field(30, ge=0, description="comparisons, of each kind, that time many texts at once")
+    trials_serving: int = Field(30, ge=0, description="comparisons, of each kind, of servers")
+    simulated: int = Field(1000, ge=0, description="simulated intervals for each number of seeds and each mix of variances")
+    texts: int = Field(480, ge=1, description="number of test texts")
+    turn_s: float = Field(1.5, gt=0, description="seconds that a server is loaded in each round")
 
 
 def run(settings: InstrumentSettings, context: Context) -> Outcome:
@@ -214,7 +216,7 @@ def table(result: Result) -> str:
 
 SCENARIO = Scenario(
     name="instrument",
-    summary="Put a bundle against itself many times, then against itself held back; finished trials are not run again.",
+    summary="Compare a bundle with itself and with itself slowed down, to count false alarms and missed slowdowns.",
     settings=InstrumentSettings,
     run=run,
     figures=figures,

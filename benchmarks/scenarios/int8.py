@@ -131,8 +131,10 @@ COLUMNS: Columns = (
 class Int8Settings(Settings):
     """What is compared."""
 
-    bundle: Path | None = Field(None, description="a bundle with weights; default: the first teacher of `quality`")
-    texts: int = Field(1000, ge=1, description="training texts to compare on, beside all validation texts")
+    bundle: Path | None = Field(
+        None, description="bundle with PyTorch weights; default: the first teacher of the scenario quality"
+    )
+    texts: int = Field(1000, ge=1, description="number of training texts to compare on, besides all validation texts")
 
 
 def run(settings: Int8Settings, context: Context) -> Outcome:
@@ -160,7 +162,8 @@ def _one_scale(values: ChannelRange) -> InputScales:
 
 SCENARIO = Scenario(
     name="int8",
-    summary="Compare ways of making an int8 graph with fp32, and a text alone with the same text in a batch; times nothing.",
+    summary="Compare the answers of int8 graphs with those of fp32, and of a text alone with those in a batch; "
+    "measures no times.",
     settings=Int8Settings,
     run=run,
     figures=int8_figures,

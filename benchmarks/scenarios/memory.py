@@ -24,7 +24,7 @@ def part_of(fresh: Sequence[Fresh]) -> dict[str, Any]:
 
 SCENARIO = Scenario(
     name="memory",
-    summary="Weigh fresh processes when ready, after all texts alone and at once, and at most, with their quality.",
+    summary="Measure the memory of fresh processes: when ready, after single texts, after all texts at once, and the peak.",
     settings=SpeedSettings,
     run=lambda settings, context: run_fresh(settings, context, rounds=1, threads=None, part_of=part_of),
     figures=lambda result: figures_named("peak_rss_bytes", result),

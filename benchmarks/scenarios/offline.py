@@ -8,7 +8,7 @@ from benchmarks.report.tables import speed_table
 
 SCENARIO = Scenario(
     name="offline",
-    summary="Time all texts at once on all processors, all rows taking turns, with the quality of the same answers.",
+    summary="Time all texts in one call on all CPUs; the rows take turns, and the same answers give their quality.",
     settings=SpeedSettings,
     run=lambda settings, context: run_speed("many", settings, context),
     figures=lambda result: speed_figures("many", result),

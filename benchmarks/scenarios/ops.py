@@ -53,8 +53,8 @@ class Way:
 class OpsSettings(Settings):
     """How much is timed."""
 
-    rounds: int = Field(15, ge=1, description="rounds; in each, every way takes its turn")
-    call_s: float = Field(0.02, gt=0, description="seconds of a turn at least")
+    rounds: int = Field(15, ge=1, description="number of rounds; every way takes one turn in each")
+    call_s: float = Field(0.02, gt=0, description="minimum seconds per turn")
 
 
 def every_row(settings: OpsSettings, context: Context) -> Outcome:
@@ -269,7 +269,7 @@ def _floats(**shapes: tuple[int, ...]) -> Arrays:
 
 SCENARIO = Scenario(
     name="ops",
-    summary="Time single ops of ONNX Runtime on one core: the ways of doing each part of an encoder, in turns.",
+    summary="Time ONNX Runtime operators on one core: for each part of an encoder, the ways to compute it take turns.",
     settings=OpsSettings,
     run=every_row,
     figures=ops_figures,

@@ -305,7 +305,7 @@ def run(settings: QualitySettings, context: Context) -> Outcome:
 
 SCENARIO = Scenario(
     name=QUALITY,
-    summary="Train every kind of student over three seeds and measure its quality against the reference teachers (hours).",
+    summary="Train every kind of student with three seeds and compare its quality with the teacher's (hours).",
     settings=QualitySettings,
     run=run,
     figures=quality_figures,

@@ -39,11 +39,15 @@ STARTS = 3
 class RuntimeSettings(TurnSettings):
     """What is measured."""
 
-    students: tuple[Path, ...] = Field((), description="students by seed; the first is timed; default: slim ones of quality")
-    teacher: Path | None = Field(None, description="the teacher's bundle; default: that of quality")
-    peers: tuple[str, ...] = Field(PEERS, description="which peers; one that will not install is skipped, with the reason")
-    rounds: int = Field(0, ge=0, description="rounds; 0 is what single-stream and offline have")
-    texts: int = Field(0, ge=0, description="test texts; 0 takes all")
+    students: tuple[Path, ...] = Field(
+        (), description="students, one per seed; the first is timed; default: the slim ones of the scenario quality"
+    )
+    teacher: Path | None = Field(None, description="bundle of the teacher; default: that of the scenario quality")
+    peers: tuple[str, ...] = Field(
+        PEERS, description="peers to compare with; one that cannot be installed is skipped, and the result says why"
+    )
+    rounds: int = Field(0, ge=0, description="number of rounds; 0: as in single-stream and offline")
+    texts: int = Field(0, ge=0, description="number of test texts; 0: all")
 
 
 def run(settings: RuntimeSettings, context: Context) -> Outcome:
@@ -184,7 +188,7 @@ def _footprint_row(ours: Candidate, task: Task, row: Row, student: Path, setting
 
 SCENARIO = Scenario(
     name="runtime",
-    summary="Time the graph that ships against the stock recipe, three peers and the teacher, in the same turns.",
+    summary="Time the exported graph against the stock recipe of ONNX Runtime, three peers and the teacher, all taking turns.",
     settings=RuntimeSettings,
     run=run,
     figures=figures,

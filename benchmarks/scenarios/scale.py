@@ -47,17 +47,19 @@ Row = dict[str, Any]
 class Plan(Settings):
     """How much is measured."""
 
-    student: Path | None = Field(None, description="an exported student, with weights; default: the narrow one of `quality`")
-    teacher: Path | None = Field(None, description="the teacher's bundle; default: that of `quality`")
-    only: tuple[str, ...] = Field((), description="run only these steps; the file is written when all are there")
+    student: Path | None = Field(
+        None, description="exported student with PyTorch weights; default: the narrow one of the scenario quality"
+    )
+    teacher: Path | None = Field(None, description="bundle of the teacher; default: that of the scenario quality")
+    only: tuple[str, ...] = Field((), description="run only these steps; the result file is written once all are finished")
     rows: int = Field(1_000_000, ge=1, description="rows of the table")
-    pipeline_rows: int = Field(4_000, ge=1, description="rows that the pipeline of the teacher is timed on")
-    plain_rows: int = Field(40_000, ge=1, description="rows that the plain script is timed on")
-    node_rows: int = Field(200_000, ge=1, description="rows scored with one node and with two")
+    pipeline_rows: int = Field(4_000, ge=1, description="rows that time the Hugging Face pipeline of the teacher")
+    plain_rows: int = Field(40_000, ge=1, description="rows that time the plain script")
+    node_rows: int = Field(200_000, ge=1, description="rows labelled with one Ray node and with two")
     kill_rows: int = Field(24_000, ge=1, description="rows of each run that is killed")
     kills: int = Field(20, ge=1, description="runs that are killed, each once")
     cores: int = Field(16, ge=1, description="processors of a machine in the capacity table")
-    price_per_hour: float = Field(0.60, gt=0, description="what such a machine costs there")
+    price_per_hour: float = Field(0.60, gt=0, description="price per hour of a machine in the capacity table")
 
 
 def write_corpus(path: Path, count: int, *, seed: int = 0) -> None:
@@ -310,7 +312,7 @@ def _kill_a_worker() -> bool:
 
 SCENARIO = Scenario(
     name="scale",
-    summary="Score a million rows on one machine, on Ray and through kills, and against the obvious scripts.",
+    summary="Label a million rows on one machine, on Ray and through kills, and compare with plain scripts.",
     settings=Plan,
     run=run,
     figures=scale_figures,

@@ -42,10 +42,12 @@ LOOPBACK = {"127.0.0.1", "localhost"}
 class RateSettings(RowSettings, DataSettings):
     """How the highest rate is looked for."""
 
-    bound_ms: float = Field(25.0, gt=0, description="99 of 100 answers must come within this, from when they were due")
-    probe_s: float = Field(4.0, gt=0, description="seconds of a probe at least; it lasts until it has answers enough")
-    steps: int = Field(6, ge=1, description="halvings of the bracket")
-    connections: int = Field(64, ge=1, description="connections kept open")
+    bound_ms: float = Field(
+        25.0, gt=0, description="99 of 100 answers must arrive within this many ms of when their request was due"
+    )
+    probe_s: float = Field(4.0, gt=0, description="minimum seconds at each tried rate; longer until there are enough answers")
+    steps: int = Field(6, ge=1, description="number of times that the range of possible rates is halved")
+    connections: int = Field(64, ge=1, description="number of open connections")
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def _row(candidate: Candidate, searches: Sequence[dict[str, Any]], test: Dataset
 
 SCENARIO = Scenario(
     name="server",
-    summary="Find the highest rate of single texts that a server takes while 99 of 100 answers keep a bound, with its quality.",
+    summary="Find the highest request rate of a server at which 99 of 100 answers arrive within --bound-ms.",
     settings=RateSettings,
     run=run_server,
     figures=lambda result: figures_named("requests_per_second", result),

@@ -174,7 +174,8 @@ def run(plan: Plan, context: Context) -> Outcome:
 
 SCENARIO = Scenario(
     name="serving",
-    summary="Load our server and its peers in turns; then ours at half load, in overload, through reloads and in a soak.",
+    summary="Load our server and its peers in turns; then ours at half load, in overload, during reloads, and for "
+    "half an hour.",
     settings=Plan,
     run=run,
     figures=serving_figures,

@@ -9,7 +9,7 @@ from benchmarks.report.tables import speed_table
 
 SCENARIO = Scenario(
     name="single-stream",
-    summary="Time single texts, all rows taking turns, with the quality of the same answers.",
+    summary="Time one text at a time; the rows take turns, and the same answers give their quality.",
     settings=SpeedSettings,
     run=lambda settings, context: run_speed("single", settings, context),
     figures=lambda result: speed_figures("single", result),

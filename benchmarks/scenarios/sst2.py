@@ -9,7 +9,7 @@ from benchmarks.harness.scenario import Scenario
 
 SCENARIO = Scenario(
     name="sst2",
-    summary="Train a teacher of BERT's size and every kind of student on SST-2, and measure them together.",
+    summary="Train a teacher of BERT's size and every kind of student on SST-2, and measure them.",
     settings=FieldSettings,
     run=lambda settings, context: run_field(SST2, settings, context),
     figures=field_part,

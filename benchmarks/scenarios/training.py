@@ -79,8 +79,8 @@ class Run:
 class TrainingSettings(Settings):
     """What is run."""
 
-    seeds: tuple[int, ...] = Field(SEEDS, min_length=1, description="one pair of runs each; a finished pair is not run again")
-    epochs: int = Field(EPOCHS, ge=1, description="epochs of both sides")
+    seeds: tuple[int, ...] = Field(SEEDS, min_length=1, description="seeds; each gives one pair of runs")
+    epochs: int = Field(EPOCHS, ge=1, description="epochs of both runs of a pair")
 
 
 def run(settings: TrainingSettings, context: Context) -> Outcome:
@@ -299,7 +299,7 @@ def _main() -> None:
 
 SCENARIO = Scenario(
     name="training",
-    summary="Time distilling against a Trainer that asks the teacher in every step, the two taking turns.",
+    summary="Time distillation against a Hugging Face Trainer that runs the teacher in every step; the two take turns.",
     settings=TrainingSettings,
     run=run,
     figures=figures,

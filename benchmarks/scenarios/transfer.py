@@ -39,8 +39,8 @@ PARTS: Final[dict[str, Callable[[Bench, int], Iterator[Cell]]]] = {
 class TransferSettings(Settings):
     """What is made."""
 
-    parts: tuple[str, ...] = Field(tuple(PARTS), min_length=1, description="make only these parts")
-    seeds: tuple[int, ...] = Field(SEEDS, min_length=1, description="only with these seeds")
+    parts: tuple[str, ...] = Field(tuple(PARTS), min_length=1, description="run only these parts")
+    seeds: tuple[int, ...] = Field(SEEDS, min_length=1, description="run only with these seeds")
 
 
 def run(settings: TransferSettings, context: Context) -> Outcome:
@@ -70,7 +70,7 @@ def missing_of(bench: Bench) -> list[str]:
 
 SCENARIO = Scenario(
     name="transfer",
-    summary="Carry every domain over to every other, with few labels and with none, and rank candidates.",
+    summary="Transfer from every domain to every other, with few labels and with none, and rank candidate encoders.",
     settings=TransferSettings,
     run=run,
     figures=transfer_figures,

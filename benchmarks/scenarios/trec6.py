@@ -9,7 +9,7 @@ from benchmarks.harness.scenario import Scenario
 
 SCENARIO = Scenario(
     name="trec6",
-    summary="Train a teacher of BERT's size and every kind of student on TREC's questions, six labels, and measure them.",
+    summary="Train a teacher of BERT's size and every kind of student on the questions of TREC (six labels), and measure them.",
     settings=FieldSettings,
     run=lambda settings, context: run_field(TREC6, settings, context),
     figures=field_part,

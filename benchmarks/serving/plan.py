@@ -24,24 +24,28 @@ PHASES = ("generator", "compare", "saturate", "half_load", "overload", "reload",
 class Plan(Settings):
     """What is measured, and how much."""
 
-    student: Path | None = Field(None, description="an exported student, with weights; default: the slim one of `quality`")
-    peers: tuple[str, ...] = Field(PEERS, description="which servers; one that will not install is skipped, with the reason")
-    phases: tuple[str, ...] = Field(PHASES, description="run only these; finished ones are kept in the work folder")
-    rounds: int = Field(5, ge=1, description="rounds; in each, every server takes its turn")
-    connections: int = Field(32, ge=1, description="connections of the closed loop")
-    settings: int = Field(9, ge=1, description="candidate settings that a peer may try, at most")
-    try_s: float = Field(3.0, gt=0, description="seconds of a try")
-    warmup_s: float = Field(2.0, gt=0, description="seconds of load before each that is measured")
-    turn_s: float = Field(5.0, gt=0, description="seconds of a turn")
-    half_rounds: int = Field(5, ge=1, description="rounds at half load and at --fixed-rate, each with a new server")
-    half_s: float = Field(20.0, gt=0, description="seconds of each")
-    fixed_rate: float = Field(1160.0, gt=0, description="requests a second that the tail is measured at beside half load")
+    student: Path | None = Field(
+        None, description="exported student with PyTorch weights; default: the slim one of the scenario quality"
+    )
+    peers: tuple[str, ...] = Field(
+        PEERS, description="servers to compare with; one that cannot be installed is skipped, and the result says why"
+    )
+    phases: tuple[str, ...] = Field(PHASES, description="run only these phases; finished ones are kept in --work")
+    rounds: int = Field(5, ge=1, description="number of rounds; every server takes one turn in each")
+    connections: int = Field(32, ge=1, description="connections, each of which sends its next request after the last answer")
+    settings: int = Field(9, ge=1, description="maximum number of settings tried for each peer")
+    try_s: float = Field(3.0, gt=0, description="seconds per tried setting")
+    warmup_s: float = Field(2.0, gt=0, description="seconds of load before each measurement")
+    turn_s: float = Field(5.0, gt=0, description="seconds per turn")
+    half_rounds: int = Field(5, ge=1, description="number of rounds at half load and at --fixed-rate, each with a new server")
+    half_s: float = Field(20.0, gt=0, description="seconds of each such round")
+    fixed_rate: float = Field(1160.0, gt=0, description="requests per second at which the tail is measured, besides half load")
     overload_s: float = Field(60.0, gt=0, description="seconds of the overload")
-    overload_connections: int = Field(1024, ge=1, description="connections it comes over")
-    reloads: int = Field(10, ge=1, description="reloads under load")
-    soak_s: float = Field(1800.0, gt=0, description="seconds of the soak")
-    soak_rate: float = Field(25.0, gt=0, description="its requests a second, of one to several texts")
-    soak_reload_s: float = Field(60.0, gt=0, description="seconds from one reload to the next in it")
+    overload_connections: int = Field(1024, ge=1, description="connections of the overload")
+    reloads: int = Field(10, ge=1, description="number of reloads under load")
+    soak_s: float = Field(1800.0, gt=0, description="seconds of the long run")
+    soak_rate: float = Field(25.0, gt=0, description="long run: requests per second, each of one or a few texts")
+    soak_reload_s: float = Field(60.0, gt=0, description="long run: seconds between reloads")
 
 
 QUICK = {

@@ -26,12 +26,15 @@ def ask(
     source: Annotated[
         tuple[str, ...], Parameter(name="--input", group=GROUPS["Data"], help="texts to label: FILE or builtin:NAME")
     ],
-    out: Annotated[Path, Parameter(group=GROUPS["Output"], help="folder of the answers; run it again to go on")],
+    out: Annotated[Path, Parameter(group=GROUPS["Output"], help="folder of the answers; run the same command again to resume")],
     settings: Annotated[AskSettings, Flat],
     data: Annotated[TextSettings, Flat] = TextSettings(),
     dry_run: Annotated[
         int | None,
-        Parameter(group=GROUPS["Limits"], help="ask this many texts, show the answers, and project tokens, time and cost"),
+        Parameter(
+            group=GROUPS["Limits"],
+            help="ask only this many texts, show the answers, and estimate tokens, time and cost of all texts",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -22,10 +22,10 @@ class AddressSettings(Settings, heading="Network"):
         min_length=1,
         description="environment variable with the key of the endpoint; if it is not set, no key is sent",
     )
-    concurrency: int = Field(8, ge=1, le=1024, description="requests at a time")
+    concurrency: int = Field(8, ge=1, le=1024, description="number of requests sent at the same time")
     deadline_s: float = Field(60, gt=0, description="seconds after which a request is given up and sent again")
     retries: int = Field(
-        6, ge=0, description="times a request is sent again after it failed; then its text is left for the next run"
+        6, ge=0, description="times that a failed request is sent again; then its text is left for the next run"
     )
 
 
@@ -33,28 +33,35 @@ class QuestionSettings(Settings, heading="Teacher"):
     """How a text is asked; a change makes other answers, which belong in another folder."""
 
     askings: int = Field(
-        1, ge=1, le=100, description="times each text is asked, each time with the labels in another order; may be raised later"
+        1,
+        ge=1,
+        le=100,
+        description="times that each text is asked, with the labels in another order each time; a later run can raise it",
     )
     sampling_temperature: float = Field(0.0, ge=0, le=2, description="temperature at which the model answers")
     top_logprobs: int = Field(
-        20, ge=0, le=20, description="log-probabilities asked for at each token; 0: none, the answers are counted as votes"
+        20, ge=0, le=20, description="log-probabilities to request per token; 0: none, and each answer counts as one vote"
     )
     max_reply_tokens: int = Field(64, ge=1, description="longest answer, in tokens")
-    plain_text: bool = Field(False, description="ask for the bare label, not for JSON with a schema")
+    plain_text: bool = Field(False, description="ask for the bare label instead of JSON with a schema")
 
 
 class PriceSettings(Settings, heading="Limits"):
     """What an address takes for its answers."""
 
-    price_input: float = Field(0.0, ge=0, description="price of a million tokens of prompts to a language model")
-    price_output: float = Field(0.0, ge=0, description="price of a million tokens of its answers")
+    price_input: float = Field(0.0, ge=0, description="language model: price of a million prompt tokens")
+    price_output: float = Field(0.0, ge=0, description="language model: price of a million answer tokens")
 
 
 class SpendingSettings(PriceSettings, heading="Limits"):
     """What the answers may cost; counted over all runs into the same folder."""
 
-    max_tokens_total: int | None = Field(None, ge=1, description="stop before this many tokens, of prompts and answers")
-    max_cost: float | None = Field(None, gt=0, description="stop before this cost, in the currency of the prices")
+    max_tokens_total: int | None = Field(
+        None, ge=1, description="limit on the tokens of prompts and answers; all runs into --out count"
+    )
+    max_cost: float | None = Field(
+        None, gt=0, description="limit on the cost, in the currency of the prices; all runs into --out count"
+    )
 
     @model_validator(mode="after")
     def _cost_has_prices(self) -> Self:
@@ -70,7 +77,9 @@ class AskSettings(AddressSettings, QuestionSettings, SpendingSettings):
 class AuditSettings(TextSettings, heading="Measuring"):
     """What answers are judged by."""
 
-    gold: str | None = Field(None, description="texts labelled by hand: FILE or builtin:NAME, whose test texts are taken")
+    gold: str | None = Field(None, description="texts labelled by hand: FILE or builtin:NAME (its test texts)")
     label_column: str = Field("label", min_length=1, description="column with the gold label")
-    width: float = Field(0.05, gt=0, lt=1, description="width of the 95 % interval of macro-F1 that would be narrow enough")
-    suspects: int = Field(20, ge=0, description="number of the most suspect texts of each kind to list")
+    width: float = Field(
+        0.05, gt=0, lt=1, description="report how many gold labels make the 95 % interval of macro-F1 this wide"
+    )
+    suspects: int = Field(20, ge=0, description="number of suspect texts to list, of each kind")

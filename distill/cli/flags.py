@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
@@ -16,7 +17,9 @@ GROUPS = {heading: Group(heading, sort_key=place) for place, heading in enumerat
 
 Flat = Parameter(name="*")
 Data = Annotated[DataSettings, Flat]
-Json = Annotated[bool, Parameter(group=GROUPS["Output"], help="print one JSON object, last, on stdout")]
+Json = Annotated[
+    bool, Parameter(group=GROUPS["Output"], help="print the result as one JSON object, in the last line of stdout")
+]
 Unlabeled = Annotated[
     tuple[str, ...],
     Parameter(group=GROUPS["Transfer set"], help="texts without labels to learn from: FILE or builtin:NAME"),
@@ -35,3 +38,12 @@ def with_headings(command: Command) -> Command:
                 group, hidden = GROUPS[declared_by.heading], field.json_schema_extra == FROM_TEXTS
                 field.metadata.append(Parameter(group=group, show_default=False) if hidden else Parameter(group=group))
     return command
+
+
+def shown_default(value: object) -> str | None:
+    """Return a default as a user would type it; None, which shows nothing, for flags that are off or not set."""
+    if value is None or value is False or value in ((), ""):
+        return None
+    if isinstance(value, Path):
+        return os.path.relpath(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

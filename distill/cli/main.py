@@ -15,6 +15,7 @@ from typing import Annotated
 import cyclopts
 from cyclopts import App, Group, Parameter
 
+from distill.cli.flags import shown_default
 from distill.cli.terminal import drop_stdout, fail, settings_file, words_of
 from distill.errors import PotstillError, SettingsError, StorageError, requires
 
@@ -23,7 +24,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "fit": (
         "export.commands:fit",
-        "From your data, or a fine-tuned classifier, to a small student within a budget of time and size, with a report.",
+        "Train, export and measure the student that fits a budget of time, size and quality, and write a report.",
         "--train reviews.csv --max-ms 1 --max-mb 10 --out reviews",
     ),
     "demo": (
@@ -38,7 +39,7 @@ COMMANDS = {
     ),
     "audit": (
         "distill.asking.commands:audit",
-        "Judge the answers of a language model on a page: quality against gold labels, calibration, order bias, suspect texts.",
+        "Judge the answers of `potstill ask` on a page: quality, calibration, influence of label order, suspect texts.",
         "answers --gold labelled_by_hand.csv",
     ),
     "select": (
@@ -53,7 +54,7 @@ COMMANDS = {
     ),
     "adopt": (
         "distill.commands:adopt",
-        "Make a bundle of a fine-tuned Hugging Face classifier without training.",
+        "Convert a fine-tuned Hugging Face classifier into a bundle, without training.",
         "my-classifier --out teacher --validation held_out.csv",
     ),
     "distill": (
@@ -68,7 +69,7 @@ COMMANDS = {
     ),
     "eval": (
         "export.commands:evaluate",
-        "Measure F1, precision, recall, calibration and agreement of bundles on --test.",
+        "Measure the quality of bundles on --test: F1, precision, recall, calibration, agreement with --teacher.",
         "student --teacher teacher --test test.csv",
     ),
     "bench": (
@@ -88,27 +89,27 @@ COMMANDS = {
     ),
     "serve": (
         "serve.commands:serve",
-        "Serve bundles over HTTP: Hugging Face, text-embeddings-inference and Open Inference Protocol.",
+        "Serve bundles over HTTP, in the protocols of Hugging Face, text-embeddings-inference and Open Inference.",
         "student",
     ),
     "cascade": (
         "export.commands:cascade",
-        "Find the confidence below which a student should ask a larger model: potstill serve STUDENT --fallback TEACHER.",
+        "Find the confidence below which a student passes a text on to a larger model (potstill serve --fallback).",
         "student teacher --validation validation.csv",
     ),
     "inspect": (
         "export.trust.commands:inspect",
-        "Show what a bundle is, where it came from and its measurements, and verify its files.",
+        "Verify the files of a bundle, and show its contents, origin and measurements.",
         "student",
     ),
     "sign": (
         "export.trust.commands:sign",
-        "Sign a bundle. Others verify it with your public key: potstill inspect --verify-key.",
+        "Sign a bundle, so that others can verify it with your public key (potstill inspect --verify-key).",
         "student --key private.pem",
     ),
     "push": (
         "export.trust.commands:push",
-        "Publish a bundle as a private or public repository of a model hub, with its card.",
+        "Upload a bundle and its card to the Hugging Face hub (extra: push). Needs a token: HF_TOKEN or `hf auth login`.",
         "student my-name/my-classifier",
     ),
 }
@@ -121,19 +122,12 @@ def _version() -> str:
     return version("potstill")
 
 
-def _shown_default(value: object) -> str | None:
-    """Return a default as a user would type it; None, which shows nothing, for flags that are off or not set."""
-    if value is None or value is False or value == ():
-        return None
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 app = App(
     name="potstill",
     help="Turn a large text classifier into a small, fast one, and measure what that cost.",
     help_epilogue="Example, every step on built-in data: potstill demo --out demo",
     version=_version,
-    default_parameter=Parameter(consume_multiple=True, negative=(), show_default=_shown_default),
+    default_parameter=Parameter(consume_multiple=True, negative=(), show_default=shown_default),
     help_format="plaintext",
     result_action="return_value",
     suppress_keyboard_interrupt=False,
@@ -149,7 +143,8 @@ def _launch(
     config: Annotated[
         Path | None,
         Parameter(
-            group=Group("Configuration", sort_key=99), help="TOML file with one table per command; flags take precedence"
+            group=Group("Configuration", sort_key=99),
+            help="TOML file with settings, one table per command ([distill]); flags override it",
         ),
     ] = None,
 ) -> object:

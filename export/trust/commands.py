@@ -21,15 +21,19 @@ OUTPUT, RUNNING = GROUPS["Output"], GROUPS["Running"]
 
 @with_headings
 def inspect(
-    bundle: Annotated[Path, Parameter(help="a bundle")],
+    bundle: Annotated[Path, Parameter(help="folder of the bundle")],
     /,
     *,
     verify_key: Annotated[
-        Path | None, Parameter(group=RUNNING, help="public key; exit with 3 unless the signature is valid")
+        Path | None,
+        Parameter(
+            group=RUNNING,
+            help="public key, a PEM file; exit with 3 unless the bundle is signed with its private key (extra: sign)",
+        ),
     ] = None,
-    sbom: Annotated[bool, Parameter(group=OUTPUT, help="print the bill of materials instead, as CycloneDX JSON")] = False,
+    sbom: Annotated[bool, Parameter(group=OUTPUT, help="print a bill of materials (CycloneDX JSON) instead")] = False,
     upgrade: Annotated[
-        bool, Parameter(group=OUTPUT, help="write the manifest and the card of an older bundle in the present schema")
+        bool, Parameter(group=OUTPUT, help="rewrite the manifest and the card of an older bundle in the current schema")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -64,7 +68,10 @@ def sign(
     *,
     key: Annotated[
         Path,
-        Parameter(group=RUNNING, help="private P-256 key, a PEM file: openssl ecparam -genkey -name prime256v1 -noout"),
+        Parameter(
+            group=RUNNING,
+            help="private P-256 key, a PEM file; to make one: openssl ecparam -genkey -name prime256v1 -noout -out private.pem",
+        ),
     ],
     password: Annotated[
         str | None, Parameter(group=RUNNING, env_var="POTSTILL_KEY_PASSWORD", help="password of the key, if it has one")
@@ -79,15 +86,13 @@ def sign(
 
 @with_headings
 def push(
-    bundle: Annotated[Path, Parameter(help="a bundle")],
-    repository: Annotated[str, Parameter(help="where it goes on the hub: OWNER/NAME")],
+    bundle: Annotated[Path, Parameter(help="folder of the bundle")],
+    repository: Annotated[str, Parameter(help="repository on the hub: OWNER/NAME")],
     /,
     *,
-    public: Annotated[
-        bool, Parameter(group=OUTPUT, help="let everybody see the new repository; without it, only its owner does")
-    ] = False,
+    public: Annotated[bool, Parameter(group=OUTPUT, help="make the new repository public; default: private")] = False,
     update: Annotated[
-        bool, Parameter(group=OUTPUT, help="the repository exists: add a commit with this bundle instead of making it")
+        bool, Parameter(group=OUTPUT, help="add a commit to an existing repository; default: create a new repository")
     ] = False,
     json: Json = False,
 ) -> None:

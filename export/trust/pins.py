@@ -17,10 +17,10 @@ class TrustSettings(Settings, heading="Running"):
 
     require_digest: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = Field(
         (),
-        description="SHA-256 of manifest.json, as `potstill inspect` prints it; of several, each bundle needs one",
+        description="accept only bundles with one of these digests (64 hex digits), which `potstill inspect` prints",
     )
     require_signature: Path | None = Field(
-        None, description="public key, a PEM file; bundles must be signed with its private key (extra: sign)"
+        None, description="accept only bundles signed with the private key of this public key, a PEM file (extra: sign)"
     )
 
 

@@ -23,10 +23,13 @@ def score(
     *,
     input: Annotated[  # noqa: A002
         tuple[str, ...],
-        Parameter(group=GROUPS["Data"], help="files, folders or patterns of Parquet, CSV or JSONL files; paths or URLs"),
+        Parameter(
+            group=GROUPS["Data"],
+            help="tables to label: Parquet, CSV or JSONL files, folders of them, or patterns such as 'in/*.csv'; paths or URLs",
+        ),
     ],
     output: Annotated[
-        str, Parameter(group=GROUPS["Output"], help="folder or URL for the Parquet parts; run again with it to resume")
+        str, Parameter(group=GROUPS["Output"], help="folder or URL for the Parquet parts; run the same command again to resume")
     ],
     settings: Annotated[ScoreSettings, Flat] = ScoreSettings(),
     json: Json = False,

@@ -25,10 +25,12 @@ class TableSettings(Settings, heading="Data"):
     columns: tuple[str, ...] = Field((), description="more columns to copy to the output")
     optional_columns: tuple[str, ...] = Field(
         (),
-        description="copied columns that JSONL rows may lack (then null); a row that lacks another copied column goes to the "
-        "quarantine",
+        description="copied columns that a JSONL row may lack, and then null; a row without another copied column goes to "
+        "the folder _quarantine of the output",
     )
-    max_text_chars: int = Field(100_000, ge=1, description="longest text accepted; rows with longer texts go to the quarantine")
+    max_text_chars: int = Field(
+        100_000, ge=1, description="longest text accepted, in characters; rows with longer texts go to _quarantine"
+    )
 
 
 class AnswerSettings(Settings, heading="Output"):
@@ -43,10 +45,10 @@ class AnswerSettings(Settings, heading="Output"):
 class InputSettings(Settings, heading="Data"):
     """Which files are read."""
 
-    follow_links: bool = Field(False, description="also read links in folders and patterns; default: they are an error")
-    incremental: bool = Field(
-        False, description="label only the input files that the output of an earlier run does not have yet"
+    follow_links: bool = Field(
+        False, description="also read symbolic links in folders and patterns; default: they are an error"
     )
+    incremental: bool = Field(False, description="label only the input files that earlier runs into --output have not labelled")
 
 
 class ScoreSettings(AnswerSettings, TableSettings, InputSettings, TrustSettings, heading="Running"):
@@ -56,11 +58,17 @@ class ScoreSettings(AnswerSettings, TableSettings, InputSettings, TrustSettings,
     long_texts: LongTexts = Field(
         "truncate", description="texts longer than max_length: cut them, or average the logits of overlapping windows"
     )
-    workers: int | None = Field(None, ge=1, description="threads here, or actors on Ray; default: the available CPUs")
-    ray: str | None = Field(
-        None, min_length=1, description="run on a Ray cluster: its ADDRESS, auto, or local to start one here"
+    workers: int | None = Field(
+        None, ge=1, description="threads on this machine, or actors on Ray; default: the available CPUs"
     )
-    price_per_hour: float | None = Field(None, ge=0, description="price per hour, to report the cost of a million rows")
+    ray: str | None = Field(
+        None,
+        min_length=1,
+        description="run on the Ray cluster at this ADDRESS; auto: the cluster of this machine; local: start one here",
+    )
+    price_per_hour: float | None = Field(
+        None, ge=0, description="price per hour of the machines of this run; reports the cost of a million rows"
+    )
 
     @property
     def text_columns(self) -> tuple[str, ...]:

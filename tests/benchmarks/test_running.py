@@ -141,6 +141,13 @@ def test_a_scenario_is_a_command_whose_flags_are_its_settings(
     assert capsys.readouterr().out == f"{tmp_path / 'ops.json'}\n"
 
 
+def test_the_help_of_every_command_has_an_example() -> None:
+    for name in command.app:
+        if not name.startswith("-"):
+            shown = command.app[name]
+            assert f"Example: python -m benchmarks {name}" in f"{shown.help}{shown.help_epilogue}", name
+
+
 def test_what_is_wrong_is_said_in_a_line_with_the_exit_code_of_its_kind(
     main: Callable[..., object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
