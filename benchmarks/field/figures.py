@@ -134,17 +134,19 @@ def _sst2_figures(teacher: Mapping[str, Any], students: Mapping[str, Mapping[str
     for name, row in students.items():
         figures |= {f"{part}_accuracy_{name}": row[part]["accuracy"]["value"] for part in ("dev", "test")}
         figures |= {f"retention_{name}": row["dev"]["retention"]["value"], f"size_bytes_{name}": row["size_bytes"]}
-        if row["p50_ms"]:
-            figures[f"p50_ratio_teacher_{name}"] = row["p50_ratio_teacher"]["value"]
-            figures[f"p50_ratio_stock_distilbert_{name}"] = row["p50_ratio_stock_distilbert"]
-    return figures
+    return figures | _speed_figures(students)
+
+
+def _speed_figures(students: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    ratios = ("p50_ratio_teacher", "p50_ratio_stock_distilbert")
+    timed = {name: row for name, row in students.items() if row["p50_ms"]}
+    values = {f"{ratio}_{name}": row[ratio] for name, row in timed.items() for ratio in ratios}
+    return {name: value if isinstance(value, float) else value["value"] for name, value in values.items()}
 
 
 def _trec6_figures(teacher: Mapping[str, Any], students: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     figures = {"teacher_accuracy": teacher["test"]["accuracy"]["value"]}
-    figures |= {
-        f"accuracy_{name}": students[name]["test"]["accuracy"]["value"] for name in ("2_layers", "narrow") if name in students
-    }
+    figures |= {f"accuracy_{name}": row["test"]["accuracy"]["value"] for name, row in students.items()}
     if "2_layers" in students:
         figures["retention_2_layers"] = students["2_layers"]["test"]["retention"]["value"]
-    return figures
+    return figures | _speed_figures(students)

@@ -58,16 +58,19 @@ def picture_of_field(result: Mapping[str, Any]) -> str:
 
 
 def _said(result: Mapping[str, Any]) -> str:
-    seeds = max(len(row["seeds"]) for row in result["summary"])
+    seeds, part = max(len(row["seeds"]) for row in result["summary"]), next(iter(result["truth"]))
     said = (
-        f"Students in int8, means of {seeds} seeds; `kept` is the share of the teacher's accuracy on the first set. `ms` is "
-        "the median of single texts on one thread, all rows in one run; `faster` compares with the teacher in PyTorch."
+        f"Students in int8, {f'means of {seeds} seeds' if seeds > 1 else 'one seed'}; in parentheses, 95 % intervals over the "
+        f"{len(result['truth'][part]):,} {part} texts. `kept` is the share of the teacher's accuracy on them. `ms` is the "
+        "median of single texts on one thread, all rows in one run; `faster` compares with the teacher in PyTorch."
     )
     return f"{said} Missing: {', '.join(result['missing'])}." if result["missing"] else said
 
 
 def _row(row: Mapping[str, Any], parts: Sequence[str]) -> list[str]:
+    first = row[parts[0]]["accuracy"]
     accuracies = [f"{row[part]['accuracy']['value']:.1%}" for part in parts]
+    accuracies[0] += f" ({100 * first['low']:.1f}-{100 * first['high']:.1f})"
     kept = row[parts[0]].get("retention")
     p50, ratio, stock = row["p50_ms"], row.get("p50_ratio_teacher"), row.get("p50_ratio_stock_distilbert")
     shown = f"teacher, {row['num_parameters'] / 1e6:.0f} M weights" if row["name"] == TEACHER else str(row["name"])

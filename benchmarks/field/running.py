@@ -33,6 +33,7 @@ from benchmarks.field.shapes import shape_candidates
 from benchmarks.field.study import TEACHER, FieldSettings, FieldStudy
 from benchmarks.field.texts import read_field
 from benchmarks.harness.candidates import Task, bundle_candidate, floor_candidates
+from benchmarks.harness.results import read_result
 from benchmarks.harness.scenario import Context, Outcome, Result
 from benchmarks.harness.speed import kept_rows
 from distill.bundle import WEIGHTS, Bundle
@@ -84,7 +85,7 @@ class _Taught:
 
 
 def run_field(study: FieldStudy, settings: FieldSettings, context: Context) -> Outcome:
-    """Make and measure what is missing; if anything differs from the study, its result is left alone.
+    """Make and measure what is missing; if anything but the seeds differs from the study, its result is left alone.
 
     Args:
         study: What is trained.
@@ -97,13 +98,21 @@ def run_field(study: FieldStudy, settings: FieldSettings, context: Context) -> O
     """
     context.folder.mkdir(parents=True, exist_ok=True)
     changed = settings.study_of(study)
-    kept_as_result = changed == study and settings.recorded is None
-    folder = context.out if kept_as_result else context.folder
+    folder = context.out if settings.recorded is None and renews_result(study, changed, context.out) else context.folder
     try:
         with FileLock(context.folder / ".lock", timeout=0):
             return _run(changed, settings, replace(context, out=folder))
     except Timeout:
         raise SettingsError(f"another run works in {context.folder}; wait for it, or name another --work") from None
+
+
+def renews_result(study: FieldStudy, changed: FieldStudy, folder: Path) -> bool:
+    """Return whether a run is kept as the study's result: only the seeds may differ, and no earlier result has more of them."""
+    if replace(changed, seeds=study.seeds) != study:
+        return False
+    there = (folder / f"{study.name}.json").is_file()
+    earlier = read_result(study.name, folder=folder)["rows"] if there else ()
+    return {row["seed"] for row in earlier if row["measured"] == QUALITY} <= {*changed.seeds}
 
 
 def field_part(result: Result) -> Mapping[str, float]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,9 @@ import pytest
 from benchmarks.field.figures import field_figures, field_summary
 from benchmarks.field.page import markdown_of_field, picture_of_field, recall_table
 from benchmarks.field.published import PUBLISHED
+from benchmarks.field.running import renews_result
+from benchmarks.field.study import TREC6
+from benchmarks.harness.results import write_result
 
 TRUTH = {"dev": [0, 0, 0, 0, 1, 1, 1, 1, 1, 1], "test": [0, 1, 0, 1]}
 LABELS = ("negative", "positive")
@@ -119,7 +125,7 @@ def page() -> dict[str, Any]:
 
 
 def test_the_table_shows_every_row_and_marks_what_was_not_measured_here() -> None:
-    lines = markdown_of_field(page()).splitlines()
+    lines = [re.sub(r" \([\d.]+-[\d.]+\)", "", line) for line in markdown_of_field(page()).splitlines()]
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert "| 2-layers | 65.0% | 87.5% | 72.2% | 8.0 | 1.00 | 100.0x | 20.0x |" in lines
     assert "| DistilBERT's shape, stock int8, random weights | - | - | - | 66.0 | 20.00 | 5.0x | - |" in lines
@@ -127,6 +133,27 @@ def test_the_table_shows_every_row_and_marks_what_was_not_measured_here() -> Non
     assert "| 91.3% | - | 98.5% |" in distilbert
     assert "Missing: narrow-0." in lines[-1]
     assert sum("](http" in line for line in lines) == len(PUBLISHED)
+
+
+def test_the_table_has_intervals_and_says_how_many_seeds() -> None:
+    found = page()
+    interval = next(row["dev"]["accuracy"] for row in found["summary"] if row["name"] == "2-layers")
+    said = markdown_of_field(found)
+    assert f"| 65.0% ({100 * interval['low']:.1f}-{100 * interval['high']:.1f}) |" in said
+    assert "means of 2 seeds; in parentheses, 95 % intervals over the 10 dev texts" in said
+    first = [row for row in ROWS if row.get("seed") in (0, None)]
+    assert "one seed; in" in markdown_of_field({**found, "summary": field_summary(first, TRUTH, LABELS)})
+
+
+def test_a_run_with_fewer_seeds_is_the_result_until_one_has_more(tmp_path: Path) -> None:
+    first, two = replace(TREC6, seeds=(0,)), replace(TREC6, seeds=(0, 1))
+    assert renews_result(TREC6, first, tmp_path)
+    rows = [quality("2-layers", seed, "", "") for seed in (0, 1)]
+    write_result("trec6", command="", environment={}, rows=rows, figures={}, folder=tmp_path)
+    assert not renews_result(TREC6, first, tmp_path)
+    assert renews_result(TREC6, two, tmp_path)
+    assert renews_result(TREC6, TREC6, tmp_path)
+    assert not renews_result(TREC6, replace(TREC6, copies=0), tmp_path)
 
 
 def test_recall_has_a_column_a_label() -> None:
