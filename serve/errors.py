@@ -54,3 +54,12 @@ def error_of(failure: BaseException) -> Exception:
         return failure
     logger.error("a native library failed", exc_info=failure)
     return Refusal(Reason.NOT_READY, "computing the answer failed")
+
+
+def without_frames(failure: Exception) -> Exception:
+    """Let go of the frames of a failure: they hold a whole graph, often in a cycle that waits for a collection."""
+    each: BaseException | None = failure
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__context__
+    return failure

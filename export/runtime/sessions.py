@@ -192,7 +192,7 @@ def _load(graph: Graph, *, name: str, threads: int) -> ort.InferenceSession:
     except BundleError as exc:
         raise BundleError(f"{name} is not a graph that potstill runs: {exc}; make it with `potstill export`") from exc
     try:
-        return ort.InferenceSession(
+        session = ort.InferenceSession(
             content,
             _session_options(threads),
             providers=["CPUExecutionProvider"],
@@ -200,6 +200,9 @@ def _load(graph: Graph, *, name: str, threads: int) -> ort.InferenceSession:
         )
     except Exception as exc:  # the library raises a dozen classes whose only common base is Exception
         raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {name}: {exc}") from exc
+    # The session would keep the whole file beside the weights, to load it again when its providers change; ours never do.
+    session._model_bytes = None
+    return session
 
 
 def _answer(session: ort.InferenceSession, batch: Batch, options: ort.RunOptions | None = None) -> Logits:

@@ -23,7 +23,7 @@ from export.trust.pins import TrustSettings
 from serve.answering.engine import Engine, RowAnswer
 from serve.answering.metrics import Metrics
 from serve.answering.queue import Batcher
-from serve.errors import Reason, Refusal, error_of
+from serve.errors import Reason, Refusal, error_of, without_frames
 from serve.settings import LimitSettings, ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -229,21 +229,12 @@ class Model:
                 opened = self._source.open(folder)
             except BaseException as exc:  # noqa: BLE001  # raised where the result is awaited
                 self._is_opening = False
-                found.set_exception(_without_frames(error_of(exc)))
+                found.set_exception(without_frames(error_of(exc)))
             else:
                 self._is_opening = False
                 found.set_result(opened)
                 del opened
             del found  # it holds the engine
-
-
-def _without_frames(failure: Exception) -> Exception:
-    """Let go of the frames of a failure, which hold a whole graph and are in a cycle that waits for a collection."""
-    each: BaseException | None = failure
-    while each is not None:
-        each.__traceback__ = None
-        each = each.__context__
-    return failure
 
 
 def _long_texts(truncate: bool | None, limit: LongTexts | Literal["refuse"]) -> LongTexts | Literal["refuse"]:

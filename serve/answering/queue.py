@@ -16,13 +16,14 @@ from itertools import islice
 from typing import Literal, NamedTuple
 
 from distill.classifier import TextInput
+from distill.errors import PotstillError
 from distill.settings import LongTexts
 from serve.answering.admission import TURN_TOKENS, Admission, busy
 from serve.answering.engine import Engine, RowAnswer
 from serve.answering.reading import READ_CHARS, Pending, Portion, portion_to_read, read
 from serve.answering.turns import Turns
 from serve.answering.workers import Crew, Worker
-from serve.errors import Reason, Refusal, error_of
+from serve.errors import Reason, Refusal, error_of, without_frames
 
 
 class Computed(NamedTuple):
@@ -131,6 +132,8 @@ class Batcher:
             answers = await request.future
         finally:
             timer.cancel()
+            # A refusal holds this frame, and the request holds the refusal: the cycle would keep a replaced engine for long.
+            del request
         if loop.time() >= timer.when():  # a busy event loop may deliver an answer after the deadline
             raise late()
         return answers
@@ -160,18 +163,22 @@ class Batcher:
 
     def _work(self, worker: Worker[list[Portion]]) -> None:
         while not worker.is_replaced and self._has_work():
-            if unread := self._take_unread():
-                worker.begin(unread)
-                self._queue_read(unread, read(unread))
-                worker.end()
-            if not worker.is_replaced and (batch := self._take()):
-                worker.begin(batch)
-                started = time.perf_counter()
-                answers = _answered(batch)
-                if not worker.is_given_up:
-                    self._record(batch, started, time.perf_counter() - started)
-                _hand_over(batch, answers)
-                worker.end()
+            self._take_turn(worker)  # a function of its own: a thread that waits must not hold an engine that was replaced
+
+    def _take_turn(self, worker: Worker[list[Portion]]) -> None:
+        """Read a portion, if one waits, then compute a batch."""
+        if unread := self._take_unread():
+            worker.begin(unread)
+            self._queue_read(unread, read(unread))
+            worker.end()
+        if not worker.is_replaced and (batch := self._take()):
+            worker.begin(batch)
+            started = time.perf_counter()
+            answers = _answered(batch)
+            if not worker.is_given_up:
+                self._record(batch, started, time.perf_counter() - started)
+            _hand_over(batch, answers)
+            worker.end()
 
     def _record(self, batch: list[Portion], started: float, seconds: float) -> None:
         texts, tokens = sum(portion.stop - portion.start for portion in batch), sum(portion.cost for portion in batch)
@@ -303,6 +310,9 @@ def _give_up(batch: list[Portion]) -> None:
 
 def _hand_over(batch: list[Portion], answers: Sequence[list[RowAnswer] | Exception]) -> None:
     """Deliver the answers or errors of a batch from another thread than the event loop's."""
+    for answer in answers:
+        if isinstance(answer, Refusal | PotstillError):  # others are logged with their frames
+            without_frames(answer)
     with suppress(RuntimeError):  # the event loop is closed: nobody waits
         batch[0].request.future.get_loop().call_soon_threadsafe(_deliver, batch, answers)
 

@@ -27,7 +27,7 @@ with requires("serving"):
 logger = logging.getLogger(__name__)
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
-LARGE_BLOCK_BYTES = 1 << 20
+LARGE_BLOCK_BYTES = 1 << 17
 GC_THRESHOLDS = (20_000, 20, 100)
 """Net allocations before a young collection, and collections of one generation before the next one is collected."""
 OTHER_FILES = 256

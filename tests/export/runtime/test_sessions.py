@@ -77,6 +77,14 @@ def test_the_digest_is_that_of_the_graph_whether_in_a_file_or_in_memory(fp32: On
     assert open_teacher((fp32, tiny_student), device="cpu").names[0] == fp32.digest()
 
 
+def test_the_file_of_a_graph_is_not_kept_beside_its_weights(tiny_student: Bundle) -> None:
+    content = tiny_student.read_graph("int8")
+    before = sys.getrefcount(content)
+    classifier = OnnxClassifier.of_graph(lambda: content, tiny_student, threads=1)
+    assert sys.getrefcount(content) == before
+    assert len(classifier.predict_logits(["great"])) == 1
+
+
 def test_no_texts_give_no_rows(fp32: OnnxClassifier) -> None:
     logits = fp32.predict_logits([])
     assert logits.shape == (0, 2)

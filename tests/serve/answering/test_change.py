@@ -388,10 +388,13 @@ def megabytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
 before = megabytes()
 for _ in range(2):
-    block = libc.malloc(16 << 20)
-    ctypes.memset(block, 1, 16 << 20)
-    libc.malloc(4096)  # above it
-    libc.free(block)
+    blocks = []
+    for _ in range(64):
+        blocks.append(libc.malloc(256 << 10))
+        ctypes.memset(blocks[-1], 1, 256 << 10)
+        libc.malloc(4096)  # above it
+    for block in blocks:
+        libc.free(block)
 print(megabytes() - before)
 """
 

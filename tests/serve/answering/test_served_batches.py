@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from functools import partial
 from typing import cast
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from served import Lengths
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from distill.errors import SettingsError
+from distill.errors import DatasetError, SettingsError
 from distill.labels import Logits
 from distill.tokenization import Reading, TextTokenizer
 from serve.answering.admission import TURN_TOKENS, WAIT_SHARE
@@ -413,3 +415,37 @@ def test_whatever_happens_to_requests_nothing_is_left_counted(seed: int) -> None
         assert (admission.waiting_texts, admission.waiting_tokens, admission.texts_of, admission.tokens_of) == (0, 0, {}, {})
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("texts", "deadline_s", "outcome"),
+    [
+        pytest.param(["fine"], 20, list, id="answered"),
+        pytest.param(["late"], 0.05, Refusal, id="late while it is computed"),
+        pytest.param([("a", "pair")], 20, SettingsError, id="cannot be read"),
+        pytest.param(["\ud800"], 20, DatasetError, id="cannot be encoded"),
+    ],
+)
+def test_a_replaced_engine_is_kept_neither_by_a_thread_that_waits_nor_by_a_request(
+    texts: list[str | tuple[str, str]], deadline_s: float, outcome: type
+) -> None:
+    async def main() -> None:
+        classifier = Lengths()
+        engine, batcher = Engine(classifier, max_length=64), Batcher(threads=1, max_queue=100, max_batch_tokens=100)
+        kept = weakref.ref(engine)
+        if outcome is not Refusal:
+            classifier.may_go.set()
+        (found,) = await asyncio.gather(batcher.submit(texts, engine, deadline_s=deadline_s), return_exceptions=True)
+        assert isinstance(found, outcome)
+        classifier.may_go.set()
+        del engine, found
+        async with asyncio.timeout(5):
+            while kept() is not None:
+                await asyncio.sleep(0.001)
+        await asyncio.to_thread(batcher.close)
+
+    gc.disable()  # collections are rare in a server
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
