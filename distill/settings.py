@@ -53,6 +53,8 @@ Heading = Literal[
 
 FROM_TEXTS: dict[str, JsonValue] = {"chosen_from": "texts"}
 """Marks a field whose default is chosen from the texts, so that `--help` shows no value."""
+ONE_A_FLAG: dict[str, JsonValue] = {"values": "one a flag"}
+"""Marks a field of several values whose flag takes one and is repeated for more, so that arguments may follow it."""
 
 LEARNING_RATES: dict[StudentKind, float] = {"encoder": 1e-4, "static": 1e-3}
 """Default of each kind of student. Most weights of a static one start random, and it is too shallow to diverge."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from cyclopts import Group, Parameter
 
-from distill.settings import FROM_TEXTS, DataSettings, Heading, Settings
+from distill.settings import FROM_TEXTS, ONE_A_FLAG, DataSettings, Heading, Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -35,8 +35,7 @@ def with_headings(command: Command) -> Command:
         for name, field in model.model_fields.items():
             declared_by = next(base for base in reversed(model.__mro__) if name in vars(base).get("__annotations__", ()))
             if issubclass(declared_by, Settings) and not any(isinstance(each, Parameter) for each in field.metadata):
-                group, hidden = GROUPS[declared_by.heading], field.json_schema_extra == FROM_TEXTS
-                field.metadata.append(Parameter(group=group, show_default=False) if hidden else Parameter(group=group))
+                field.metadata.append(_parameter(GROUPS[declared_by.heading], field.json_schema_extra))
     return command
 
 
@@ -47,3 +46,10 @@ def shown_default(value: object) -> str | None:
     if isinstance(value, Path):
         return os.path.relpath(value)
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _parameter(group: Group, extra: object) -> Parameter:
+    """Return what a field's flag has beside its default and its help, which are the field's."""
+    if extra == FROM_TEXTS:
+        return Parameter(group=group, show_default=False)
+    return Parameter(group=group, consume_multiple=False) if extra == ONE_A_FLAG else Parameter(group=group)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from distill.bundle import Bundle
 from distill.errors import BundleError
-from distill.settings import Settings
+from distill.settings import ONE_A_FLAG, Settings
 
 
 class TrustSettings(Settings, heading="Running"):
@@ -17,7 +17,8 @@ class TrustSettings(Settings, heading="Running"):
 
     require_digest: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = Field(
         (),
-        description="accept only bundles with one of these digests (64 hex digits), which `potstill inspect` prints",
+        description="accept only bundles with one of these digests (64 hex digits, from `potstill inspect`); repeat for more",
+        json_schema_extra=ONE_A_FLAG,
     )
     require_signature: Path | None = Field(
         None, description="accept only bundles signed with the private key of this public key, a PEM file (extra: sign)"
