@@ -104,6 +104,7 @@ class Engine:
         return {
             "labels": list(self.classifier.labels),
             "problem_type": self.classifier.problem_type,
+            "input": "single texts" if self.tokenizer.pairs is None else "sentence pairs",
             "precision": self.about.get("precision"),
             "precision of the fallback": fallback.get("precision"),
         }

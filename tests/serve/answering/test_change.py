@@ -222,6 +222,17 @@ def test_a_reload_keeps_the_task(
     )
 
 
+def test_a_reload_keeps_what_is_classified(
+    serve_bundle: Callable[..., Running],
+    copied: Callable[[Bundle], Bundle],
+    tiny_student: Bundle,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = serve_bundle(**ADMIN)
+    of_pairs = copied(tiny_student).adding({}, pairs="untyped")
+    assert "has input sentence pairs, the served one has single texts" in refused_reload(server, of_pairs.path, caplog)
+
+
 def test_a_reload_requires_the_digest_again(
     serve_sources: Callable[..., Running],
     copied: Callable[[Bundle], Bundle],
