@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 
@@ -29,7 +28,7 @@ from serve.http.desk import Desk
 from serve.http.logs import RequestLog
 from serve.http.protocols.base import Dialect, Headers, Query, Reply, decoded
 from serve.http.protocols.oip import metadata
-from serve.http.routes import ROUTES, Found, find
+from serve.http.routes import ROUTES, Found, ReloadRequest, find
 from serve.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -41,13 +40,6 @@ _CORS = (
     (b"access-control-allow-methods", b"GET, POST"),
     (b"access-control-allow-headers", b"authorization, content-type, x-request-id, x-deadline-ms"),
 )
-
-
-class ReloadRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `/admin/reload`; empty fields mean the default model and its current folder."""
-
-    model: Annotated[str, msgspec.Meta(min_length=1)] = ""
-    bundle: Annotated[str, msgspec.Meta(min_length=1)] = ""
 
 
 _NOWHERE = Found(ROUTES[0])

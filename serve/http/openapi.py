@@ -87,7 +87,7 @@ def _operation(route: Route, takes: Any, *, gives: Any, error: Any) -> dict[str,
         "responses": {"200": answer, **refusals},
     }
     if route.takes is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": takes}}}
+        operation["requestBody"] = {"required": route.does != "reload", "content": {"application/json": {"schema": takes}}}
     if "{" in route.path:
         operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}

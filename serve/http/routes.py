@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from serve.http.access import Audience
 from serve.http.protocols.base import Dialect
@@ -15,6 +17,13 @@ from serve.http.protocols.oip import InferError, InferRequest, OpenInference
 from serve.http.protocols.tei import ErrorResponse, PredictRequest, TextEmbeddingsInference
 
 HUGGING_FACE, TEI, OIP = HuggingFace(), TextEmbeddingsInference(), OpenInference()
+
+
+class ReloadRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `/admin/reload`, which may be left out; empty fields mean the default model and its current folder."""
+
+    model: Annotated[str, msgspec.Meta(min_length=1, description="name of a model")] = ""
+    bundle: Annotated[str, msgspec.Meta(min_length=1, description="folder of its new bundle")] = ""
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Route:
         dialect: The protocol of its errors.
         audience: Who may use it.
         summary: Text for the OpenAPI document.
-        takes: Type of the request body.
+        takes: Type of the request body; only that of a reload may be left out.
         gives: Type of the response body.
         error: Type of the body of an error.
     """
@@ -86,6 +95,7 @@ ROUTES = (
         "reload",
         "Load and check a bundle, then replace the served one",
         audience="administrator",
+        takes=ReloadRequest,
     ),
 )
 

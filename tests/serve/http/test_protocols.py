@@ -154,6 +154,10 @@ def test_every_route_of_the_document_is_there_and_the_readers_work(server: Runni
     assert document["paths"]["/"]["post"]["requestBody"]["content"]["application/json"]["schema"] == {
         "$ref": "#/components/schemas/HuggingFaceRequest"
     }
+    reload = document["paths"]["/admin/reload"]["post"]
+    wanted = {"$ref": "#/components/schemas/ReloadRequest"}
+    assert reload["requestBody"] == {"required": False, "content": {"application/json": {"schema": wanted}}}
+    assert document["components"]["schemas"]["ReloadRequest"]["properties"].keys() == {"model", "bundle"}
     answers = document["paths"]["/predict"]["post"]["responses"]
     assert answers["200"]["headers"].keys() == {"x-truncated-texts"}
     assert answers["429"]["headers"].keys() == {"Retry-After"}
