@@ -1,4 +1,4 @@
-"""What the pages say of running in public: each command is read and served as it is written, each nginx block by nginx."""
+"""What the page says of running in public: each command is read and served as it is written, each nginx block by nginx."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from serve.answering.models import ModelSource
 from serve.settings import ServeSettings
 
 ROOT = Path(__file__).parents[3]
-PAGE = (ROOT / "docs" / "deploy" / "serve.md").read_text().partition("## Running it in public")[2].partition("\n## ")[0]
+PAGE = (ROOT / "docs" / "deploy" / "in-public.md").read_text()
 README = (ROOT / "serve" / "README.md").read_text()
 TOKEN = "a-token-of-one-client"
 NAME = "classify.example.org"
