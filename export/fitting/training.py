@@ -141,6 +141,7 @@ def _trained(stages: Sequence[Stage], learning: Learning, folder: Path, home: Pa
     """Train a student in `home`; its assistants in a folder of their own and in full, since other students use them too."""
     *before, own = stages
     if before:
+        learning.reporter.say(f"{own.name} starts from its assistants, trained first: {', '.join(one.name for one in before)}")
         made = train_once_each(before, folder=folder / ASSISTANTS, learning=learning)
         own = replace(own, settings=own.settings.model_copy(update={"student": str(made.path)}))
     return train_once_each((own,), folder=home, learning=learning)

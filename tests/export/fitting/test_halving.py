@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiny_task import Listening
 
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import Splits
 from distill.errors import SettingsError
-from distill.progress import SilentReporter
+from distill.progress import Reporter, SilentReporter
 from distill.recipes import Stage
 from distill.settings import DistillSettings
 from distill.teachers.teacher import open_teacher
@@ -24,8 +25,10 @@ def stage(name: str, *, layers: int, epochs: int) -> Stage:
     return Stage(name, DistillSettings(num_layers=layers, epochs=epochs, learning_rate=2e-3, batch_size=32, max_length=16))
 
 
-def run(candidates: Candidates, teacher: Bundle, splits: Splits, folder: Path) -> dict[str, list[Round]]:
-    learning = Learning(open_teacher(teacher, device="cpu"), splits, (), SilentReporter())
+def run(
+    candidates: Candidates, teacher: Bundle, splits: Splits, folder: Path, reporter: Reporter | None = None
+) -> dict[str, list[Round]]:
+    learning = Learning(open_teacher(teacher, device="cpu"), splits, (), reporter or SilentReporter())
     scorer = Scorer(splits.validation, "macro_f1")
     return halved(candidates, tuple(candidates.stages), learning, folder=folder, scorer=scorer, halving=True)
 
@@ -49,7 +52,9 @@ def test_a_student_is_not_replaced_by_its_namesake_that_others_are_made_of(
     assert assistant.manifest.settings["student"]["epochs"] == 1
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob(WEIGHTS)}
     assert len(before) == 3
-    run(candidates, tiny_teacher, tiny_splits, tmp_path)
+    listening = Listening()
+    run(candidates, tiny_teacher, tiny_splits, tmp_path, listening)
+    assert "1-layer starts from its assistants, trained first: 2-layers" in listening.said
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob(WEIGHTS)} == before
 
 
