@@ -91,7 +91,7 @@ class Audit:
         suspects: Answers that a classifier of words, trained on the others, finds unlikely.
         gold: Against gold labels; None without them.
         gold_unanswered: Gold texts without an answer.
-        needed_without_gold: How many gold labels would give an interval of the wanted width, whatever the quality.
+        needed_without_gold: How many gold labels would give accuracy an interval of the wanted width, whatever the quality.
     """
 
     model: str
@@ -116,7 +116,8 @@ class Audit:
         if self.gold is None:
             return (
                 "Nothing here says how often the answers are right: that needs gold labels. A student of these answers can be "
-                f"compared with them alone. {self.needed_without_gold:,} texts labelled by hand would do (--gold)."
+                "compared with them alone. A few hundred texts labelled by hand are a start (--gold); "
+                f"{self.needed_without_gold:,} make the interval of the accuracy as narrow as --width, whatever the answers."
             )
         low, high = self.gold.quality.macro_f1_interval
         score = f"macro-F1 {self.gold.quality.macro_f1:.3f} (95 % interval {low:.3f} to {high:.3f})"

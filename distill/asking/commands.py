@@ -93,7 +93,10 @@ def audit(
 
 def _print_audit(found: Audit) -> None:
     print(found.verdict)
+    print("answers: " + ", ".join(f"{name} {share:.1%}" for name, share in found.shares.items()))
     if found.gold is not None:
+        if found.gold_unanswered:
+            print(f"{found.gold_unanswered:,} gold texts have no answer and are left out")
         rows = [
             (name, str(one.support), f"{one.f1:.4f}", f"{one.precision:.4f}", f"{one.recall:.4f}")
             for name, one in found.gold.quality.per_class.items()

@@ -161,7 +161,7 @@ def test_without_gold_it_says_what_cannot_be_known(tmp_path: Path) -> None:
     found = audited(tmp_path / "answers", right_at(0.9))
     assert found.gold is None
     assert "Nothing here says how often the answers are right" in found.verdict
-    assert "1,537" in found.verdict  # (1.96 / 0.05)^2
+    assert "1,537 make the interval of the accuracy as narrow as --width" in found.verdict  # (1.96 / 0.05)^2
 
 
 def test_gold_texts_without_an_answer_are_counted_and_none_at_all_is_refused(tmp_path: Path) -> None:
@@ -170,6 +170,17 @@ def test_gold_texts_without_an_answer_are_counted_and_none_at_all_is_refused(tmp
     assert (found.gold.quality.num_texts, found.gold_unanswered) == (100, 200)
     with pytest.raises(DatasetError, match="none of the 5 texts of gold has an answer"):
         audit(read_answered(tmp_path / "answers"), gold_of([(f"new {text}", label) for text, label in ROWS[:5]]))
+
+
+def test_the_command_says_how_the_answers_are_divided_and_which_gold_texts_are_left_out(
+    tmp_path: Path, potstill: Callable[..., Outcome]
+) -> None:
+    folder = write_answers(tmp_path / "answers", LABELS, [kept_answer(text, label, LABELS) for text, label in ROWS[:40]])
+    negatives = sum(label == "negative" for _, label in ROWS[:40])
+    told = potstill("audit", folder, "--gold", write_csv(tmp_path / "gold.csv", ROWS[:50]))
+    assert told.code == 0, told.err
+    assert f"negative {negatives / 40:.1%}" in told.out
+    assert "10 gold texts have no answer and are left out" in told.out
 
 
 def test_the_command_writes_a_page(tmp_path: Path, potstill: Callable[..., Outcome]) -> None:
