@@ -42,6 +42,7 @@ from distill.data import Dataset, limited
 from distill.errors import GateError, SettingsError
 from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
 from distill.labels import Logits
+from distill.recipes import RecipeName
 from distill.settings import Precision
 from distill.storage import write_atomically
 from distill.teachers.teacher import Teacher, open_teacher
@@ -85,7 +86,7 @@ class _Taught:
 
 
 def run_field(study: FieldStudy, settings: FieldSettings, context: Context) -> Outcome:
-    """Make and measure what is missing; if anything but the seeds differs from the study, its result is left alone.
+    """Make and measure what is missing; a run that differs from the study in more than which students leaves its result alone.
 
     Args:
         study: What is trained.
@@ -101,18 +102,19 @@ def run_field(study: FieldStudy, settings: FieldSettings, context: Context) -> O
     folder = context.out if settings.recorded is None and renews_result(study, changed, context.out) else context.folder
     try:
         with FileLock(context.folder / ".lock", timeout=0):
-            return _run(changed, settings, replace(context, out=folder))
+            return _run(changed, settings, replace(context, out=folder), every=study.recipes)
     except Timeout:
         raise SettingsError(f"another run works in {context.folder}; wait for it, or name another --work") from None
 
 
 def renews_result(study: FieldStudy, changed: FieldStudy, folder: Path) -> bool:
-    """Return whether a run is kept as the study's result: only the seeds may differ, and no earlier result has more of them."""
-    if replace(changed, seeds=study.seeds) != study:
+    """Return whether a run is kept as the study's result: like it but for its students, of which it has all earlier ones."""
+    if replace(changed, seeds=study.seeds, recipes=study.recipes) != study:
         return False
     there = (folder / f"{study.name}.json").is_file()
     earlier = read_result(study.name, folder=folder)["rows"] if there else ()
-    return {row["seed"] for row in earlier if row["measured"] == QUALITY} <= {*changed.seeds}
+    students = {(row["name"], row["seed"]) for row in earlier if row["measured"] == QUALITY and row["name"] in study.recipes}
+    return students <= {(name, seed) for name in changed.recipes for seed in changed.seeds}
 
 
 def field_part(result: Result) -> Mapping[str, float]:
@@ -120,7 +122,7 @@ def field_part(result: Result) -> Mapping[str, float]:
     return field_figures(result["scenario"], field_summary(result["rows"], result["truth"], result["labels"]))
 
 
-def _run(study: FieldStudy, settings: FieldSettings, context: Context) -> Outcome:
+def _run(study: FieldStudy, settings: FieldSettings, context: Context, *, every: tuple[RecipeName, ...]) -> Outcome:
     if settings.data is None:
         raise SettingsError("name the folder of the set with --data")
     texts = read_field(settings.data, measuring=study.measuring, unlabeled=study.unlabeled)
@@ -139,7 +141,7 @@ def _run(study: FieldStudy, settings: FieldSettings, context: Context) -> Outcom
         "counts": texts.counts,
         "data_sha256": texts.digests,
         "published_logits": taught.published,
-        "missing": _missing(rows, study),
+        "missing": _missing(rows, replace(study, recipes=every)),
     }
     return Outcome(rows, parts, folder=context.out)
 

@@ -145,7 +145,7 @@ def test_the_table_has_intervals_and_says_how_many_seeds() -> None:
     assert "one seed; in" in markdown_of_field({**found, "summary": field_summary(first, TRUTH, LABELS)})
 
 
-def test_a_run_with_fewer_seeds_is_the_result_until_one_has_more(tmp_path: Path) -> None:
+def test_a_run_with_fewer_students_is_the_result_until_one_has_more(tmp_path: Path) -> None:
     first, two = replace(TREC6, seeds=(0,)), replace(TREC6, seeds=(0, 1))
     assert renews_result(TREC6, first, tmp_path)
     rows = [quality("2-layers", seed, "", "") for seed in (0, 1)]
@@ -153,6 +153,8 @@ def test_a_run_with_fewer_seeds_is_the_result_until_one_has_more(tmp_path: Path)
     assert not renews_result(TREC6, first, tmp_path)
     assert renews_result(TREC6, two, tmp_path)
     assert renews_result(TREC6, TREC6, tmp_path)
+    assert renews_result(TREC6, replace(two, recipes=("2-layers", "narrow")), tmp_path)
+    assert not renews_result(TREC6, replace(two, recipes=("narrow",)), tmp_path)
     assert not renews_result(TREC6, replace(TREC6, copies=0), tmp_path)
 
 
