@@ -257,7 +257,7 @@ def test_augmented_texts_are_asked_of_the_teacher_once_and_never_equal_a_held_ou
 def test_the_control_cannot_learn_from_augmented_texts(
     tiny_teacher: Bundle, few: tuple[Dataset, Dataset], tmp_path: Path
 ) -> None:
-    with pytest.raises(SettingsError, match="augmented texts cannot be used"):
+    with pytest.raises(SettingsError, match="augmented texts and --unsure cannot be used"):
         distil(tiny_teacher, few, tmp_path, soft_weight=0, augment=1)
 
 
