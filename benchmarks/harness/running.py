@@ -72,7 +72,7 @@ def keep(scenario: Scenario, settings: Settings, outcome: Outcome, environment: 
         figures=scenario.figures(draft),
         folder=folder,
         decided_by=scenario.decided_by,
-        settings=settings.model_dump(mode="json", exclude={name for name, _ in paths_of(settings)}),
+        settings=without_places(settings),
         bundles={path.name: sha256_of(path / MANIFEST) for _, path in paths_of(settings)},
         **outcome.parts,
     )
@@ -119,6 +119,13 @@ def command_of(scenario: Scenario, settings: Settings) -> str:
         elif values:
             words += [flag, *(_spelled(each) for each in values)]
     return " ".join(words)
+
+
+def without_places(settings: Settings) -> dict[str, Any]:
+    """Return settings as JSON values, folders by their names, without the bundles, whose digests a result file has."""
+    values = settings.model_dump(mode="json", exclude={name for name, _ in paths_of(settings)})
+    places = {name: value.name for name in values if isinstance(value := getattr(settings, name), Path)}
+    return values | places
 
 
 def paths_of(settings: Settings) -> list[tuple[str, Path]]:

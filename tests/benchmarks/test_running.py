@@ -14,7 +14,7 @@ from pydantic import Field
 from benchmarks import __main__ as command
 from benchmarks.harness import running
 from benchmarks.harness.results import read_result
-from benchmarks.harness.running import RunSettings, run_all, run_scenario
+from benchmarks.harness.running import RunSettings, run_all, run_scenario, without_places
 from benchmarks.harness.scenario import Context, Outcome, Scenario
 from distill.errors import PotstillError
 from distill.progress import SilentReporter
@@ -71,6 +71,7 @@ def test_a_run_writes_figures_settings_and_a_command_without_places(tmp_path: Pa
     assert (result["figures"], result["made_in"]) == ({"count": 3}, "count")
     assert result["bundles"] == {"student": hashlib.sha256(b"{}").hexdigest()}
     assert "bundle" not in result["settings"]
+    assert without_places(CountSettings(bundle=tmp_path / "set"))["bundle"] == "set"
     assert capsys.readouterr().out == "1 row\n"
 
 
