@@ -7,7 +7,7 @@ Flags, their headings in `--help` and the keys of the `--config` file are derive
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ModelWrapValidatorHandler, ValidationError, model_validator
 
@@ -242,6 +242,11 @@ class StudentSettings(Settings, heading="Student"):
 
 Unsure = Literal["keep", "weigh", "leave_out"]
 """What a student does with the answers that its teacher is unsure of."""
+UNSURE_WAYS: Final[tuple[Unsure, ...]] = get_args(Unsure)
+UNSURE_HELP: Final = (
+    "texts of which the teacher is unsure, by the gap between its two likeliest labels: keep them like the others, weigh each "
+    "text by its gap, or leave_out the fifth of each label with the smallest gaps"
+)
 
 
 class TransferSetSettings(Settings, heading="Transfer set"):
@@ -257,12 +262,7 @@ class TransferSetSettings(Settings, heading="Transfer set"):
         1.0, gt=0, description="temperature of the probability that --unlabeled-confidence compares"
     )
     unlabeled_agreed: bool = Field(False, description="drop unlabelled texts on whose label several teachers disagree")
-    unsure: Unsure = Field(
-        "keep",
-        description="texts of which the teacher is unsure, by the gap between its two likeliest labels: keep them like the "
-        "others, weigh each text by its gap, or leave_out the fifth of each label with the smallest gaps; texts with a "
-        "hard label in the loss are always kept",
-    )
+    unsure: Unsure = Field("keep", description=f"{UNSURE_HELP}; texts with a hard label in the loss are always kept")
     max_texts: int | None = Field(
         None,
         ge=2,

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from distill.asking.settings import PriceSettings
 from distill.recipes import Effort, RecipeName
-from distill.settings import Precision, Settings, Unsure
+from distill.settings import UNSURE_HELP, Precision, Settings, Unsure
 
 Exporter = Literal["auto", "fused", "portable", "optimum"]
 Target = Literal["portable", "vnni"]
@@ -16,7 +16,7 @@ Target = Literal["portable", "vnni"]
 Form = Literal["pytorch", "fp32", "int8"]
 """What runs a bundle: its PyTorch weights, or one of its graphs."""
 Layout = Literal["optimum", "transformers.js", "triton", "web", "bundle"]
-"""File layouts of other tools; web: a page that answers in the browser."""
+"""File layouts of other tools; web: a page that answers in the browser; bundle: one graph, tokenizer and manifest."""
 
 ActivationScales = Literal["fixed", "dynamic"]
 EmbeddingPrecision = Literal["fp32", "int8", "int4"]
@@ -144,9 +144,8 @@ class FitSettings(PriceSettings, heading="Budget"):
     )
     unsure: UnsureChoice | None = Field(
         None,
-        description="texts of which the teacher is unsure, by the gap between its two likeliest labels: keep them like the "
-        "others, weigh each text by its gap, leave_out the fifth of each label with the smallest gaps, or choose on the "
-        "validation texts with the fastest student; default: choose with answers:FOLDER, else keep",
+        description=f"{UNSURE_HELP}; choose: the best of these on the validation texts, with the fastest student; default: "
+        "choose with answers:FOLDER if some texts have no other label, else keep",
     )
     train_all: bool = Field(
         False,

@@ -18,11 +18,11 @@ from benchmarks.asking.students import Bench, lesson_of, taught
 from benchmarks.harness.scenario import markdown_table
 from distill.data import Splits
 from distill.recipes import Stage
-from distill.settings import Unsure
+from distill.settings import UNSURE_WAYS, Unsure
 from distill.teachers.teacher import open_teacher
 from distill.training.by_recipe import Learning
 from export.fitting.scores import Scorer
-from export.fitting.unsure import WAYS, tried_ways
+from export.fitting.unsure import tried_ways
 from export.fitting.weighing import RUNG_SHARE
 
 STUDENT_OF: Final[Mapping[Unsure, str]] = {"keep": "soft", "weigh": "weigh", "leave_out": "leave_out"}
@@ -37,7 +37,7 @@ WORDS: Final[Mapping[Unsure, str]] = {
 def make_unsure(bench: Bench) -> None:
     """Teach the students whose rows are missing, choose with each seed, and keep a row for each."""
     for seed in bench.study.seeds:
-        for way in WAYS:
+        for way in UNSURE_WAYS:
             name = f"student-{STUDENT_OF[way]}-{seed}"
             if not bench.rows.has(name):
                 bench.reporter.say(f"student of unsure answers, {WORDS[way]}, seed {seed}")
@@ -73,6 +73,6 @@ def unsure_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
     if not chosen:
         return ""
-    lines = [line(WORDS[way], dict.fromkeys(chosen, way), str([*chosen.values()].count(way))) for way in WAYS]
+    lines = [line(WORDS[way], dict.fromkeys(chosen, way), str([*chosen.values()].count(way))) for way in UNSURE_WAYS]
     lines.append(line("the chosen way of each seed", chosen, ""))
     return markdown_table(("unsure answers", "seeds", "macro-F1", "calibration error", "chosen"), lines)

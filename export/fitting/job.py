@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 from distill.asking.teaching import is_answers
 from distill.bundle import Bundle
@@ -19,7 +19,7 @@ from distill.models.loading import load_pretrained
 from distill.models.torch_classifier import usable_positions
 from distill.progress import Reporter
 from distill.recipes import Effort
-from distill.settings import Unsure
+from distill.settings import UNSURE_WAYS
 from distill.teacher_settings import TeacherSettings
 from distill.teachers.answers import teacher_logits
 from distill.teachers.defaults import DataShape, adapted
@@ -97,8 +97,9 @@ class Job:
 
     @property
     def unsure(self) -> UnsureChoice:
-        """What becomes of the answers that the teacher is unsure of."""
-        return self.settings.unsure or ("keep" if self.answers is None else "choose")
+        """What becomes of unsure answers; by default there is a choice if they are the only labels of some texts."""
+        only_answers = self.answers is not None and (bool(self.unlabeled) or not self.has_human_labels)
+        return self.settings.unsure or ("choose" if only_answers else "keep")
 
     @property
     def validation(self) -> Scorer:
@@ -266,7 +267,7 @@ def planned(job: Job, out: Path | None = None) -> tuple[Job, Plan]:
             num_texts=len(job.splits.train) + len(job.unlabeled),
             teacher_views=0 if job.encoder is None else _epochs(job.teacher, train, teacher_settings(settings)) * len(train),
             halving=not settings.train_all,
-            ways=len(get_args(Unsure)) if job.unsure == "choose" else 0,
+            ways=len(UNSURE_WAYS) if job.unsure == "choose" else 0,
         )
         plan = Plan(candidates, within, minutes, effort)
         if limit is None or plan.total_min <= limit:

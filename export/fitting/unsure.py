@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from distill.asking.teaching import is_answers
 from distill.evaluation.intervals import Figure
 from distill.models.loading import load_bundle
 from distill.recipes import Stage
-from distill.settings import Unsure
+from distill.settings import UNSURE_WAYS, Unsure
 from distill.teachers.answers import teacher_logits
 from distill.training.by_recipe import Learning, train_once_each
 from distill.training.certainty import certainty
@@ -29,7 +29,6 @@ from export.fitting.training import is_possible, without_assistant
 from export.fitting.weighing import recipes_of
 
 UNSURE: Final = "unsure"
-WAYS: Final[tuple[Unsure, ...]] = get_args(Unsure)
 
 
 def unsure_answers(job: Job, plan: Plan, learning: Learning, *, folder: Path) -> UnsureAnswers | None:
@@ -68,7 +67,7 @@ def tried_ways(stage: Stage, learning: Learning, scorer: Scorer, *, folder: Path
     if not np.ptp(certainty(logits)):
         return UnsureAnswers("keep", by_answers=by_answers)
     figures: dict[Unsure, Figure] = {}
-    for way in WAYS:
+    for way in UNSURE_WAYS:
         own = replace(stage, settings=stage.settings.model_copy(update={"unsure": way}))
         made = train_once_each((own,), folder=folder / UNSURE / way, learning=learning)
         figures[way] = scorer.figure(load_bundle(made).predict_logits(scorer.data.texts))

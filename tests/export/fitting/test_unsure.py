@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distill.bundle import WEIGHTS, Bundle
-from distill.data import Splits
+from distill.data import Dataset, Splits
 from distill.errors import SettingsError
 from distill.evaluation.intervals import Figure
 from distill.labels import Logits, ProblemType
@@ -102,13 +102,17 @@ def test_nothing_is_trained_where_all_answers_are_equally_sure(tiny_splits: Spli
 
 
 def test_fit_chooses_with_a_language_model_as_teacher_only_unless_told_otherwise() -> None:
-    def unsure(answers: str | None, **settings: Any) -> str:
-        nothing = cast("Any", None)
-        return Job(nothing, (), FitSettings(**settings), nothing, nothing, nothing, answers).unsure
+    def unsure(answers: str | None, *unlabeled: str, train: str = "answers:folder", **settings: Any) -> str:
+        nothing, labelled = cast("Any", None), Dataset(("a", "b"), np.array([0, 1]), ("negative", "positive"), train)
+        job = Job(Splits(labelled, labelled, None), unlabeled, FitSettings(**settings), nothing, nothing, nothing, answers)
+        return job.unsure
 
     assert unsure("answers:folder") == "choose"
     assert unsure(None) == "keep"
     assert unsure("answers:folder", unsure="weigh") == unsure(None, unsure="weigh") == "weigh"
+    # Texts with human labels are kept in every way: all students would be the same.
+    assert unsure("answers:folder", train="gold.csv") == "keep"
+    assert unsure("answers:folder", "a text without a label", train="gold.csv") == "choose"
 
 
 def test_texts_with_several_labels_have_no_certainty(tiny_splits: Splits, tiny_teacher: Bundle) -> None:
