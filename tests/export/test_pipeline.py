@@ -22,15 +22,17 @@ from distill.errors import BundleError, GateError, ParityError, QualityError, Se
 from distill.evaluation.intervals import wilson_interval
 from distill.labels import task_of
 from distill.models.families import FAMILIES
+from distill.models.loading import load_bundle
 from distill.progress import SilentReporter
 from distill.scales import read_scales
-from distill.settings import Precision
+from distill.settings import DistillSettings, Precision
+from distill.students.static_student import build_static
 from export import pipeline
 from export.graph.fused import FUSED_OPSET
 from export.graph.portable import OPSET
 from export.int8.calibration import calibration_split
 from export.int8.linear import linear_inputs
-from export.pipeline import export_bundle, strip
+from export.pipeline import export_bundle, strip, written_graph
 from export.runtime.sessions import OnnxClassifier
 from export.settings import ExportSettings
 
@@ -352,6 +354,14 @@ def test_a_model_the_fused_writer_cannot_write_is_written_by_the_other_and_said_
     )
     assert exported.manifest.opset == OPSET
     assert any("the portable writer writes this graph: the fused writer knows" in said for said in listening.said)
+
+
+def test_a_static_student_has_one_writer_and_nothing_is_said_of_it(tiny_teacher: Bundle) -> None:
+    student, listening = build_static(load_bundle(tiny_teacher), DistillSettings(kind="static"), seed=0), Listening()
+    assert {entry.domain for entry in written_graph(student, ExportSettings(), listening).opset_import} == {""}
+    assert listening.said == []
+    with pytest.raises(SettingsError, match="not StaticClassifier; use --exporter portable"):
+        written_graph(student, ExportSettings(exporter="fused"), listening)
 
 
 def test_only_the_target_decides_how_wide_weights_are(

@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -198,39 +198,26 @@ def refused_reload(server: Running, folder: Path, caplog: pytest.LogCaptureFixtu
     return caplog.records[-1].getMessage()
 
 
-def test_a_reload_keeps_the_precision(
+@pytest.mark.parametrize(
+    ("dropping", "changes", "said"),
+    [
+        ({"model_int8.onnx"}, {}, "has precision fp32, the served one has int8"),
+        ((), {"problem_type": "multi_label_classification"}, "has problem_type multi_label_classification, the served one has"),
+        ((), {"pairs": "untyped"}, "has input sentence pairs, the served one has single texts"),
+    ],
+)
+def test_a_reload_keeps_precision_task_and_what_is_classified(
     serve_bundle: Callable[..., Running],
     copied: Callable[[Bundle], Bundle],
     tiny_student: Bundle,
     caplog: pytest.LogCaptureFixture,
+    dropping: Collection[str],
+    changes: dict[str, Any],
+    said: str,
 ) -> None:
     server = serve_bundle(**ADMIN)
-    without_int8 = copied(tiny_student).adding({}, dropping=frozenset({"model_int8.onnx"}))
-    assert "has precision fp32, the served one has int8" in refused_reload(server, without_int8.path, caplog)
-
-
-def test_a_reload_keeps_the_task(
-    serve_bundle: Callable[..., Running],
-    copied: Callable[[Bundle], Bundle],
-    tiny_student: Bundle,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    server = serve_bundle(**ADMIN)
-    several = copied(tiny_student).adding({}, problem_type="multi_label_classification")
-    assert "has problem_type multi_label_classification, the served one has single_label" in refused_reload(
-        server, several.path, caplog
-    )
-
-
-def test_a_reload_keeps_what_is_classified(
-    serve_bundle: Callable[..., Running],
-    copied: Callable[[Bundle], Bundle],
-    tiny_student: Bundle,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    server = serve_bundle(**ADMIN)
-    of_pairs = copied(tiny_student).adding({}, pairs="untyped")
-    assert "has input sentence pairs, the served one has single texts" in refused_reload(server, of_pairs.path, caplog)
+    other = copied(tiny_student).adding({}, dropping=frozenset(dropping), **changes)
+    assert said in refused_reload(server, other.path, caplog)
 
 
 def test_a_reload_requires_the_digest_again(
