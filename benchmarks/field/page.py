@@ -72,7 +72,8 @@ def _row(row: Mapping[str, Any], parts: Sequence[str]) -> list[str]:
     accuracies = [f"{row[part]['accuracy']['value']:.1%}" for part in parts]
     accuracies[0] += f" ({100 * first['low']:.1f}-{100 * first['high']:.1f})"
     kept = row[parts[0]].get("retention")
-    p50, ratio, stock = row["p50_ms"], row.get("p50_ratio_teacher"), row.get("p50_ratio_stock_distilbert")
+    timed = {} if row["name"] == "majority" else row  # a constant takes no time
+    p50, ratio, stock = (timed.get(name) for name in ("p50_ms", "p50_ratio_teacher", "p50_ratio_stock_distilbert"))
     shown = f"teacher, {row['num_parameters'] / 1e6:.0f} M weights" if row["name"] == TEACHER else str(row["name"])
     return [
         shown,

@@ -80,6 +80,9 @@ class AuditSettings(TextSettings, heading="Measuring"):
     gold: str | None = Field(None, description="texts labelled by hand: FILE or builtin:NAME (its test texts)")
     label_column: str = Field("label", min_length=1, description="column with the gold label")
     width: float = Field(
-        0.05, gt=0, lt=1, description="report how many gold labels make the 95 % interval of macro-F1 this wide"
+        0.05,
+        gt=0,
+        lt=1,
+        description="report how many gold labels make the 95 % interval of macro-F1 this wide; without --gold: of accuracy",
     )
     suspects: int = Field(20, ge=0, description="number of suspect texts to list, of each kind")

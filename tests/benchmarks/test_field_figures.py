@@ -129,6 +129,7 @@ def test_the_table_shows_every_row_and_marks_what_was_not_measured_here() -> Non
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert "| 2-layers | 65.0% | 87.5% | 72.2% | 8.0 | 1.00 | 100.0x | 20.0x |" in lines
     assert "| DistilBERT's shape, stock int8, random weights | - | - | - | 66.0 | 20.00 | 5.0x | - |" in lines
+    assert any(line.startswith("| majority | ") and line.endswith(" | - | 8.0 | - | - | - |") for line in lines)
     distilbert = next(line for line in lines if "arxiv.org/abs/1910.01108" in line)
     assert "| 91.3% | - | 98.5% |" in distilbert
     assert "Missing: narrow-0." in lines[-1]
