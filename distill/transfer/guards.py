@@ -102,7 +102,7 @@ def overfitting_words(
         return ""
     return (
         f"overfitting: macro-F1 is {trained:.3f} on the training texts and {validated:.3f} on the validation texts; use more "
-        "labelled texts, or train fewer weights (--freeze-below, --layer-decay)"
+        "labelled texts, or train fewer weights (potstill teacher --freeze-below or --layer-decay)"
     )
 
 

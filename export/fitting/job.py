@@ -34,8 +34,7 @@ from distill.teachers.teacher import (
 from distill.texts import TextInput
 from distill.training.lesson import of_one_kind
 from distill.training.processes import lengths_of
-from export.fitting.choose import exceeded
-from export.fitting.plan import Plan, planned_minutes
+from export.fitting.plan import Plan, planned_minutes, within_budget
 from export.fitting.reporting.result import Budget
 from export.fitting.scores import Scorer
 from export.fitting.weighing import Candidates, recipes_of, weighed_forms
@@ -260,16 +259,15 @@ def planned(job: Job, out: Path | None = None) -> tuple[Job, Plan]:
             kept=None if out is None else out / f"weighed-{effort}.json",
             reporter=job.reporter,
         )
-        within = tuple(form for form in candidates.forms if not exceeded(form.costs, job.budget))
         minutes = planned_minutes(
             candidates,
-            recipes_of(within),
+            recipes_of(within_budget(candidates, job.budget)),
             num_texts=len(job.splits.train) + len(job.unlabeled),
             teacher_views=0 if job.encoder is None else _epochs(job.teacher, train, teacher_settings(settings)) * len(train),
             halving=not settings.train_all,
             ways=len(UNSURE_WAYS) if job.unsure == "choose" else 0,
         )
-        plan = Plan(candidates, within, minutes, effort)
+        plan = Plan(candidates, job.budget, minutes, effort)
         if limit is None or plan.total_min <= limit:
             return replace(job, settings=settings, splits=_with_length(job, candidates)), plan
         job.reporter.say(f"--effort {effort} would take about {plan.total_min:.0f} minutes, more than {limit:g}")

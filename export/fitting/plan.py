@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from distill.recipes import Effort, Stage
 from distill.training.pace import BACKWARD
-from export.fitting.choose import MEGABYTE
+from export.fitting.choose import MEGABYTE, exceeded
+from export.fitting.reporting.result import Budget
 from export.fitting.weighing import FEWEST_HALVED, RUNG_SHARE, Candidates, Form
 from export.measure.tables import Table
 
@@ -20,21 +21,29 @@ CONTROL_SHARE: Final = 0.4
 """Guessed: the share of the student's steps after which its control stops. Like the minutes above, not measured."""
 
 
+EXCEEDS: Final = {"max_ms": "too slow", "max_mb": "too big"}
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run will do.
 
     Attributes:
         candidates: All forms.
-        within: Those that keep the budgets of time and size, untrained.
+        budget: Of a form.
         minutes: Expected, by stage.
         effort: As the time limit allows.
     """
 
     candidates: Candidates
-    within: tuple[Form, ...]
+    budget: Budget
     minutes: Mapping[str, float]
     effort: Effort
+
+    @property
+    def within(self) -> tuple[Form, ...]:
+        """The forms that keep the budgets of time and size, untrained."""
+        return within_budget(self.candidates, self.budget)
 
     @property
     def total_min(self) -> float:
@@ -74,17 +83,22 @@ class Plan:
         }
 
     def table(self) -> Table:
-        """Return one row for each form: name, predicted ms and MB, whether it keeps the budget."""
+        """Return one row for each form: name, whether it keeps the budget or what it exceeds, predicted ms and MB."""
         cells = [
             [
                 form.name,
-                "yes" if form in self.within else "no",
+                " and ".join(EXCEEDS[name] for name in exceeded(form.costs, self.budget)) or "yes",
                 f"{form.costs.ms:.2f}",
                 f"{form.costs.size_bytes / MEGABYTE:.1f}",
             ]
             for form in self.candidates.forms
         ]
         return ("student", "keeps the budget", "predicted ms", "predicted MB"), cells
+
+
+def within_budget(candidates: Candidates, budget: Budget) -> tuple[Form, ...]:
+    """Return the forms that keep the budgets of time and size, untrained."""
+    return tuple(form for form in candidates.forms if not exceeded(form.costs, budget))
 
 
 def planned_minutes(

@@ -1,0 +1,26 @@
+"""The plan that `--dry-run` prints: which students keep the budget, and what the others exceed."""
+
+from __future__ import annotations
+
+from export.fitting.choose import Costs
+from export.fitting.plan import Plan
+from export.fitting.reporting.result import Budget
+from export.fitting.weighing import Candidates, Form
+
+COSTS = {"narrow": Costs(0.3, 3_000_000), "static": Costs(0.1, 8_000_000), "slim": Costs(0.5, 6_000_000)}
+
+
+def plan(budget: Budget) -> Plan:
+    forms = tuple(Form(name, "int8", costs) for name, costs in COSTS.items())
+    return Plan(Candidates(forms, {}, {}, {}, teacher_answer_s=0.0, max_length=16, truncated=0.0), budget, {}, "standard")
+
+
+def test_the_table_says_which_limit_each_student_exceeds() -> None:
+    _, rows = plan(Budget(max_ms=0.4, max_mb=5)).table()
+    assert [row[1] for row in rows] == ["yes", "too big", "too slow and too big"]
+
+
+def test_without_a_budget_every_student_keeps_it() -> None:
+    unlimited = plan(Budget())
+    assert len(unlimited.within) == len(COSTS)
+    assert unlimited.words().startswith("3 of 3 students keep the budget (narrow/int8, static/int8, slim/int8)")
