@@ -129,15 +129,24 @@ MEASURED: Final[Mapping[str, Measured]] = {
 
 @dataclass(frozen=True)
 class _Amount:
-    """What an effort changes: the shares of a recipe's views, and how many different texts the copies should make up."""
+    """What an effort changes.
+
+    Attributes:
+        share: Of a recipe's views.
+        as_assistant: The same where the student only starts another one.
+        distinct_texts: How many different texts the copies should make up.
+        recipes: What `potstill fit` considers.
+    """
 
     share: float
     as_assistant: float
     distinct_texts: int
+    recipes: tuple[RecipeName, ...] = tuple(recipe.name for recipe in _ALL)
 
 
 _AMOUNTS: Final[Mapping[Effort, _Amount]] = {
-    "quick": _Amount(0.5, 0.25, 10_000),
+    # The fastest, the smallest, and the assistant that the smallest is made of: with equal shares it costs nothing more.
+    "quick": _Amount(0.25, 0.25, 10_000, recipes=("2-layers", "narrow", "static")),
     "standard": _Amount(2.0, 0.5, 40_000),
     "thorough": _Amount(2.5, 2.5, 100_000),
 }
@@ -153,6 +162,11 @@ FULL_VIEWS_TOKENS: Final = 32
 """Mean tokens of a text up to which a recipe gets all its views. Of longer texts it gets fewer, in proportion."""
 LENGTH_PERCENTILE: Final = 99
 LENGTH_STEP: Final = 16
+
+
+def recipes_for(effort: Effort) -> tuple[RecipeName, ...]:
+    """Return the recipes that `potstill fit` considers where none are named, from the largest student to the fastest."""
+    return _AMOUNTS[effort].recipes
 
 
 @dataclass(frozen=True)

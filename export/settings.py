@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from distill.asking.settings import PriceSettings
-from distill.recipes import Effort, RecipeName
+from distill.recipes import Effort, RecipeName, recipes_for
 from distill.settings import UNSURE_HELP, Precision, Settings, Unsure
 
 Exporter = Literal["auto", "fused", "portable", "optimum"]
@@ -131,7 +131,10 @@ class FitSettings(PriceSettings, heading="Budget"):
         "cannot be told from the best; quality: the best score",
     )
     effort: Effort = Field("standard", description="how long students train, and on how many noisy copies of each text")
-    recipes: tuple[RecipeName, ...] = Field((), description="consider only these recipes; default: all")
+    recipes: tuple[RecipeName, ...] = Field(
+        (),
+        description=f"consider only these recipes; default: all, with effort quick {', '.join(recipes_for('quick'))}",
+    )
     time_limit_min: float | None = Field(
         None,
         gt=0,

@@ -13,7 +13,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from distill.data import Dataset, fold
 from distill.models.torch_classifier import TorchClassifier
@@ -22,6 +24,8 @@ from distill.texts import TextInput, content_of, of_parts, parts_of
 from distill.training.lesson import TransferSet
 
 NUM_NEIGHBOURS = 10
+COSINES_AT_ONCE = 2**24
+"""64 MB."""
 _MAX_ATTEMPTS = 8
 _WORD_STARTS = ("Ġ", "▁")
 """How byte-level BPE and SentencePiece mark a token that starts a word. WordPiece marks the other tokens, with ##."""
@@ -47,14 +51,14 @@ def neighbours_of(vocabulary: Mapping[str, int], vectors: NDArray[np.float32], *
     count = min(count, len(words) - 1)
     if count < 1:
         return dict.fromkeys(words, ())
-    # Here, not above: scikit-learn and what it loads would cost every training 70 MB.
-    from sklearn import config_context
-    from sklearn.neighbors import NearestNeighbors
-
-    search = NearestNeighbors(n_neighbors=count, metric="cosine").fit(vectors[list(rows.values())].astype(np.float32))
-    with config_context(working_memory=64):  # MB of distances at a time
-        nearest = search.kneighbors(return_distance=False)  # without an argument, a word is not its own neighbour
-    return {word: [words[place] for place in places] for word, places in zip(words, nearest.tolist(), strict=True)}
+    unit = functional.normalize(torch.from_numpy(vectors[list(rows.values())].astype(np.float32)))
+    nearest: list[list[int]] = []
+    at_once = 1 + COSINES_AT_ONCE // len(words)
+    for start in range(0, len(words), at_once):
+        cosines = unit[start : start + at_once] @ unit.T
+        cosines.diagonal(start).fill_(-2.0)  # a word is not its own neighbour
+        nearest += cosines.topk(count).indices.tolist()
+    return {word: [words[place] for place in places] for word, places in zip(words, nearest, strict=True)}
 
 
 @dataclass(frozen=True)

@@ -262,6 +262,7 @@ def planned(job: Job, out: Path | None = None) -> tuple[Job, Plan]:
         minutes = planned_minutes(
             candidates,
             recipes_of(within_budget(candidates, job.budget)),
+            effort=effort,
             num_texts=len(job.splits.train) + len(job.unlabeled),
             teacher_views=0 if job.encoder is None else _epochs(job.teacher, train, teacher_settings(settings)) * len(train),
             halving=not settings.train_all,

@@ -13,12 +13,13 @@ from export.fitting.reporting.result import Budget
 from export.fitting.weighing import FEWEST_HALVED, RUNG_SHARE, Candidates, Form
 from export.measure.tables import Table
 
-GRAPHS_MIN: Final = 0.4
-"""Minutes for the graphs of a form."""
-CHOICE_MIN: Final = 0.3
-MEASURING_MIN: Final = 1.0
+GRAPHS_MIN: Final = 0.05
+"""Minutes for the graph of a form."""
+CHOICE_MIN: Final = 0.2
+MEASURING_MIN: Final[Mapping[Effort, float]] = {"quick": 1.0, "standard": 5.0, "thorough": 5.0}
+"""Like those above, rounded from runs on the built-in task with two cores; most of them goes into the teacher."""
 CONTROL_SHARE: Final = 0.4
-"""Guessed: the share of the student's steps after which its control stops. Like the minutes above, not measured."""
+"""Guessed: the share of the student's steps after which its control stops."""
 
 
 EXCEEDS: Final = {"max_ms": "too slow", "max_mb": "too big"}
@@ -102,13 +103,21 @@ def within_budget(candidates: Candidates, budget: Budget) -> tuple[Form, ...]:
 
 
 def planned_minutes(
-    candidates: Candidates, names: Sequence[str], *, num_texts: int, teacher_views: int, halving: bool, ways: int = 0
+    candidates: Candidates,
+    names: Sequence[str],
+    *,
+    effort: Effort,
+    num_texts: int,
+    teacher_views: int,
+    halving: bool,
+    ways: int = 0,
 ) -> dict[str, float]:
     """Return the expected minutes of each stage.
 
     Args:
         candidates: The forms, and how long a step of each recipe takes.
         names: The recipes that keep the budget, the fastest first.
+        effort: Decides how much is measured.
         num_texts: Labelled and unlabelled texts.
         teacher_views: Texts that the teacher is fine-tuned on, counting one once per epoch; 0 if it is given.
         halving: Whether the weaker half is stopped after `RUNG_SHARE`.
@@ -136,7 +145,7 @@ def planned_minutes(
         "graphs": GRAPHS_MIN * 2 * (len(names) / 2 if is_halved else len(names)),
         "choice": CHOICE_MIN,
         "control": CONTROL_SHARE * (max(own) if own else 0.0) / 60,
-        "measuring": MEASURING_MIN,
+        "measuring": MEASURING_MIN[effort],
     }
 
 

@@ -21,7 +21,7 @@ from distill.machine import machine_name
 from distill.models.loading import load_pretrained
 from distill.models.torch_classifier import TorchClassifier
 from distill.progress import Reporter, SilentReporter
-from distill.recipes import RECIPES, RecipeName, RecipeOptions, Stage, stages_of
+from distill.recipes import RECIPES, RecipeName, RecipeOptions, Stage, recipes_for, stages_of
 from distill.settings import Unsure
 from distill.storage import kept_or_made
 from distill.students.bases import base_of
@@ -141,7 +141,9 @@ def weighed_forms(
     # Where the labels are the teacher's own answers, hard labels would only make students surer than the teacher is.
     changes = {"soft_weight": 1.0} if is_answers(splits.train.source) else {}
     options = RecipeOptions(effort=settings.effort, seed=settings.seed, changes=changes)
-    names: tuple[RecipeName, ...] = settings.recipes or tuple(recipe.name for recipe in RECIPES.values())
+    names = settings.recipes or recipes_for(settings.effort)
+    if not settings.recipes and len(names) < len(RECIPES):
+        reporter.say(f"--effort {settings.effort} considers {', '.join(names)}; others are named by --recipes")
     stages = {name: stages_of(RECIPES[name], facts, options, base=base.source) for name in names}
     part = replace(options, share=RUNG_SHARE)
     in_part = {name: stages_of(RECIPES[name], facts, part, base=base.source) for name in names}

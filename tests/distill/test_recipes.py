@@ -7,7 +7,7 @@ import math
 import pytest
 
 from distill.errors import SettingsError
-from distill.recipes import RECIPES, Effort, RecipeOptions, TextFacts, settings_for, stages_of
+from distill.recipes import RECIPES, Effort, RecipeOptions, TextFacts, recipes_for, settings_for, stages_of
 
 NARROW = RECIPES["narrow"]  # 160,000 views with effort standard, batches of 64
 
@@ -37,9 +37,9 @@ def test_copies_and_epochs_make_up_the_views(
 @pytest.mark.parametrize(
     ("tokens", "reads", "effort", "copies", "epochs"),
     [
-        (32, 512, "quick", 9, 4),  # 40,000 views of 10,000 texts
-        (64, 512, "quick", 4, 4),  # half of both
-        (320, 512, "quick", 0, 10),  # a tenth would be 4,000; 600 steps of 16 are 9,600
+        (32, 512, "quick", 9, 2),  # 20,000 views of 10,000 texts
+        (64, 512, "quick", 4, 2),  # half of both
+        (320, 512, "quick", 0, 10),  # a tenth would be 2,000; 600 steps of 16 are 9,600
         (320, 512, "standard", 3, 4),  # a tenth of 160,000 views and of 40,000 texts
         (320, 64, "standard", 19, 4),  # only 64 tokens of each are read: half
     ],
@@ -62,12 +62,20 @@ def test_a_smaller_batch_has_a_lower_rate() -> None:
 
 def test_effort_scales_views_and_copies() -> None:
     found = {effort: settings_for(NARROW, facts(5_000), effort=effort) for effort in ("quick", "standard", "thorough")}
-    # 10,000, 40,000 and 100,000 different texts; 40,000, 160,000 and 200,000 views
+    # 10,000, 40,000 and 100,000 different texts; 20,000, 160,000 and 200,000 views
     assert {effort: (one.augment, one.epochs) for effort, one in found.items()} == {
-        "quick": (1, 4),
+        "quick": (1, 2),
         "standard": (7, 4),
         "thorough": (19, 2),
     }
+
+
+def test_a_quick_fit_considers_an_assistant_and_what_is_made_of_it_or_needs_none() -> None:
+    names = recipes_for("quick")
+    assert {RECIPES[name].assistant for name in names} == {"2-layers", None}
+    own, lent = (settings_for(RECIPES["2-layers"], facts(1_500), effort="quick", as_assistant=each) for each in (False, True))
+    assert own == lent  # trained once for both
+    assert recipes_for("standard") == tuple(RECIPES)
 
 
 def test_a_share_of_the_training_has_fewer_epochs_and_then_fewer_texts() -> None:

@@ -43,11 +43,13 @@ from export.fitting.weighing import Form
 from export.measure.candidates import Candidate, bundle_candidate, floor_candidates
 from export.measure.rows import measure
 from export.runtime.sessions import OnnxClassifier
-from export.settings import BenchSettings, FitSettings
+from export.settings import MIN_PROCESSES, BenchSettings, FitSettings
 
 REPORT_JSON: Final = "report.json"
 MEASURED_JSON: Final = "measured.json"
 CONTROL: Final = "student_no_distillation"
+FIRST_LOOK: Final = BenchSettings(settle_s=1.0, rounds=6, throughput_rounds=MIN_PROCESSES, throughput_texts=128)
+"""How much is timed with effort `quick`: the student, the teacher and the floors. The others have the times that chose."""
 
 
 @dataclass(frozen=True)
@@ -131,16 +133,15 @@ def measured_rows(evidence: Evidence, found: Found, out: Path, reporter: Reporte
     if folder is not None:
         reference = bundle_candidate(Bundle.open(folder), name="teacher", form="pytorch")
         candidates.append(reference)
-    candidates += [
-        bundle_candidate(found.control, name=CONTROL, form="pytorch"),
-        bundle_candidate(found.student, name="student", form="fp32"),
-        bundle_candidate(found.student, name="student", form="int8"),
-    ]
-    others = {name: bundle for name, bundle in evidence.graphs.bundles.items() if name != found.winner}
-    candidates += [bundle_candidate(bundle, name=name, form="int8") for name, bundle in others.items()]
+    candidates.append(bundle_candidate(found.student, name="student", form="int8"))
+    if is_whole := evidence.plan.effort != "quick":
+        candidates.append(bundle_candidate(found.control, name=CONTROL, form="pytorch"))
+        candidates.append(bundle_candidate(found.student, name="student", form="fp32"))
+        others = {name: bundle for name, bundle in evidence.graphs.bundles.items() if name != found.winner}
+        candidates += [bundle_candidate(bundle, name=name, form="int8") for name, bundle in others.items()]
     if evidence.floors:
         candidates += floor_candidates(evidence.splits.train)
-    settings, kept = BenchSettings(), out / MEASURED_JSON
+    settings, kept = BenchSettings() if is_whole else FIRST_LOOK, out / MEASURED_JSON
     names = (WEIGHTS, *GRAPH_OF_PRECISION.values())
     bundles = [Bundle.open(each.bundle_path) for each in candidates if each.bundle_path]
     digests = [[files[name].sha256 for name in names if name in files] for files in (one.manifest.files for one in bundles)]
@@ -305,8 +306,8 @@ def _form_result(
         base,
         status="winner" if name == found.winner else "finalist",
         reason=_why_chosen(evidence, found, name),
-        measured_ms=row.get("p50_ms"),
-        measured_bytes=row.get("size_bytes"),
+        measured_ms=row.get("p50_ms", found.costs[name].ms),
+        measured_bytes=row.get("size_bytes", found.costs[name].size_bytes),
         validation=Score.of(estimate),
         test=scored[name].score,
         kept=round(scored[name].score.value / teacher.score.value, 6) if teacher and teacher.score.value else None,

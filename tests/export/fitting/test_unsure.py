@@ -135,7 +135,8 @@ def test_a_student_and_its_assistants_are_taught_the_chosen_way_and_the_trials_a
     assert candidates.stages["1-layer"][0].settings.unsure == "keep"
 
     def minutes(ways: int) -> float:
-        return planned_minutes(candidates, ["1-layer"], num_texts=100, teacher_views=0, halving=True, ways=ways)["students"]
+        amounts = {"num_texts": 100, "teacher_views": 0, "ways": ways}
+        return planned_minutes(candidates, ["1-layer"], effort="standard", halving=True, **amounts)["students"]
 
     assert minutes(3) - minutes(0) == pytest.approx(3)  # 100 texts at 0.6 s, three times
 
