@@ -19,7 +19,8 @@ INSTALL: Final = ".venv/.installed-demo"
 def clone_row(root: Path, *, kept: Path, reporter: Reporter) -> dict[str, Any]:
     """Clone a repository, install it and run its demo; return the minutes of each.
 
-    What is not committed is not in a clone. pip uses its own cache, as it does for a user who has installed torch before.
+    What is not committed is not in a clone. pip uses its own cache, as it does for a user who has installed torch before;
+    potstill finds no answers of an earlier teacher.
 
     Args:
         root: The repository.
@@ -47,6 +48,7 @@ def _run(command: list[str], folder: Path, reporter: Reporter) -> str:
     reporter.say(f"clone: {' '.join(command[:2])}")
     # A clone makes its own environment; `make` of an outer run would pass its own flags on.
     environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL")}
+    environment["POTSTILL_CACHE"] = str(folder / "cache")
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise PotstillError(f"`{' '.join(command)}` in a new clone failed: {(done.stderr or done.stdout).strip()[-500:]}")

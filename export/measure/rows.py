@@ -29,21 +29,29 @@ FRESH_TEXTS = 200
 
 
 def measure(
-    candidates: Sequence[Candidate], test: Dataset, *, teacher: Candidate | None, settings: BenchSettings, reporter: Reporter
+    candidates: Sequence[Candidate],
+    test: Dataset,
+    *,
+    untimed: Sequence[Candidate] = (),
+    teacher: Candidate | None,
+    settings: BenchSettings,
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """Return `environment` and `rows` of a report: the quality and speed of each candidate, for JSON.
 
     Args:
         candidates: The classifiers to compare.
+        untimed: Others, of which the quality is measured; every figure of their speed is None.
         test: Labelled texts.
         teacher: The candidate that ratios refer to; None: no ratios.
         settings: Rounds, threads, batch size.
         reporter: Shows progress.
     """
     environment = describe_environment()
-    rows = measure_quality(candidates, test, teacher=teacher, reporter=reporter)
+    rows = measure_quality([*candidates, *untimed], test, teacher=teacher, reporter=reporter)
     speeds = measure_speed(candidates, test, teacher=teacher, settings=settings, reporter=reporter)
-    return {"environment": environment, "rows": [row | speeds[key] for key, row in rows.items()]}
+    none = dict.fromkeys(name for speed in speeds.values() for name in speed)
+    return {"environment": environment, "rows": [row | speeds.get(key, none) for key, row in rows.items()]}
 
 
 def measure_quality(

@@ -40,7 +40,7 @@ from export.fitting.reporting.summary import best_of, instead_of_the_student
 from export.fitting.scores import Scorer
 from export.fitting.training import Round
 from export.fitting.weighing import Form
-from export.measure.candidates import Candidate, bundle_candidate, floor_candidates
+from export.measure.candidates import bundle_candidate, floor_candidates
 from export.measure.rows import measure
 from export.runtime.sessions import OnnxClassifier
 from export.settings import MIN_PROCESSES, BenchSettings, FitSettings
@@ -49,7 +49,7 @@ REPORT_JSON: Final = "report.json"
 MEASURED_JSON: Final = "measured.json"
 CONTROL: Final = "student_no_distillation"
 FIRST_LOOK: Final = BenchSettings(settle_s=1.0, rounds=6, throughput_rounds=MIN_PROCESSES, throughput_texts=128)
-"""How much is timed with effort `quick`: the student, the teacher and the floors. The others have the times that chose."""
+"""How much is timed with effort `quick`: the student and the teacher. Other students have the times that chose."""
 
 
 @dataclass(frozen=True)
@@ -128,20 +128,20 @@ def write_fit_report(
 def measured_rows(evidence: Evidence, found: Found, out: Path, reporter: Reporter) -> dict[str, Any]:
     """Return environment and rows; those of an earlier run if the same weights and graphs were measured on the same texts."""
     folder = next((path for path in evidence.teacher.folders if path is not None), None) if evidence.teacher else None
-    candidates: list[Candidate] = []
-    reference = None
-    if folder is not None:
-        reference = bundle_candidate(Bundle.open(folder), name="teacher", form="pytorch")
-        candidates.append(reference)
-    candidates.append(bundle_candidate(found.student, name="student", form="int8"))
-    if is_whole := evidence.plan.effort != "quick":
-        candidates.append(bundle_candidate(found.control, name=CONTROL, form="pytorch"))
-        candidates.append(bundle_candidate(found.student, name="student", form="fp32"))
-        others = {name: bundle for name, bundle in evidence.graphs.bundles.items() if name != found.winner}
-        candidates += [bundle_candidate(bundle, name=name, form="int8") for name, bundle in others.items()]
-    if evidence.floors:
-        candidates += floor_candidates(evidence.splits.train)
-    settings, kept = BenchSettings() if is_whole else FIRST_LOOK, out / MEASURED_JSON
+    reference = None if folder is None else bundle_candidate(Bundle.open(folder), name="teacher", form="pytorch")
+    timed = [] if reference is None else [reference]
+    timed.append(bundle_candidate(found.student, name="student", form="int8"))
+    others = {name: bundle for name, bundle in evidence.graphs.bundles.items() if name != found.winner}
+    untimed = [
+        bundle_candidate(found.control, name=CONTROL, form="pytorch"),
+        bundle_candidate(found.student, name="student", form="fp32"),
+        *(bundle_candidate(bundle, name=name, form="int8") for name, bundle in others.items()),
+        *(floor_candidates(evidence.splits.train) if evidence.floors else ()),
+    ]
+    settings, kept = FIRST_LOOK, out / MEASURED_JSON
+    if evidence.plan.effort != "quick":
+        settings, timed, untimed = BenchSettings(), [*timed, *untimed], []
+    candidates = [*timed, *untimed]
     names = (WEIGHTS, *GRAPH_OF_PRECISION.values())
     bundles = [Bundle.open(each.bundle_path) for each in candidates if each.bundle_path]
     digests = [[files[name].sha256 for name in names if name in files] for files in (one.manifest.files for one in bundles)]
@@ -149,7 +149,9 @@ def measured_rows(evidence: Evidence, found: Found, out: Path, reporter: Reporte
     return kept_or_made(
         kept,
         decided_by=parts,
-        make=lambda: measure(candidates, evidence.measured, teacher=reference, settings=settings, reporter=reporter),
+        make=lambda: measure(
+            timed, evidence.measured, untimed=untimed, teacher=reference, settings=settings, reporter=reporter
+        ),
     )
 
 
@@ -306,8 +308,8 @@ def _form_result(
         base,
         status="winner" if name == found.winner else "finalist",
         reason=_why_chosen(evidence, found, name),
-        measured_ms=row.get("p50_ms", found.costs[name].ms),
-        measured_bytes=row.get("size_bytes", found.costs[name].size_bytes),
+        measured_ms=row.get("p50_ms") or found.costs[name].ms,
+        measured_bytes=row.get("size_bytes"),
         validation=Score.of(estimate),
         test=scored[name].score,
         kept=round(scored[name].score.value / teacher.score.value, 6) if teacher and teacher.score.value else None,

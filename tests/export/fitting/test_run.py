@@ -46,7 +46,7 @@ def _no_processes() -> Iterator[None]:
         fresh = Fresh(0.5, 10**8, 10**8, 10**8, 10**8, np.zeros((1, 2), np.float32), {})
         patch.setattr("export.measure.rows.fresh_process", lambda *_, **__: fresh)
         patch.setattr("export.fitting.weighing.TIMING", short)
-        patch.setattr("export.fitting.reporting.findings.BenchSettings", lambda: short)
+        patch.setattr("export.fitting.reporting.findings.FIRST_LOOK", short)
         yield
 
 
@@ -96,6 +96,9 @@ def test_the_report_has_the_rows_of_a_benchmark(found: FitReport, out: Path) -> 
     ):
         assert row in named
     assert all(row["num_texts"] == found.num_texts["test"] for row in report["rows"])
+    timed = {(row["name"], row["precision"]) for row in report["rows"] if row["p50_ms"] is not None}
+    assert timed == {("teacher", "fp32"), ("student", "int8")}  # a quick run times no more; these were timed to be chosen from:
+    assert all(form.measured_ms for form in found.forms if form.status in ("winner", "finalist"))
 
 
 def test_the_control_learnt_from_the_labels_alone(found: FitReport, out: Path) -> None:
