@@ -20,7 +20,7 @@ from distill.errors import PotstillError
 from distill.settings import LongTexts
 from serve.answering.admission import TURN_TOKENS, Admission, busy
 from serve.answering.engine import Engine, RowAnswer
-from serve.answering.reading import READ_CHARS, Pending, Portion, portion_to_read, read
+from serve.answering.reading import READ_CHARS, Outcome, Pending, Portion, portion_to_read, read
 from serve.answering.turns import Turns
 from serve.answering.workers import Crew, Worker
 from serve.errors import Reason, Refusal, error_of, without_frames
@@ -203,19 +203,24 @@ class Batcher:
             while room > 0 and (request := self._first(self._unread)):
                 if portions and request.engine is not portions[0].request.engine:
                     break
-                portions.append(portion_to_read(request, room))
-                room -= portions[-1].cost
-                self._unread.end_turn(portions[-1].cost, is_done=True)
+                portion = portion_to_read(request, room)
+                if portions and portion.cost > room:  # those before it would wait until it is read
+                    break
+                portions.append(portion)
+                room -= portion.cost
+                self._unread.end_turn(portion.cost, is_done=True)
                 self._book(request, 0, 0)
             if self._unread:
                 self._ready.notify()
             return portions
 
-    def _queue_read(self, portions: list[Portion], errors: list[Exception | None]) -> None:
+    def _queue_read(self, portions: list[Portion], outcomes: list[Outcome]) -> None:
         """Put requests whose texts are all read in the queue, if they can be answered in time, and the others back."""
         with self._ready:
-            for portion, error in zip(portions, errors, strict=True):
+            for portion, (error, num_chars) in zip(portions, outcomes, strict=True):
                 request = portion.request
+                if num_chars != portion.cost:
+                    self._unread.charge(request.client, num_chars - portion.cost)
                 if error is None and not request.is_read:
                     self._unread.add(request.client, request)
                     self._book(request, len(request.texts), self.admission.estimate(len(request.texts)))

@@ -105,20 +105,27 @@ class Portion(NamedTuple):
 
 
 def portion_to_read(request: Pending, room: int) -> Portion:
-    """Return the next texts of a request: at least one, and more while they are expected to fit."""
+    """Return the next texts of a request: at least one, and more while they fit."""
     start = stop = len(request.windows)
     cost = 0
     while stop < len(request.texts) and (stop == start or cost < room):
-        cost += _expected_chars(request, request.texts[stop])
+        cost += _num_chars(request.texts[stop])
         stop += 1
     return Portion(request, start, stop, cost)
 
 
-def read(portions: Sequence[Portion]) -> list[Exception | None]:
+class Outcome(NamedTuple):
+    """What came of reading a portion: the error of its own texts, and how many characters were encoded."""
+
+    error: Exception | None
+    num_chars: int
+
+
+def read(portions: Sequence[Portion]) -> list[Outcome]:
     """Read the texts of portions for one engine, in their order, until `READ_CHARS` are encoded; the rest is left unread.
 
     Returns:
-        For each portion the error of its own texts: no request shares the fate of another.
+        What came of each portion: no request shares the fate of another.
     """
     tokenizer = portions[0].request.engine.tokenizer
     errors = [_error_of(portion) for portion in portions]
@@ -126,17 +133,19 @@ def read(portions: Sequence[Portion]) -> list[Exception | None]:
     try:
         readings = _until_enough(tokenizer.read([text for place in sound for text in portions[place].texts]))
     except DatasetError as exc:  # of one of them; the library does not say which
-        return [exc] if len(portions) == 1 else [read([portion])[0] for portion in portions]
+        return [Outcome(exc, portions[0].cost)] if len(portions) == 1 else [read([portion])[0] for portion in portions]
     at = 0
+    chars = [0] * len(portions)
     for place in sound:
         request, start, stop, _ = portions[place]
+        chars[place] = sum(reading.num_chars for reading in readings[at : at + stop - start])
         try:
             for text, reading in zip(portions[place].texts, readings[at : at + stop - start], strict=False):
                 request.add(text, reading)
         except (Refusal, PotstillError) as exc:
             errors[place] = exc
         at += stop - start
-    return errors
+    return [Outcome(*each) for each in zip(errors, chars, strict=True)]
 
 
 def _error_of(portion: Portion) -> Exception | None:
@@ -157,8 +166,6 @@ def _until_enough(readings: Iterator[Reading]) -> list[Reading]:
     return taken
 
 
-def _expected_chars(request: Pending, text: TextInput) -> int:
-    """Return how many characters of a text are encoded as a rule."""
-    chars = len(text) if isinstance(text, str) else sum(map(len, text))
-    tokenizer = request.engine.tokenizer
-    return tokenizer.first_chars if request.long_texts != "windows" and tokenizer.is_long(text) else chars
+def _num_chars(text: TextInput) -> int:
+    """Return how many characters of a text may be encoded; of a long one as a rule few, but a word without end is whole."""
+    return len(text) if isinstance(text, str) else sum(map(len, text))

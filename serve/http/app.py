@@ -100,7 +100,9 @@ class App:
         if reply is None:
             try:
                 limit, timeout_s = self.settings.max_body_bytes, self.settings.body_timeout_s
-                body = await read_body(call.headers, receive, limit=limit, timeout_s=timeout_s) if call.takes_body else b""
+                body = (
+                    await read_body(call.headers, receive, limit=limit, timeout_s=timeout_s) if call.takes_body else bytearray()
+                )
             except Refusal as refusal:
                 reply = self.refuse(call, refusal)
             else:
@@ -148,7 +150,7 @@ class App:
                 model.require_answering()
                 model.batcher.admission.let_in(call.client, deadline_s=call.deadline_s)
 
-    async def answer(self, call: Call, body: bytes, is_wanted: Callable[[], bool] = lambda: True) -> Reply:
+    async def answer(self, call: Call, body: bytearray, is_wanted: Callable[[], bool] = lambda: True) -> Reply:
         """Return the answer to a call whose head did not decide it; never raises."""
         try:
             return self._replied(call, await self._answer(call, call.found or _NOWHERE, body, is_wanted))
@@ -184,7 +186,7 @@ class App:
             headers += [(b"access-control-allow-origin", origin), (b"vary", b"origin"), *_CORS]
         return headers
 
-    async def _answer(self, call: Call, found: Found, body: bytes, is_wanted: Callable[[], bool]) -> Reply:
+    async def _answer(self, call: Call, found: Found, body: bytearray, is_wanted: Callable[[], bool]) -> Reply:
         match found.route.does:
             case "infer":
                 return await self._infer(call, call.model or self._model(None), body, is_wanted)
@@ -210,15 +212,16 @@ class App:
             case other:
                 return self.fixed[other]
 
-    async def _infer(self, call: Call, model: Model, body: bytes, is_wanted: Callable[[], bool]) -> Reply:
+    async def _infer(self, call: Call, model: Model, body: bytearray, is_wanted: Callable[[], bool]) -> Reply:
         dialect, engine = call.dialect, model.engine
 
         def read() -> Query:
             if not is_wanted():
                 raise Refusal(Reason.GONE, "the client disconnected")
-            return dialect.read(body, call.headers, max_texts=model.limits.max_texts)
+            return dialect.read(bytes(body), call.headers, max_texts=model.limits.max_texts)
 
         query = await self._desk.read(read, client=call.client, size=len(body))
+        body.clear()  # while the texts wait, they are in memory once
         if self.settings.log_texts:
             self._log.write_texts(call, query.texts)
         model.require_acceptable(query.texts)
@@ -239,9 +242,9 @@ class App:
             reply = replace(reply, headers=(*reply.headers, (b"x-truncated-texts", b"%d" % cut)))
         return reply
 
-    async def _reload(self, body: bytes) -> Reply:
+    async def _reload(self, body: bytearray) -> Reply:
         try:
-            wanted = decoded(_RELOAD, body.strip() or b"{}", once=(b'"model"', b'"bundle"'))
+            wanted = decoded(_RELOAD, bytes(body).strip() or b"{}", once=(b'"model"', b'"bundle"'))
         except Refusal:
             raise Refusal(Reason.MALFORMED, 'the body may hold "model" and "bundle", both strings') from None
         model = self._model(wanted.model)

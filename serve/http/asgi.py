@@ -17,7 +17,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _DISCARD_S = 1.0
 
 
-async def read_body(headers: Headers, receive: Receive, *, limit: int, timeout_s: float) -> bytes:
+async def read_body(headers: Headers, receive: Receive, *, limit: int, timeout_s: float) -> bytearray:
     """Return the body of a request.
 
     Raises:
@@ -40,7 +40,7 @@ async def read_body(headers: Headers, receive: Receive, *, limit: int, timeout_s
         if b"expect" not in headers:
             await _discard(receive)
         raise Refusal(Reason.TOO_LARGE, f"the body is larger than {limit} bytes")
-    return bytes(body)
+    return body
 
 
 async def _discard(receive: Receive) -> None:

@@ -60,8 +60,8 @@ class Answering(Protocol):
     def refuse(self, call: Call, refusal: Refusal) -> Reply:
         """Return the refusal of a call that was not answered yet."""
 
-    async def answer(self, call: Call, body: bytes, is_wanted: Callable[[], bool]) -> Reply:
-        """Return the answer to a call with its body; never raises."""
+    async def answer(self, call: Call, body: bytearray, is_wanted: Callable[[], bool]) -> Reply:
+        """Return the answer to a call with its body, which is emptied when it is read; never raises."""
 
     def headers_of(self, call: Call, reply: Reply) -> list[tuple[bytes, bytes]]:
         """Return the headers of an answer."""
@@ -308,8 +308,7 @@ class Connection(asyncio.BufferedProtocol):
             self._fail(self._last_words)
 
     async def _answer(self, message: Message, call: Call) -> None:
-        body = bytes(message.body)
-        message.body.clear()
+        body, message.body = message.body, bytearray()
         reply = await self._app.answer(call, body, self._is_wanted)
         self._is_busy = False
         if self._has_ended:

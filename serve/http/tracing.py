@@ -80,7 +80,7 @@ class Traced:
         """Return the refusal of a call that has no reply yet."""
         return self._report(call, self._app.refuse(call, refusal))
 
-    async def answer(self, call: Call, body: bytes, is_wanted: Callable[[], bool]) -> Reply:
+    async def answer(self, call: Call, body: bytearray, is_wanted: Callable[[], bool]) -> Reply:
         """Answer one request."""
         return self._report(call, await self._app.answer(call, body, is_wanted))
 

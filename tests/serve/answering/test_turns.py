@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.answering.admission import TURN_TOKENS, WAIT_SHARE, Admission
-from serve.answering.turns import Turns
+from serve.answering.turns import MOST_REMEMBERED, Turns
 from serve.errors import Refusal
 
 
@@ -72,6 +72,41 @@ def test_the_last_request_of_a_client_can_be_dropped() -> None:
     assert [turns.drop_last("a"), turns.drop_last("b"), turns.drop_last("b")] == ["a1", "b0", None]
     assert served(turns, {"a": 1}) == ["a0"]
     assert not turns
+
+
+def test_what_a_turn_took_beyond_what_was_expected_is_charged_and_what_it_did_not_take_is_given_back() -> None:
+    turns = filled({"a": 3, "b": 3})
+    turns.end_turn(10, is_done=True)
+    turns.charge("a", 25)  # 35 in all
+    assert served(turns, {"a": 10, "b": 10}) == ["b0", "b1", "b2", "a1", "a2"]
+    turns = filled({"a": 3, "b": 3})
+    turns.end_turn(10, is_done=True)
+    turns.charge("a", -10)
+    assert served(turns, {"a": 10, "b": 10}) == ["b0", "a1", "b1", "a2", "b2"]
+
+
+def test_one_that_comes_again_stands_where_its_last_turn_took_it() -> None:
+    turns = filled({"a": 1, "b": 3})
+    turns.end_turn(10, is_done=True)  # nothing of a is left
+    turns.charge("a", 15)
+    turns.add("a", "a1")
+    assert served(turns, {"a": 10, "b": 10}) == ["b0", "b1", "b2", "a1"]
+
+
+def test_a_client_whose_last_request_is_dropped_keeps_its_place() -> None:
+    turns = filled({"a": 2, "b": 3})
+    turns.end_turn(25, is_done=True)
+    turns.drop_last("a")
+    turns.add("a", "a2")
+    assert served(turns, {"a": 10, "b": 10}) == ["b0", "b1", "b2", "a2"]
+
+
+def test_places_of_clients_that_have_gone_are_not_kept_for_ever() -> None:
+    turns: Turns[str] = Turns()
+    for number in range(3 * MOST_REMEMBERED):
+        turns.add(str(number), "")
+        turns.end_turn(1, is_done=True)
+    assert len(turns._ahead) <= MOST_REMEMBERED
 
 
 def admission(**waiting: tuple[int, int]) -> Admission:

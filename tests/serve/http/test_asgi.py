@@ -39,7 +39,7 @@ def test_a_lifespan_is_completed_and_a_websocket_closed() -> None:
     assert sent_to("websocket") == ["websocket.close"]
 
 
-def body_of(*messages: MutableMapping[str, Any], declared: bytes = b"0", timeout_s: float = 20) -> bytes:
+def body_of(*messages: MutableMapping[str, Any], declared: bytes = b"0", timeout_s: float = 20) -> bytearray:
     headers = {b"content-length": declared, b"expect": b"100-continue"}
     return asyncio.run(read_body(headers, receiving(messages), limit=5, timeout_s=timeout_s))
 

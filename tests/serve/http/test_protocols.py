@@ -172,7 +172,7 @@ def test_every_route_of_the_document_is_there_and_the_readers_work(server: Runni
 def test_what_never_changes_is_made_once(server: Running) -> None:
     async def asked(path: str) -> Reply:
         call = server.app.judge("GET", path, {}, "127.0.0.1")
-        return call.reply or await server.app.answer(call, b"")
+        return call.reply or await server.app.answer(call, bytearray())
 
     for path in ("/", "/docs", "/openapi.json"):
         assert asyncio.run(asked(path)) is asyncio.run(asked(path))
