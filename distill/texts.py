@@ -19,6 +19,11 @@ def of_parts(parts: tuple[str, ...]) -> TextInput:
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 
+def num_chars(text: TextInput) -> int:
+    """Return how many characters a text has, or both texts of a pair."""
+    return sum(map(len, parts_of(text)))
+
+
 def joined(text: TextInput) -> str:
     """Return the text, or both texts of a pair with a space between them: for bags of words and for messages."""
     return text if isinstance(text, str) else " ".join(text)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from distill.errors import BundleError, DatasetError, SettingsError
-from distill.texts import TextInput
+from distill.texts import TextInput, num_chars
 from distill.tokenizer_limits import require_bounded
 
 INPUT_NAMES = ("input_ids", "attention_mask")
@@ -202,7 +202,7 @@ class TextTokenizer:
         encodings = _encoded(self._tokenizer, texts)
         return [
             # A list of the parts that were cut off is expensive, and only a full row can have some.
-            Reading(self._ids_of(encoding), len(encoding) >= self.max_length and bool(encoding.overflowing), _num_chars(text))
+            Reading(self._ids_of(encoding), len(encoding) >= self.max_length and bool(encoding.overflowing), num_chars(text))
             for encoding, text in zip(encodings, texts, strict=True)
         ]
 
@@ -345,10 +345,6 @@ def _encoded(tokenizer: Tokenizer, texts: Sequence[TextInput], *, with_words: bo
         if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
             raise
         raise DatasetError(f"a text cannot be encoded: {exc}") from exc
-
-
-def _num_chars(text: TextInput) -> int:
-    return len(text) if isinstance(text, str) else sum(map(len, text))
 
 
 def _is_independent(before: str, after: str) -> bool:

@@ -48,7 +48,7 @@ def _run(command: list[str], folder: Path, reporter: Reporter) -> str:
     reporter.say(f"clone: {' '.join(command[:2])}")
     # A clone makes its own environment; `make` of an outer run would pass its own flags on.
     environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL")}
-    environment["POTSTILL_CACHE"] = str(folder / "cache")
+    environment["POTSTILL_CACHE"] = str(folder.parent / "cache")  # not in the clone, which would no longer be as committed
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise PotstillError(f"`{' '.join(command)}` in a new clone failed: {(done.stderr or done.stdout).strip()[-500:]}")

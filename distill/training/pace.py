@@ -13,22 +13,16 @@ from distill.texts import TextInput
 BACKWARD: Final = 3.5
 """Time of a training step on a text as a multiple of that of an answer: the backward pass takes twice as long, then AdamW."""
 TIMED_TEXTS: Final = 128
-TRIES_S: Final = 0.5
 WORTH_SAYING_S: Final = 20.0
 
 
 def answer_s(model: TorchClassifier, texts: Sequence[TextInput]) -> float:
-    """Return the seconds that a PyTorch model takes for one of these texts among many: the least of several tries.
-
-    The first tries of a small model take up to three times as long; a large one has a single try.
-    """
-    sample, tries = texts[:TIMED_TEXTS], [0.0]
+    """Return the seconds that a PyTorch model takes for one of these texts among many."""
+    sample = texts[:TIMED_TEXTS]
     model.predict_logits(sample[:16])
-    while sum(tries) < TRIES_S:
-        started = time.perf_counter()
-        model.predict_logits(sample)
-        tries.append(time.perf_counter() - started)
-    return min(tries[1:]) / len(sample)
+    started = time.perf_counter()
+    model.predict_logits(sample)
+    return (time.perf_counter() - started) / len(sample)
 
 
 def say_answers(model: TorchClassifier, texts: Sequence[TextInput], *, count: int, reporter: Reporter) -> None:

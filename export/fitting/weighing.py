@@ -143,7 +143,7 @@ def weighed_forms(
     options = RecipeOptions(effort=settings.effort, seed=settings.seed, changes=changes)
     names = settings.recipes or recipes_for(settings.effort)
     if not settings.recipes and len(names) < len(RECIPES):
-        reporter.say(f"--effort {settings.effort} considers {', '.join(names)}; others are named by --recipes")
+        reporter.say(f"--effort {settings.effort} considers {', '.join(names)}; name others with --recipes")
     stages = {name: stages_of(RECIPES[name], facts, options, base=base.source) for name in names}
     part = replace(options, share=RUNG_SHARE)
     in_part = {name: stages_of(RECIPES[name], facts, part, base=base.source) for name in names}

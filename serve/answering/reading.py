@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, cast
 from distill.classifier import TextInput
 from distill.errors import DatasetError, PotstillError
 from distill.settings import LongTexts
+from distill.texts import num_chars
 from distill.tokenization import Reading
 from serve.answering.engine import Engine, Row, RowAnswer
 from serve.errors import Reason, Refusal
@@ -105,11 +106,14 @@ class Portion(NamedTuple):
 
 
 def portion_to_read(request: Pending, room: int) -> Portion:
-    """Return the next texts of a request: at least one, and more while they fit."""
+    """Return the next texts of a request: at least one, and more while they fit.
+
+    Each counts with all its characters: of a long one few are encoded as a rule, but of a word without end all.
+    """
     start = stop = len(request.windows)
     cost = 0
     while stop < len(request.texts) and (stop == start or cost < room):
-        cost += _num_chars(request.texts[stop])
+        cost += num_chars(request.texts[stop])
         stop += 1
     return Portion(request, start, stop, cost)
 
@@ -164,8 +168,3 @@ def _until_enough(readings: Iterator[Reading]) -> list[Reading]:
         taken.append(reading)
         room -= reading.num_chars
     return taken
-
-
-def _num_chars(text: TextInput) -> int:
-    """Return how many characters of a text may be encoded; of a long one as a rule few, but a word without end is whole."""
-    return len(text) if isinstance(text, str) else sum(map(len, text))

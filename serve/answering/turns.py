@@ -60,11 +60,13 @@ class Turns(Generic[Request]):
             self._leave(client, self._now + cost)
 
     def charge(self, client: str, cost: float) -> None:
-        """Record that a turn that has ended took so much more than was expected, or less."""
+        """Record that a turn that has ended took so much more than was expected, or less; nobody saves turns up so."""
         if client not in self._lines:
             self._leave(client, max(self._now, self._ahead.get(client, 0.0)) + cost)
             return
-        self._places = [(place + cost * (name == client), came, name) for place, came, name in self._places]
+        self._places = [
+            (max(self._now, place + cost) if name == client else place, came, name) for place, came, name in self._places
+        ]
         heapq.heapify(self._places)
 
     def drop_last(self, client: str) -> Request | None:

@@ -37,11 +37,12 @@ def repository(folder: Path, makefile: str) -> Path:
 
 def test_a_clone_is_installed_before_its_demo_runs(tmp_path: Path) -> None:
     install = "\t@test ! -e .venv && mkdir .venv && touch $@"
-    demo = "\t@test -e .venv/.installed-demo && mkdir demo && touch demo/fit.json"
+    demo = "\t@test -e .venv/.installed-demo && mkdir demo && echo $$POTSTILL_CACHE > demo/fit.json"
     root = repository(tmp_path / "root", f".venv/.installed-demo:\n{install}\ndemo:\n{demo}\n")
     (root / ".venv").mkdir()  # what is not committed is not in the clone
     row = clone_row(root, kept=tmp_path / "kept", reporter=QUIET)
-    assert (tmp_path / "kept" / "fit.json").is_file()
+    cache = Path((tmp_path / "kept" / "fit.json").read_text().strip())  # of its own, outside the clone
+    assert (cache.name, cache.parent.name.startswith("potstill-clone-")) == ("cache", True)
     assert row["minutes"].keys() == {"install", "demo"}
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
     assert row["commit"] == head.stdout.strip()

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
+from tiny_task import Listening
+
+from distill.bundle import Bundle
+from distill.data import Splits
+from distill.recipes import recipes_for
 from export.fitting.choose import Costs
 from export.fitting.plan import Plan
 from export.fitting.reporting.result import Budget
+from export.fitting.run import plan_fit
 from export.fitting.weighing import Candidates, Form
+from export.settings import FitSettings
 
 COSTS = {"narrow": Costs(0.3, 3_000_000), "static": Costs(0.1, 8_000_000), "slim": Costs(0.5, 6_000_000)}
 
@@ -24,3 +32,22 @@ def test_without_a_budget_every_student_keeps_it() -> None:
     unlimited = plan(Budget())
     assert len(unlimited.within) == len(COSTS)
     assert unlimited.words().startswith("3 of 3 students keep the budget (narrow/int8, static/int8, slim/int8)")
+
+
+def test_a_quick_plan_considers_few_students_unless_others_are_named(
+    tiny_teacher: Bundle, tiny_splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def costs(stages: dict[str, object], *_: object) -> dict[str, object]:
+        return {
+            "forms": [[f"{name}/int8", 1.0, 1] for name in stages],
+            "step_s": dict.fromkeys(stages, 0.1),
+            "teacher_answer_s": 0.1,
+        }
+
+    monkeypatch.setattr("export.fitting.weighing._costs", costs)
+    listening, quick = Listening(), FitSettings(effort="quick")
+    plan = plan_fit(tiny_splits, teacher=tiny_teacher, settings=quick, reporter=listening)
+    assert {form.recipe for form in plan.within} == set(recipes_for("quick"))
+    assert any("name others with --recipes" in said for said in listening.said)
+    named = plan_fit(tiny_splits, teacher=tiny_teacher, settings=quick.model_copy(update={"recipes": ("slim",)}))
+    assert {form.recipe for form in named.within} == {"slim"}

@@ -83,6 +83,14 @@ def test_what_a_turn_took_beyond_what_was_expected_is_charged_and_what_it_did_no
     turns.end_turn(10, is_done=True)
     turns.charge("a", -10)
     assert served(turns, {"a": 10, "b": 10}) == ["b0", "a1", "b1", "a2", "b2"]
+    turns = filled({"a": 1, "b": 3})
+    turns.end_turn(10, is_done=True)
+    turns.end_turn(50, is_done=True)
+    turns.end_turn(10, is_done=True)
+    turns.add("a", "a1")
+    turns.charge("a", -100)  # others have gone on meanwhile: it is next, and has nothing saved up
+    turns.add("a", "a2")
+    assert served(turns, {"a": 60, "b": 10}) == ["a1", "b2", "a2"]
 
 
 def test_one_that_comes_again_stands_where_its_last_turn_took_it() -> None:
