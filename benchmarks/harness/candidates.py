@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +22,11 @@ from benchmarks.harness.weights import write_portable
 from distill.bundle import WEIGHTS, Bundle
 from distill.cli.reading import measuring_texts
 from distill.data import Dataset, limited, load_splits
-from distill.errors import BundleError, SettingsError
+from distill.errors import SettingsError
 from distill.labels import require_single_label
 from distill.progress import Reporter
 from distill.settings import DataSettings, Settings
+from distill.storage import write_atomically
 from export.measure import openers
 from export.measure.protocol import Job
 from export.measure.turns import Contender, dropping
@@ -70,7 +72,6 @@ class Candidate:
         precision: Numeric form, for bundles.
         options: What only its module knows.
         identity: What it is, by content: digests, never paths.
-        slowdown: Share by which it is held back, to test the instrument.
     """
 
     name: str
@@ -80,7 +81,6 @@ class Candidate:
     precision: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     identity: Mapping[str, Any] = field(default_factory=dict)
-    slowdown: float = 0.0
 
     @property
     def peer(self) -> str | None:
@@ -131,7 +131,6 @@ class Task:
             labels=self.test.labels,
             teacher=self.teacher,
             data=self._training_file(),
-            slowdown=candidate.slowdown,
             options=candidate.options,
         )
 
@@ -148,8 +147,7 @@ class Task:
         path = self.work / f"{self.train.fingerprint()[:16]}.json"
         if not path.exists():
             content = {"train": self.train.texts, "train_labels": self.train.label_ids.tolist()}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content), encoding="utf-8")
+            write_atomically(path, json.dumps(content))
         return path
 
 
@@ -185,18 +183,22 @@ def candidates_of(rows: RowSettings, context: Context) -> list[Candidate]:
     """
     if not rows.bundles and rows.teacher is None and rows.weights is None:
         rows = everything(rows, context)
-    bundles = bundle_candidates(rows.bundles)
-    own = rows.weights or (bundles[0].bundle if bundles else rows.teacher)
+    found = bundle_candidates(rows.bundles)
+    own = rows.weights or (found[0].bundle if found else rows.teacher)
     if own is None:
         raise SettingsError("name at least one bundle with --bundles or --teacher: it says labels and max_length")
-    found = [bundle_candidate(Bundle.open(rows.teacher), "pytorch", name="teacher")] if rows.teacher else []
-    found += bundles
-    found += floor_candidates(own) if rows.floors else []
+    if rows.teacher:
+        found.insert(0, bundle_candidate(Bundle.open(rows.teacher), "pytorch", name="teacher"))
+    if rows.floors:
+        found += floor_candidates(own)
     found += peer_candidates(tuple(peers()) if rows.peers == (ALL,) else rows.peers, student=own)
     for kind, given, module in (("command", rows.external, "external"), ("url", rows.url, "http")):
         named = [_named(text, kind) for text in given]
         found += [Candidate(name, kind, module_of(module).__name__, own, options={kind: what}) for name, what in named]
-    return _told_apart(found)
+    twice = [name for name, count in Counter(each.name for each in found).items() if count > 1]
+    if twice:
+        raise SettingsError(f"two rows would both be called {twice[0]!r}; rename a folder, or name one NAME=...")
+    return found
 
 
 def everything(rows: RowSettings, context: Context) -> RowSettings:
@@ -215,11 +217,11 @@ def place_and_form(text: str) -> tuple[str, str]:
     return (place, form) if colon and not Path(text).is_dir() else (text, "")
 
 
-def bundle_candidates(given: Sequence[str], *, forms: Sequence[str] = ("fp32", "int8")) -> list[Candidate]:
-    """Return a candidate per bundle and form; `PATH:form` names one form, a bare path those of `forms` that it has.
+def bundle_candidates(given: Sequence[str]) -> list[Candidate]:
+    """Return a candidate per bundle and form; `PATH:form` names one form, a bare path every graph that it has.
 
     Raises:
-        SettingsError: There is no such form, or two would have one name.
+        SettingsError: There is no such form.
         BundleError: The bundle is not whole, or does not have the one form that was named.
     """
     found = []
@@ -228,9 +230,8 @@ def bundle_candidates(given: Sequence[str], *, forms: Sequence[str] = ("fp32", "
         if form and form not in FORMS:
             raise SettingsError(f"{text}: a bundle has the forms {', '.join(FORMS)}, not {form!r}")
         bundle = Bundle.open(place)
-        wanted = (form,) if form else [each for each in forms if _has(bundle, each)]
-        found += [bundle_candidate(bundle, each) for each in wanted]
-    return _told_apart(found)
+        found += [bundle_candidate(bundle, each) for each in ((form,) if form else bundle.manifest.precisions)]
+    return found
 
 
 def bundle_candidate(bundle: Bundle, form: str, *, name: str | None = None) -> Candidate:
@@ -265,15 +266,15 @@ def peer_candidates(names: Sequence[str], *, student: Path) -> list[Candidate]:
     """
     from distill.models.packaged import minilm_folder
 
-    known, found = peers(), []
+    found = []
     for name in names:
-        if name not in known:
-            raise SettingsError(f"there is no peer {name!r}; there are {', '.join(known)}")
-        needs = known[name]
-        identity = {"packages": needs.packages, "weights": _weights_digest(student) if needs.starts_from == "weights" else None}
+        if name not in peers():
+            raise SettingsError(f"there is no peer {name!r}; there are {', '.join(peers())}")
+        needs = peers()[name]
+        weights = _weights_digest(student) if needs.starts_from == "weights" else None
         options = {"base": minilm_folder()} if needs.starts_from == "base" else {}
-        module = module_of(name).__name__
-        found.append(Candidate(name, "peer", module, student, options=options, identity={**identity, "options": {}}))
+        identity: dict[str, Any] = {"packages": needs.packages, "weights": weights, "options": {}}
+        found.append(Candidate(name, "peer", module_of(name).__name__, student, options=options, identity=identity))
     return found
 
 
@@ -303,22 +304,6 @@ def _named(text: str, word: str) -> tuple[str, str]:
     return (name, what) if equals and what and name.replace("-", "").replace("_", "").isalnum() else (text, text)
 
 
-def _has(bundle: Bundle, form: str) -> bool:
-    try:
-        bundle_candidate(bundle, form)
-    except BundleError:
-        return False
-    return True
-
-
 def _weights_digest(path: Path) -> str:
     files = Bundle.open(path, verify=False).manifest.files
     return files[WEIGHTS].sha256 if WEIGHTS in files else "no weights"
-
-
-def _told_apart(candidates: list[Candidate]) -> list[Candidate]:
-    names = [candidate.name for candidate in candidates]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise SettingsError(f"two rows would both be called {twice!r}; rename a folder, or name one NAME=...")
-    return candidates

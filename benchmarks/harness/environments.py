@@ -6,9 +6,11 @@ Each sees the packages of the running interpreter behind its own, so that torch 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import sysconfig
 import venv
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -24,10 +26,12 @@ OTHERS = {
 }
 """Not peers: what the recipes of bulk scoring run on (Spark needs Java 17 beside it), and what serves a language model."""
 
-# Another torch would be one for graphics cards, of several GB; a peer that insists on one is skipped.
-_OURS_STAYS = "torch=={version}\n"
 NODE_PACKAGES = ("@huggingface/transformers@4.3.1", "axe-core@4.14.1")
 """transformers.js, which runs a bundle's layout, and what checks pages for people who use a keyboard or a screen reader."""
+
+# Else the ONNX Runtime of transformers.js fetches libraries for graphics cards from elsewhere.
+NODE_SKIPS = {"ONNXRUNTIME_NODE_INSTALL": "skip", "ONNXRUNTIME_NODE_INSTALL_CUDA": "skip"}
+STAMP = ".installed"
 
 
 def requirements_of(name: str) -> tuple[str, ...]:
@@ -48,30 +52,21 @@ def python_of(name: str, *, folder: Path = FOLDER) -> Path:
         return Path(sys.executable)
     environment = folder / name
     python = environment / "bin" / "python"
-    stamp = environment / ".installed"
-    wanted = "\n".join(packages)
-    if stamp.exists() and stamp.read_text() == wanted:
+    if is_installed(environment, packages):
         return python
     venv.create(environment, clear=True)
     ours = Path(sysconfig.get_path("purelib"))
-    theirs = environment / ours.relative_to(sys.prefix) if ours.is_relative_to(sys.prefix) else None
-    if theirs is None:
+    if not ours.is_relative_to(sys.prefix):
         raise PeerError(f"{name}: run the harness from a virtual environment; {ours} is not in one")
     # Last in the search order: what the peer brings itself comes first.
-    (theirs / "behind.pth").write_text("\n".join(map(str, _packages_of_this_interpreter())) + "\n")
+    behind = [path for path in sys.path if path.endswith("site-packages")]
+    (environment / ours.relative_to(sys.prefix) / "behind.pth").write_text("\n".join(behind) + "\n")
     constraints = environment / "constraints.txt"
-    constraints.write_text(_OURS_STAYS.format(version=metadata.version("torch").partition("+")[0]))
-    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "-c", str(constraints)]
-    done = run_child([*command, *packages])
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
-        raise PeerError(f"{name} will not install: {' '.join(lines)[:300]}")
-    stamp.write_text(wanted)
+    # Another torch would be one for graphics cards, of several GB; a peer that insists on one is skipped.
+    constraints.write_text(f"torch=={metadata.version('torch').partition('+')[0]}\n")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "-c", str(constraints)]
+    _install(environment, pip, packages)
     return python
-
-
-def _packages_of_this_interpreter() -> list[str]:
-    return [path for path in sys.path if path.endswith("site-packages")]
 
 
 def node_folder(*, folder: Path = FOLDER) -> Path:
@@ -81,21 +76,27 @@ def node_folder(*, folder: Path = FOLDER) -> Path:
         PeerError: npm is missing, or cannot install them.
     """
     place = folder / "node"
-    stamp, wanted = place / ".installed", "\n".join(NODE_PACKAGES)
-    if stamp.exists() and stamp.read_text() == wanted:
-        return place
-    place.mkdir(parents=True, exist_ok=True)
-    # Else its ONNX Runtime fetches libraries for graphics cards from elsewhere.
-    skip = {"ONNXRUNTIME_NODE_INSTALL": "skip", "ONNXRUNTIME_NODE_INSTALL_CUDA": "skip"}
-    command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(place), *NODE_PACKAGES]
-    try:
-        done = run_child(command, env={**os.environ, **skip})
-    except FileNotFoundError as exc:
-        raise PeerError("packages for Node and the browser need npm, which is not there; install Node.js") from exc
-    if done.returncode:
-        raise PeerError(f"{', '.join(NODE_PACKAGES)} will not install: {done.stderr.strip()[-300:]}")
-    stamp.write_text(wanted)
+    if not is_installed(place, NODE_PACKAGES):
+        if shutil.which("npm") is None:
+            raise PeerError("packages for Node and the browser need npm, which is not there; install Node.js")
+        place.mkdir(parents=True, exist_ok=True)
+        _install(place, ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(place)], NODE_PACKAGES)
     return place
+
+
+def is_installed(place: Path, packages: Sequence[str]) -> bool:
+    """Tell whether the folder of an environment holds these packages, and no others."""
+    stamp = place / STAMP
+    return stamp.exists() and stamp.read_text() == "\n".join(packages)
+
+
+def _install(place: Path, command: Sequence[str], packages: Sequence[str]) -> None:
+    done = run_child([*command, *packages], env={**os.environ, **NODE_SKIPS})
+    if done.returncode:
+        said = done.stderr.splitlines()
+        errors = [line for line in said if line.startswith(("ERROR", "npm error"))] or said[-1:]
+        raise PeerError(f"{place.name} will not install: {' '.join(errors)[:300]}")
+    (place / STAMP).write_text("\n".join(packages))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ from onnx import numpy_helper, parser
 from distill.bundle import Bundle
 from distill.labels import Logits
 from export.measure.children import run_child
+from export.measure.workers import ROOT
 from export.runtime.sessions import OnnxClassifier
-
-ROOT = Path(__file__).parents[2]
 
 
 def multiply_adds(config: Mapping[str, Any], *, num_tokens: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from benchmarks.harness.candidates import Candidate, candidates_of, make_ready, task_of
@@ -45,7 +44,7 @@ def run_fresh(settings: SpeedSettings, context: Context, *, rounds: int, threads
                     with dropping(name, failed, context.reporter):
                         found[name].append(fresh_process(able[name], texts, timeout_s=settings.timeout_s))
                 advance(1)
-    session = asdict(watch.session())
+    session = watch.session().to_json()
 
     def row(candidate: Candidate) -> dict[str, Any]:
         fresh, reference = found[candidate.name], found[candidates[0].name][0].logits
@@ -53,4 +52,4 @@ def run_fresh(settings: SpeedSettings, context: Context, *, rounds: int, threads
         quality = quality_part(fresh[0].logits, task.test, gives=about["gives"], reference=reference)
         return {**identity_part(candidate, about), **quality, **part_of(fresh), "session": session}
 
-    return Outcome(rows_or_reasons(candidates, failed, row), parts_of(task))
+    return Outcome(rows_or_reasons(candidates, failed, row, reporter=context.reporter), parts_of(task))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.errors import requires
-from distill.evaluation.intervals import Bootstrap, Estimate
+from distill.evaluation.intervals import Bootstrap
 
 Mix = Literal["seeds", "equal", "texts"]
 """Where the variance of a figure comes from."""
@@ -18,6 +21,14 @@ SEED_TO_TEXT: Final[dict[Mix, float]] = {"seeds": 10.0, "equal": 1.0, "texts": 0
 """Variance of the mean over seeds that is due to the seeds, divided by that due to the texts."""
 
 FigureName = Literal["macro_f1", "gain", "retention"]
+COMBINED: Final[dict[FigureName, Callable[[Any, Any], Any]]] = {
+    "macro_f1": lambda first, _: first,
+    "gain": operator.sub,
+    "retention": operator.truediv,
+}
+"""The figure of two arms: macro-F1 of the first, its difference to the second's, or its ratio to the second's."""
+
+NORMAL = NormalDist()
 
 EASE = (3.3, 2.8)  # of the two arms: about 85 and 81 % of the texts are right
 EASE_SPREAD = 3.0  # between texts, where a run's own chance at a text has 1: runs of one arm mostly err on the same texts
@@ -60,7 +71,7 @@ def simulated_coverage(
     Args:
         num_seeds: Seeds of each arm, paired.
         mix: Whether seeds or texts make most of the variance.
-        figure: Macro-F1 of the first arm, its difference to the second's, or its ratio to the second's.
+        figure: Which is estimated.
         trials: Number of intervals.
         texts: Texts of a trial.
         samples: Resamples of an interval.
@@ -68,30 +79,23 @@ def simulated_coverage(
     """
     generator = np.random.default_rng([seed, num_seeds, texts])
     skill_spread = _skill_spread(num_seeds, SEED_TO_TEXT[mix], figure=figure, texts=texts)
-    truth = _combined(*_accuracies(skill_spread), figure)
-    estimates: list[Estimate] = []
+    truth = COMBINED[figure](*_accuracies(skill_spread))
+    estimates = []
     for trial in range(trials):
         labels = generator.integers(0, 2, texts)
         bootstrap = Bootstrap(labels, num_labels=2, num_seeds=num_seeds, seed=trial, samples=samples)
         right = _right(generator, num_seeds, texts, skill_spread)
-        first, second = (bootstrap.macro_f1(np.where(arm, labels, 1 - labels)) for arm in right)
-        estimates.append(_combined(first, second, figure).estimate())
+        arms = [bootstrap.macro_f1(np.where(arm, labels, 1 - labels)) for arm in right]
+        estimates.append(COMBINED[figure](*arms).estimate())
     low, value, high = np.array([(each.low, each.value, each.high) for each in estimates]).T
     spread = float(value.std(ddof=1))
     return Coverage(
         num_seeds=num_seeds,
         mix=mix,
         coverage=float(np.mean((low <= truth) & (truth <= high))),
-        width_ratio=float((high - low).mean() / (2 * 1.959964 * spread)),
+        width_ratio=float((high - low).mean() / (2 * NORMAL.inv_cdf(0.975) * spread)),
         spread=spread,
     )
-
-
-def _combined(first: Any, second: Any, figure: FigureName) -> Any:
-    """Combine two figures, or two floats."""
-    if figure == "macro_f1":
-        return first
-    return first - second if figure == "gain" else first / second
 
 
 def _right(generator: np.random.Generator, num_seeds: int, texts: int, skill_spread: float) -> list[NDArray[np.bool_]]:
@@ -105,24 +109,19 @@ def _right(generator: np.random.Generator, num_seeds: int, texts: int, skill_spr
     return arms
 
 
-def _accuracies(skill_spread: float) -> tuple[float, float]:
+def _accuracies(skill_spread: float) -> list[float]:
     """Return the true accuracy of each arm; labels are balanced and errors symmetric, so it is the true macro-F1."""
-    with requires("simulating intervals"):
-        from scipy.stats import norm
-    spread = np.sqrt(EASE_SPREAD**2 + skill_spread**2 + 1)
-    return float(norm.cdf(EASE[0] / spread)), float(norm.cdf(EASE[1] / spread))
+    spread = math.sqrt(EASE_SPREAD**2 + skill_spread**2 + 1)
+    return [NORMAL.cdf(ease / spread) for ease in EASE]
 
 
 def _skill_spread(num_seeds: int, seed_to_text: float, *, figure: FigureName, texts: int) -> float:
     """Return the spread of skill under which the variance due to seeds is `seed_to_text` times that due to texts."""
-    with requires("simulating intervals"):
-        from scipy.stats import norm
-    accuracies = _accuracies(0.0)
+    first, second = _accuracies(0.0)
     # How the figure and each arm's accuracy change with small changes of accuracy and skill.
-    weights = {"macro_f1": (1.0, 0.0), "gain": (1.0, -1.0), "retention": (1.0, -accuracies[0] / accuracies[1])}[figure]
-    spread = np.sqrt(EASE_SPREAD**2 + 1)
-    slopes = [weight * norm.pdf(ease / spread) / spread for weight, ease in zip(weights, EASE, strict=True)]
-    right = _right(np.random.default_rng(1), 2, 100_000, 0.0)
-    runs = weights[0] * right[0].astype(float) + weights[1] * right[1].astype(float)
+    weights = {"macro_f1": (1.0, 0.0), "gain": (1.0, -1.0), "retention": (1.0, -first / second)}[figure]
+    spread = math.sqrt(EASE_SPREAD**2 + 1)
+    slopes = [weight * NORMAL.pdf(ease / spread) / spread for weight, ease in zip(weights, EASE, strict=True)]
+    runs = np.tensordot(weights, _right(np.random.default_rng(1), 2, 100_000, 0.0), axes=1)
     text_variance = np.cov(runs)[0, 1] / texts  # two runs have the texts in common, and nothing else
     return float(np.sqrt(seed_to_text * text_variance * num_seeds / np.sum(np.square(slopes))))

@@ -9,10 +9,10 @@ import numpy as np
 
 from distill.classifier import agreement
 from distill.data import Dataset
-from distill.errors import PotstillError
 from distill.evaluation.intervals import Bootstrap
 from distill.evaluation.metrics import evaluate
 from distill.labels import Logits
+from export.measure.workers import PeerError
 
 DIGITS = 10
 
@@ -27,12 +27,12 @@ def quality_part(logits: Logits, test: Dataset, *, gives: str = "logits", refere
         reference: The reference's answers, for retention and agreement.
 
     Raises:
-        PotstillError: An answer is missing, or is not a number.
+        PeerError: An answer is missing, or is not a number.
     """
     if logits.shape != (len(test), len(test.labels)):
-        raise PotstillError(f"its answers have the shape {logits.shape}, wanted {(len(test), len(test.labels))}")
+        raise PeerError(f"its answers have the shape {logits.shape}, wanted {(len(test), len(test.labels))}")
     if not np.isfinite(logits).all():
-        raise PotstillError("some of its answers are not numbers")
+        raise PeerError("some of its answers are not numbers")
     decisions = test.task.decisions(logits)
     found = evaluate(labels=test.label_ids, logits=logits, label_names=test.labels, problem_type=test.problem_type)
     part: dict[str, Any] = {

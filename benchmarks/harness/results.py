@@ -14,12 +14,12 @@ from typing import Any
 
 from distill.errors import PotstillError
 from distill.storage import write_atomically
+from export.measure.workers import ROOT
 
 SCHEMA = 3
 LONG = 100
 PARTS = ("command", "measured_on", "environment", "rows", "figures")
-ROOT = Path(__file__).parents[2]
-FOLDER = Path(__file__).parents[1] / "results"
+FOLDER = ROOT / "benchmarks" / "results"
 
 
 def write_result(
@@ -95,8 +95,6 @@ def read_result(scenario: str, *, folder: Path = FOLDER) -> dict[str, Any]:
         PotstillError: There is none, it is not whole, it was edited, or it was written with another schema.
     """
     path = folder / f"{scenario}.json"
-    if not path.exists():
-        raise PotstillError(f"{path} is not there; run `python -m benchmarks {scenario}` to make it")
     content = read_result_file(path)
     if content["scenario"] != scenario:
         raise PotstillError(
@@ -115,7 +113,8 @@ def read_result_file(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
-        raise PotstillError(f"{path} cannot be read: {exc.strerror}; name a result file") from exc
+        make = f"run `python -m benchmarks {path.stem}` to make it, or name a result file"
+        raise PotstillError(f"{path} cannot be read: {exc.strerror}; {make}") from exc
     except ValueError as exc:
         raise PotstillError(f"{path} is not whole: {exc}; {again}") from exc
     if not isinstance(content, dict) or not {"schema", "scenario", *PARTS} <= content.keys():

@@ -19,12 +19,13 @@ from benchmarks.harness.scenario import Context, Outcome, Result, Row, slug_of, 
 from distill.bundle import Bundle
 from distill.errors import PotstillError
 from distill.machine import available_cpus
+from distill.progress import Reporter
 from distill.settings import DataSettings
 from export.measure.circumstances import Session
 from export.measure.openers import open_form
 from export.measure.protocol import prepared_seconds
 from export.measure.statistics import marks_of, medians_of, over_processes, percentile, ratios_of, spread, tail
-from export.measure.turns import Contender, Kind, Measured, Turns, dealt, take_turns
+from export.measure.turns import Contender, Kind, Measured, Turns, dealt, dropping, take_turns
 from export.settings import TurnSettings
 
 ROUNDS: Mapping[Kind, int] = {"single": 20, "many": 8}
@@ -73,17 +74,15 @@ def kept_rows(
     how = [context.scenario, kind, settings.model_dump(exclude={"bundles", "peers", "external", "url"}), context.commit]
     digests = {each.name: each.digest(how, task.test.fingerprint()) for each in candidates}
     rows = {name: row for name, digest in digests.items() if (row := kept.find(digest)) is not None}
-    reference, others = candidates[0], [each for each in candidates[1:] if each.name not in rows]
+    reference, *others = candidates
+    missing = [each for each in others if each.name not in rows]
     step = settings.together - 1
-    groups = [others[start : start + step] for start in range(0, len(others), step)]
-    if not groups and reference.name not in rows:
-        groups = [[]]
-    for number, group in enumerate(groups, start=1):
-        together = [reference, *group]
+    starts = range(0, len(missing), step) or range(reference.name not in rows)  # without others, it alone
+    for number, start in enumerate(starts, start=1):
+        together = [reference, *missing[start : start + step]]
         minutes = max(1, round(len(together) * SECONDS_A_ROW[kind] / 60))
-        context.reporter.say(
-            f"{context.scenario}: session {number} of {len(groups)}, {len(together)} rows, about {minutes} min"
-        )
+        session = f"session {number} of {len(starts)}, {len(together)} rows, about {minutes} min"
+        context.reporter.say(f"{context.scenario}: {session}")
         for row in session_rows(kind, together, task, settings, context):
             rows[row["name"]] = row
             if "failed" not in row:
@@ -126,30 +125,29 @@ def session_rows(
             "session": measured.session.to_json(),
         }
 
-    return rows_or_reasons(candidates, failed | measured.failed, row)
+    return rows_or_reasons(candidates, failed | measured.failed, row, reporter=context.reporter)
 
 
 def rows_or_reasons(
-    candidates: Sequence[Candidate], failed: Mapping[str, str], row_of: Callable[[Candidate], dict[str, Any]]
+    candidates: Sequence[Candidate],
+    failed: dict[str, str],
+    row_of: Callable[[Candidate], dict[str, Any]],
+    *,
+    reporter: Reporter,
 ) -> list[dict[str, Any]]:
     """Return a row for each candidate; of one that failed, or whose row cannot be made, the reason.
 
     Raises:
         PotstillError: The first failed, which the others are compared with.
     """
-    first = candidates[0].name
-    if first in failed:
-        raise PotstillError(f"{first} is what the others are compared with, and it failed: {failed[first]}")
-
-    def row(candidate: Candidate) -> dict[str, Any]:
-        if candidate.name not in failed:
-            try:
-                return row_of(candidate)
-            except (PotstillError, ValueError) as exc:
-                return failed_row(candidate, str(exc))
-        return failed_row(candidate, failed[candidate.name])
-
-    return [row(candidate) for candidate in candidates]
+    rows, first = dict[str, dict[str, Any]](), candidates[0].name
+    for each in candidates:
+        if each.name not in failed:
+            with dropping(each.name, failed, reporter):
+                rows[each.name] = row_of(each)
+        if first in failed:
+            raise PotstillError(f"{first} is what the others are compared with, and it failed: {failed[first]}")
+    return [rows[each.name] if each.name in rows else failed_row(each, failed[each.name]) for each in candidates]
 
 
 def timed(
@@ -172,8 +170,11 @@ def _validation_part(candidate: Candidate, task: Task) -> dict[str, Any]:
 
 def identity_part(candidate: Candidate, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a row is: name, kind, settings and their source, size, digests."""
-    own = {"name": candidate.name, "kind": candidate.kind, "precision": candidate.precision}
-    return {**own, **{name: about[name] for name in ("settings", "source", "size_bytes")}, "identity": dict(candidate.identity)}
+    return {
+        **{name: getattr(candidate, name) for name in ("name", "kind", "precision")},
+        **{name: about[name] for name in ("settings", "source", "size_bytes")},
+        "identity": dict(candidate.identity),
+    }
 
 
 def _speed_part(kind: Kind, turns: Turns, reference: Turns, session: Session) -> dict[str, Any]:

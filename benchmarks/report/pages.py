@@ -17,8 +17,8 @@ from benchmarks.report.page import write_report
 from distill.errors import PotstillError
 from distill.storage import write_atomically
 from export.measure.drawing import GREY
+from export.measure.workers import ROOT
 
-ROOT = Path(__file__).parents[2]
 INLINE = re.compile(r"<!-- ([\w-]+)\.(\w+):(\S+) -->.*?<!-- / -->")
 HEIGHT_PT = 14
 

@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -33,7 +33,7 @@ from distill.progress import SilentReporter
 from distill.settings import DataSettings, Settings
 from export.measure.protocol import Job
 from export.measure.statistics import over_processes, ratios_of
-from export.measure.turns import Contender, Kind
+from export.measure.turns import Contender, Kind, slowed
 
 CALL_MS: Final = 1.0
 REFERENCE, SAME, SLOWED, CALL = "reference", "same", "slowed", "call"
@@ -116,7 +116,7 @@ def trial_of(kind: Kind, candidate: Candidate, task: Task, settings: SpeedSettin
     """Return by arm the ratio of a candidate to itself, with its interval and the ratio of each pair of processes."""
     texts = task.test.single_texts()[: settings.texts]
     held = {REFERENCE: 0.0, SAME: 0.0, SLOWED: slowdown}
-    contenders = [task.contender(replace(candidate, name=name, slowdown=share), threads=1) for name, share in held.items()]
+    contenders = [slowed(task.contender(candidate, threads=1), share, name=name) for name, share in held.items()]
     turns = timed(kind, contenders, texts, settings, _QUIET).required()
     ratios = {name: ratios_of(turns[REFERENCE].ms, turns[name].ms, turns[name].process_of) for name in (SAME, SLOWED)}
     return {name: _estimated(found) for name, found in ratios.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -72,16 +73,13 @@ def test_why_an_environment_cannot_be_made_is_said_and_it_is_tried_again(install
 
 
 def test_packages_for_node_are_installed_once(installer: Installer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     installer.stderr = "no network"
     with pytest.raises(PeerError, match="will not install: no network"):
         node_folder(folder=tmp_path)
     installer.stderr = ""
     assert node_folder(folder=tmp_path) == node_folder(folder=tmp_path) == tmp_path / "node"
     assert [tuple(command[-len(NODE_PACKAGES) :]) for command in installer.commands] == [NODE_PACKAGES] * 2
-
-    def without_npm(*_: Any, **__: Any) -> None:
-        raise FileNotFoundError("npm")
-
-    monkeypatch.setattr(environments, "run_child", without_npm)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(PeerError, match="need npm"):
         node_folder(folder=tmp_path / "elsewhere")

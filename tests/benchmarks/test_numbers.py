@@ -19,7 +19,7 @@ from benchmarks.attacks.trials import DEADLINE_MS as HONEST_MS
 from benchmarks.attacks.trials import LEAST_SHARE, MOST_GROWTH_BYTES
 from benchmarks.harness.results import FOLDER, read_result
 from benchmarks.harness.scenario import scenarios
-from benchmarks.report.pages import INLINE, ROOT, pages_of, same_figures
+from benchmarks.report.pages import INLINE, pages_of, same_figures
 from benchmarks.scenarios.int8 import WAYS
 from benchmarks.scenarios.scale import Plan
 from benchmarks.serving.figures import BUSY_SHARE
@@ -28,6 +28,7 @@ from distill.scales import MIGRATION
 from export.fitting.job import TEST_SHARE
 from export.measure.protocol import STEADY
 from export.measure.statistics import BUSY_PROCESSORS, MIN_SAMPLES, NOISY_SPREAD
+from export.measure.workers import ROOT
 from export.web.browser import TOLERANCE
 from serve.bulk.parts import MAX_DICTIONARY_BYTES
 from serve.bulk.streams import FREE_BYTES, MAX_RATIO, XZ_MEMORY_BYTES

@@ -9,10 +9,10 @@ import pytest
 
 from benchmarks.harness.results import read_result, write_result
 from benchmarks.harness.scenario import scenarios
-from benchmarks.report import pages
 from benchmarks.report.pages import fill_pages, filled, pages_of, stamped
 from benchmarks.scenarios.demo import SCENARIO, demo_figures
 from distill.errors import PotstillError
+from export.measure.workers import ROOT
 
 PAGE = "# Title\n\n<!-- demo -->\nold | table\n<!-- /demo -->\n\nThe rest.\n"
 
@@ -118,10 +118,10 @@ def test_a_page_that_shows_no_result_is_left(results: Path) -> None:
 
 
 def test_the_first_page_shows_the_demo() -> None:
-    assert "<!-- demo -->" in (pages.ROOT / "README.md").read_text(encoding="utf-8")
+    assert "<!-- demo -->" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", pages_of(), ids=lambda path: str(path.relative_to(pages.ROOT)))
+@pytest.mark.parametrize("path", pages_of(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_pages_show_what_the_committed_result_files_say(path: Path) -> None:
     page = path.read_text(encoding="utf-8")
     assert filled(page) == page, "run `python -m benchmarks readme`"
@@ -147,7 +147,7 @@ def test_a_picture_names_where_and_when_it_was_measured() -> None:
     assert ">Measured on 2026-01-01 at commit 0, on 2 processors (A). Old: its code has changed since</text>" in found
 
 
-@pytest.mark.parametrize("path", sorted((pages.ROOT / "benchmarks" / "results").glob("*.svg")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.svg")), ids=lambda path: path.stem)
 def test_every_committed_picture_names_where_and_when_it_was_measured(path: Path) -> None:
     result = read_result(path.stem)
     assert f"Measured on {result['measured_on']} at commit {result['environment']['git_commit'][:10]}" in path.read_text()
@@ -156,7 +156,7 @@ def test_every_committed_picture_names_where_and_when_it_was_measured(path: Path
 def test_every_scenario_names_code_that_is_there() -> None:
     for scenario in scenarios().values():
         assert scenario.decided_by
-        assert [path for path in scenario.decided_by if not (pages.ROOT / path).exists()] == []
+        assert [path for path in scenario.decided_by if not (ROOT / path).exists()] == []
         assert scenario.settings()  # every field has a default, so that all can be run without a flag
         assert set(scenario.quick) <= scenario.settings.model_fields.keys()
         assert set(scenario.needs) <= scenarios().keys()

@@ -93,7 +93,9 @@ def test_a_figure_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_result_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(PotstillError, match="is not there; run `python -m benchmarks demo`"):
+    with pytest.raises(
+        PotstillError, match=r"cannot be read: No such file or directory; run `python -m benchmarks demo` to make it"
+    ):
         read_result("demo", folder=tmp_path)
 
 
