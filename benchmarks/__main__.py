@@ -34,7 +34,9 @@ app = App(
     suppress_keyboard_interrupt=False,
     default_parameter=Parameter(consume_multiple=True, negative=(), show_default=shown_default),
 )
-commands.register(app)
+app.command(commands.list_rows, name=["list", "--list"])
+for reading in (commands.readme, commands.refigure, commands.report, commands.compare):
+    app.command(reading)
 
 
 def command_for(scenario: Scenario) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -10,8 +11,8 @@ from numpy.typing import NDArray
 from distill.evaluation.intervals import Bootstrap, Figure
 
 
-def digits(answers: str) -> NDArray[np.int64]:
-    """Return class ids that were written a digit a text, shape (texts,)."""
+def digits(answers: str | Sequence[int]) -> NDArray[np.int64]:
+    """Return class ids, shape (texts,), that were written a digit a text, or as a list."""
     return np.array(list(answers), dtype=np.int64)
 
 

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from benchmarks.harness.candidates import FLOORS, FORMS
 from benchmarks.harness.environments import FOLDER as ENVIRONMENTS
+from benchmarks.harness.environments import is_installed
 from benchmarks.harness.peer import peers
 from benchmarks.harness.results import FOLDER, read_result, rewrite_result
 from benchmarks.harness.scenario import scenarios
@@ -21,30 +22,20 @@ from distill.cli.terminal import print_cells
 REGRESSION = 1
 
 
-def register(app: App) -> None:
-    """Give the app the commands of this module."""
-    app.command(list_rows, name=["list", "--list"])
-    app.command(readme)
-    app.command(refigure)
-    app.command(report)
-    app.command(compare)
-
-
 def list_rows() -> None:
     """Say what can be a row, and which peers are installed.
 
     Example: python -m benchmarks list
     """
-    rows = [["--bundles PATH[:FORM]", f"a bundle; forms {', '.join(FORMS)}", "-"]]
-    rows += [["--floors", name, "-"] for name in FLOORS]
+    rows = [["--bundles PATH[:FORM]", f"a bundle; forms {', '.join(FORMS)}"], *(["--floors", name] for name in FLOORS)]
     for name, peer in peers().items():
         needs = ", ".join(peer.packages) or "nothing more than the harness"
-        there = not peer.packages or (ENVIRONMENTS / name / ".installed").exists()
-        rows.append([f"--peers {name}", needs, "installed" if there else "installs when asked for"])
-    rows += [["--external NAME=CMD", "a command: texts in, labels out, line by line", "-"]]
-    rows += [["--url NAME=URL", 'an address that answers {"inputs": text} with labels and scores', "-"]]
-    for row, what, state in rows:
-        print(f"{row:<32} {what}{'' if state == '-' else f' ({state})'}")
+        there = not peer.packages or is_installed(ENVIRONMENTS / name, peer.packages)
+        rows.append([f"--peers {name}", f"{needs} ({'installed' if there else 'installs when asked for'})"])
+    rows.append(["--external NAME=CMD", "a command: texts in, labels out, line by line"])
+    rows.append(["--url NAME=URL", 'an address that answers {"inputs": text} with labels and scores'])
+    for row, what in rows:
+        print(f"{row:<32} {what}")
 
 
 def readme() -> None:
@@ -100,12 +91,9 @@ def compare(
     for note in notes:
         print(f"note: {note}")
     told = [change for change in changes if change.beyond_noise]
-    cells = [
-        [each.row, each.figure, f"{each.before:.4g}", f"{each.after:.4g}", f"{each.better_by:+.2%}", _word(each.better_by)]
-        for each in told
-    ]
-    if cells:
-        print_cells(("row", "figure", "before", "after", "better by", ""), cells)
+    if told:
+        cells = [[each.row, each.figure, f"{each.before:.4g}", f"{each.after:.4g}", f"{each.better_by:+.2%}"] for each in told]
+        print_cells(("row", "figure", "before", "after", "better by"), cells)
     print(f"{len(told)} of {len(changes)} figures changed beyond noise")
     tolerance: dict[Kind, float] = {"time": time, "quality": quality, "memory": memory}
     worse = [change for change in changes if change.regression(tolerance)]
@@ -113,7 +101,3 @@ def compare(
         named = ", ".join(f"{each.row} {each.figure} by more than {tolerance[each.kind]:g}" for each in worse)
         print(f"worse: {named}", file=sys.stderr)
         sys.exit(REGRESSION)
-
-
-def _word(better_by: float) -> str:
-    return "better" if better_by > 0 else "worse"

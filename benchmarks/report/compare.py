@@ -14,12 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from benchmarks.harness.answers import digits
 from benchmarks.harness.results import read_result_file
-from benchmarks.report.choices import class_ids
+from benchmarks.harness.scenario import Result, Row
 from distill.errors import PotstillError
 from distill.evaluation.intervals import Bootstrap
-
-Row = Mapping[str, Any]
 
 Kind = Literal["time", "quality", "memory"]
 COMPARED: dict[str, tuple[str, bool, Kind]] = {
@@ -71,50 +70,45 @@ def compare_files(first: Path, second: Path) -> tuple[list[Change], list[str]]:
                 f"{first} and {second} cannot be compared: {name} is {reprlib.repr(before.get(name))} in the one and "
                 f"{reprlib.repr(after.get(name))} in the other"
             )
-    scenario = before["scenario"]
-    if scenario not in COMPARED:
-        raise PotstillError(f"{first} is of the scenario {scenario!r}; compare knows {', '.join(COMPARED)}")
-    return _changes(before, after, scenario)
-
-
-def _changes(before: Mapping[str, Any], after: Mapping[str, Any], scenario: str) -> tuple[list[Change], list[str]]:
-    changes: list[Change] = []
+    if before["scenario"] not in COMPARED:
+        raise PotstillError(f"{first} is of the scenario {before['scenario']!r}; compare knows {', '.join(COMPARED)}")
+    changes = list[Change]()
     notes = [] if _place(before) == _place(after) else ["the two were measured on different machines or versions"]
     olds, news = ({row["name"]: row for row in result["rows"]} for result in (before, after))
-    for name in [*olds, *(name for name in news if name not in olds)]:
+    for name in olds | news:
         old, new = olds.get(name), news.get(name)
         if old is None or new is None:
             notes.append(f"{name} is only in the {'second' if old is None else 'first'}")
-            continue
-        if "failed" in old or "failed" in new:
-            gone = "failed" in new and "failed" not in old
+        elif "failed" in old or "failed" in new:
             notes.append(f"{name} was left out in the {'second' if 'failed' in new else 'first'}")
-            changes += [Change(name, "measured", 1.0, 0.0, -1.0, True, "time")] if gone else []
-            continue
-        changes += _quality(old, new, before["truth"])
-        changes += _speed(old, new, scenario)
+            changes += [] if "failed" in old else [Change(name, "measured", 1.0, 0.0, -1.0, True, "time")]
+        else:
+            changes += [_quality(old, new, before["truth"]), *_speed(old, new, before["scenario"])]
     return changes, notes
 
 
-def _quality(old: Row, new: Row, truth: Sequence[int]) -> list[Change]:
-    if old["num_texts"] != new["num_texts"] or old["num_texts"] != len(truth):
+def _quality(old: Row, new: Row, truth: Sequence[int]) -> Change:
+    if not old["num_texts"] == new["num_texts"] == len(truth):
         raise PotstillError(f"{old['name']} answered {old['num_texts']} texts in the one and {new['num_texts']} in the other")
     bootstrap = Bootstrap(np.asarray(truth, dtype=np.int64), num_labels=max(truth) + 1, num_seeds=1)
-    difference = (bootstrap.macro_f1(class_ids(new["predicted"])) - bootstrap.macro_f1(class_ids(old["predicted"]))).estimate()
-    told = difference.low > 0 or difference.high < 0
-    return [Change(old["name"], "macro_f1", old["macro_f1"], new["macro_f1"], difference.value, told, "quality")]
+    better = (bootstrap.macro_f1(digits(new["predicted"])) - bootstrap.macro_f1(digits(old["predicted"]))).estimate()
+    told = better.low > 0 or better.high < 0
+    return Change(old["name"], "macro_f1", old["macro_f1"], new["macro_f1"], better.value, told, "quality")
 
 
 def _speed(old: Row, new: Row, scenario: str) -> list[Change]:
     name, more_is_better, kind = COMPARED[scenario]
-    a, b = old.get(name), new.get(name)
-    if a is None or b is None or old.get("reference") == old["name"]:
+    if old.get(name) is None or new.get(name) is None or old.get("reference") == old["name"]:
         return []  # of the reference the ratio is 1 in both
-    if not isinstance(a, Mapping):
-        a, b = ({"value": value, "low": value, "high": value} for value in (a, b))
+    a, b = (_with_ends(row[name]) for row in (old, new))
     better = b["value"] / a["value"] - 1 if more_is_better else a["value"] / b["value"] - 1
     return [Change(old["name"], name, a["value"], b["value"], better, b["low"] > a["high"] or b["high"] < a["low"], kind)]
 
 
-def _place(result: Mapping[str, Any]) -> Any:
+def _with_ends(found: Any) -> Mapping[str, float]:
+    """Return a figure with its interval; one that has none is its own low and high end."""
+    return found if isinstance(found, Mapping) else {"value": found, "low": found, "high": found}
+
+
+def _place(result: Result) -> Any:
     return [result["environment"].get(name) for name in ("cpu", "cpus_available", "versions")]

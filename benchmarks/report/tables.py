@@ -39,13 +39,18 @@ class Column:
     is_timed: bool = False
     brief: bool = True
 
+    def value(self, row: Row | None) -> float | None:
+        """Return the figure of a row; None if it has none."""
+        if row is None or (self.is_timed and row["settings"].get("floor") == "majority"):
+            return None
+        return value_of(row.get(self.name))
+
     def shown(self, row: Row | None, *, interval: bool = False) -> str:
         """Return the cell of a row, on request with its interval."""
-        found = None if row is None else row.get(self.name)
-        value = value_of(found)
-        if row is None or value is None or (self.is_timed and row["settings"].get("floor") == "majority"):
+        value = self.value(row)
+        if row is None or value is None:
             return ABSENT
-        cell = f"{value / self.unit:{self.pattern}}{self.after}"
+        cell, found = f"{value / self.unit:{self.pattern}}{self.after}", row[self.name]
         ends = (found["low"], found["high"]) if isinstance(found, Mapping) else row.get(f"{self.name}_interval")
         if not interval or ends is None:
             return cell
