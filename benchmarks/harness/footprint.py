@@ -1,4 +1,4 @@
-"""What a student takes, beside its time: multiply-adds, the processor's int8 peak, install size, plain batches."""
+"""What a student takes, beside its time: multiply-adds, the processor's int8 peak, install size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import tempfile
 import timeit
 import venv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,8 @@ import numpy as np
 import onnxruntime as ort
 from onnx import numpy_helper, parser
 
-from distill.bundle import Bundle
-from distill.labels import Logits
 from export.measure.children import run_child
 from export.measure.workers import ROOT
-from export.runtime.sessions import OnnxClassifier
 
 
 def multiply_adds(config: Mapping[str, Any], *, num_tokens: int) -> int:
@@ -58,10 +55,3 @@ def install_bytes() -> int:
         command += ["-c", str(ROOT / "constraints.txt"), f"{ROOT}[serve]"]
         run_child(command).check_returncode()
         return sum(file.stat().st_size for file in (environment / "lib").rglob("*") if file.is_file() and not file.is_symlink())
-
-
-def logits_in_plain_batches(bundle: Bundle, texts: Sequence[str], *, batch: int = 32) -> Logits:
-    """Return the int8 graph's logits in padded batches of texts as they come, as a server without our runtime would."""
-    classifier = OnnxClassifier.open(bundle, precision="int8")
-    starts = range(0, len(texts), batch)
-    return np.concatenate([classifier.predict_in_one_batch(texts[start : start + batch]) for start in starts])

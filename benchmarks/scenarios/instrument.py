@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import numpy as np
 from pydantic import Field
 
 from benchmarks.harness.candidates import Candidate, RowSettings, Task, bundle_candidates, place_and_form, task_of
-from benchmarks.harness.interval_simulation import Mix, simulated_coverage
+from benchmarks.harness.interval_simulation import SEED_TO_TEXT, simulated_coverage
 from benchmarks.harness.pieces import Pieces
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Scenario, markdown_table
 from benchmarks.harness.speed import SpeedSettings, timed
@@ -33,11 +33,14 @@ from distill.progress import SilentReporter
 from distill.settings import DataSettings, Settings
 from export.measure.protocol import Job
 from export.measure.statistics import over_processes, ratios_of
-from export.measure.turns import Contender, Kind, slowed
+from export.measure.turns import Contender, Kind, in_order, slowed
 
 CALL_MS: Final = 1.0
 REFERENCE, SAME, SLOWED, CALL = "reference", "same", "slowed", "call"
 SLOWDOWN: Final = {"single-stream": 0.05, "offline": 0.05, "serving": 0.15}
+OF: Final = {"single-stream": "", "offline": "_offline", "serving": "_serving"}
+"""What stands behind the names of the figures of a way of timing."""
+
 KINDS: Final[dict[str, Kind]] = {"single-stream": "single", "offline": "many"}
 SHORT: Final = {
     "single-stream": SpeedSettings(rounds=24, texts=240, settle_s=3.0, window_s=0.05),
@@ -69,42 +72,26 @@ def run(settings: InstrumentSettings, context: Context) -> Outcome:
     """Make the trials that are not finished, and the simulation."""
     given = settings.bundle or f"{context.trained('2_layers')}:int8"
     (candidate,) = bundle_candidates((given,))
-    rows = RowSettings(teacher=Path(place_and_form(given)[0]))
-    task = task_of(rows, DataSettings(), context, texts=settings.texts)
+    teacher = Path(place_and_form(given)[0])
+    task = task_of(RowSettings(teacher=teacher), DataSettings(), context, texts=settings.texts)
     counts = {"single-stream": settings.trials, "offline": settings.trials_offline, "serving": settings.trials_serving}
-    found = []
+    rows: list[dict[str, Any]] = []
     for name, count in counts.items():
-        kept = f"{name}-{candidate.digest(context.commit)[:16]}"
-        trial = _served_trial if name == "serving" else _timed_trial
-        trials = _trials(count, kept, partial(trial, name, candidate, task, settings), context)
-        found += [
-            {
-                "scenario": name,
-                "name": arm,
-                "slowdown": share,
-                "bundle": candidate.name,
-                "trials": [each[arm] for each in trials],
-            }
-            for arm, share in ((SAME, 0.0), (SLOWED, SLOWDOWN[name]))
-        ]
-    found.append({"name": CALL, "call_ms": CALL_MS, **call_overhead(task)})
+        pieces = Pieces(context.folder / f"{name}-{candidate.digest(context.commit)[:16]}")
+        make, trials = _served_trial if name == "serving" else _timed_trial, list[Trial]()
+        with context.reporter.task(f"trials, {name}", count) as advance:
+            for seed in range(count):
+                trials.append(pieces.get(str(seed), partial(make, name, candidate, task, settings, seed)))
+                advance(1)
+        about = {"scenario": name, "bundle": candidate.name}
+        for arm, share in ((SAME, 0.0), (SLOWED, SLOWDOWN[name])):
+            rows.append({**about, "name": arm, "slowdown": share, "trials": [each[arm] for each in trials]})
+    rows.append({"name": CALL, "call_ms": CALL_MS, **call_overhead(task)})
     for seeds in SEEDS if settings.simulated else ():
-        for mix in get_args(Mix):
+        for mix in SEED_TO_TEXT:
             context.reporter.say(f"instrument: simulated intervals, {seeds} seeds, {mix}")
-            found.append({"name": "coverage", **asdict(simulated_coverage(seeds, mix, trials=settings.simulated))})
-    return Outcome(found)
-
-
-def _trials(count: int, name: str, trial: Callable[[int], Trial], context: Context) -> list[Trial]:
-    """Return so many trials, those kept under a name and the rest made now."""
-    pieces = Pieces(context.folder)
-    done: list[Trial] = pieces.find(name) or []
-    with context.reporter.task(f"trials, {name.rpartition('-')[0]}", count) as advance:
-        advance(min(len(done), count))
-        for number in range(len(done), count):
-            done = pieces.put(name, [*done, trial(number)])
-            advance(1)
-    return done[:count]
+            rows.append({"name": "coverage", **asdict(simulated_coverage(seeds, mix, trials=settings.simulated))})
+    return Outcome(rows)
 
 
 def _timed_trial(name: str, candidate: Candidate, task: Task, settings: InstrumentSettings, seed: int) -> Trial:
@@ -128,17 +115,17 @@ def _estimated(by_process: Sequence[float] | np.ndarray) -> dict[str, Any]:
 
 def _served_trial(name: str, candidate: Candidate, task: Task, settings: InstrumentSettings, seed: int) -> Trial:
     """Load three servers of one bundle in turns, each a fresh process in every round, one of them held back."""
-    peer, rates = SERVERS["potstill"], {REFERENCE: [], SAME: [], SLOWED: []}  # type: ignore[var-annotated]
+    peer, rates = SERVERS["potstill"], dict[str, list[float]]()
     requests = requests_for(peer, task.test.single_texts())
-    for number in range(SHORT["offline"].processes):
-        order = list(np.random.default_rng([seed, number // 2]).permutation(list(rates)))
-        for arm in order if number % 2 == 0 else order[::-1]:
+    how = SpeedSettings(seed=seed)
+    for number in range(how.processes):
+        for arm in in_order((REFERENCE, SAME, SLOWED), number, how):
             with started(peer, candidate.bundle, peer.settings[0]) as server:
                 run_load(Load(server.port, requests, 16, settings.turn_s / 3))
                 with held_back(server, SLOWDOWN[name] if arm == SLOWED else 0.0):
-                    rates[arm].append(run_load(Load(server.port, requests, 16, settings.turn_s)).requests_per_second)
-    reference = np.array(rates[REFERENCE])
-    return {arm: _estimated(np.array(rates[arm]) / reference) for arm in (SAME, SLOWED)}
+                    samples = run_load(Load(server.port, requests, 16, settings.turn_s))
+            rates.setdefault(arm, []).append(samples.requests_per_second)
+    return {arm: _estimated(np.divide(rates[arm], rates[REFERENCE])) for arm in (SAME, SLOWED)}
 
 
 @contextmanager
@@ -173,23 +160,21 @@ def figures(result: Result) -> dict[str, float]:
     """Return how often a difference was reported where there is none, how often a planted one was found, and the rest."""
     found: dict[str, float] = {}
     rows = result["rows"]
-    for name in SLOWDOWN:
+    for name, of in OF.items():
         arms = {row["name"]: row["trials"] for row in rows if row.get("scenario", "single-stream") == name and "trials" in row}
-        if not arms.get(SAME):
-            continue
-        of = "" if name == "single-stream" else f"_{name}"
-        found[f"trials{of}"] = len(arms[SAME])
-        found[f"false_alarms{of}"] = sum(each["low"] > 1 or each["high"] < 1 for each in arms[SAME])
-        found[f"slowdowns_found{of}"] = sum(each["high"] < 1 for each in arms[SLOWED])
-        if not of:
-            found["half_width_median"] = float(np.median([(each["high"] - each["low"]) / 2 for each in arms[SAME]]))
+        if arms.get(SAME):
+            found[f"trials{of}"] = len(arms[SAME])
+            found[f"false_alarms{of}"] = sum(each["low"] > 1 or each["high"] < 1 for each in arms[SAME])
+            found[f"slowdowns_found{of}"] = sum(each["high"] < 1 for each in arms[SLOWED])
+            half_widths = [(each["high"] - each["low"]) / 2 for each in arms[SAME]]
+            found |= {} if of else {"half_width_median": float(np.median(half_widths))}
     (call,) = [row for row in rows if row["name"] == CALL]
     found["call_overhead_share"] = call["p50_ms"] / CALL_MS - 1
     cells = [row for row in rows if row["name"] == "coverage"]
     for seeds in dict.fromkeys(row["num_seeds"] for row in cells):
-        found[f"coverage_{seeds}_seeds"] = min(row["coverage"] for row in cells if row["num_seeds"] == seeds)
-    if wide := [row["width_ratio"] for row in cells if row["num_seeds"] == SEEDS[-1]]:
-        found["width_ratio"] = max(wide)
+        same = [row for row in cells if row["num_seeds"] == seeds]
+        found[f"coverage_{seeds}_seeds"] = min(row["coverage"] for row in same)
+        found |= {"width_ratio": max(row["width_ratio"] for row in same)} if seeds == SEEDS[-1] else {}
     return found
 
 
@@ -197,20 +182,25 @@ def table(result: Result) -> str:
     """Return false alarms and what was found, a line for each way of timing, and the rest in words."""
     found = figures(result)
     columns = ("compared with itself", "trials", "false alarms", "one side slowed by", "found")
-    cells = []
-    for name, share in SLOWDOWN.items():
-        of = "" if name == "single-stream" else f"_{name}"
-        if f"trials{of}" in found:
-            counts = [str(found[f"{each}{of}"]) for each in ("trials", "false_alarms", "slowdowns_found")]
-            cells.append([name, *counts[:2], f"{share:.0%}", counts[2]])
+    cells = [
+        [
+            name,
+            str(found[f"trials{of}"]),
+            str(found[f"false_alarms{of}"]),
+            f"{SLOWDOWN[name]:.0%}",
+            str(found[f"slowdowns_found{of}"]),
+        ]
+        for name, of in OF.items()
+        if f"trials{of}" in found
+    ]
     said = f"The median half width of an interval of single-stream was {found['half_width_median']:.2%}. "
     said += f"The harness added {found['call_overhead_share']:.2%} to a call of 1 ms."
     seeds = [f"{found[f'coverage_{count}_seeds']:.1%} with {count}" for count in SEEDS if f"coverage_{count}_seeds" in found]
     if seeds:
         said += (
             f" Simulated, the 95 % intervals over seeds hold the truth in {', '.join(seeds)} seeds (the worst of three mixes)."
+            f" At {SEEDS[-1]} seeds they are {found['width_ratio']:.2f} times as wide as those of an oracle."
         )
-        said += f" At {SEEDS[-1]} seeds they are {found['width_ratio']:.2f} times as wide as those of an oracle."
     return f"{markdown_table(columns, cells)}\n\n{said}"
 
 

@@ -17,15 +17,15 @@ from pydantic import Field
 from benchmarks.harness import footprint
 from benchmarks.harness.candidates import Candidate, RowSettings, Task, bundle_candidate, peer_candidates, task_of
 from benchmarks.harness.scenario import QUALITY, Columns, Context, Outcome, Result, Row, Scenario, table_of, value_of
-from benchmarks.harness.speed import SpeedSettings, session_rows
+from benchmarks.harness.speed import SpeedSettings, kept_rows
 from benchmarks.harness.weights import shipped
 from benchmarks.report.tables import first_words
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import Dataset
-from distill.evaluation.metrics import macro_f1
-from distill.labels import Logits
-from distill.labels import task_of as labels_task_of
 from distill.settings import DataSettings
+from export.int8.invariance import compare_alone_and_in_batches
+from export.measure.candidates import bundle_candidate as graph_candidate
+from export.measure.rows import measure_quality
 from export.measure.turns import fresh_process
 from export.runtime.sessions import OnnxClassifier
 from export.settings import TurnSettings
@@ -52,7 +52,8 @@ class RuntimeSettings(TurnSettings):
 
 def run(settings: RuntimeSettings, context: Context) -> Outcome:
     """Measure the candidates, each student's quality, and the footprint."""
-    students = settings.students or _trained_students(context)
+    arm, seeds = ("2_layers", SEEDS[:1]) if context.quick else ("2_layers_slim", SEEDS)
+    students = settings.students or tuple(context.trained(arm, seed) for seed in seeds)
     teacher = settings.teacher or context.trained("teacher")
     task = task_of(RowSettings(teacher=teacher), DataSettings(), context, texts=settings.texts)
     ours = replace(bundle_candidate(Bundle.open(shipped(students[0], context.folder / "shipped")), "int8"), name=OURS)
@@ -62,7 +63,7 @@ def run(settings: RuntimeSettings, context: Context) -> Outcome:
         replace(bundle_candidate(Bundle.open(teacher), "pytorch"), name=TEACHER),
     ]
     how = SpeedSettings(**settings.model_dump(include=set(SpeedSettings.model_fields) - {"peers", "teacher"}))
-    one, many = (session_rows(kind, candidates, task, how, context) for kind in ("single", "many"))
+    one, many = (kept_rows(kind, candidates, task, how, context) for kind in ("single", "many"))
     rows = [_candidate_row(*pair) for pair in zip(one, many, strict=True)]
     for path in students:
         context.reporter.say(f"runtime: quality of {path.name}, alone and in batches of 32")
@@ -72,27 +73,27 @@ def run(settings: RuntimeSettings, context: Context) -> Outcome:
     return Outcome(rows)
 
 
-def _trained_students(context: Context) -> tuple[Path, ...]:
-    seeds = SEEDS[:1] if context.quick else SEEDS
-    return tuple(context.trained("2_layers" if context.quick else "2_layers_slim", seed) for seed in seeds)
-
-
 def figures(result: Result) -> dict[str, float]:
     """Return the figures; a peer that was skipped has none."""
     rows = result["rows"]
     candidates = {row["name"]: row for row in rows if row["kind"] == "candidate" and "skipped" not in row}
-    found: dict[str, Any] = {}
-    for name in (*PEERS, TEACHER):
-        if name in candidates:
-            found |= {f"{ratio}_{name}": value_of(candidates[name][ratio]) for ratio in ("p50_ratio", "throughput_ratio")}
-    found["size_ratio_teacher"] = candidates[TEACHER]["size_bytes"] / candidates[OURS]["size_bytes"]
     quality = [row for row in rows if row["kind"] == "quality"]
-    found["int8_drop"] = float(np.mean([row["fp32_macro_f1"] - row["int8_macro_f1"] for row in quality]))
-    found |= {name: max(row[name] for row in quality) for name in ("labels_changed_by_batch", "probability_change_by_batch")}
     (taken,) = [row for row in rows if row["kind"] == "footprint"]
-    found |= {name: taken[name] for name in ("cold_start_s", "peak_rss_bytes", "install_bytes")}
-    least_s = taken["multiply_adds_per_text"] / taken["peak_multiply_adds_per_second"]
-    return {**found, "peak_share": least_s / (taken["mean_ms_per_text"] / 1000)}
+    found: dict[str, Any] = {
+        f"{ratio}_{name}": value_of(candidates[name][ratio])
+        for name in (*PEERS, TEACHER)
+        for ratio in ("p50_ratio", "throughput_ratio")
+        if name in candidates
+    }
+    least_ms = 1000 * taken["multiply_adds_per_text"] / taken["peak_multiply_adds_per_second"]
+    return {
+        **found,
+        "size_ratio_teacher": candidates[TEACHER]["size_bytes"] / candidates[OURS]["size_bytes"],
+        "int8_drop": float(np.mean([row["fp32_macro_f1"] - row["int8_macro_f1"] for row in quality])),
+        **{name: max(row[name] for row in quality) for name in ("labels_changed_by_batch", "probability_change_by_batch")},
+        **{name: taken[name] for name in ("cold_start_s", "peak_rss_bytes", "install_bytes")},
+        "peak_share": least_ms / taken["mean_ms_per_text"],
+    }
 
 
 def table(result: Result) -> str:
@@ -144,23 +145,19 @@ def _turned(ratio: Row) -> dict[str, float]:
 
 
 def _quality_row(path: Path, test: Dataset) -> dict[str, Any]:
-    bundle, texts = Bundle.open(path), test.single_texts()
-    alone: dict[str, Logits] = {}
-    for precision in ("fp32", "int8"):
-        classifier = OnnxClassifier.open(bundle, precision=precision, threads=1)
-        alone[precision] = np.concatenate([classifier.predict_logits([text]) for text in texts])
-    batched = footprint.logits_in_plain_batches(bundle, texts)
-    probabilities = labels_task_of(bundle.manifest.problem_type).probabilities
-    f1 = {name: macro_f1(test.label_ids, found) for name, found in alone.items()}
+    bundle = Bundle.open(path)
+    graphs = [graph_candidate(bundle, name=path.name, form=precision) for precision in bundle.manifest.precisions]
+    found = measure_quality(graphs, test, teacher=None).values()
+    classifier = OnnxClassifier.open(bundle, precision="int8", threads=1)
+    batches = compare_alone_and_in_batches(classifier, test.texts, max_texts=len(test))
     return {
         "kind": "quality",
         "name": path.name,
         "seed": bundle.manifest.lineage.seed,
-        "num_texts": len(texts),
-        "fp32_macro_f1": f1["fp32"],
-        "int8_macro_f1": f1["int8"],
-        "labels_changed_by_batch": int((batched.argmax(axis=1) != alone["int8"].argmax(axis=1)).sum()),
-        "probability_change_by_batch": float(np.abs(probabilities(batched) - probabilities(alone["int8"])).max()),
+        "num_texts": len(test),
+        **{f"{row['precision']}_macro_f1": row["macro_f1"] for row in found},
+        "labels_changed_by_batch": batches.labels_changed_by_batch,
+        "probability_change_by_batch": batches.probability_change_by_batch,
         "size_bytes": bundle.size_bytes("int8"),
         "student_sha256": bundle.manifest.files[WEIGHTS].sha256 if WEIGHTS in bundle.manifest.files else None,
         "teacher_sha256": bundle.manifest.lineage.teacher_sha256,

@@ -55,9 +55,17 @@ class BatchReport:
             )
 
 
-def compare_alone_and_in_batches(classifier: BatchingClassifier, texts: Sequence[TextInput]) -> BatchReport:
-    """Compare at most 500 texts one by one and in batches of 32, unsorted, so that a batch holds short and long texts."""
-    chosen = [texts[index] for index in np.linspace(0, len(texts) - 1, min(len(texts), MAX_TEXTS)).astype(int)]
+def compare_alone_and_in_batches(
+    classifier: BatchingClassifier, texts: Sequence[TextInput], *, max_texts: int = MAX_TEXTS
+) -> BatchReport:
+    """Compare texts one by one and in batches of 32, unsorted, so that a batch holds short and long texts.
+
+    Args:
+        classifier: What answers.
+        texts: Texts to choose from.
+        max_texts: With more texts than this, so many of them are compared, evenly spread.
+    """
+    chosen = [texts[index] for index in np.linspace(0, len(texts) - 1, min(len(texts), max_texts)).astype(int)]
     alone = np.concatenate([classifier.predict_logits([text]) for text in chosen])
     starts = range(0, len(chosen), BATCH_TEXTS)
     together = np.concatenate([classifier.predict_in_one_batch(chosen[start : start + BATCH_TEXTS]) for start in starts])

@@ -1,4 +1,4 @@
-"""What a student takes: the processor's peak, plain batches, the copy that ships; and intervals by simulation."""
+"""What a student takes: the processor's peak, the copy that ships; and intervals by simulation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.harness.footprint import int8_peak_multiply_adds_per_second, logits_in_plain_batches
+from benchmarks.harness.footprint import int8_peak_multiply_adds_per_second
 from benchmarks.harness.interval_simulation import simulated_coverage
 from benchmarks.harness.weights import portable_graph, shipped
 from distill.bundle import WEIGHTS, Bundle
@@ -18,14 +18,6 @@ from export.runtime.sessions import OnnxClassifier
 
 def test_the_peak_is_a_rate_that_a_processor_may_have() -> None:
     assert 1e8 < int8_peak_multiply_adds_per_second(size=256, repeats=3) < 1e14
-
-
-def test_a_plain_batch_gives_about_the_answers_of_texts_alone(tiny_student: Bundle, tiny_test: Dataset) -> None:
-    texts = tiny_test.single_texts()[:10]
-    alone = OnnxClassifier.open(tiny_student, precision="int8").predict_logits(texts)
-    batched = logits_in_plain_batches(tiny_student, texts, batch=4)
-    assert batched.shape == alone.shape
-    np.testing.assert_allclose(batched, alone, atol=0.2)
 
 
 def test_what_ships_answers_and_has_no_weights(tiny_student: Bundle, tiny_test: Dataset, tmp_path: Path) -> None:

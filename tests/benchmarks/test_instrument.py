@@ -13,10 +13,13 @@ import pytest
 
 from benchmarks.harness.candidates import Task, bundle_candidates
 from benchmarks.harness.results import read_result
+from benchmarks.harness.scenario import Context
 from benchmarks.harness.speed import SpeedSettings
-from benchmarks.scenarios.instrument import call_overhead, figures, held_back, table, trial_of
+from benchmarks.scenarios import instrument
+from benchmarks.scenarios.instrument import InstrumentSettings, call_overhead, figures, held_back, table, trial_of
 from distill.bundle import Bundle
 from distill.data import Dataset
+from distill.progress import SilentReporter
 from export.measure import protocol
 from export.measure.protocol import Job, Peer, _single, _slowed
 from export.measure.turns import Kind
@@ -69,6 +72,30 @@ def test_a_trial_compares_a_bundle_with_itself_and_with_itself_held_back(kind: K
         assert arm["value"] == pytest.approx(np.exp(np.mean(np.log(arm["by_process"]))))
         assert len(arm["by_process"]) == 3
     assert found["slowed"]["value"] < 0.6 * found["same"]["value"]  # 0.2 on an idle machine
+
+
+def test_trials_that_are_finished_are_not_made_again(
+    tiny_student: Bundle, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, int]] = []
+
+    def trial(name: str, *given: Any) -> dict[str, Any]:
+        made.append((name, given[-1]))
+        return {arm: {"value": 1.0, "low": 0.99, "high": 1.01, "by_process": [1.0]} for arm in ("same", "slowed")}
+
+    monkeypatch.setattr(instrument, "task_of", lambda *_, **__: task)
+    monkeypatch.setattr(instrument, "_timed_trial", trial)
+    monkeypatch.setattr(instrument, "_served_trial", trial)
+    monkeypatch.setattr(instrument, "call_overhead", lambda _: {"p50_ms": 1.001, "samples": 3})
+    settings = InstrumentSettings(bundle=f"{tiny_student.path}:int8", trials=2, trials_offline=1, trials_serving=1, simulated=3)
+    context = Context(tmp_path, "instrument", SilentReporter())
+    rows = instrument.run(settings, context).rows
+    assert made == [("single-stream", 0), ("single-stream", 1), ("offline", 0), ("serving", 0)]
+    assert [row["slowdown"] for row in rows if "trials" in row] == [0.0, 0.05, 0.0, 0.05, 0.0, 0.15]
+    assert len([row for row in rows if row["name"] == "coverage"]) == 9  # three numbers of seeds, three mixes
+    assert figures({"rows": rows})["trials"] == 2
+    instrument.run(settings.model_copy(update={"trials": 3}), context)
+    assert made[4:] == [("single-stream", 2)]
 
 
 def test_a_server_that_is_held_back_is_stopped_for_a_share_of_the_time() -> None:

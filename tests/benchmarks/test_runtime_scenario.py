@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.footprint import multiply_adds
-from benchmarks.scenarios.runtime import figures, table
+from benchmarks.scenarios.runtime import _candidate_row, _quality_row, figures, table
 from distill.bundle import Bundle
 from distill.data import Dataset
+from distill.evaluation.metrics import macro_f1
 from export.measure import openers
 from export.measure.circumstances import cpu_for
 from export.measure.protocol import Job, in_length_order
@@ -94,6 +95,30 @@ def test_rows_with_intervals_give_the_same_figures() -> None:
     rows = [with_interval(row) for row in ROWS]
     assert figures({"rows": rows}) == figures({"rows": ROWS})
     assert "| stock | 1.000 | 1.50x | 1.50 - 1.50 | 1,000 | 2.00x |" in table({"rows": rows})
+
+
+def test_a_students_row_has_the_quality_of_both_graphs_and_what_a_batch_changes(
+    tiny_student: Bundle, tiny_test: Dataset
+) -> None:
+    found = _quality_row(tiny_student.path, tiny_test)
+    for precision in ("fp32", "int8"):
+        logits = OnnxClassifier.open(tiny_student, precision=precision, threads=1).predict_logits(tiny_test.texts)
+        assert found[f"{precision}_macro_f1"] == pytest.approx(macro_f1(tiny_test.label_ids, logits))
+    assert (found["num_texts"], found["labels_changed_by_batch"]) == (len(tiny_test), 0)  # fixed scales
+    assert found["probability_change_by_batch"] < 1e-4
+    assert found["size_bytes"] == tiny_student.size_bytes("int8")
+
+
+def test_single_texts_and_many_of_a_candidate_are_one_row_and_ratios_say_how_much_faster_ours_is() -> None:
+    one = {"name": "stock", "kind": "peer", "p50_ratio": {"value": 0.5, "low": 0.4, "high": 0.625}, "marks": ["a"]}
+    many = {"rate_ratio": {"value": 0.8, "low": 0.8, "high": 0.8}, "texts_per_second": 7, "texts_per_second_rounds": [7]}
+    about: dict[str, Any] = {"session": {}, "warmup": []}
+    found = _candidate_row(one | about, many | about | {"marks": ["a", "b"]})
+    assert found["p50_ratio"] == {"value": 2.0, "low": 1.6, "high": 2.5}
+    assert (found["throughput_ratio"]["value"], found["texts_per_second"]) == (1.25, 7)
+    assert (found["kind"], found["marks"]) == ("candidate", ["a", "b"])
+    gone = {"name": "openvino", "failed": "it will not install"}
+    assert _candidate_row(gone, gone) == {"kind": "candidate", "name": "openvino", "skipped": "it will not install"}
 
 
 def test_multiply_adds_by_hand() -> None:
