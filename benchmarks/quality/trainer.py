@@ -28,6 +28,9 @@ from distill.evaluation.metrics import macro_f1
 from distill.settings import DataSettings
 
 UNLABELLED = -100
+READ = ("input_ids", "attention_mask")
+FOLDERS = {"": "student", "teacher_": "teacher"}
+"""Prefix of what a model reads in a batch -> the name of its folder."""
 
 
 class DistillationTrainer(Trainer):
@@ -48,9 +51,7 @@ class DistillationTrainer(Trainer):
     ) -> Any:
         """Return the loss of one batch; `inputs` holds the ids of both tokenizers."""
         inputs = dict(inputs)
-        for_teacher = {
-            name: inputs.pop(f"teacher_{name}") for name in ("input_ids", "attention_mask") if f"teacher_{name}" in inputs
-        }
+        for_teacher = {name: inputs.pop(f"teacher_{name}") for name in READ if f"teacher_{name}" in inputs}
         outputs = model(**inputs)
         if not for_teacher:
             return (outputs.loss, outputs) if return_outputs else outputs.loss
@@ -68,41 +69,36 @@ class DistillationTrainer(Trainer):
 class EpochClock(TrainerCallback):
     """Notes when each epoch's evaluation was done, in seconds since training began."""
 
-    def __init__(self) -> None:
-        self.started = 0.0
-        self.ends: list[float] = []
-        self.scores: list[float] = []
+    started: float
+    ends: tuple[float, ...] = ()
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Start the clock."""
         self.started = time.perf_counter()
 
-    def on_evaluate(self, *_: Any, **given: Any) -> None:
-        """Note an epoch's end and its score."""
-        self.ends.append(time.perf_counter() - self.started)
-        self.scores.append(given["metrics"]["eval_macro_f1"])
+    def on_evaluate(self, *_: Any, **__: Any) -> None:
+        """Note an epoch's end."""
+        self.ends += (time.perf_counter() - self.started,)
 
 
-def run(settings: dict[str, Any]) -> dict[str, Any]:
+def run(given: dict[str, Any]) -> dict[str, Any]:
     """Train once and return seconds and macro-F1 at the end of each epoch."""
+    how = given["settings"]
     transformers_logging.set_verbosity_error()
-    torch.set_num_threads(settings["threads"])
-    torch.manual_seed(settings["seed"])
-    splits, unlabeled = task_texts(DataSettings(**settings["data"]), settings["unlabeled"])
+    torch.set_num_threads(given["threads"])
+    torch.manual_seed(how["seed"])
+    splits, unlabeled = task_texts(DataSettings(**given["data"]), given["unlabeled"])
     texts = (*splits.train.single_texts(), *unlabeled)
     labels = [*splits.train.label_ids, *[UNLABELLED] * len(unlabeled)]
     scored = measured_on(splits)
-    folders = {"": settings["student"], "teacher_": settings["teacher"]}
-    tokenizers = {prefix: AutoTokenizer.from_pretrained(folder) for prefix, folder in folders.items()}
-    student, teacher = (AutoModelForSequenceClassification.from_pretrained(folder) for folder in folders.values())
-    for config_name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-        setattr(student.config, config_name, settings["dropout"])
-    student = AutoModelForSequenceClassification.from_pretrained(settings["student"], config=student.config)
+    tokenizers = {prefix: AutoTokenizer.from_pretrained(given[name]) for prefix, name in FOLDERS.items()}
+    dropout = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), how["dropout"])
+    student = AutoModelForSequenceClassification.from_pretrained(given["student"], **dropout)
+    teacher = AutoModelForSequenceClassification.from_pretrained(given["teacher"])
 
     def encoded(texts: Sequence[str], labels: Sequence[int], prefixes: tuple[str, ...]) -> list[dict[str, Any]]:
         rows = [
-            tokenizers[prefix](list(texts), truncation=True, max_length=settings["max_length"])["input_ids"]
-            for prefix in prefixes
+            tokenizers[prefix](list(texts), truncation=True, max_length=how["max_length"])["input_ids"] for prefix in prefixes
         ]
         return [
             {"labels": int(label), **{f"{prefix}input_ids": ids for prefix, ids in zip(prefixes, row, strict=True)}}
@@ -111,10 +107,10 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
 
     def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
         padded: dict[str, Any] = {"labels": torch.tensor([row["labels"] for row in batch])}
-        for prefix in folders:
+        for prefix, tokenizer in tokenizers.items():
             if f"{prefix}input_ids" in batch[0]:
-                part = tokenizers[prefix].pad({"input_ids": [row[f"{prefix}input_ids"] for row in batch]}, return_tensors="pt")
-                padded[f"{prefix}input_ids"], padded[f"{prefix}attention_mask"] = part["input_ids"], part["attention_mask"]
+                part = tokenizer.pad({"input_ids": [row[f"{prefix}input_ids"] for row in batch]}, return_tensors="pt")
+                padded |= {f"{prefix}{name}": part[name] for name in READ}
         return padded
 
     clock = EpochClock()
@@ -122,24 +118,24 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
         trainer = DistillationTrainer(
             model=student,
             teacher=teacher,
-            temperature=settings["temperature"],
-            soft_weight=settings["soft_weight"],
+            temperature=how["temperature"],
+            soft_weight=how["soft_weight"],
             args=TrainingArguments(
                 output_dir=folder,
-                num_train_epochs=settings["epochs"],
-                per_device_train_batch_size=settings["batch_size"],
+                num_train_epochs=how["epochs"],
+                per_device_train_batch_size=how["batch_size"],
                 per_device_eval_batch_size=128,
-                learning_rate=settings["learning_rate"],
-                warmup_steps=settings["warmup_share"],
-                weight_decay=settings["weight_decay"],
-                max_grad_norm=settings["max_grad_norm"],
+                learning_rate=how["learning_rate"],
+                warmup_steps=how["warmup_share"],
+                weight_decay=how["weight_decay"],
+                max_grad_norm=how["max_grad_norm"],
                 eval_strategy="epoch",
                 save_strategy="no",
                 report_to="none",
                 logging_strategy="no",
                 use_cpu=True,
-                bf16=settings["bf16"],
-                seed=settings["seed"],
+                bf16=given["bf16"],
+                seed=how["seed"],
                 disable_tqdm=True,
                 remove_unused_columns=False,
                 dataloader_pin_memory=False,
@@ -153,7 +149,8 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
             callbacks=[clock],
         )
         trainer.train()
-    return {"epoch_ends_s": clock.ends, "macro_f1": clock.scores, "num_texts": len(texts)}
+    scores = [each["eval_macro_f1"] for each in trainer.state.log_history if "eval_macro_f1" in each]
+    return {"epoch_ends_s": clock.ends, "macro_f1": scores, "num_texts": len(texts)}
 
 
 if __name__ == "__main__":

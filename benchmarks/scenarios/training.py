@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +27,6 @@ from benchmarks.harness.scenario import QUALITY, Columns, Context, Outcome, Resu
 from benchmarks.harness.texts import measured_on, task_texts
 from benchmarks.quality.arms import SEEDS, TEACHER, UNLABELED
 from distill.bundle import Bundle
-from distill.data import load_splits
 from distill.errors import PotstillError
 from distill.evaluation.intervals import Estimate, mean_estimate
 from distill.evaluation.metrics import macro_f1
@@ -50,30 +48,6 @@ WORDS: Final = {
 }
 WANTED_RETENTION: Final = 0.97
 RUN_TIMEOUT_S: Final = 3600
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of one side.
-
-    Attributes:
-        epoch_ends_s: When each epoch had been trained and scored, in seconds from the start.
-        macro_f1: On the test texts after each epoch.
-        num_texts: Texts of an epoch.
-    """
-
-    epoch_ends_s: tuple[float, ...]
-    macro_f1: tuple[float, ...]
-    num_texts: int
-
-    @property
-    def texts_per_second(self) -> float:
-        """Texts of all epochs over the time that they took together."""
-        return self.num_texts * len(self.epoch_ends_s) / self.epoch_ends_s[-1]
-
-    def seconds_to(self, score: float) -> float | None:
-        """Return when the macro-F1 was first at least `score`; None when it never was."""
-        return next((end for end, found in zip(self.epoch_ends_s, self.macro_f1, strict=True) if found >= score), None)
 
 
 class TrainingSettings(Settings):
@@ -169,81 +143,50 @@ def run_pair(
     Raises:
         PotstillError: A run died, or took more than `RUN_TIMEOUT_S`.
     """
-    with tempfile.TemporaryDirectory() as work:
-        task = {"data": data.model_dump(mode="json"), "unlabeled": list(unlabeled)}
-        ours, compute = _run_ours(teacher, settings, task, Path(work) / "student")
-        start = Path(work) / "start"
-        _write_untrained_student(teacher, settings, data, unlabeled, start)
-        theirs = _run_trainer(teacher, settings, task, start, bf16=compute == "bf16")
-    wanted = WANTED_RETENTION * _score_of(teacher, data)
-    return [
-        {
-            "name": name,
-            "seed": settings.seed,
-            "mixed_precision": compute,
-            "epoch_ends_s": run.epoch_ends_s,
-            "test_macro_f1": run.macro_f1,
-            "wanted_macro_f1": wanted,
-            "num_texts": run.num_texts,
-            "texts_per_second": run.texts_per_second,
-            "seconds_to_97": run.seconds_to(wanted),
-            "settings": settings.model_dump(mode="json"),
-        }
-        for name, run in zip(SIDES, (ours, theirs), strict=True)
-    ]
-
-
-def _run_ours(teacher: Bundle, settings: DistillSettings, task: Mapping[str, Any], out: Path) -> tuple[Run, str]:
-    given = {"teacher": str(teacher.path.resolve()), "out": str(out), "settings": settings.model_dump(mode="json"), **task}
-    with tempfile.TemporaryDirectory() as cache:
-        # The built-in texts are there, the teacher's answers are not.
-        (Path(cache) / "builtin").symlink_to((cache_dir() / "builtin").resolve())
-        figures = _child("benchmarks.scenarios.training", given, POTSTILL_CACHE=cache)
-    return _run_of(figures), figures["mixed_precision"]
-
-
-def _run_of(figures: Mapping[str, Any]) -> Run:
-    return Run(tuple(figures["epoch_ends_s"]), tuple(figures["macro_f1"]), figures["num_texts"])
-
-
-def _run_trainer(teacher: Bundle, settings: DistillSettings, task: Mapping[str, Any], start: Path, *, bf16: bool) -> Run:
-    values = settings.model_dump(mode="json")
-    given = {name: values[name] for name in _SHARED} | {
-        "teacher": str(teacher.path.resolve()),
-        "student": str(start),
-        "bf16": bf16,
-        "threads": available_cpus(),
-        **task,
-    }
-    return _run_of(_child("benchmarks.quality.trainer", given))
-
-
-_SHARED: Final = (
-    *("temperature", "soft_weight", "epochs", "batch_size", "learning_rate", "warmup_share", "weight_decay"),
-    *("max_grad_norm", "max_length", "dropout", "seed"),
-)
-
-
-def _write_untrained_student(
-    teacher: Bundle, settings: DistillSettings, data: DataSettings, unlabeled: Sequence[str], out: Path
-) -> None:
-    """Lay down the student as potstill starts from it, with its tokenizer."""
     from distill.models.loading import load_bundle
     from distill.models.torch_classifier import write_model_files
     from distill.students.build import build_student
 
-    lender = load_bundle(teacher)
-    splits, others = task_texts(data, unlabeled)
-    student = build_student(lender, settings, labelled=splits.train.texts, unlabeled=others)
-    out.mkdir()
-    write_model_files(student, out)
+    given = {
+        "teacher": str(teacher.path.resolve()),
+        "settings": settings.model_dump(mode="json"),
+        "data": data.model_dump(mode="json"),
+        "unlabeled": list(unlabeled),
+    }
+    with tempfile.TemporaryDirectory() as work:
+        student, start, cache = (Path(work) / name for name in ("student", "start", "cache"))
+        start.mkdir()
+        cache.mkdir()
+        (cache / "builtin").symlink_to((cache_dir() / "builtin").resolve())  # the texts, but not the teacher's answers
+        ours = _child("benchmarks.scenarios.training", {**given, "student": str(student)}, POTSTILL_CACHE=str(cache))
+        lender, (splits, others) = load_bundle(teacher), task_texts(data, unlabeled)
+        # The student as potstill starts from it, with its tokenizer.
+        write_model_files(build_student(lender, settings, labelled=splits.train.texts, unlabeled=others), start)
+        alike = {"threads": available_cpus(), "bf16": ours["mixed_precision"] == "bf16"}
+        theirs = _child("benchmarks.quality.trainer", {**given, **alike, "student": str(start)})
+    test = measured_on(splits)
+    shared = {
+        "seed": settings.seed,
+        "mixed_precision": ours["mixed_precision"],
+        "wanted_macro_f1": WANTED_RETENTION * macro_f1(test.label_ids, lender.predict_logits(test.texts)),
+        "settings": given["settings"],
+    }
+    return [
+        {"name": name, **shared, **said_of(run, shared["wanted_macro_f1"])}
+        for name, run in zip(SIDES, (ours, theirs), strict=True)
+    ]
 
 
-def _score_of(teacher: Bundle, data: DataSettings) -> float:
-    from distill.models.loading import load_bundle
-
-    test = measured_on(load_splits(data))
-    return macro_f1(test.label_ids, load_bundle(teacher).predict_logits(test.texts))
+def said_of(run: Mapping[str, Any], wanted: float) -> dict[str, Any]:
+    """Return what a row says of a run: its rate, and when the macro-F1 was first at least `wanted`, if ever."""
+    ends, scores = run["epoch_ends_s"], run["macro_f1"]
+    return {
+        "epoch_ends_s": ends,
+        "test_macro_f1": scores,
+        "num_texts": run["num_texts"],
+        "texts_per_second": run["num_texts"] * len(ends) / ends[-1],
+        "seconds_to_97": next((end for end, score in zip(ends, scores, strict=True) if score >= wanted), None),
+    }
 
 
 def _child(module: str, given: Mapping[str, Any], **variables: str) -> dict[str, Any]:
@@ -278,19 +221,16 @@ def _main() -> None:
         train=splits.train,
         validation=measured_on(splits),
         unlabeled=unlabeled,
-        out=given["out"],
+        out=given["student"],
         settings=settings,
         reporter=SilentReporter(),
     )
-    left = time.perf_counter() - started
-    ends: list[float] = []
+    ended, history = time.perf_counter() - started, bundle.manifest.history
     # What came after an epoch's training is counted to it: scoring, checkpoint and, at the last, the sealing.
-    for epoch in reversed(bundle.manifest.history):
-        ends.insert(0, left)
-        left -= epoch["seconds"]
+    after = [sum(epoch["seconds"] for epoch in history[number:]) for number in range(1, len(history) + 1)]
     figures = {
-        "epoch_ends_s": ends,
-        "macro_f1": [epoch["macro_f1"] for epoch in bundle.manifest.history],
+        "epoch_ends_s": [ended - seconds for seconds in after],
+        "macro_f1": [epoch["macro_f1"] for epoch in history],
         "num_texts": len(splits.train) + len(unlabeled),
         "mixed_precision": bundle.manifest.settings["computed"]["mixed_precision"],
     }

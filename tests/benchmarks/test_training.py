@@ -8,18 +8,16 @@ from typing import Any
 import pytest
 
 from benchmarks.scenarios import training
-from benchmarks.scenarios.training import Run, figures, run_pair, table
+from benchmarks.scenarios.training import figures, run_pair, said_of, table
 from distill.bundle import Bundle
 from distill.errors import PotstillError
 from distill.settings import DataSettings, DistillSettings
 
 
 def test_a_run_knows_its_rate_and_when_it_was_good_enough() -> None:
-    run = Run(epoch_ends_s=(10.0, 20.0, 40.0), macro_f1=(0.7, 0.82, 0.81), num_texts=100)
-    assert run.texts_per_second == 300 / 40
-    assert run.seconds_to(0.8) == 20
-    assert run.seconds_to(0.82) == 20
-    assert run.seconds_to(0.9) is None
+    run = {"epoch_ends_s": [10.0, 20.0, 40.0], "macro_f1": [0.7, 0.82, 0.81], "num_texts": 100}
+    assert said_of(run, 0.8)["texts_per_second"] == 300 / 40
+    assert [said_of(run, wanted)["seconds_to_97"] for wanted in (0.8, 0.82, 0.9)] == [20, 20, None]
 
 
 def result(*pairs: tuple[float, float, float | None, float | None]) -> dict[str, Any]:
