@@ -20,7 +20,8 @@ def answer(part: str, name: str, *, copies: int = 1, **given: np.ndarray) -> lis
     """Return what each copy of a way says; inputs that are named have other values."""
     session = session_of(PARTS[part][name], GIVEN, copies)
     fed = {**GIVEN, **given}
-    return session.run(None, {each.name: fed[each.name] for each in session.get_inputs()})
+    outputs: list[np.ndarray] = session.run(None, {each.name: fed[each.name] for each in session.get_inputs()})
+    return outputs
 
 
 @pytest.mark.parametrize(("part", "name"), [(part, name) for part, ways in PARTS.items() for name in ways])
