@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +25,16 @@ CURVE_PAIR: Final = ("movies", "amazon")
 
 CURVE_SHOTS: Final = (8, 25, LABELS_A_CLASS, 400)
 """Labels a class of its points."""
+
+CURVE_LINES: Final = (*product(("parameters", "features"), CURVE_PAIR), ("tfidf", "tfidf"))
+"""Way and origin of its lines."""
+
+CURVE_KINDS: Final[Mapping[str, Row]] = {
+    "curve": {},
+    "few": {"way": "parameters", "shots": LABELS_A_CLASS},
+    "floor": {"way": "tfidf"},
+}
+"""Kinds of rows that are points of it, and what such a row does not say."""
 
 CROSS_TASKS: Final = {
     "tweets-three-way": ("majority", "zero_shot_movies", "zero_shot_tweets", "tfidf", "random", "minilm", "movies", "tweets"),
@@ -45,6 +56,7 @@ CANDIDATES: Final = ("minilm", "lowest_3_layers", "random", "after_a_task")
 NEAR: Final = 0.01
 """A recommended candidate counts as right within so much macro-F1 of the best."""
 
+FEATURES: Final = ("features_gap", "features_time_share", "features_warm_s")
 KEPT: Final = 0.95
 STAND_IN: Final = "movies"
 """The domain on which the recipe of the students without labels is chosen; none of those is of it."""
@@ -114,29 +126,24 @@ def _has(row: Row, wanted: Mapping[str, Any]) -> bool:
 
 def matrix_of(result: Result) -> dict[tuple[str, str], Reached]:
     """Return by source and target what 200 labels of the target give, and the gain over those labels alone."""
-    cells = {}
+    cells: dict[tuple[str, str], Reached] = {}
     for target in DOMAINS:
-        alone = runs_of(result["rows"], kind="few", source=target, target=target)
-        for source in DOMAINS:
-            if runs := runs_of(result["rows"], kind="few", source=source, target=target):
-                reached = truth_of(result, target).reached(source, runs, None if source == target else alone)
-                cells[source, target] = reached
+        runs = {source: runs_of(result["rows"], kind="few", source=source, target=target) for source in DOMAINS}
+        cells |= {(found.name, target): found for found in _compared(result, target, runs, against=target)}
     return cells
 
 
 def transfer_figures(result: Result) -> dict[str, float]:
     """Return the figures of which all that is needed is there."""
-    figures: dict[str, float] = {}
-    if found := features_of(result):
-        figures |= {name: found[name].value for name in ("features_gap", "features_time_share", "features_warm_s")}
+    features, trials, kept = features_of(result), choices_of(result["rows"]), unlabelled_of(result)
     gains = [cell.gain for cell in matrix_of(result).values() if cell.gain is not None]
+    figures: dict[str, float] = {name: features[name].value for name in FEATURES if name in features}
     if gains:
         figures |= {"small_label_wins": sum(gain.low > 0 for gain in gains), "small_label_cells": len(gains)}
-    if trials := choices_of(result["rows"]):
-        figures["choices_within"] = float(np.mean([trial["within"] for trial in trials]))
-        figures["choices_rank_correlation"] = float(np.mean([trial["rank_correlation"] for trial in trials]))
-        figures["choices_trials"] = len(trials)
-    if kept := unlabelled_of(result):
+    if trials:
+        means = {name: float(np.mean([trial[name] for trial in trials])) for name in ("within", "rank_correlation")}
+        figures |= {**{f"choices_{name}": mean for name, mean in means.items()}, "choices_trials": len(trials)}
+    if kept:
         figures["unlabelled_retention"] = min(one.retention.value for one in kept)
         figures["unlabelled_domains_kept"] = sum(one.retention.low >= KEPT for one in kept)
     return figures
@@ -168,17 +175,15 @@ class Unlabelled:
         target: The domain.
         macro_f1: Of the student.
         retention: Its share of the domain's own teacher's.
-        mean: Mean of the other domains' teachers there; the way to the own teacher begins there.
-        best: The best of them, which nobody without labels could know.
-        closed: Shares of the way from `mean` and from `best` to the own teacher; None if there is no gap.
+        starts: The mean of the other domains' teachers there, and the best, which nobody without labels could know.
+        closed: Shares of the way from each of `starts` to the own teacher; None if there is no gap.
     """
 
     target: str
     macro_f1: Estimate
     retention: Estimate
-    mean: float | None
-    best: float | None
-    closed: tuple[float | None, float | None]
+    starts: tuple[float, float]
+    closed: tuple[float | None, ...]
 
 
 def unlabelled_of(result: Result) -> list[Unlabelled]:
@@ -186,20 +191,15 @@ def unlabelled_of(result: Result) -> list[Unlabelled]:
     found = []
     for target in DOMAINS:
         students = runs_of(result["rows"], kind="unlabelled", target=target)
-        own = runs_of(result["rows"], kind="whole", source=target, target=target)
-        if not set(students) & set(own):
+        teachers = {source: runs_of(result["rows"], kind="whole", source=source, target=target) for source in DOMAINS}
+        if not (set(students) & set(teachers[target]) and all(teachers.values())):
             continue
-        student, teacher = truth_of(result, target).figures(students, own)
-        others = [runs_of(result["rows"], kind="whole", source=each, target=target) for each in DOMAINS if each != target]
-        means = [float(np.mean([runs[seed]["macro_f1"] for seed in students if seed in runs])) for runs in others if runs]
-        mean, best = (float(np.mean(means)), max(means)) if len(means) == len(others) else (None, None)
-        closed = tuple(_closed(student.value, teacher.value, start) for start in (mean, best))
-        found.append(Unlabelled(target, student.estimate(), (student / teacher).estimate(), mean, best, (closed[0], closed[1])))
+        student, own = truth_of(result, target).figures(students, teachers.pop(target))
+        means = [float(np.mean([row["macro_f1"] for row in runs.values()])) for runs in teachers.values()]
+        starts = (float(np.mean(means)), max(means))
+        closed = tuple((student.value - start) / (own.value - start) if own.value > start else None for start in starts)
+        found.append(Unlabelled(target, student.estimate(), (student / own).estimate(), starts, closed))
     return found
-
-
-def _closed(student: float, teacher: float, start: float | None) -> float | None:
-    return None if start is None or teacher <= start else (student - start) / (teacher - start)
 
 
 def choices_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -227,23 +227,15 @@ def choices_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return trials
 
 
-def curve_of(result: Result) -> list[dict[str, Any]]:
-    """Return the points of the learning curve, by way and origin, the fewest labels first."""
-    source, target = CURVE_PAIR
-    ways = [(way, origin) for way in ("parameters", "features") for origin in (source, target)]
-    points = []
-    for way, origin in [*ways, ("tfidf", "tfidf")]:
-        for shots in CURVE_SHOTS:
-            if way == "tfidf":
-                wanted: dict[str, Any] = {"kind": "floor", "shots": shots}
-            elif way == "parameters" and shots == LABELS_A_CLASS:
-                wanted = {"kind": "few"}
-            else:
-                wanted = {"kind": "curve", "way": way, "shots": shots}
-            if runs := runs_of(result["rows"], source=origin, target=target, **wanted):
-                found = truth_of(result, target).reached(origin, runs).macro_f1
-                points.append({"way": way, "source": origin, "num_labels": 2 * shots, "macro_f1": found})
-    return points
+def curve_of(result: Result) -> dict[tuple[str, str], dict[int, Estimate]]:
+    """Return macro-F1 by line of the learning curve, which is a way and an origin, and by number of labels."""
+    target = CURVE_PAIR[1]
+    rows = [{**CURVE_KINDS[row["kind"]], **row} for row in result["rows"] if row["kind"] in CURVE_KINDS]
+    curve: dict[tuple[str, str], dict[int, Estimate]] = {}
+    for (way, origin), shots in product(CURVE_LINES, CURVE_SHOTS):
+        if runs := runs_of(rows, way=way, source=origin, target=target, shots=shots):
+            curve.setdefault((way, origin), {})[2 * shots] = truth_of(result, target).reached(origin, runs).macro_f1
+    return curve
 
 
 def tasks_of(result: Result, task: str) -> list[Reached]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -29,6 +30,25 @@ from benchmarks.transfer.figures import (
 from benchmarks.transfer.recipes import ADAPTED_TEXTS
 from distill.evaluation.intervals import Estimate
 from export.measure.drawing import GREY, svg_of
+
+ORIGINS_IN_WORDS = {
+    "majority": "majority class",
+    "zero_shot_movies": "the two-way teacher of movies unchanged, no labels",
+    "zero_shot_tweets": "the two-way teacher of tweets unchanged, no labels",
+    "tfidf": "TF-IDF",
+    "random": "random weights",
+    "minilm": "the encoder alone",
+    "movies": "the two-way teacher of movies, fine-tuned",
+    "tweets": "the two-way teacher of tweets, fine-tuned",
+}
+LINES_IN_WORDS = {
+    ("parameters", "movies"): "the teacher of movies, fine-tuned",
+    ("parameters", "amazon"): "the encoder alone, fine-tuned",
+    ("features", "movies"): "the teacher of movies, as features",
+    ("features", "amazon"): "the encoder alone, as features",
+    ("tfidf", "tfidf"): "TF-IDF",
+}
+"""Lines of the learning curve."""
 
 LANGUAGE_IN_WORDS = {
     "majority": "majority class",
@@ -63,18 +83,27 @@ def transfer_table(result: Result) -> str:
 
 def _matrix(result: Result) -> Iterator[Table]:
     cells, rows = matrix_of(result), result["rows"]
-    lines = [["the encoder alone", *(_shown(cells.get((target, target))) for target in DOMAINS)]]
-    for source in DOMAINS:
-        others = ["" if source == target else _shown(cells.get((source, target)), gain=True) for target in DOMAINS]
-        lines.append([source, *others])
-    lines.append(["random weights (one seed)", *_means(rows, kind="scratch")])
-    lines.append(["TF-IDF", *_means(rows, kind="floor", source="tfidf", shots=LABELS_A_CLASS)])
-    yield ["from, 200 labels of", *DOMAINS], lines
+    shown = {place: ", ".join(filter(None, (_interval(one.macro_f1), _gain(one.gain)))) for place, one in cells.items()}
+    yield (
+        ["from, 200 labels of", *DOMAINS],
+        [
+            ["the encoder alone", *(shown.get((target, target), "") for target in DOMAINS)],
+            *(
+                [source, *("" if source == target else shown.get((source, target), "") for target in DOMAINS)]
+                for source in DOMAINS
+            ),
+            ["random weights (one seed)", *_means(rows, kind="scratch")],
+            ["TF-IDF", *_means(rows, kind="floor", source="tfidf", shots=LABELS_A_CLASS)],
+        ],
+    )
 
 
 def _no_label(result: Result) -> Iterator[Table]:
     rows = result["rows"]
-    kept = {one.target: f"{one.macro_f1.value:.3f} ({_percent(one.retention)})" for one in unlabelled_of(result)}
+    kept = {
+        one.target: "{:.3f} ({:.1%}, {:.1%} to {:.1%})".format(one.macro_f1.value, *astuple(one.retention))
+        for one in unlabelled_of(result)
+    }
     named = "student of the other three's teachers (share of its own teacher's)"
     yield (
         ["no label of the target", *DOMAINS],
@@ -87,9 +116,15 @@ def _no_label(result: Result) -> Iterator[Table]:
 
 
 def _gap(result: Result) -> Iterator[Table]:
-    found = [one for one in unlabelled_of(result) if one.mean is not None]
     columns = ("mean of their teachers", "best of their teachers", "gap closed from the mean", "from the best")
-    cells = [[one.target, f"{one.mean:.3f}", f"{one.best:.3f}", *map(_share, one.closed)] for one in found]
+    cells = [
+        [
+            one.target,
+            *(f"{start:.3f}" for start in one.starts),
+            *("no gap" if closed is None else f"{closed:.0%}" for closed in one.closed),
+        ]
+        for one in unlabelled_of(result)
+    ]
     yield ["without its labels", *columns], cells
 
 
@@ -120,41 +155,37 @@ def _features(result: Result) -> Iterator[Table]:
 
 
 def _curve(result: Result) -> Iterator[Table]:
-    points = curve_of(result)
-    found = {(point["way"], point["source"], point["num_labels"]): point["macro_f1"] for point in points}
-    counts = sorted({point["num_labels"] for point in points})
-    cells = [
-        [way_in_words(way, source), *(_interval(found.get((way, source, count))) for count in counts)]
-        for way, source in dict.fromkeys((point["way"], point["source"]) for point in points)
-    ]
+    curve = curve_of(result)
+    counts = sorted({count for line in curve.values() for count in line})
+    cells = [[LINES_IN_WORDS[name], *(_interval(line.get(count)) for count in counts)] for name, line in curve.items()]
     yield [f"{CURVE_PAIR[1]}, number of labels", *map(str, counts)], cells
 
 
 def _tasks(result: Result) -> Iterator[Table]:
     for task in CROSS_TASKS:
         columns = (f"{task.replace('-', ' ')}, 100 labels a class", "macro-F1", "against the encoder alone")
-        yield from _reached(result, task, tasks_of(result, task), columns, origin_in_words)
+        yield from _reached(result, task, tasks_of(result, task), columns, ORIGINS_IN_WORDS)
 
 
 def _language(result: Result) -> Iterator[Table]:
     if found := language_of(result):
         count = next(iter(found[0].runs.values()))["num_labels"]
         columns = (f"Chinese reviews, {count:,} labels", "macro-F1", "against training from scratch")
-        yield from _reached(result, "chinese", found, columns, LANGUAGE_IN_WORDS.__getitem__)
+        yield from _reached(result, "chinese", found, columns, LANGUAGE_IN_WORDS)
 
 
 def _reached(
-    result: Result, name: str, found: Sequence[Reached], columns: Sequence[str], in_words: Callable[[str], str]
+    result: Result, name: str, found: Sequence[Reached], columns: Sequence[str], in_words: Mapping[str, str]
 ) -> Iterator[Table]:
     """A line for each way, and the confusions of the best one."""
-    yield columns, [[in_words(one.name), _interval(one.macro_f1), _gain(one.gain)] for one in found]
+    yield columns, [[in_words[one.name], _interval(one.macro_f1), _gain(one.gain)] for one in found]
     for best in sorted(found, key=lambda one: -one.macro_f1.value)[:1]:
         labels = next(iter(best.runs.values()))["labels"]
         cells = [
             [f"true {label}", *(f"{count / max(1, sum(row)):.1%}" for count in row), f"{sum(row):,}"]
             for label, row in zip(labels, truth_of(result, name).confusion(best.runs), strict=True)
         ]
-        yield [f"{in_words(best.name)}: predicted", *labels, "texts"], cells
+        yield [f"{in_words[best.name]}: predicted", *labels, "texts"], cells
 
 
 def _choices(result: Result) -> Iterator[Table]:
@@ -171,42 +202,12 @@ def _choices(result: Result) -> Iterator[Table]:
     yield columns, cells, 1, 2, 3
 
 
-def way_in_words(way: str, source: str) -> str:
-    """Return what a line of the learning curve is."""
-    if way == "tfidf":
-        return "TF-IDF"
-    begun = "the encoder alone" if source == CURVE_PAIR[1] else f"the teacher of {source}"
-    return f"{begun}, {'fine-tuned' if way == 'parameters' else 'as features'}"
-
-
-def origin_in_words(origin: str) -> str:
-    """Return what a row of another task comes from."""
-    known = {"minilm": "the encoder alone", "random": "random weights", "tfidf": "TF-IDF", "majority": "majority class"}
-    if origin.startswith("zero_shot_"):
-        return f"the two-way teacher of {origin.removeprefix('zero_shot_')} unchanged, no labels"
-    return known.get(origin, f"the two-way teacher of {origin}, fine-tuned")
-
-
 def _interval(found: Estimate | None) -> str:
     return "" if found is None else f"{found.value:.3f} ({found.low:.3f}-{found.high:.3f})"
 
 
 def _gain(gain: Estimate | None) -> str:
     return "" if gain is None else f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
-
-
-def _percent(found: Estimate) -> str:
-    return f"{found.value:.1%}, {found.low:.1%} to {found.high:.1%}"
-
-
-def _share(closed: float | None) -> str:
-    return "no gap" if closed is None else f"{closed:.0%}"
-
-
-def _shown(cell: Reached | None, *, gain: bool = False) -> str:
-    if cell is None:
-        return ""
-    return f"{_interval(cell.macro_f1)}, {_gain(cell.gain)}" if gain else _interval(cell.macro_f1)
 
 
 def _means(rows: Sequence[Row], **wanted: str | int) -> list[str]:
@@ -219,21 +220,18 @@ def learning_curve(result: Result) -> str:
     """Return an SVG of macro-F1 against the number of labels; a dashed line comes from the encoder alone."""
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     axes = figure.add_subplot()
-    points = curve_of(result)
-    for way, source in dict.fromkeys((point["way"], point["source"]) for point in points):
-        line = [point for point in points if (point["way"], point["source"]) == (way, source)]
-        across, found = [point["num_labels"] for point in line], [point["macro_f1"] for point in line]
-        low, high = [one.low for one in found], [one.high for one in found]
-        axes.fill_between(across, low, high, color=COLOURS[way], alpha=0.08, linewidth=0)
-        (drawn,) = axes.plot(across, [one.value for one in found], label=way_in_words(way, source), color=COLOURS[way])
+    curve = curve_of(result)
+    for (way, source), line in curve.items():
+        values, low, high = zip(*map(astuple, line.values()), strict=True)
+        axes.fill_between(list(line), low, high, color=COLOURS[way], alpha=0.08, linewidth=0)
+        (drawn,) = axes.plot(list(line), values, label=LINES_IN_WORDS[way, source], color=COLOURS[way])
         drawn.set(marker="o", markersize=4, linestyle="-" if source == CURVE_PAIR[0] else "--")
     axes.set_xscale("log")
-    axes.set_xticks(sorted({point["num_labels"] for point in points}))
+    axes.set_xticks(sorted({count for line in curve.values() for count in line}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.minorticks_off()
-    axes.set_xlabel(f"labels of {CURVE_PAIR[1]} (log scale)")
-    axes.set_ylabel("macro-F1 with 95 % interval")
+    axes.set(xlabel=f"labels of {CURVE_PAIR[1]} (log scale)", ylabel="macro-F1 with 95 % interval")
     axes.grid(visible=True, alpha=0.25)
-    if points:
+    if curve:
         axes.legend(fontsize=8, frameon=False, labelcolor=GREY)
     return svg_of(figure)

@@ -44,8 +44,7 @@ TASKS = [task("minilm", 0, NEVER_ONE), task("movies", 0, THREE), task("movies", 
 
 
 def test_the_curve_takes_its_middle_point_from_the_matrix() -> None:
-    points = curve_of(result(CURVE))
-    found = {(one["way"], one["source"], one["num_labels"]): one["macro_f1"].value for one in points}
+    found = {(*line, count): one.value for line, points in curve_of(result(CURVE)).items() for count, one in points.items()}
     assert found == pytest.approx(
         {
             ("parameters", "movies", 16): 0.8,
@@ -112,7 +111,7 @@ def test_the_gap_begins_at_the_other_teachers_and_ends_at_the_domains_own() -> N
 def test_where_a_foreign_teacher_is_as_good_as_the_own_there_is_no_gap() -> None:
     rows = unlabelled(5, {"movies": 10, "amazon": 8, "tweets": 4}, own=4)
     assert unlabelled_of(result(rows))[0].closed[1] is None
-    assert unlabelled_of(result(rows[1:]))[0].mean is None  # one of the three teachers was not measured
+    assert not unlabelled_of(result(rows[1:]))  # one of the three teachers was not measured
 
 
 def test_the_page_and_the_picture_show_them() -> None:

@@ -111,7 +111,7 @@ def test_a_choice_is_right_within_a_hundredth_of_the_best() -> None:
 def test_the_worst_domain_counts() -> None:
     rows: list[dict[str, Any]] = []
     for target, student in (("amazon", BAD), ("tweets", GOOD), ("nyt", WORSE)):
-        rows += [cell("whole", target, target, seed, GOOD) for seed in SEEDS]
+        rows += [cell("whole", source, target, seed, GOOD) for source in DOMAINS for seed in SEEDS]
         rows += [cell("unlabelled", "the other three", target, seed, student) for seed in SEEDS]
     found = {one.target: one for one in unlabelled_of(result(rows))}
     assert [found[name].retention.value for name in ("amazon", "tweets", "nyt")] == pytest.approx([0.8, 1.0, 0.5])
