@@ -6,40 +6,39 @@ Cell by cell: a finished cell is a row file in the work folder and is not made a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Final
 
 from pydantic import Field
 
 from benchmarks.harness.scenario import Context, Outcome, Scenario
-from benchmarks.transfer.bench import Bench, Cell
+from benchmarks.transfer.bench import Bench, Maker
+from benchmarks.transfer.cells import PARTS, cells_of
 from benchmarks.transfer.figures import CROSS_TASKS, DOMAINS, SEEDS, transfer_figures
 from benchmarks.transfer.page import learning_curve, transfer_table
-from benchmarks.transfer.parts import choice, curve, features, few, floors, task_texts, tasks, teachers
+from benchmarks.transfer.parts import choice, features, few, floor, task, task_texts, whole
 from benchmarks.transfer.without_labels import language, language_texts, stand_in, unlabelled
 from distill.errors import SettingsError
 from distill.settings import Settings
 
 QUICK_LIMIT = 400
-PARTS: Final[dict[str, Callable[[Bench, int], Iterator[Cell]]]] = {
-    "teachers": teachers,
+MAKERS: Final[dict[str, Maker]] = {
+    "whole": whole,
     "features": features,
-    "few": few,
+    **dict.fromkeys(("few", "scratch", "curve"), few),
     "stand_in": stand_in,
     "unlabelled": unlabelled,
     "choice": choice,
-    "floors": floors,
-    "curve": curve,
-    "tasks": tasks,
+    "floor": floor,
+    "task": task,
     "language": language,
 }
-"""In the order in which they are made."""
+"""How a cell of a kind is made."""
 
 
 class TransferSettings(Settings):
     """What is made."""
 
-    parts: tuple[str, ...] = Field(tuple(PARTS), min_length=1, description="run only these parts")
+    parts: tuple[str, ...] = Field(PARTS, min_length=1, description="run only these parts")
     seeds: tuple[int, ...] = Field(SEEDS, min_length=1, description="run only with these seeds")
 
 
@@ -54,18 +53,19 @@ def run(settings: TransferSettings, context: Context) -> Outcome:
         raise SettingsError(f"no part is called {unknown[0]!r}; there are {', '.join(PARTS)}")
     bench = Bench(context.folder, context.reporter, limit=QUICK_LIMIT if context.quick else None)
     for seed in settings.seeds:
-        for part in settings.parts:
-            bench.make(PARTS[part](bench, seed))
+        for part, row in cells_of(seed, bench.pieces):
+            if part in settings.parts:
+                bench.make(row, MAKERS[row["kind"]])
     tests = {domain: bench.domains[domain].test for domain in DOMAINS}
-    tests |= {task: task_texts(bench, task).test for task in CROSS_TASKS} | {"chinese": language_texts(bench).test}
+    tests |= {name: task_texts(bench, name).test for name in CROSS_TASKS} | {"chinese": language_texts(bench).test}
     labels = {name: "".join(map(str, test.label_ids)) for name, test in tests.items()}
     return Outcome(bench.pieces.all(), {"missing": missing_of(bench), "test_labels": labels})
 
 
 def missing_of(bench: Bench) -> list[str]:
     """Return the names of the cells of all parts and seeds that are not finished."""
-    cells = {cell.name: cell for part in PARTS.values() for seed in SEEDS for cell in part(bench, seed)}
-    return [name for name, cell in cells.items() if not bench.done(cell)]
+    cells = {row["name"]: row for seed in SEEDS for _, row in cells_of(seed, bench.pieces)}
+    return [name for name, row in cells.items() if not bench.done(row)]
 
 
 SCENARIO = Scenario(

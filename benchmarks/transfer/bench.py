@@ -1,8 +1,8 @@
-"""What every part of the `transfer` scenario works with: its folder of cells, the domains' teachers, how a cell is made."""
+"""What every part of the `transfer` scenario works with: its folder of rows, the domains' teachers, how a cell is made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.harness.pieces import Pieces
+from benchmarks.harness.scenario import Row
 from benchmarks.transfer.figures import DOMAINS
 from distill.bundle import MANIFEST, Bundle
 from distill.classifier import top_labels
@@ -52,21 +53,6 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A row of the result in the making.
-
-    Attributes:
-        name: Unlike any other's.
-        row: What it is.
-        make: Returns the rest of the row: what was measured.
-    """
-
-    name: str
-    row: Mapping[str, Any]
-    make: Callable[[], Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
 class Bench:
     """Where a run of the scenario works.
 
@@ -96,17 +82,20 @@ class Bench:
         """The rows of finished cells, by name."""
         return Pieces(self.folder / "rows")
 
-    def done(self, cell: Cell) -> bool:
-        """Whether a cell is finished; one whose row says something else of it is not."""
-        row = self.pieces.find(cell.name)
-        return row is not None and cell.row.items() <= row.items()
+    def done(self, row: Row) -> bool:
+        """Whether a cell is finished; one whose kept row says something else of it is not."""
+        kept = self.pieces.find(row["name"])
+        return kept is not None and row.items() <= kept.items()
 
-    def make(self, cells: Iterable[Cell]) -> None:
-        """Make the cells that are not finished, and keep their rows."""
-        for cell in cells:
-            if not self.done(cell):
-                self.reporter.say(cell.name)
-                self.pieces.put(cell.name, {"name": cell.name, **cell.row, **cell.make()})
+    def make(self, row: Row, make: Maker) -> None:
+        """Make a cell unless it is finished, and keep its row."""
+        if not self.done(row):
+            self.reporter.say(row["name"])
+            self.pieces.put(row["name"], {**row, **make(self, row)})
+
+
+Maker = Callable[[Bench, Row], Mapping[str, Any]]
+"""From a row that says what a cell is to the rest of it: what was measured."""
 
 
 def source_of(bench: Bench, domain: str, seed: int) -> Bundle:

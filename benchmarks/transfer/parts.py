@@ -1,15 +1,13 @@
-"""The parts of the `transfer` scenario that begin with labels of the target, and those that rank candidates.
+"""How cells of the `transfer` scenario are made that begin with labels of the target, and those that rank candidates.
 
-Each part yields the cells of a seed.
+Each function returns what a row says besides what its cell is.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,9 @@ from unittest.mock import patch
 
 import numpy as np
 
+from benchmarks.harness.scenario import Row
 from benchmarks.transfer.bench import (
     Bench,
-    Cell,
     Start,
     Texts,
     logits_of,
@@ -34,19 +32,14 @@ from benchmarks.transfer.bench import (
 )
 from benchmarks.transfer.figures import (
     CANDIDATES,
-    CROSS_TASKS,
-    CURVE_PAIR,
-    CURVE_SHOTS,
     DOMAINS,
     FROM_SCRATCH,
     LABELS_A_CLASS,
-    SEEDS,
-    TASKS,
 )
 from benchmarks.transfer.recipes import CHOICE, CHOICE_TEXTS, few_settings
 from distill.data import Dataset, limited
 from distill.data.dataset import few_shot
-from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
+from distill.evaluation.floors import MajorityClassifier, TfidfClassifier, Unit
 from distill.labels import Logits
 from distill.settings import BUILTIN_MINILM
 from distill.teacher_settings import SelectSettings, TeacherSettings
@@ -55,30 +48,55 @@ NEVER = -1e4
 TEST_TEXTS = 2000
 
 
-def teachers(bench: Bench, seed: int) -> Iterator[Cell]:
-    """Each domain's teacher on the test texts of all four: its own score, and what it can do without a label elsewhere."""
-    for source, target in product(DOMAINS, DOMAINS):
-        row = {"kind": "whole", "source": source, "target": target, "seed": seed}
-        yield Cell(f"whole-{source}-{target}-{seed}", row, partial(_whole, bench, source, target, seed))
+def whole(bench: Bench, row: Row) -> dict[str, Any]:
+    """A domain's teacher on the test texts of any: its own score, and what it can do without a label elsewhere."""
+    bundle = source_of(bench, row["source"], row["seed"])
+    return {"training_s": seconds_of(bundle), **quality_of(bundle, bench.domains[row["target"]].test)}
 
 
-def _whole(bench: Bench, source: str, target: str, seed: int) -> dict[str, Any]:
-    bundle = source_of(bench, source, seed)
-    return {"training_s": seconds_of(bundle), **quality_of(bundle, bench.domains[target].test)}
+def few(bench: Bench, row: Row) -> dict[str, Any]:
+    """With few labels of the target, fine-tuned or as features: from a domain's teacher, the encoder alone, or nothing."""
+    origin = "minilm" if row["source"] == row["target"] else row["source"]
+    shots, seed = row.get("shots", LABELS_A_CLASS), row["seed"]
+    as_features = TeacherSettings(transfer="features", shots=shots, seed=seed, mixed_precision="auto")
+    settings = as_features if row.get("way") == "features" else few_settings(shots, seed=seed)
+    return reached(bench, bench.domains[row["target"]], origin, settings)
 
 
-def few(bench: Bench, seed: int) -> Iterator[Cell]:
-    """With 200 labels of the target: from each other domain's teacher, from the encoder alone, from nothing."""
-    for source, target in product((*DOMAINS, FROM_SCRATCH), DOMAINS):
-        kind = "scratch" if source == FROM_SCRATCH else "few"
-        row = {"kind": kind, "source": source, "target": target, "seed": seed}
-        if kind == "few" or seed == SEEDS[0]:
-            begun, settings = "minilm" if source == target else source, few_settings(LABELS_A_CLASS, seed=seed)
-            yield Cell(f"{kind}-{source}-{target}-{seed}", row, partial(_few, bench, begun, target, settings))
+def floor(bench: Bench, row: Row) -> dict[str, Any]:
+    """A domain by TF-IDF and regression, on the few labels of the seed or on all, or by its commonest label."""
+    texts, settings = bench.domains[row["target"]], TeacherSettings(shots=row.get("shots"), seed=row["seed"])
+    return {"num_labels": len(labelled(texts, settings)), **reached(bench, texts, row["source"], settings)}
 
 
-def _few(bench: Bench, origin: str, target: str, settings: TeacherSettings) -> dict[str, Any]:
-    return tuned_figures(bench, bench.domains[target], start_from(bench, origin, settings))
+def reached(bench: Bench, texts: Texts, origin: str, settings: TeacherSettings, *, unit: Unit = "words") -> dict[str, Any]:
+    """Return the quality of a simple classifier, of a domain's teacher as it is, or of what is fine-tuned from an origin.
+
+    Args:
+        bench: Where.
+        texts: Of the task.
+        origin: `majority`, `tfidf`, `zero_shot_` and a domain, or as for `start_from`.
+        settings: Of the fine-tuning; a simple classifier has their seed and number of labels.
+        unit: What TF-IDF counts.
+    """
+    if origin == "majority":
+        logits = MajorityClassifier(texts.train).predict_logits(texts.test.texts)
+    elif origin == "tfidf":
+        floor = TfidfClassifier(labelled(texts, settings), unit=unit, seed=settings.seed)
+        logits = floor.predict_logits(texts.test.texts)
+    elif origin.startswith("zero_shot_"):
+        teacher = source_of(bench, origin.removeprefix("zero_shot_"), settings.seed)
+        logits = spread_out(logits_of(teacher, texts.test), teacher.labels, texts.test.labels)
+    else:
+        return tuned_figures(bench, texts, start_from(bench, origin, settings))
+    return quality_of_logits(logits, texts.test)
+
+
+def labelled(texts: Texts, settings: TeacherSettings) -> Dataset:
+    """Return the texts that a fine-tuned model is given, those to learn from and those to choose on; all without `shots`."""
+    if settings.shots is None:
+        return texts.train
+    return together(few_shot(texts.train, shots=settings.shots, seed=settings.seed))
 
 
 def start_from(bench: Bench, origin: str, settings: TeacherSettings) -> Start:
@@ -90,16 +108,11 @@ def start_from(bench: Bench, origin: str, settings: TeacherSettings) -> Start:
     return Start(settings, origin=None if origin == "minilm" else Origin(init=source_of(bench, origin, settings.seed)))
 
 
-def features(bench: Bench, seed: int) -> Iterator[Cell]:
+def features(bench: Bench, row: Row) -> dict[str, Any]:
     """Movies by a head on frozen features, with an empty cache and again with a full one, against whole fine-tuning."""
-    row = {"kind": "features", "target": "movies", "seed": seed}
-    yield Cell(f"features-{seed}", row, partial(_features, bench, seed))
-
-
-def _features(bench: Bench, seed: int) -> dict[str, Any]:
     from distill.transfer.features import FOLDER
 
-    texts, seconds = bench.domains["movies"], []
+    texts, seed, seconds = bench.domains["movies"], row["seed"], []
     with scratch(bench.folder) as out, patch.dict(os.environ, POTSTILL_CACHE=str(out / "cache")):
         for number in range(2):
             started = time.perf_counter()
@@ -120,75 +133,11 @@ def _features(bench: Bench, seed: int) -> dict[str, Any]:
         }
 
 
-def floors(bench: Bench, seed: int) -> Iterator[Cell]:
-    """Each domain by TF-IDF and regression, on the 200 labels of the seed and on all, and by its commonest label."""
-    for target in DOMAINS:
-        yield _floor(bench, target, seed, shots=LABELS_A_CLASS)
-        for name in ("tfidf", "majority") if seed == SEEDS[0] else ():  # the same with every seed
-            row = {"kind": "floor", "source": name, "target": target, "seed": seed}
-            yield Cell(f"floor-{name}-{target}-all", row, partial(_floor_figures, bench, name, target, None, seed))
-
-
-def _floor(bench: Bench, target: str, seed: int, *, shots: int) -> Cell:
-    row = {"kind": "floor", "source": "tfidf", "target": target, "seed": seed, "shots": shots}
-    return Cell(f"floor-tfidf-{target}-{shots}-{seed}", row, partial(_floor_figures, bench, "tfidf", target, shots, seed))
-
-
-def _floor_figures(bench: Bench, name: str, target: str, shots: int | None, seed: int) -> dict[str, Any]:
-    texts = bench.domains[target]
-    train = texts.train if shots is None else all_shots(texts.train, shots=shots, seed=seed)
-    floor = TfidfClassifier(train) if name == "tfidf" else MajorityClassifier(train)
-    return {"num_labels": len(train), **quality_of_logits(floor.predict_logits(texts.test.texts), texts.test)}
-
-
-def curve(bench: Bench, seed: int) -> Iterator[Cell]:
-    """One domain with more and more labels, from another's teacher and from the encoder alone, both ways, and by TF-IDF.
-
-    With `LABELS_A_CLASS` fine-tuning is the part `few`.
-    """
-    source, target = CURVE_PAIR
-    for shots in CURVE_SHOTS:
-        yield _floor(bench, target, seed, shots=shots)
-        ways = [TeacherSettings(transfer="features", shots=shots, seed=seed, mixed_precision="auto")]
-        ways += [few_settings(shots, seed=seed)] if shots != LABELS_A_CLASS else []
-        for origin, settings in product((source, target), ways):
-            way, begun = settings.transfer, "minilm" if origin == target else origin
-            row = {"kind": "curve", "way": way, "source": origin, "target": target, "shots": shots, "seed": seed}
-            yield Cell(f"curve-{way}-{origin}-{target}-{shots}-{seed}", row, partial(_few, bench, begun, target, settings))
-
-
-def all_shots(train: Dataset, *, shots: int, seed: int) -> Dataset:
-    """Return the texts that a carried model is given, those to learn from and those to choose on."""
-    return together(few_shot(train, shots=shots, seed=seed))
-
-
-def tasks(bench: Bench, seed: int) -> Iterator[Cell]:
-    """Other tasks with few labels: from a two-way teacher, the encoder alone, random weights, the simplest classifiers."""
-    for task, origins in CROSS_TASKS.items():
-        for origin in origins:
-            row = {"kind": "task", "task": task, "origin": origin, "seed": seed}
-            yield Cell(f"task-{task}-{origin}-{seed}", row, partial(_task, bench, task, origin, seed))
-
-
-def _task(bench: Bench, task: str, origin: str, seed: int) -> dict[str, Any]:
-    texts = task_texts(bench, task)
-    if (logits := _untuned(bench, origin, seed, texts)) is not None:
-        found = quality_of_logits(logits, texts.test)
-    else:
-        found = tuned_figures(bench, texts, start_from(bench, origin, few_settings(LABELS_A_CLASS, seed=seed)))
+def task(bench: Bench, row: Row) -> dict[str, Any]:
+    """Another task with few labels: from a two-way teacher, the encoder alone, random weights, or a simple classifier."""
+    texts = task_texts(bench, row["task"])
+    found = reached(bench, texts, row["origin"], few_settings(LABELS_A_CLASS, seed=row["seed"]))
     return {"labels": list(texts.test.labels), **found}
-
-
-def _untuned(bench: Bench, origin: str, seed: int, texts: Texts) -> Logits | None:
-    """Answers of what needs no fine-tuning; None for the rest."""
-    if origin == "majority":
-        return MajorityClassifier(texts.train).predict_logits(texts.test.texts)
-    if origin == "tfidf":
-        return TfidfClassifier(all_shots(texts.train, shots=LABELS_A_CLASS, seed=seed)).predict_logits(texts.test.texts)
-    if not origin.startswith("zero_shot_"):
-        return None
-    teacher = source_of(bench, origin.removeprefix("zero_shot_"), seed)
-    return spread_out(logits_of(teacher, texts.test), teacher.labels, texts.test.labels)
 
 
 def spread_out(logits: Logits, labels: tuple[str, ...], wanted: tuple[str, ...]) -> Logits:
@@ -214,29 +163,23 @@ def task_texts(bench: Bench, task: str) -> Texts:
 
 def domains_task(bench: Bench) -> Texts:
     """Return the texts of all four domains, labelled with the domain they are of."""
-    parts = {}
-    for role in ("train", "validation", "test"):
-        sets = [getattr(bench.domains[name], role) for name in DOMAINS]
-        ids = np.concatenate([np.full(len(one), number, dtype=np.int64) for number, one in enumerate(sets)])
-        parts[role] = Dataset(tuple(text for one in sets for text in one.texts), ids, DOMAINS, f"domains ({role})")
-    return Texts(**parts)
+    roles: dict[str, list[Dataset]] = {"train": [], "validation": [], "test": []}
+    for (role, parts), (number, name) in product(roles.items(), enumerate(DOMAINS)):
+        part: Dataset = getattr(bench.domains[name], role)
+        parts.append(replace(part, label_ids=np.full(len(part), number, dtype=np.int64), labels=DOMAINS))
+    return Texts(**{role: together(parts) for role, parts in roles.items()})
 
 
-def choice(bench: Bench, seed: int) -> Iterator[Cell]:
-    """Rank four candidates on five tasks without fine-tuning, then fine-tune each and compare the ranks."""
-    for task in TASKS:
-        row = {"kind": "choice", "task": task, "seed": seed}
-        yield Cell(f"choice-{task}-{seed}", row, partial(_choice, bench, task, seed))
-
-
-def _choice(bench: Bench, task: str, seed: int) -> dict[str, Any]:
+def choice(bench: Bench, row: Row) -> dict[str, Any]:
+    """Rank four candidates for a task without fine-tuning, then fine-tune each, to compare the ranks."""
     from distill.transfer.select import select
 
-    whole = bench.domains[task] if task in DOMAINS else domains_task(bench)
+    seed, task = row["seed"], row["task"]
+    every = bench.domains[task] if task in DOMAINS else domains_task(bench)
     texts = Texts(
-        limited(whole.train, CHOICE_TEXTS, seed=seed),
-        limited(whole.validation, CHOICE_TEXTS // 5, seed=seed),
-        limited(whole.test, TEST_TEXTS, seed=seed),
+        limited(every.train, CHOICE_TEXTS, seed=seed),
+        limited(every.validation, CHOICE_TEXTS // 5, seed=seed),
+        limited(every.test, TEST_TEXTS, seed=seed),
     )
     folders = {candidate: str(candidate_of(bench, candidate, seed, task=task)) for candidate in CANDIDATES}
     settings = SelectSettings(max_texts=len(texts.train), seed=seed)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.scenarios.transfer import PARTS, missing_of
+from benchmarks.scenarios.transfer import MAKERS, missing_of
 from benchmarks.transfer import bench as benches
 from benchmarks.transfer import parts, without_labels
-from benchmarks.transfer.bench import Bench, Cell, Start, Texts
+from benchmarks.transfer.bench import Bench, Start, Texts
+from benchmarks.transfer.cells import PARTS, cells_of
 from benchmarks.transfer.figures import SEEDS, UNLABELLED_RECIPES
 from benchmarks.transfer.recipes import LABELLED_OF_ONE, UNLABELLED
 from distill.data import Dataset
@@ -68,7 +69,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     for module in (benches, parts, without_labels):
         monkeypatch.setattr(module, "tuned", found.tuned)
         monkeypatch.setattr(module, "quality_of", lambda bundle, test: QUALITY)
-        monkeypatch.setattr(module, "quality_of_logits", lambda logits, test: QUALITY)
+        monkeypatch.setattr(module, "quality_of_logits", lambda logits, test: QUALITY, raising=False)
         monkeypatch.setattr(module, "logits_of", lambda bundle, test: np.zeros((len(test), 2), np.float32), raising=False)
     monkeypatch.setattr(parts, "candidate_of", lambda bench, candidate, seed, task="": Path(f"{candidate}-{seed}"))
     monkeypatch.setattr("distill.training.distillation.fit_student", found.student)
@@ -87,9 +88,12 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(tmp_path, SilentReporter())
 
 
-def cell_of(bench: Bench, part: str, name: str) -> Cell:
-    (found,) = (cell for cell in PARTS[part](bench, 0) if cell.name == name)
-    return found
+def make_cells(bench: Bench, part: str, name: str | None = None) -> None:
+    """Make the cells of a part with seed 0, or one of them."""
+    chosen = [row for own, row in cells_of(0, bench.pieces) if own == part and name in (None, row["name"])]
+    assert chosen
+    for row in chosen:
+        bench.make(row, MAKERS[row["kind"]])
 
 
 @pytest.fixture
@@ -98,7 +102,7 @@ def made(bench: Bench, trainings: Trainings) -> Callable[[str, str], tuple[dict[
 
     def make(part: str, name: str) -> tuple[dict[str, Any], list[Start]]:
         trainings.starts.clear()
-        bench.make([cell_of(bench, part, name)])
+        make_cells(bench, part, name)
         whole = [start for start in trainings.starts if start.model != BUILTIN_MINILM or start.origin or start.settings.shots]
         return bench.pieces.find(name), whole or trainings.starts
 
@@ -106,12 +110,12 @@ def made(bench: Bench, trainings: Trainings) -> Callable[[str, str], tuple[dict[
 
 
 def test_every_cell_of_a_seed_is_made_once_and_nothing_of_it_is_missing_then(bench: Bench, trainings: Trainings) -> None:
-    for part in PARTS.values():
-        bench.make(part(bench, 0))
+    for part in PARTS:
+        make_cells(bench, part)
     count = len(trainings.starts) + len(trainings.students)
     assert {name.rpartition("-")[2] for name in missing_of(bench)} == {str(seed) for seed in SEEDS[1:]}
-    for part in PARTS.values():
-        bench.make(part(bench, 0))
+    for part in PARTS:
+        make_cells(bench, part)
     assert len(trainings.starts) + len(trainings.students) == count
 
 
@@ -155,7 +159,7 @@ def test_a_student_without_labels_has_the_recipe_that_was_best_and_no_teacher_of
     bench: Bench, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(without_labels, "quality_of", lambda bundle, test: {**QUALITY, "macro_f1": len(trainings.students)})
-    bench.make([cell_of(bench, "unlabelled", "unlabelled-nyt-0")])
+    make_cells(bench, "unlabelled", "unlabelled-nyt-0")
     *tried, student = trainings.students
     assert len(tried) == len(UNLABELLED_RECIPES)  # both on the stand-in first; the second was better
     best = UNLABELLED[UNLABELLED_RECIPES[-1]]

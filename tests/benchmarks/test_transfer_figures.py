@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.harness.scenario import Row
 from benchmarks.scenarios.transfer import missing_of
-from benchmarks.transfer.bench import Bench, Cell
+from benchmarks.transfer.bench import Bench
 from benchmarks.transfer.figures import (
     DOMAINS,
     SEEDS,
@@ -189,15 +190,12 @@ def test_each_recipe_has_its_settings() -> None:
 def test_a_finished_cell_is_not_made_again_unless_its_row_says_something_else(tmp_path: Path) -> None:
     bench, made = Bench(tmp_path, SilentReporter()), []
 
-    def cells(recipe: str) -> list[Cell]:
-        def make() -> dict[str, Any]:
-            made.append(recipe)
-            return {"score": 1}
-
-        return [Cell("a", {"recipe": recipe, "labels": ["x", "y"]}, make)]
+    def make(bench: Bench, row: Row) -> dict[str, Any]:
+        made.append(row["recipe"])
+        return {"score": 1}
 
     for recipe in ("one", "one", "another"):
-        bench.make(cells(recipe))
+        bench.make({"name": "a", "recipe": recipe, "labels": ["x", "y"]}, make)
     assert made == ["one", "another"]
     assert bench.pieces.all() == [{"name": "a", "recipe": "another", "labels": ["x", "y"], "score": 1}]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.transfer.parts import all_shots, spread_out
+from benchmarks.transfer.bench import Texts
+from benchmarks.transfer.parts import labelled, spread_out
 from distill.data import Dataset
+from distill.teacher_settings import TeacherSettings
 
 
 def test_a_two_way_teachers_answers_stand_under_the_names_of_three_labels() -> None:
@@ -19,7 +21,7 @@ def test_a_two_way_teachers_answers_stand_under_the_names_of_three_labels() -> N
 def test_a_floor_learns_from_all_the_labels_that_a_carried_model_is_given() -> None:
     texts = tuple(f"text {number}" for number in range(40))
     train = Dataset(texts, np.arange(40) % 2, ("even", "odd"), "numbers")
-    few = all_shots(train, shots=10, seed=0)
+    few = labelled(Texts(train, train, train), TeacherSettings(shots=10, seed=0))
     assert few.counts == {"even": 10, "odd": 10}
     assert len(set(few.texts)) == 20
     assert all(int(text.removeprefix("text ")) % 2 == label for text, label in zip(few.texts, few.label_ids, strict=True))
