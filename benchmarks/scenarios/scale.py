@@ -14,8 +14,11 @@ import shutil
 import subprocess
 import sys
 import time
+import timeit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,10 @@ from export.measure.children import child, run_child
 from export.runtime.sessions import OnnxClassifier
 
 ROOT = Path(__file__).parents[2]
+SAMPLE = 20_000
+"""Texts of the table that are timed in memory, and whose labels are checked."""
+
+PART_ROWS = 512
 DOMAINS = ("builtin:movies", "builtin:amazon", "builtin:tweets", "builtin:nyt")
 
 Row = dict[str, Any]
@@ -97,7 +104,6 @@ def run(plan: Plan, context: Context) -> Outcome:
     student, teacher = plan.student or context.trained("narrow"), plan.teacher or context.trained("teacher")
     bundle, pieces = shipped(student, work / "student", without=()), Pieces(work)
     steps: dict[str, Callable[[], list[Row]]] = {
-        "tables": lambda: _written_tables(work, plan),
         "runtime": lambda: [runtime_row(bundle, _table(work, plan.rows))],
         "threads": lambda: [job_row("threads", bundle, _table(work, plan.rows), work)],
         "ray": lambda: [job_row("ray", bundle, _table(work, plan.rows), work, "--ray", "local")],
@@ -119,17 +125,14 @@ def run(plan: Plan, context: Context) -> Outcome:
     return Outcome([*rows, *capacity], unfinished=left)
 
 
-def runtime_row(bundle: Path, table: Path, *, rounds: int = 5, texts: int = 20_000) -> Row:
-    """Time the runtime alone on texts in memory; the best round is what streaming is compared with."""
+def runtime_row(bundle: Path, table: Path) -> Row:
+    """Time the runtime alone on texts in memory; the best of five rounds is what streaming is compared with."""
     classifier = OnnxClassifier.open(bundle)
-    sample = pq.read_table(table, columns=["text"]).column("text").slice(0, texts).to_pylist()
-    classifier.predict_logits(sample[:2_000])
-    rates = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        for start in range(0, len(sample), 2_000):
-            classifier.predict_logits(sample[start : start + 2_000])
-        rates.append(len(sample) / (time.perf_counter() - started))
+    sample = pq.read_table(table, columns=["text"]).column("text").slice(0, SAMPLE).to_pylist()
+    parts = [sample[start : start + 2_000] for start in range(0, len(sample), 2_000)]
+    classifier.predict_logits(parts[0])
+    seconds = timeit.repeat(lambda: [classifier.predict_logits(part) for part in parts], repeat=5, number=1)
+    rates = [len(sample) / each for each in seconds]
     return {"kind": "rate", "name": "runtime", "texts_per_second": max(rates), "rounds": rates, "threads": available_cpus()}
 
 
@@ -182,21 +185,15 @@ def _same_bytes(work: Path) -> Row:
     return {"kind": "check", "name": "ray writes the bytes of one machine", "holds": digests[0] == digests[1]}
 
 
-def labels_row(bundle: Path, table: Path, out: Path, *, texts: int = 20_000) -> Row:
+def labels_row(bundle: Path, table: Path, out: Path) -> Row:
     """Compare the labels in an output's first rows with those that `predict` gives the same texts."""
-    given = pq.read_table(out, columns=["id", "label"]).slice(0, texts)
+    given = pq.read_table(out, columns=["id", "label"]).slice(0, SAMPLE)
     asked = pq.read_table(table).slice(0, len(given))
     answers = predict(OnnxClassifier.open(bundle), asked.column("text").to_pylist())
     holds = given.column("id").equals(asked.column("id")) and given.column("label").to_pylist() == [
         answer.label for answer in answers
     ]
     return {"kind": "check", "name": "the labels are those of predict", "num_rows": len(given), "holds": holds}
-
-
-def _written_tables(work: Path, plan: Plan) -> list[Row]:
-    for rows in (plan.rows, plan.node_rows, plan.kill_rows, plan.pipeline_rows, plan.plain_rows):
-        _table(work, rows)
-    return []
 
 
 def _command(bundle: Path, table: Path, out: Path) -> list[str]:
@@ -234,80 +231,81 @@ def _cluster(nodes: int) -> Iterator[Any]:
         cluster.shutdown()
 
 
-def _engine_seconds() -> float:
-    """Return the processor time of Ray's own processes of this cluster so far."""
+def _of_ray(word: str, ask: Callable[[Any], Any]) -> Iterator[Any]:
+    """Yield what each process of a cluster that this one started says, if its command has a word and it has not ended."""
     import psutil
 
-    own = 0.0
     for process in psutil.Process().children(recursive=True):
-        try:
-            if process.name() in ("raylet", "gcs_server") or "/ray/" in " ".join(process.cmdline()[:3]):
-                times = process.cpu_times()
-                own += times.user + times.system
-        except psutil.Error:
-            continue
-    return own
+        with suppress(psutil.Error):
+            if any(word in part for part in process.cmdline()[:3]):
+                yield ask(process)
+
+
+def _engine_seconds() -> float:
+    """Return the processor time of Ray's own processes of this cluster so far."""
+    return float(sum(_of_ray("/ray/", lambda process: sum(process.cpu_times()[:2]))))
 
 
 def _node_rows(bundle: Path, table: Path, work: Path) -> list[Row]:
     rows = []
-    for nodes in (1, 2):
+    for nodes, name in ((1, "1 node"), (2, "2 nodes")):
         with _cluster(nodes) as cluster:
             before = _engine_seconds()
-            row = job_row(f"{nodes} node{'s' if nodes > 1 else ''}", bundle, table, work, "--ray", cluster.address)
+            row = job_row(name, bundle, table, work, "--ray", cluster.address)
             rows.append({**row, "engine_processor_seconds": _engine_seconds() - before})
     return rows
 
 
 def _kill_rows(bundle: Path, table: Path, work: Path, kills: int) -> list[Row]:
     """Kill a worker, the driver or a node at a random moment of each run, and run the command until it is done."""
-    job_row("unbroken", bundle, table, work, "--part-rows", "512")
-    wanted = digest_of(work / "out-unbroken")
+    wanted = job_row("unbroken", bundle, table, work, "--part-rows", str(PART_ROWS))["digest"]
+    parts, out = -(-pq.read_metadata(table).num_rows // PART_ROWS), work / "out-kill"
     draw, rows = random.Random(0), []  # noqa: S311  (moments, not secrets)
-    with _cluster(1) as cluster:
-        node = cluster.add_node(num_cpus=1)
-        for number in range(kills):
-            victim = ("worker", "driver", "node")[number % 3]
-            out = work / "out-kill"
+    with _cluster(2) as cluster:
+        command = [*_command(bundle, table, out), "--part-rows", str(PART_ROWS), "--ray", cluster.address]
+        for victim in islice(cycle(("worker", "driver", "node")), kills):
             shutil.rmtree(out, ignore_errors=True)
-            command = [*_command(bundle, table, out), "--part-rows", "512", "--ray", cluster.address]
-            total = -(-pq.read_metadata(table).num_rows // 512)
-            after = draw.randrange(1, total - 4)
-            runs, killed, node = _run_and_kill(command, victim, out, after=after, cluster=cluster, node=node)
+            after = draw.randrange(1, parts - 4)
+            runs, killed = run_and_kill(command, out, partial(_kill, victim, cluster), after=after)
             lossless = killed and digest_of(out) == wanted
             rows.append({"kind": "kill", "victim": victim, "after_parts": after, "runs": runs, "lossless": lossless})
     return rows
 
 
-def _run_and_kill(command: list[str], victim: str, out: Path, *, after: int, cluster: Any, node: Any) -> tuple[int, bool, Any]:
-    """Return how many runs it took, whether the victim was there to be killed, and the node beside the head."""
+def run_and_kill(command: list[str], out: Path, kill: Callable[[Any], bool], *, after: int) -> tuple[int, bool]:
+    """Run a command until it ends well, five times at most, and kill something once.
+
+    Args:
+        command: Writes parts to a folder; it goes on where an earlier run stopped.
+        out: The folder.
+        kill: Kills, given the process of the command; returns whether there was something to kill.
+        after: Parts that are there before.
+
+    Returns:
+        The number of runs, and whether something was killed.
+    """
     killed = False
     for runs in range(1, 6):
         with child(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             while process.poll() is None:
-                if not killed and len(list(out.glob("part-*"))) >= after:
-                    killed = victim != "worker" or _kill_a_worker()
-                    if victim == "driver":
-                        process.kill()
-                    elif victim == "node":
-                        cluster.remove_node(node, allow_graceful=False)
-                        node = cluster.add_node(num_cpus=1)
+                killed = killed or (len(list(out.glob("part-*"))) >= after and kill(process))
                 time.sleep(0.02)
         if process.returncode == 0:
-            return runs, killed, node
-    return runs, killed, node
+            return runs, killed
+    return runs, killed
 
 
-def _kill_a_worker() -> bool:
-    """Kill an actor of a cluster that this process started; return whether there was one yet."""
-    import psutil
-
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            if any("MapWorker" in part for part in process.cmdline()):
-                process.kill()
-                return True
-    return False
+def _kill(victim: str, cluster: Any, driver: subprocess.Popen[Any]) -> bool:
+    """Kill the driver, the node beside the head, or an actor of the cluster; return whether there was one."""
+    if victim == "worker":
+        return next(_of_ray("MapWorker", lambda worker: worker.kill() or True), False)
+    if victim == "driver":
+        driver.kill()
+    else:
+        (node,) = cluster.worker_nodes
+        cluster.remove_node(node, allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+    return True
 
 
 SCENARIO = Scenario(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,33 @@ def test_only_some_steps_make_no_result(tmp_path: Path, monkeypatch: pytest.Monk
     outcome = scale.run(scale.Plan(student=tmp_path, teacher=tmp_path, only=("runtime",)), context)
     assert "kills" in outcome.unfinished
     assert "runtime" not in outcome.unfinished
+
+
+def test_a_command_is_killed_once_and_run_until_it_ends_well(tmp_path: Path) -> None:
+    write = (
+        "import pathlib, sys, time; pathlib.Path(sys.argv[1], 'part-0').touch(); time.sleep(60 * ('part-1' not in sys.argv[2]))"
+    )
+    asked: list[int] = []
+
+    def kill(process: subprocess.Popen[bytes]) -> bool:
+        asked.append(process.pid)
+        process.kill()
+        command[-1] = "part-1"  # the second run finds what it waits for
+        return True
+
+    command = [sys.executable, "-c", write, str(tmp_path), "nothing"]
+    assert scale.run_and_kill(command, tmp_path, kill, after=1) == (2, True)
+    assert len(asked) == 1
+    assert scale.run_and_kill(command, tmp_path, kill, after=2) == (1, False)  # it ended before there were two parts
+
+
+def test_the_digest_of_an_output_has_its_names_and_contents(tmp_path: Path) -> None:
+    for name, file, content in (("a", "x", "1"), ("b", "x", "1"), ("c", "y", "1"), ("d", "x", "2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(content)
+    first, same, renamed, changed = (scale.digest_of(tmp_path / name) for name in "abcd")
+    assert first == same
+    assert len({first, renamed, changed}) == 3
 
 
 def test_the_page_says_what_is_computed() -> None:
