@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,22 +17,21 @@ import numpy as np
 from pydantic import Field
 
 from benchmarks.harness.candidates import Candidate, RowSettings, candidates_of, task_of
-from benchmarks.harness.quality import quality_part
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
 from benchmarks.harness.speed import failed_row, figures_named, parts_of
-from benchmarks.peers.servers import SERVERS
-from benchmarks.peers.servers.protocol import ServerPeer
+from benchmarks.peers.servers import OURS, SERVERS
 from benchmarks.report.tables import speed_table
-from benchmarks.serving.comparing import labels_of, logits_of, requests_for
+from benchmarks.serving.comparing import UNTIL_ASKED_S, labels_of, quality_of, requests_for
 from benchmarks.serving.generator import Load
-from benchmarks.serving.load import Samples, run
+from benchmarks.serving.load import run
 from benchmarks.serving.servers import started
 from distill.data import Dataset
-from distill.errors import PotstillError, SettingsError
+from distill.errors import SettingsError
 from distill.progress import Reporter
 from distill.settings import DataSettings
 from export.measure.circumstances import Watch
 from export.measure.statistics import MIN_SAMPLES
+from export.measure.turns import dropping
 from export.measure.workers import PeerError
 
 SEARCHES = 2
@@ -101,17 +100,12 @@ def run_rate_search(
         for number in range(SEARCHES):
             for candidate in candidates if number % 2 == 0 else candidates[::-1]:
                 if candidate.name not in failed:
-                    try:
+                    with dropping(candidate.name, failed, reporter):
                         found[candidate.name].append(_search(candidate, test, settings, seed=number))
-                    except (PeerError, PotstillError, ValueError, OSError) as exc:
-                        failed[candidate.name] = str(exc)
-                        reporter.say(f"{candidate.name} is left out: {exc}")
                 advance(1)
     session = watch.session().to_json()
     return [
-        failed_row(each, failed[each.name])
-        if each.name in failed
-        else {**_row(each, found[each.name], test), "session": session}
+        failed_row(each, failed[each.name]) if each.name in failed else {**_row(each, found[each.name]), "session": session}
         for each in candidates
     ]
 
@@ -129,60 +123,48 @@ def run_server(settings: RateSettings, context: Context) -> Outcome:
 
 
 def _search(candidate: Candidate, test: Dataset, settings: RateSettings, *, seed: int) -> dict[str, Any]:
-    peer = SERVERS["potstill"]
-    with _reachable(candidate, peer) as (port, path):
-        requests = tuple(
-            each.replace(b" /predict ", f" {path} ".encode(), 1) for each in requests_for(peer, test.single_texts())
-        )
-
-        def load(**more: Any) -> Samples:
-            return run(Load(port=port, requests=requests, seed=seed, connections=settings.connections, **more))
-
-        whole = load(seconds=600.0, most=len(requests))  # a closed loop over every text once: the answers, and the limit
-
+    with _reachable(candidate) as (port, path):
+        peer = replace(SERVERS[OURS], path=path)
+        load = Load(port, requests_for(peer, test.single_texts()), settings.connections, UNTIL_ASKED_S, seed=seed)
+        whole = run(replace(load, most=len(test)))  # a closed loop over every text once: the answers, and the limit
         if not whole.count(200):
-            raise PotstillError(f"it answered none of {len(requests)} requests as it should: {whole.statuses()}")
+            raise PeerError(f"it answered none of {len(test)} requests as it should: {whole.statuses()}")
 
         def ask(rate: float) -> Probe:
-            samples = load(seconds=max(settings.probe_s, 1.1 * MIN_SAMPLES[99] / rate), rate=rate)
+            samples = run(replace(load, rate=rate, seconds=max(settings.probe_s, 1.1 * MIN_SAMPLES[99] / rate)))
             p99_ms = samples.latency()["p99_ms"]
-            answered = samples.count(200) == len(samples.status)
-            keeps = answered and p99_ms is not None and p99_ms <= settings.bound_ms
-            return Probe(rate, p99_ms, len(samples.status) - samples.count(200), keeps)
+            keeps = not samples.failed and p99_ms is not None and p99_ms <= settings.bound_ms
+            return Probe(rate, p99_ms, samples.failed, keeps)
 
         limit = whole.requests_per_second
         highest, probes = highest_rate(ask, least=limit / 16, most=limit, steps=settings.steps)
-    labels = labels_of(peer, whole)[: len(test)]
+    given = labels_of(peer, whole)
     return {
         "highest": highest,
         "probes": [{**asdict(probe), "rate": round(probe.rate, 1)} for probe in probes],
-        "labels": labels,
+        "quality": {**quality_of(given, test), "unanswered": given.count(None)},
         "closed_loop": limit,
     }
 
 
 @contextmanager
-def _reachable(candidate: Candidate, peer: ServerPeer) -> Iterator[tuple[int, str]]:
+def _reachable(candidate: Candidate) -> Iterator[tuple[int, str]]:
     """Yield port and path of a server: ours started on a bundle, or one that stands already."""
     if candidate.kind == "url":
         parts = urlsplit(candidate.options["url"])
         if parts.hostname not in LOOPBACK or parts.port is None:
-            raise SettingsError(f"{candidate.options['url']}: the load generator asks servers on 127.0.0.1, with a port")
+            raise PeerError(f"{candidate.options['url']}: the load generator asks servers on 127.0.0.1, with a port")
         yield parts.port, parts.path or "/"
-        return
-    if candidate.kind != "bundle" or candidate.options.get("form") == "pytorch":
-        raise SettingsError(f"{candidate.name} is no server; give --url, or a bundle with a graph")
-    with started(peer, candidate.bundle, {}, arguments=("--precision", str(candidate.precision))) as server:
-        yield server.port, peer.path
+    elif candidate.kind == "bundle" and candidate.options.get("form") != "pytorch":
+        peer = SERVERS[OURS]
+        with started(peer, candidate.bundle, {}, arguments=("--precision", str(candidate.precision))) as server:
+            yield server.port, peer.path
+    else:
+        raise PeerError(f"{candidate.name} is no server; give --url, or a bundle with a graph")
 
 
-def _row(candidate: Candidate, searches: Sequence[dict[str, Any]], test: Dataset) -> dict[str, Any]:
+def _row(candidate: Candidate, searches: Sequence[dict[str, Any]]) -> dict[str, Any]:
     rates = [search["highest"] for search in searches]
-    given = searches[0]["labels"]
-    try:
-        quality = quality_part(logits_of(given, test.labels, test.label_ids), test, gives="labels", reference=None)
-    except PotstillError as exc:
-        return failed_row(candidate, str(exc))
     known = [rate for rate in rates if rate is not None]
     return {
         "name": candidate.name,
@@ -193,8 +175,7 @@ def _row(candidate: Candidate, searches: Sequence[dict[str, Any]], test: Dataset
         "size_bytes": None,
         "identity": dict(candidate.identity),
         "marks": [] if len(known) == len(rates) else ["late: at no rate did 99 of 100 answers keep the bound in every search"],
-        **quality,
-        "unanswered": sum(label not in test.labels for label in given),
+        **searches[0]["quality"],
         "requests_per_second": min(known) if len(known) == len(rates) else None,
         "requests_per_second_searches": rates,
         "closed_loop_requests_per_second": [search["closed_loop"] for search in searches],

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,76 +13,65 @@ from tokenizers import Tokenizer
 
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
 from benchmarks.harness.texts import measured_on
-from benchmarks.peers.servers.inside.stock_folder import GRAPH
+from benchmarks.harness.weights import shipped
+from benchmarks.peers.servers import OURS, SERVERS
+from benchmarks.peers.servers.inside.stock_folder import write_stock_folder
 from benchmarks.serving import ours
-from benchmarks.serving.comparing import compare
+from benchmarks.serving.comparing import compare, requests_for
 from benchmarks.serving.figures import serving_figures, serving_table
 from benchmarks.serving.generator import Load
-from benchmarks.serving.load import post
 from benchmarks.serving.load import run as run_load
 from benchmarks.serving.plan import PHASES, QUICK, DatedPieces, Plan, Task
-from benchmarks.serving.servers import free_port, wait_for_port
-from distill.bundle import BENCHMARK, TOKENIZER, WEIGHTS, Bundle
-from distill.classifier import top_labels
+from benchmarks.serving.servers import started
+from distill.bundle import TOKENIZER, WEIGHTS, Bundle
+from distill.classifier import predict
 from distill.data import Dataset, load_splits
 from distill.errors import PotstillError
-from distill.progress import Reporter
-from export.measure.children import child, run_child
 from export.measure.workers import ROOT
 from export.runtime.sessions import OnnxClassifier
 
 
-def run_serving(
-    student: Path,
-    *,
-    test: Dataset,
-    plan: Plan,
-    work: Path,
-    reporter: Reporter,
-) -> list[dict[str, Any]]:
-    """Measure what is not measured yet and return the rows of all finished phases.
+def run(plan: Plan, context: Context) -> Outcome:
+    """Measure what is not measured yet; the result names the phases that are missing."""
+    student = plan.student or context.trained("2_layers" if context.quick else "2_layers_slim")
+    return run_phases(student, measured_on(load_splits(context.data)), plan, context)
+
+
+def run_phases(student: Path, test: Dataset, plan: Plan, context: Context) -> Outcome:
+    """Measure the phases that are asked for and not measured yet, and return the rows of all finished ones.
 
     Args:
         student: Its bundle, with weights for the peers' export.
         test: Labelled texts.
         plan: How much.
-        work: Keeps finished pieces, by bundle.
-        reporter: Told of progress.
+        context: Where finished phases are kept, by bundle.
     """
-    phases, peers = plan.phases, plan.peers
-    unknown = set(phases) - set(PHASES)
-    if unknown:
-        raise PotstillError(f"there is no phase {sorted(unknown)[0]!r}; choose from {', '.join(PHASES)}")
-    folder = work / Bundle.open(student).manifest.files[WEIGHTS].sha256[:16]
+    folder = context.folder / Bundle.open(student).manifest.files[WEIGHTS].sha256[:16]
     pieces = DatedPieces(folder / f"{plan.turn_s:g}s")
-    with prepared(student, test=test, folder=folder, needs_stock="compare" in phases and bool(peers)) as task:
-        if "generator" in phases:
-            reporter.say("serving: what the load generator takes itself")
-            pieces.get("generator", lambda: weigh_generator(plan))
-        if "compare" in phases:
-            rows = compare(task, plan, pieces, peers=peers, reporter=reporter)
-            pieces.put("compare", {"rows": rows})
-        if "saturate" in phases:
-            reporter.say("serving: what saturates our server")
-            pieces.get("saturate", lambda: ours.saturate(task, plan))
-        for name in ("half_load", "overload"):
-            if name in phases:
-                rate = saturating(pieces) * (0.5 if name == "half_load" else 2)
-                reporter.say(f"serving: {name}, {rate:.0f} requests a second")
-                pieces.get(name, partial(getattr(ours, name), task, plan, rate))
-        if "reload" in phases:
-            reporter.say(f"serving: {plan.reloads} reloads and SIGTERM under load")
-            pieces.get("reload", lambda: ours.reloads(task, plan))
-        if "soak" in phases:
-            reporter.say(f"serving: soak of {plan.soak_s:.0f} s")
-            pieces.get("soak", lambda: ours.soak(task, plan))
-    return rows_of(pieces)
+    if "compare" in plan.phases and plan.peers:
+        write_stock_folder(student, folder / "stock")
+    with prepared(student, test, stock=folder / "stock") as task:
+        for name, phase in phases_of(task, plan, pieces, context).items():
+            # Servers are compared anew each time, from finished turns: there may be more of them.
+            if name in plan.phases and (name == "compare" or pieces.find(name) is None):
+                context.reporter.say(f"serving: {name}")
+                pieces.put(name, phase())
+    found = {name: piece for name in PHASES if (piece := pieces.find(name)) is not None}
+    rows = [row for piece in found.values() for row in piece.get("rows", [piece])]
+    return Outcome(rows, {"missing": [name for name in PHASES if name not in found]})
 
 
-def rows_of(pieces: DatedPieces) -> list[dict[str, Any]]:
-    """Return the rows of the phases that are finished, in their order."""
-    found = [piece for name in PHASES if (piece := pieces.find(name)) is not None]
-    return [row for piece in found for row in piece.get("rows", [piece])]
+def phases_of(task: Task, plan: Plan, pieces: DatedPieces, context: Context) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Return what each phase does, in their order."""
+    return {
+        "generator": lambda: weigh_generator(plan),
+        "compare": lambda: {"rows": compare(task, plan, pieces, reporter=context.reporter)},
+        "saturate": lambda: ours.saturate(task, plan),
+        "half_load": lambda: ours.half_load(task, plan, saturating(pieces) / 2),
+        "overload": lambda: ours.overload(task, plan, 2 * saturating(pieces)),
+        "reload": lambda: ours.reloads(task, plan),
+        "soak": lambda: ours.soak(task, plan),
+    }
 
 
 def saturating(pieces: DatedPieces) -> float:
@@ -101,43 +88,26 @@ def saturating(pieces: DatedPieces) -> float:
 
 def weigh_generator(plan: Plan) -> dict[str, Any]:
     """Return the row of the generator against a server that answers at once."""
-    port = free_port()
-    with child([sys.executable, "-m", "benchmarks.serving.trivial", str(port)], cwd=ROOT):
-        wait_for_port(port)
-        samples = run_load(Load(port, (post("/predict", b'{"inputs": "a film"}'),), plan.connections, plan.turn_s))
+    trivial = replace(
+        SERVERS[OURS], command=lambda start: [str(start.python), "-m", "benchmarks.serving.trivial", str(start.port)]
+    )
+    with started(trivial, ROOT, {}) as server:
+        samples = run_load(Load(server.port, requests_for(trivial, ["a film"]), plan.connections, plan.turn_s))
     return {"kind": "generator", "requests_per_second": samples.requests_per_second, **samples.generator()}
 
 
 @contextmanager
-def prepared(student: Path, *, test: Dataset, folder: Path, needs_stock: bool) -> Iterator[Task]:
-    """Yield what is served: copies of the bundle, and the stock export of its weights in a folder that is kept."""
-    stock = folder / "stock"
-    if needs_stock and not (stock / GRAPH).exists():
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.peers.servers.inside.stock_folder",
-            str(student.resolve()),
-            str(stock.resolve()),
-        ]
-        done = run_child(command, cwd=ROOT)
-        if done.returncode:
-            raise PotstillError(f"the peers' stock export failed: {done.stderr.strip()[-300:]}")
+def prepared(student: Path, test: Dataset, *, stock: Path) -> Iterator[Task]:
+    """Yield what is served: copies of the bundle, and the folder with the stock export of its weights."""
     with tempfile.TemporaryDirectory() as place:
-        shipped, other = Path(place) / "student", Path(place) / "student-with-fp32"
-        for copy, left_out in ((shipped, {"model.onnx"}), (other, set[str]())):  # a reload keeps the precision
-            shutil.copytree(student, copy)
-            Bundle.open(copy).adding({}, dropping=frozenset({WEIGHTS, BENCHMARK, *left_out}))
+        bundle = shipped(student, Path(place) / "student")
         yield Task(
-            bundle=shipped,
-            other=other,
+            bundle=bundle,
+            other=shipped(student, Path(place) / "student-with-fp32", without=()),
             stock=stock,
-            texts=tuple(test.single_texts()),
-            cut_texts=cut_to_fit(test.single_texts(), shipped),
-            label_ids=test.label_ids,
-            labels=test.labels,
-            predicted=_labels(shipped, test.single_texts()),
-            predicted_other=_labels(other, test.single_texts()),
+            test=test,
+            cut_texts=cut_to_fit(test.single_texts(), bundle),
+            predicted=tuple(each.label for each in predict(OnnxClassifier.open(bundle), test.texts)),
         )
 
 
@@ -152,24 +122,6 @@ def cut_to_fit(texts: Sequence[str], bundle: Path) -> tuple[str, ...]:
         text if len(found.ids) <= longest else text[: found.offsets[longest - 2][1]]
         for text, found in zip(texts, encoded, strict=True)
     )
-
-
-def _labels(bundle: Path, texts: Sequence[str]) -> tuple[str, ...]:
-    classifier = OnnxClassifier.open(bundle)
-    return tuple(classifier.labels[top] for top in top_labels(classifier.predict_logits(texts)))
-
-
-def run(plan: Plan, context: Context) -> Outcome:
-    """Measure what is not measured yet; the result names the phases that are missing."""
-    rows = run_serving(
-        plan.student or context.trained("2_layers" if context.quick else "2_layers_slim"),
-        test=measured_on(load_splits(context.data)),
-        plan=plan,
-        work=context.folder,
-        reporter=context.reporter,
-    )
-    there = {"compare" if row["kind"] == "server" else row["kind"] for row in rows}
-    return Outcome(rows, {"missing": [name for name in PHASES if name not in there]})
 
 
 SCENARIO = Scenario(

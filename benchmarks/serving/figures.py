@@ -15,25 +15,23 @@ BUSY_SHARE = 0.9
 def serving_figures(result: Result) -> dict[str, float]:
     """Return the figures of the phases that were run."""
     rows = result["rows"]
-    ratios = [row["requests_ratio"] for row in rows if row["kind"] == "server" and "skipped" not in row and row["name"] != OURS]
-    figures: dict[str, float] = {}
-    if ratios:
-        figures["requests_ratio_best_peer"] = min(ratios)
-    tails = [_tail_ms(row) if _kept_up(row) else None for row in rows if row["kind"] == "half_load"]
-    if tails and None not in tails:
-        figures["p99_ms_half_load"] = max(tail for tail in tails if tail is not None)
-    by_kind = {row["kind"]: row for row in rows if row["kind"] != "server" and _kept_up(row)}
-    if "overload" in by_kind:
-        figures["overload_5xx"] = by_kind["overload"]["server_errors"]
-        if by_kind["overload"]["rejected"]["p99_ms"] is not None:
-            figures["rejection_p99_ms"] = by_kind["overload"]["rejected"]["p99_ms"]
-    if "reload" in by_kind:
-        figures["lost_in_reload"] = sum(by_kind["reload"][name] for name in ("lost", "errors", "wrong"))
-    if "soak" in by_kind:
-        figures["soak_growth"] = by_kind["soak"]["memory_growth"]
-        if "lost_in_reload" in figures and by_kind["soak"].get("reloads"):
-            figures["lost_in_reload"] += by_kind["soak"]["errors"]
-    return figures
+    kept_up = {row["kind"]: row for row in rows if row["kind"] != "server" and _kept_up(row)}
+    overload, reload, soak = (kept_up.get(kind) for kind in ("overload", "reload", "soak"))
+    figures: dict[str, float | None] = {}
+    peers = [row for row in rows if row["kind"] == "server" and row["name"] != OURS and "skipped" not in row]
+    if peers:
+        figures["requests_ratio_best_peer"] = min(row["requests_ratio"] for row in peers)
+    halves = [row for row in rows if row["kind"] == "half_load"]
+    if halves and all(_kept_up(row) and row["p99_ms"] is not None for row in halves):
+        figures["p99_ms_half_load"] = max(row["p99_ms"] for row in halves)
+    if overload:
+        figures |= {"overload_5xx": overload["server_errors"], "rejection_p99_ms": overload["rejected"]["p99_ms"]}
+    if reload:
+        in_soak = soak["errors"] if soak and soak["reloads"] else 0
+        figures["lost_in_reload"] = reload["lost"] + reload["errors"] + reload["wrong"] + in_soak
+    if soak:
+        figures["soak_growth"] = soak["memory_growth"]
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def serving_table(result: Result) -> str:
@@ -42,18 +40,14 @@ def serving_table(result: Result) -> str:
     return f"{table_of(servers, COLUMNS)}\n\n{serving_words(result['rows'])}"
 
 
-def _spelled(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
-
-
 COLUMNS: Columns = (
     ("server", lambda row: row["name"]),
     ("requests/s", lambda row: f"{row['requests_per_second']:,.0f}"),
     ("ours faster", lambda row: f"{row['requests_ratio']:.2f}x"),
     ("least - most", lambda row: " - ".join(f"{ratio:.2f}" for ratio in row["requests_ratio_range"])),
     ("p50 ms", lambda row: f"{row['latency']['p50_ms']:.1f}"),
-    ("p99 ms", lambda row: _spelled(row["latency"]["p99_ms"])),
-    ("open p99 ms", lambda row: _spelled(row.get("open_latency", {}).get("p99_ms"))),
+    ("p99 ms", lambda row: _cell(row["latency"]["p99_ms"])),
+    ("open p99 ms", lambda row: _cell(row["open_latency"]["p99_ms"])),
     ("macro-F1", lambda row: f"{row['macro_f1']:.4f}"),
     ("memory MB", lambda row: f"{row['memory_bytes'] / 1e6:.0f}"),
     ("note", lambda row: ", ".join(f"{name} {value}" for name, value in row["settings"].items()) or "defaults"),
@@ -66,23 +60,13 @@ def serving_words(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _half_load(row: Mapping[str, Any]) -> str:
-    latency = row["latency"]
+    p99s = [latency["p99_ms"] for latency in row["latency_rounds"]]
+    # How far the rounds were apart: what a machine's bad moments do to a tail.
+    rounds = "" if None in p99s else f", {min(p99s):.1f} to {max(p99s):.1f} by round"
     return (
-        f"At {row.get('load', 'half of the saturating load')}, open loop ({row['rate']:,.0f} requests a second): "
-        f"p50 {_ms(latency['p50_ms'])}, p99 {_ms(_tail_ms(row))}{_of_rounds(row)}{_of_generator(row)}."
+        f"At {row['load']}, open loop ({row['rate']:,.0f} requests a second): "
+        f"p50 {_ms(row['latency']['p50_ms'])}, p99 {_ms(row['p99_ms'])}{rounds}{_of_generator(row)}."
     )
-
-
-def _tail_ms(row: Mapping[str, Any]) -> float | None:
-    """Return p99: the median of those of the rounds, or of earlier results that of all rounds together."""
-    tail: float | None = row["p99_ms"] if "p99_ms" in row else row["latency"]["p99_ms"]
-    return tail
-
-
-def _of_rounds(row: Mapping[str, Any]) -> str:
-    """Return how far the rounds were apart, where each had samples enough: what a machine's bad moments do to a tail."""
-    p99s = [latency["p99_ms"] for latency in row.get("latency_rounds", ())]
-    return f", {min(p99s):.1f} to {max(p99s):.1f} by round" if p99s and None not in p99s else ""
 
 
 def _overload(row: Mapping[str, Any]) -> str:
@@ -102,25 +86,29 @@ def _reload(row: Mapping[str, Any]) -> str:
 
 
 def _soak(row: Mapping[str, Any]) -> str:
-    reloads = f" with {row['reloads']} reloads" if row.get("reloads") else ""
-    minutes, growth = row["seconds"] / 60, row["memory_growth"]
-    return f"{minutes:.0f} minutes of mixed load{reloads}: {row['errors']} errors, memory {growth:+.1%}."
+    return (
+        f"{row['seconds'] / 60:.0f} minutes of mixed load with {row['reloads']} reloads: {row['errors']} errors, memory "
+        f"{row['memory_growth']:+.1%}."
+    )
 
 
 def _kept_up(row: Mapping[str, Any]) -> bool:
     """Whether the generator had processor time left; a load that it could not make says nothing of a server."""
-    return float(row.get("generator", {}).get("processor_share", 0)) < BUSY_SHARE
+    return "generator" not in row or row["generator"]["processor_share"] < BUSY_SHARE
 
 
 def _of_generator(row: Mapping[str, Any]) -> str:
-    late = row.get("generator", {}).get("late_p99_ms")
     if not _kept_up(row):
         return " (not valid: the load generator did not keep up)"
-    return "" if late is None else f" (p99 of the generator's own lateness, which counts: {late:.1f} ms)"
+    return f" (p99 of the generator's own lateness, which counts: {row['generator']['late_p99_ms']:.1f} ms)"
 
 
 def _ms(value: float | None) -> str:
     return "not known (too few samples)" if value is None else f"{value:.1f} ms"
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 _WORDS = {"half_load": _half_load, "overload": _overload, "reload": _reload, "soak": _soak}

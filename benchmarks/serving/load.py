@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.serving.generator import LOST, REFUSED, TIMED_OUT, Load
+from benchmarks.serving.generator import LOAD, LOST, REFUSED, SAMPLES, TIMED_OUT, Load
 from distill.errors import PotstillError
 from export.measure.children import child
 from export.measure.statistics import MIN_SAMPLES, percentile, tail
+from export.measure.workers import ROOT
 
-ROOT = Path(__file__).parents[2]
 STRETCHES = 10
 
 
@@ -44,7 +44,7 @@ class Samples:
     sent_s: NDArray[np.float64]
     free_s: NDArray[np.float64]
     ended_s: NDArray[np.float64]
-    status: NDArray[np.int32]
+    status: NDArray[np.int64]
     answer: NDArray[np.int64]
     bodies: tuple[bytes, ...]
     wall_s: float
@@ -58,11 +58,16 @@ class Samples:
     @property
     def requests_per_second(self) -> float:
         """Answers with status 200 a second."""
-        return float((self.status == 200).sum() / self.wall_s)
+        return self.count(200) / self.wall_s
 
     def count(self, *statuses: int) -> int:
         """Return how many requests ended with one of these."""
         return int(np.isin(self.status, statuses).sum())
+
+    @property
+    def failed(self) -> int:
+        """Requests that ended with anything but status 200."""
+        return len(self.status) - self.count(200)
 
     @property
     def lost(self) -> int:
@@ -103,33 +108,12 @@ def percentiles(*rounds: NDArray[np.float64]) -> dict[str, float | int | None]:
     return {"count": len(values), **found, **ends}
 
 
-@contextmanager
-def running(load: Load) -> Iterator[RunningLoad]:
-    """Start a load and yield it once the first requests are under way; it is killed if the block is left early."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        child(
-            [sys.executable, "-m", "benchmarks.serving.generator", str(Path(folder) / "samples.npz")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        ) as process,
-    ):
-        given = cast(IO[str], process.stdin)
-        given.write(load.to_json() + "\n")
-        given.close()
-        if cast(IO[str], process.stdout).readline() != "started\n":
-            raise PotstillError(f"the load generator stopped with code {process.wait()} before it started")
-        yield RunningLoad(process, Path(folder) / "samples.npz")
-
-
 @dataclass(frozen=True)
 class RunningLoad:
-    """A load under way."""
+    """A load under way, and the folder that its samples go to."""
 
     process: subprocess.Popen[str]
-    path: Path
+    folder: Path
 
     def wait(self) -> Samples:
         """Sleep until it is done and return its samples.
@@ -139,12 +123,29 @@ class RunningLoad:
         """
         if code := self.process.wait():
             raise PotstillError(f"the load generator stopped with code {code}")
-        with np.load(self.path) as found:
-            arrays: dict[str, Any] = dict(found)
-        content, ends = arrays.pop("bodies").tobytes(), arrays.pop("body_ends").tolist()
-        wall_s, cpu_s = arrays.pop("spent_s").tolist()
-        bodies = tuple(content[start:end] for start, end in zip([0, *ends], ends, strict=False))
-        return Samples(**arrays, bodies=bodies, wall_s=wall_s, cpu_s=cpu_s)
+        return samples_in(self.folder)
+
+
+@contextmanager
+def running(load: Load) -> Iterator[RunningLoad]:
+    """Start a load and yield it once the first requests are under way; it is killed if the block is left early."""
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / LOAD).write_text(load.to_json())
+        command = [sys.executable, "-m", "benchmarks.serving.generator", place]
+        with child(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            if process.stdout is None or process.stdout.readline() != "started\n":
+                raise PotstillError(f"the load generator stopped with code {process.wait()} before it started")
+            yield RunningLoad(process, Path(place))
+
+
+def samples_in(folder: Path) -> Samples:
+    """Return the samples that a generator wrote."""
+    with np.load(folder / SAMPLES) as found:
+        arrays: dict[str, Any] = dict(found)
+    content, ends = arrays.pop("bodies").tobytes(), arrays.pop("body_ends").tolist()
+    wall_s, cpu_s = arrays.pop("spent_s").tolist()
+    bodies = tuple(content[start:end] for start, end in zip([0, *ends], ends, strict=False))
+    return Samples(**arrays, bodies=bodies, wall_s=wall_s, cpu_s=cpu_s)
 
 
 def run(load: Load) -> Samples:

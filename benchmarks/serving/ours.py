@@ -6,8 +6,10 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,30 +17,27 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.servers import OURS, SERVERS
-from benchmarks.serving.comparing import labels_of, quantiles, requests_for
-from benchmarks.serving.generator import Load
+from benchmarks.serving.comparing import labels_of, medians, quantiles, requests_for, warm, weighed
 from benchmarks.serving.load import Samples, percentiles, post, run, running
 from benchmarks.serving.plan import Plan, Task
-from benchmarks.serving.servers import RunningServer, meanwhile, started
+from benchmarks.serving.servers import RunningServer, meanwhile
 from distill.errors import PotstillError
 
 DEADLINE_MS = 150
 """Of the requests in the overload; the server is told in their header."""
 
 PATIENCE_S = 30.0
-_PEER = SERVERS[OURS]
-(_AS_IT_COMES,) = _PEER.settings
+UNTIL_STOPPED_S = 600.0
+PEER = SERVERS[OURS]
 
 
 def saturate(task: Task, plan: Plan) -> dict[str, Any]:
     """Return the row of closed loops of ever more connections: the most requests a second that the server reaches."""
     tried = []
-    with started(_PEER, task.bundle, _AS_IT_COMES) as server:
-        requests = requests_for(_PEER, task.texts)
-        run(Load(server.port, requests, plan.connections, plan.warmup_s))
-        for times in (1, 2, 4, 8):
-            samples = run(Load(server.port, requests, times * plan.connections, plan.try_s))
-            tried.append({"connections": times * plan.connections, "requests_per_second": samples.requests_per_second})
+    with warm(PEER, task.bundle, requests_for(PEER, task.texts), plan) as (_, load):
+        for connections in (times * plan.connections for times in (1, 2, 4, 8)):
+            samples = run(replace(load, connections=connections, seconds=plan.try_s))
+            tried.append({"connections": connections, "requests_per_second": samples.requests_per_second})
     best = max(tried, key=lambda each: each["requests_per_second"])
     return {"kind": "saturate", **best, "tried": tried}
 
@@ -52,46 +51,44 @@ def half_load(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
 def _open_loop(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
     """Return the row of rounds of an open loop, each with a new server; `p99_ms` is the median of the rounds'."""
     rounds: list[Samples] = []
-    server_cpu_s: list[float] = []
-    requests = requests_for(_PEER, task.texts)
-    for number in range(plan.half_rounds):
-        with started(_PEER, task.bundle, _AS_IT_COMES) as server:
-            run(Load(server.port, requests, plan.connections, plan.warmup_s))
-            before_s = server.cpu_s()
-            rounds.append(run(Load(server.port, requests, plan.overload_connections, plan.half_s, rate=rate, seed=number)))
-            server_cpu_s.append(server.cpu_s() - before_s)
-    latencies = np.concatenate([samples.latency_ms for samples in rounds])
-    latency_rounds = [percentiles(samples.latency_ms) for samples in rounds]
+    server_cpu_us: list[float] = []
+    for number in range(plan.rounds):
+        with warm(PEER, task.bundle, requests_for(PEER, task.texts), plan) as (server, load):
+            more = replace(load, connections=plan.overload_connections, seconds=plan.half_s)
+            samples, cpu_us = weighed(server, replace(more, rate=rate, seed=number))
+        rounds.append(samples)
+        server_cpu_us.append(cpu_us)
+    latencies = [samples.latency_ms for samples in rounds]
+    latency_rounds = [percentiles(each) for each in latencies]
     p99s = [latency["p99_ms"] for latency in latency_rounds if latency["p99_ms"] is not None]
     return {
         "kind": "half_load",
         "rate": rate,
         "p99_ms": float(np.median(p99s)) if len(p99s) == len(rounds) else None,
-        "seconds": plan.half_s * plan.half_rounds,
-        "latency": percentiles(*(samples.latency_ms for samples in rounds)),
+        "seconds": plan.half_s * plan.rounds,
+        "latency": percentiles(*latencies),
         "latency_rounds": latency_rounds,
         # Whether a bad round was one of a slow machine, or of one that stood still.
-        "server_cpu_us_per_request_rounds": [
-            cpu_s / max(1, samples.count(200)) * 1e6 for cpu_s, samples in zip(server_cpu_s, rounds, strict=True)
-        ],
-        "latency_quantiles_ms": quantiles(latencies),
-        "errors": sum(len(samples.status) - samples.count(200) for samples in rounds),
+        "server_cpu_us_per_request_rounds": server_cpu_us,
+        "latency_quantiles_ms": quantiles(np.concatenate(latencies)),
+        "errors": sum(samples.failed for samples in rounds),
         "statuses_rounds": [samples.statuses() for samples in rounds],
-        "generator": _generator_of(rounds),
+        "generator": medians([samples.generator() for samples in rounds]),
     }
 
 
 def overload(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
     """Return the row of an open loop at `rate` requests a second, twice what saturates the server."""
     headers = {"x-deadline-ms": str(DEADLINE_MS)}
-    requests = tuple(post(_PEER.path, _PEER.request_body(text), headers=headers) for text in task.texts)
-    with started(_PEER, task.bundle, _AS_IT_COMES) as server:
+    requests = tuple(post(PEER.path, PEER.request_body(text), headers=headers) for text in task.texts)
+    with warm(PEER, task.bundle, requests, plan) as (server, load):
         # As heavy as what follows: memory counts from a server that has seen its worst.
-        run(Load(server.port, requests, plan.overload_connections, plan.warmup_s, rate=rate, seed=1))
+        flood = replace(load, connections=plan.overload_connections, rate=rate)
+        run(replace(flood, seed=1))
         with watched(server, every_s=plan.overload_s / 120) as memory:
-            samples = run(Load(server.port, requests, plan.overload_connections, plan.overload_s, rate=rate))
+            samples = run(replace(flood, seconds=plan.overload_s))
         recovered = _answers_rightly(server, task)
-    accepted, rejected = samples.latency_ms[samples.status == 200], samples.latency_ms[samples.status == 429]
+    accepted, rejected = (samples.latency_ms[samples.status == status] for status in (200, 429))
     return {
         "kind": "overload",
         "rate": rate,
@@ -116,23 +113,25 @@ def overload(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
 
 def reloads(task: Task, plan: Plan) -> dict[str, Any]:
     """Return the row of reloads between two bundles under load, and of SIGTERM under the same load."""
-    requests = requests_for(_PEER, task.texts)
-    with _replaceable(task) as live, started(_PEER, live, _AS_IT_COMES) as server:
-        run(Load(server.port, requests, plan.connections, plan.warmup_s))
-        with running(Load(server.port, requests, plan.connections, 600)) as under_way:
-            seconds = _reload_in_turn(server, live, task, pauses_s=[plan.warmup_s / 4] * plan.reloads)
-            time.sleep(plan.warmup_s / 4)
-            asked = time.monotonic()
-            server.send(signal.SIGTERM)
-            code = server.process.wait(PATIENCE_S)
-            ended_s = time.monotonic() - asked
-            samples = under_way.wait()
+    with (
+        _replaceable(task) as live,
+        warm(PEER, live, requests_for(PEER, task.texts), plan) as (server, load),
+        running(replace(load, seconds=UNTIL_STOPPED_S)) as under_way,
+    ):
+        seconds = _reload_in_turn(server, live, task, times=plan.reloads, pause_s=plan.warmup_s / 4)
+        time.sleep(plan.warmup_s / 4)
+        asked = time.monotonic()
+        server.send(signal.SIGTERM)
+        code = server.process.wait(PATIENCE_S)
+        ended_s = time.monotonic() - asked
+        samples = under_way.wait()
+    statuses = samples.statuses()
     return {
         "kind": "reload",
         "reloads": len(seconds),
         "seconds_per_reload": seconds,
-        "requests": len(samples.status) - samples.statuses().get("refused", 0),
-        "statuses": samples.statuses(),
+        "requests": len(samples.status) - statuses.get("refused", 0),
+        "statuses": statuses,
         "lost": samples.lost,
         "errors": int(((samples.status > 0) & (samples.status != 200)).sum()),
         "wrong": _wrong(samples, task),
@@ -145,13 +144,11 @@ def reloads(task: Task, plan: Plan) -> dict[str, Any]:
 
 def soak(task: Task, plan: Plan) -> dict[str, Any]:
     """Return the row of a long open loop of all protocols, one to several texts a request, with reloads at intervals."""
-    with _replaceable(task) as live, started(_PEER, live, _AS_IT_COMES) as server:
-        requests = mixed_requests(task.texts, name=live.name)
-        run(Load(server.port, requests, plan.connections, plan.warmup_s))
-        load = Load(server.port, requests, plan.connections, plan.soak_s, rate=plan.soak_rate)
-        with watched(server, every_s=max(0.05, plan.soak_s / 360)) as memory, running(load) as under_way:
-            reloads = max(0, int(plan.soak_s / plan.soak_reload_s) - 1)  # none when the load has ended
-            seconds = _reload_in_turn(server, live, task, pauses_s=[plan.soak_reload_s] * reloads)
+    with _replaceable(task) as live, warm(PEER, live, mixed_requests(task.texts, name=live.name), plan) as (server, load):
+        long = replace(load, seconds=plan.soak_s, rate=plan.soak_rate)
+        with watched(server, every_s=max(0.05, plan.soak_s / 360)) as memory, running(long) as under_way:
+            times = max(0, int(plan.soak_s / plan.soak_reload_s) - 1)  # none when the load has ended
+            seconds = _reload_in_turn(server, live, task, times=times, pause_s=plan.soak_reload_s)
             samples = under_way.wait()
         recovered = _answers_rightly(server, task)
     return {
@@ -161,7 +158,7 @@ def soak(task: Task, plan: Plan) -> dict[str, Any]:
         "reloads": len(seconds),
         "seconds_per_reload": seconds,
         "statuses": samples.statuses(),
-        "errors": len(samples.status) - samples.count(200),
+        "errors": samples.failed,
         "latency": samples.latency(),
         "right_afterwards": recovered,
         "memory_growth": growth(memory),
@@ -171,22 +168,18 @@ def soak(task: Task, plan: Plan) -> dict[str, Any]:
 
 def mixed_requests(texts: Sequence[str], *, name: str) -> tuple[bytes, ...]:
     """Return requests of every protocol: half single texts, half of 2 to 16, a few long ones among them."""
-    rng = np.random.default_rng(0)
-    shapes: tuple[Callable[[list[str]], tuple[str, Any]], ...] = (
-        lambda some: ("/predict", {"inputs": [[text] for text in some], "truncate": True}),
-        lambda some: ("/", {"inputs": some, "parameters": {"top_k": 2}}),
-        lambda some: (
-            f"/v2/models/{name}/infer",
-            {"inputs": [{"name": "text", "shape": [len(some)], "datatype": "BYTES", "data": some}]},
-        ),
-    )
-    made = []
+    rng, made = np.random.default_rng(0), []
     for number in range(2000):
         count = 1 if number % 2 else int(rng.integers(2, 17))
         some = [texts[place] for place in rng.integers(0, len(texts), size=count)]
         if number % 50 == 0:
             some[0] = " ".join(texts[:40])
-        path, body = shapes[number % len(shapes)](some)
+        tensor = {"name": "text", "shape": [count], "datatype": "BYTES", "data": some}
+        path, body = (
+            ("/predict", {"inputs": [[text] for text in some], "truncate": True}),
+            ("/", {"inputs": some, "parameters": {"top_k": 2}}),
+            (f"/v2/models/{name}/infer", {"inputs": [tensor]}),
+        )[number % 3]
         made.append(post(path, json.dumps(body).encode()))
     return tuple(made)
 
@@ -206,17 +199,16 @@ def watched(server: RunningServer, *, every_s: float = 0.5) -> Iterator[list[int
 
 def growth(memory: Sequence[int]) -> float:
     """Return how much the last sixth's median is above the second sixth's, as a share of it; the first sixth warms up."""
-    sixth = max(1, len(memory) // 6)
-    if len(memory) < 3:
+    if len(memory) < 6:
         raise PotstillError(f"{len(memory)} values of memory are too few to say whether it grows")
-    early, late = np.median(memory[sixth : 2 * sixth]), np.median(memory[-sixth:])
+    _, early, *_, late = (np.median(sixth) for sixth in np.array_split(memory, 6))
     return float(late / early - 1)
 
 
 def _answers_rightly(server: RunningServer, task: Task) -> bool:
     headers = {"content-type": "application/json"}
-    status, body = server.ask("POST", _PEER.path, body=_PEER.request_body(task.texts[0]), headers=headers)
-    return status == 200 and _PEER.label(body) == task.predicted[0]
+    status, body = server.ask("POST", PEER.path, body=PEER.request_body(task.texts[0]), headers=headers)
+    return status == 200 and PEER.label(body) == task.predicted[0]
 
 
 @contextmanager
@@ -228,10 +220,10 @@ def _replaceable(task: Task) -> Iterator[Path]:
         yield live
 
 
-def _reload_in_turn(server: RunningServer, live: Path, task: Task, *, pauses_s: Sequence[float]) -> list[float]:
-    """Reload after each pause, from one bundle to the other and back, and return what each reload took."""
+def _reload_in_turn(server: RunningServer, live: Path, task: Task, *, times: int, pause_s: float) -> list[float]:
+    """Reload at intervals, from one bundle to the other and back, and return what each reload took."""
     seconds: list[float] = []
-    for number, pause_s in enumerate(pauses_s):
+    for number in range(times):
         time.sleep(max(0.0, pause_s - sum(seconds[-1:])))
         seconds.append(_reload(server, live, task.other if number % 2 == 0 else task.bundle))
     return seconds
@@ -239,8 +231,7 @@ def _reload_in_turn(server: RunningServer, live: Path, task: Task, *, pauses_s: 
 
 def _reload(server: RunningServer, live: Path, bundle: Path) -> float:
     """Put another bundle in the served one's place, send SIGHUP, and return the seconds until it answers."""
-    before = _version(server)
-    beside = live.with_name("next")
+    before, beside = _version(server), live.with_name("next")
     beside.symlink_to(bundle.resolve())
     beside.replace(live)
     asked = time.monotonic()
@@ -258,16 +249,6 @@ def _version(server: RunningServer) -> str:
 
 
 def _wrong(samples: Samples, task: Task) -> int:
-    """Return how many answers have a label that neither bundle gives the text."""
-    given = labels_of(_PEER, samples)
-    count = len(task.texts)
-    return sum(
-        label not in (task.predicted[number % count], task.predicted_other[number % count])
-        for number, (label, status) in enumerate(zip(given, samples.status, strict=True))
-        if status == 200
-    )
-
-
-def _generator_of(rounds: Sequence[Samples]) -> dict[str, float]:
-    each = [samples.generator() for samples in rounds]
-    return {name: float(np.median([values[name] for values in each])) for name in each[0]}
+    """Return how many answers have another label than the bundle's own runtime gives; that of `other` is the same."""
+    answers = zip(labels_of(PEER, samples), cycle(task.predicted), samples.status, strict=False)
+    return sum(label != wanted for label, wanted, status in answers if status == 200)

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from benchmarks.harness.pieces import Pieces
 from benchmarks.peers.servers import OURS, SERVERS
 from benchmarks.peers.servers.protocol import ServerPeer
+from distill.data import Dataset
 from distill.settings import Settings
 
 PEERS = tuple(name for name in SERVERS if name != OURS)
-PHASES = ("generator", "compare", "saturate", "half_load", "overload", "reload", "soak")
+Phase = Literal["generator", "compare", "saturate", "half_load", "overload", "reload", "soak"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 class Plan(Settings):
@@ -30,15 +30,15 @@ class Plan(Settings):
     peers: tuple[str, ...] = Field(
         PEERS, description="servers to compare with; one that cannot be installed is skipped, and the result says why"
     )
-    phases: tuple[str, ...] = Field(PHASES, description="run only these phases; finished ones are kept in --work")
-    rounds: int = Field(5, ge=1, description="number of rounds; every server takes one turn in each")
+    phases: tuple[Phase, ...] = Field(PHASES, description="run only these phases; finished ones are kept in --work")
+    rounds: int = Field(
+        5, ge=1, description="number of rounds, each with new servers: of turns, at half load, and at --fixed-rate"
+    )
     connections: int = Field(32, ge=1, description="connections, each of which sends its next request after the last answer")
-    settings: int = Field(9, ge=1, description="maximum number of settings tried for each peer")
     try_s: float = Field(3.0, gt=0, description="seconds per tried setting")
     warmup_s: float = Field(2.0, gt=0, description="seconds of load before each measurement")
     turn_s: float = Field(5.0, gt=0, description="seconds per turn")
-    half_rounds: int = Field(5, ge=1, description="number of rounds at half load and at --fixed-rate, each with a new server")
-    half_s: float = Field(20.0, gt=0, description="seconds of each such round")
+    half_s: float = Field(20.0, gt=0, description="seconds of each round at half load and at --fixed-rate")
     fixed_rate: float = Field(1160.0, gt=0, description="requests per second at which the tail is measured, besides half load")
     overload_s: float = Field(60.0, gt=0, description="seconds of the overload")
     overload_connections: int = Field(1024, ge=1, description="connections of the overload")
@@ -51,11 +51,9 @@ class Plan(Settings):
 QUICK = {
     "rounds": 2,
     "connections": 8,
-    "settings": 1,
     "try_s": 0.5,
     "warmup_s": 0.2,
     "turn_s": 0.5,
-    "half_rounds": 1,
     "half_s": 1.0,
     "fixed_rate": 100.0,
     "overload_s": 1.5,
@@ -76,23 +74,22 @@ class Task:
         bundle: The student's folder, without what answering in int8 does not need.
         other: The same student with its fp32 graph beside the int8 one, to reload to.
         stock: Folder with the stock int8 export of the same weights.
-        texts: Test texts.
-        cut_texts: The same, those too long for the student cut to what it reads.
-        label_ids: Their labels, shape (texts,).
-        labels: Label names.
-        predicted: What the bundle's own runtime says, a label a text.
-        predicted_other: What that of `other` says.
+        test: Labelled texts.
+        cut_texts: The texts, those too long for the student cut to what it reads.
+        predicted: What the bundle's own runtime says, a label a text; `other` answers by the same graph.
     """
 
     bundle: Path
     other: Path
     stock: Path
-    texts: tuple[str, ...]
+    test: Dataset
     cut_texts: tuple[str, ...]
-    label_ids: NDArray[np.int64]
-    labels: tuple[str, ...]
     predicted: tuple[str, ...]
-    predicted_other: tuple[str, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts as they are."""
+        return self.test.single_texts()
 
     def folder_of(self, peer: ServerPeer) -> Path:
         """Return what a server serves: the bundle for ours, the stock export for a peer."""

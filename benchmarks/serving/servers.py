@@ -12,22 +12,23 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from benchmarks.harness.environments import python_of
 from benchmarks.peers.servers.protocol import ServerPeer, Setting, Start
-from distill.machine import available_cpus
 from export.measure.children import child
-from export.measure.workers import ROOT, PeerError
+from export.measure.protocol import memory_of
+from export.measure.workers import ROOT, PeerError, last_word
 
 READY_TIMEOUT_S = 120.0
 GRACE_S = 5.0
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,13 @@ class RunningServer:
 
     def memory_bytes(self) -> int:
         """Return the resident memory of all its processes."""
-        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES for pid in self._alive())
+        return memory_of([self.process.pid])["rss_bytes"] or 0
 
     def cpu_s(self) -> float:
         """Return the processor time its living processes have used."""
-        return sum(sum(map(int, _stat_of(pid)[11:13])) / _TICKS for pid in self._alive())
+        first = psutil.Process(self.process.pid)
+        times = [each.cpu_times() for each in (first, *first.children(recursive=True))]
+        return float(sum(each.user + each.system for each in times))
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to its first process."""
@@ -65,32 +68,14 @@ class RunningServer:
             if self.has_tls
             else HTTPConnection("127.0.0.1", self.port, timeout=60)
         )
-        try:
+        with closing(connection):
             connection.request(method, path, body, dict(headers or {}))
             answer = connection.getresponse()
             return answer.status, answer.read()
-        finally:
-            connection.close()
-
-    def _alive(self) -> list[int]:
-        return [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit() and self._is_ours(int(each.name))]
-
-    def _is_ours(self, pid: int) -> bool:
-        try:
-            return int(_stat_of(pid)[2]) == self.process.pid
-        except OSError:
-            return False
 
 
 @contextmanager
-def started(
-    peer: ServerPeer,
-    folder: Path,
-    setting: Setting,
-    *,
-    arguments: tuple[str, ...] = (),
-    threads: int | None = None,
-) -> Iterator[RunningServer]:
+def started(peer: ServerPeer, folder: Path, setting: Setting, *, arguments: tuple[str, ...] = ()) -> Iterator[RunningServer]:
     """Start a server and yield it once it is ready; its whole process group ends with the block.
 
     Args:
@@ -98,15 +83,12 @@ def started(
         folder: The bundle, or the folder with the stock export.
         setting: One of its candidates.
         arguments: Further words of its command line.
-        threads: Processors it may count on; None takes what there are.
 
     Raises:
         PeerError: Its environment cannot be made, it died, or it was not ready within two minutes.
     """
-    python = python_of(peer.name)
     with tempfile.TemporaryDirectory() as work, tempfile.TemporaryFile() as said:
-        port = free_port()
-        start = Start(python, folder.absolute(), port, Path(work), setting, threads or available_cpus())
+        start = Start(python_of(peer.name), folder.absolute(), free_port(), Path(work), setting)
         with child(
             [*peer.command(start), *arguments],
             grace_s=GRACE_S,
@@ -116,8 +98,8 @@ def started(
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore", **peer.variables},
         ) as process:
-            server = RunningServer(port, process, said, peer.has_tls)
-            _wait_until_ready(server, peer, said)
+            server = RunningServer(start.port, process, said, peer.has_tls)
+            _wait_until_ready(server, peer)
             yield server
 
 
@@ -125,59 +107,32 @@ def started(
 def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
     """Run a function in a thread while the block runs; it is given an event that is set when the block has ended."""
     stop = threading.Event()
-    thread = threading.Thread(target=work, args=(stop,), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work, stop)
+        try:
+            yield
+        finally:
+            stop.set()
+    working.result()  # raises what the function raised
 
 
 def free_port() -> int:
     """Return the first of three free ports in a row; some servers take more than one."""
     while True:
         port = random.randrange(20_000, 30_000)  # noqa: S311
-        try:
-            for offset in range(3):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port + offset))
-        except OSError:
-            continue
-        return port
+        with suppress(OSError), ExitStack() as probes:
+            for each in range(port, port + 3):
+                probes.enter_context(socket.create_server(("127.0.0.1", each)))
+            return port
 
 
-def wait_for_port(port: int, *, patience_s: float = 20.0) -> None:
-    """Return once somebody listens."""
-    until = time.monotonic() + patience_s
-    while time.monotonic() < until:
-        with socket.socket() as probe:
-            if not probe.connect_ex(("127.0.0.1", port)):
-                return
-        time.sleep(0.05)
-    raise PeerError(f"nobody listens on port {port} after {patience_s:.0f} s")
-
-
-def _wait_until_ready(server: RunningServer, peer: ServerPeer, said: IO[bytes]) -> None:
+def _wait_until_ready(server: RunningServer, peer: ServerPeer) -> None:
     until = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < until:
-        if server.process.poll() is not None:
-            raise PeerError(f"{peer.name} stopped with code {server.process.returncode}: {_last_words(said)}")
-        try:
+        if (code := server.process.poll()) is not None:
+            raise PeerError(f"{peer.name} stopped with code {code}: {last_word(server.log())}")
+        with suppress(OSError, HTTPException):
             if server.ask("GET", peer.ready_path)[0] == 200:
                 return
-        except (OSError, HTTPException):
-            pass
         time.sleep(0.1)
-    raise PeerError(f"{peer.name} was not ready within {READY_TIMEOUT_S:.0f} s: {_last_words(said)}")
-
-
-def _last_words(said: IO[bytes]) -> str:
-    said.seek(0)
-    lines = [line.strip() for line in said.read().decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no word"
-
-
-def _stat_of(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat after the name, which may hold spaces: state, parent, group and so on."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    raise PeerError(f"{peer.name} was not ready within {READY_TIMEOUT_S:.0f} s: {last_word(server.log())}")

@@ -9,22 +9,16 @@ BODY = b'[{"label":"positive","score":0.987654}]'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 
 
-class Trivial(asyncio.Protocol):
-    """Takes every read for one request."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep where answers go."""
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:  # noqa: ARG002
-        """Answer."""
-        assert isinstance(self._transport, asyncio.Transport)  # noqa: S101
-        self._transport.write(ANSWER)
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Take everything that is read at once for one request."""
+    while await reader.read(1 << 16):
+        writer.write(ANSWER)
+    writer.close()
 
 
 async def main(port: int) -> None:
     """Serve until killed."""
-    server = await asyncio.get_running_loop().create_server(Trivial, "127.0.0.1", port)
+    server = await asyncio.start_server(answer, "127.0.0.1", port)
     await server.serve_forever()
 
 

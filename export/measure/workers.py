@@ -123,7 +123,7 @@ class Worker:
     def _death(self) -> PeerError:
         self._process.wait()
         self._complaints.seek(0)
-        return PeerError(f"{self.name} stopped with code {self._process.returncode}: {_last_word(self._complaints.read())}")
+        return PeerError(f"{self.name} stopped with code {self._process.returncode}: {last_word(self._complaints.read())}")
 
 
 def _object_of(name: str, line: str) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def prepare(module: str, job: Job, *, python: Path | None = None, timeout_s: flo
     except subprocess.TimeoutExpired as exc:
         raise PeerError(f"{name} was not ready after {timeout_s:g} s") from exc
     if ran.returncode:
-        raise PeerError(f"{name} cannot get ready: {_last_word(ran.stderr)}")
+        raise PeerError(f"{name} cannot get ready: {last_word(ran.stderr)}")
     return float(_object_of(name, ran.stdout)["prepared_s"])
 
 
@@ -204,6 +204,7 @@ def _surroundings(job: Job) -> dict[str, Any]:
     return {"text": True, "cwd": ROOT, "env": {**os.environ, **threads, **quiet}}
 
 
-def _last_word(complaints: str) -> str:
+def last_word(complaints: str) -> str:
+    """Return the last line that a process wrote, shortened."""
     lines = [line.strip() for line in complaints.splitlines() if line.strip()]
     return lines[-1][:300] if lines else "no word"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +19,11 @@ import pytest
 
 from benchmarks.harness.results import read_result
 from benchmarks.serving import generator
-from benchmarks.serving.generator import Generator, Load, drawn_starts, take_response
-from benchmarks.serving.load import percentiles, post, run
-from benchmarks.serving.servers import free_port, wait_for_port
+from benchmarks.serving.generator import LOAD, Generator, Load, drawn_starts, main, take_response
+from benchmarks.serving.load import Samples, percentiles, post, run, running, samples_in
+from benchmarks.serving.servers import free_port
+from distill.errors import PotstillError
 
-ROOT = Path(__file__).parents[2]
 REQUESTS = tuple(post("/predict", b'{"inputs": "%d"}' % number) for number in range(10))
 
 
@@ -48,6 +48,34 @@ def answering(handle: Callable[[socket.socket], None]) -> Iterator[int]:
         threading.Thread(target=accept, daemon=True).start()
         yield server.getsockname()[1]
         stop.set()
+
+
+Run = Callable[[Load], Samples]
+
+
+@pytest.fixture
+def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Return a function that runs a load in this process, through the same files as in one of its own."""
+    made: list[Generator] = []
+
+    class Kept(Generator):
+        def __init__(self, load: Load) -> None:
+            super().__init__(load)
+            made.append(self)
+
+    def run_load(load: Load) -> Samples:
+        (tmp_path / LOAD).write_text(load.to_json())
+        main(tmp_path)
+        return samples_in(tmp_path)
+
+    monkeypatch.setattr(generator, "Generator", Kept)
+    monkeypatch.setattr(generator, "SETTLE_S", 0.0)
+    monkeypatch.setattr(generator, "gc", SimpleNamespace(disable=lambda: None))
+    yield run_load
+    for each in made:
+        for connection in each._idle:
+            each._close(connection)
+        each._open.close()
 
 
 def answer(status: str, body: bytes, *, more: bytes = b"") -> bytes:
@@ -122,7 +150,7 @@ def test_open_loop_counts_from_when_a_request_was_due() -> None:
     assert np.median(late_ms) < waited.min()  # the one connection was not free: the server was late, not the generator
 
 
-def test_what_is_lost_refused_or_rejected_is_told_apart() -> None:
+def test_what_is_lost_refused_or_rejected_is_told_apart(run_here: Run) -> None:
     seen = threading.Semaphore(3)
 
     def handle(connection: socket.socket) -> None:
@@ -133,24 +161,81 @@ def test_what_is_lost_refused_or_rejected_is_told_apart() -> None:
             connection.sendall(answer("429 Too Many Requests", b"{}"))
 
     with answering(handle) as port:
-        samples = run(Load(port, REQUESTS, 1, seconds=5.0, most=5))
+        samples = run_here(Load(port, REQUESTS, 1, seconds=5.0, most=5))
     assert samples.statuses() == {"429": 3, "lost": 2}
-    assert (samples.lost, samples.requests_per_second) == (2, 0)
-    assert run(Load(free_port(), REQUESTS, 1, seconds=5.0)).statuses() == {"refused": 1}
+    assert (samples.failed, samples.lost, samples.requests_per_second) == (5, 2, 0)
+    assert run_here(Load(free_port(), REQUESTS, 1, seconds=5.0)).statuses() == {"refused": 1}
+    open_loop = run_here(Load(free_port(), REQUESTS, 1, seconds=0.1, rate=100.0))  # the next may find somebody
+    assert open_loop.statuses() == {"refused": len(open_loop.due_s)}
 
 
-def test_answers_belong_to_their_requests() -> None:
+def test_an_answer_that_does_not_come_in_time_is_given_up(run_here: Run) -> None:
+    def handle(connection: socket.socket) -> None:
+        while connection.recv(65536):
+            time.sleep(3.0)
+
+    with answering(handle) as port:
+        samples = run_here(Load(port, REQUESTS, 1, seconds=1.0, most=1, timeout_s=0.1))
+    assert samples.statuses() == {"timed_out": 1}
+    assert 0.1 < samples.wall_s < 2.5
+
+
+def test_a_connection_that_the_server_closes_is_opened_again(run_here: Run) -> None:
+    def handle(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(answer("200 OK", b"[]", more=b"Connection: close\r\n"))
+
+    with answering(handle) as port:
+        samples = run_here(Load(port, REQUESTS, 2, seconds=5.0, most=6))
+    assert samples.statuses() == {"200": 6}
+
+
+def test_a_server_with_tls_is_asked_without_trusting_it(run_here: Run, tmp_path: Path) -> None:
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-subj",
+        "/CN=x",
+    ]
+    subprocess.run([*command, "-keyout", tmp_path / "key", "-out", tmp_path / "cert"], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+
+    def handle(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as inside:
+            while inside.recv(65536):
+                inside.sendall(answer("200 OK", b"[]"))
+
+    with answering(handle) as port:
+        samples = run_here(Load(port, REQUESTS, 2, seconds=5.0, most=10, has_tls=True))
+    assert samples.statuses() == {"200": 10}
+
+
+def test_a_generator_that_dies_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    unreadable = Load(1, REQUESTS, 1, seconds=1.0)
+    monkeypatch.setattr(Load, "to_json", lambda _: "no load")
+    with pytest.raises(PotstillError, match="stopped with code 1 before it started"), running(unreadable):
+        pass
+
+
+def test_answers_belong_to_their_requests(run_here: Run) -> None:
     def handle(connection: socket.socket) -> None:
         while data := connection.recv(65536):
             connection.sendall(answer("200 OK", data.partition(b"\r\n\r\n")[2]))  # gives the body back
 
     with answering(handle) as port:
-        samples = run(Load(port, REQUESTS, 4, seconds=5.0, most=25))
+        samples = run_here(Load(port, REQUESTS, 4, seconds=5.0, most=25))
     assert len(samples.due_s) == 25
     assert [samples.bodies[number] for number in samples.answer] == [b'{"inputs": "%d"}' % (each % 10) for each in range(25)]
 
 
-def test_the_generator_sleeps_until_there_is_something_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_generator_sleeps_until_there_is_something_to_do(run_here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A generator that polls takes the processor from the server that it measures."""
     woken = 0
 
@@ -164,30 +249,18 @@ def test_the_generator_sleeps_until_there_is_something_to_do(monkeypatch: pytest
             time.sleep(0.005)
             connection.sendall(answer("200 OK", b"[]"))
 
-    monkeypatch.setattr(generator, "select", SimpleNamespace(select=counted, epoll=select.epoll, EPOLLIN=select.EPOLLIN))
-    monkeypatch.setattr(generator, "gc", SimpleNamespace(disable=lambda: None))
+    monkeypatch.setattr(generator, "select", SimpleNamespace(select=counted))
     with answering(handle) as port:
-        load = Generator(Load(port, REQUESTS, 4, seconds=30.0, most=100))
-        gone_s, _ = load.run()
-        for connection in load._idle:
-            load._drop(connection)
-        load._poll.close()
-    assert load.status == [200] * 100
-    assert woken <= 100 + gone_s / 0.2 + 1  # an answer, or 0.2 s without one
+        samples = run_here(Load(port, REQUESTS, 4, seconds=30.0, most=100))
+    assert samples.statuses() == {"200": 100}
+    assert woken <= 100 + samples.wall_s / 0.2 + 1  # an answer, or 0.2 s without one
 
 
-def test_the_trivial_server_answers_every_request() -> None:
-    port = free_port()
-    with subprocess.Popen([sys.executable, "-m", "benchmarks.serving.trivial", str(port)], cwd=ROOT) as server:
-        try:
-            wait_for_port(port)
-            samples = run(Load(port, REQUESTS, 32, seconds=0.5))
-        finally:
-            server.kill()
-    assert samples.statuses() == {"200": len(samples.due_s)}
-    taken = samples.generator()
-    assert taken["us_per_request"] == pytest.approx(samples.cpu_s * 1e6 / len(samples.due_s))
-    assert 0 < taken["processor_share"] == pytest.approx(samples.cpu_s / samples.wall_s)
+def test_what_the_generator_takes_is_told_beside_the_samples() -> None:
+    nothing, sent_s = np.zeros(101), np.linspace(0.0, 0.1, 101)  # the later ones later, by 1 ms each
+    whole = np.zeros(101, dtype=np.int64)
+    taken = Samples(nothing, sent_s, nothing, sent_s, whole, whole, (b"",), wall_s=2.0, cpu_s=0.5).generator()
+    assert taken == pytest.approx({"us_per_request": 0.5e6 / 101, "processor_share": 0.25, "late_p99_ms": 99.0})
 
 
 def test_the_recorded_generator_takes_little_beside_a_request() -> None:
@@ -195,7 +268,7 @@ def test_the_recorded_generator_takes_little_beside_a_request() -> None:
     assert row["us_per_request"] < 150
 
 
-def test_what_a_server_says_before_it_is_asked_is_no_answer() -> None:
+def test_what_a_server_says_before_it_is_asked_is_no_answer(run_here: Run) -> None:
     taken = 0
 
     def handle(connection: socket.socket) -> None:
@@ -208,6 +281,6 @@ def test_what_a_server_says_before_it_is_asked_is_no_answer() -> None:
             connection.sendall(answer("200 OK", b""))
 
     with answering(handle) as port:
-        samples = run(Load(port, REQUESTS, 1, seconds=0.6, rate=10.0))
+        samples = run_here(Load(port, REQUESTS, 1, seconds=0.6, rate=10.0))
     assert samples.statuses() == {"200": len(samples.due_s)}
     assert taken == 2

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peers.servers import SERVERS
-from benchmarks.scenarios.serving import rows_of, saturating
+from benchmarks.scenarios.serving import saturating
 from benchmarks.serving.comparing import labels_of
 from benchmarks.serving.figures import serving_figures, serving_table, serving_words
 from benchmarks.serving.load import Samples
@@ -22,6 +22,7 @@ from distill.errors import PotstillError
 def server(name: str, rate: float, ratio: float) -> dict[str, Any]:
     row: dict[str, Any] = {"kind": "server", "name": name, "requests_per_second": rate, "requests_ratio": ratio}
     row |= {"requests_ratio_range": [ratio - 0.1, ratio + 0.1], "latency": {"p50_ms": 9.0, "p99_ms": 20.0}}
+    row["open_latency"] = {"p99_ms": 12.0}
     return row | {"macro_f1": 0.84, "memory_bytes": 200_000_000, "settings": {}}
 
 
@@ -31,10 +32,10 @@ ROWS: list[dict[str, Any]] = [
     server("litserve", 1000.0, 3.0),
     server("mlserver", 1200.0, 2.5),
     {"kind": "server", "name": "infinity", "skipped": "it will not install"},
-    {"kind": "half_load", "latency": {"p99_ms": 4.5}},
+    {"kind": "half_load", "p99_ms": 4.5},
     {"kind": "overload", "server_errors": 0, "rejected": {"p99_ms": 8.0}},
     {"kind": "reload", "lost": 1, "errors": 2, "wrong": 4},
-    {"kind": "soak", "memory_growth": 0.01},
+    {"kind": "soak", "memory_growth": 0.01, "reloads": 0, "errors": 3},
 ]
 
 
@@ -49,15 +50,26 @@ def test_figures_follow_from_the_rows() -> None:
     }
 
 
+HALF: dict[str, Any] = {
+    "kind": "half_load",
+    "load": "half of the saturating load",
+    "rate": 1200.0,
+    "p99_ms": 5.0,
+    "latency": {"p50_ms": 2.0},
+    "latency_rounds": [{"p99_ms": None}],
+    "generator": {"processor_share": 0.2, "late_p99_ms": 0.43},
+}
+
+
 def test_the_tail_is_the_larger_of_two_loads_each_the_median_of_its_rounds() -> None:
-    half = {"kind": "half_load", "load": "half of the saturating load", "rate": 900.0, "p99_ms": 7.0}
+    half = {**HALF, "rate": 900.0, "p99_ms": 7.0}
     fixed = {**half, "load": "a fixed load", "rate": 1160.0, "p99_ms": 8.0}
     assert serving_figures({"rows": [half, fixed]}) == {"p99_ms_half_load": 8.0}
     assert serving_figures({"rows": [half, {**fixed, "p99_ms": None}]}) == {}
     assert serving_figures({"rows": [half, {**fixed, "generator": {"processor_share": 0.95}}]}) == {}
-    words = serving_words([{**row, "latency": {"p50_ms": 2.0}} for row in (half, fixed)])
-    assert "At half of the saturating load, open loop (900 requests a second): p50 2.0 ms, p99 7.0 ms." in words
-    assert "At a fixed load, open loop (1,160 requests a second): p50 2.0 ms, p99 8.0 ms." in words
+    words = serving_words([half, fixed])
+    assert "At half of the saturating load, open loop (900 requests a second): p50 2.0 ms, p99 7.0 ms (" in words
+    assert "At a fixed load, open loop (1,160 requests a second): p50 2.0 ms, p99 8.0 ms (" in words
 
 
 def test_what_a_soak_loses_in_its_reloads_counts() -> None:
@@ -69,27 +81,33 @@ def test_what_a_soak_loses_in_its_reloads_counts() -> None:
 
 def test_what_was_not_measured_has_no_figure() -> None:
     assert serving_figures({"rows": ROWS[:2]}) == {}
-    too_few = {"kind": "half_load", "latency": {"p99_ms": None}}
-    assert serving_figures({"rows": [too_few, {"kind": "overload", "server_errors": 3, "rejected": {"p99_ms": None}}]}) == {
-        "overload_5xx": 3
-    }
+    overload = {"kind": "overload", "server_errors": 3, "rejected": {"p99_ms": None}}
+    assert serving_figures({"rows": [{**HALF, "p99_ms": None}, overload]}) == {"overload_5xx": 3}
 
 
 def test_a_load_that_the_generator_could_not_make_has_no_figure_and_says_so() -> None:
-    half = {"kind": "half_load", "rate": 1200.0, "latency": {"p50_ms": 2.0, "p99_ms": 5.0}}
-    kept_up = {**half, "generator": {"processor_share": 0.2, "late_p99_ms": 0.43}}
-    busy = {**half, "generator": {"processor_share": 0.95, "late_p99_ms": 80.0}}
-    assert serving_figures({"rows": [kept_up]}) == {"p99_ms_half_load": 5.0}
-    assert serving_words([kept_up]).endswith("p99 5.0 ms (p99 of the generator's own lateness, which counts: 0.4 ms).")
+    busy = {**HALF, "generator": {"processor_share": 0.95, "late_p99_ms": 80.0}}
+    assert serving_figures({"rows": [HALF]}) == {"p99_ms_half_load": 5.0}
+    assert serving_words([HALF]).endswith("p99 5.0 ms (p99 of the generator's own lateness, which counts: 0.4 ms).")
     assert serving_figures({"rows": [busy]}) == {}
     assert serving_words([busy]).endswith("p99 5.0 ms (not valid: the load generator did not keep up).")
 
 
 def test_a_tail_is_shown_with_its_rounds() -> None:
-    half = {"kind": "half_load", "rate": 1200.0, "latency": {"p50_ms": 2.0, "p99_ms": 5.0}}
     rounds = [{"p99_ms": 7.2}, {"p99_ms": 4.1}, {"p99_ms": 5.0}]
-    assert serving_words([{**half, "latency_rounds": rounds}]).endswith("p99 5.0 ms, 4.1 to 7.2 by round.")
-    assert serving_words([{**half, "latency_rounds": [*rounds, {"p99_ms": None}]}]).endswith("p99 5.0 ms.")
+    assert "p99 5.0 ms, 4.1 to 7.2 by round (" in serving_words([{**HALF, "latency_rounds": rounds}])
+    assert "p99 5.0 ms (" in serving_words([{**HALF, "latency_rounds": [*rounds, {"p99_ms": None}]}])
+
+
+def test_an_overload_and_the_reloads_are_told_in_words() -> None:
+    overload = {"kind": "overload", "seconds": 60.0, "statuses": {"200": 94399, "429": 230724}, "accepted_late": 38}
+    overload |= {"deadline_ms": 150, "rejected": {"p99_ms": 21.69}, "server_errors": 21, "lost": 0, "memory_growth": 0.002}
+    reload = {"kind": "reload", "reloads": 10, "requests": 13875, "lost": 0, "errors": 1, "wrong": 2}
+    assert serving_words([{**overload, "generator": HALF["generator"]}, reload]) == (
+        "At twice the saturating load for 60 s: 94,399 answered, 38 of them past their 150 ms; 230,724 refused, p99 21.7 ms; "
+        "21 server errors, 0 lost; memory +0.2% (p99 of the generator's own lateness, which counts: 0.4 ms). "
+        "10 reloads and SIGTERM under 13,875 requests: 0 lost, 1 failed, 2 wrong."
+    )
 
 
 def test_the_table_has_quality_beside_speed_and_says_why_a_peer_is_missing() -> None:
@@ -102,11 +120,11 @@ def test_the_table_has_quality_beside_speed_and_says_why_a_peer_is_missing() -> 
 
 
 def test_words_speak_of_what_was_run() -> None:
-    soak = {"kind": "soak", "seconds": 1800.0, "errors": 0, "memory_growth": 0.0123}
-    half = {"kind": "half_load", "rate": 1200.0, "latency": {"p50_ms": 2.0, "p99_ms": None}}
-    assert serving_words([soak, half]) == (
-        "At half of the saturating load, open loop (1,200 requests a second): p50 2.0 ms, p99 not known (too few samples). "
-        "30 minutes of mixed load: 0 errors, memory +1.2%."
+    soak = {"kind": "soak", "seconds": 1800.0, "reloads": 29, "errors": 0, "memory_growth": 0.0123}
+    assert serving_words([soak, {**HALF, "p99_ms": None}]) == (
+        "At half of the saturating load, open loop (1,200 requests a second): p50 2.0 ms, p99 not known (too few samples) "
+        "(p99 of the generator's own lateness, which counts: 0.4 ms). "
+        "30 minutes of mixed load with 29 reloads: 0 errors, memory +1.2%."
     )
 
 
@@ -127,13 +145,10 @@ def test_a_finished_piece_is_not_measured_again(tmp_path: Path) -> None:
     assert [pieces.get("soak", measure)["memory_growth"] for _ in range(2)] == [0.02, 0.02]
     assert made == [1]
     assert DatedPieces(tmp_path / "work").find("soak") == pieces.find("soak")
-    assert [row["kind"] for row in rows_of(pieces)] == ["soak"]
     with pytest.raises(PotstillError, match="run the phase `saturate` first"):
         saturating(pieces)
-    pieces.put("compare", {"rows": ROWS[1:5]})
     pieces.put("saturate", {"kind": "saturate", "requests_per_second": 3100.0})
     assert saturating(pieces) == 3100
-    assert [row["kind"] for row in rows_of(pieces)] == [*["server"] * 4, "saturate", "soak"]
 
 
 def samples(statuses: Sequence[int], bodies: Sequence[bytes]) -> Samples:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.harness.scenario import Context, Outcome
 from benchmarks.peers.servers.protocol import ServerPeer, Setting
 from benchmarks.scenarios import serving
 from benchmarks.serving import comparing, ours
@@ -22,6 +23,8 @@ from benchmarks.serving.generator import Load
 from benchmarks.serving.load import Samples
 from benchmarks.serving.plan import PHASES, DatedPieces, Plan, Task
 from distill.bundle import WEIGHTS
+from distill.data import Dataset
+from distill.errors import PotstillError
 from distill.progress import SilentReporter
 from export.measure.workers import PeerError
 
@@ -30,18 +33,13 @@ TASK = Task(
     bundle=Path("student"),
     other=Path("other"),
     stock=Path("stock"),
-    texts=("dull", "great"),
+    test=Dataset(("dull", "great"), np.array([0, 1]), LABELS, "the test"),
     cut_texts=("dull", "great"),
-    label_ids=np.array([0, 1]),
-    labels=LABELS,
     predicted=("bad", "good"),
-    predicted_other=("bad", "bad"),
 )
 PLAN = Plan(
     rounds=2,
-    half_rounds=2,
     reloads=2,
-    settings=2,
     warmup_s=0.02,
     overload_s=0.6,
     soak_s=0.7,
@@ -69,7 +67,7 @@ class Place:
         self.process = SimpleNamespace(wait=lambda _: 0)
 
     @contextmanager
-    def started(self, peer: ServerPeer, folder: Path, setting: Setting) -> Iterator[Place]:
+    def started(self, peer: ServerPeer, folder: Path, setting: Setting, **_: Any) -> Iterator[Place]:
         if peer.name == "infinity":
             raise PeerError("infinity will not install")
         self.peer, self.setting = peer, setting
@@ -83,17 +81,17 @@ class Place:
         self.loads.append(load)
         if load.rate is not None and load.seconds in (PLAN.overload_s, PLAN.soak_s):
             time.sleep(0.25)  # for the memory to be looked at
-        count = load.most or 1000
+        count = min(load.most, 1000)
         due = np.arange(count) / 1000
         return Samples(
             due_s=due,
             sent_s=due + 0.002,
             free_s=due,
             ended_s=due + np.array(self.ms[:count]) / 1000,
-            status=np.array(self.statuses[:count], dtype=np.int32),
+            status=np.array(self.statuses[:count]),
             answer=np.array(self.answers[:count]),
             bodies=(b"", *(self.body(label) for label in (*LABELS, "ugly"))),
-            wall_s={32: 4.0, 16: 2.0}.get(self.setting.get("batch", 0), 1.0),
+            wall_s=2.0 if self.setting.get("fast_queue") is False else 4.0 if "batch" in self.setting else 1.0,
             cpu_s=0.05,
         )
 
@@ -121,8 +119,8 @@ class Place:
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Place:
     found = Place()
+    monkeypatch.setattr(comparing, "started", found.started)
     for module in (ours, comparing):
-        monkeypatch.setattr(module, "started", found.started)
         monkeypatch.setattr(module, "run", found.run)
     monkeypatch.setattr(ours, "running", found.running)
     return found
@@ -154,12 +152,11 @@ def test_overload_tells_late_refused_wrong_and_failed_answers_apart(place: Place
     assert all(b"x-deadline-ms: 150\r\n" in request for request in place.loads[-1].requests)
 
 
-def test_an_answer_of_either_bundle_is_right_while_they_are_exchanged(place: Place) -> None:
-    place.answers = [1] * 1000  # `bad` for `great` is what the other bundle says
+def test_an_answer_with_another_label_than_the_bundles_is_wrong_while_they_are_exchanged(place: Place) -> None:
     row = ours.reloads(TASK, PLAN)
     assert (row["reloads"], row["wrong"], row["errors"], row["sigterm_exit_code"]) == (2, 0, 0, 0)
     assert place.signals == [signal.SIGHUP, signal.SIGHUP, signal.SIGTERM]
-    place.answers = [2] * 1000  # `good` for `dull` is nobody's
+    place.answers = [2] * 1000  # `good`, also for `dull`
     assert ours.reloads(TASK, PLAN)["wrong"] == 500
 
 
@@ -172,45 +169,51 @@ def test_a_server_that_does_not_reload_is_said(place: Place, monkeypatch: pytest
 
 def test_the_fastest_setting_of_a_peer_is_compared_and_who_cannot_take_part_says_why(place: Place, tmp_path: Path) -> None:
     pieces = DatedPieces(tmp_path)
-    mine, peer, gone = comparing.compare(TASK, PLAN, pieces, peers=PLAN.peers, reporter=SilentReporter())
-    assert peer["settings"]["batch"] == 16  # 1,000 requests in 2 s, with 32 in 4 s
-    assert [each["requests_per_second"] for each in peer["tried"]] == [250.0, 500.0]
+    mine, peer, gone = comparing.compare(TASK, PLAN, pieces, reporter=SilentReporter())
+    assert peer["settings"]["fast_queue"] is False  # 1,000 requests in 2 s, with the others in 4 s
+    assert [each["requests_per_second"] for each in peer["tried"]] == [*[250.0] * 4, 500.0]
     assert (mine["requests_ratio"], peer["requests_ratio"]) == (1.0, 2.0)
     assert (peer["macro_f1"], peer["labels_other_than_predicted"]) == (1.0, 0)
     assert gone == {"kind": "server", "name": "infinity", "skipped": "infinity will not install"}
     count = len(place.loads)
-    comparing.compare(TASK, PLAN, pieces, peers=PLAN.peers, reporter=SilentReporter())
+    comparing.compare(TASK, PLAN, pieces, reporter=SilentReporter())
     assert len(place.loads) == count  # finished turns are kept
 
 
 def test_a_server_with_labels_of_its_own_is_refused_and_silence_counts_as_wrong(place: Place, tmp_path: Path) -> None:
     place.statuses = [429, *[200] * 999]  # no label for the first text
-    (mine,) = comparing.compare(TASK, PLAN, DatedPieces(tmp_path / "a"), peers=(), reporter=SilentReporter())
+    alone = PLAN.model_copy(update={"peers": ()})
+    (mine,) = comparing.compare(TASK, alone, DatedPieces(tmp_path / "a"), reporter=SilentReporter())
     assert (mine["labels_other_than_predicted"], mine["macro_f1"]) == (1, pytest.approx(1 / 3))  # F1 0 and 2/3
     place.answers = [3] * 1000
-    with pytest.raises(Exception, match="labels that the bundle does not have"):
-        comparing.compare(TASK, PLAN, DatedPieces(tmp_path / "b"), peers=(), reporter=SilentReporter())
+    with pytest.raises(PeerError, match="labels that the texts do not have: ugly"):
+        comparing.compare(TASK, alone, DatedPieces(tmp_path / "b"), reporter=SilentReporter())
 
 
 def test_all_phases_run_in_their_order_and_finished_ones_are_kept(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
-    def prepared(student: Path, **_: Any) -> Iterator[Task]:
+    def prepared(student: Path, test: Dataset, **_: Any) -> Iterator[Task]:
         yield TASK
 
     files = {WEIGHTS: SimpleNamespace(sha256="0123456789abcdef")}
     monkeypatch.setattr(serving, "prepared", prepared)
+    monkeypatch.setattr(serving, "write_stock_folder", lambda student, folder: folder)
     monkeypatch.setattr(
         serving, "Bundle", SimpleNamespace(open=lambda _: SimpleNamespace(manifest=SimpleNamespace(files=files)))
     )
     monkeypatch.setattr(serving, "weigh_generator", lambda plan: {"kind": "generator", "requests_per_second": 9000.0})
 
-    def run() -> list[dict[str, Any]]:
-        return serving.run_serving(Path("student"), test=None, plan=PLAN, work=tmp_path, reporter=SilentReporter())  # type: ignore[arg-type]
+    def run(plan: Plan = PLAN) -> Outcome:
+        return serving.run_phases(Path("student"), TASK.test, plan, Context(tmp_path, "serving", SilentReporter()))
 
-    rows = run()
+    with pytest.raises(PotstillError, match="run the phase `saturate` first"):
+        run(PLAN.model_copy(update={"phases": ("half_load",)}))
+    found = run()
+    rows = found.rows
     assert list(dict.fromkeys(row["kind"] for row in rows)) == ["generator", "server", *PHASES[2:]]
+    assert found.parts == {"missing": []}
     by_kind = {row["kind"]: row for row in reversed(rows)}
     assert by_kind["half_load"]["rate"] == 0.5 * by_kind["saturate"]["requests_per_second"]
     assert by_kind["soak"]["reloads"] == 2
@@ -218,5 +221,5 @@ def test_all_phases_run_in_their_order_and_finished_ones_are_kept(
     figures = serving_figures({"rows": rows})
     assert (figures["requests_ratio_best_peer"], figures["lost_in_reload"], figures["soak_growth"]) == (2.0, 0, 0.0)
     count = len(place.loads)
-    assert [row["kind"] for row in run()] == [row["kind"] for row in rows]
+    assert [row["kind"] for row in run().rows] == [row["kind"] for row in rows]
     assert len(place.loads) == count

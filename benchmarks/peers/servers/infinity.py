@@ -11,31 +11,25 @@ import json
 
 from benchmarks.peers.servers.protocol import ServerPeer, Start, best_label
 
-SOURCE = "https://michaelfeil.eu/infinity/latest/cli_v2/ (optimum on a CPU, as https://github.com/michaelfeil/infinity advises)"
-
 
 def _command(start: Start) -> list[str]:
     # Asked for a folder, infinity hands optimum a file name with the folder in it, which optimum 2 refuses.
     for path in start.folder.iterdir():
         (start.work / path.name).symlink_to(path)
-    options = {"--model-id": ".", "--served-model-name": "student", "--host": "127.0.0.1", "--port": start.port}
-    options |= {"--engine": "optimum", "--device": "cpu", "--batch-size": start.setting["batch_size"]}
-    options |= {"--log-level": "warning"}
-    flags = [
-        "--no-model-warmup",
-        "--no-lengths-via-tokenize",
-        "--no-vector-disk-cache",
-        "--no-trust-remote-code",
-        "--no-bettertransformer",
+    return [
+        *(str(start.python), "-m", "infinity_emb.cli", "v2", "--model-id", ".", "--served-model-name", "student"),
+        *("--host", "127.0.0.1", "--port", str(start.port), "--log-level", "warning"),
+        *("--engine", "optimum", "--device", "cpu", "--batch-size", str(start.setting["batch_size"])),
+        *("--no-model-warmup", "--no-lengths-via-tokenize", "--no-vector-disk-cache"),
+        *("--no-trust-remote-code", "--no-bettertransformer"),
+        *([] if start.setting["optimize"] else ["--onnx-disable-optimize"]),
     ]
-    flags += [] if start.setting["optimize"] else ["--onnx-disable-optimize"]
-    words = [str(word) for pair in options.items() for word in pair]
-    return [str(start.python), "-m", "infinity_emb.cli", "v2", *words, *flags]
 
 
 PEER = ServerPeer(
     name="infinity",
-    source=SOURCE,
+    source="https://michaelfeil.eu/infinity/latest/cli_v2/ "
+    "(optimum on a CPU, as https://github.com/michaelfeil/infinity advises)",
     settings=(
         {"batch_size": 32, "optimize": False},
         {"batch_size": 32, "optimize": True},

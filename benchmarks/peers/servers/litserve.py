@@ -8,18 +8,17 @@ from __future__ import annotations
 import json
 
 from benchmarks.peers.servers.protocol import ServerPeer, Start
-
-SOURCE = "https://lightning.ai/docs/litserve/features/batching and /api-reference/litserver (CPU workers, fast_queue)"
+from distill.machine import available_cpus
 
 
 def _command(start: Start) -> list[str]:
-    given = {"folder": str(start.folder), "port": start.port, "threads": start.threads, **start.setting}
+    given = {"folder": str(start.folder), "port": start.port, "threads": available_cpus(), **start.setting}
     return [str(start.python), "-m", "benchmarks.peers.servers.inside.litserve_app", json.dumps(given)]
 
 
 PEER = ServerPeer(
     name="litserve",
-    source=SOURCE,
+    source="https://lightning.ai/docs/litserve/features/batching and /api-reference/litserver (CPU workers, fast_queue)",
     settings=(
         {"workers": 1, "api_servers": 1, "batch": 32, "timeout_s": 0.0, "fast_queue": True},
         {"workers": 1, "api_servers": 1, "batch": 16, "timeout_s": 0.005, "fast_queue": True},

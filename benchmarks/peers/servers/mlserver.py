@@ -8,34 +8,29 @@ from __future__ import annotations
 import json
 
 from benchmarks.peers.servers.protocol import ServerPeer, Start
+from distill.machine import available_cpus
 from export.measure.workers import ROOT
-
-SOURCE = "https://docs.seldon.ai/mlserver/user-guide/custom, /adaptive-batching and /parallel-inference (found by trying)"
 
 
 def _command(start: Start) -> list[str]:
-    setting, port = start.setting, start.port
-    server = {"debug": False, "host": "127.0.0.1", "http_port": port, "grpc_port": port + 1, "metrics_port": port + 2}
-    server |= {"parallel_workers": setting["workers"], "gzip_enabled": False}
+    workers = start.setting["workers"]
+    ports = dict(zip(("http_port", "grpc_port", "metrics_port"), range(start.port, start.port + 3), strict=True))
+    server = {"debug": False, "host": "127.0.0.1", **ports, "parallel_workers": workers, "gzip_enabled": False}
     model = {
         "name": "student",
         "implementation": "benchmarks.peers.servers.inside.mlserver_model.StudentRuntime",
-        "max_batch_size": setting["batch"],
-        "max_batch_time": setting["batch_s"],
-        "parameters": {"uri": str(start.folder), "extra": {"threads": max(1, start.threads // max(1, setting["workers"]))}},
+        "max_batch_size": start.setting["batch"],
+        "max_batch_time": start.setting["batch_s"],
+        "parameters": {"uri": str(start.folder), "extra": {"threads": max(1, available_cpus() // max(1, workers))}},
     }
     (start.work / "settings.json").write_text(json.dumps(server))
     (start.work / "model-settings.json").write_text(json.dumps(model))
     return [str(start.python), "-m", "mlserver.cli.main", "start", "."]
 
 
-def _request(text: str) -> dict[str, object]:
-    return {"inputs": [{"name": "texts", "shape": [1], "datatype": "BYTES", "data": [text]}]}
-
-
 PEER = ServerPeer(
     name="mlserver",
-    source=SOURCE,
+    source="https://docs.seldon.ai/mlserver/user-guide/custom, /adaptive-batching and /parallel-inference (found by trying)",
     settings=(
         {"workers": 0, "batch": 32, "batch_s": 0.001},
         {"workers": 0, "batch": 16, "batch_s": 0.005},
@@ -45,7 +40,7 @@ PEER = ServerPeer(
     ),
     command=_command,
     path="/v2/models/student/infer",
-    body=_request,
+    body=lambda text: {"inputs": [{"name": "texts", "shape": [1], "datatype": "BYTES", "data": [text]}]},
     label=lambda body: str(json.loads(body)["outputs"][0]["data"][0]),
     ready_path="/v2/models/student/ready",
     # httptools comes with uvicorn[standard]; later versions of uvloop end its workers.

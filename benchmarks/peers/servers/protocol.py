@@ -21,7 +21,6 @@ class Start:
         port: Where to listen, on 127.0.0.1.
         work: An empty folder of its own, also its working directory.
         setting: One of the peer's candidates.
-        threads: Processors there are.
     """
 
     python: Path
@@ -29,7 +28,6 @@ class Start:
     port: int
     work: Path
     setting: Setting
-    threads: int
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.harness.weights import write_portable
 from benchmarks.peers import stock
@@ -17,17 +17,13 @@ GRAPH = "model_quantized.onnx"
 def write_stock_folder(bundle: Path, folder: Path) -> Path:
     """Fill `folder` unless an earlier run did, and return it."""
     if not (folder / GRAPH).exists():
-        made = folder / "made"
-        made.mkdir(parents=True, exist_ok=True)
-        write_portable(bundle, folder)
-        stock.prepare(Job(bundle=bundle, folder=made, threads=1))
-        for name in FILES:
-            shutil.copy(bundle / name, folder / name)
-        (made / stock.GRAPH).replace(folder / GRAPH)
-        shutil.rmtree(made)  # a server that looks for graphs must find one
-        (folder / "portable.onnx").unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent) as place:
+            made = Path(place) / "made"
+            made.mkdir()
+            write_portable(bundle, Path(place))
+            stock.prepare(Job(bundle=bundle, folder=made, threads=1))
+            for name in FILES:
+                shutil.copy(bundle / name, folder / name)
+            (made / stock.GRAPH).replace(folder / GRAPH)  # a server that looks for graphs must find one
     return folder
-
-
-if __name__ == "__main__":
-    write_stock_folder(Path(sys.argv[1]), Path(sys.argv[2]))
