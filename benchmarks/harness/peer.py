@@ -6,15 +6,20 @@ The heavy imports are inside those two functions: the harness reads `PEER` in it
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks import peers as rooms
-from export.measure.protocol import Job
+from export.measure.protocol import Job, Logits
 
 StartsFrom = Literal["weights", "base", "teacher"]
 
@@ -82,6 +87,26 @@ def bytes_of(folder: Path, *files: str | Path) -> int:
 
 def config_of(job: Job) -> dict[str, Any]:
     """Return the Hugging Face config of the student."""
-    import json
-
     return dict(json.loads((job.bundle / "config.json").read_text()))
+
+
+def reader_of(job: Job) -> Callable[[list[str]], dict[str, NDArray[np.int64]]]:
+    """Return what turns texts into the padded inputs of a graph, by the tokenizer of the student."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(job.bundle / "tokenizer.json"))
+    tokenizer.enable_truncation(job.max_length)
+    tokenizer.enable_padding(pad_id=config_of(job)["pad_token_id"] or 0)
+
+    def inputs_of(texts: list[str]) -> dict[str, NDArray[np.int64]]:
+        rows = tokenizer.encode_batch_fast(texts)
+        columns = {"input_ids": [row.ids for row in rows], "attention_mask": [row.attention_mask for row in rows]}
+        return {name: np.array(values, dtype=np.int64) for name, values in columns.items()}
+
+    return inputs_of
+
+
+def scores_of(answers: Any, labels: Sequence[str]) -> Logits:
+    """Return what a pipeline of transformers answers, a list of label and score for each text, in the order of the labels."""
+    rows = [{answer["label"]: answer["score"] for answer in answers_of_text} for answers_of_text in answers]
+    return np.array([[row[label] for label in labels] for row in rows])

@@ -146,19 +146,20 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, lef
     return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
 
 
-def table_of(rows: Sequence[Any], columns: Columns, *, gone: str = "skipped") -> str:
+def table_of(rows: Sequence[Any], columns: Columns, *, gone: str = "skipped", left: Sequence[int] = (0,)) -> str:
     """Return a Markdown table with a line for each row; a row that has the entry `gone` shows only its name and that.
 
     Args:
         rows: Rows of a result.
         columns: By head, in their order, what is shown of a row.
         gone: Name of the entry with the reason why a row has no figures.
+        left: As of `markdown_table`.
     """
     blank, first = [""] * (len(columns) - 2), columns[0][1]
     cells = [
         [first(row), *blank, f"{gone}: {row[gone]}"] if gone in row else [shown(row) for _, shown in columns] for row in rows
     ]
-    return markdown_table([head for head, _ in columns], cells)
+    return markdown_table([head for head, _ in columns], cells, left=left)
 
 
 def value_of(found: Any) -> float | None:

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.harness.peer import Needs, bytes_of, config_of
 from export.measure.protocol import BATCH, Job, Logits, Peer, in_place
 
-PEER = Needs("weights", ("ctranslate2==4.8.5",))
+PEER = Needs("weights", ("ctranslate2==4.8.5", "transformers==4.57.6"))
 SOURCE = (
     "https://opennmt.net/CTranslate2/guides/transformers.html#bert, "
     "https://opennmt.net/CTranslate2/performance.html (int8, one replica per core for throughput)"

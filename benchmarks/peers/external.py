@@ -31,26 +31,22 @@ class Command:
 
     def one(self, text: str) -> Logits:
         """Return the answer to one text."""
-        self._give(text)
+        self._give([text])
         return self._take()
 
     def many(self, texts: Sequence[str]) -> Logits:
         """Return the answers to many texts; they are written while the answers are read, as a pipe would have it."""
-        writer = threading.Thread(target=self._give_all, args=(texts,), daemon=True)
+        writer = threading.Thread(target=self._give, args=(texts,), daemon=True)
         writer.start()
         answers = [self._take() for _ in texts]
         writer.join()
         return np.array(answers)
 
-    def _give_all(self, texts: Sequence[str]) -> None:
-        for text in texts:
-            self._give(text)
-
-    def _give(self, text: str) -> None:
-        given = cast(IO[str], self.process.stdin)
+    def _give(self, texts: Sequence[str]) -> None:
+        given = cast(IO[str], self.process.stdin)  # it is flushed after each line
         with suppress(BrokenPipeError):  # it has ended; reading its answer says with which code
-            given.write(" ".join(text.split()) + "\n")  # a text is a line: its own line ends become spaces
-            given.flush()
+            for text in texts:
+                given.write(" ".join(text.split()) + "\n")  # a text is a line: its own line ends become spaces
 
     def _take(self) -> Logits:
         line = cast(IO[str], self.process.stdout).readline()

@@ -27,7 +27,7 @@ class Address:
             raise ValueError(f"{url} is not an address; wanted http://HOST:PORT/PATH")
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
-        self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._path = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
         self._labels = tuple(labels)
 
     def one(self, text: str) -> Logits:
@@ -37,10 +37,8 @@ class Address:
 
     def many(self, texts: Sequence[str]) -> Logits:
         """Return the log of the scores of many texts, asked 32 at a time."""
-        rows = []
-        for start in range(0, len(texts), BATCH):
-            answers = self._ask(list(texts[start : start + BATCH]))
-            rows += [self._row(answer) for answer in answers]
+        batches = [list(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
+        rows = [self._row(answer) for batch in batches for answer in self._ask(batch)]
         if len(rows) != len(texts):
             raise ValueError(f"it gave {len(rows)} answers to {len(texts)} texts")
         return np.array(rows)

@@ -5,11 +5,9 @@ Many texts are sorted by length, in batches of 32, on one stream per thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from benchmarks.harness.peer import Needs, bytes_of, config_of
+from benchmarks.harness.peer import Needs, bytes_of, reader_of
 from benchmarks.harness.weights import portable_graph
 from export.measure.protocol import BATCH, Job, Logits, Peer, in_place
 
@@ -26,7 +24,7 @@ def prepare(job: Job) -> None:
     import nncf
     import openvino as ov
 
-    inputs_of = _reader(job)
+    inputs_of = reader_of(job)
     dataset = nncf.Dataset([inputs_of([text]) for text in job.calibration])
     model = ov.Core().read_model(portable_graph(job))
     ov.save_model(nncf.quantize(model, dataset, model_type=nncf.ModelType.TRANSFORMER), job.folder / GRAPH)
@@ -36,7 +34,7 @@ def open_peer(job: Job) -> Peer:
     """Compile once for latency and once for throughput."""
     import openvino as ov
 
-    inputs_of, core, path = _reader(job), ov.Core(), job.folder / GRAPH
+    inputs_of, core, path = reader_of(job), ov.Core(), job.folder / GRAPH
     threads = {"INFERENCE_NUM_THREADS": job.threads}
     single = core.compile_model(path, "CPU", {"PERFORMANCE_HINT": "LATENCY", **threads}).create_infer_request()
     several = core.compile_model(path, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": job.threads, **threads})
@@ -58,18 +56,3 @@ def open_peer(job: Job) -> Peer:
         source=SOURCE,
         size_bytes=bytes_of(job.bundle, path, path.with_suffix(".bin")),
     )
-
-
-def _reader(job: Job) -> Callable[[list[str]], dict[str, np.ndarray]]:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(job.bundle / "tokenizer.json"))
-    tokenizer.enable_truncation(job.max_length)
-    tokenizer.enable_padding(pad_id=config_of(job)["pad_token_id"] or 0)
-
-    def inputs_of(texts: list[str]) -> dict[str, np.ndarray]:
-        rows = tokenizer.encode_batch_fast(texts)
-        columns = {"input_ids": [row.ids for row in rows], "attention_mask": [row.attention_mask for row in rows]}
-        return {name: np.array(values, dtype=np.int64) for name, values in columns.items()}
-
-    return inputs_of

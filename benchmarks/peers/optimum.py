@@ -5,11 +5,7 @@ As optimum's documentation has it; many texts are sorted by length, because its 
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
-from benchmarks.harness.peer import Needs, bytes_of
+from benchmarks.harness.peer import Needs, bytes_of, scores_of
 from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order
 
 # The last three packages only so that a test can read a Triton config as Triton does.
@@ -46,12 +42,9 @@ def open_peer(job: Job) -> Peer:
     model = ORTModelForSequenceClassification.from_pretrained(job.folder, file_name=GRAPH, session_options=options)
     tokenizer = AutoTokenizer.from_pretrained(job.bundle, model_max_length=job.max_length)
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None, function_to_apply="none")
-    order = list(model.config.label2id)
 
     def rows(texts: list[str]) -> Logits:
-        answers: Any = classify(texts, batch_size=BATCH, truncation=True)
-        scores = [{answer["label"]: answer["score"] for answer in answers_of_text} for answers_of_text in answers]
-        return np.array([[row[label] for label in order] for row in scores])
+        return scores_of(classify(texts, batch_size=BATCH, truncation=True), job.labels)
 
     return Peer(
         one=lambda text: rows([text])[0],

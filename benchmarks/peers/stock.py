@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.harness.peer import Needs, bytes_of, config_of
+from benchmarks.harness.peer import Needs, bytes_of, config_of, reader_of
 from benchmarks.harness.weights import portable_graph
 from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order
 
@@ -31,17 +31,14 @@ def open_peer(job: Job) -> Peer:
     """Open the graph with default session options."""
     import onnxruntime as ort
 
-    from distill.tokenization import TextTokenizer
-
     graph, options = job.folder / GRAPH, ort.SessionOptions()
     options.intra_op_num_threads = job.threads
     options.log_severity_level = 3
     session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    pad_id = int(config_of(job)["pad_token_id"] or 0)
-    tokenizer = TextTokenizer.from_file(job.bundle / "tokenizer.json", max_length=job.max_length, pad_id=pad_id)
+    inputs_of = reader_of(job)
 
     def answer(texts: list[str]) -> Logits:
-        return np.asarray(session.run(None, tokenizer.pad(tokenizer.encode(texts)).inputs())[0])
+        return np.asarray(session.run(None, inputs_of(texts))[0])
 
     return Peer(
         one=lambda text: answer([text])[0],

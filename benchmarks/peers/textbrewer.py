@@ -34,7 +34,12 @@ def prepare(job: Job) -> None:
     import torch
     from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
     from torch.utils.data import DataLoader
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        get_linear_schedule_with_warmup,
+    )
 
     folder = write_first_layers(job, job.folder / "student")
     texts = job.training_texts()
@@ -43,14 +48,13 @@ def prepare(job: Job) -> None:
     teacher = AutoModelForSequenceClassification.from_pretrained(teacher_of(job)).eval()
     student = AutoModelForSequenceClassification.from_pretrained(folder)
 
-    def collate(rows: list[tuple[str, int]]) -> dict[str, Any]:
-        batch = tokenizer(
-            [text for text, _ in rows], truncation=True, max_length=job.max_length, padding=True, return_tensors="pt"
-        )
-        return {**batch, "labels": torch.tensor([label for _, label in rows])}
-
-    pairs = list(zip(texts["train"], texts["train_labels"], strict=True))
-    loader: DataLoader[Any] = DataLoader(pairs, batch_size=BATCH_SIZE, shuffle=True, collate_fn=collate)  # type: ignore[arg-type]
+    rows = [
+        {**tokenizer(text, truncation=True, max_length=job.max_length), "label": label}
+        for text, label in zip(texts["train"], texts["train_labels"], strict=True)
+    ]
+    pad = DataCollatorWithPadding(tokenizer)
+    # A plain dict: TextBrewer knows no other mapping.
+    loader: DataLoader[Any] = DataLoader(rows, BATCH_SIZE, shuffle=True, collate_fn=lambda rows: dict(pad(rows)))  # type: ignore[arg-type]
     steps = EPOCHS * len(loader)
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE)
     distiller = GeneralDistiller(

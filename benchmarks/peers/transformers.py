@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
-from benchmarks.harness.peer import Needs, bytes_of
+from benchmarks.harness.peer import Needs, bytes_of, scores_of
 from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order
 
 PEER = Needs("weights")
@@ -27,9 +23,7 @@ def open_peer(job: Job) -> Peer:
     )
 
     def rows(texts: list[str]) -> Logits:
-        answers: Any = classify(texts, truncation=True, batch_size=len(texts))
-        found = [{answer["label"]: answer["score"] for answer in answers_of_text} for answers_of_text in answers]
-        return np.array([[row[label] for label in job.labels] for row in found])
+        return scores_of(classify(texts, truncation=True, batch_size=len(texts)), job.labels)
 
     return Peer(
         one=lambda text: rows([text])[0],

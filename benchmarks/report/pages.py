@@ -35,13 +35,13 @@ def filled(page: str, *, folder: Path = FOLDER) -> str:
     """
     for name, scenario in scenarios().items():
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        if not page.count(start) and not page.count(end):
-            continue
-        if page.count(start) != 1 or page.count(end) != 1 or page.index(start) > page.index(end):
-            raise PotstillError(f"the page needs one {start} and, after it, one {end}")
-        before, after = page[: page.index(start)], page[page.index(end) + len(end) :]
-        result = checked(scenario, folder)
-        page = f"{before}{start}\n{scenario.table(result)}\n\n{circumstances_of(result, scenario)}\n{end}{after}"
+        if page.count(start) or page.count(end):
+            before, _, rest = page.partition(start)
+            _, _, after = rest.partition(end)
+            if page.count(start) != 1 or page.count(end) != 1 or end in before:
+                raise PotstillError(f"the page needs one {start} and, after it, one {end}")
+            result = checked(scenario, folder)
+            page = f"{before}{start}\n{scenario.table(result)}\n\n{circumstances_of(result, scenario)}\n{end}{after}"
     return INLINE.sub(lambda found: _figure(found, folder), page)
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from benchmarks.harness.scenario import Result, Row, markdown_table, value_of
+from benchmarks.harness.scenario import Columns, Result, Row, table_of, value_of
 
 ABSENT = "-"
 
@@ -38,6 +39,10 @@ class Column:
     scenario: str = "single-stream"
     is_timed: bool = False
     brief: bool = True
+
+    def head_beside(self, reference: str) -> str:
+        """Return the head in a table of one scenario, which has one reference."""
+        return f"faster than {reference}" if self.head == "faster" else self.head
 
     def value(self, row: Row | None) -> float | None:
         """Return the figure of a row; None if it has none."""
@@ -91,16 +96,19 @@ def speed_table(result: Result) -> str:
     rows = result["rows"]
     there = [row for row in rows if "failed" not in row]
     shown = [column for column in COLUMNS if column.brief and any(column.name in row for row in there)]
-    reference = next((row["reference"] for row in there if row.get("reference")), None)
-    heads = [f"faster than {reference}" if column.head == "faster" else column.head for column in shown]
-    cells = []
-    for row in rows:
-        note = "; ".join(mark.partition(":")[0] for mark in row.get("marks", ())) or row.get("failed", "")
-        left_out = "failed" in row
-        figures = ["" if left_out else column.shown(row, interval=column.name == "macro_f1") for column in shown]
-        cells.append([row["name"], *figures, f"left out: {note}" if left_out else note])
-    table = markdown_table(["row", *heads, "note"], cells, left=(0, len(shown) + 1))
+    reference = next((row["reference"] for row in there if row.get("reference")), "the first row")
+    columns: Columns = [
+        ("row", lambda row: row["name"]),
+        *((each.head_beside(reference), partial(each.shown, interval=each.name == "macro_f1")) for each in shown),
+        ("note", notes_of),
+    ]
+    table = table_of(rows, columns, gone="failed", left=(0, len(columns) - 1))
     return "\n\n".join([table, " ".join([*first_words(there), f"{result['reads']}."])])
+
+
+def notes_of(row: Row) -> str:
+    """Return what is marked on a row, in a word each."""
+    return "; ".join(mark.partition(":")[0] for mark in row.get("marks", ()))
 
 
 def first_words(rows: Sequence[Row]) -> list[str]:

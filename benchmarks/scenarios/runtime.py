@@ -19,7 +19,7 @@ from benchmarks.harness.candidates import Candidate, RowSettings, Task, bundle_c
 from benchmarks.harness.scenario import QUALITY, Columns, Context, Outcome, Result, Row, Scenario, table_of, value_of
 from benchmarks.harness.speed import SpeedSettings, kept_rows
 from benchmarks.harness.weights import shipped
-from benchmarks.report.tables import first_words
+from benchmarks.report.tables import first_words, notes_of
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import Dataset
 from distill.settings import DataSettings
@@ -119,7 +119,7 @@ COLUMNS: Columns = (
     ("ours faster", lambda row: f"{value_of(row['throughput_ratio']):.2f}x"),
     ("macro-F1", lambda row: f"{row['macro_f1']:.4f}"),
     ("ships MB", lambda row: f"{(row['size_bytes'] or 0) / 1e6:.1f}"),
-    ("note", lambda row: "; ".join(mark.partition(":")[0] for mark in row.get("marks", ()))),
+    ("note", notes_of),
 )
 
 

@@ -125,7 +125,7 @@ def test_a_row_that_fails_says_why_and_the_others_are_measured(
     assert any(line.startswith("Left out, broken") for line in first_words(list(rows.values())))
     lines = speed_table({"rows": list(rows.values()), "reads": "40 texts"}).splitlines()
     assert lines[2].startswith(f"| {ours} | ")
-    assert "left out: " in lines[3]
+    assert "failed: " in lines[3]
     assert lines[2].count(" | ") == lines[0].count(" | ")
 
 
