@@ -44,7 +44,6 @@ MODEL: Final = Release(
     ),
 )
 
-TEXTS: Final = 200
 TASK: Final = """
 instructions = "Decide whether the review recommends the film."
 
@@ -94,14 +93,14 @@ def served(python: Path) -> Iterator[str]:
         yield f"{address}/v1"
 
 
-def ask_local_model(rows: Rows, *, work: Path, data: DataSettings, reporter: Reporter) -> None:
-    """Ask the model about test texts and audit its answers by the commands; keep what they print as a row."""
+def ask_local_model(rows: Rows, *, work: Path, data: DataSettings, most: int, reporter: Reporter) -> None:
+    """Ask the model about at most so many test texts and audit its answers by the commands; keep what they print as a row."""
     if rows.has("local-model"):
         return
-    reporter.say(f"local model: {MODEL.members[0].name}, {TEXTS} texts")
+    reporter.say(f"local model: {MODEL.members[0].name}, {most} texts")
     folder = work / "local-model"
     folder.mkdir(parents=True, exist_ok=True)
-    texts = limited(measured_on(load_splits(data)), TEXTS, seed=0)
+    texts = limited(measured_on(load_splits(data)), most, seed=0)
     (folder / "task.toml").write_text(TASK)
     with (folder / "gold.csv").open("w", newline="", encoding="utf-8") as file:
         named = [texts.labels[label] for label in texts.label_ids]

@@ -29,6 +29,7 @@ from benchmarks.harness.scenario import Context, Outcome, Result, Scenario, mark
 from distill.errors import SettingsError
 from distill.progress import Reporter
 from distill.settings import Settings
+from distill.teacher_settings import TeacherSettings
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,15 @@ class Amounts:
     study: Study
     failures: Plan = field(default_factory=Plan)
     promises: Promises = field(default_factory=Promises)
+    local_texts: int = 200
 
 
 def sample_of(study: Study) -> Amounts:
     """Return a few texts of everything, to see that it works."""
     short = study.settings.model_copy(update={"epochs": 2, "vocabulary_size": 2_000})
     few = Plan(texts=120, latency_s=0.05, concurrency=8, kills=2)
-    return Amounts(replace(study, settings=short, seeds=(0,)), few, Promises(drawings=20))
+    tuning = TeacherSettings(epochs=1, max_length=32)
+    return Amounts(replace(study, settings=short, tuning=tuning, seeds=(0,)), few, Promises(drawings=20), local_texts=20)
 
 
 def run_ask(folder: Path, *, parts: Sequence[str], amounts: Amounts, reporter: Reporter) -> list[dict[str, Any]]:
@@ -88,7 +91,7 @@ def _unsure(folder: Path, rows: Rows, amounts: Amounts, reporter: Reporter) -> N
 
 
 def _local(folder: Path, rows: Rows, amounts: Amounts, reporter: Reporter) -> None:
-    ask_local_model(rows, work=folder, data=amounts.study.data, reporter=reporter)
+    ask_local_model(rows, work=folder, data=amounts.study.data, most=amounts.local_texts, reporter=reporter)
 
 
 PARTS: Final[dict[str, Callable[[Path, Rows, Amounts, Reporter], None]]] = {

@@ -60,5 +60,5 @@ SCENARIO = Scenario(
     picture=lambda result: picture_of(result["rows"]),
     decided_by=("distill", "export"),
     minutes=30,
-    quick={"profile": "quick"},
+    quick={"profile": "quick", "effort": "quick"},
 )
