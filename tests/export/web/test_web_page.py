@@ -125,7 +125,10 @@ def require_pythons_answers(visit: Visit, url: str, bundle: Bundle, precision: P
     answers = visit.page.evaluate(CLASSIFY, texts)
     classifier = OnnxClassifier.open(bundle, precision=precision)
     expected = task_of(classifier.problem_type).probabilities(classifier.predict_logits(texts))
-    assert [answer["chosen"] for answer in answers] == [[bundle.labels[index]] for index in expected.argmax(axis=1)]
+    chosen = np.array([bundle.labels.index(answer["chosen"][0]) for answer in answers])
+    other = chosen != expected.argmax(axis=1)
+    assert other.sum() <= 5
+    assert (np.ptp(expected[other], axis=1) <= TOLERANCE[precision]).all()  # labels that are nearly equally likely
     assert len(np.unique(expected.argmax(axis=1))) == 2
     assert np.abs(np.array([answer["probabilities"] for answer in answers]) - expected).max() <= TOLERANCE[precision]
     assert not visit.complaints
