@@ -13,10 +13,7 @@ from benchmarks.attacks.wire import asks, floods, head, hold, stream, texts_body
 LIVE = whole("GET", "/health/live")
 GET = head("GET", "/")
 CHUNKED = head("POST", "/predict", "transfer-encoding: chunked") + b"\r\n"
-UPGRADE = head("GET", "/health/live", "connection: upgrade", "upgrade: websocket") + b"\r\nabc"
-ALMOST_WHOLE = head("POST", "/predict", "content-length: 2000000") + b"\r\n" + b"a" * 1_900_000
 ONE_TEXT = texts_body(["a fine film " * 3000])
-THIRTY_TEXTS = whole(body=texts_body(["a fine film of two hours"] * 30))
 TEXT = whole(body=texts_body(["a fine film"]))
 _LOG, _TOKENS, _ADMIN = frozenset({"log"}), frozenset({"tokens"}), frozenset({"admin"})
 

@@ -133,3 +133,9 @@ def test_the_system_tells_who_holds_connections() -> None:
 def test_an_unknown_attack_is_refused(attack: Callable[..., list[dict[str, Any]]]) -> None:
     with pytest.raises(SettingsError, match="nap"):
         attack("nap")
+
+
+def test_the_small_run_names_attacks_that_there_are() -> None:
+    small = SCENARIO.settings(**SCENARIO.quick)
+    assert set(small.attacks) < {each.name for each in ATTACKS}  # type: ignore[attr-defined]
+    assert small.attacks  # type: ignore[attr-defined]
