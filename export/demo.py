@@ -60,10 +60,14 @@ def run_demo(out: Path, settings: DemoSettings = DemoSettings(), *, reporter: Re
     Raises:
         PotstillError: The error of any stage; finished stages are kept and not repeated next time.
     """
+    return fit_profile(out, profile_of(settings), reporter=reporter)
+
+
+def fit_profile(out: Path, profile: Profile, *, reporter: Reporter | None = None) -> FitReport:
+    """Fit what a profile names, as `run_demo` does."""
     with requires("the demo"):
         from export.fitting.run import fit
     require_writable(out)
-    profile = profile_of(settings)
     return fit(
         load_splits(profile.data),
         out=out,

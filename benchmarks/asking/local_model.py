@@ -65,6 +65,8 @@ print(server.listening_address, flush=True)
 sys.stdin.read()
 """
 SLOTS: Final = 4
+SERVED_BY: Final = "language-model"
+"""Name of the server's environment."""
 
 
 @contextmanager
@@ -105,7 +107,7 @@ def ask_local_model(rows: Rows, *, work: Path, data: DataSettings, most: int, re
     with (folder / "gold.csv").open("w", newline="", encoding="utf-8") as file:
         named = [texts.labels[label] for label in texts.label_ids]
         csv.writer(file).writerows([("text", "label"), *zip(texts.single_texts(), named, strict=True)])
-    with served(python_of("language-model")) as address:
+    with served(python_of(SERVED_BY)) as address:
         # On a busy machine a model of its own may take minutes for an answer.
         where = ("--endpoint", address, "--model", "smollm2", "--concurrency", SLOTS, "--deadline-s", 1800)
         asked = _printed(

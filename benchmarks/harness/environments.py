@@ -41,6 +41,12 @@ def requirements_of(name: str) -> tuple[str, ...]:
     return SERVERS[name].packages if name in SERVERS else peers()[name].packages if name in peers() else ()
 
 
+def is_ready(name: str, *, folder: Path = FOLDER) -> bool:
+    """Tell whether a peer or a server can be started without an installation."""
+    packages = requirements_of(name)
+    return not packages or is_installed(folder / name, packages)
+
+
 def python_of(name: str, *, folder: Path = FOLDER) -> Path:
     """Return the interpreter of a peer's or a server's environment, made if need be; the harness's own if it needs none.
 

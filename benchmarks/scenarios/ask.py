@@ -20,10 +20,11 @@ from typing import Any, Final
 from pydantic import Field
 
 from benchmarks.asking.failures import Plan, ask_through_failures, failure_figures
-from benchmarks.asking.local_model import ask_local_model, local_model_table
+from benchmarks.asking.local_model import SERVED_BY, ask_local_model, local_model_table
 from benchmarks.asking.promises import Promises, promise_figures, promises
 from benchmarks.asking.students import Bench, Study, make_students, student_figures, students_table
 from benchmarks.asking.unsure import make_unsure, unsure_table
+from benchmarks.harness.environments import is_ready
 from benchmarks.harness.pieces import Rows
 from benchmarks.harness.scenario import Context, Outcome, Result, Scenario, markdown_table
 from distill.errors import SettingsError
@@ -124,7 +125,11 @@ def run(settings: AskBenchSettings, context: Context) -> Outcome:
     """Make the rows that are missing; rows of the result file that is there already are kept."""
     study = Study(context.data, teacher=settings.teacher, seeds=settings.seeds)
     amounts = sample_of(study) if context.quick else Amounts(study)
-    run_ask(context.folder, parts=settings.parts, amounts=amounts, reporter=context.reporter)
+    parts = settings.parts
+    if context.quick and "local" in parts and not is_ready(SERVED_BY):
+        parts = tuple(part for part in parts if part != "local")
+        context.reporter.say(f"ask: part local left out; `python -m benchmarks.harness.environments {SERVED_BY}` makes it run")
+    run_ask(context.folder, parts=parts, amounts=amounts, reporter=context.reporter)
     return Outcome(Rows(context.folder / "rows").with_earlier(context.earlier_rows()))
 
 

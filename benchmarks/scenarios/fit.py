@@ -79,8 +79,12 @@ class Study:
 
 
 COMMITTED: Final = Study()
-SAMPLE: Final = Study(demo=profile_of(DemoSettings(profile="quick")), most=200)
-"""A few hundred texts, to see that everything works."""
+SAMPLE: Final = Study(
+    demo=profile_of(DemoSettings(profile="quick")),
+    foreign_settings=FitSettings(effort="quick", recipes=("static",)),
+    most=400,
+)
+"""A few hundred texts and one recipe, to see that everything works."""
 
 
 @dataclass(frozen=True)
@@ -298,5 +302,5 @@ SCENARIO = Scenario(
         "distill/recipes.py",
     ),
     minutes=900,
-    quick={"parts": ("demo",), "seeds": (0,)},
+    quick={"parts": ("quick",), "seeds": (0,)},
 )

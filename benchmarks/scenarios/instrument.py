@@ -43,8 +43,8 @@ OF: Final = {"single-stream": "", "offline": "_offline", "serving": "_serving"}
 
 KINDS: Final[dict[str, Kind]] = {"single-stream": "single", "offline": "many"}
 SHORT: Final = {
-    "single-stream": SpeedSettings(rounds=24, texts=240, settle_s=3.0, window_s=0.05),
-    "offline": SpeedSettings(rounds=16, texts=480, settle_s=3.0, window_s=0.05),
+    "single-stream": SpeedSettings(rounds=24, texts=240, window_s=0.05),
+    "offline": SpeedSettings(rounds=16, texts=480, window_s=0.05),
 }
 SEEDS: Final = (2, 3, 5)
 ROUND_S: Final = 0.02
@@ -65,6 +65,7 @@ class InstrumentSettings(Settings):
     trials_serving: int = Field(30, ge=0, description="comparisons, of each kind, of servers")
     simulated: int = Field(1000, ge=0, description="simulated intervals for each number of seeds and each mix of variances")
     texts: int = Field(480, ge=1, description="number of test texts")
+    settle_s: float = Field(3.0, gt=0, description="maximum warm-up of a process, in seconds")
     turn_s: float = Field(1.5, gt=0, description="seconds that a server is loaded in each round")
 
 
@@ -86,7 +87,7 @@ def run(settings: InstrumentSettings, context: Context) -> Outcome:
         about = {"scenario": name, "bundle": candidate.name}
         for arm, share in ((SAME, 0.0), (SLOWED, SLOWDOWN[name])):
             rows.append({**about, "name": arm, "slowdown": share, "trials": [each[arm] for each in trials]})
-    rows.append({"name": CALL, "call_ms": CALL_MS, **call_overhead(task)})
+    rows.append({"name": CALL, "call_ms": CALL_MS, **call_overhead(task, _short("single-stream", settings))})
     for seeds in SEEDS if settings.simulated else ():
         for mix in SEED_TO_TEXT:
             context.reporter.say(f"instrument: simulated intervals, {seeds} seeds, {mix}")
@@ -95,8 +96,13 @@ def run(settings: InstrumentSettings, context: Context) -> Outcome:
 
 
 def _timed_trial(name: str, candidate: Candidate, task: Task, settings: InstrumentSettings, seed: int) -> Trial:
-    short = SHORT[name].model_copy(update={"seed": seed, "texts": min(settings.texts, SHORT[name].texts)})
+    short = _short(name, settings).model_copy(update={"seed": seed})
     return trial_of(KINDS[name], candidate, task, short, slowdown=SLOWDOWN[name])
+
+
+def _short(name: str, settings: InstrumentSettings) -> SpeedSettings:
+    short = SHORT[name]
+    return short.model_copy(update={"settle_s": settings.settle_s, "texts": min(settings.texts, short.texts)})
 
 
 def trial_of(kind: Kind, candidate: Candidate, task: Task, settings: SpeedSettings, *, slowdown: float) -> Trial:
@@ -143,9 +149,8 @@ def held_back(server: RunningServer, share: float) -> Iterator[None]:
         yield
 
 
-def call_overhead(task: Task) -> dict[str, Any]:
+def call_overhead(task: Task, how: SpeedSettings) -> dict[str, Any]:
     """Return the median that the harness measures of a call that takes 1 ms by its own clock."""
-    how = SHORT["single-stream"]
     job = Job(bundle=task.work, folder=task.work, threads=1, labels=task.test.labels, options={"ms": CALL_MS})
     clockwork = Contender(CALL, "benchmarks.peers.clockwork", job)
     turns = timed("single", [clockwork], task.test.single_texts()[: how.texts], how, _QUIET).required()
@@ -218,6 +223,12 @@ SCENARIO = Scenario(
         "distill/evaluation/intervals.py",
     ),
     minutes=240,
-    quick={"trials": 1, "trials_offline": 1, "trials_serving": 1, "simulated": 20, "texts": 48, "turn_s": 0.5},
+    quick={
+        **dict.fromkeys(("trials", "trials_offline", "trials_serving"), 1),
+        "simulated": 20,
+        "texts": 48,
+        "settle_s": 0.2,
+        "turn_s": 0.3,
+    },
     needs=(QUALITY,),
 )

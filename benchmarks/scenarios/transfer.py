@@ -6,6 +6,7 @@ Cell by cell: a finished cell is a row file in the work folder and is not made a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from pydantic import Field
@@ -19,8 +20,10 @@ from benchmarks.transfer.parts import choice, features, few, floor, task, task_t
 from benchmarks.transfer.without_labels import language, language_texts, stand_in, unlabelled
 from distill.errors import SettingsError
 from distill.settings import Settings
+from distill.teacher_settings import TeacherSettings
 
-QUICK_LIMIT = 400
+QUICK_LIMIT: Final = 200
+QUICK_TEACHER: Final = TeacherSettings(epochs=1, max_length=32)
 MAKERS: Final[dict[str, Maker]] = {
     "whole": whole,
     "features": features,
@@ -51,7 +54,9 @@ def run(settings: TransferSettings, context: Context) -> Outcome:
     unknown = [part for part in settings.parts if part not in PARTS]
     if unknown:
         raise SettingsError(f"no part is called {unknown[0]!r}; there are {', '.join(PARTS)}")
-    bench = Bench(context.folder, context.reporter, limit=QUICK_LIMIT if context.quick else None)
+    bench = Bench(context.folder, context.reporter)
+    if context.quick:
+        bench = replace(bench, limit=QUICK_LIMIT, teacher=QUICK_TEACHER)
     for seed in settings.seeds:
         for part, row in cells_of(seed, bench.pieces):
             if part in settings.parts:

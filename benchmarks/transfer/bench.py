@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,11 +60,13 @@ class Bench:
         folder: Holds a bundle for each domain and seed, and a row file for each cell.
         reporter: Told of each step.
         limit: Texts of each split, at most; None: all.
+        teacher: How a domain's teacher is fine-tuned, all but the seed.
     """
 
     folder: Path
     reporter: Reporter
     limit: int | None = None
+    teacher: TeacherSettings = field(default_factory=lambda: TeacherSettings(mixed_precision="auto"))
 
     @cached_property
     def domains(self) -> dict[str, Texts]:
@@ -106,7 +108,7 @@ def source_of(bench: Bench, domain: str, seed: int) -> Bundle:
         if found.manifest.lineage.train_fingerprint == texts.train.fingerprint() and found.manifest.lineage.seed == seed:
             return found
     bench.reporter.say(f"teacher of {domain}, seed {seed}")
-    return tuned(bench, texts, Start(TeacherSettings(seed=seed, mixed_precision="auto")), out=out)
+    return tuned(bench, texts, Start(bench.teacher.model_copy(update={"seed": seed})), out=out)
 
 
 def tuned(bench: Bench, texts: Texts, start: Start, *, out: Path) -> Bundle:

@@ -86,7 +86,7 @@ def test_trials_that_are_finished_are_not_made_again(
     monkeypatch.setattr(instrument, "task_of", lambda *_, **__: task)
     monkeypatch.setattr(instrument, "_timed_trial", trial)
     monkeypatch.setattr(instrument, "_served_trial", trial)
-    monkeypatch.setattr(instrument, "call_overhead", lambda _: {"p50_ms": 1.001, "samples": 3})
+    monkeypatch.setattr(instrument, "call_overhead", lambda *_: {"p50_ms": 1.001, "samples": 3})
     settings = InstrumentSettings(bundle=f"{tiny_student.path}:int8", trials=2, trials_offline=1, trials_serving=1, simulated=3)
     context = Context(tmp_path, "instrument", SilentReporter())
     rows = instrument.run(settings, context).rows
@@ -155,7 +155,7 @@ def test_the_recorded_overhead_of_the_harness_is_under_two_percent_of_a_call_of_
 
 
 def test_the_overhead_is_that_of_a_call_of_one_millisecond(task: Task) -> None:
-    found = call_overhead(task)
+    found = call_overhead(task, SpeedSettings(rounds=8, texts=len(task.test), settle_s=0.2, window_s=0.02))
     assert found["samples"] == len(task.test)
     assert found["p50_ms"] >= 1.0  # how much more depends on what else the machine does
 
