@@ -36,9 +36,8 @@ STAMP = ".installed"
 
 def requirements_of(name: str) -> tuple[str, ...]:
     """Return what pip installs for a peer or a server; nothing for one that runs in the harness's own environment."""
-    if name in OTHERS:
-        return OTHERS[name]
-    return SERVERS[name].packages if name in SERVERS else peers()[name].packages if name in peers() else ()
+    servers = {each: server.packages for each, server in SERVERS.items()}
+    return {**OTHERS, **servers, **{each: peer.packages for each, peer in peers().items()}}.get(name, ())
 
 
 def is_ready(name: str, *, folder: Path = FOLDER) -> bool:
@@ -58,20 +57,14 @@ def python_of(name: str, *, folder: Path = FOLDER) -> Path:
         return Path(sys.executable)
     environment = folder / name
     python = environment / "bin" / "python"
-    if is_installed(environment, packages):
-        return python
-    venv.create(environment, clear=True)
-    ours = Path(sysconfig.get_path("purelib"))
-    if not ours.is_relative_to(sys.prefix):
-        raise PeerError(f"{name}: run the harness from a virtual environment; {ours} is not in one")
-    # Last in the search order: what the peer brings itself comes first.
-    behind = [path for path in sys.path if path.endswith("site-packages")]
-    (environment / ours.relative_to(sys.prefix) / "behind.pth").write_text("\n".join(behind) + "\n")
-    constraints = environment / "constraints.txt"
-    # Another torch would be one for graphics cards, of several GB; a peer that insists on one is skipped.
-    constraints.write_text(f"torch=={metadata.version('torch').partition('+')[0]}\n")
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "-c", str(constraints)]
-    _install(environment, pip, packages)
+    if not is_installed(environment, packages):
+        venv.create(environment, clear=True)
+        theirs = Path(sysconfig.get_path("purelib", "venv", {"base": str(environment)}))
+        # Last in the search order: what the peer brings itself comes first.
+        (theirs / "behind.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")) + "\n")
+        # Another torch would be one for graphics cards, of several GB; a peer that insists on one is skipped.
+        torch = f"torch=={metadata.version('torch').partition('+')[0]}"
+        _install(environment, [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", torch], packages)
     return python
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import numpy_helper, parser
 
+from benchmarks.harness.peer import session_options
 from export.measure.children import run_child
 from export.measure.workers import ROOT
 
@@ -39,9 +40,7 @@ def int8_peak_multiply_adds_per_second(*, size: int = 1536, repeats: int = 15) -
     head = f'<ir_version: 8, opset_import: ["": 13]> peak (uint8[{size}, {size}] given) => (int32[{size}, {size}] product)'
     model = parser.parse_model(head + "{ product = MatMulInteger (given, weights) }")
     model.graph.initializer.append(numpy_helper.from_array(draw.integers(-127, 128, (size, size), dtype=np.int8), "weights"))
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model.SerializeToString(), session_options(1), providers=["CPUExecutionProvider"])
     inputs = {"given": draw.integers(0, 256, (size, size), dtype=np.uint8)}
     return float(size**3 / min(timeit.repeat(lambda: session.run(None, inputs), repeat=repeats, number=1)))
 

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import peers as rooms
-from export.measure.protocol import Job, Logits
+from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 StartsFrom = Literal["weights", "base", "teacher"]
 
@@ -104,6 +107,38 @@ def reader_of(job: Job) -> Callable[[list[str]], dict[str, NDArray[np.int64]]]:
         return {name: np.array(values, dtype=np.int64) for name, values in columns.items()}
 
     return inputs_of
+
+
+def peer_of(
+    answer: Callable[[list[str]], Logits], job: Job, *, source: str, size_bytes: int, order: str = "by length", **settings: Any
+) -> Peer:
+    """Return a peer that answers one text as a batch of one, and many in batches of 32.
+
+    Args:
+        answer: From texts to their logits.
+        job: What the peer was given.
+        source: Where its settings come from.
+        size_bytes: What must be shipped to answer.
+        order: "by length" sorts many texts and cuts them into batches here; a peer that does so itself says how.
+        settings: What else was set.
+    """
+    return Peer(
+        one=lambda text: answer([text])[0],
+        many=lambda texts: in_length_order(texts, answer) if order == "by length" else answer(list(texts)),
+        settings={"threads": job.threads, "batch": BATCH, "order": order, **settings},
+        source=source,
+        size_bytes=size_bytes,
+    )
+
+
+def session_options(threads: int) -> ort.SessionOptions:
+    """Return the default options of a session of ONNX Runtime on so many threads, that says nothing but errors."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return options
 
 
 def scores_of(answers: Any, labels: Sequence[str]) -> Logits:

@@ -5,8 +5,8 @@ As optimum's documentation has it; many texts are sorted by length, because its 
 
 from __future__ import annotations
 
-from benchmarks.harness.peer import Needs, bytes_of, scores_of
-from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order
+from benchmarks.harness.peer import Needs, bytes_of, peer_of, scores_of, session_options
+from export.measure.protocol import BATCH, Job, Peer
 
 # The last three packages only so that a test can read a Triton config as Triton does.
 PEER = Needs(
@@ -33,23 +33,17 @@ def prepare(job: Job) -> None:
 
 def open_peer(job: Job) -> Peer:
     """Build the pipeline."""
-    import onnxruntime as ort
     from optimum.onnxruntime import ORTModelForSequenceClassification
     from transformers import AutoTokenizer, pipeline
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = job.threads
+    options = session_options(job.threads)
     model = ORTModelForSequenceClassification.from_pretrained(job.folder, file_name=GRAPH, session_options=options)
     tokenizer = AutoTokenizer.from_pretrained(job.bundle, model_max_length=job.max_length)
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None, function_to_apply="none")
-
-    def rows(texts: list[str]) -> Logits:
-        return scores_of(classify(texts, batch_size=BATCH, truncation=True), job.labels)
-
-    return Peer(
-        one=lambda text: rows([text])[0],
-        many=lambda texts: in_length_order(texts, rows),
-        settings={"threads": job.threads, "batch": BATCH, "order": "by length", "preset": "avx512_vnni, dynamic"},
+    return peer_of(
+        lambda texts: scores_of(classify(texts, batch_size=BATCH, truncation=True), job.labels),
+        job,
         source=SOURCE,
         size_bytes=bytes_of(job.bundle, job.folder / GRAPH),
+        preset="avx512_vnni, dynamic",
     )

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.peer import Needs, bytes_of
-from export.measure.protocol import BATCH, Job, Logits, Peer
+from benchmarks.harness.peer import Needs, bytes_of, peer_of, session_options
+from export.measure.protocol import BATCH, Job, Peer
 
 PEER = Needs(
     "base",
@@ -49,24 +49,18 @@ def open_peer(job: Job) -> Peer:
     encoder = _encoder(job)
     with np.load(job.folder / "head.npz") as head:
         weights, bias = head["weights"].T, head["bias"]
-
-    def answer(texts: list[str]) -> Logits:
-        return encoder.encode(texts, batch_size=BATCH, show_progress_bar=False) @ weights + bias
-
-    return Peer(
-        one=lambda text: answer([text])[0],
-        many=lambda texts: answer(list(texts)),  # it sorts by length itself
-        settings={"threads": job.threads, "batch": BATCH, "order": "by length, its own", "preset": "avx512_vnni, dynamic"},
+    return peer_of(
+        lambda texts: encoder.encode(texts, batch_size=BATCH, show_progress_bar=False) @ weights + bias,
+        job,
         source=SOURCE,
         size_bytes=bytes_of(job.folder, QUANTIZED, "head.npz"),
+        order="by length, its own",
+        preset="avx512_vnni, dynamic",
     )
 
 
 def _encoder(job: Job) -> Any:
-    import onnxruntime as ort
     from sentence_transformers import SentenceTransformer
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = job.threads
-    given = {"file_name": QUANTIZED, "provider": "CPUExecutionProvider", "session_options": options}
+    given = {"file_name": QUANTIZED, "provider": "CPUExecutionProvider", "session_options": session_options(job.threads)}
     return SentenceTransformer(str(job.folder), backend="onnx", model_kwargs=given)

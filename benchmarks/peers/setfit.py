@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.harness.peer import BATCH_SIZE, SEED, Needs, bytes_of
+from benchmarks.harness.peer import BATCH_SIZE, SEED, Needs, bytes_of, peer_of
 from export.measure.protocol import BATCH, Job, Logits, Peer
 
 PEER = Needs("base", ("setfit==1.2.0", "transformers==4.57.6", "sentence-transformers==5.2.3", "datasets==4.4.1"))
@@ -58,10 +58,5 @@ def open_peer(job: Job) -> Peer:
         shares = model.predict_proba(texts, batch_size=BATCH, as_numpy=True, show_progress_bar=False)
         return np.log(np.maximum(shares, 1e-12))
 
-    return Peer(
-        one=lambda text: answer([text])[0],
-        many=lambda texts: answer(list(texts)),
-        settings={"threads": job.threads, "batch": BATCH, "order": "by length, its own", "steps": STEPS},
-        source=SOURCE,
-        size_bytes=bytes_of(folder, "model.safetensors", "head.npz"),
-    )
+    size_bytes = bytes_of(folder, "model.safetensors", "head.npz")
+    return peer_of(answer, job, source=SOURCE, size_bytes=size_bytes, order="by length, its own", steps=STEPS)

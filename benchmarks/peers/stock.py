@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.harness.peer import Needs, bytes_of, config_of, reader_of
+from benchmarks.harness.peer import Needs, bytes_of, config_of, peer_of, reader_of, session_options
 from benchmarks.harness.weights import portable_graph
-from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order
+from export.measure.protocol import Job, Peer
 
 PEER = Needs("weights")
 SOURCE = "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html (dynamic, transformer-based models)"
@@ -31,19 +31,12 @@ def open_peer(job: Job) -> Peer:
     """Open the graph with default session options."""
     import onnxruntime as ort
 
-    graph, options = job.folder / GRAPH, ort.SessionOptions()
-    options.intra_op_num_threads = job.threads
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    inputs_of = reader_of(job)
-
-    def answer(texts: list[str]) -> Logits:
-        return np.asarray(session.run(None, inputs_of(texts))[0])
-
-    return Peer(
-        one=lambda text: answer([text])[0],
-        many=lambda texts: in_length_order(texts, answer),
-        settings={"threads": job.threads, "batch": BATCH, "order": "by length", "per_channel": True},
+    graph, inputs_of = job.folder / GRAPH, reader_of(job)
+    session = ort.InferenceSession(str(graph), session_options(job.threads), providers=["CPUExecutionProvider"])
+    return peer_of(
+        lambda texts: np.asarray(session.run(None, inputs_of(texts))[0]),
+        job,
         source=SOURCE,
         size_bytes=bytes_of(job.bundle, graph),
+        per_channel=True,
     )

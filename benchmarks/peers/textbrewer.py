@@ -9,14 +9,16 @@ import numpy as np
 from benchmarks.harness.peer import (
     BATCH_SIZE,
     EPOCHS,
+    LAYERS,
     LEARNING_RATE,
     SEED,
     Needs,
     bytes_of,
+    peer_of,
     teacher_of,
     write_first_layers,
 )
-from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order
+from export.measure.protocol import Job, Logits, Peer
 
 PEER = Needs("teacher", ("textbrewer==0.2.1.post1", "tensorboard>=2.19"))
 SOURCE = (
@@ -25,7 +27,8 @@ SOURCE = (
 )
 TEMPERATURE = 8
 MATCHES = [
-    {"layer_T": 2 * layer, "layer_S": layer, "feature": "hidden", "loss": "hidden_mse", "weight": 1} for layer in range(4)
+    {"layer_T": 2 * layer, "layer_S": layer, "feature": "hidden", "loss": "hidden_mse", "weight": 1}
+    for layer in range(LAYERS + 1)
 ]
 
 
@@ -94,14 +97,9 @@ def open_peer(job: Job) -> Peer:
     tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=job.max_length)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
 
+    @torch.inference_mode()
     def answer(texts: list[str]) -> Logits:
-        with torch.inference_mode():
-            return np.asarray(model(**tokenizer(texts, truncation=True, padding=True, return_tensors="pt")).logits)
+        return np.asarray(model(**tokenizer(texts, truncation=True, padding=True, return_tensors="pt")).logits)
 
-    return Peer(
-        one=lambda text: answer([text])[0],
-        many=lambda texts: in_length_order(texts, answer),
-        settings={"threads": job.threads, "batch": BATCH, "order": "by length", "layers": 3, "epochs": EPOCHS},
-        source=SOURCE,
-        size_bytes=bytes_of(folder, "model.safetensors"),
-    )
+    size_bytes = bytes_of(folder, "model.safetensors")
+    return peer_of(answer, job, source=SOURCE, size_bytes=size_bytes, layers=LAYERS, epochs=EPOCHS)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.harness.peer import Needs, bytes_of, scores_of
-from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order
+from benchmarks.harness.peer import Needs, bytes_of, peer_of, scores_of
+from export.measure.protocol import Job, Peer
 
 PEER = Needs("weights")
 SOURCE = (
@@ -21,14 +21,10 @@ def open_peer(job: Job) -> Peer:
     classify = pipeline(
         "text-classification", model=str(job.bundle), tokenizer=tokenizer, top_k=None, function_to_apply="none", device="cpu"
     )
-
-    def rows(texts: list[str]) -> Logits:
-        return scores_of(classify(texts, truncation=True, batch_size=len(texts)), job.labels)
-
-    return Peer(
-        one=lambda text: rows([text])[0],
-        many=lambda texts: in_length_order(texts, rows),
-        settings={"threads": job.threads, "batch": BATCH, "order": "by length", "precision": "fp32"},
+    return peer_of(
+        lambda texts: scores_of(classify(texts, truncation=True, batch_size=len(texts)), job.labels),
+        job,
         source=SOURCE,
         size_bytes=bytes_of(job.bundle, "model.safetensors"),
+        precision="fp32",
     )

@@ -7,14 +7,16 @@ import numpy as np
 from benchmarks.harness.peer import (
     BATCH_SIZE,
     EPOCHS,
+    LAYERS,
     LEARNING_RATE,
     SEED,
     Needs,
     bytes_of,
+    peer_of,
     teacher_of,
     write_first_layers,
 )
-from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order
+from export.measure.protocol import Job, Logits, Peer
 
 PEER = Needs("teacher", ("txtai==9.14.0",))
 SOURCE = (
@@ -61,10 +63,5 @@ def open_peer(job: Job) -> Peer:
                 shares[row, label] = max(score, 1e-12)
         return np.log(shares)
 
-    return Peer(
-        one=lambda text: answer([text])[0],
-        many=lambda texts: in_length_order(texts, answer),
-        settings={"threads": job.threads, "batch": BATCH, "order": "by length", "layers": 3, "epochs": EPOCHS},
-        source=SOURCE,
-        size_bytes=bytes_of(folder, "model.safetensors"),
-    )
+    size_bytes = bytes_of(folder, "model.safetensors")
+    return peer_of(answer, job, source=SOURCE, size_bytes=size_bytes, layers=LAYERS, epochs=EPOCHS)

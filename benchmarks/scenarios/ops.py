@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, parser
 from pydantic import Field
 
+from benchmarks.harness.peer import session_options
 from benchmarks.harness.scenario import Context, Outcome, Result, Scenario, markdown_table, slug_of
 from distill.settings import Settings
 
@@ -208,14 +209,13 @@ def session_of(nodes: str, given: Arrays, copies: int) -> ort.InferenceSession:
     fed = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
         for name, value in given.items()
+        if name in read
     ]
     held = [numpy_helper.from_array(value, name) for name, value in constants().items() if name in read]
     outputs = [helper.make_empty_tensor_value_info(f"out{number}") for number in range(copies)]
-    graph = helper.make_graph(parsed, "ops", [each for each in fed if each.name in read], outputs, held)
+    graph = helper.make_graph(parsed, "ops", fed, outputs, held)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    options = session_options(1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # else copies become one
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
