@@ -1,0 +1,66 @@
+"""The scenario `ablations`: what each lever of the training brings, where it should help most.
+
+Arm by arm and seed by seed; a finished row is kept and not made again, so that a few levers can be tried at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from benchmarks.ablations.gains import ablation_figures, ablation_table, missing_of, picture_of_gains
+from benchmarks.ablations.levers import ARMS, LEVERS, SEEDS
+from benchmarks.ablations.training import Work, make_row
+from benchmarks.harness.scenario import QUICK_TEXTS, Context, Outcome, Scenario
+from distill.errors import SettingsError
+from distill.settings import Settings
+from distill.teacher_settings import TeacherSettings
+
+QUICK: Mapping[str, Any] = {
+    "limit": QUICK_TEXTS,
+    "teacher": TeacherSettings(epochs=1, batch_size=16),
+    "share": 0.02,
+}
+
+
+class AblationSettings(Settings):
+    """What is tried."""
+
+    levers: tuple[str, ...] = Field(tuple(LEVERS), min_length=1, description="levers to try")
+    seeds: tuple[int, ...] = Field(SEEDS, min_length=1, description="seeds of the students and of their teachers")
+
+
+def run(settings: AblationSettings, context: Context) -> Outcome:
+    """Train what is missing of the levers and their controls; the result names what is still missing then.
+
+    Raises:
+        SettingsError: A lever that is not known.
+    """
+    unknown = [name for name in settings.levers if name not in LEVERS]
+    if unknown:
+        raise SettingsError(f"no lever is called {unknown[0]!r}; there are {', '.join(LEVERS)}")
+    work = Work(context.folder, context.reporter, **(QUICK if context.quick else {}))
+    chosen = [LEVERS[name] for name in settings.levers]
+    for seed in settings.seeds:
+        for name in dict.fromkeys(name for lever in chosen for name in (lever.control, lever.arm)):
+            make_row(work, name, ARMS[name], seed)
+    rows = work.rows.with_earlier(context.earlier_rows())
+    tasks = sorted({arm.task for arm in ARMS.values()})
+    labels = {task: "".join(map(str, work.bench.builtin(task).test.label_ids)) for task in tasks}
+    return Outcome(rows, {"missing": missing_of(rows), "test_labels": labels})
+
+
+SCENARIO = Scenario(
+    name="ablations",
+    summary="Train with and without each lever (losses, copies, further texts, transfer options), and compare.",
+    settings=AblationSettings,
+    run=run,
+    figures=ablation_figures,
+    table=ablation_table,
+    picture=picture_of_gains,
+    decided_by=("benchmarks/ablations", "distill/training", "distill/losses", "distill/transfer", "distill/recipes.py"),
+    minutes=400,
+    quick={"levers": ("relations", "lora"), "seeds": (0,)},
+)

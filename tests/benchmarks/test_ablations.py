@@ -1,0 +1,141 @@
+"""The scenario `ablations`: gains from rows written by hand, and arms trained on the tiny task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_task import tiny_texts
+
+from benchmarks.ablations.gains import ablation_figures, ablation_table, gains_of, missing_of, picture_of_gains
+from benchmarks.ablations.levers import AMAZON, ARMS, LEVERS, MOVIES, SEEDS, THREE_WAY, Arm
+from benchmarks.ablations.training import Work, make_row
+from benchmarks.harness.scenario import Context
+from benchmarks.scenarios.ablations import AblationSettings, run
+from benchmarks.transfer.bench import Bench, Texts
+from distill.data import Dataset
+from distill.errors import SettingsError
+from distill.progress import SilentReporter
+from distill.recipes import Recipe
+from distill.settings import DistillSettings
+from distill.teacher_settings import TeacherSettings
+
+TRUE = "01" * 20
+BAD = "10" * 4 + TRUE[8:]  # 8 of 40 wrong, as many of each label: macro-F1 0.8
+QUIET = SilentReporter()
+
+
+def row(arm: str, seed: int, predicted: str, **more: Any) -> dict[str, Any]:
+    return {"name": f"{arm}-{seed}", "arm": arm, "seed": seed, "predicted": predicted, "seconds": 10.0, **more}
+
+
+def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"rows": rows, "test_labels": dict.fromkeys((MOVIES, AMAZON, THREE_WAY), TRUE), "missing": missing_of(rows)}
+
+
+ROWS = [
+    *(row("narrow", seed, BAD) for seed in SEEDS),
+    *(row("relations", seed, TRUE, seconds=25.0) for seed in SEEDS),
+    *(row("hidden", seed, BAD) for seed in SEEDS[:1]),  # not with every seed
+    *(row("chain", seed, TRUE, before=TRUE) for seed in SEEDS),
+    *(row("anchor", seed, BAD, before=TRUE) for seed in SEEDS),
+]
+
+
+def test_a_gain_is_the_lever_minus_its_control_on_the_same_seeds_and_texts() -> None:
+    found = gains_of(result(ROWS))
+    assert list(found) == ["relations", "anchor"]
+    assert ablation_figures(result(ROWS)) == pytest.approx({"gain_relations": 0.2, "gain_anchor": -0.2})
+    assert (found["relations"].without, found["relations"].times) == pytest.approx((0.8, 2.5))
+    assert found["relations"].gain.low > 0
+    assert found["relations"].before is None
+    assert found["anchor"].before is not None
+    assert found["anchor"].before.value == 0
+
+
+def test_a_verdict_needs_an_interval_on_one_side_of_zero() -> None:
+    unclear = [row("lora", seed, TRUE if seed else BAD, before=TRUE) for seed in SEEDS]
+    found = gains_of(result([*ROWS, *unclear]))
+    assert {name: each.verdict for name, each in found.items()} == {
+        "relations": "helps",
+        "anchor": "harms",
+        "lora": "not shown",
+    }
+
+
+def test_the_table_shows_gains_in_points_and_counts_what_is_missing() -> None:
+    table = ablation_table(result(ROWS))
+    line = next(line for line in table.splitlines() if "relations of the last layer" in line)
+    assert "0.800 | +20.0 (" in line
+    assert "2.5x" in line
+    missing = len(ARMS) * len(SEEDS) - len(ROWS)
+    assert f"{missing} runs are missing" in table
+
+
+def test_the_picture_names_each_lever_that_was_tried() -> None:
+    picture = picture_of_gains(result(ROWS))
+    assert LEVERS["relations"].shown_as in picture
+    assert LEVERS["lora"].shown_as not in picture
+
+
+def test_every_lever_differs_from_its_control_in_one_thing() -> None:
+    for name, lever in LEVERS.items():
+        ours, theirs = ARMS[lever.arm], ARMS[lever.control]
+        assert (ours.task, ours.is_chain, ours.share, ours.tables) == (
+            theirs.task,
+            theirs.is_chain,
+            theirs.share,
+            theirs.tables,
+        )
+        assert (ours.changes, ours.teachers, ours.unlabeled) != (theirs.changes, theirs.teachers, theirs.unlabeled), name
+
+
+def test_an_unknown_lever_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no lever is called 'magic'; there are relations"):
+        run(AblationSettings(levers=("magic",)), Context(tmp_path, "ablations", QUIET))
+
+
+def _texts(seed: int) -> Texts:
+    parts = [tiny_texts(count, seed=10 * seed + place) for place, count in enumerate((240, 60, 40))]
+    return Texts(*(Dataset.from_texts([text for text, _ in part], [label for _, label in part]) for part in parts))
+
+
+@pytest.fixture
+def work(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
+    """Return a place to train arms on the tiny task, in the name of every built-in set."""
+    sets = {MOVIES: _texts(1), AMAZON: _texts(2)}
+    monkeypatch.setattr(Bench, "builtin", lambda self, name: sets[name])
+    few = DistillSettings(num_layers=1, learning_rate=2e-3, batch_size=16, soft_weight=0.9)
+    return Work(
+        tmp_path,
+        QUIET,
+        model=str(tiny_model),
+        teacher=TeacherSettings(epochs=4, learning_rate=2e-3, max_length=32, batch_size=16),
+        recipe=Recipe("narrow", "one layer", few, views=1_000),
+    )
+
+
+TRIED = {
+    "relations": Arm(changes={"losses": ("relations=1",)}),
+    "two teachers and further texts": Arm(unlabeled=50, teachers=2),
+    "int4": Arm(tables="int4"),
+    "replay": Arm(AMAZON, {"replay_share": 0.5}, is_chain=True),
+}
+
+
+@pytest.mark.parametrize("arm", TRIED.values(), ids=TRIED)
+def test_an_arm_is_trained_and_answers_every_test_text(work: Work, arm: Arm) -> None:
+    make_row(work, "tried", arm, 0)
+    found = work.rows.find("tried-0")
+    assert len(found["predicted"]) == 40
+    assert found["macro_f1"] > 0.6
+    assert found["seconds"] > 0
+    assert ("before" in found) == arm.is_chain
+    assert not list(work.folder.glob(".cell-*"))
+
+
+def test_a_finished_row_is_not_made_again(work: Work) -> None:
+    work.rows.keep(row("tried", 0, TRUE))
+    make_row(work, "tried", Arm(task="a set that is not there"), 0)
+    assert work.rows.find("tried-0")["predicted"] == TRUE
