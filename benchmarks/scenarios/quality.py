@@ -6,9 +6,9 @@ Arm by arm: a finished arm of a seed is a bundle and a row file in the work fold
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,13 +17,13 @@ from pydantic import Field
 
 from benchmarks.harness.pieces import Pieces
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
-from benchmarks.harness.texts import task_texts
+from benchmarks.harness.texts import measured_on, task_texts
 from benchmarks.quality.arms import ARMS, EFFORT, SEEDS, TASK, TEACHER, UNLABELED, Arm
 from benchmarks.quality.summary import points_of, quality_figures, quality_table
-from distill.bundle import MANIFEST, WEIGHTS, Bundle
+from distill.bundle import WEIGHTS, Bundle
 from distill.classifier import agreement, top_labels
 from distill.data import Dataset, Splits
-from distill.errors import BundleError, PotstillError, SettingsError
+from distill.errors import SettingsError
 from distill.evaluation.metrics import evaluate
 from distill.progress import Reporter
 from distill.recipes import settings_for
@@ -39,18 +39,22 @@ from export.settings import BenchSettings
 
 @dataclass(frozen=True)
 class Study:
-    """What is trained, on what, and how it is measured; as it stands, that of the committed result.
+    """What is trained, on what and where, and how it is measured; by default, that of the committed result.
 
     Attributes:
+        folder: Holds a bundle of each arm and seed, `teacher-SEED`, and a row file of each that is finished.
+        reporter: Told of each step.
         data: The task, with test texts.
         unlabeled: Sources of further texts without labels.
         arms: The students, by name.
-        seeds: Seeds of teachers and students.
+        seeds: Seeds of teachers and students. All teachers together give the soft targets.
         model: What the teachers are fine-tuned from.
         teacher: Their settings, all but the seed.
         speed: How the speed of what ships is measured.
     """
 
+    folder: Path
+    reporter: Reporter
     data: DataSettings = DataSettings(train=(TASK,), test=TASK)
     unlabeled: tuple[str, ...] = UNLABELED
     arms: Mapping[str, Arm] = field(default_factory=lambda: ARMS)
@@ -59,8 +63,20 @@ class Study:
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     speed: BenchSettings = field(default_factory=BenchSettings)
 
+    @cached_property
+    def texts(self) -> tuple[Splits, tuple[str, ...]]:
+        """The labelled texts, and those without labels that are in none of the splits."""
+        return task_texts(self.data, self.unlabeled)
 
-COMMITTED: Final = Study()
+    @property
+    def test(self) -> Dataset:
+        """The texts that measure; they choose nothing."""
+        return measured_on(self.texts[0])
+
+    @property
+    def rows(self) -> Pieces:
+        """The rows of finished runs, each named `ARM-SEED-PRECISION`."""
+        return Pieces(self.folder / "rows")
 
 
 QUICK_TEACHER: Final = TeacherSettings(epochs=2, learning_rate=1e-4)
@@ -75,54 +91,25 @@ class QualitySettings(Settings):
     seeds: tuple[int, ...] = Field(SEEDS, min_length=1, description="train only with these seeds")
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Where a run of the scenario works, and on which texts."""
-
-    study: Study
-    folder: Path
-    splits: Splits
-    unlabeled: tuple[str, ...]
-    reporter: Reporter
-
-    @property
-    def test(self) -> Dataset:
-        """The texts that measure; they choose nothing."""
-        if self.splits.test is None:
-            raise SettingsError(f"{', '.join(self.study.data.train)} came without test texts")
-        return self.splits.test
-
-    def bundle_path(self, name: str, seed: int) -> Path:
-        """Return the folder of an arm's bundle."""
-        return self.folder / f"{name}-{seed}"
-
-    @property
-    def rows(self) -> Pieces:
-        """The rows of finished arms, each named `ARM-SEED-PRECISION`."""
-        return Pieces(self.folder / "rows")
-
-    def has_row(self, name: str, seed: int, bundle: Bundle, precision: Precision = "fp32") -> bool:
-        """Whether there is a row of an arm that was made with this bundle."""
-        row = self.rows.find(f"{name}-{seed}-{precision}")
-        return row is not None and row["weights_sha256"] == bundle.manifest.files[WEIGHTS].sha256
+def run(settings: QualitySettings, context: Context) -> Outcome:
+    """Train what is missing of the arms and seeds; the result names what is still missing then."""
+    study = Study(context.folder, context.reporter)
+    if context.quick:
+        few = {
+            name: replace(ARMS[name], changes={**ARMS[name].changes, **QUICK_CHANGES}, assistant=None) for name in settings.arms
+        }
+        small = {"teacher": QUICK_TEACHER, "speed": QUICK_SPEED}
+        study = replace(study, data=context.data, unlabeled=(), arms=few, seeds=settings.seeds, **small)
+    return run_study(study, arms=settings.arms, seeds=settings.seeds)
 
 
-def run_quality(
-    folder: Path,
-    *,
-    arms: Sequence[str] = tuple(ARMS),
-    seeds: Sequence[int] = SEEDS,
-    study: Study = COMMITTED,
-    reporter: Reporter,
-) -> list[dict[str, Any]]:
-    """Train, export and measure what is missing of the arms and seeds; return all rows there are.
+def run_study(study: Study, *, arms: Sequence[str], seeds: Sequence[int]) -> Outcome:
+    """Train, export and measure what is missing of the arms and seeds; return all rows there are and what is missing then.
 
     Args:
-        folder: Work folder; holds a bundle and row files for each arm and seed, and `teacher-SEED`.
-        arms: Names of the study's arms; an arm's assistant is made first.
-        seeds: Seeds of the runs. Every teacher of the study is made whatever is named: together they give the soft targets.
-        study: What is trained.
-        reporter: Told of each step.
+        study: What is trained. Every teacher of it is made whatever is named.
+        arms: Names of its arms; an arm's assistant is made first.
+        seeds: Seeds of the runs.
 
     Raises:
         SettingsError: An arm that is not known.
@@ -130,42 +117,45 @@ def run_quality(
     unknown = [name for name in arms if name not in study.arms]
     if unknown:
         raise SettingsError(f"no arm is called {unknown[0]!r}; there are {', '.join(study.arms)}")
-    bench = _bench_in(folder, study, reporter)
-    teachers = {seed: _reference_teacher(bench, seed) for seed in study.seeds}
+    teachers = {seed: _reference_teacher(study, seed) for seed in study.seeds}
     for seed in seeds:
         for name in arms:
-            student = _made(bench, name, seed, teachers)
-            if study.arms[name].shipped and not bench.has_row(name, seed, student, "int8"):
-                if "int8" not in student.manifest.precisions:
-                    student = export_bundle(student, validation=bench.splits.validation, reporter=reporter)
-                _write_row(bench, name, seed, student, teacher=teachers[seed], precision="int8")
-    return bench.rows.all()
+            _made(study, name, seed, teachers)
+    rows = [row for row in study.rows.all() if row["test_fingerprint"] == study.test.fingerprint()]
+    there = {_name_of(row["name"], row["seed"], row["precision"]) for row in rows}
+    forms = {TEACHER: ("fp32",), **{name: ("fp32", "int8") if arm.shipped else ("fp32",) for name, arm in study.arms.items()}}
+    wanted = [_name_of(name, seed, form) for name in forms for seed in study.seeds for form in forms[name]]
+    parts = {
+        "missing": [name for name in wanted if name not in there],
+        "test_labels": "".join(map(str, study.test.label_ids)),
+    }
+    return Outcome([*rows, *_speed_of_shipped(study, there)], parts)
 
 
-def _bench_in(folder: Path, study: Study, reporter: Reporter) -> Bench:
-    return Bench(study, folder, *task_texts(study.data, study.unlabeled), reporter)
+def _name_of(name: str, seed: int, precision: str) -> str:
+    return f"{name}-{seed}-{precision}"
 
 
-def _reference_teacher(bench: Bench, seed: int) -> Bundle:
+def _reference_teacher(study: Study, seed: int) -> Bundle:
+    """Fine-tune a teacher unless that was done before from the same texts and settings."""
     from distill.training.fine_tuning import fit_teacher
+    from distill.training.finished import trained_once
 
-    path = bench.bundle_path(TEACHER, seed)
-    settings = bench.study.teacher.model_copy(update={"seed": seed})
-    if (path / MANIFEST).is_file():
-        bundle = Bundle.open(path)
-    else:
-        splits, model = bench.splits, bench.study.model
-        bundle = fit_teacher(
-            model, train=splits.train, validation=splits.validation, out=path, settings=settings, reporter=bench.reporter
-        )
-    if bundle.manifest.lineage.train_fingerprint != bench.splits.train.fingerprint() or bundle.manifest.lineage.seed != seed:
-        raise BundleError(f"{path} was made from other texts or another seed; move it away")
-    if not bench.has_row(TEACHER, seed, bundle):
-        _write_row(bench, TEACHER, seed, bundle, teacher=bundle)
+    splits, _ = study.texts
+    bundle = trained_once(
+        study.folder,
+        f"{TEACHER}-{seed}",
+        settings=study.teacher.model_copy(update={"seed": seed}),
+        decided_by=[study.model, splits.train.fingerprint(), splits.validation.fingerprint()],
+        train=partial(fit_teacher, study.model, train=splits.train, validation=splits.validation, reporter=study.reporter),
+        reporter=study.reporter,
+    )
+    _keep_row(study, TEACHER, seed, bundle, teacher=bundle)
     return bundle
 
 
-def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) -> Bundle:
+def _made(study: Study, name: str, seed: int, teachers: Mapping[int, Bundle]) -> Bundle:
+    """Train a student unless that was done before, write its graphs if it ships, and keep its rows."""
     from distill.students.bases import base_of
     from distill.teachers.teacher import open_teacher
     from distill.training.by_recipe import text_facts
@@ -173,47 +163,52 @@ def _made(bench: Bench, name: str, seed: int, teachers: Mapping[int, Bundle]) ->
     from distill.training.finished import inputs_of, trained_once
     from distill.training.lesson import control_lesson, distillation_lesson
 
-    arm, study = bench.study.arms[name], bench.study
-    splits = bench.splits
+    arm, (splits, unlabeled) = study.arms[name], study.texts
     others = [teachers[other] for other in study.seeds if other != seed]
     opened = open_teacher([teachers[seed], *others], device="auto")  # the first supplies the layers
-    assistant = None if arm.assistant is None else str(_made(bench, arm.assistant, seed, teachers).path)
-    changes = {**arm.changes, "seed": seed, "student": assistant}
+    assistant = None if arm.assistant is None else str(_made(study, arm.assistant, seed, teachers).path)
     lesson_of = control_lesson if arm.control else distillation_lesson
     bundle = trained_once(
-        bench.folder,
-        bench.bundle_path(name, seed).name,
+        study.folder,
+        f"{name}-{seed}",
         settings=settings_for(
             arm.recipe,
-            text_facts(opened, splits, len(bench.unlabeled), base=base_of(opened, splits.train.texts)),
+            text_facts(opened, splits, len(unlabeled), base=base_of(opened, splits.train.texts)),
             effort=EFFORT,
-            changes=changes,
+            changes={**arm.changes, "seed": seed, "student": assistant},
         ),
-        decided_by=[*inputs_of(opened, splits, bench.unlabeled), lesson_of.__name__],
-        train=partial(train_student, opened, splits, unlabeled=bench.unlabeled, lesson_of=lesson_of, reporter=bench.reporter),
-        reporter=bench.reporter,
+        decided_by=[*inputs_of(opened, splits, unlabeled), lesson_of.__name__],
+        train=partial(train_student, opened, splits, unlabeled=unlabeled, lesson_of=lesson_of, reporter=study.reporter),
+        reporter=study.reporter,
     )
-    if not bench.has_row(name, seed, bundle):
-        _write_row(bench, name, seed, bundle, teacher=teachers[seed])
+    _keep_row(study, name, seed, bundle, teacher=teachers[seed])
+    if arm.shipped:
+        if "int8" not in bundle.manifest.precisions:
+            bundle = export_bundle(bundle, validation=splits.validation, reporter=study.reporter)
+        _keep_row(study, name, seed, bundle, teacher=teachers[seed], precision="int8")
     return bundle
 
 
-def _write_row(bench: Bench, name: str, seed: int, bundle: Bundle, *, teacher: Bundle, precision: Precision = "fp32") -> None:
+def _keep_row(study: Study, name: str, seed: int, bundle: Bundle, *, teacher: Bundle, precision: Precision = "fp32") -> None:
     """Ask a student for the test texts and keep every answer, so that any interval can be computed anew.
 
-    In fp32 its PyTorch model is asked, in int8 its graph, one text at a time.
+    In fp32 its PyTorch model is asked, in int8 its graph, one text at a time. A row that these weights gave for these texts
+    is not made again.
     """
     from distill.models.loading import load_bundle
     from distill.teachers.answers import teacher_logits
 
-    test, model = bench.test, load_bundle(bundle)
+    test, manifest, place = study.test, bundle.manifest, _name_of(name, seed, precision)
+    made_of = {"weights_sha256": manifest.files[WEIGHTS].sha256, "test_fingerprint": test.fingerprint()}
+    if made_of.items() <= (study.rows.find(place) or {}).items():
+        return
+    model = load_bundle(bundle)
     if precision == "fp32":
         logits = model.predict_logits(test.texts)
     else:
         graph = OnnxClassifier.open(bundle, precision=precision)
         logits = np.concatenate([graph.predict_logits([text]) for text in test.texts])
-    by_teacher = teacher_logits(load_bundle(teacher), test.texts, reporter=bench.reporter).logits
-    manifest = bundle.manifest
+    by_teacher = teacher_logits(load_bundle(teacher), test.texts, reporter=study.reporter).logits
     row = {
         "name": name,
         "seed": seed,
@@ -225,50 +220,24 @@ def _write_row(bench: Bench, name: str, seed: int, bundle: Bundle, *, teacher: B
         "num_parameters": manifest.num_parameters,
         "multiply_adds_per_token": model.multiply_adds_per_token(),
         "size_bytes": bundle.size_bytes(None if precision == "fp32" else precision),
-        "weights_sha256": manifest.files[WEIGHTS].sha256,
         "training_s": sum(epoch["seconds"] for epoch in manifest.history),
         "settings": manifest.settings[manifest.role],
         "lineage": manifest.lineage.model_dump(mode="json"),
-        "test_fingerprint": test.fingerprint(),
+        **made_of,
         "predicted": "".join(map(str, top_labels(logits))),
     }
-    bench.rows.put(f"{name}-{seed}-{precision}", row)
+    study.rows.put(place, row)
 
 
-def missing_runs(rows: Sequence[Mapping[str, Any]], study: Study = COMMITTED) -> list[str]:
-    """Return which runs of a study its result file still needs, as arm-seed-precision."""
-    there = {(row["name"], row["seed"], row["precision"]) for row in rows}
-    wanted = [(TEACHER, seed, "fp32") for seed in study.seeds]
-    wanted += [(name, seed, "fp32") for name in study.arms for seed in study.seeds]
-    wanted += [(name, seed, "int8") for name, arm in study.arms.items() if arm.shipped for seed in study.seeds]
-    return ["-".join(map(str, run)) for run in wanted if run not in there]
-
-
-def outcome_of(folder: Path, rows: Sequence[Mapping[str, Any]], *, study: Study = COMMITTED, reporter: Reporter) -> Outcome:
-    """Measure the speed of what ships, beside the rows; runs that are missing are named.
-
-    Raises:
-        PotstillError: A run was made on other test texts.
-    """
-    bench = _bench_in(folder, study, reporter)
-    for row in rows:
-        if row["test_fingerprint"] != bench.test.fingerprint():
-            raise PotstillError(f"the row of {row['name']}, seed {row['seed']}, was made on other test texts; remove {folder}")
-    parts = {"missing": missing_runs(rows, study), "test_labels": "".join(map(str, bench.test.label_ids))}
-    return Outcome([*rows, *_speed_of_shipped(bench)], parts)
-
-
-def _speed_of_shipped(bench: Bench) -> list[dict[str, Any]]:
+def _speed_of_shipped(study: Study, finished: Collection[str]) -> list[dict[str, Any]]:
     """Speed of the first seed's int8 students and of its teacher in PyTorch, taking turns in one run."""
-    seed = bench.study.seeds[0]
-    teacher = bundle_candidate(Bundle.open(bench.bundle_path(TEACHER, seed)), name=TEACHER, form="pytorch")
-    students = [
-        bundle_candidate(Bundle.open(bench.bundle_path(name, seed)), name=name, form="int8")
-        for name, arm in bench.study.arms.items()
-        if arm.shipped and bench.rows.find(f"{name}-{seed}-int8") is not None
+    seed = study.seeds[0]
+    shipped = [name for name in study.arms if _name_of(name, seed, "int8") in finished]
+    candidates = [
+        bundle_candidate(Bundle.open(study.folder / f"{name}-{seed}"), name=name, form="pytorch" if name == TEACHER else "int8")
+        for name in (TEACHER, *shipped)
     ]
-    candidates = [teacher, *students]
-    speeds = measure_speed(candidates, bench.test, teacher=teacher, settings=bench.study.speed, reporter=bench.reporter)
+    speeds = measure_speed(candidates, study.test, teacher=candidates[0], settings=study.speed, reporter=study.reporter)
     return [
         {
             "name": candidate.name,
@@ -281,26 +250,6 @@ def _speed_of_shipped(bench: Bench) -> list[dict[str, Any]]:
         }
         for candidate in candidates
     ]
-
-
-def run(settings: QualitySettings, context: Context) -> Outcome:
-    """Train what is missing of the arms and seeds; the result names what is still missing then."""
-    study = COMMITTED
-    if context.quick:
-        few = {
-            name: replace(ARMS[name], changes={**ARMS[name].changes, **QUICK_CHANGES}, assistant=None) for name in settings.arms
-        }
-        study = replace(
-            COMMITTED,
-            data=context.data,
-            unlabeled=(),
-            arms=few,
-            seeds=settings.seeds,
-            teacher=QUICK_TEACHER,
-            speed=QUICK_SPEED,
-        )
-    rows = run_quality(context.folder, arms=settings.arms, seeds=settings.seeds, study=study, reporter=context.reporter)
-    return outcome_of(context.folder, rows, study=study, reporter=context.reporter)
 
 
 SCENARIO = Scenario(
