@@ -5,57 +5,57 @@ Measures nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.harness.scenario import Columns, Result, table_of
+from benchmarks.harness.scenario import Columns, Result, Row, table_of
 
 NODES = (1, 10, 100, 1000)
 
 
+def rates_of(rows: Sequence[Row]) -> dict[str, float]:
+    """Return how many rows a second each way labelled, by name."""
+    return {row["name"]: row.get("rows_per_second") or row["texts_per_second"] for row in rows if row["kind"] == "rate"}
+
+
 def scale_figures(result: Result) -> dict[str, float]:
     """Return the figures that the design names."""
-    rows = result["rows"]
-    by_name = {row["name"]: row for row in rows if row["kind"] != "kill"}
-    threads, ray = by_name["threads"], by_name["ray"]
-    one, two = by_name["1 node"], by_name["2 nodes"]
+    rows, rates = result["rows"], rates_of(result["rows"])
     return {
-        "stream_share": threads["rows_per_second"] / by_name["runtime"]["texts_per_second"],
-        "peak_rss_bytes": threads["peak_rss_bytes"],
-        "ray_share": ray["rows_per_second"] / threads["rows_per_second"],
-        "ray_two_nodes_efficiency": two["rows_per_second"] / (2 * one["rows_per_second"]),
+        "stream_share": rates["threads"] / rates["runtime"],
+        "peak_rss_bytes": next(row["peak_rss_bytes"] for row in rows if row.get("name") == "threads"),
+        "ray_share": rates["ray"] / rates["threads"],
+        "ray_two_nodes_efficiency": rates["2 nodes"] / (2 * rates["1 node"]),
         "kills_lossless": sum(row["lossless"] for row in rows if row["kind"] == "kill"),
-        "ratio_pipeline": threads["rows_per_second"] / by_name["pipeline"]["rows_per_second"],
-        "ratio_plain_ort": threads["rows_per_second"] / by_name["plain_ort"]["rows_per_second"],
+        "ratio_pipeline": rates["threads"] / rates["pipeline"],
+        "ratio_plain_ort": rates["threads"] / rates["plain_ort"],
     }
 
 
-def capacity_rows(rows: Sequence[Mapping[str, Any]], *, cores: int, price_per_hour: float) -> list[dict[str, Any]]:
+def capacity_rows(rows: Sequence[Row], *, cores: int, price_per_hour: float) -> list[dict[str, Any]]:
     """Return what 1 to 1,000 machines would do: simulated, by the measured rate of a core and Ray's measured share.
 
     The model: rate = machines x cores x rate of a core x share. It knows of no limit of storage or network, and takes the
     processors to be like this one.
     """
-    by_name = {row["name"]: row for row in rows if row["kind"] != "kill"}
-    core = by_name["threads"]["rows_per_second"] / by_name["threads"]["threads"]
-    share = by_name["ray"]["rows_per_second"] / by_name["threads"]["rows_per_second"]
-    found = []
-    for nodes in NODES:
-        rate = nodes * cores * core * (1.0 if nodes == 1 else min(1.0, share))
-        found.append(
-            {
-                "kind": "capacity",
-                "name": f"{nodes} machines",
-                "simulated": True,
-                "machines": nodes,
-                "cores": cores,
-                "price_per_hour": price_per_hour,
-                "rows_per_second": rate,
-                "billion_rows_hours": 1e9 / rate / 3600,
-                "cost_per_million": nodes * price_per_hour / 3600 / rate * 1e6,
-            }
-        )
-    return found
+    rates = rates_of(rows)
+    core = rates["threads"] / next(row["threads"] for row in rows if row.get("name") == "threads")
+    share = min(1.0, rates["ray"] / rates["threads"])
+    simulated = {nodes: nodes * cores * core * (1.0 if nodes == 1 else share) for nodes in NODES}
+    return [
+        {
+            "kind": "capacity",
+            "name": f"{nodes} machines",
+            "simulated": True,
+            "machines": nodes,
+            "cores": cores,
+            "price_per_hour": price_per_hour,
+            "rows_per_second": rate,
+            "billion_rows_hours": 1e9 / rate / 3600,
+            "cost_per_million": nodes * price_per_hour / 3600 / rate * 1e6,
+        }
+        for nodes, rate in simulated.items()
+    ]
 
 
 def scale_markdown(result: Result) -> str:
@@ -72,7 +72,7 @@ def scale_markdown(result: Result) -> str:
 
 MEASURED: Columns = (
     ("measured", lambda row: row["name"].replace("_", " ")),
-    ("rows/s", lambda row: f"{row.get('rows_per_second') or row['texts_per_second']:,.0f}"),
+    ("rows/s", lambda row: f"{rates_of([row])[row['name']]:,.0f}"),
     ("rows", lambda row: f"{row.get('num_rows', 20_000):,}"),
     ("peak MB", lambda row: f"{row['peak_rss_bytes'] / 1e6:.0f}" if "peak_rss_bytes" in row else ""),
 )
@@ -87,11 +87,13 @@ COMPUTED: Columns = (
 )
 
 
-def _engine_words(measured: Sequence[Mapping[str, Any]]) -> str:
+def _engine_words(measured: Sequence[Row]) -> str:
     """Return what Ray costs: of a million rows in time, and what its own processes took of the processors."""
-    by_name = {row["name"]: row for row in measured}
-    overhead = 1e6 / by_name["ray"]["rows_per_second"] - 1e6 / by_name["threads"]["rows_per_second"]
-    engines = [by_name[name] for name in ("1 node", "2 nodes")]
-    shares = (f"{row['engine_processor_seconds'] / row['seconds'] / row['threads']:.1%} ({row['name']})" for row in engines)
-    said = f"Ray takes {overhead:.0f} s longer for a million rows"
-    return f"{said}; its own processes used {', '.join(shares)} of both processors."
+    rates = rates_of(measured)
+    overhead = 1e6 / rates["ray"] - 1e6 / rates["threads"]
+    shares = ", ".join(
+        f"{row['engine_processor_seconds'] / row['seconds'] / row['threads']:.1%} ({row['name']})"
+        for row in measured
+        if "engine_processor_seconds" in row
+    )
+    return f"Ray takes {overhead:.0f} s longer for a million rows; its own processes used {shares} of both processors."

@@ -98,8 +98,9 @@ def run(settings: QualitySettings, context: Context) -> Outcome:
         few = {
             name: replace(ARMS[name], changes={**ARMS[name].changes, **QUICK_CHANGES}, assistant=None) for name in settings.arms
         }
-        small = {"teacher": QUICK_TEACHER, "speed": QUICK_SPEED}
-        study = replace(study, data=context.data, unlabeled=(), arms=few, seeds=settings.seeds, **small)
+        study = replace(
+            study, data=context.data, unlabeled=(), arms=few, seeds=settings.seeds, teacher=QUICK_TEACHER, speed=QUICK_SPEED
+        )
     return run_study(study, arms=settings.arms, seeds=settings.seeds)
 
 

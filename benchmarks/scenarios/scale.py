@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from benchmarks.harness.pieces import Pieces
+from benchmarks.harness.programs import found_by
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
 from benchmarks.harness.weights import shipped
 from benchmarks.peers.servers.inside.stock_folder import write_stock_folder
@@ -36,9 +37,9 @@ from distill.classifier import predict
 from distill.data import TextSources
 from distill.machine import available_cpus
 from distill.settings import Settings, TextSettings
-from distill.storage import replacing
+from distill.storage import replacing, sha256_of
 from distill.texts import joined
-from export.measure.children import child, run_child
+from export.measure.children import child
 from export.runtime.sessions import OnnxClassifier
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +59,6 @@ class Plan(Settings):
         None, description="exported student with PyTorch weights; default: the narrow one of the scenario quality"
     )
     teacher: Path | None = Field(None, description="bundle of the teacher; default: that of the scenario quality")
-    only: tuple[str, ...] = Field((), description="run only these steps; the result file is written once all are finished")
     rows: int = Field(1_000_000, ge=1, description="rows of the table")
     pipeline_rows: int = Field(4_000, ge=1, description="rows that time the Hugging Face pipeline of the teacher")
     plain_rows: int = Field(40_000, ge=1, description="rows that time the plain script")
@@ -99,7 +99,7 @@ def _noisy(text: str, place: float, kind: int) -> str:
 
 
 def run(plan: Plan, context: Context) -> Outcome:
-    """Run the steps that the work folder has no rows of; `only` leaves some for later."""
+    """Run the steps that the work folder has no rows of."""
     work = context.folder
     student, teacher = plan.student or context.trained("narrow"), plan.teacher or context.trained("teacher")
     bundle, pieces = shipped(student, work / "student", without=()), Pieces(work)
@@ -115,14 +115,11 @@ def run(plan: Plan, context: Context) -> Outcome:
             script_row("plain_ort", _table(work, plan.plain_rows), write_stock_folder(student, work / "stock"))
         ],
     }
+    rows = list[Row]()
     for name, step in steps.items():
-        if pieces.find(name) is None and (not plan.only or name in plan.only):
-            context.reporter.say(f"scale: {name}")
-            pieces.put(name, step())
-    rows = [row for name in steps for row in pieces.find(name) or ()]
-    left = [name for name in steps if pieces.find(name) is None]
-    capacity = [] if left else capacity_rows(rows, cores=plan.cores, price_per_hour=plan.price_per_hour)
-    return Outcome([*rows, *capacity], unfinished=left)
+        context.reporter.say(f"scale: {name}")
+        rows += pieces.get(name, step)
+    return Outcome([*rows, *capacity_rows(rows, cores=plan.cores, price_per_hour=plan.price_per_hour)])
 
 
 def runtime_row(bundle: Path, table: Path) -> Row:
@@ -165,18 +162,14 @@ def job_row(name: str, bundle: Path, table: Path, work: Path, *more: str) -> Row
 
 def script_row(kind: str, table: Path, folder: Path) -> Row:
     """Time one of the obvious scripts on a table."""
-    command = [sys.executable, "-m", "benchmarks.scale.scripts", kind, str(table), str(folder), str(available_cpus())]
-    done = run_child(command, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    done.check_returncode()
-    said = json.loads(done.stdout.splitlines()[-1])
-    rate = said["num_rows"] / said["seconds"]
-    return {"kind": "rate", "name": kind, "threads": available_cpus(), "rows_per_second": rate, **said}
+    threads = available_cpus()
+    said = found_by("benchmarks.scale.scripts", kind, str(table), str(folder), str(threads), HF_HUB_OFFLINE="1")
+    return {"kind": "rate", "name": kind, "threads": threads, "rows_per_second": said["num_rows"] / said["seconds"], **said}
 
 
 def digest_of(folder: Path) -> str:
     """Return one digest of all files of an output and their names."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = (f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files)
+    lines = (f"{path.relative_to(folder)} {sha256_of(path)}" for path in sorted(folder.rglob("*")) if path.is_file())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -9,8 +9,6 @@ of the teacher's score on those; nothing is chosen by it, the times are all that
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,11 +21,11 @@ import numpy as np
 from pydantic import Field
 
 from benchmarks.harness.pieces import Pieces
+from benchmarks.harness.programs import found_by
 from benchmarks.harness.scenario import QUALITY, Columns, Context, Outcome, Result, Row, Scenario, table_of
 from benchmarks.harness.texts import measured_on, task_texts
 from benchmarks.quality.arms import SEEDS, TEACHER, UNLABELED
 from distill.bundle import Bundle
-from distill.errors import PotstillError
 from distill.evaluation.intervals import Estimate, mean_estimate
 from distill.evaluation.metrics import macro_f1
 from distill.machine import available_cpus
@@ -35,7 +33,6 @@ from distill.progress import SilentReporter
 from distill.recipes import RECIPES
 from distill.settings import DataSettings, DistillSettings, Settings
 from distill.storage import cache_dir
-from export.measure.children import run_child
 
 EPOCHS: Final = 3
 SETTINGS: Final = RECIPES["3-layers"].settings.model_copy(update={"max_length": 64, "batch_size": 32})
@@ -158,12 +155,14 @@ def run_pair(
         start.mkdir()
         cache.mkdir()
         (cache / "builtin").symlink_to((cache_dir() / "builtin").resolve())  # the texts, but not the teacher's answers
-        ours = _child("benchmarks.scenarios.training", {**given, "student": str(student)}, POTSTILL_CACHE=str(cache))
+        asked = json.dumps({**given, "student": str(student)})
+        ours = found_by("benchmarks.scenarios.training", given=asked, timeout_s=RUN_TIMEOUT_S, POTSTILL_CACHE=str(cache))
         lender, (splits, others) = load_bundle(teacher), task_texts(data, unlabeled)
         # The student as potstill starts from it, with its tokenizer.
         write_model_files(build_student(lender, settings, labelled=splits.train.texts, unlabeled=others), start)
         alike = {"threads": available_cpus(), "bf16": ours["mixed_precision"] == "bf16"}
-        theirs = _child("benchmarks.quality.trainer", {**given, **alike, "student": str(start)})
+        asked = json.dumps({**given, **alike, "student": str(start)})
+        theirs = found_by("benchmarks.quality.trainer", given=asked, timeout_s=RUN_TIMEOUT_S)
     test = measured_on(splits)
     shared = {
         "seed": settings.seed,
@@ -187,25 +186,6 @@ def said_of(run: Mapping[str, Any], wanted: float) -> dict[str, Any]:
         "texts_per_second": run["num_texts"] * len(ends) / ends[-1],
         "seconds_to_97": next((end for end, score in zip(ends, scores, strict=True) if score >= wanted), None),
     }
-
-
-def _child(module: str, given: Mapping[str, Any], **variables: str) -> dict[str, Any]:
-    """Run a module with settings on stdin; this process sleeps meanwhile."""
-    try:
-        done = run_child(
-            [sys.executable, "-m", module],
-            given=json.dumps(given),
-            timeout_s=RUN_TIMEOUT_S,
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, **variables},
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise PotstillError(f"{module} took more than {RUN_TIMEOUT_S} s and was ended; run the scenario again") from exc
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise PotstillError(f"{module} died with {done.returncode}: {last}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def _main() -> None:

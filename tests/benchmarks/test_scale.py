@@ -1,19 +1,28 @@
-"""Arithmetic of the scale scenario: figures, the capacity model and the noise. Nothing is measured."""
+"""The scale scenario: its arithmetic, and its steps on forty texts of the tiny task."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.harness.pieces import Pieces
 from benchmarks.harness.scenario import Context
 from benchmarks.scale import figures as scale_figures
+from benchmarks.scale import scripts
 from benchmarks.scenarios import scale
+from distill.bundle import Bundle
+from distill.classifier import predict
+from distill.data import Dataset
+from distill.models.loading import load_bundle
 from distill.progress import SilentReporter
+from export.runtime.sessions import OnnxClassifier
 
 ROWS: list[dict[str, Any]] = [
     {"kind": "rate", "name": "runtime", "texts_per_second": 5000.0, "threads": 2},
@@ -73,15 +82,89 @@ def test_the_table_is_the_same_for_a_seed(tmp_path: Path, monkeypatch: pytest.Mo
     assert firsts in ([True, False] * 250, [False, True] * 250)
 
 
-def test_only_some_steps_make_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_takes_up_the_steps_that_are_there_and_adds_the_capacity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "shipped", lambda student, copy, without: student)
-    (tmp_path / "runtime.json").write_text("[]")
-    context = Context(tmp_path, "scale", SilentReporter())
-    (tmp_path / "scale").mkdir()
-    (tmp_path / "runtime.json").rename(tmp_path / "scale" / "runtime.json")
-    outcome = scale.run(scale.Plan(student=tmp_path, teacher=tmp_path, only=("runtime",)), context)
-    assert "kills" in outcome.unfinished
-    assert "runtime" not in outcome.unfinished
+    monkeypatch.setattr(scale, "_table", lambda work, rows: tmp_path / f"{rows}")
+    monkeypatch.setattr(scale, "script_row", lambda kind, table, folder: {**ROWS[5], "table": table.name})
+    pieces = Pieces(tmp_path / "scale")
+    kept = {"runtime": ROWS[:1], "threads": ROWS[1:2], "ray": ROWS[2:3], "same_answers": [], "nodes": [], "kills": []}
+    for name, rows in {**kept, "plain_ort": ROWS[6:7]}.items():
+        pieces.put(name, rows)
+    plan = scale.Plan(student=tmp_path, teacher=tmp_path, pipeline_rows=64)
+    outcome = scale.run(plan, Context(tmp_path, "scale", SilentReporter()))
+    assert [row["name"] for row in outcome.rows[:5]] == ["runtime", "threads", "ray", "pipeline", "plain_ort"]
+    assert pieces.find("pipeline")[0]["table"] == "64"  # it was the only one missing
+    assert [row["machines"] for row in outcome.rows[5:]] == [1, 10, 100, 1000]
+
+
+@pytest.fixture
+def table(tmp_path: Path, tiny_test: Dataset) -> Path:
+    texts = tiny_test.single_texts()[:40]
+    pq.write_table(pa.table({"id": range(len(texts)), "text": texts}), tmp_path / "rows.parquet")
+    return tmp_path / "rows.parquet"
+
+
+def test_the_runtime_is_timed_in_memory_by_its_best_round(table: Path, tiny_student: Bundle) -> None:
+    row = scale.runtime_row(tiny_student.path, table)
+    assert len(row["rounds"]) == 5
+    assert row["texts_per_second"] == max(row["rounds"]) > 0
+
+
+def test_a_job_says_what_it_labelled_and_the_most_memory_that_it_held(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = (
+        "import json, pathlib, sys, time; held = b'1' * 50_000_000; time.sleep(0.4); out = pathlib.Path(sys.argv[1]);"
+        "out.mkdir(); (out / 'part-0').touch(); print('words'); print(json.dumps(dict(num_rows=40, seconds=0.5, labels={})))"
+    )
+    monkeypatch.setattr(scale, "_command", lambda bundle, table, out: [sys.executable, "-c", program, str(out)])
+    row = scale.job_row("threads", tmp_path, table, tmp_path)
+    assert (row["rows_per_second"], row["digest"]) == (80.0, scale.digest_of(tmp_path / "out-threads"))
+    assert row["process_seconds"] > 0.4
+    assert row["peak_rss_bytes"] > 50_000_000
+    (tmp_path / "threads.json").write_text(json.dumps([row]))
+    (tmp_path / "ray.json").write_text(json.dumps([{**row, "digest": "another"}]))
+    assert not scale._same_bytes(tmp_path)["holds"]
+
+
+def test_labels_are_checked_against_those_of_predict(table: Path, tmp_path: Path, tiny_student: Bundle) -> None:
+    answers = predict(OnnxClassifier.open(tiny_student), pq.read_table(table).column("text").to_pylist())
+    labels = [answer.label for answer in answers]
+    for name, given in (("right", labels), ("wrong", labels[::-1])):
+        pq.write_table(pa.table({"id": range(len(given)), "label": given}), tmp_path / name)
+    assert scale.labels_row(tiny_student.path, table, tmp_path / "right")["holds"]
+    assert not scale.labels_row(tiny_student.path, table, tmp_path / "wrong")["holds"]
+
+
+class LongestWord:
+    """Stands for the stock graph of a student."""
+
+    def __init__(self, folder: Path, *, threads: int) -> None:
+        assert (folder.is_dir(), threads) == (True, 1)
+
+    def answer(self, texts: list[str]) -> list[tuple[str, float]]:
+        assert len(texts) <= scripts.BATCH
+        return [(max(text.split(), key=len), 1.0) for text in texts]
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "plain_ort"])
+def test_the_obvious_scripts_give_each_text_a_label(
+    kind: str, table: Path, tiny_teacher: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.peers.servers.inside.stock_model.StockModel", LongestWord)
+    scripts.main(kind, str(table), str(tiny_teacher.path), "1")
+    assert json.loads(capsys.readouterr().out)["num_rows"] == 40
+    found = pq.read_table(table.with_suffix(".labels.parquet"))
+    texts = pq.read_table(table)["text"].to_pylist()
+    labels = predict(load_bundle(tiny_teacher), texts)
+    wanted = [max(text.split(), key=len) for text in texts] if kind == "plain_ort" else [each.label for each in labels]
+    assert (found["id"].to_pylist(), found["label"].to_pylist()) == (list(range(40)), wanted)
+
+
+def test_a_script_is_run_beside_the_harness(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(scale, "found_by", lambda module, *words, **_: {"num_rows": 40, "seconds": 0.5, "asked": words[0]})
+    row = scale.script_row("pipeline", tmp_path, tmp_path)
+    assert (row["name"], row["rows_per_second"], row["asked"]) == ("pipeline", 80.0, "pipeline")
 
 
 def test_a_command_is_killed_once_and_run_until_it_ends_well(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.harness.scenario import Context
 from benchmarks.scenarios import training
-from benchmarks.scenarios.training import figures, run_pair, said_of, table
+from benchmarks.scenarios.training import TrainingSettings, figures, run, run_pair, said_of, table
 from distill.bundle import Bundle
 from distill.errors import PotstillError
+from distill.progress import SilentReporter
 from distill.settings import DataSettings, DistillSettings
 
 
@@ -66,6 +68,43 @@ def test_a_run_that_dies_or_hangs_is_said(tiny_teacher: Bundle, tiny_csv: Path, 
     monkeypatch.setattr(training, "RUN_TIMEOUT_S", 0.01)
     with pytest.raises(PotstillError, match=r"took more than 0\.01 s and was ended"):
         run_pair(tiny_teacher, settings, data)
+
+
+def test_each_seed_is_one_pair_and_a_finished_pair_is_kept(
+    tmp_path: Path, tiny_teacher: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def pair(teacher: Bundle, settings: DistillSettings, data: DataSettings, unlabeled: Any) -> list[dict[str, Any]]:
+        asked.append((settings.seed, settings.epochs))
+        return [{"name": name, "seed": settings.seed, "of": teacher.path.name} for name in ("potstill", "trainer")]
+
+    monkeypatch.setattr(training, "run_pair", pair)
+    (tmp_path / "quality").mkdir()
+    for seed in (0, 1):
+        (tmp_path / "quality" / f"teacher-{seed}").symlink_to(tiny_teacher.path)
+    context = Context(tmp_path, "training", SilentReporter())
+    run(TrainingSettings(seeds=(0,), epochs=1), context)
+    rows = run(TrainingSettings(seeds=(0, 1), epochs=1), context).rows
+    assert asked == [(0, 1), (1, 1)]
+    assert [(row["name"], row["seed"], row["of"]) for row in rows] == [
+        (name, seed, f"teacher-{seed}") for seed in (0, 1) for name in ("potstill", "trainer")
+    ]
+
+
+def test_the_peers_loop_learns_from_teacher_and_labels(tiny_teacher: Bundle, tiny_csv: Path, tmp_path: Path) -> None:
+    from benchmarks.quality import trainer
+
+    few = tmp_path / "few.csv"
+    few.write_text("\n".join(tiny_csv.read_text().splitlines()[:61]) + "\n")
+    how = {"temperature": 2.0, "soft_weight": 0.5, "learning_rate": 2e-3, "warmup_share": 0.1, "weight_decay": 0.01}
+    how |= {"seed": 0, "dropout": 0.0, "max_length": 32, "epochs": 2, "batch_size": 16, "max_grad_norm": 1.0}
+    data = {"train": [str(few)], "validation_share": 0.25}
+    folders = dict.fromkeys(("teacher", "student"), str(tiny_teacher.path))
+    found = trainer.run({"settings": how, "data": data, "unlabeled": [], **folders, "threads": 2, "bf16": False})
+    assert found["num_texts"] == 45
+    assert len(found["epoch_ends_s"]) == len(found["macro_f1"]) == 2
+    assert max(found["macro_f1"]) > 0.7  # it starts from the teacher's own weights, and keeps what they know
 
 
 @pytest.mark.slow
