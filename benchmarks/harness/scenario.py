@@ -28,7 +28,7 @@ Columns = Sequence[tuple[str, Callable[[Any], str]]]
 """Head and cell of each column of a table; the cell is of a row."""
 
 MOVIES = "builtin:movies"
-QUICK_TEXTS = 600
+QUICK_TEXTS = 400
 QUALITY = "quality"
 """The scenario whose students and teachers the others measure."""
 

@@ -31,7 +31,7 @@ from export.settings import TurnSettings
 ROUNDS: Mapping[Kind, int] = {"single": 20, "many": 8}
 SECONDS_A_ROW: Mapping[Kind, float] = {"single": 25, "many": 35}
 FIGURES: Mapping[Kind, tuple[str, str]] = {"single": ("p50_ms", "p50_ratio"), "many": ("texts_per_second", "rate_ratio")}
-QUICK = {"rounds": 6, "processes": 3, "texts": 60, "settle_s": 1.0}
+QUICK = {"rounds": 3, "processes": 3, "texts": 30, "settle_s": 0.2}
 """Enough to see that it works, too little to keep."""
 
 

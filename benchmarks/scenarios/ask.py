@@ -47,7 +47,7 @@ def sample_of(study: Study) -> Amounts:
     """Return a few texts of everything, to see that it works."""
     short = study.settings.model_copy(update={"epochs": 2, "vocabulary_size": 2_000})
     few = Plan(texts=120, latency_s=0.05, concurrency=8, kills=2)
-    tuning = TeacherSettings(epochs=1, max_length=32)
+    tuning = TeacherSettings(epochs=1, max_length=32, mixed_precision="auto")
     return Amounts(replace(study, settings=short, tuning=tuning, seeds=(0,)), few, Promises(drawings=20), local_texts=20)
 
 

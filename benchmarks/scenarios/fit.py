@@ -28,7 +28,7 @@ from benchmarks.fitting.figures import SEEDS, fit_figures, fit_markdown, missing
 from benchmarks.fitting.foreign import FOREIGN, SPLIT_SEED, ForeignSet, splits_of
 from benchmarks.fitting.rows import report_part, texts_part, trainings
 from benchmarks.harness.pieces import Rows
-from benchmarks.harness.scenario import Context, Outcome, Scenario
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
 from benchmarks.harness.texts import task_texts
 from distill.data import Splits, limited
 from distill.data.dataset import split_off
@@ -50,7 +50,7 @@ class Study:
 
     Attributes:
         demo: The texts, budget and effort of the demo.
-        teacher: What the teachers are fine-tuned from.
+        teacher: What the teachers are fine-tuned from; or a bundle, which is the teacher.
         regret_recipes: What halving chooses from; none: all seven.
         foreign: The foreign sets, by name.
         foreign_settings: Effort on those; they have no budget.
@@ -84,7 +84,7 @@ SAMPLE: Final = Study(
     foreign_settings=FitSettings(effort="quick", recipes=("static",)),
     most=400,
 )
-"""A few hundred texts and one recipe, to see that everything works."""
+"""A few hundred texts, one recipe and a teacher that there is already, to see that everything works."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,8 @@ def run(settings: FitBenchSettings, context: Context) -> Outcome:
 
     Rows of the result file that is there already are kept, so that a few rows can be made at a time.
     """
-    study = (SAMPLE if context.quick else COMMITTED).of_sets(settings.sets, settings.effort)
+    study = replace(SAMPLE, teacher=str(context.trained("teacher"))) if context.quick else COMMITTED
+    study = study.of_sets(settings.sets, settings.effort)
     parts = [part for part in PARTS if part in settings.parts]
     unknown = [part for part in settings.parts if part not in PARTS]
     run_fit(context.folder, parts=[*parts, *unknown], seeds=settings.seeds, study=study, reporter=context.reporter)
@@ -303,4 +304,5 @@ SCENARIO = Scenario(
     ),
     minutes=900,
     quick={"parts": ("quick",), "seeds": (0,)},
+    needs=(QUALITY,),
 )

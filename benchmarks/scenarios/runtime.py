@@ -17,7 +17,7 @@ from pydantic import Field
 from benchmarks.harness import footprint
 from benchmarks.harness.candidates import Candidate, RowSettings, Task, bundle_candidate, peer_candidates, task_of
 from benchmarks.harness.scenario import QUALITY, Columns, Context, Outcome, Result, Row, Scenario, table_of, value_of
-from benchmarks.harness.speed import SpeedSettings, kept_rows
+from benchmarks.harness.speed import QUICK, SpeedSettings, kept_rows
 from benchmarks.harness.weights import shipped
 from benchmarks.report.tables import first_words, notes_of
 from distill.bundle import WEIGHTS, Bundle
@@ -195,6 +195,6 @@ SCENARIO = Scenario(
         *("export/runtime", "export/int8", "export/graph"),
     ),
     minutes=30,
-    quick={"rounds": 6, "processes": 3, "texts": 60, "settle_s": 1.0, "peers": ("stock",)},
+    quick={**QUICK, "peers": ("stock",)},
     needs=(QUALITY,),
 )

@@ -22,8 +22,8 @@ from distill.errors import SettingsError
 from distill.settings import Settings
 from distill.teacher_settings import TeacherSettings
 
-QUICK_LIMIT: Final = 200
-QUICK_TEACHER: Final = TeacherSettings(epochs=1, max_length=32)
+QUICK_LIMIT: Final = 350
+QUICK_TEACHER: Final = TeacherSettings(epochs=1, max_length=32, mixed_precision="auto")
 MAKERS: Final[dict[str, Maker]] = {
     "whole": whole,
     "features": features,

@@ -10,7 +10,9 @@ import pytest
 
 from benchmarks.asking.promises import oracle_share
 from benchmarks.asking.students import Study
-from benchmarks.scenarios.ask import ask_figures, run_ask, sample_of
+from benchmarks.harness.scenario import Context
+from benchmarks.scenarios import ask
+from benchmarks.scenarios.ask import AskBenchSettings, ask_figures, run_ask, sample_of
 from distill.errors import SettingsError
 from distill.progress import SilentReporter
 from distill.settings import DataSettings
@@ -59,3 +61,9 @@ def test_the_oracle_takes_texts_until_their_differences_are_what_is_allowed() ->
     assert oracle_share(0.95) == pytest.approx(0.3 ** (1 / 3))
     assert oracle_share(0.5) == 1
     assert math.isclose(oracle_share(0.95) ** 3 / 6, 0.05)
+
+
+def test_a_small_run_installs_no_server_for_a_local_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ask, "is_ready", lambda _: False)
+    context = Context(tmp_path, "ask", SilentReporter(), quick=True, out=tmp_path)
+    assert not ask.run(AskBenchSettings(parts=("local",)), context).rows

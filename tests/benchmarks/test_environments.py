@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness import environments
-from benchmarks.harness.environments import NODE_PACKAGES, node_folder, python_of
+from benchmarks.harness.environments import NODE_PACKAGES, is_ready, node_folder, python_of
 from export.measure.workers import PeerError
 
 
@@ -45,7 +45,9 @@ def installer(monkeypatch: pytest.MonkeyPatch) -> Installer:
 def test_an_environment_is_made_once_and_again_for_other_packages(
     installer: Installer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert not is_ready("openvino", folder=tmp_path)
     assert python_of("openvino", folder=tmp_path) == tmp_path / "openvino" / "bin" / "python"
+    assert is_ready("openvino", folder=tmp_path)
     (command,) = installer.commands
     assert command[-2:] == list(environments.requirements_of("openvino"))
     assert command[-3].startswith("torch==")  # ours stays
@@ -60,6 +62,7 @@ def test_an_environment_is_made_once_and_again_for_other_packages(
 
 def test_a_peer_without_packages_runs_in_this_interpreter(installer: Installer, tmp_path: Path) -> None:
     assert python_of("stock", folder=tmp_path) == Path(sys.executable)
+    assert is_ready("stock", folder=tmp_path)
     assert not installer.commands
 
 
