@@ -44,6 +44,7 @@ class Work:
         teacher: How, all but the seed.
         recipe: What every student is.
         share: Every student's share of its training.
+        few_epochs: Epochs of a chain.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Work:
     teacher: TeacherSettings = field(default_factory=lambda: TeacherSettings(mixed_precision="auto"))
     recipe: Recipe = RECIPES["narrow"]
     share: float = 1.0
+    few_epochs: int = FEW_EPOCHS
 
     @cached_property
     def bench(self) -> Bench:
@@ -117,7 +119,7 @@ def _chained(work: Work, arm: Arm, seed: int, texts: Texts, out: Path) -> Bundle
     before = work.bench.builtin(MOVIES)
     source = SourceTask(before.train, before.test) if "replay_share" in arm.changes else None
     origin = Origin(init=_teacher_of(work, MOVIES, seed, before), source=source)
-    like = {"epochs": FEW_EPOCHS, "patience": FEW_EPOCHS, "max_length": work.teacher.max_length}
+    like = {"epochs": work.few_epochs, "patience": work.few_epochs, "max_length": work.teacher.max_length}
     settings = TeacherSettings(**{**few_settings(SHOTS, seed=seed).model_dump(), **like, **arm.changes})
     return tuned(work.bench, texts, Start(settings, model=work.model, origin=origin), out=out)
 

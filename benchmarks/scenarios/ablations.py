@@ -20,8 +20,9 @@ from distill.teacher_settings import TeacherSettings
 
 QUICK: Mapping[str, Any] = {
     "limit": QUICK_TEXTS,
-    "teacher": TeacherSettings(epochs=1, batch_size=16),
+    "teacher": TeacherSettings(epochs=1, batch_size=16, max_length=32, mixed_precision="auto"),
     "share": 0.02,
+    "few_epochs": 1,
 }
 
 
