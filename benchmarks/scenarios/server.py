@@ -7,9 +7,10 @@ opposite order, and the lower rate counts.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -49,37 +50,18 @@ class RateSettings(RowSettings, DataSettings):
     connections: int = Field(64, ge=1, description="number of open connections")
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What a server did at one rate."""
-
-    rate: float
-    p99_ms: float | None
-    lost: int
-    keeps: bool
-
-
-def highest_rate(ask: Callable[[float], Probe], *, least: float, most: float, steps: int) -> tuple[float | None, list[Probe]]:
-    """Return the highest rate that keeps the bound, and all probes; None where not even the least does.
+def highest_rate(keeps: Callable[[float], bool], *, least: float, most: float, steps: int) -> float | None:
+    """Return the highest rate that keeps the bound; None where not even the least does.
 
     Args:
-        ask: From a rate to what the server did at it.
-        least: Where the search begins.
-        most: A rate that is too much or the highest that counts.
-        steps: Halvings, on the scale of logarithms.
+        keeps: Tells of a rate whether a server keeps the bound at it.
+        least: The lowest rate that is tried.
+        most: The highest.
+        steps: Halvings of what is between them, on the scale of logarithms.
     """
-    probes = [ask(most)]
-    if probes[-1].keeps:
-        return most, probes
-    probes.append(ask(least))
-    if not probes[-1].keeps:
-        return None, probes
-    low, high = least, most
-    for _ in range(steps):
-        middle = float(np.sqrt(low * high))
-        probes.append(ask(middle))
-        low, high = (middle, high) if probes[-1].keeps else (low, middle)
-    return low, probes
+    rates = np.geomspace(least, most, 2**steps).tolist()
+    kept = bisect_left(rates, True, key=lambda rate: not keeps(rate))
+    return rates[kept - 1] if kept else None
 
 
 def run_rate_search(
@@ -130,18 +112,19 @@ def _search(candidate: Candidate, test: Dataset, settings: RateSettings, *, seed
         if not whole.count(200):
             raise PeerError(f"it answered none of {len(test)} requests as it should: {whole.statuses()}")
 
-        def ask(rate: float) -> Probe:
+        def keeps(rate: float) -> bool:
             samples = run(replace(load, rate=rate, seconds=max(settings.probe_s, 1.1 * MIN_SAMPLES[99] / rate)))
             p99_ms = samples.latency()["p99_ms"]
-            keeps = not samples.failed and p99_ms is not None and p99_ms <= settings.bound_ms
-            return Probe(rate, p99_ms, samples.failed, keeps)
+            is_kept = not samples.failed and p99_ms is not None and p99_ms <= settings.bound_ms
+            probes.append({"rate": round(rate, 1), "p99_ms": p99_ms, "lost": samples.failed, "keeps": is_kept})
+            return is_kept
 
-        limit = whole.requests_per_second
-        highest, probes = highest_rate(ask, least=limit / 16, most=limit, steps=settings.steps)
+        limit, probes = whole.requests_per_second, list[dict[str, Any]]()
+        highest = highest_rate(keeps, least=limit / 16, most=limit, steps=settings.steps)
     given = labels_of(peer, whole)
     return {
         "highest": highest,
-        "probes": [{**asdict(probe), "rate": round(probe.rate, 1)} for probe in probes],
+        "probes": probes,
         "quality": {**quality_of(given, test), "unanswered": given.count(None)},
         "closed_loop": limit,
     }
@@ -165,7 +148,6 @@ def _reachable(candidate: Candidate) -> Iterator[tuple[int, str]]:
 
 def _row(candidate: Candidate, searches: Sequence[dict[str, Any]]) -> dict[str, Any]:
     rates = [search["highest"] for search in searches]
-    known = [rate for rate in rates if rate is not None]
     return {
         "name": candidate.name,
         "kind": candidate.kind,
@@ -174,9 +156,9 @@ def _row(candidate: Candidate, searches: Sequence[dict[str, Any]]) -> dict[str, 
         "source": "benchmarks/serving",
         "size_bytes": None,
         "identity": dict(candidate.identity),
-        "marks": [] if len(known) == len(rates) else ["late: at no rate did 99 of 100 answers keep the bound in every search"],
+        "marks": ["late: at no rate did 99 of 100 answers keep the bound in every search"] if None in rates else [],
         **searches[0]["quality"],
-        "requests_per_second": min(known) if len(known) == len(rates) else None,
+        "requests_per_second": None if None in rates else min(rates),
         "requests_per_second_searches": rates,
         "closed_loop_requests_per_second": [search["closed_loop"] for search in searches],
         "probes": [search["probes"] for search in searches],

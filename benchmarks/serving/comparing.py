@@ -61,11 +61,27 @@ def compare(task: Task, plan: Plan, pieces: DatedPieces, *, reporter: Reporter) 
 
 @contextmanager
 def warm(
-    peer: ServerPeer, folder: Path, requests: tuple[bytes, ...], plan: Plan, *, setting: Setting | None = None
+    peer: ServerPeer,
+    task: Task,
+    plan: Plan,
+    *,
+    setting: Setting | None = None,
+    folder: Path | None = None,
+    requests: tuple[bytes, ...] = (),
 ) -> Iterator[tuple[RunningServer, Load]]:
-    """Start a server, warm it up by a closed loop, and yield it with that load, of which others are made."""
-    with started(peer, folder, setting or {}) as server:
-        load = Load(server.port, requests, plan.connections, plan.warmup_s)
+    """Start a server, warm it up by a closed loop, and yield it with that load, of which others are made.
+
+    Args:
+        peer: Which.
+        task: What it serves, and the texts that it is asked.
+        plan: How many connections, and how long the warm-up is.
+        setting: One of its candidates.
+        folder: What it serves instead.
+        requests: What it is asked instead.
+    """
+    with started(peer, folder or task.folder_of(peer), setting or {}) as server:
+        asked = requests or requests_for(peer, task.texts_for(peer))
+        load = Load(server.port, asked, plan.connections, plan.warmup_s)
         run(load)
         yield server, load
 
@@ -77,9 +93,9 @@ def weighed(server: RunningServer, load: Load) -> tuple[Samples, float]:
     return samples, (server.cpu_s() - before_s) / max(1, samples.count(200)) * 1e6
 
 
-def requests_for(peer: ServerPeer, texts: Sequence[str]) -> tuple[bytes, ...]:
-    """Return a whole request a text."""
-    return tuple(post(peer.path, peer.request_body(text)) for text in texts)
+def requests_for(peer: ServerPeer, texts: Sequence[str], *lines: str) -> tuple[bytes, ...]:
+    """Return a whole request a text; `lines` are further ones of its head."""
+    return tuple(post(peer.path, peer.request_body(text), *lines) for text in texts)
 
 
 def labels_of(peer: ServerPeer, samples: Samples) -> list[str | None]:
@@ -111,33 +127,28 @@ def quality_of(given: Sequence[str | None], test: Dataset) -> dict[str, Any]:
 
 def _choose(peer: ServerPeer, task: Task, plan: Plan) -> dict[str, Any]:
     """Try each setting; return the fastest, and what all reached."""
-    if len(peer.settings) == 1:
-        return {"setting": dict(peer.settings[0]), "tried": []}
     tried = [{**setting, **_tried(peer, task, plan, setting)} for setting in peer.settings]
-    rates = [each.get("requests_per_second", -1.0) for each in tried]
-    best = rates.index(max(rates))
-    if "failed" in tried[best]:
-        raise PeerError(tried[best]["failed"])
-    return {"setting": dict(peer.settings[best]), "tried": tried}
+    best = max(tried, key=lambda each: each.get("requests_per_second", -1.0))
+    if "failed" in best:
+        raise PeerError(best["failed"])
+    return {"setting": dict(peer.settings[tried.index(best)]), "tried": tried}
 
 
 def _tried(peer: ServerPeer, task: Task, plan: Plan, setting: Setting) -> dict[str, Any]:
     try:
-        with warm(peer, task.folder_of(peer), requests_for(peer, task.texts_for(peer)), plan, setting=setting) as (_, load):
+        with warm(peer, task, plan, setting=setting) as (_, load):
             return {"requests_per_second": run(replace(load, seconds=plan.try_s)).requests_per_second}
     except PeerError as exc:
         return {"failed": str(exc)}
 
 
 def _turn(peer: ServerPeer, task: Task, plan: Plan, setting: Setting, number: int) -> dict[str, Any]:
-    requests = requests_for(peer, task.texts_for(peer))
-    with warm(peer, task.folder_of(peer), requests, plan, setting=setting) as (server, load):
-        every = replace(load, seconds=UNTIL_ASKED_S, most=len(requests))
+    with warm(peer, task, plan, setting=setting) as (server, load):
+        every = replace(load, seconds=UNTIL_ASKED_S, most=len(load.requests))
         given = {"labels": labels_of(peer, run(every))} if number == 0 else {}
         samples, cpu_us = weighed(server, replace(load, seconds=plan.turn_s))
         memory, half = server.memory_bytes(), max(1.0, samples.requests_per_second / 2)
-        more = replace(load, connections=4 * plan.connections, seconds=plan.turn_s)
-        opened = run(replace(more, rate=half, seed=number))
+        opened = run(replace(load, connections=4 * plan.connections, seconds=plan.turn_s, rate=half, seed=number))
     return {
         **given,
         "open_latency_ms": opened.latency_ms.round(3).tolist(),

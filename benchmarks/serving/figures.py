@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness.scenario import Columns, Result, table_of
@@ -15,22 +15,19 @@ BUSY_SHARE = 0.9
 def serving_figures(result: Result) -> dict[str, float]:
     """Return the figures of the phases that were run."""
     rows = result["rows"]
+    peers = [row for row in rows if row["kind"] == "server" and row["name"] != OURS and "skipped" not in row]
+    tails: list[Any] = [row["p99_ms"] if _kept_up(row) else None for row in rows if row["kind"] == "half_load"]
     kept_up = {row["kind"]: row for row in rows if row["kind"] != "server" and _kept_up(row)}
     overload, reload, soak = (kept_up.get(kind) for kind in ("overload", "reload", "soak"))
-    figures: dict[str, float | None] = {}
-    peers = [row for row in rows if row["kind"] == "server" and row["name"] != OURS and "skipped" not in row]
-    if peers:
-        figures["requests_ratio_best_peer"] = min(row["requests_ratio"] for row in peers)
-    halves = [row for row in rows if row["kind"] == "half_load"]
-    if halves and all(_kept_up(row) and row["p99_ms"] is not None for row in halves):
-        figures["p99_ms_half_load"] = max(row["p99_ms"] for row in halves)
-    if overload:
-        figures |= {"overload_5xx": overload["server_errors"], "rejection_p99_ms": overload["rejected"]["p99_ms"]}
-    if reload:
-        in_soak = soak["errors"] if soak and soak["reloads"] else 0
-        figures["lost_in_reload"] = reload["lost"] + reload["errors"] + reload["wrong"] + in_soak
-    if soak:
-        figures["soak_growth"] = soak["memory_growth"]
+    lost_in_soak = soak["errors"] if soak and soak["reloads"] else 0
+    figures = {
+        "requests_ratio_best_peer": min((row["requests_ratio"] for row in peers), default=None),
+        "p99_ms_half_load": max(tails) if tails and None not in tails else None,
+        "overload_5xx": overload and overload["server_errors"],
+        "rejection_p99_ms": overload and overload["rejected"]["p99_ms"],
+        "lost_in_reload": reload and reload["lost"] + reload["errors"] + reload["wrong"] + lost_in_soak,
+        "soak_growth": soak and soak["memory_growth"],
+    }
     return {name: value for name, value in figures.items() if value is not None}
 
 
@@ -69,29 +66,6 @@ def _half_load(row: Mapping[str, Any]) -> str:
     )
 
 
-def _overload(row: Mapping[str, Any]) -> str:
-    seen = row["statuses"]
-    return (
-        f"At twice the saturating load for {row['seconds']:.0f} s: {seen.get('200', 0):,} answered, {row['accepted_late']} of "
-        f"them past their {row['deadline_ms']} ms; {seen.get('429', 0):,} refused, p99 {_ms(row['rejected']['p99_ms'])}; "
-        f"{row['server_errors']} server errors, {row['lost']} lost; memory {row['memory_growth']:+.1%}{_of_generator(row)}."
-    )
-
-
-def _reload(row: Mapping[str, Any]) -> str:
-    return (
-        f"{row['reloads']} reloads and SIGTERM under {row['requests']:,} requests: {row['lost']} lost, {row['errors']} failed, "
-        f"{row['wrong']} wrong."
-    )
-
-
-def _soak(row: Mapping[str, Any]) -> str:
-    return (
-        f"{row['seconds'] / 60:.0f} minutes of mixed load with {row['reloads']} reloads: {row['errors']} errors, memory "
-        f"{row['memory_growth']:+.1%}."
-    )
-
-
 def _kept_up(row: Mapping[str, Any]) -> bool:
     """Whether the generator had processor time left; a load that it could not make says nothing of a server."""
     return "generator" not in row or row["generator"]["processor_share"] < BUSY_SHARE
@@ -111,4 +85,21 @@ def _cell(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
-_WORDS = {"half_load": _half_load, "overload": _overload, "reload": _reload, "soak": _soak}
+_WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "half_load": _half_load,
+    "overload": lambda row: (
+        f"At twice the saturating load for {row['seconds']:.0f} s: {row['statuses'].get('200', 0):,} answered, "
+        f"{row['accepted_late']} of them past their {row['deadline_ms']} ms; {row['statuses'].get('429', 0):,} refused, "
+        f"p99 {_ms(row['rejected']['p99_ms'])}; {row['server_errors']} server errors, {row['lost']} lost; "
+        f"memory {row['memory_growth']:+.1%}{_of_generator(row)}."
+    ),
+    "reload": lambda row: (
+        f"{row['reloads']} reloads and SIGTERM under {row['requests']:,} requests: {row['lost']} lost, {row['errors']} failed, "
+        f"{row['wrong']} wrong."
+    ),
+    "soak": lambda row: (
+        f"{row['seconds'] / 60:.0f} minutes of mixed load with {row['reloads']} reloads: {row['errors']} errors, memory "
+        f"{row['memory_growth']:+.1%}."
+    ),
+}
+"""What is said of a phase, in this order."""

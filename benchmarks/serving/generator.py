@@ -13,18 +13,15 @@ import gc
 import json
 import re
 import select
-import selectors
 import socket
 import ssl
 import sys
 import time
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 SETTLE_S = 0.5
 """Between opening connections and the first request: a load of a thousand clients is not a thousand that come at once."""
@@ -32,8 +29,8 @@ SETTLE_S = 0.5
 LOST, TIMED_OUT, REFUSED = 0, -1, -2
 """In place of an HTTP status: sent but never answered; not answered in time; never sent, for nobody listens."""
 
-LOAD, SAMPLES = "load.json", "samples.npz"
-"""Files in the folder of a run."""
+STARTED = "started\n"
+"""What the generator says when its clock starts."""
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
@@ -46,7 +43,8 @@ class Load:
 
     Attributes:
         port: Port on this machine.
-        requests: Whole HTTP/1.1 requests, asked in turn, from the first again after the last.
+        requests: Whole HTTP/1.1 requests, asked in turn, from the first again after the last; none larger than what the
+            buffer of a socket takes at once, 2 MB.
         connections: Connections kept open; in a closed loop each has one request under way.
         seconds: How long requests are started; those under way are waited for.
         rate: Requests a second of an open loop; None is a closed loop.
@@ -68,16 +66,6 @@ class Load:
     source: str = "127.0.0.1"
     has_tls: bool = False
 
-    def to_json(self) -> str:
-        """Return it as JSON; requests as text, a character a byte."""
-        return json.dumps({**self.__dict__, "requests": [request.decode("latin-1") for request in self.requests]})
-
-    @classmethod
-    def from_json(cls, text: str) -> Load:
-        """Read what `to_json` wrote."""
-        values: dict[str, Any] = json.loads(text)
-        return cls(**{**values, "requests": tuple(each.encode("latin-1") for each in values["requests"])})
-
 
 def take_response(buffer: bytes) -> tuple[int, bytes, bool, int] | None:
     """Return status, body, whether the connection closes after it, and the bytes used; None while it is not whole."""
@@ -94,12 +82,10 @@ def take_response(buffer: bytes) -> tuple[int, bytes, bool, int] | None:
     parts: list[bytes] = []
     while (line := buffer.find(b"\r\n", start)) >= 0:
         size = int(buffer[start:line].split(b";")[0], 16)
-        start = line + 2 + size + 2
-        if len(buffer) < start:
-            break
-        if not size:
-            return status, b"".join(parts), close, start
         parts.append(buffer[line + 2 : line + 2 + size])
+        start = line + 2 + size + 2
+        if not size and len(buffer) >= start:
+            return status, b"".join(parts), close, start
     return None
 
 
@@ -132,12 +118,13 @@ class Generator:
         self.answers: dict[bytes, int] = {b"": 0}
         self._load = load
         self._tls = ssl._create_unverified_context() if load.has_tls else None  # noqa: S323
-        self._open = selectors.EpollSelector()
+        self._poll = select.epoll()
+        self._open: dict[int, Connection] = {}
         self._idle = [Connection() for _ in range(load.connections)]
         self._starts: deque[float] | None = None
         self._stop_s = self._swept_s = self._free_since_s = 0.0
 
-    def run(self) -> tuple[float, float]:
+    def run(self) -> dict[str, float]:
         """Ask until the load is done; return seconds gone and seconds of processor time used."""
         for connection in self._idle:
             self._connect(connection)
@@ -147,10 +134,10 @@ class Generator:
         self._swept_s, self._stop_s = began, began + self._load.seconds
         if self._load.rate is not None:
             self._starts = deque(began + drawn_starts(self._load.rate, self._load.seconds, seed=self._load.seed))
-        print("started", flush=True)
+        print(STARTED, end="", flush=True)
         while self._ask_what_is_due() or len(self._idle) < self._load.connections:
             self._take_what_comes()
-        return time.perf_counter() - began, time.process_time() - used
+        return {"wall_s": time.perf_counter() - began, "cpu_s": time.process_time() - used}
 
     def _ask_what_is_due(self) -> bool:
         """Ask on idle connections; return whether more will be due."""
@@ -169,12 +156,12 @@ class Generator:
         now = time.perf_counter()
         until = self._starts[0] if self._starts and self._idle else now + 0.2
         # select counts microseconds, epoll only milliseconds, by which open-loop requests would be late.
-        if select.select((self._open,), (), (), max(0.0, until - now))[0]:
-            for key, _ in self._open.select(0):
-                self._read(key.data)
+        if select.select((self._poll,), (), (), max(0.0, until - now))[0]:
+            for number, _ in self._poll.poll(0):
+                self._read(self._open[number])
         if now - self._swept_s > 1:
             self._swept_s = now
-            for connection in [key.data for key in self._open.get_map().values()]:
+            for connection in list(self._open.values()):
                 if connection.sample is not None and now - connection.sample.sent_s > self._load.timeout_s:
                     self._close(connection)
                     self._end(connection, connection.sample, TIMED_OUT)
@@ -202,22 +189,19 @@ class Generator:
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.sock.setblocking(False)
         connection.buffer = b""
-        self._open.register(connection.sock, selectors.EVENT_READ, connection)
+        self._open[connection.sock.fileno()] = connection
+        self._poll.register(connection.sock, select.EPOLLIN)
         return True
 
     def _close(self, connection: Connection) -> None:
-        with suppress(KeyError, ValueError):  # it is closed already
-            self._open.unregister(connection.sock)
+        self._open.pop(connection.sock.fileno(), None)
         connection.sock.close()
 
     def _send(self, connection: Connection, request: bytes) -> bool:
         try:
-            connection.sock.settimeout(self._load.timeout_s)
-            connection.sock.sendall(request)
-            connection.sock.setblocking(False)
+            return connection.sock.send(request) == len(request)
         except OSError:
             return False
-        return True
 
     def _read(self, connection: Connection) -> None:
         """Take what has come, if anything: a part of an answer, the end of the connection, or words nobody asked for."""
@@ -255,17 +239,14 @@ def drawn_starts(rate: float, seconds: float, *, seed: int) -> np.ndarray:
     return np.sort(rng.uniform(0, seconds, rng.poisson(rate * seconds)))
 
 
-def main(folder: Path) -> None:
-    """Run the load described in a folder, and write the samples into it."""
-    generator = Generator(Load.from_json((folder / LOAD).read_text()))
-    spent_s = generator.run()
-    bodies = list(generator.answers)
-    columns: dict[str, Any] = {
-        each.name: [getattr(sample, each.name) for sample in generator.samples] for each in fields(Sample)
-    }
-    ends = np.cumsum([len(body) for body in bodies])
-    np.savez(folder / SAMPLES, **columns, spent_s=spent_s, bodies=np.frombuffer(b"".join(bodies), np.uint8), body_ends=ends)
+def main() -> None:
+    """Run the load of the standard input, and write the samples to the standard output."""
+    generator = Generator(TypeAdapter(Load).validate_json(sys.stdin.read()))
+    spent = generator.run()
+    columns = {each.name: [getattr(sample, each.name) for sample in generator.samples] for each in fields(Sample)}
+    bodies = [body.decode("latin-1") for body in generator.answers]  # a character a byte
+    json.dump({"columns": columns, "bodies": bodies, "spent": spent}, sys.stdout)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

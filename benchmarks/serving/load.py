@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from benchmarks.serving.generator import LOAD, LOST, REFUSED, SAMPLES, TIMED_OUT, Load
+from benchmarks.serving.generator import LOST, REFUSED, STARTED, TIMED_OUT, Load
 from distill.errors import PotstillError
 from export.measure.children import child
 from export.measure.statistics import MIN_SAMPLES, percentile, tail
@@ -49,6 +50,13 @@ class Samples:
     bodies: tuple[bytes, ...]
     wall_s: float
     cpu_s: float
+
+    @classmethod
+    def from_json(cls, text: str) -> Samples:
+        """Read what a generator wrote."""
+        found = json.loads(text)
+        columns: dict[str, Any] = {name: np.array(values) for name, values in found["columns"].items()}
+        return cls(**columns, **found["spent"], bodies=tuple(body.encode("latin-1") for body in found["bodies"]))
 
     @cached_property
     def latency_ms(self) -> NDArray[np.float64]:
@@ -110,10 +118,10 @@ def percentiles(*rounds: NDArray[np.float64]) -> dict[str, float | int | None]:
 
 @dataclass(frozen=True)
 class RunningLoad:
-    """A load under way, and the folder that its samples go to."""
+    """A load under way, and what its generator says."""
 
     process: subprocess.Popen[str]
-    folder: Path
+    said: IO[str]
 
     def wait(self) -> Samples:
         """Sleep until it is done and return its samples.
@@ -121,31 +129,24 @@ class RunningLoad:
         Raises:
             PotstillError: The generator died.
         """
+        said = self.said.read()
         if code := self.process.wait():
             raise PotstillError(f"the load generator stopped with code {code}")
-        return samples_in(self.folder)
+        return Samples.from_json(said)
 
 
 @contextmanager
 def running(load: Load) -> Iterator[RunningLoad]:
     """Start a load and yield it once the first requests are under way; it is killed if the block is left early."""
-    with tempfile.TemporaryDirectory() as place:
-        (Path(place) / LOAD).write_text(load.to_json())
-        command = [sys.executable, "-m", "benchmarks.serving.generator", place]
-        with child(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-            if process.stdout is None or process.stdout.readline() != "started\n":
+    with tempfile.TemporaryFile() as given:
+        given.write(TypeAdapter(Load).dump_json(load))
+        given.seek(0)
+        command = [sys.executable, "-m", "benchmarks.serving.generator"]
+        with child(command, stdin=given, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            under_way = RunningLoad(process, cast("IO[str]", process.stdout))
+            if under_way.said.readline() != STARTED:
                 raise PotstillError(f"the load generator stopped with code {process.wait()} before it started")
-            yield RunningLoad(process, Path(place))
-
-
-def samples_in(folder: Path) -> Samples:
-    """Return the samples that a generator wrote."""
-    with np.load(folder / SAMPLES) as found:
-        arrays: dict[str, Any] = dict(found)
-    content, ends = arrays.pop("bodies").tobytes(), arrays.pop("body_ends").tolist()
-    wall_s, cpu_s = arrays.pop("spent_s").tolist()
-    bodies = tuple(content[start:end] for start, end in zip([0, *ends], ends, strict=False))
-    return Samples(**arrays, bodies=bodies, wall_s=wall_s, cpu_s=cpu_s)
+            yield under_way
 
 
 def run(load: Load) -> Samples:
@@ -154,8 +155,7 @@ def run(load: Load) -> Samples:
         return under_way.wait()
 
 
-def post(path: str, body: bytes, *, headers: Mapping[str, str] | None = None) -> bytes:
-    """Return a whole POST request with a JSON body."""
-    lines = {"Host": "127.0.0.1", "Content-Type": "application/json", "Content-Length": str(len(body)), **(headers or {})}
-    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body
+def post(path: str, body: bytes, *lines: str) -> bytes:
+    """Return a whole POST request with a JSON body; `lines` are further ones of its head."""
+    usual = ("Host: 127.0.0.1", "Content-Type: application/json", f"Content-Length: {len(body)}")
+    return "\r\n".join((f"POST {path} HTTP/1.1", *usual, *lines, "", "")).encode() + body

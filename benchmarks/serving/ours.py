@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.peers.servers import OURS, SERVERS
 from benchmarks.serving.comparing import labels_of, medians, quantiles, requests_for, warm, weighed
+from benchmarks.serving.generator import REFUSED
 from benchmarks.serving.load import Samples, percentiles, post, run, running
 from benchmarks.serving.plan import Plan, Task
 from benchmarks.serving.servers import RunningServer, meanwhile
@@ -33,13 +34,10 @@ PEER = SERVERS[OURS]
 
 def saturate(task: Task, plan: Plan) -> dict[str, Any]:
     """Return the row of closed loops of ever more connections: the most requests a second that the server reaches."""
-    tried = []
-    with warm(PEER, task.bundle, requests_for(PEER, task.texts), plan) as (_, load):
-        for connections in (times * plan.connections for times in (1, 2, 4, 8)):
-            samples = run(replace(load, connections=connections, seconds=plan.try_s))
-            tried.append({"connections": connections, "requests_per_second": samples.requests_per_second})
-    best = max(tried, key=lambda each: each["requests_per_second"])
-    return {"kind": "saturate", **best, "tried": tried}
+    with warm(PEER, task, plan) as (_, load):
+        loads = [replace(load, connections=times * plan.connections, seconds=plan.try_s) for times in (1, 2, 4, 8)]
+        tried = [{"connections": each.connections, "requests_per_second": run(each).requests_per_second} for each in loads]
+    return {"kind": "saturate", **max(tried, key=lambda each: each["requests_per_second"]), "tried": tried}
 
 
 def half_load(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
@@ -50,14 +48,12 @@ def half_load(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
 
 def _open_loop(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
     """Return the row of rounds of an open loop, each with a new server; `p99_ms` is the median of the rounds'."""
-    rounds: list[Samples] = []
-    server_cpu_us: list[float] = []
+    found = []
     for number in range(plan.rounds):
-        with warm(PEER, task.bundle, requests_for(PEER, task.texts), plan) as (server, load):
+        with warm(PEER, task, plan) as (server, load):
             more = replace(load, connections=plan.overload_connections, seconds=plan.half_s)
-            samples, cpu_us = weighed(server, replace(more, rate=rate, seed=number))
-        rounds.append(samples)
-        server_cpu_us.append(cpu_us)
+            found.append(weighed(server, replace(more, rate=rate, seed=number)))
+    rounds, server_cpu_us = zip(*found, strict=True)
     latencies = [samples.latency_ms for samples in rounds]
     latency_rounds = [percentiles(each) for each in latencies]
     p99s = [latency["p99_ms"] for latency in latency_rounds if latency["p99_ms"] is not None]
@@ -69,7 +65,7 @@ def _open_loop(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
         "latency": percentiles(*latencies),
         "latency_rounds": latency_rounds,
         # Whether a bad round was one of a slow machine, or of one that stood still.
-        "server_cpu_us_per_request_rounds": server_cpu_us,
+        "server_cpu_us_per_request_rounds": list(server_cpu_us),
         "latency_quantiles_ms": quantiles(np.concatenate(latencies)),
         "errors": sum(samples.failed for samples in rounds),
         "statuses_rounds": [samples.statuses() for samples in rounds],
@@ -79,9 +75,8 @@ def _open_loop(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
 
 def overload(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
     """Return the row of an open loop at `rate` requests a second, twice what saturates the server."""
-    headers = {"x-deadline-ms": str(DEADLINE_MS)}
-    requests = tuple(post(PEER.path, PEER.request_body(text), headers=headers) for text in task.texts)
-    with warm(PEER, task.bundle, requests, plan) as (server, load):
+    requests = requests_for(PEER, task.texts, f"x-deadline-ms: {DEADLINE_MS}")
+    with warm(PEER, task, plan, requests=requests) as (server, load):
         # As heavy as what follows: memory counts from a server that has seen its worst.
         flood = replace(load, connections=plan.overload_connections, rate=rate)
         run(replace(flood, seed=1))
@@ -115,23 +110,22 @@ def reloads(task: Task, plan: Plan) -> dict[str, Any]:
     """Return the row of reloads between two bundles under load, and of SIGTERM under the same load."""
     with (
         _replaceable(task) as live,
-        warm(PEER, live, requests_for(PEER, task.texts), plan) as (server, load),
+        warm(PEER, task, plan, folder=live) as (server, load),
         running(replace(load, seconds=UNTIL_STOPPED_S)) as under_way,
     ):
-        seconds = _reload_in_turn(server, live, task, times=plan.reloads, pause_s=plan.warmup_s / 4)
+        seconds = _reload(server, live, task, times=plan.reloads, pause_s=plan.warmup_s / 4)
         time.sleep(plan.warmup_s / 4)
         asked = time.monotonic()
         server.send(signal.SIGTERM)
         code = server.process.wait(PATIENCE_S)
         ended_s = time.monotonic() - asked
         samples = under_way.wait()
-    statuses = samples.statuses()
     return {
         "kind": "reload",
         "reloads": len(seconds),
         "seconds_per_reload": seconds,
-        "requests": len(samples.status) - statuses.get("refused", 0),
-        "statuses": statuses,
+        "requests": int((samples.status != REFUSED).sum()),
+        "statuses": samples.statuses(),
         "lost": samples.lost,
         "errors": int(((samples.status > 0) & (samples.status != 200)).sum()),
         "wrong": _wrong(samples, task),
@@ -144,11 +138,12 @@ def reloads(task: Task, plan: Plan) -> dict[str, Any]:
 
 def soak(task: Task, plan: Plan) -> dict[str, Any]:
     """Return the row of a long open loop of all protocols, one to several texts a request, with reloads at intervals."""
-    with _replaceable(task) as live, warm(PEER, live, mixed_requests(task.texts, name=live.name), plan) as (server, load):
+    requests = mixed_requests(task.texts, name="live")
+    with _replaceable(task) as live, warm(PEER, task, plan, folder=live, requests=requests) as (server, load):
         long = replace(load, seconds=plan.soak_s, rate=plan.soak_rate)
         with watched(server, every_s=max(0.05, plan.soak_s / 360)) as memory, running(long) as under_way:
             times = max(0, int(plan.soak_s / plan.soak_reload_s) - 1)  # none when the load has ended
-            seconds = _reload_in_turn(server, live, task, times=times, pause_s=plan.soak_reload_s)
+            seconds = _reload(server, live, task, times=times, pause_s=plan.soak_reload_s)
             samples = under_way.wait()
         recovered = _answers_rightly(server, task)
     return {
@@ -170,15 +165,17 @@ def mixed_requests(texts: Sequence[str], *, name: str) -> tuple[bytes, ...]:
     """Return requests of every protocol: half single texts, half of 2 to 16, a few long ones among them."""
     rng, made = np.random.default_rng(0), []
     for number in range(2000):
-        count = 1 if number % 2 else int(rng.integers(2, 17))
+        count = 1 if number % 2 else rng.integers(2, 17)
         some = [texts[place] for place in rng.integers(0, len(texts), size=count)]
         if number % 50 == 0:
             some[0] = " ".join(texts[:40])
-        tensor = {"name": "text", "shape": [count], "datatype": "BYTES", "data": some}
         path, body = (
             ("/predict", {"inputs": [[text] for text in some], "truncate": True}),
             ("/", {"inputs": some, "parameters": {"top_k": 2}}),
-            (f"/v2/models/{name}/infer", {"inputs": [tensor]}),
+            (
+                f"/v2/models/{name}/infer",
+                {"inputs": [{"name": "text", "shape": [len(some)], "datatype": "BYTES", "data": some}]},
+            ),
         )[number % 3]
         made.append(post(path, json.dumps(body).encode()))
     return tuple(made)
@@ -220,32 +217,22 @@ def _replaceable(task: Task) -> Iterator[Path]:
         yield live
 
 
-def _reload_in_turn(server: RunningServer, live: Path, task: Task, *, times: int, pause_s: float) -> list[float]:
-    """Reload at intervals, from one bundle to the other and back, and return what each reload took."""
+def _reload(server: RunningServer, live: Path, task: Task, *, times: int, pause_s: float) -> list[float]:
+    """Put another bundle in the served one's place and send SIGHUP, at intervals; return the seconds until each answers."""
     seconds: list[float] = []
-    for number in range(times):
-        time.sleep(max(0.0, pause_s - sum(seconds[-1:])))
-        seconds.append(_reload(server, live, task.other if number % 2 == 0 else task.bundle))
+    for bundle in islice(cycle((task.other, task.bundle)), times):
+        time.sleep(pause_s)
+        before, beside = server.ask("GET", "/info"), live.with_name("next")
+        beside.symlink_to(bundle.resolve())
+        beside.replace(live)
+        asked = time.monotonic()
+        server.send(signal.SIGHUP)
+        while server.ask("GET", "/info") == before:
+            if time.monotonic() - asked > PATIENCE_S:
+                raise PotstillError(f"the server still serves the earlier bundle {PATIENCE_S:.0f} s after SIGHUP")
+            time.sleep(0.05)
+        seconds.append(time.monotonic() - asked)
     return seconds
-
-
-def _reload(server: RunningServer, live: Path, bundle: Path) -> float:
-    """Put another bundle in the served one's place, send SIGHUP, and return the seconds until it answers."""
-    before, beside = _version(server), live.with_name("next")
-    beside.symlink_to(bundle.resolve())
-    beside.replace(live)
-    asked = time.monotonic()
-    server.send(signal.SIGHUP)
-    while _version(server) == before:
-        if time.monotonic() - asked > PATIENCE_S:
-            raise PotstillError(f"the server answers with version {before} {PATIENCE_S:.0f} s after SIGHUP")
-        time.sleep(0.05)
-    return time.monotonic() - asked
-
-
-def _version(server: RunningServer) -> str:
-    (model,) = json.loads(server.ask("GET", "/info")[1])["models"].values()
-    return str(model["version"])
 
 
 def _wrong(samples: Samples, task: Task) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -13,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
@@ -118,12 +117,9 @@ def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
 
 def free_port() -> int:
     """Return the first of three free ports in a row; some servers take more than one."""
-    while True:
-        port = random.randrange(20_000, 30_000)  # noqa: S311
-        with suppress(OSError), ExitStack() as probes:
-            for each in range(port, port + 3):
-                probes.enter_context(socket.create_server(("127.0.0.1", each)))
-            return port
+    taken = {each.laddr.port for each in psutil.net_connections("tcp")}
+    free = [port for port in range(20_000, 30_000) if taken.isdisjoint(range(port, port + 3))]
+    return random.choice(free)  # noqa: S311
 
 
 def _wait_until_ready(server: RunningServer, peer: ServerPeer) -> None:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import select
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from benchmarks.harness.results import read_result
 from benchmarks.serving import generator
-from benchmarks.serving.generator import LOAD, Generator, Load, drawn_starts, main, take_response
-from benchmarks.serving.load import Samples, percentiles, post, run, running, samples_in
+from benchmarks.serving.generator import STARTED, Generator, Load, drawn_starts, main, take_response
+from benchmarks.serving.load import Samples, percentiles, post, run, running
 from benchmarks.serving.servers import free_port
 from distill.errors import PotstillError
 
@@ -54,8 +57,8 @@ Run = Callable[[Load], Samples]
 
 
 @pytest.fixture
-def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Return a function that runs a load in this process, through the same files as in one of its own."""
+def run_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Return a function that runs a load in this process, through the same text as in one of its own."""
     made: list[Generator] = []
 
     class Kept(Generator):
@@ -64,9 +67,11 @@ def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
             made.append(self)
 
     def run_load(load: Load) -> Samples:
-        (tmp_path / LOAD).write_text(load.to_json())
-        main(tmp_path)
-        return samples_in(tmp_path)
+        given, said = io.StringIO(TypeAdapter(Load).dump_json(load).decode()), io.StringIO()
+        with monkeypatch.context() as patch, redirect_stdout(said):
+            patch.setattr(sys, "stdin", given)
+            main()
+        return Samples.from_json(said.getvalue().removeprefix(STARTED))
 
     monkeypatch.setattr(generator, "Generator", Kept)
     monkeypatch.setattr(generator, "SETTLE_S", 0.0)
@@ -75,7 +80,7 @@ def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     for each in made:
         for connection in each._idle:
             each._close(connection)
-        each._open.close()
+        each._poll.close()
 
 
 def answer(status: str, body: bytes, *, more: bytes = b"") -> bytes:
@@ -217,11 +222,11 @@ def test_a_server_with_tls_is_asked_without_trusting_it(run_here: Run, tmp_path:
     assert samples.statuses() == {"200": 10}
 
 
-def test_a_generator_that_dies_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    unreadable = Load(1, REQUESTS, 1, seconds=1.0)
-    monkeypatch.setattr(Load, "to_json", lambda _: "no load")
-    with pytest.raises(PotstillError, match="stopped with code 1 before it started"), running(unreadable):
+def test_a_generator_that_dies_is_said() -> None:
+    with pytest.raises(PotstillError, match="stopped with code 1 before it started"), running(Load(1, REQUESTS, 1, 1.0, -1.0)):
         pass
+    with pytest.raises(PotstillError, match=r"the load generator stopped with code 1$"):
+        run(Load(1, (), 1, seconds=1.0))
 
 
 def test_answers_belong_to_their_requests(run_here: Run) -> None:
@@ -237,19 +242,19 @@ def test_answers_belong_to_their_requests(run_here: Run) -> None:
 
 def test_the_generator_sleeps_until_there_is_something_to_do(run_here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A generator that polls takes the processor from the server that it measures."""
-    woken = 0
+    woken, wait = 0, select.select
 
     def counted(*arguments: Any) -> Any:
         nonlocal woken
         woken += 1
-        return select.select(*arguments)
+        return wait(*arguments)
 
     def handle(connection: socket.socket) -> None:
         while connection.recv(65536):
             time.sleep(0.005)
             connection.sendall(answer("200 OK", b"[]"))
 
-    monkeypatch.setattr(generator, "select", SimpleNamespace(select=counted))
+    monkeypatch.setattr("benchmarks.serving.generator.select.select", counted)
     with answering(handle) as port:
         samples = run_here(Load(port, REQUESTS, 4, seconds=30.0, most=100))
     assert samples.statuses() == {"200": 100}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from benchmarks.harness.candidates import RowSettings, candidates_of
 from benchmarks.harness.scenario import Context
 from benchmarks.harness.speed import figures_named
-from benchmarks.scenarios.server import Probe, RateSettings, highest_rate, run_rate_search
+from benchmarks.scenarios.server import RateSettings, highest_rate, run_rate_search
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.progress import SilentReporter
@@ -17,40 +18,39 @@ from distill.progress import SilentReporter
 CONTEXT = Context(Path(), "server", SilentReporter())
 
 
-def server_that_takes(limit: float) -> tuple[list[float], object]:
+def server_that_takes(limit: float) -> tuple[list[float], Callable[[float], bool]]:
     asked: list[float] = []
 
-    def ask(rate: float) -> Probe:
+    def keeps(rate: float) -> bool:
         asked.append(rate)
-        return Probe(rate, 1.0 if rate <= limit else 99.0, 0, rate <= limit)
+        return rate <= limit
 
-    return asked, ask
+    return asked, keeps
 
 
 def test_the_bracket_halves_on_the_scale_of_logarithms() -> None:
-    asked, ask = server_that_takes(450.0)
-    found, probes = highest_rate(ask, least=100.0, most=1600.0, steps=2)  # type: ignore[arg-type]
-    assert asked == pytest.approx([1600.0, 100.0, 400.0, 800.0])  # sqrt(100 * 1600), then sqrt(400 * 1600)
-    assert found == pytest.approx(400.0)
-    assert [probe.keeps for probe in probes] == [False, True, True, False]
+    asked, keeps = server_that_takes(450.0)
+    # Four rates, each 4 times the one before: the third is too much, then the second is not.
+    assert highest_rate(keeps, least=100.0, most=6400.0, steps=2) == pytest.approx(400.0)
+    assert asked == pytest.approx([1600.0, 400.0])
 
 
 def test_more_steps_come_closer() -> None:
-    _, ask = server_that_takes(450.0)
-    found, _ = highest_rate(ask, least=100.0, most=1600.0, steps=10)  # type: ignore[arg-type]
+    asked, keeps = server_that_takes(450.0)
+    found = highest_rate(keeps, least=100.0, most=1600.0, steps=10)
     assert found is not None
-    assert 450 * 16 ** (-1 / 2**10) <= found <= 450
+    assert 450 * 16 ** (-1 / (2**10 - 1)) <= found <= 450
+    assert len(asked) <= 11
 
 
-def test_a_server_that_keeps_the_bound_at_its_limit_is_not_searched() -> None:
-    asked, ask = server_that_takes(1e9)
-    assert highest_rate(ask, least=100.0, most=1600.0, steps=6)[0] == 1600.0  # type: ignore[arg-type]
-    assert asked == [1600.0]
+def test_a_server_that_keeps_the_bound_at_its_limit_has_that_rate() -> None:
+    _, keeps = server_that_takes(1e9)
+    assert highest_rate(keeps, least=100.0, most=1600.0, steps=6) == pytest.approx(1600.0)
 
 
 def test_a_server_that_never_keeps_it_has_no_rate() -> None:
-    _, ask = server_that_takes(0.0)
-    assert highest_rate(ask, least=100.0, most=1600.0, steps=6)[0] is None  # type: ignore[arg-type]
+    _, keeps = server_that_takes(0.0)
+    assert highest_rate(keeps, least=100.0, most=1600.0, steps=6) is None
 
 
 def test_our_server_has_a_rate_and_the_quality_of_its_answers(tiny_student: Bundle, tiny_test: Dataset) -> None:

@@ -163,7 +163,7 @@ def test_an_answer_with_another_label_than_the_bundles_is_wrong_while_they_are_e
 def test_a_server_that_does_not_reload_is_said(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(place, "send", lambda number: None)
     monkeypatch.setattr(ours, "PATIENCE_S", 0.1)
-    with pytest.raises(Exception, match="answers with version 0"):
+    with pytest.raises(Exception, match="still serves the earlier bundle"):
         ours.reloads(TASK, PLAN)
 
 

@@ -9,7 +9,6 @@ import json
 
 from benchmarks.peers.servers.protocol import ServerPeer, Start
 from distill.machine import available_cpus
-from export.measure.workers import ROOT
 
 
 def _command(start: Start) -> list[str]:
@@ -45,5 +44,4 @@ PEER = ServerPeer(
     ready_path="/v2/models/student/ready",
     # httptools comes with uvicorn[standard]; later versions of uvloop end its workers.
     packages=("mlserver==1.7.1", "uvicorn[standard]", "uvloop==0.21.0"),
-    variables={"PYTHONPATH": str(ROOT)},
 )

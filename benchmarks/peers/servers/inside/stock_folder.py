@@ -12,6 +12,7 @@ from export.measure.protocol import Job
 
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 GRAPH = "model_quantized.onnx"
+"""A name that optimum and infinity look for."""
 
 
 def write_stock_folder(bundle: Path, folder: Path) -> Path:
