@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from benchmarks.harness.environments import python_of
 from benchmarks.harness.peer import module_of, peers
 from benchmarks.harness.scenario import Context
 from benchmarks.harness.weights import write_portable
+from benchmarks.peers import external, http
 from distill.bundle import WEIGHTS, Bundle
 from distill.cli.reading import measuring_texts
 from distill.data import Dataset, limited, load_splits
@@ -192,12 +194,12 @@ def candidates_of(rows: RowSettings, context: Context) -> list[Candidate]:
     if rows.floors:
         found += floor_candidates(own)
     found += peer_candidates(tuple(peers()) if rows.peers == (ALL,) else rows.peers, student=own)
-    for kind, given, module in (("command", rows.external, "external"), ("url", rows.url, "http")):
-        named = [_named(text, kind) for text in given]
-        found += [Candidate(name, kind, module_of(module).__name__, own, options={kind: what}) for name, what in named]
-    twice = [name for name, count in Counter(each.name for each in found).items() if count > 1]
-    if twice:
-        raise SettingsError(f"two rows would both be called {twice[0]!r}; rename a folder, or name one NAME=...")
+    for kind, given, module in (("command", rows.external, external), ("url", rows.url, http)):
+        named = [_named(text) for text in given]
+        found += [Candidate(name, kind, module.__name__, own, options={kind: what}) for name, what in named]
+    ((name, count),) = Counter(each.name for each in found).most_common(1)
+    if count > 1:
+        raise SettingsError(f"two rows would both be called {name!r}; rename a folder, or name one NAME=...")
     return found
 
 
@@ -278,30 +280,31 @@ def peer_candidates(names: Sequence[str], *, student: Path) -> list[Candidate]:
     return found
 
 
-def make_ready(candidates: Sequence[Candidate], task: Task, *, reporter: Reporter) -> dict[str, str]:
-    """Install, convert and train what is not there yet; return the reasons of those that cannot be, by name."""
-    failed: dict[str, str] = {}
-    for candidate, peer in ((each, each.peer) for each in candidates if each.peer):
+def make_ready(
+    candidates: Sequence[Candidate], task: Task, *, threads: int, reporter: Reporter
+) -> tuple[list[Contender], dict[str, str]]:
+    """Install, convert and train what is not there yet; return what is started, and by name why others cannot be."""
+    ready, failed = list[Contender](), dict[str, str]()
+    for candidate in candidates:
         with dropping(candidate.name, failed, reporter):
-            contender = task.contender(candidate, threads=1)
-            if hasattr(module_of(peer), "prepare"):
+            contender = task.contender(candidate, threads=threads)
+            if candidate.peer and hasattr(module_of(candidate.peer), "prepare"):
                 reporter.say(f"{candidate.name} gets ready")
                 if _runs_weights(candidate):
                     write_portable(candidate.bundle, task.folder(candidate).parent)
-                prepare(contender.module, contender.job, python=contender.python)
-    return failed
+                prepare(contender.module, task.job(candidate, threads=1), python=contender.python)
+            ready.append(contender)
+    return ready, failed
 
 
 def _runs_weights(candidate: Candidate) -> bool:
     return candidate.peer is not None and peers()[candidate.peer].starts_from == "weights"
 
 
-def _named(text: str, word: str) -> tuple[str, str]:
+def _named(text: str) -> tuple[str, str]:
     """Split `NAME=WHAT`; without a name the whole is one."""
-    name, equals, what = text.partition("=")
-    if not text.strip():
-        raise SettingsError(f"an empty {word} cannot be a row")
-    return (name, what) if equals and what and name.replace("-", "").replace("_", "").isalnum() else (text, text)
+    found = re.fullmatch(r"([\w-]+)=(.+)", text, re.DOTALL)
+    return (found[1], found[2]) if found else (text, text)
 
 
 def _weights_digest(path: Path) -> str:

@@ -50,7 +50,6 @@ def install_bytes() -> int:
     with tempfile.TemporaryDirectory() as folder:
         environment = Path(folder) / "empty"
         venv.create(environment)
-        command = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install", "--quiet"]
-        command += ["-c", str(ROOT / "constraints.txt"), f"{ROOT}[serve]"]
-        run_child(command).check_returncode()
+        pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python")]
+        run_child([*pip, "install", "--quiet", "-c", str(ROOT / "constraints.txt"), f"{ROOT}[serve]"]).check_returncode()
         return sum(file.stat().st_size for file in (environment / "lib").rglob("*") if file.is_file() and not file.is_symlink())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,13 +33,12 @@ def run_fresh(settings: SpeedSettings, context: Context, *, rounds: int, threads
     candidates = candidates_of(settings, context)
     task = task_of(settings, settings, context, texts=settings.texts)
     texts = task.test.single_texts()
-    failed = make_ready(candidates, task, reporter=context.reporter)
     used = settings.threads or threads or available_cpus()
-    able = {each.name: task.contender(each, threads=used) for each in candidates if each.name not in failed}
-    found: dict[str, list[Fresh]] = {name: [] for name in able}
-    watch = Watch()
-    with context.reporter.task(context.scenario, (settings.rounds or rounds) * len(able)) as advance:
-        for number in range(settings.rounds or rounds):
+    contenders, failed = make_ready(candidates, task, threads=used, reporter=context.reporter)
+    able, found = {each.name: each for each in contenders}, defaultdict[str, list[Fresh]](list)
+    watch, rounds = Watch(), settings.rounds or rounds
+    with context.reporter.task(context.scenario, rounds * len(able)) as advance:
+        for number in range(rounds):
             for name in in_order(list(able), number, settings):
                 if name not in failed:
                     with dropping(name, failed, context.reporter):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,20 +34,15 @@ EASE_SPREAD = 3.0  # between texts, where a run's own chance at a text has 1: ru
 COMMON_EASE = 0.8  # share of the spread that both arms have in common
 
 
-@dataclass(frozen=True)
-class Coverage:
+class Coverage(NamedTuple):
     """What one cell of the simulation found.
 
     Attributes:
-        num_seeds: Seeds of each arm.
-        mix: Where the variance comes from.
         coverage: Share of the nominal 95 % intervals that hold the truth.
         width_ratio: Mean width, divided by that of an oracle that knows `spread`: 2 * 1.96 * spread.
         spread: Standard deviation of the figure over the trials.
     """
 
-    num_seeds: int
-    mix: Mix
     coverage: float
     width_ratio: float
     spread: float
@@ -90,8 +84,6 @@ def simulated_coverage(
     low, value, high = np.array([(each.low, each.value, each.high) for each in estimates]).T
     spread = float(value.std(ddof=1))
     return Coverage(
-        num_seeds=num_seeds,
-        mix=mix,
         coverage=float(np.mean((low <= truth) & (truth <= high))),
         width_ratio=float((high - low).mean() / (2 * NORMAL.inv_cdf(0.975) * spread)),
         spread=spread,

@@ -24,8 +24,6 @@ from export.measure.protocol import BATCH, Job, Logits, Peer, in_length_order
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-StartsFrom = Literal["weights", "base", "teacher"]
-
 LAYERS = 3
 EPOCHS = 3
 BATCH_SIZE = 32
@@ -44,7 +42,7 @@ class Needs:
         packages: Requirements that pip installs into an environment of its own; none runs in the harness's.
     """
 
-    starts_from: StartsFrom
+    starts_from: Literal["weights", "base", "teacher"]
     packages: tuple[str, ...] = ()
 
 

@@ -45,18 +45,20 @@ def write_result(
         decided_by: Files and folders whose code decides the rows; the digest of each is kept.
         more: Further parts that the scenario wants to keep.
     """
-    content = {
-        "schema": SCHEMA,
-        "scenario": scenario,
-        "command": command,
-        "measured_on": datetime.now(UTC).date().isoformat(),
-        "environment": environment,
-        "rows": rows,
-        "figures": figures,
-        **more,
-        "code": {each: digest_of_code(each) for each in decided_by},
-    }
-    return rewrite_result(content, folder=folder)
+    return rewrite_result(
+        {
+            "schema": SCHEMA,
+            "scenario": scenario,
+            "command": command,
+            "measured_on": datetime.now(UTC).date().isoformat(),
+            "environment": environment,
+            "rows": rows,
+            "figures": figures,
+            **more,
+            "code": {each: digest_of_code(each) for each in decided_by},
+        },
+        folder=folder,
+    )
 
 
 def rewrite_result(content: Mapping[str, Any], *, folder: Path = FOLDER) -> Path:

@@ -77,12 +77,13 @@ def kept_rows(
     reference, *others = candidates
     missing = [each for each in others if each.name not in rows]
     step = settings.together - 1
-    starts = range(0, len(missing), step) or range(reference.name not in rows)  # without others, it alone
-    for number, start in enumerate(starts, start=1):
-        together = [reference, *missing[start : start + step]]
+    sessions = [[reference, *missing[start : start + step]] for start in range(0, len(missing), step)]
+    if not sessions and reference.name not in rows:
+        sessions = [[reference]]
+    for number, together in enumerate(sessions, start=1):
+        session = f"session {number} of {len(sessions)}, {len(together)} rows"
         minutes = max(1, round(len(together) * SECONDS_A_ROW[kind] / 60))
-        session = f"session {number} of {len(starts)}, {len(together)} rows, about {minutes} min"
-        context.reporter.say(f"{context.scenario}: {session}")
+        context.reporter.say(f"{context.scenario}: {session}, about {minutes} min")
         for row in session_rows(kind, together, task, settings, context):
             rows[row["name"]] = row
             if "failed" not in row:
@@ -95,9 +96,13 @@ def parts_of(task: Task) -> dict[str, Any]:
     lengths = sorted(len(text.split()) for text in task.test.single_texts())
     middle, most = lengths[len(lengths) // 2], lengths[-1]
     reads = f"{len(lengths):,} test texts of {middle} words in the median and {most} at most, {len(task.test.labels)} labels"
-    truth = {"labels": task.test.labels, "truth": task.test.label_ids.tolist()}
-    chosen_on = {} if task.validation is None else {"validation_truth": task.validation.label_ids.tolist()}
-    return {"test_fingerprint": task.test.fingerprint(), **truth, **chosen_on, "reads": reads}
+    return {
+        "test_fingerprint": task.test.fingerprint(),
+        "labels": task.test.labels,
+        "truth": task.test.label_ids.tolist(),
+        **({} if task.validation is None else {"validation_truth": task.validation.label_ids.tolist()}),
+        "reads": reads,
+    }
 
 
 def session_rows(
@@ -108,9 +113,8 @@ def session_rows(
     Raises:
         PotstillError: The first failed.
     """
-    failed = make_ready(candidates, task, reporter=context.reporter)
     threads = settings.threads or (1 if kind == "single" else available_cpus())
-    contenders = [task.contender(each, threads=threads) for each in candidates if each.name not in failed]
+    contenders, failed = make_ready(candidates, task, threads=threads, reporter=context.reporter)
     measured = timed(kind, contenders, task.test.single_texts(), settings, context)
 
     def row(candidate: Candidate) -> dict[str, Any]:
@@ -155,7 +159,7 @@ def timed(
 ) -> Measured:
     """Let contenders take turns: over all rounds each single text once, or all texts at once in every round."""
     rounds = settings.rounds or ROUNDS[kind]
-    hands = dealt(texts, rounds, seed=settings.seed) if kind == "single" else [list(range(len(texts)))] * rounds
+    hands = dealt(texts, rounds, seed=settings.seed) if kind == "single" else [range(len(texts))] * rounds
     return take_turns(contenders, texts, hands, kind, settings, reporter=context.reporter)
 
 
@@ -206,14 +210,10 @@ def failed_row(candidate: Candidate, reason: str) -> dict[str, Any]:
 
 def speed_figures(kind: Kind, result: Result) -> dict[str, float]:
     """Return the figures of a scenario; a row that failed has none."""
-    figures: dict[str, float] = {}
     name, ratio = FIGURES[kind]
-    for row in succeeded(result):
-        slug = slug_of(row["name"])
-        figures |= {f"{slug}_macro_f1": row["macro_f1"], f"{slug}_{name}": row[name]["value"]}
-        if row[ratio] is not None:
-            figures[f"{slug}_{ratio}_{slug_of(row['reference'])}"] = row[ratio]["value"]
-    return figures
+    ratios = [(slug_of(row["name"]), slug_of(row["reference"]), row[ratio]) for row in succeeded(result) if row[ratio]]
+    compared = {f"{row}_{ratio}_{reference}": found["value"] for row, reference, found in ratios}
+    return figures_named("macro_f1", result) | figures_named(name, result) | compared
 
 
 def figures_named(name: str, result: Result) -> dict[str, float]:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from pydantic import Field
 
-from benchmarks.harness.candidates import Candidate, RowSettings, Task, bundle_candidates, place_and_form, task_of
+from benchmarks.harness.candidates import Candidate, RowSettings, Task, bundle_candidates, task_of
 from benchmarks.harness.interval_simulation import SEED_TO_TEXT, simulated_coverage
 from benchmarks.harness.pieces import Pieces
-from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Scenario, markdown_table
+from benchmarks.harness.scenario import QUALITY, Columns, Context, Outcome, Result, Scenario, table_of
 from benchmarks.harness.speed import SpeedSettings, timed
 from benchmarks.peers.servers import SERVERS
 from benchmarks.serving.comparing import requests_for
@@ -73,8 +74,7 @@ def run(settings: InstrumentSettings, context: Context) -> Outcome:
     """Make the trials that are not finished, and the simulation."""
     given = settings.bundle or f"{context.trained('2_layers')}:int8"
     (candidate,) = bundle_candidates((given,))
-    teacher = Path(place_and_form(given)[0])
-    task = task_of(RowSettings(teacher=teacher), DataSettings(), context, texts=settings.texts)
+    task = task_of(RowSettings(bundles=(given,)), DataSettings(), context, texts=settings.texts)
     counts = {"single-stream": settings.trials, "offline": settings.trials_offline, "serving": settings.trials_serving}
     rows: list[dict[str, Any]] = []
     for name, count in counts.items():
@@ -85,24 +85,23 @@ def run(settings: InstrumentSettings, context: Context) -> Outcome:
                 trials.append(pieces.get(str(seed), partial(make, name, candidate, task, settings, seed)))
                 advance(1)
         about = {"scenario": name, "bundle": candidate.name}
-        for arm, share in ((SAME, 0.0), (SLOWED, SLOWDOWN[name])):
-            rows.append({**about, "name": arm, "slowdown": share, "trials": [each[arm] for each in trials]})
-    rows.append({"name": CALL, "call_ms": CALL_MS, **call_overhead(task, _short("single-stream", settings))})
-    for seeds in SEEDS if settings.simulated else ():
-        for mix in SEED_TO_TEXT:
-            context.reporter.say(f"instrument: simulated intervals, {seeds} seeds, {mix}")
-            rows.append({"name": "coverage", **asdict(simulated_coverage(seeds, mix, trials=settings.simulated))})
-    return Outcome(rows)
+        arms = {SAME: 0.0, SLOWED: SLOWDOWN[name]}.items()
+        rows += [{**about, "name": arm, "slowdown": share, "trials": [each[arm] for each in trials]} for arm, share in arms]
+    context.reporter.say("instrument: the cost of the harness, and simulated intervals")
+    simulated = [
+        {"num_seeds": seeds, "mix": mix, **simulated_coverage(seeds, mix, trials=settings.simulated)._asdict()}
+        for seeds, mix in (product(SEEDS, SEED_TO_TEXT) if settings.simulated else ())
+    ]
+    overhead = {"name": CALL, "call_ms": CALL_MS, **call_overhead(task, _short("single-stream", settings, 0))}
+    return Outcome([*rows, overhead, *({"name": "coverage", **each} for each in simulated)])
 
 
 def _timed_trial(name: str, candidate: Candidate, task: Task, settings: InstrumentSettings, seed: int) -> Trial:
-    short = _short(name, settings).model_copy(update={"seed": seed})
-    return trial_of(KINDS[name], candidate, task, short, slowdown=SLOWDOWN[name])
+    return trial_of(KINDS[name], candidate, task, _short(name, settings, seed), slowdown=SLOWDOWN[name])
 
 
-def _short(name: str, settings: InstrumentSettings) -> SpeedSettings:
-    short = SHORT[name]
-    return short.model_copy(update={"settle_s": settings.settle_s, "texts": min(settings.texts, short.texts)})
+def _short(name: str, settings: InstrumentSettings, seed: int) -> SpeedSettings:
+    return SHORT[name].model_copy(update={"settle_s": settings.settle_s, "seed": seed})
 
 
 def trial_of(kind: Kind, candidate: Candidate, task: Task, settings: SpeedSettings, *, slowdown: float) -> Trial:
@@ -111,12 +110,12 @@ def trial_of(kind: Kind, candidate: Candidate, task: Task, settings: SpeedSettin
     held = {REFERENCE: 0.0, SAME: 0.0, SLOWED: slowdown}
     contenders = [slowed(task.contender(candidate, threads=1), share, name=name) for name, share in held.items()]
     turns = timed(kind, contenders, texts, settings, _QUIET).required()
-    ratios = {name: ratios_of(turns[REFERENCE].ms, turns[name].ms, turns[name].process_of) for name in (SAME, SLOWED)}
-    return {name: _estimated(found) for name, found in ratios.items()}
+    reference = turns[REFERENCE].ms
+    return {name: _estimated(ratios_of(reference, turns[name].ms, turns[name].process_of)) for name in (SAME, SLOWED)}
 
 
-def _estimated(by_process: Sequence[float] | np.ndarray) -> dict[str, Any]:
-    return {**asdict(over_processes(by_process)), "by_process": [float(each) for each in by_process]}
+def _estimated(by_process: np.ndarray) -> dict[str, Any]:
+    return {**asdict(over_processes(by_process)), "by_process": by_process.tolist()}
 
 
 def _served_trial(name: str, candidate: Candidate, task: Task, settings: InstrumentSettings, seed: int) -> Trial:
@@ -163,41 +162,35 @@ _QUIET: Final = Context(Path(), "instrument", SilentReporter())
 
 def figures(result: Result) -> dict[str, float]:
     """Return how often a difference was reported where there is none, how often a planted one was found, and the rest."""
-    found: dict[str, float] = {}
-    rows = result["rows"]
+    rows, found = result["rows"], dict[str, float]()
+    trials = {(row.get("scenario", "single-stream"), row["name"]): row["trials"] for row in rows if row.get("trials")}
     for name, of in OF.items():
-        arms = {row["name"]: row["trials"] for row in rows if row.get("scenario", "single-stream") == name and "trials" in row}
-        if arms.get(SAME):
-            found[f"trials{of}"] = len(arms[SAME])
-            found[f"false_alarms{of}"] = sum(each["low"] > 1 or each["high"] < 1 for each in arms[SAME])
-            found[f"slowdowns_found{of}"] = sum(each["high"] < 1 for each in arms[SLOWED])
-            half_widths = [(each["high"] - each["low"]) / 2 for each in arms[SAME]]
-            found |= {} if of else {"half_width_median": float(np.median(half_widths))}
+        if (name, SAME) in trials:
+            same, slower = trials[name, SAME], trials[name, SLOWED]
+            found[f"trials{of}"] = len(same)
+            found[f"false_alarms{of}"] = sum(each["low"] > 1 or each["high"] < 1 for each in same)
+            found[f"slowdowns_found{of}"] = sum(each["high"] < 1 for each in slower)
+    half_widths = [(each["high"] - each["low"]) / 2 for each in trials["single-stream", SAME]]
     (call,) = [row for row in rows if row["name"] == CALL]
-    found["call_overhead_share"] = call["p50_ms"] / CALL_MS - 1
-    cells = [row for row in rows if row["name"] == "coverage"]
-    for seeds in dict.fromkeys(row["num_seeds"] for row in cells):
-        same = [row for row in cells if row["num_seeds"] == seeds]
-        found[f"coverage_{seeds}_seeds"] = min(row["coverage"] for row in same)
-        found |= {"width_ratio": max(row["width_ratio"] for row in same)} if seeds == SEEDS[-1] else {}
-    return found
+    found |= {"half_width_median": float(np.median(half_widths)), "call_overhead_share": call["p50_ms"] / CALL_MS - 1}
+    simulated = [(row["num_seeds"], row) for row in rows if row["name"] == "coverage"]
+    for count in dict(simulated):
+        found[f"coverage_{count}_seeds"] = min(row["coverage"] for seeds, row in simulated if seeds == count)
+    widths = [row["width_ratio"] for seeds, row in simulated if seeds == SEEDS[-1]]
+    return found | ({"width_ratio": max(widths)} if widths else {})
 
 
 def table(result: Result) -> str:
     """Return false alarms and what was found, a line for each way of timing, and the rest in words."""
     found = figures(result)
-    columns = ("compared with itself", "trials", "false alarms", "one side slowed by", "found")
-    cells = [
-        [
-            name,
-            str(found[f"trials{of}"]),
-            str(found[f"false_alarms{of}"]),
-            f"{SLOWDOWN[name]:.0%}",
-            str(found[f"slowdowns_found{of}"]),
-        ]
-        for name, of in OF.items()
-        if f"trials{of}" in found
-    ]
+    columns: Columns = (
+        ("compared with itself", lambda name: name),
+        ("trials", lambda name: str(found[f"trials{OF[name]}"])),
+        ("false alarms", lambda name: str(found[f"false_alarms{OF[name]}"])),
+        ("one side slowed by", lambda name: f"{SLOWDOWN[name]:.0%}"),
+        ("found", lambda name: str(found[f"slowdowns_found{OF[name]}"])),
+    )
+    tried = [name for name, of in OF.items() if f"trials{of}" in found]
     said = f"The median half width of an interval of single-stream was {found['half_width_median']:.2%}. "
     said += f"The harness added {found['call_overhead_share']:.2%} to a call of 1 ms."
     seeds = [f"{found[f'coverage_{count}_seeds']:.1%} with {count}" for count in SEEDS if f"coverage_{count}_seeds" in found]
@@ -206,7 +199,7 @@ def table(result: Result) -> str:
             f" Simulated, the 95 % intervals over seeds hold the truth in {', '.join(seeds)} seeds (the worst of three mixes)."
             f" At {SEEDS[-1]} seeds they are {found['width_ratio']:.2f} times as wide as those of an oracle."
         )
-    return f"{markdown_table(columns, cells)}\n\n{said}"
+    return f"{table_of(tried, columns)}\n\n{said}"
 
 
 SCENARIO = Scenario(

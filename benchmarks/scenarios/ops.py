@@ -148,11 +148,9 @@ class OpsSettings(Settings):
     call_s: float = Field(0.02, gt=0, description="minimum seconds per turn")
 
 
-def every_row(settings: OpsSettings, context: Context) -> Outcome:
+def every_row(settings: OpsSettings, _: Context) -> Outcome:
     """Time every way on one text, and the products on a batch as well."""
-    del context
-    how = settings.model_dump()
-    products = {PRODUCT: PARTS[PRODUCT]}
+    how, products = settings.model_dump(), {PRODUCT: PARTS[PRODUCT]}
     return Outcome([*run_ops(PARTS, tokens=TEXT, **how), *run_ops(products, tokens=BATCH, **how)])
 
 
@@ -192,11 +190,10 @@ def ops_figures(result: Result) -> dict[str, float]:
 
 def ops_table(result: Result) -> str:
     """Return a line per part and length, its ways from the fastest to the slowest."""
-    ways: dict[tuple[str, str], list[str]] = {}
+    ways: dict[tuple[str, str], list[str]] = {(row["part"], str(row["tokens"])): [] for row in result["rows"]}
     for row in sorted(result["rows"], key=lambda row: row["us"]):
-        ways.setdefault((row["part"], str(row["tokens"])), []).append(f"{row['name']} {row['us']:,.0f}")
-    in_order = dict.fromkeys((row["part"], str(row["tokens"])) for row in result["rows"])
-    cells = [(*place, ", ".join(ways[place])) for place in in_order]
+        ways[row["part"], str(row["tokens"])].append(f"{row['name']} {row['us']:,.0f}")
+    cells = [(*place, ", ".join(several)) for place, several in ways.items()]
     columns = ("part", "tokens", "microseconds of one core, the fastest first")
     sizes = f"Hidden {HIDDEN}, {HEADS} heads, feed-forward {INNER:,}; "
     return f"{markdown_table(columns, cells)}\n\n{sizes}ONNX Runtime {result['environment']['versions']['onnxruntime']}."

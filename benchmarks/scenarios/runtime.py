@@ -75,11 +75,9 @@ def run(settings: RuntimeSettings, context: Context) -> Outcome:
 
 def figures(result: Result) -> dict[str, float]:
     """Return the figures; a peer that was skipped has none."""
-    rows = result["rows"]
-    candidates = {row["name"]: row for row in rows if row["kind"] == "candidate" and "skipped" not in row}
-    quality = [row for row in rows if row["kind"] == "quality"]
-    (taken,) = [row for row in rows if row["kind"] == "footprint"]
-    found: dict[str, Any] = {
+    candidates = {row["name"]: row for row in _of_kind(result, "candidate") if "skipped" not in row}
+    quality, (taken,) = _of_kind(result, "quality"), _of_kind(result, "footprint")
+    ratios: dict[str, Any] = {
         f"{ratio}_{name}": value_of(candidates[name][ratio])
         for name in (*PEERS, TEACHER)
         for ratio in ("p50_ratio", "throughput_ratio")
@@ -87,7 +85,7 @@ def figures(result: Result) -> dict[str, float]:
     }
     least_ms = 1000 * taken["multiply_adds_per_text"] / taken["peak_multiply_adds_per_second"]
     return {
-        **found,
+        **ratios,
         "size_ratio_teacher": candidates[TEACHER]["size_bytes"] / candidates[OURS]["size_bytes"],
         "int8_drop": float(np.mean([row["fp32_macro_f1"] - row["int8_macro_f1"] for row in quality])),
         **{name: max(row[name] for row in quality) for name in ("labels_changed_by_batch", "probability_change_by_batch")},
@@ -98,9 +96,13 @@ def figures(result: Result) -> dict[str, float]:
 
 def table(result: Result) -> str:
     """Return a line per candidate."""
-    rows = [row for row in result["rows"] if row["kind"] == "candidate"]
+    rows = _of_kind(result, "candidate")
     said = "Ratios compare ours with the row in the same rounds; above 1 ours is faster."
     return "\n\n".join([table_of(rows, COLUMNS), " ".join([*first_words(rows), said])])
+
+
+def _of_kind(result: Result, kind: str) -> list[Row]:
+    return [row for row in result["rows"] if row["kind"] == kind]
 
 
 def _interval(row: Row) -> str:
