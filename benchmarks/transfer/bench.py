@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.harness.pieces import Pieces
 from benchmarks.harness.scenario import Row
 from benchmarks.transfer.figures import DOMAINS
-from distill.bundle import MANIFEST, Bundle
+from distill.bundle import Bundle
 from distill.classifier import top_labels
 from distill.data import Dataset, Splits, load_splits
 from distill.evaluation.metrics import evaluate
@@ -102,13 +102,17 @@ Maker = Callable[[Bench, Row], Mapping[str, Any]]
 
 def source_of(bench: Bench, domain: str, seed: int) -> Bundle:
     """Return the domain's own teacher, fine-tuned on all its labels; one in the folder is used again."""
-    out, texts = bench.folder / f"source-{domain}-{seed}", bench.domains[domain]
-    if (out / MANIFEST).is_file():
-        found = Bundle.open(out)
-        if found.manifest.lineage.train_fingerprint == texts.train.fingerprint() and found.manifest.lineage.seed == seed:
-            return found
-    bench.reporter.say(f"teacher of {domain}, seed {seed}")
-    return tuned(bench, texts, Start(bench.teacher.model_copy(update={"seed": seed})), out=out)
+    from distill.training.finished import trained_once
+
+    texts = bench.domains[domain]
+    return trained_once(
+        bench.folder,
+        f"source-{domain}-{seed}",
+        settings=bench.teacher.model_copy(update={"seed": seed}),
+        decided_by=[texts.train.fingerprint(), texts.validation.fingerprint()],
+        train=lambda *, out, settings: tuned(bench, texts, Start(settings), out=out),
+        reporter=bench.reporter,
+    )
 
 
 def tuned(bench: Bench, texts: Texts, start: Start, *, out: Path) -> Bundle:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.harness.pieces import Pieces
 from benchmarks.transfer.figures import (
@@ -22,7 +23,63 @@ from benchmarks.transfer.figures import (
     chosen_recipe,
 )
 
-PARTS = ("teachers", "features", "few", "stand_in", "unlabelled", "choice", "floors", "curve", "tasks", "language")
+
+@dataclass(frozen=True)
+class Family:
+    """Cells of one kind: one for each combination of values, and each seed.
+
+    Attributes:
+        part: They are made with it.
+        kind: Says how they are made.
+        name: Of a cell, with its values and its seed.
+        values: What each part of its row may be.
+        once: Whether they do not depend on the seed, and are made with the first only.
+    """
+
+    part: str
+    kind: str
+    name: str
+    values: Mapping[str, Sequence[str | int]]
+    once: bool = False
+
+
+PAIRS: Final = {"source": DOMAINS, "target": DOMAINS}
+POINTS: Final = {"source": CURVE_PAIR, "target": CURVE_PAIR[1:]}
+FLOOR = "floor-{source}-{target}-{shots}-{seed}"
+CURVE = "curve-{way}-{source}-{target}-{shots}-{seed}"
+FAMILIES: Final = (
+    Family("teachers", "whole", "whole-{source}-{target}-{seed}", PAIRS),
+    Family("features", "features", "features-{seed}", {"target": ("movies",)}),
+    Family("few", "few", "few-{source}-{target}-{seed}", PAIRS),
+    Family("few", "scratch", "scratch-{source}-{target}-{seed}", {"source": (FROM_SCRATCH,), "target": DOMAINS}, once=True),
+    Family(
+        "stand_in", "stand_in", "stand-in-{recipe}-{seed}", {"recipe": UNLABELLED_RECIPES, "target": (STAND_IN,)}, once=True
+    ),
+    Family(
+        "unlabelled",
+        "unlabelled",
+        "unlabelled-{target}-{seed}",
+        {"source": ("the other three",), "target": [domain for domain in DOMAINS if domain != STAND_IN]},
+    ),
+    Family("choice", "choice", "choice-{task}-{seed}", {"task": TASKS}),
+    Family("floors", "floor", "floor-{source}-{target}-all", {"source": ("tfidf", "majority"), "target": DOMAINS}, once=True),
+    Family("floors", "floor", FLOOR, {"source": ("tfidf",), "target": DOMAINS, "shots": (LABELS_A_CLASS,)}),
+    Family("curve", "floor", FLOOR, {"source": ("tfidf",), "target": CURVE_PAIR[1:], "shots": CURVE_SHOTS}),
+    Family("curve", "curve", CURVE, {"way": ("features",), **POINTS, "shots": CURVE_SHOTS}),
+    # What is fine-tuned on 100 labels a class is a cell of the part `few`.
+    Family(
+        "curve",
+        "curve",
+        CURVE,
+        {"way": ("parameters",), **POINTS, "shots": [shots for shots in CURVE_SHOTS if shots != LABELS_A_CLASS]},
+    ),
+    *(
+        Family("tasks", "task", "task-{task}-{origin}-{seed}", {"task": (task,), "origin": origins})
+        for task, origins in CROSS_TASKS.items()
+    ),
+    Family("language", "language", "language-{origin}-{seed}", {"origin": LANGUAGE_ORIGINS}),
+)
+PARTS: Final = tuple(dict.fromkeys(family.part for family in FAMILIES))
 
 
 def cells_of(seed: int, finished: Pieces) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -32,38 +89,9 @@ def cells_of(seed: int, finished: Pieces) -> Iterator[tuple[str, dict[str, Any]]
         seed: Of the runs.
         finished: The rows that there are: the recipe of the students without labels is chosen by them.
     """
-    once, (carried, curved) = seed == SEEDS[0], CURVE_PAIR
-    for source, target in product(DOMAINS, DOMAINS):
-        yield "teachers", cell(f"whole-{source}-{target}-{seed}", "whole", seed, source=source, target=target)
-    yield "features", cell(f"features-{seed}", "features", seed, target="movies")
-    for source, target in product(DOMAINS, DOMAINS):
-        yield "few", cell(f"few-{source}-{target}-{seed}", "few", seed, source=source, target=target)
-    for target in DOMAINS if once else ():
-        yield "few", cell(f"scratch-{FROM_SCRATCH}-{target}-{seed}", "scratch", seed, source=FROM_SCRATCH, target=target)
-    for recipe in UNLABELLED_RECIPES if once else ():
-        yield "stand_in", cell(f"stand-in-{recipe}-{seed}", "stand_in", seed, recipe=recipe, target=STAND_IN)
-    recipe_of_all = chosen_recipe(finished.all())
-    chosen = {} if recipe_of_all is None else {"recipe": recipe_of_all}
-    for target in (domain for domain in DOMAINS if domain != STAND_IN):
-        others = {"source": "the other three", "target": target, **chosen}
-        yield "unlabelled", cell(f"unlabelled-{target}-{seed}", "unlabelled", seed, **others)
-    for task in TASKS:
-        yield "choice", cell(f"choice-{task}-{seed}", "choice", seed, task=task)
-    for source, target in product(("tfidf", "majority"), DOMAINS if once else ()):
-        yield "floors", cell(f"floor-{source}-{target}-all", "floor", seed, source=source, target=target)
-    few = [("floors", target, LABELS_A_CLASS) for target in DOMAINS]
-    for part, target, shots in (*few, *(("curve", curved, shots) for shots in CURVE_SHOTS)):
-        yield part, cell(f"floor-tfidf-{target}-{shots}-{seed}", "floor", seed, source="tfidf", target=target, shots=shots)
-    for shots, source, way in product(CURVE_SHOTS, (carried, curved), ("features", "parameters")):
-        if way == "features" or shots != LABELS_A_CLASS:  # else it is one of the part `few`
-            point = {"way": way, "source": source, "target": curved, "shots": shots}
-            yield "curve", cell(f"curve-{way}-{source}-{curved}-{shots}-{seed}", "curve", seed, **point)
-    for task, origin in ((task, origin) for task, origins in CROSS_TASKS.items() for origin in origins):
-        yield "tasks", cell(f"task-{task}-{origin}-{seed}", "task", seed, task=task, origin=origin)
-    for origin in LANGUAGE_ORIGINS:
-        yield "language", cell(f"language-{origin}-{seed}", "language", seed, origin=origin)
-
-
-def cell(name: str, kind: str, seed: int, **more: Any) -> dict[str, Any]:
-    """Return what the row of a cell says before it is made."""
-    return {"name": name, "kind": kind, **more, "seed": seed}
+    for family in FAMILIES:
+        recipe = chosen_recipe(finished.all()) if family.kind == "unlabelled" else None
+        chosen = {} if recipe is None else {"recipe": recipe}
+        for values in product(*family.values.values()) if seed == SEEDS[0] or not family.once else ():
+            row = {"kind": family.kind, **dict(zip(family.values, values, strict=True)), **chosen, "seed": seed}
+            yield family.part, {"name": family.name.format(**row), **row}

@@ -51,6 +51,7 @@ LANGUAGE_ORIGINS: Final = (
 """Ways into Chinese where every model at hand is English; with `_frozen` the layers stay, with `_whole` they then learn
 too, with `_adapted` they stay while masked words are guessed before the labels are learnt."""
 
+WAYS: Final = {**CROSS_TASKS, CHINESE: LANGUAGE_ORIGINS}
 TASKS: Final = ("movies", "amazon", "tweets", "nyt", "domains")
 CANDIDATES: Final = ("minilm", "lowest_3_layers", "random", "after_a_task")
 NEAR: Final = 0.01
@@ -115,9 +116,13 @@ class Truth(Answered):
 
 def truth_of(result: Result, name: str) -> Truth:
     """Return the true labels of a domain, of a task, or of the Chinese reviews, with the answers to them."""
-    wanted = {"kind": "language"} if name == CHINESE else {"task": name} if name in CROSS_TASKS else {"target": name}
-    own = [row for row in result["rows"] if "predicted" in row and _has(row, wanted)]
+    own = [row for row in result["rows"] if "predicted" in row and _has(row, _of_set(name))]
     return Truth(result["test_labels"][name], tuple(row["predicted"] for row in own))
+
+
+def _of_set(name: str) -> dict[str, str]:
+    """Return what the rows of a set of test texts have in common."""
+    return {"kind": "language"} if name == CHINESE else {"task": name} if name in CROSS_TASKS else {"target": name}
 
 
 def _has(row: Row, wanted: Mapping[str, Any]) -> bool:
@@ -126,11 +131,11 @@ def _has(row: Row, wanted: Mapping[str, Any]) -> bool:
 
 def matrix_of(result: Result) -> dict[tuple[str, str], Reached]:
     """Return by source and target what 200 labels of the target give, and the gain over those labels alone."""
-    cells: dict[tuple[str, str], Reached] = {}
-    for target in DOMAINS:
-        runs = {source: runs_of(result["rows"], kind="few", source=source, target=target) for source in DOMAINS}
-        cells |= {(found.name, target): found for found in _compared(result, target, runs, against=target)}
-    return cells
+    return {
+        (found.name, target): found
+        for target in DOMAINS
+        for found in _compared(result, target, "source", DOMAINS, against=target, kind="few")
+    }
 
 
 def transfer_figures(result: Result) -> dict[str, float]:
@@ -141,8 +146,9 @@ def transfer_figures(result: Result) -> dict[str, float]:
     if gains:
         figures |= {"small_label_wins": sum(gain.low > 0 for gain in gains), "small_label_cells": len(gains)}
     if trials:
-        means = {name: float(np.mean([trial[name] for trial in trials])) for name in ("within", "rank_correlation")}
-        figures |= {**{f"choices_{name}": mean for name, mean in means.items()}, "choices_trials": len(trials)}
+        names = ("within", "rank_correlation")
+        figures |= {f"choices_{name}": float(np.mean([trial[name] for trial in trials])) for name in names}
+        figures["choices_trials"] = len(trials)
     if kept:
         figures["unlabelled_retention"] = min(one.retention.value for one in kept)
         figures["unlabelled_domains_kept"] = sum(one.retention.low >= KEPT for one in kept)
@@ -238,19 +244,14 @@ def curve_of(result: Result) -> dict[tuple[str, str], dict[int, Estimate]]:
     return curve
 
 
-def tasks_of(result: Result, task: str) -> list[Reached]:
-    """Return what each origin reaches on another task, and its gain over the encoder alone."""
-    runs = {origin: runs_of(result["rows"], kind="task", task=task, origin=origin) for origin in CROSS_TASKS[task]}
-    return _compared(result, task, runs, against="minilm")
+def ways_of(result: Result, name: str) -> list[Reached]:
+    """Return what each way into another task reaches and its gain over the encoder alone; in Chinese, over random weights."""
+    return _compared(result, name, "origin", WAYS[name], against=FROM_SCRATCH if name == CHINESE else "minilm")
 
 
-def language_of(result: Result) -> list[Reached]:
-    """Return what each way into another language reaches, and its gain over training from scratch."""
-    runs = {origin: runs_of(result["rows"], kind="language", origin=origin) for origin in LANGUAGE_ORIGINS}
-    return _compared(result, CHINESE, runs, against=FROM_SCRATCH)
-
-
-def _compared(result: Result, name: str, runs: Mapping[str, Runs], *, against: str) -> list[Reached]:
+def _compared(result: Result, name: str, key: str, ways: Sequence[str], *, against: str, **wanted: str) -> list[Reached]:
+    """Return what the rows of each way that there is reach on a set of texts, and their gain over one of the ways."""
+    runs = {way: runs_of(result["rows"], **{**_of_set(name), **wanted, key: way}) for way in ways}
     return [
         truth_of(result, name).reached(origin, own, None if origin == against else runs[against])
         for origin, own in runs.items()

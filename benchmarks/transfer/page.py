@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 
 import numpy as np
@@ -11,21 +11,19 @@ from matplotlib.ticker import FuncFormatter
 
 from benchmarks.harness.scenario import Result, Row, markdown_table
 from benchmarks.transfer.figures import (
-    CROSS_TASKS,
+    CHINESE,
     CURVE_PAIR,
     DOMAINS,
     LABELS_A_CLASS,
     STAND_IN,
-    Reached,
     choices_of,
     curve_of,
     features_of,
-    language_of,
     matrix_of,
     runs_of,
-    tasks_of,
     truth_of,
     unlabelled_of,
+    ways_of,
 )
 from benchmarks.transfer.recipes import ADAPTED_TEXTS
 from distill.evaluation.intervals import Estimate
@@ -60,6 +58,13 @@ LANGUAGE_IN_WORDS = {
     "movies_whole": "the same, then all layers are trained",
     "movies_adapted": f"the teacher of movies, frozen: masked words of {ADAPTED_TEXTS:,} reviews first",
 }
+WAYS_IN_WORDS = {
+    "tweets-three-way": ("tweets three way, 100 labels a class", "the encoder alone", ORIGINS_IN_WORDS),
+    "domains": ("domains, 100 labels a class", "the encoder alone", ORIGINS_IN_WORDS),
+    CHINESE: ("Chinese reviews, {num_labels:,} labels", "training from scratch", LANGUAGE_IN_WORDS),
+}
+"""Heads of the tables of other tasks, and their ways."""
+
 Table = tuple[Sequence[str], Sequence[Sequence[str]], *tuple[int, ...]]
 """Columns, cells, and the numbers of further columns than the first that are aligned to the left."""
 
@@ -68,7 +73,7 @@ COLOURS = {"parameters": "#0d9488", "features": "#3b82f6", "tfidf": "#7b8494"}
 
 def transfer_table(result: Result) -> str:
     """Return every table of the scenario, those whose cells are there."""
-    makers = (_matrix, _no_label, _gap, _stand_in, _features, _curve, _tasks, _language, _choices)
+    makers = (_matrix, _no_label, _gap, _stand_in, _features, _curve, _ways, _choices)
     tables = [
         markdown_table(columns, cells, left=(0, *left)) for make in makers for columns, cells, *left in make(result) if cells
     ]
@@ -161,31 +166,19 @@ def _curve(result: Result) -> Iterator[Table]:
     yield [f"{CURVE_PAIR[1]}, number of labels", *map(str, counts)], cells
 
 
-def _tasks(result: Result) -> Iterator[Table]:
-    for task in CROSS_TASKS:
-        columns = (f"{task.replace('-', ' ')}, 100 labels a class", "macro-F1", "against the encoder alone")
-        yield from _reached(result, task, tasks_of(result, task), columns, ORIGINS_IN_WORDS)
-
-
-def _language(result: Result) -> Iterator[Table]:
-    if found := language_of(result):
-        count = next(iter(found[0].runs.values()))["num_labels"]
-        columns = (f"Chinese reviews, {count:,} labels", "macro-F1", "against training from scratch")
-        yield from _reached(result, "chinese", found, columns, LANGUAGE_IN_WORDS)
-
-
-def _reached(
-    result: Result, name: str, found: Sequence[Reached], columns: Sequence[str], in_words: Mapping[str, str]
-) -> Iterator[Table]:
-    """A line for each way, and the confusions of the best one."""
-    yield columns, [[in_words[one.name], _interval(one.macro_f1), _gain(one.gain)] for one in found]
-    for best in sorted(found, key=lambda one: -one.macro_f1.value)[:1]:
-        labels = next(iter(best.runs.values()))["labels"]
-        cells = [
-            [f"true {label}", *(f"{count / max(1, sum(row)):.1%}" for count in row), f"{sum(row):,}"]
-            for label, row in zip(labels, truth_of(result, name).confusion(best.runs), strict=True)
-        ]
-        yield [f"{in_words[best.name]}: predicted", *labels, "texts"], cells
+def _ways(result: Result) -> Iterator[Table]:
+    """For each other task, and for Chinese, a line for each way, and the confusions of the best one."""
+    for name, (head, against, in_words) in WAYS_IN_WORDS.items():
+        if found := ways_of(result, name):
+            best = max(found, key=lambda one: one.macro_f1.value)
+            row = next(iter(best.runs.values()))
+            cells = [[in_words[one.name], _interval(one.macro_f1), _gain(one.gain)] for one in found]
+            yield [head.format(**row), "macro-F1", f"against {against}"], cells
+            confusions = [
+                [f"true {label}", *(f"{count / max(1, sum(counts)):.1%}" for count in counts), f"{sum(counts):,}"]
+                for label, counts in zip(row["labels"], truth_of(result, name).confusion(best.runs), strict=True)
+            ]
+            yield [f"{in_words[best.name]}: predicted", *row["labels"], "texts"], confusions
 
 
 def _choices(result: Result) -> Iterator[Table]:
@@ -224,10 +217,9 @@ def learning_curve(result: Result) -> str:
     for (way, source), line in curve.items():
         values, low, high = zip(*map(astuple, line.values()), strict=True)
         axes.fill_between(list(line), low, high, color=COLOURS[way], alpha=0.08, linewidth=0)
-        (drawn,) = axes.plot(list(line), values, label=LINES_IN_WORDS[way, source], color=COLOURS[way])
-        drawn.set(marker="o", markersize=4, linestyle="-" if source == CURVE_PAIR[0] else "--")
-    axes.set_xscale("log")
-    axes.set_xticks(sorted({count for line in curve.values() for count in line}))
+        style = {"color": COLOURS[way], "marker": "o", "markersize": 4, "linestyle": "-" if source == CURVE_PAIR[0] else "--"}
+        axes.plot(list(line), values, label=LINES_IN_WORDS[way, source], **style)
+    axes.set(xscale="log", xticks=sorted({count for line in curve.values() for count in line}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.minorticks_off()
     axes.set(xlabel=f"labels of {CURVE_PAIR[1]} (log scale)", ylabel="macro-F1 with 95 % interval")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -163,11 +162,13 @@ def task_texts(bench: Bench, task: str) -> Texts:
 
 def domains_task(bench: Bench) -> Texts:
     """Return the texts of all four domains, labelled with the domain they are of."""
-    roles: dict[str, list[Dataset]] = {"train": [], "validation": [], "test": []}
-    for (role, parts), (number, name) in product(roles.items(), enumerate(DOMAINS)):
-        part: Dataset = getattr(bench.domains[name], role)
-        parts.append(replace(part, label_ids=np.full(len(part), number, dtype=np.int64), labels=DOMAINS))
-    return Texts(**{role: together(parts) for role, parts in roles.items()})
+
+    def named(role: str) -> Dataset:
+        parts: list[Dataset] = [getattr(bench.domains[name], role) for name in DOMAINS]
+        ids = [np.full(len(part), number, dtype=np.int64) for number, part in enumerate(parts)]
+        return together([replace(part, label_ids=own, labels=DOMAINS) for part, own in zip(parts, ids, strict=True)])
+
+    return Texts(named("train"), named("validation"), named("test"))
 
 
 def choice(bench: Bench, row: Row) -> dict[str, Any]:

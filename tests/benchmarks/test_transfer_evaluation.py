@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.transfer.figures import Truth, curve_of, language_of, tasks_of, unlabelled_of
+from benchmarks.transfer.figures import CHINESE, Truth, curve_of, unlabelled_of, ways_of
 from benchmarks.transfer.page import learning_curve, transfer_table
 from distill.evaluation.metrics import confusion_matrix
 
@@ -56,7 +56,7 @@ def test_the_curve_takes_its_middle_point_from_the_matrix() -> None:
 
 
 def test_another_task_is_compared_on_the_seeds_that_both_have() -> None:
-    found = {one.name: one for one in tasks_of(result(TASKS), TASK)}
+    found = {one.name: one for one in ways_of(result(TASKS), TASK)}
     alone = (2 / 3 + 0 + 1) / 3
     assert found["minilm"].macro_f1.value == pytest.approx(alone)
     assert found["minilm"].gain is None
@@ -75,7 +75,7 @@ LANGUAGE = [in_chinese("random", 0, BAD), in_chinese("movies_frozen", 0, TRUE), 
 
 
 def test_another_language_is_compared_with_training_from_scratch() -> None:
-    found = {one.name: one for one in language_of(result(LANGUAGE))}
+    found = {one.name: one for one in ways_of(result(LANGUAGE), CHINESE)}
     assert found["random"].macro_f1.value == pytest.approx(0.8)
     assert found["movies_frozen"].gain is not None
     assert found["movies_frozen"].gain.value == pytest.approx(0.2)
