@@ -5,8 +5,7 @@ Pure functions over rows; trains and measures nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -43,73 +42,47 @@ DIFFERENCES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 _AVERAGED: Final = ("agreement", "expected_calibration_error")
 _OF_SPEED: Final = ("size_bytes", "p50_ms", "p50_ratio_teacher")
 
-Rows = Sequence[Row]
 
-
-@dataclass(frozen=True)
-class Study:
-    """The answers of every arm that was run with every seed, and the bootstrap that compares them.
-
-    Attributes:
-        rows: Of the result.
-        seeds: Those of the reference teachers.
-        fp32: Macro-F1 by arm, the teacher's first.
-        int8: The same of what ships.
-    """
-
-    rows: Rows
-    seeds: tuple[int, ...]
-    fp32: Mapping[str, Figure]
-    int8: Mapping[str, Figure]
-
-
-def study_of(result: Result) -> Study:
-    """Return the answers in a result as figures.
+def arms_of(result: Result, precision: Precision = "fp32") -> dict[str, Figure]:
+    """Return the macro-F1 of the reference teacher, and of every arm that was run with every seed of it, paired.
 
     Raises:
         PotstillError: There is no reference teacher.
     """
-    rows = [row for row in result["rows"] if "predicted" in row]
-    seeds = tuple(sorted({row["seed"] for row in rows if row["name"] == TEACHER}))
+    answers = {(row["name"], row["seed"], row["precision"]): row["predicted"] for row in result["rows"] if "predicted" in row}
+    seeds = sorted(seed for name, seed, _ in answers if name == TEACHER)
     if not seeds:
         raise PotstillError("there is no row of a reference teacher; run `python -m benchmarks quality` to make it")
-    answered = Answered(result["test_labels"], tuple(row["predicted"] for row in rows))
-
-    def figures_in(precision: Precision) -> dict[str, Figure]:
-        found = {(row["name"], row["seed"]): row["predicted"] for row in rows if row["precision"] == precision}
-        return {
-            name: answered.figure([found[name, seed] for seed in seeds])
-            for name in (TEACHER, *ARMS)
-            if all((name, seed) in found for seed in seeds)
-        }
-
-    return Study(rows, seeds, figures_in("fp32"), figures_in("int8"))
+    answered = Answered(result["test_labels"], tuple(answers.values()))
+    return {
+        name: answered.figure([answers[name, seed, precision] for seed in seeds])
+        for name in (TEACHER, *ARMS)
+        if all((name, seed, precision) in answers for seed in seeds)
+    }
 
 
 def summary_of(result: Result) -> list[dict[str, Any]]:
     """Return one row per arm over all seeds: means, and intervals from paired resamples of texts and seeds."""
-    study = study_of(result)
+    fp32, int8 = arms_of(result), arms_of(result, "int8")
     speed_of = {row["name"]: row for row in result["rows"] if "predicted" not in row}
-    summary = []
-    for name, figure in study.fp32.items():
-        mine = [row for row in study.rows if (row["name"], row["precision"]) == (name, "fp32") and row["seed"] in study.seeds]
-        summary.append(
-            {
-                "name": name,
-                "shown_as": "reference teacher, 6 layers" if name == TEACHER else ARMS[name].shown_as,
-                "macro_f1": figure.estimate(),
-                "retention": (figure / study.fp32[TEACHER]).estimate(),
-                "int8_macro_f1": study.int8[name].estimate() if name in study.int8 else None,
-                **{key: float(np.mean([row[key] for row in mine])) for key in _AVERAGED},
-                **{key: speed_of.get(name, {}).get(key) for key in _OF_SPEED},
-            }
-        )
-    return summary
+    rows = [row for row in result["rows"] if row["precision"] == "fp32" and "predicted" in row]
+    return [
+        {
+            "name": name,
+            "shown_as": "reference teacher, 6 layers" if name == TEACHER else ARMS[name].shown_as,
+            "macro_f1": figure.estimate(),
+            "retention": (figure / fp32[TEACHER]).estimate(),
+            "int8_macro_f1": int8[name].estimate() if name in int8 else None,
+            **{key: float(np.mean([row[key] for row in rows if row["name"] == name])) for key in _AVERAGED},
+            **{key: speed_of.get(name, {}).get(key) for key in _OF_SPEED},
+        }
+        for name, figure in fp32.items()
+    ]
 
 
 def differences_of(result: Result) -> dict[str, Estimate]:
     """Return the paired differences in macro-F1 of `DIFFERENCES` whose arms were all run with every seed."""
-    of_arm = study_of(result).fp32
+    of_arm = arms_of(result)
     return {
         figure: mean_of([of_arm[first] - of_arm[second] for first, second in pairs]).estimate()
         for figure, pairs in DIFFERENCES.items()
@@ -119,7 +92,7 @@ def differences_of(result: Result) -> dict[str, Estimate]:
 
 def quality_figures(result: Result) -> dict[str, float]:
     """Return the scenario's figures; one whose arms were not run with every seed is missing."""
-    of_arm = study_of(result).fp32
+    of_arm = arms_of(result)
     teacher = of_arm[TEACHER]
     return {
         "teacher_macro_f1": teacher.value,
@@ -131,7 +104,7 @@ def quality_figures(result: Result) -> dict[str, float]:
 def quality_table(result: Result) -> str:
     """Return quality over seeds beside the speed of what ships, and in words what the control says of distillation."""
     control, missing = differences_of(result).get(GAIN), result["missing"]
-    said = [] if control is None else [verdict_in_words(control, num_seeds=len(study_of(result).seeds))]
+    said = [] if control is None else [verdict_in_words(control, num_seeds=len(arms_of(result)[TEACHER].seeds))]
     said += [f"Unfinished: {len(missing)} runs are missing ({', '.join(missing)})."] if missing else []
     return "\n\n".join([table_of(summary_of(result), COLUMNS), *said])
 

@@ -53,16 +53,16 @@ class DistillationTrainer(Trainer):
         inputs = dict(inputs)
         for_teacher = {name: inputs.pop(f"teacher_{name}") for name in READ if f"teacher_{name}" in inputs}
         outputs = model(**inputs)
-        if not for_teacher:
-            return (outputs.loss, outputs) if return_outputs else outputs.loss
-        with torch.no_grad():
-            teacher_logits = self.teacher(**for_teacher).logits
-        soft = functional.kl_div(
-            functional.log_softmax(outputs.logits / self.temperature, dim=-1),
-            functional.softmax(teacher_logits / self.temperature, dim=-1),
-            reduction="batchmean",
-        )
-        loss = self.soft_weight * self.temperature**2 * soft + (1 - self.soft_weight) * outputs.loss
+        loss = outputs.loss
+        if for_teacher:
+            with torch.no_grad():
+                teacher_logits = self.teacher(**for_teacher).logits
+            soft = functional.kl_div(
+                functional.log_softmax(outputs.logits / self.temperature, dim=-1),
+                functional.softmax(teacher_logits / self.temperature, dim=-1),
+                reduction="batchmean",
+            )
+            loss = self.soft_weight * self.temperature**2 * soft + (1 - self.soft_weight) * loss
         return (loss, outputs) if return_outputs else loss
 
 

@@ -44,11 +44,6 @@ class Choice:
     fastest: Row | None = None
     fastest_less: Estimate | None = None
 
-    @property
-    def name(self) -> str | None:
-        """Return what is chosen."""
-        return None if self.row is None else str(self.row["name"])
-
 
 def choices_of(result: Result, *, by: By, seed: int = 0) -> list[Choice]:
     """Return a choice for each budget; nothing if the result has no answers to validation texts.
@@ -69,7 +64,8 @@ def choices_of(result: Result, *, by: By, seed: int = 0) -> list[Choice]:
 
 def _choice(budget_ms: float, rows: Sequence[Row], scores: Mapping[str, Figure], by: By) -> Choice:
     edge = tuple(row["name"] for row in rows if row["p50_ms"]["low"] <= budget_ms < row["p50_ms"]["high"])
-    keep = {row["name"]: row for row in rows if _keeps(row, budget_ms, by)}
+    most_ms = {row["name"]: row["p50_ms"]["high"] if by == "p50_ms" else value_of(row["p99_ms"]) for row in rows}
+    keep = {row["name"]: row for row in rows if (most_ms[row["name"]] or np.inf) <= budget_ms}
     if not keep:
         return Choice(budget_ms, just_over=edge)
     best, *others = sorted(keep, key=lambda name: (-scores[name].value, keep[name]["p50_ms"]["value"]))
@@ -87,8 +83,3 @@ def _choice(budget_ms: float, rows: Sequence[Row], scores: Mapping[str, Figure],
         fastest=None if fastest == best else keep[fastest],
         fastest_less=less.get(fastest),
     )
-
-
-def _keeps(row: Row, budget_ms: float, by: By) -> bool:
-    most_ms = row["p50_ms"]["high"] if by == "p50_ms" else value_of(row["p99_ms"])
-    return most_ms is not None and bool(most_ms <= budget_ms)

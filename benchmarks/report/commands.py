@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from benchmarks.harness.candidates import FLOORS, FORMS
+from benchmarks.harness.candidates import RowSettings
 from benchmarks.harness.environments import FOLDER as ENVIRONMENTS
 from benchmarks.harness.environments import is_installed
 from benchmarks.harness.peer import peers
@@ -27,15 +27,12 @@ def list_rows() -> None:
 
     Example: python -m benchmarks list
     """
-    rows = [["--bundles PATH[:FORM]", f"a bundle; forms {', '.join(FORMS)}"], *(["--floors", name] for name in FLOORS)]
+    for name, field in RowSettings.model_fields.items():
+        print(f"--{name:<10} {field.description}")
     for name, peer in peers().items():
         needs = ", ".join(peer.packages) or "nothing more than the harness"
         there = not peer.packages or is_installed(ENVIRONMENTS / name, peer.packages)
-        rows.append([f"--peers {name}", f"{needs} ({'installed' if there else 'installs when asked for'})"])
-    rows.append(["--external NAME=CMD", "a command: texts in, labels out, line by line"])
-    rows.append(["--url NAME=URL", 'an address that answers {"inputs": text} with labels and scores'])
-    for row, what in rows:
-        print(f"{row:<32} {what}")
+        print(f"--peers {name:<22} {needs} ({'installed' if there else 'installs when asked for'})")
 
 
 def readme() -> None:

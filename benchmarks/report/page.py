@@ -15,7 +15,7 @@ import jinja2
 from benchmarks.harness.results import FOLDER, read_result
 from benchmarks.harness.scenario import Result
 from benchmarks.report.choices import choices_of
-from benchmarks.report.pictures import quality_against_size, quality_against_time, spread_of_times
+from benchmarks.report.pictures import quality_against, spread_of_times
 from benchmarks.report.tables import COLUMNS, first_words
 from distill.errors import PotstillError
 from distill.storage import write_atomically
@@ -70,8 +70,8 @@ def html_of(results: Mapping[str, Result]) -> str:
         tail=tail,
         median=median,
         choices=choices,
-        against_time=quality_against_time(rows),
-        against_size=quality_against_size(rows),
+        against_time=quality_against("p50_ms", rows),
+        against_size=quality_against("size_bytes", rows),
         spread=spread_of_times(rows),
         columns=[column for column in COLUMNS if column.scenario in results],
         rows=rows,

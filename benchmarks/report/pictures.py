@@ -28,18 +28,16 @@ def family_of(row: Row) -> str:
     return "teacher" if row["name"] == row.get("reference") else "peer"  # a student in PyTorch is how others run it
 
 
-def quality_against_time(rows: Sequence[Row]) -> str:
-    """Return an SVG of macro-F1 against the median time of one text, both with their intervals."""
-    return _quality_against("p50_ms", 1, "median time of one text, tokenization inside (ms, log scale)", rows)
+ACROSS: Mapping[str, tuple[float, str]] = {
+    "p50_ms": (1, "median time of one text, tokenization inside (ms, log scale)"),
+    "size_bytes": (1e6, "what must be shipped to answer (MB, log scale)"),
+}
+"""Figures that macro-F1 is drawn against: unit and label."""
 
 
-def quality_against_size(rows: Sequence[Row]) -> str:
-    """Return an SVG of macro-F1 against what must be shipped; rows that ship no files of their own are left out."""
-    return _quality_against("size_bytes", 1e6, "what must be shipped to answer (MB, log scale)", rows)
-
-
-def _quality_against(name: str, unit: float, label: str, rows: Sequence[Row]) -> str:
-    """Draw macro-F1 against a figure of the rows, which is a number or has an interval."""
+def quality_against(name: str, rows: Sequence[Row]) -> str:
+    """Return an SVG of macro-F1 against a figure, both with their intervals; rows that do not have it are left out."""
+    unit, label = ACROSS[name]
     figure = Figure(figsize=(6.4, 5.2), layout="constrained")
     axes, names = figure.add_subplot(), []
     for row in _worth_showing(rows, name):

@@ -40,10 +40,6 @@ class Column:
     is_timed: bool = False
     brief: bool = True
 
-    def head_beside(self, reference: str) -> str:
-        """Return the head in a table of one scenario, which has one reference."""
-        return f"faster than {reference}" if self.head == "faster" else self.head
-
     def value(self, row: Row | None) -> float | None:
         """Return the figure of a row; None if it has none."""
         if row is None or (self.is_timed and row["settings"].get("floor") == "majority"):
@@ -97,9 +93,10 @@ def speed_table(result: Result) -> str:
     there = [row for row in rows if "failed" not in row]
     shown = [column for column in COLUMNS if column.brief and any(column.name in row for row in there)]
     reference = next((row["reference"] for row in there if row.get("reference")), "the first row")
+    heads = {"faster": f"faster than {reference}"}
     columns: Columns = [
         ("row", lambda row: row["name"]),
-        *((each.head_beside(reference), partial(each.shown, interval=each.name == "macro_f1")) for each in shown),
+        *((heads.get(each.head, each.head), partial(each.shown, interval=each.name == "macro_f1")) for each in shown),
         ("note", notes_of),
     ]
     table = table_of(rows, columns, gone="failed", left=(0, len(columns) - 1))

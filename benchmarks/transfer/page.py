@@ -217,8 +217,8 @@ def learning_curve(result: Result) -> str:
     for (way, source), line in curve.items():
         values, low, high = zip(*map(astuple, line.values()), strict=True)
         axes.fill_between(list(line), low, high, color=COLOURS[way], alpha=0.08, linewidth=0)
-        style = {"color": COLOURS[way], "marker": "o", "markersize": 4, "linestyle": "-" if source == CURVE_PAIR[0] else "--"}
-        axes.plot(list(line), values, label=LINES_IN_WORDS[way, source], **style)
+        shown_as, dashes = LINES_IN_WORDS[way, source], "-" if source == CURVE_PAIR[0] else "--"
+        axes.plot(list(line), values, label=shown_as, color=COLOURS[way], marker="o", markersize=4, linestyle=dashes)
     axes.set(xscale="log", xticks=sorted({count for line in curve.values() for count in line}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.minorticks_off()

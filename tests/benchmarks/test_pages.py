@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.harness.results import read_result, write_result
 from benchmarks.harness.scenario import scenarios
+from benchmarks.report import commands
 from benchmarks.report.pages import fill_pages, filled, pages_of, stamped
 from benchmarks.scenarios.demo import SCENARIO, demo_figures
 from distill.errors import PotstillError
@@ -137,6 +138,27 @@ def test_a_figure_in_prose_is_generated_by_its_name(results: Path) -> None:
     assert filled(page, folder=results) == "It is <!-- demo.p50_ratio_teacher:.1f -->10.0<!-- / --> times as fast.\n"
     with pytest.raises(PotstillError, match="has no figure 'speed'; there are teacher_macro_f1"):
         filled("<!-- demo.speed:.1f -->2<!-- / -->", folder=results)
+
+
+def test_figures_are_computed_again_only_where_they_differ(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[float] = []
+    monkeypatch.setattr(commands, "scenarios", lambda: {"demo": SCENARIO, "quality": SCENARIO})
+    monkeypatch.setattr(commands, "FOLDER", results)
+    monkeypatch.setattr(commands, "read_result", lambda name: read_result(name, folder=results))
+    monkeypatch.setattr(commands, "rewrite_result", lambda content: written.append(content["figures"]["int8_drop"]))
+    monkeypatch.setattr(commands, "fill_pages", lambda: None)
+    commands.refigure()
+    assert written == []
+    write_demo(results, figures=demo_figures({"rows": ROWS}) | {"int8_drop": 1.0})
+    commands.refigure()
+    assert written == [demo_figures({"rows": ROWS})["int8_drop"]]
+
+
+def test_the_list_names_what_a_row_can_be_and_each_peer(capsys: pytest.CaptureFixture[str]) -> None:
+    commands.list_rows()
+    said = capsys.readouterr().out
+    assert "--external   commands to measure" in said
+    assert "--peers stock                  nothing more than the harness (installed)" in said
 
 
 def test_a_picture_names_where_and_when_it_was_measured() -> None:

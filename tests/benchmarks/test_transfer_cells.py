@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.scenarios.transfer import MAKERS, missing_of
+from benchmarks.harness.scenario import Context
+from benchmarks.scenarios.transfer import MAKERS, QUICK_TEACHER, TransferSettings, missing_of, run
 from benchmarks.transfer import bench as benches
 from benchmarks.transfer import parts, without_labels
 from benchmarks.transfer.bench import Bench, Start, Texts
@@ -19,6 +20,7 @@ from benchmarks.transfer.cells import PARTS, cells_of
 from benchmarks.transfer.figures import SEEDS, UNLABELLED_RECIPES
 from benchmarks.transfer.recipes import LABELLED_OF_ONE, UNLABELLED
 from distill.data import Dataset
+from distill.errors import SettingsError
 from distill.progress import SilentReporter
 from distill.settings import BUILTIN_MINILM
 from distill.storage import cache_dir
@@ -183,3 +185,18 @@ def test_every_candidate_of_a_choice_is_ranked_and_fine_tuned(made: Callable[...
         0.5,
         0.8,
     )
+
+
+def test_a_run_makes_its_parts_and_seeds_and_names_what_is_missing_then(
+    bench: Bench, trainings: Trainings, tmp_path: Path
+) -> None:
+    del bench
+    context = Context(tmp_path, "transfer", SilentReporter(), quick=True)
+    outcome = run(TransferSettings(parts=("teachers", "floors"), seeds=(0,)), context)
+    assert {row["kind"] for row in outcome.rows} == {"whole", "floor"}
+    assert {start.settings.epochs for start in trainings.starts} == {QUICK_TEACHER.epochs}
+    assert "features-0" in outcome.parts["missing"]
+    assert not [name for name in outcome.parts["missing"] if name.startswith("whole") and name.endswith("-0")]
+    assert outcome.parts["test_labels"]["domains"] == "".join(number * 20 for number in "0123")
+    with pytest.raises(SettingsError, match="no part is called 'fewer'; there are teachers, features, few"):
+        run(TransferSettings(parts=("fewer",)), context)
