@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.harness.answers import digits
 from benchmarks.harness.results import read_result_file
-from benchmarks.harness.scenario import Result, Row
+from benchmarks.harness.scenario import Row
 from distill.errors import PotstillError
 from distill.evaluation.intervals import Bootstrap
 
@@ -73,7 +73,9 @@ def compare_files(first: Path, second: Path) -> tuple[list[Change], list[str]]:
     if before["scenario"] not in COMPARED:
         raise PotstillError(f"{first} is of the scenario {before['scenario']!r}; compare knows {', '.join(COMPARED)}")
     changes = list[Change]()
-    notes = [] if _place(before) == _place(after) else ["the two were measured on different machines or versions"]
+    here, there = before["environment"], after["environment"]
+    alike = all(here.get(name) == there.get(name) for name in ("cpu", "cpus_available", "versions"))
+    notes = [] if alike else ["the two were measured on different machines or versions"]
     olds, news = ({row["name"]: row for row in result["rows"]} for result in (before, after))
     for name in olds | news:
         old, new = olds.get(name), news.get(name)
@@ -108,7 +110,3 @@ def _speed(old: Row, new: Row, scenario: str) -> list[Change]:
 def _with_ends(found: Any) -> Mapping[str, float]:
     """Return a figure with its interval; one that has none is its own low and high end."""
     return found if isinstance(found, Mapping) else {"value": found, "low": found, "high": found}
-
-
-def _place(result: Result) -> Any:
-    return [result["environment"].get(name) for name in ("cpu", "cpus_available", "versions")]

@@ -123,18 +123,14 @@ def run_study(study: Study, *, arms: Sequence[str], seeds: Sequence[int]) -> Out
         for name in arms:
             _made(study, name, seed, teachers)
     rows = [row for row in study.rows.all() if row["test_fingerprint"] == study.test.fingerprint()]
-    there = {_name_of(row["name"], row["seed"], row["precision"]) for row in rows}
+    there = {f"{row['name']}-{row['seed']}-{row['precision']}" for row in rows}
     forms = {TEACHER: ("fp32",), **{name: ("fp32", "int8") if arm.shipped else ("fp32",) for name, arm in study.arms.items()}}
-    wanted = [_name_of(name, seed, form) for name in forms for seed in study.seeds for form in forms[name]]
+    wanted = [f"{name}-{seed}-{form}" for name in forms for seed in study.seeds for form in forms[name]]
     parts = {
         "missing": [name for name in wanted if name not in there],
         "test_labels": "".join(map(str, study.test.label_ids)),
     }
     return Outcome([*rows, *_speed_of_shipped(study, there)], parts)
-
-
-def _name_of(name: str, seed: int, precision: str) -> str:
-    return f"{name}-{seed}-{precision}"
 
 
 def _reference_teacher(study: Study, seed: int) -> Bundle:
@@ -199,7 +195,7 @@ def _keep_row(study: Study, name: str, seed: int, bundle: Bundle, *, teacher: Bu
     from distill.models.loading import load_bundle
     from distill.teachers.answers import teacher_logits
 
-    test, manifest, place = study.test, bundle.manifest, _name_of(name, seed, precision)
+    test, manifest, place = study.test, bundle.manifest, f"{name}-{seed}-{precision}"
     made_of = {"weights_sha256": manifest.files[WEIGHTS].sha256, "test_fingerprint": test.fingerprint()}
     if made_of.items() <= (study.rows.find(place) or {}).items():
         return
@@ -233,7 +229,7 @@ def _keep_row(study: Study, name: str, seed: int, bundle: Bundle, *, teacher: Bu
 def _speed_of_shipped(study: Study, finished: Collection[str]) -> list[dict[str, Any]]:
     """Speed of the first seed's int8 students and of its teacher in PyTorch, taking turns in one run."""
     seed = study.seeds[0]
-    shipped = [name for name in study.arms if _name_of(name, seed, "int8") in finished]
+    shipped = [name for name in study.arms if f"{name}-{seed}-int8" in finished]
     candidates = [
         bundle_candidate(Bundle.open(study.folder / f"{name}-{seed}"), name=name, form="pytorch" if name == TEACHER else "int8")
         for name in (TEACHER, *shipped)

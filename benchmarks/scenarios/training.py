@@ -152,7 +152,6 @@ def run_pair(
     }
     with tempfile.TemporaryDirectory() as work:
         student, start, cache = (Path(work) / name for name in ("student", "start", "cache"))
-        start.mkdir()
         cache.mkdir()
         (cache / "builtin").symlink_to((cache_dir() / "builtin").resolve())  # the texts, but not the teacher's answers
         asked = json.dumps({**given, "student": str(student)})

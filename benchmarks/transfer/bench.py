@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from benchmarks.harness.pieces import Pieces
 from benchmarks.harness.scenario import Row
@@ -162,13 +160,6 @@ def quality_of_logits(logits: Logits, test: Dataset) -> dict[str, Any]:
     """Return every quality figure of some answers; `predicted` has them, a digit a text."""
     found = evaluate(labels=test.label_ids, logits=logits, label_names=test.labels)
     return {**asdict(found), "predicted": "".join(map(str, top_labels(logits)))}
-
-
-def together(parts: Sequence[Dataset]) -> Dataset:
-    """Return the texts of several sets with the same labels as one."""
-    texts = tuple(text for part in parts for text in part.texts)
-    ids = np.concatenate([part.label_ids for part in parts])
-    return Dataset(texts, ids, parts[0].labels, " + ".join(part.source for part in parts))
 
 
 @contextmanager

@@ -25,7 +25,6 @@ from benchmarks.transfer.bench import (
     scratch,
     seconds_of,
     source_of,
-    together,
     tuned,
     tuned_figures,
 )
@@ -38,6 +37,7 @@ from benchmarks.transfer.figures import (
 from benchmarks.transfer.recipes import CHOICE, CHOICE_TEXTS, few_settings
 from distill.data import Dataset, limited
 from distill.data.dataset import few_shot
+from distill.data.sources import united
 from distill.evaluation.floors import MajorityClassifier, TfidfClassifier, Unit
 from distill.labels import Logits
 from distill.settings import BUILTIN_MINILM
@@ -95,7 +95,7 @@ def labelled(texts: Texts, settings: TeacherSettings) -> Dataset:
     """Return the texts that a fine-tuned model is given, those to learn from and those to choose on; all without `shots`."""
     if settings.shots is None:
         return texts.train
-    return together(few_shot(texts.train, shots=settings.shots, seed=settings.seed))
+    return united(few_shot(texts.train, shots=settings.shots, seed=settings.seed))
 
 
 def start_from(bench: Bench, origin: str, settings: TeacherSettings) -> Start:
@@ -166,7 +166,7 @@ def domains_task(bench: Bench) -> Texts:
     def named(role: str) -> Dataset:
         parts: list[Dataset] = [getattr(bench.domains[name], role) for name in DOMAINS]
         ids = [np.full(len(part), number, dtype=np.int64) for number, part in enumerate(parts)]
-        return together([replace(part, label_ids=own, labels=DOMAINS) for part, own in zip(parts, ids, strict=True)])
+        return united([replace(part, label_ids=own, labels=DOMAINS) for part, own in zip(parts, ids, strict=True)])
 
     return Texts(named("train"), named("validation"), named("test"))
 
@@ -212,7 +212,6 @@ def candidate_of(bench: Bench, candidate: str, seed: int, *, task: str = "") -> 
                 classifier = keep_layers(classifier, range(3))
             else:
                 reinitialize(classifier.model, lambda _: True, seed=seed)
-            (out / "model").mkdir()
             write_model_files(classifier, out / "model")
             (out / "model").rename(folder)  # whole or not at all
     return folder

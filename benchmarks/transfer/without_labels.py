@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness.scenario import Row
-from benchmarks.transfer.bench import Bench, Start, Texts, quality_of, scratch, source_of, together, tuned, tuned_figures
+from benchmarks.transfer.bench import Bench, Start, Texts, quality_of, scratch, source_of, tuned, tuned_figures
 from benchmarks.transfer.cells import cells_of
 from benchmarks.transfer.figures import DOMAINS, SEEDS, STAND_IN, chosen_recipe
 from benchmarks.transfer.parts import reached, start_from
@@ -26,6 +26,7 @@ from benchmarks.transfer.recipes import (
     WITH_ALL_LAYERS,
 )
 from distill.data import Dataset, limited
+from distill.data.sources import united
 
 SOURCE = "movies"
 VALIDATION_TEXTS = 500
@@ -39,7 +40,7 @@ def stand_in(bench: Bench, row: Row) -> dict[str, Any]:
     learnt = limited(texts.train, STAND_IN_TEXTS, seed=row["seed"])
     known = set(learnt.texts)
     others = texts.train.take([place for place, text in enumerate(texts.train.texts) if text not in known])
-    judge = together([others, texts.validation])
+    judge = united([others, texts.validation])
     quality = _student(bench, row, row["recipe"], unlabeled=learnt.single_texts(), held_out=judge)
     return {key: quality[key] for key in ("macro_f1", "macro_f1_interval", "num_texts")}
 
@@ -65,8 +66,8 @@ def _student(bench: Bench, row: Row, recipe: str, *, unlabeled: Sequence[str], h
     with scratch(bench.folder) as out:
         student = fit_student(
             [source_of(bench, domain, seed) for domain in others],
-            train=together([limited(bench.domains[domain].train, most, seed=seed) for domain in asked]),
-            validation=together([bench.domains[domain].validation for domain in asked]),
+            train=united([limited(bench.domains[domain].train, most, seed=seed) for domain in asked]),
+            validation=united([bench.domains[domain].validation for domain in asked]),
             test=held_out,
             unlabeled=unlabeled,
             out=out / "bundle",

@@ -110,7 +110,7 @@ def load_splits(settings: DataSettings, *, labels: Sequence[str] = (), train: Da
             "out --labels and use the teacher's names in the label column"
         )
     read = [read_labelled(source, "train", settings, labels=labels) for source in settings.train]
-    train = _joined(read) if train is None or read else train
+    train = united(read) if train is None or read else train
     require_usable(train)  # names the training texts before another file is read by their labels
     test = None if settings.test is None else read_labelled(settings.test, "test", settings, labels=train.labels)
     validation = (
@@ -302,7 +302,7 @@ def _with_labels(dataset: Dataset, labels: Sequence[str]) -> Dataset:
     return replace(_from_rows(rows, dataset.source, labels), notes=dataset.notes)
 
 
-def _joined(parts: Sequence[Dataset]) -> Dataset:
+def united(parts: Sequence[Dataset]) -> Dataset:
     """Join sets into one, with the labels of all of them."""
     tasks = {part.problem_type: part for part in parts}
     if len(tasks) > 1:
