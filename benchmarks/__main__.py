@@ -9,7 +9,6 @@ import logging
 import sys
 from typing import Annotated, Any
 
-import cyclopts
 from cyclopts import App, Parameter
 
 from benchmarks.harness.running import RunSettings, run_all, run_scenario
@@ -18,7 +17,7 @@ from benchmarks.report import commands
 from benchmarks.report.pages import fill_pages
 from distill.cli.bars import reporter_for_terminal
 from distill.cli.flags import shown_default
-from distill.cli.terminal import fail, words_of
+from distill.cli.terminal import exiting
 from distill.errors import PotstillError
 from export.measure.children import stop_by_leaving
 
@@ -82,14 +81,8 @@ def main() -> None:
     """Run the harness; exit codes are those of the `potstill` command."""
     stop_by_leaving()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
+    with exiting():
         app(exit_on_error=False, print_error=False)
-    except cyclopts.CycloptsError as exc:
-        sys.exit(fail(words_of(exc), 2))
-    except PotstillError as exc:
-        sys.exit(fail(str(exc), exc.exit_code))
-    except KeyboardInterrupt:
-        sys.exit(fail("interrupted; finished pieces are kept", 130))
 
 
 if __name__ == "__main__":

@@ -181,19 +181,16 @@ def candidates_of(rows: RowSettings, context: Context) -> list[Candidate]:
     """Return the candidates in the order of the table, the reference first.
 
     Raises:
-        SettingsError: There is none, two have one name, or peers have no weights to run.
+        SettingsError: Two have one name, or there is no such form or peer.
     """
     if not rows.bundles and rows.teacher is None and rows.weights is None:
         rows = everything(rows, context)
-    found = bundle_candidates(rows.bundles)
-    own = rows.weights or (found[0].bundle if found else rows.teacher)
-    if own is None:
-        raise SettingsError("name at least one bundle with --bundles or --teacher: it says labels and max_length")
-    if rows.teacher:
-        found.insert(0, bundle_candidate(Bundle.open(rows.teacher), "pytorch", name="teacher"))
-    if rows.floors:
-        found += floor_candidates(own)
-    found += peer_candidates(tuple(peers()) if rows.peers == (ALL,) else rows.peers, student=own)
+    bundles = bundle_candidates(rows.bundles)
+    teacher = [bundle_candidate(Bundle.open(rows.teacher), "pytorch", name="teacher")] if rows.teacher else []
+    own = rows.weights or [*bundles, *teacher][0].bundle
+    names = tuple(peers()) if rows.peers == (ALL,) else rows.peers
+    floors = floor_candidates(own) if rows.floors else []
+    found = [*teacher, *bundles, *floors, *peer_candidates(names, student=own)]
     for kind, given, module in (("command", rows.external, external), ("url", rows.url, http)):
         named = [_named(text) for text in given]
         found += [Candidate(name, kind, module.__name__, own, options={kind: what}) for name, what in named]

@@ -14,10 +14,15 @@ from distill.machine import available_cpus
 from export.measure.circumstances import Watch
 from export.measure.turns import Fresh, dropping, fresh_process, in_order
 
-PartOf = Callable[[Sequence[Fresh]], dict[str, Any]]
 
-
-def run_fresh(settings: SpeedSettings, context: Context, *, rounds: int, threads: int | None, part_of: PartOf) -> Outcome:
+def run_fresh(
+    settings: SpeedSettings,
+    context: Context,
+    *,
+    rounds: int,
+    threads: int | None,
+    part_of: Callable[[Sequence[Fresh]], dict[str, Any]],
+) -> Outcome:
     """Measure one row per candidate.
 
     Args:

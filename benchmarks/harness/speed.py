@@ -29,7 +29,6 @@ from export.measure.turns import Contender, Kind, Measured, Turns, dealt, droppi
 from export.settings import TurnSettings
 
 ROUNDS: Mapping[Kind, int] = {"single": 20, "many": 8}
-SECONDS_A_ROW: Mapping[Kind, float] = {"single": 25, "many": 35}
 FIGURES: Mapping[Kind, tuple[str, str]] = {"single": ("p50_ms", "p50_ratio"), "many": ("texts_per_second", "rate_ratio")}
 QUICK = {"rounds": 3, "processes": 3, "texts": 30, "settle_s": 0.2}
 """Enough to see that it works, too little to keep."""
@@ -81,9 +80,7 @@ def kept_rows(
     if not sessions and reference.name not in rows:
         sessions = [[reference]]
     for number, together in enumerate(sessions, start=1):
-        session = f"session {number} of {len(sessions)}, {len(together)} rows"
-        minutes = max(1, round(len(together) * SECONDS_A_ROW[kind] / 60))
-        context.reporter.say(f"{context.scenario}: {session}, about {minutes} min")
+        context.reporter.say(f"{context.scenario}: session {number} of {len(sessions)}, {len(together)} rows")
         for row in session_rows(kind, together, task, settings, context):
             rows[row["name"]] = row
             if "failed" not in row:

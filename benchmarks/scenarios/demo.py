@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 
 from benchmarks.harness.scenario import Context, Outcome, Result, Scenario
-from distill.errors import PotstillError
 from export.demo import fit_profile, profile_of
 from export.fitting.reporting.findings import REPORT_JSON
 from export.measure.points import picture_of
@@ -26,15 +25,8 @@ def run(settings: DemoSettings, context: Context) -> Outcome:
 
 
 def demo_figures(result: Result) -> dict[str, float]:
-    """Return the demo's figures from its rows.
-
-    Raises:
-        PotstillError: A row is missing.
-    """
+    """Return the demo's figures from its rows."""
     found = {(row["name"], row["precision"]): row for row in result["rows"]}
-    for name, precision in (("teacher", "fp32"), ("student", "fp32"), ("student", "int8")):
-        if (name, precision) not in found:
-            raise PotstillError(f"the demo's rows have no {name} in {precision}; run `python -m benchmarks demo` again")
     teacher, fp32, int8 = found["teacher", "fp32"], found["student", "fp32"], found["student", "int8"]
     return {
         "teacher_macro_f1": teacher["macro_f1"],

@@ -12,14 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import cyclopts
 from cyclopts import App, Group, Parameter
 
 from distill.cli.flags import shown_default
-from distill.cli.terminal import drop_stdout, fail, settings_file, words_of
-from distill.errors import PotstillError, SettingsError, StorageError, requires
-
-INTERRUPTED = 130
+from distill.cli.terminal import exiting, settings_file
 
 COMMANDS = {
     "fit": (
@@ -157,18 +153,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for package in ("distill", "export", "serve"):
         logging.getLogger(package).setLevel(logging.INFO)
-    try:
-        with requires("this command"):
-            app.meta(arguments, exit_on_error=False, print_error=False)
-        sys.stdout.flush()
-    except cyclopts.CycloptsError as exc:
-        sys.exit(fail(words_of(exc), SettingsError.exit_code))
-    except PotstillError as exc:
-        sys.exit(fail(str(exc), exc.exit_code))
-    except BrokenPipeError:
-        drop_stdout()  # the reader closed the pipe (`| head`)
-    except OSError as exc:
-        drop_stdout()
-        sys.exit(fail(f"the system refused: {exc}", StorageError.exit_code))
-    except KeyboardInterrupt:
-        sys.exit(fail("interrupted; finished steps are kept, run the same command to resume", INTERRUPTED))
+    with exiting():
+        app.meta(arguments, exit_on_error=False, print_error=False)

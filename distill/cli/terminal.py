@@ -1,4 +1,4 @@
-"""Output of the command: tables, JSON and one-line errors; and its settings file."""
+"""Output of the command: tables, JSON and one-line errors with exit codes; and its settings file."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import json
 import os
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cyclopts
 from cyclopts.config import Dict
 
-from distill.errors import SettingsError
+from distill.errors import PotstillError, SettingsError, StorageError, requires
 from distill.progress import is_first_process
 
 if TYPE_CHECKING:
     from distill.bundle import Bundle
 
+INTERRUPTED = 130
 Cells = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Column names, and the rows of cells."""
 
@@ -86,6 +88,26 @@ def print_cells(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         unlimited = console.options.update(max_width=sys.maxsize)
         console.width = max(console.width, console.measure(table, options=unlimited).maximum)
     console.print(table)
+
+
+@contextmanager
+def exiting() -> Iterator[None]:
+    """Turn an error of a command into a line on stderr and its exit code."""
+    try:
+        with requires("this command"):
+            yield
+        sys.stdout.flush()
+    except cyclopts.CycloptsError as exc:
+        sys.exit(fail(words_of(exc), SettingsError.exit_code))
+    except PotstillError as exc:
+        sys.exit(fail(str(exc), exc.exit_code))
+    except BrokenPipeError:
+        drop_stdout()  # the reader closed the pipe (`| head`)
+    except OSError as exc:
+        drop_stdout()
+        sys.exit(fail(f"the system refused: {exc}", StorageError.exit_code))
+    except KeyboardInterrupt:
+        sys.exit(fail("interrupted; finished steps are kept, run the same command to resume", INTERRUPTED))
 
 
 def fail(message: str, code: int) -> int:

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from distill import errors
-from distill.cli.main import INTERRUPTED
+from distill.cli.terminal import INTERRUPTED
 from docs.tools.markdown import plain, table
 from docs.tools.staging import ROOT
 

@@ -9,9 +9,12 @@ import pytest
 
 from benchmarks.harness.footprint import int8_peak_multiply_adds_per_second
 from benchmarks.harness.interval_simulation import simulated_coverage
-from benchmarks.harness.weights import portable_graph, shipped
+from benchmarks.harness.texts import measured_on, task_texts
+from benchmarks.harness.weights import portable_graph, shipped, write_portable
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import Dataset
+from distill.settings import DataSettings
+from export.measure.openers import open_form
 from export.measure.protocol import Job
 from export.runtime.sessions import OnnxClassifier
 
@@ -27,6 +30,22 @@ def test_what_ships_answers_and_has_no_weights(tiny_student: Bundle, tiny_test: 
     answers = [OnnxClassifier.open(each, precision="int8").predict_logits(texts) for each in (tiny_student, copy)]
     np.testing.assert_array_equal(answers[0], answers[1])
     assert "model.onnx" in Bundle.open(shipped(tiny_student.path, tmp_path / "copy", without=())).manifest.files
+
+
+def test_the_graph_that_peers_start_from_is_exported_once(tiny_teacher: Bundle, tiny_test: Dataset, tmp_path: Path) -> None:
+    path = write_portable(tiny_teacher.path, tmp_path / "weights")
+    written, texts = path.stat().st_mtime_ns, tiny_test.single_texts()[:4]
+    assert write_portable(tiny_teacher.path, tmp_path / "weights").stat().st_mtime_ns == written
+    graph = OnnxClassifier.of_graph(path.read_bytes(), tiny_teacher)
+    expected = open_form(tiny_teacher, "pytorch").predict_logits(texts)
+    np.testing.assert_allclose(graph.predict_logits(texts), expected, atol=1e-4)
+
+
+def test_texts_of_other_sources_are_those_that_are_in_no_split(tiny_csv: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.csv").write_text(tiny_csv.read_text() + "a text of its own,positive\n")
+    splits, unlabeled = task_texts(DataSettings(train=(str(tiny_csv),)), [str(tmp_path / "more.csv")])
+    assert unlabeled == ("a text of its own",)
+    assert measured_on(splits) is splits.validation  # without test texts
 
 
 def test_the_graph_of_all_peers_is_beside_their_folders(tmp_path: Path) -> None:

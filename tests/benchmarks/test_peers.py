@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_task import tiny_texts, write_csv
 
 from benchmarks.field.shapes import shape_candidates
 from benchmarks.harness.candidates import floor_candidates, peer_candidates
 from benchmarks.harness.environments import requirements_of
-from benchmarks.harness.peer import bytes_of, module_of, peers
+from benchmarks.harness.peer import bytes_of, module_of, peers, reader_of, write_first_layers
 from benchmarks.harness.scenario import Context
 from benchmarks.harness.speed import SpeedSettings, run_speed
 from benchmarks.peers import clockwork, external, http, transformers
@@ -218,6 +219,27 @@ def test_the_pipeline_of_transformers_gives_the_logits(tiny_student: Bundle, tin
     np.testing.assert_allclose(peer.one(texts[0]), expected[0], atol=1e-4)
     assert (peer.settings["order"], peer.settings["batch"]) == ("by length", 32)
     assert peer.size_bytes == bytes_of(tiny_student.path, "model.safetensors")
+
+
+def test_a_peer_reads_texts_as_the_student_does(tiny_student: Bundle, tmp_path: Path) -> None:
+    own, texts = tiny_student.tokenizer(), ["a dull film", "a lovely and brilliant story with music"]
+    inputs = reader_of(Job(tiny_student.path, tmp_path, threads=1, max_length=own.max_length))(texts)
+    assert [row[mask == 1].tolist() for row, mask in zip(*inputs.values(), strict=True)] == [
+        ids.tolist() for ids in own.encode(texts)
+    ]
+    assert list(inputs) == ["input_ids", "attention_mask"]
+
+
+def test_a_peer_that_distils_starts_from_the_first_layers_of_the_teacher(tiny_teacher: Bundle, tmp_path: Path) -> None:
+    job = Job(tiny_teacher.path, tmp_path, threads=1, teacher=tiny_teacher.path)
+    folder = write_first_layers(job, tmp_path / "first")
+    written, whole = (load_file(place / "model.safetensors") for place in (folder, tiny_teacher.path))
+    assert written
+    assert {int(name.split(".")[3]) for name in written if ".layer." in name} == {0, 1, 2}
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in written.items())
+    assert (folder / "tokenizer.json").is_file()
+    with pytest.raises(ValueError, match="it distils, and there is no teacher; give --teacher"):
+        write_first_layers(replace(job, teacher=None), folder)
 
 
 def test_reading_what_peers_need_imports_nothing_heavy() -> None:

@@ -44,13 +44,6 @@ def test_figures_do_not_depend_on_the_order_of_the_rows() -> None:
     assert demo_figures({"rows": ROWS[::-1]}) == demo_figures({"rows": ROWS})
 
 
-@pytest.mark.parametrize("missing", [0, 1, 2])
-def test_a_missing_row_is_named(missing: int) -> None:
-    row = ROWS[missing]
-    with pytest.raises(PotstillError, match=f"no {row['name']} in {row['precision']}"):
-        demo_figures({"rows": [other for other in ROWS if other is not row]})
-
-
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert write(tmp_path) == tmp_path / "demo.json"
     assert read_result("demo", folder=tmp_path) == {

@@ -11,12 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_task import tiny_texts, write_csv
 
+from benchmarks.harness import footprint
 from benchmarks.harness.footprint import multiply_adds
-from benchmarks.scenarios.runtime import _candidate_row, _quality_row, figures, table
+from benchmarks.harness.scenario import Context
+from benchmarks.scenarios import runtime
+from benchmarks.scenarios.runtime import RuntimeSettings, _candidate_row, _quality_row, figures, table
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.evaluation.metrics import macro_f1
+from distill.progress import SilentReporter
+from distill.settings import DataSettings
 from export.measure import openers
 from export.measure.circumstances import cpu_for
 from export.measure.protocol import Job, in_length_order
@@ -119,6 +125,35 @@ def test_single_texts_and_many_of_a_candidate_are_one_row_and_ratios_say_how_muc
     assert (found["kind"], found["marks"]) == ("candidate", ["a", "b"])
     gone = {"name": "openvino", "failed": "it will not install"}
     assert _candidate_row(gone, gone) == {"kind": "candidate", "name": "openvino", "skipped": "it will not install"}
+
+
+def test_a_run_times_ours_first_and_the_teacher_last_and_adds_what_each_student_gives_and_takes(
+    tiny_student: Bundle, tiny_teacher: Bundle, tiny_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[tuple[str, list[str]]] = []
+
+    def kept_rows(kind: str, candidates: list[Any], *_: Any) -> list[dict[str, Any]]:
+        timed.append((kind, [each.name for each in candidates]))
+        same = {"value": 1.0, "low": 1.0, "high": 1.0}
+        one = {"p50_ratio": same, "p50_ms": same, "latency_us": [[1000], [3000]], "size_bytes": 1, "macro_f1": 0.5}
+        many = {"rate_ratio": same, "texts_per_second": same, "texts_per_second_rounds": [1]}
+        return [{"name": each.name, "marks": [], "session": {}, "warmup": [], **one, **many} for each in candidates]
+
+    monkeypatch.setattr(runtime, "kept_rows", kept_rows)
+    monkeypatch.setattr(footprint, "install_bytes", lambda: 7)
+    monkeypatch.setattr(footprint, "int8_peak_multiply_adds_per_second", lambda: 1e9)
+    test = write_csv(tmp_path / "test.csv", tiny_texts(20, seed=1))
+    monkeypatch.setattr(Context, "data", DataSettings(train=(str(tiny_csv),), test=str(test)))
+    settings = RuntimeSettings(students=(tiny_student.path,), teacher=tiny_teacher.path, peers=("stock",), timeout_s=60)
+    rows = runtime.run(settings, Context(tmp_path, "runtime", SilentReporter())).rows
+    assert timed == [(kind, ["potstill", "stock", "teacher"]) for kind in ("single", "many")]
+    assert [row["kind"] for row in rows] == [*["candidate"] * 3, "quality", "footprint"]
+    taken = rows[-1]
+    assert (taken["mean_ms_per_text"], taken["p50_ms_per_text"], taken["install_bytes"]) == (2.0, 1.0, 7)
+    found = figures({"rows": rows})
+    assert found["peak_share"] == pytest.approx(1000 * taken["multiply_adds_per_text"] / 1e9 / 2.0)
+    assert found["cold_start_s"] > 0
+    assert "p50_ratio_openvino" not in found
 
 
 def test_multiply_adds_by_hand() -> None:
