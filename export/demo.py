@@ -10,7 +10,7 @@ from distill.data import TextSources, load_splits
 from distill.errors import requires
 from distill.progress import Reporter
 from distill.recipes import RecipeName
-from distill.settings import DataSettings
+from distill.settings import BUILTIN_MINILM, DataSettings
 from distill.storage import require_writable
 from export.settings import DemoSettings, FitSettings
 
@@ -63,14 +63,17 @@ def run_demo(out: Path, settings: DemoSettings = DemoSettings(), *, reporter: Re
     return fit_profile(out, profile_of(settings), reporter=reporter)
 
 
-def fit_profile(out: Path, profile: Profile, *, reporter: Reporter | None = None) -> FitReport:
-    """Fit what a profile names, as `run_demo` does."""
+def fit_profile(
+    out: Path, profile: Profile, *, teacher: Path | str = BUILTIN_MINILM, reporter: Reporter | None = None
+) -> FitReport:
+    """Fit what a profile names, as `run_demo` does, with an encoder that is fine-tuned or a bundle."""
     with requires("the demo"):
         from export.fitting.run import fit
     require_writable(out)
     return fit(
         load_splits(profile.data),
         out=out,
+        teacher=teacher,
         unlabeled=TextSources(profile.unlabeled, profile.data),
         settings=profile.fit,
         reporter=reporter,

@@ -64,9 +64,13 @@ class Lever:
     where: str = "2 layers of 192"
 
 
-def _term(loss: str, task: str = MOVIES) -> Arm:
+_WHOLE: Final[Mapping[str, Any]] = {"vocabulary_size": None, "vocabulary_characters": "all"}
+"""The teacher's vocabulary: what compares token by token needs it, and so does its control."""
+
+
+def _term(loss: str, task: str = MOVIES, **changes: Any) -> Arm:
     """Return a student that learns from a further loss, as heavy as the soft targets."""
-    return Arm(task, {"losses": (f"{loss}=1",)})
+    return Arm(task, {"losses": (f"{loss}=1",), **changes})
 
 
 def _copies(count: int) -> Arm:
@@ -80,13 +84,17 @@ def _chain(**changes: Any) -> Arm:
 
 ARMS: Final[Mapping[str, Arm]] = {
     "narrow": Arm(),
-    **{loss: _term(loss) for loss in ("relations", "hidden", "hidden-cosine", "attention", "attention-kl", "logits")},
-    "narrow_three_labels": Arm(THREE_WAY),
-    **{loss: _term(loss, THREE_WAY) for loss in ("patient", "decoupled")},
+    "narrow_whole": Arm(changes=_WHOLE),
+    **{loss: _term(loss, **_WHOLE) for loss in ("relations", "hidden", "hidden-cosine", "attention", "attention-kl")},
+    "logits": _term("logits"),
+    "three_labels": Arm(THREE_WAY),
+    "three_labels_whole": Arm(THREE_WAY, _WHOLE),
+    "patient": _term("patient", THREE_WAY, **_WHOLE),
+    "decoupled": _term("decoupled", THREE_WAY),
     "int4": Arm(tables="int4"),
     "rounding": Arm(changes={"quantization_aware_epochs": 1}, tables="int4"),
     # As many bytes: 10,000 columns of 192, or 30,522 of 62 and a layer of 62 x 192.
-    "factorised": Arm(changes={"vocabulary_size": None, "vocabulary_characters": "all", "embedding_size": 62}),
+    "factorised": Arm(changes={**_WHOLE, "embedding_size": 62}),
     **{f"copies_{count}": _copies(count) for count in (0, 1, 4, 20)},
     **{f"unlabelled_{count}": Arm(unlabeled=count) for count in (3_000, 12_000)},
     **{f"temperature_{value}": Arm(changes={"temperature": float(value)}) for value in (1, 4)},
@@ -100,19 +108,20 @@ ARMS: Final[Mapping[str, Arm]] = {
     "reinit_layers": _chain(reinit_layers=1),
 }
 
+_ALL_WORDS: Final = "2 layers of 192, whole vocabulary"
 _THREE: Final = "2 layers of 192, three labels"
 _TABLES: Final = "2 layers of 192, tables of 4 bits"
 _CHAIN: Final = "the teacher of movies, 200 labels of amazon"
 
 LEVERS: Final[Mapping[str, Lever]] = {
-    "relations": Lever("relations of the last layer", "relations", "narrow"),
-    "hidden": Lever("hidden states, squared distance", "hidden", "narrow"),
-    "hidden_cosine": Lever("hidden states, angle", "hidden-cosine", "narrow"),
-    "attention": Lever("attention, squared distance", "attention", "narrow"),
-    "attention_kl": Lever("attention, divergence", "attention-kl", "narrow"),
+    "relations": Lever("relations of the last layer", "relations", "narrow_whole", _ALL_WORDS),
+    "hidden": Lever("hidden states, squared distance", "hidden", "narrow_whole", _ALL_WORDS),
+    "hidden_cosine": Lever("hidden states, angle", "hidden-cosine", "narrow_whole", _ALL_WORDS),
+    "attention": Lever("attention, squared distance", "attention", "narrow_whole", _ALL_WORDS),
+    "attention_kl": Lever("attention, divergence", "attention-kl", "narrow_whole", _ALL_WORDS),
     "logits": Lever("squared distance of logits", "logits", "narrow"),
-    "patient": Lever("patient: the first token of each layer", "patient", "narrow_three_labels", _THREE),
-    "decoupled": Lever("decoupled soft targets", "decoupled", "narrow_three_labels", _THREE),
+    "patient": Lever("patient: the first token of each layer", "patient", "three_labels_whole", f"{_THREE}, whole vocabulary"),
+    "decoupled": Lever("decoupled soft targets", "decoupled", "three_labels", _THREE),
     "rounding": Lever("rounding in training, one epoch more", "rounding", "int4", _TABLES),
     "factorised": Lever("factorised embeddings instead of a trimmed vocabulary", "factorised", "narrow"),
     "copies_1": Lever("1 noisy copy instead of none", "copies_1", "copies_0"),

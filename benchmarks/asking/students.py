@@ -72,7 +72,6 @@ class Study:
     Attributes:
         data: The texts; their gold labels divide the texts, measure on the test texts, and teach the teacher if none is given.
         teacher: A bundle; None: `builtin:minilm`, fine-tuned on these texts.
-        tuning: How it is fine-tuned.
         seeds: Seeds of the students; `direct` and `asked` have the first alone.
         settings: How a student learns.
         sampling_temperature: At which the less sure model draws its answers.
@@ -83,7 +82,6 @@ class Study:
 
     data: DataSettings
     teacher: Path | None = None
-    tuning: TeacherSettings = field(default_factory=TeacherSettings)
     seeds: tuple[int, ...] = (0, 1, 2)
     settings: DistillSettings = field(default_factory=recipe)
     sampling_temperature: float = 1.0
@@ -133,7 +131,7 @@ class Bench:
         if self.study.teacher is not None:
             return Bundle.open(self.study.teacher)
         splits = load_splits(self.study.data)
-        return tuned_teacher(BUILTIN_MINILM, splits, self.study.tuning, out=self.folder, reporter=self.reporter)
+        return tuned_teacher(BUILTIN_MINILM, splits, TeacherSettings(), out=self.folder, reporter=self.reporter)
 
     @cached_property
     def shares(self) -> Mapping[str, Shares]:

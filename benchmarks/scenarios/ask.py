@@ -26,11 +26,11 @@ from benchmarks.asking.students import Bench, Study, make_students, student_figu
 from benchmarks.asking.unsure import make_unsure, unsure_table
 from benchmarks.harness.environments import is_ready
 from benchmarks.harness.pieces import Rows
-from benchmarks.harness.scenario import Context, Outcome, Result, Scenario, markdown_table
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Scenario, markdown_table
+from benchmarks.quality.arms import TEACHER
 from distill.errors import SettingsError
 from distill.progress import Reporter
 from distill.settings import Settings
-from distill.teacher_settings import TeacherSettings
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ def sample_of(study: Study) -> Amounts:
     """Return a few texts of everything, to see that it works."""
     short = study.settings.model_copy(update={"epochs": 2, "vocabulary_size": 2_000})
     few = Plan(texts=120, latency_s=0.05, concurrency=8, kills=2)
-    tuning = TeacherSettings(epochs=1, max_length=32, mixed_precision="auto")
-    return Amounts(replace(study, settings=short, tuning=tuning, seeds=(0,)), few, Promises(drawings=20), local_texts=20)
+    return Amounts(replace(study, settings=short, seeds=(0,)), few, Promises(drawings=20), local_texts=20)
 
 
 def run_ask(folder: Path, *, parts: Sequence[str], amounts: Amounts, reporter: Reporter) -> list[dict[str, Any]]:
@@ -123,7 +122,8 @@ class AskBenchSettings(Settings):
 
 def run(settings: AskBenchSettings, context: Context) -> Outcome:
     """Make the rows that are missing; rows of the result file that is there already are kept."""
-    study = Study(context.data, teacher=settings.teacher, seeds=settings.seeds)
+    teacher = settings.teacher or (context.trained(TEACHER) if context.quick else None)
+    study = Study(context.data, teacher=teacher, seeds=settings.seeds)
     amounts = sample_of(study) if context.quick else Amounts(study)
     parts = settings.parts
     if context.quick and "local" in parts and not is_ready(SERVED_BY):
@@ -157,4 +157,5 @@ SCENARIO = Scenario(
         "export/runtime/cascade.py",
     ),
     minutes=60,
+    needs=(QUALITY,),
 )

@@ -5,23 +5,32 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from benchmarks.harness.scenario import Context, Outcome, Result, Scenario
-from export.demo import fit_profile, profile_of
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Scenario
+from benchmarks.quality.arms import TEACHER
+from export.demo import Profile, fit_profile, profile_of, run_demo
 from export.fitting.reporting.findings import REPORT_JSON
 from export.measure.points import picture_of
 from export.measure.tables import markdown_of, verdict_of
 from export.settings import DemoSettings
 
+SAMPLE_TEXTS = 120
 COLUMNS = ("classifier", "runs on", "macro-F1", "95 % interval", "kept", "p50 ms", "faster", "texts/s", "ships MB")
 
 
 def run(settings: DemoSettings, context: Context) -> Outcome:
-    """Run the demo in the scenario's folder; if `quick`, with fewer texts and its fastest recipe."""
-    profile = profile_of(settings)
+    """Run the demo in the scenario's folder; if `quick`, one recipe on few texts, with a teacher that there is already."""
     if context.quick:
-        profile = replace(profile, data=context.data, fit=profile.fit.model_copy(update={"recipes": ("static",)}))
-    fit_profile(context.folder, profile, reporter=context.reporter)
+        fit_profile(context.folder, sample_of(settings), teacher=context.trained(TEACHER), reporter=context.reporter)
+    else:
+        run_demo(context.folder, settings, reporter=context.reporter)
     return Outcome(json.loads((context.folder / REPORT_JSON).read_text(encoding="utf-8"))["rows"])
+
+
+def sample_of(settings: DemoSettings) -> Profile:
+    """Return the demo with few texts and its fastest recipe. Every text has 20 noisy copies, which the teacher is asked for."""
+    profile = profile_of(settings)
+    data = profile.data.model_copy(update={"limit": SAMPLE_TEXTS})
+    return replace(profile, data=data, fit=profile.fit.model_copy(update={"recipes": ("static",)}))
 
 
 def demo_figures(result: Result) -> dict[str, float]:
@@ -57,4 +66,5 @@ SCENARIO = Scenario(
     decided_by=("distill", "export"),
     minutes=30,
     quick={"profile": "quick"},
+    needs=(QUALITY,),
 )

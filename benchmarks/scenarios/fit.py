@@ -30,6 +30,7 @@ from benchmarks.fitting.rows import report_part, texts_part, trainings
 from benchmarks.harness.pieces import Rows
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
 from benchmarks.harness.texts import task_texts
+from benchmarks.scenarios.demo import SAMPLE_TEXTS, sample_of
 from distill.data import Splits, limited
 from distill.data.dataset import split_off
 from distill.errors import GateError, SettingsError
@@ -80,11 +81,11 @@ class Study:
 
 COMMITTED: Final = Study()
 SAMPLE: Final = Study(
-    demo=profile_of(DemoSettings(profile="quick")),
+    demo=sample_of(DemoSettings(profile="quick")),
     foreign_settings=FitSettings(effort="quick", recipes=("static",)),
-    most=400,
+    most=SAMPLE_TEXTS,
 )
-"""A few hundred texts, one recipe and a teacher that there is already, to see that everything works."""
+"""Few texts, one recipe and a teacher that there is already, to see that everything works."""
 
 
 @dataclass(frozen=True)

@@ -66,4 +66,4 @@ def test_the_oracle_takes_texts_until_their_differences_are_what_is_allowed() ->
 def test_a_small_run_installs_no_server_for_a_local_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ask, "is_ready", lambda _: False)
     context = Context(tmp_path, "ask", SilentReporter(), quick=True, out=tmp_path)
-    assert not ask.run(AskBenchSettings(parts=("local",)), context).rows
+    assert not ask.run(AskBenchSettings(parts=("local",), teacher=tmp_path), context).rows
