@@ -44,9 +44,9 @@ def command_for(scenario: Scenario) -> Any:
 
     def command(*, settings: Any = defaults, run: Any = HERE) -> None:
         path = run_scenario(scenario, settings, run, reporter=reporter_for_terminal())
-        if path is not None and not run.quick and run.out == HERE.out:
+        if not run.quick and run.out == HERE.out:
             fill_pages()
-        print("" if path is None else path)
+        print(path)
 
     command.__annotations__ = {
         "settings": Annotated[scenario.settings, FLAT],

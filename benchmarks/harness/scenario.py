@@ -88,13 +88,11 @@ class Outcome:
     Attributes:
         rows: One for each thing measured.
         parts: Further parts of the result file, by name.
-        unfinished: What the run left for later; the result file is not written then.
         folder: Where the result file goes instead of --out.
     """
 
     rows: Sequence[Row]
     parts: Mapping[str, Any] = field(default_factory=dict)
-    unfinished: Sequence[str] = ()
     folder: Path | None = None
 
 

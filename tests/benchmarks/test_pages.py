@@ -154,13 +154,6 @@ def test_figures_are_computed_again_only_where_they_differ(results: Path, monkey
     assert written == [demo_figures({"rows": ROWS})["int8_drop"]]
 
 
-def test_the_list_names_what_a_row_can_be_and_each_peer(capsys: pytest.CaptureFixture[str]) -> None:
-    commands.list_rows()
-    said = capsys.readouterr().out
-    assert "--external   commands to measure" in said
-    assert "--peers stock                  nothing more than the harness (installed)" in said
-
-
 def test_a_picture_names_where_and_when_it_was_measured() -> None:
     svg = '<svg height="100pt" viewBox="0 0 200 100" width="200pt"><g/></svg>'
     found = stamped(svg, "Measured on 2026-01-01 at commit 0, on 2 processors (A), by `it`. **Old:** the code changed.")
