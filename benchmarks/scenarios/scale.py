@@ -198,11 +198,11 @@ def _table(work: Path, rows: int) -> Path:
 
 
 def _peak_of(pid: int) -> int:
-    try:
+    """Return the most memory that a process has held; 0 once it has ended."""
+    with suppress(OSError):
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return max((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), default=0)
+        return max((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), default=0)
+    return 0
 
 
 @contextmanager

@@ -161,9 +161,12 @@ def test_a_student_without_labels_has_the_recipe_that_was_best_and_no_teacher_of
     bench: Bench, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(without_labels, "quality_of", lambda bundle, test: {**QUALITY, "macro_f1": len(trainings.students)})
+    with pytest.raises(SettingsError, match="chosen by the part stand_in"):
+        make_cells(bench, "unlabelled", "unlabelled-nyt-0")
+    make_cells(bench, "stand_in")
     make_cells(bench, "unlabelled", "unlabelled-nyt-0")
     *tried, student = trainings.students
-    assert len(tried) == len(UNLABELLED_RECIPES)  # both on the stand-in first; the second was better
+    assert len(tried) == len(UNLABELLED_RECIPES)  # the second was better
     best = UNLABELLED[UNLABELLED_RECIPES[-1]]
     assert student["settings"] == best.settings.model_copy(update={"seed": 0})
     assert bench.pieces.find("unlabelled-nyt-0")["recipe"] == UNLABELLED_RECIPES[-1]
