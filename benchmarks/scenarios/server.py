@@ -22,12 +22,11 @@ from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
 from benchmarks.harness.speed import failed_row, figures_named, parts_of
 from benchmarks.peers.servers import OURS, SERVERS
 from benchmarks.report.tables import speed_table
-from benchmarks.serving.comparing import UNTIL_ASKED_S, labels_of, quality_of, requests_for
+from benchmarks.serving.comparing import UNTIL_DONE_S, labels_of, quality_of, requests_for
 from benchmarks.serving.generator import Load
 from benchmarks.serving.load import run
 from benchmarks.serving.servers import started
 from distill.data import Dataset
-from distill.errors import SettingsError
 from distill.progress import Reporter
 from distill.settings import DataSettings
 from export.measure.circumstances import Watch
@@ -36,7 +35,6 @@ from export.measure.turns import dropping
 from export.measure.workers import PeerError
 
 SEARCHES = 2
-LOOPBACK = {"127.0.0.1", "localhost"}
 
 
 class RateSettings(RowSettings, DataSettings):
@@ -78,13 +76,13 @@ def run_rate_search(
     watch = Watch()
     found: dict[str, list[dict[str, Any]]] = {candidate.name: [] for candidate in candidates}
     failed: dict[str, str] = {}
-    with reporter.task("server", SEARCHES * len(candidates)) as advance:
-        for number in range(SEARCHES):
-            for candidate in candidates if number % 2 == 0 else candidates[::-1]:
-                if candidate.name not in failed:
-                    with dropping(candidate.name, failed, reporter):
-                        found[candidate.name].append(_search(candidate, test, settings, seed=number))
-                advance(1)
+    turns = [(number, each) for number in range(SEARCHES) for each in candidates[:: -1 if number % 2 else 1]]
+    with reporter.task("server", len(turns)) as advance:
+        for number, candidate in turns:
+            if candidate.name not in failed:
+                with dropping(candidate.name, failed, reporter):
+                    found[candidate.name].append(_search(candidate, test, settings, seed=number))
+            advance(1)
     session = watch.session().to_json()
     return [
         failed_row(each, failed[each.name]) if each.name in failed else {**_row(each, found[each.name]), "session": session}
@@ -94,20 +92,17 @@ def run_rate_search(
 
 def run_server(settings: RateSettings, context: Context) -> Outcome:
     """Search for every bundle with a graph and every address."""
-    if settings.teacher or settings.peers or settings.floors or settings.external:
-        raise SettingsError("a server is a bundle with a graph (--bundles, at least one: it says the labels) or a --url")
-    bundles = settings.bundles or (f"{context.trained('2_layers')}:int8",)
-    settings = settings.model_copy(update={"bundles": bundles})
+    if not settings.bundles:
+        settings = settings.model_copy(update={"bundles": (f"{context.trained('2_layers')}:int8",)})
     task = task_of(settings, settings, context, texts=200 if context.quick else None)
-    return Outcome(
-        run_rate_search(candidates_of(settings, context), task.test, settings, reporter=context.reporter), parts_of(task)
-    )
+    rows = run_rate_search(candidates_of(settings, context), task.test, settings, reporter=context.reporter)
+    return Outcome(rows, parts_of(task))
 
 
 def _search(candidate: Candidate, test: Dataset, settings: RateSettings, *, seed: int) -> dict[str, Any]:
     with _reachable(candidate) as (port, path):
         peer = replace(SERVERS[OURS], path=path)
-        load = Load(port, requests_for(peer, test.single_texts()), settings.connections, UNTIL_ASKED_S, seed=seed)
+        load = Load(port, requests_for(peer, test.single_texts()), settings.connections, UNTIL_DONE_S, seed=seed)
         whole = run(replace(load, most=len(test)))  # a closed loop over every text once: the answers, and the limit
         if not whole.count(200):
             raise PeerError(f"it answered none of {len(test)} requests as it should: {whole.statuses()}")
@@ -135,13 +130,12 @@ def _reachable(candidate: Candidate) -> Iterator[tuple[int, str]]:
     """Yield port and path of a server: ours started on a bundle, or one that stands already."""
     if candidate.kind == "url":
         parts = urlsplit(candidate.options["url"])
-        if parts.hostname not in LOOPBACK or parts.port is None:
+        if parts.hostname not in ("127.0.0.1", "localhost") or parts.port is None:
             raise PeerError(f"{candidate.options['url']}: the load generator asks servers on 127.0.0.1, with a port")
         yield parts.port, parts.path or "/"
     elif candidate.kind == "bundle" and candidate.options.get("form") != "pytorch":
-        peer = SERVERS[OURS]
-        with started(peer, candidate.bundle, {}, arguments=("--precision", str(candidate.precision))) as server:
-            yield server.port, peer.path
+        with started(SERVERS[OURS], candidate.bundle, {}, arguments=("--precision", str(candidate.precision))) as server:
+            yield server.port, SERVERS[OURS].path
     else:
         raise PeerError(f"{candidate.name} is no server; give --url, or a bundle with a graph")
 

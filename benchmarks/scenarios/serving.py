@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,11 @@ from benchmarks.serving.comparing import compare, requests_for
 from benchmarks.serving.figures import serving_figures, serving_table
 from benchmarks.serving.generator import Load
 from benchmarks.serving.load import run as run_load
-from benchmarks.serving.plan import PHASES, QUICK, DatedPieces, Plan, Task
+from benchmarks.serving.plan import PHASES, QUICK, DatedPieces, Phase, Plan, Task
 from benchmarks.serving.servers import started
 from distill.bundle import TOKENIZER, WEIGHTS, Bundle
 from distill.classifier import predict
 from distill.data import Dataset, load_splits
-from distill.errors import PotstillError
 from export.measure.workers import ROOT
 from export.runtime.sessions import OnnxClassifier
 
@@ -51,7 +51,17 @@ def run_phases(student: Path, test: Dataset, plan: Plan, context: Context) -> Ou
     if "compare" in plan.phases and plan.peers:
         write_stock_folder(student, folder / "stock")
     with prepared(student, test, stock=folder / "stock") as task:
-        for name, phase in phases_of(task, plan, pieces, context).items():
+        saturate = partial(pieces.get, "saturate", partial(ours.saturate, task, plan))
+        phases: dict[Phase, Callable[[], dict[str, Any]]] = {
+            "generator": lambda: weigh_generator(plan),
+            "compare": lambda: {"rows": compare(task, plan, pieces, reporter=context.reporter)},
+            "saturate": saturate,
+            "half_load": lambda: ours.half_load(task, plan, saturate()["requests_per_second"] / 2),
+            "overload": lambda: ours.overload(task, plan, 2 * saturate()["requests_per_second"]),
+            "reload": lambda: ours.reloads(task, plan),
+            "soak": lambda: ours.soak(task, plan),
+        }
+        for name, phase in phases.items():
             # Servers are compared anew each time, from finished turns: there may be more of them.
             if name in plan.phases and (name == "compare" or pieces.find(name) is None):
                 context.reporter.say(f"serving: {name}")
@@ -59,31 +69,6 @@ def run_phases(student: Path, test: Dataset, plan: Plan, context: Context) -> Ou
     found = {name: piece for name in PHASES if (piece := pieces.find(name)) is not None}
     rows = [row for piece in found.values() for row in piece.get("rows", [piece])]
     return Outcome(rows, {"missing": [name for name in PHASES if name not in found]})
-
-
-def phases_of(task: Task, plan: Plan, pieces: DatedPieces, context: Context) -> dict[str, Callable[[], dict[str, Any]]]:
-    """Return what each phase does, in their order."""
-    return {
-        "generator": lambda: weigh_generator(plan),
-        "compare": lambda: {"rows": compare(task, plan, pieces, reporter=context.reporter)},
-        "saturate": lambda: ours.saturate(task, plan),
-        "half_load": lambda: ours.half_load(task, plan, saturating(pieces) / 2),
-        "overload": lambda: ours.overload(task, plan, 2 * saturating(pieces)),
-        "reload": lambda: ours.reloads(task, plan),
-        "soak": lambda: ours.soak(task, plan),
-    }
-
-
-def saturating(pieces: DatedPieces) -> float:
-    """Return the most requests a second that our server reached.
-
-    Raises:
-        PotstillError: That has not been measured.
-    """
-    piece = pieces.find("saturate")
-    if piece is None:
-        raise PotstillError("half and twice the load need the saturating one; run the phase `saturate` first")
-    return float(piece["requests_per_second"])
 
 
 def weigh_generator(plan: Plan) -> dict[str, Any]:
@@ -106,7 +91,7 @@ def prepared(student: Path, test: Dataset, *, stock: Path) -> Iterator[Task]:
             other=shipped(student, Path(place) / "student-with-fp32", without=()),
             stock=stock,
             test=test,
-            cut_texts=cut_to_fit(test.single_texts(), bundle),
+            texts=cut_to_fit(test.single_texts(), bundle),
             predicted=tuple(each.label for each in predict(OnnxClassifier.open(bundle), test.texts)),
         )
 
@@ -114,13 +99,12 @@ def prepared(student: Path, test: Dataset, *, stock: Path) -> Iterator[Task]:
 def cut_to_fit(texts: Sequence[str], bundle: Path) -> tuple[str, ...]:
     """Return the texts, those with more tokens than a bundle reads ended where it stops reading."""
     tokenizer, longest = Tokenizer.from_file(str(bundle / TOKENIZER)), Bundle.open(bundle).manifest.max_length
-    tokenizer.no_truncation()
     tokenizer.no_padding()
-    encoded = tokenizer.encode_batch(list(texts))
-    # One special token before, one behind: the last that is read of the text itself is number max_length - 2.
+    tokenizer.enable_truncation(longest)
+    # The last token is a special one: the one before it is the last that is read of the text itself.
     return tuple(
-        text if len(found.ids) <= longest else text[: found.offsets[longest - 2][1]]
-        for text, found in zip(texts, encoded, strict=True)
+        text[: found.offsets[-2][1]] if found.overflowing else text
+        for text, found in zip(texts, tokenizer.encode_batch(list(texts)), strict=True)
     )
 
 

@@ -28,8 +28,8 @@ from export.measure.statistics import MIN_SAMPLES
 from export.measure.turns import dropping
 from export.measure.workers import PeerError
 
-UNTIL_ASKED_S = 600.0
-"""The most that a load takes which ends when every text was asked once."""
+UNTIL_DONE_S = 600.0
+"""The most that a load takes which ends when every text was asked once, or when its server is stopped."""
 
 
 def compare(task: Task, plan: Plan, pieces: DatedPieces, *, reporter: Reporter) -> list[dict[str, Any]]:
@@ -52,11 +52,13 @@ def compare(task: Task, plan: Plan, pieces: DatedPieces, *, reporter: Reporter) 
         for number in range(plan.rounds):
             # There and back, so that a machine that grows slower does so for all.
             for name in list(chosen) if number % 2 == 0 else reversed(chosen):
-                measure = partial(_turn, SERVERS[name], task, plan, chosen[name]["setting"], number)
-                turns[name].append(pieces.get(f"turn-{number}-{name}", measure))
+                turn = partial(_turn, SERVERS[name], task, plan, chosen[name]["setting"], number)
+                turns[name].append(pieces.get(f"turn-{number}-{name}", turn))
                 advance(1)
-    rows = [_row(SERVERS[name], chosen[name], turns[name], turns[OURS], task) for name in chosen]
-    return rows + [{"kind": "server", "name": name, "skipped": reason} for name, reason in skipped.items()]
+    return [
+        *(_row(SERVERS[name], chosen[name], turns[name], turns[OURS], task) for name in chosen),
+        *({"kind": "server", "name": name, "skipped": reason} for name, reason in skipped.items()),
+    ]
 
 
 @contextmanager
@@ -79,9 +81,8 @@ def warm(
         folder: What it serves instead.
         requests: What it is asked instead.
     """
-    with started(peer, folder or task.folder_of(peer), setting or {}) as server:
-        asked = requests or requests_for(peer, task.texts_for(peer))
-        load = Load(server.port, asked, plan.connections, plan.warmup_s)
+    with started(peer, folder or (task.stock if peer.packages else task.bundle), setting or {}) as server:
+        load = Load(server.port, requests or requests_for(peer, task.texts), plan.connections, plan.warmup_s)
         run(load)
         yield server, load
 
@@ -137,14 +138,14 @@ def _choose(peer: ServerPeer, task: Task, plan: Plan) -> dict[str, Any]:
 def _tried(peer: ServerPeer, task: Task, plan: Plan, setting: Setting) -> dict[str, Any]:
     try:
         with warm(peer, task, plan, setting=setting) as (_, load):
-            return {"requests_per_second": run(replace(load, seconds=plan.try_s)).requests_per_second}
+            return {"requests_per_second": run(replace(load, seconds=plan.turn_s)).requests_per_second}
     except PeerError as exc:
         return {"failed": str(exc)}
 
 
 def _turn(peer: ServerPeer, task: Task, plan: Plan, setting: Setting, number: int) -> dict[str, Any]:
     with warm(peer, task, plan, setting=setting) as (server, load):
-        every = replace(load, seconds=UNTIL_ASKED_S, most=len(load.requests))
+        every = replace(load, seconds=UNTIL_DONE_S, most=len(load.requests))
         given = {"labels": labels_of(peer, run(every))} if number == 0 else {}
         samples, cpu_us = weighed(server, replace(load, seconds=plan.turn_s))
         memory, half = server.memory_bytes(), max(1.0, samples.requests_per_second / 2)

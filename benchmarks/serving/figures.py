@@ -33,8 +33,8 @@ def serving_figures(result: Result) -> dict[str, float]:
 
 def serving_table(result: Result) -> str:
     """Return the table of servers, a line each, and what the other phases say in words."""
-    servers = [row for row in result["rows"] if row["kind"] == "server"]
-    return f"{table_of(servers, COLUMNS)}\n\n{serving_words(result['rows'])}"
+    table = table_of([row for row in result["rows"] if row["kind"] == "server"], COLUMNS)
+    return f"{table}\n\n{serving_words(result['rows'])}"
 
 
 COLUMNS: Columns = (
@@ -72,9 +72,8 @@ def _kept_up(row: Mapping[str, Any]) -> bool:
 
 
 def _of_generator(row: Mapping[str, Any]) -> str:
-    if not _kept_up(row):
-        return " (not valid: the load generator did not keep up)"
-    return f" (p99 of the generator's own lateness, which counts: {row['generator']['late_p99_ms']:.1f} ms)"
+    late = f"p99 of the generator's own lateness, which counts: {row['generator']['late_p99_ms']:.1f} ms"
+    return f" ({late if _kept_up(row) else 'not valid: the load generator did not keep up'})"
 
 
 def _ms(value: float | None) -> str:

@@ -163,8 +163,7 @@ class Generator:
             self._swept_s = now
             for connection in list(self._open.values()):
                 if connection.sample is not None and now - connection.sample.sent_s > self._load.timeout_s:
-                    self._close(connection)
-                    self._end(connection, connection.sample, TIMED_OUT)
+                    self._close(connection, TIMED_OUT)
 
     def _ask(self, connection: Connection, due_s: float) -> bool:
         """Start a request; return False where nobody listens."""
@@ -173,11 +172,11 @@ class Generator:
         self.samples.append(sample)
         # A connection the server closed while it was idle is replaced, once, as any client does: it looks before it asks.
         self._read(connection)
+        is_sent = self._send(connection, request) or (self._connect(connection) and self._send(connection, request))
         connection.sample = sample
-        if self._send(connection, request) or (self._connect(connection) and self._send(connection, request)):
-            return True
-        self._end(connection, sample, REFUSED)
-        return False
+        if not is_sent:
+            self._close(connection, REFUSED)
+        return is_sent
 
     def _connect(self, connection: Connection) -> bool:
         self._close(connection)
@@ -193,9 +192,12 @@ class Generator:
         self._poll.register(connection.sock, select.EPOLLIN)
         return True
 
-    def _close(self, connection: Connection) -> None:
+    def _close(self, connection: Connection, status: int = LOST) -> None:
+        """Close a connection; if a request is under way on it, that ends so."""
         self._open.pop(connection.sock.fileno(), None)
         connection.sock.close()
+        if connection.sample is not None:
+            self._end(connection, connection.sample, status)
 
     def _send(self, connection: Connection, request: bytes) -> bool:
         try:
@@ -213,8 +215,6 @@ class Generator:
             data = b""
         if not data or connection.sample is None:
             self._close(connection)
-            if connection.sample is not None:
-                self._end(connection, connection.sample, LOST)
             return
         connection.buffer += data
         if found := take_response(connection.buffer):

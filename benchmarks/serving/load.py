@@ -22,8 +22,6 @@ from export.measure.children import child
 from export.measure.statistics import MIN_SAMPLES, percentile, tail
 from export.measure.workers import ROOT
 
-STRETCHES = 10
-
 
 @dataclass(frozen=True)
 class Samples:
@@ -111,7 +109,7 @@ def percentiles(*rounds: NDArray[np.float64]) -> dict[str, float | int | None]:
     """
     values = np.concatenate(rounds)
     found: dict[str, float | int | None] = {f"p{each}_ms": percentile(values, each) for each in MIN_SAMPLES}
-    p99 = tail(list(rounds) if len(rounds) > 1 else np.array_split(values, STRETCHES), 99)
+    p99 = tail(list(rounds) if len(rounds) > 1 else np.array_split(values, 10), 99)
     ends = {} if p99 is None else {"p99_low_ms": p99.low, "p99_high_ms": p99.high}
     return {"count": len(values), **found, **ends}
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.servers import OURS, SERVERS
-from benchmarks.serving.comparing import labels_of, medians, quantiles, requests_for, warm, weighed
-from benchmarks.serving.generator import REFUSED
+from benchmarks.serving.comparing import UNTIL_DONE_S, labels_of, medians, quantiles, requests_for, warm, weighed
+from benchmarks.serving.generator import REFUSED, Load
 from benchmarks.serving.load import Samples, percentiles, post, run, running
 from benchmarks.serving.plan import Plan, Task
 from benchmarks.serving.servers import RunningServer, meanwhile
@@ -28,22 +28,21 @@ DEADLINE_MS = 150
 """Of the requests in the overload; the server is told in their header."""
 
 PATIENCE_S = 30.0
-UNTIL_STOPPED_S = 600.0
 PEER = SERVERS[OURS]
 
 
 def saturate(task: Task, plan: Plan) -> dict[str, Any]:
     """Return the row of closed loops of ever more connections: the most requests a second that the server reaches."""
     with warm(PEER, task, plan) as (_, load):
-        loads = [replace(load, connections=times * plan.connections, seconds=plan.try_s) for times in (1, 2, 4, 8)]
+        loads = [replace(load, connections=times * plan.connections, seconds=plan.turn_s) for times in (1, 2, 4, 8)]
         tried = [{"connections": each.connections, "requests_per_second": run(each).requests_per_second} for each in loads]
     return {"kind": "saturate", **max(tried, key=lambda each: each["requests_per_second"]), "tried": tried}
 
 
 def half_load(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
     """Return the rows of open loops: at `rate` requests a second, half of what saturates the server, and at the fixed rate."""
-    loads = (("half of the saturating load", rate), ("a fixed load", plan.fixed_rate))
-    return {"rows": [{"load": load, **_open_loop(task, plan, rate)} for load, rate in loads]}
+    loads = {"half of the saturating load": rate, "a fixed load": plan.fixed_rate}
+    return {"rows": [{"load": load, **_open_loop(task, plan, rate)} for load, rate in loads.items()]}
 
 
 def _open_loop(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
@@ -51,8 +50,8 @@ def _open_loop(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
     found = []
     for number in range(plan.rounds):
         with warm(PEER, task, plan) as (server, load):
-            more = replace(load, connections=plan.overload_connections, seconds=plan.half_s)
-            found.append(weighed(server, replace(more, rate=rate, seed=number)))
+            more = replace(load, connections=plan.overload_connections, seconds=plan.half_s, rate=rate, seed=number)
+            found.append(weighed(server, more))
     rounds, server_cpu_us = zip(*found, strict=True)
     latencies = [samples.latency_ms for samples in rounds]
     latency_rounds = [percentiles(each) for each in latencies]
@@ -75,8 +74,8 @@ def _open_loop(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
 
 def overload(task: Task, plan: Plan, rate: float) -> dict[str, Any]:
     """Return the row of an open loop at `rate` requests a second, twice what saturates the server."""
-    requests = requests_for(PEER, task.texts, f"x-deadline-ms: {DEADLINE_MS}")
-    with warm(PEER, task, plan, requests=requests) as (server, load):
+    impatient = requests_for(PEER, task.texts, f"x-deadline-ms: {DEADLINE_MS}")
+    with warm(PEER, task, plan, requests=impatient) as (server, load):
         # As heavy as what follows: memory counts from a server that has seen its worst.
         flood = replace(load, connections=plan.overload_connections, rate=rate)
         run(replace(flood, seed=1))
@@ -111,7 +110,7 @@ def reloads(task: Task, plan: Plan) -> dict[str, Any]:
     with (
         _replaceable(task) as live,
         warm(PEER, task, plan, folder=live) as (server, load),
-        running(replace(load, seconds=UNTIL_STOPPED_S)) as under_way,
+        running(replace(load, seconds=UNTIL_DONE_S)) as under_way,
     ):
         seconds = _reload(server, live, task, times=plan.reloads, pause_s=plan.warmup_s / 4)
         time.sleep(plan.warmup_s / 4)
@@ -138,8 +137,10 @@ def reloads(task: Task, plan: Plan) -> dict[str, Any]:
 
 def soak(task: Task, plan: Plan) -> dict[str, Any]:
     """Return the row of a long open loop of all protocols, one to several texts a request, with reloads at intervals."""
-    requests = mixed_requests(task.texts, name="live")
-    with _replaceable(task) as live, warm(PEER, task, plan, folder=live, requests=requests) as (server, load):
+    with (
+        _replaceable(task) as live,
+        warm(PEER, task, plan, folder=live, requests=mixed_requests(task.texts, name=live.name)) as (server, load),
+    ):
         long = replace(load, seconds=plan.soak_s, rate=plan.soak_rate)
         with watched(server, every_s=max(0.05, plan.soak_s / 360)) as memory, running(long) as under_way:
             times = max(0, int(plan.soak_s / plan.soak_reload_s) - 1)  # none when the load has ended
@@ -165,8 +166,7 @@ def mixed_requests(texts: Sequence[str], *, name: str) -> tuple[bytes, ...]:
     """Return requests of every protocol: half single texts, half of 2 to 16, a few long ones among them."""
     rng, made = np.random.default_rng(0), []
     for number in range(2000):
-        count = 1 if number % 2 else rng.integers(2, 17)
-        some = [texts[place] for place in rng.integers(0, len(texts), size=count)]
+        some = [texts[place] for place in rng.integers(0, len(texts), size=1 if number % 2 else rng.integers(2, 17))]
         if number % 50 == 0:
             some[0] = " ".join(texts[:40])
         path, body = (
@@ -203,9 +203,8 @@ def growth(memory: Sequence[int]) -> float:
 
 
 def _answers_rightly(server: RunningServer, task: Task) -> bool:
-    headers = {"content-type": "application/json"}
-    status, body = server.ask("POST", PEER.path, body=PEER.request_body(task.texts[0]), headers=headers)
-    return status == 200 and PEER.label(body) == task.predicted[0]
+    once = Load(server.port, requests_for(PEER, task.texts[:1]), connections=1, seconds=PATIENCE_S, most=1)
+    return labels_of(PEER, run(once)) == [task.predicted[0]]
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from pydantic import Field
 
 from benchmarks.harness.pieces import Pieces
 from benchmarks.peers.servers import OURS, SERVERS
-from benchmarks.peers.servers.protocol import ServerPeer
 from distill.data import Dataset
 from distill.settings import Settings
 
@@ -35,9 +34,8 @@ class Plan(Settings):
         5, ge=1, description="number of rounds, each with new servers: of turns, at half load, and at --fixed-rate"
     )
     connections: int = Field(32, ge=1, description="connections, each of which sends its next request after the last answer")
-    try_s: float = Field(3.0, gt=0, description="seconds per tried setting")
     warmup_s: float = Field(2.0, gt=0, description="seconds of load before each measurement")
-    turn_s: float = Field(5.0, gt=0, description="seconds per turn")
+    turn_s: float = Field(5.0, gt=0, description="seconds per turn, and per tried setting and load")
     half_s: float = Field(20.0, gt=0, description="seconds of each round at half load and at --fixed-rate")
     fixed_rate: float = Field(1160.0, gt=0, description="requests per second at which the tail is measured, besides half load")
     overload_s: float = Field(60.0, gt=0, description="seconds of the overload")
@@ -51,7 +49,6 @@ class Plan(Settings):
 QUICK = {
     "rounds": 2,
     "connections": 8,
-    "try_s": 0.5,
     "warmup_s": 0.2,
     "turn_s": 0.5,
     "half_s": 1.0,
@@ -75,7 +72,7 @@ class Task:
         other: The same student with its fp32 graph beside the int8 one, to reload to.
         stock: Folder with the stock int8 export of the same weights.
         test: Labelled texts.
-        cut_texts: The texts, those too long for the student cut to what it reads.
+        texts: What servers are asked: the texts, those too long for the student cut to what it reads.
         predicted: What the bundle's own runtime says, a label a text; `other` answers by the same graph.
     """
 
@@ -83,21 +80,8 @@ class Task:
     other: Path
     stock: Path
     test: Dataset
-    cut_texts: tuple[str, ...]
+    texts: tuple[str, ...]
     predicted: tuple[str, ...]
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The texts as they are."""
-        return self.test.single_texts()
-
-    def folder_of(self, peer: ServerPeer) -> Path:
-        """Return what a server serves: the bundle for ours, the stock export for a peer."""
-        return self.stock if peer.packages else self.bundle
-
-    def texts_for(self, peer: ServerPeer) -> tuple[str, ...]:
-        """Return the texts as a server can take them."""
-        return self.texts if peer.cuts_texts else self.cut_texts
 
 
 class DatedPieces(Pieces):
@@ -105,5 +89,4 @@ class DatedPieces(Pieces):
 
     def put(self, name: str, content: Mapping[str, Any]) -> dict[str, Any]:
         """Keep a piece, in the place of an earlier one, and return it."""
-        piece = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds"), **content}
-        return dict(super().put(name, piece))
+        return dict(super().put(name, {"measured_at": datetime.now(UTC).isoformat(timespec="seconds"), **content}))

@@ -16,7 +16,6 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import IO
 
 import psutil
 
@@ -27,7 +26,6 @@ from export.measure.protocol import memory_of
 from export.measure.workers import ROOT, PeerError, last_word
 
 READY_TIMEOUT_S = 120.0
-GRACE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,12 @@ class RunningServer:
 
     port: int
     process: subprocess.Popen[bytes]
-    said: IO[bytes]
+    said: Path
     has_tls: bool = False
 
     def log(self) -> str:
         """Return what it has written so far."""
-        file = self.said.fileno()
-        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")  # its own place in the file stays
+        return self.said.read_text(errors="replace")
 
     def memory_bytes(self) -> int:
         """Return the resident memory of all its processes."""
@@ -86,18 +83,18 @@ def started(peer: ServerPeer, folder: Path, setting: Setting, *, arguments: tupl
     Raises:
         PeerError: Its environment cannot be made, it died, or it was not ready within two minutes.
     """
-    with tempfile.TemporaryDirectory() as work, tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryDirectory() as work, tempfile.NamedTemporaryFile() as said:
         start = Start(python_of(peer.name), folder.absolute(), free_port(), Path(work), setting)
         with child(
             [*peer.command(start), *arguments],
-            grace_s=GRACE_S,
+            grace_s=5.0,
             cwd=work,
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore", **peer.variables},
         ) as process:
-            server = RunningServer(start.port, process, said, peer.has_tls)
+            server = RunningServer(start.port, process, Path(said.name), peer.has_tls)
             _wait_until_ready(server, peer)
             yield server
 
@@ -118,8 +115,7 @@ def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
 def free_port() -> int:
     """Return the first of three free ports in a row; some servers take more than one."""
     taken = {each.laddr.port for each in psutil.net_connections("tcp")}
-    free = [port for port in range(20_000, 30_000) if taken.isdisjoint(range(port, port + 3))]
-    return random.choice(free)  # noqa: S311
+    return random.choice([port for port in range(20_000, 30_000) if taken.isdisjoint(range(port, port + 3))])  # noqa: S311
 
 
 def _wait_until_ready(server: RunningServer, peer: ServerPeer) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 
-BODY = b'[{"label":"positive","score":0.987654}]'
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+ANSWER = (
+    b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 39\r\n\r\n[{"label":"positive","score":0.987654}]'
+)
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

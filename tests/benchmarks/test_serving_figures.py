@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from benchmarks.peers.servers import SERVERS
-from benchmarks.scenarios.serving import saturating
 from benchmarks.serving.comparing import labels_of
 from benchmarks.serving.figures import serving_figures, serving_table, serving_words
 from benchmarks.serving.load import Samples
@@ -145,10 +144,6 @@ def test_a_finished_piece_is_not_measured_again(tmp_path: Path) -> None:
     assert [pieces.get("soak", measure)["memory_growth"] for _ in range(2)] == [0.02, 0.02]
     assert made == [1]
     assert DatedPieces(tmp_path / "work").find("soak") == pieces.find("soak")
-    with pytest.raises(PotstillError, match="run the phase `saturate` first"):
-        saturating(pieces)
-    pieces.put("saturate", {"kind": "saturate", "requests_per_second": 3100.0})
-    assert saturating(pieces) == 3100
 
 
 def samples(statuses: Sequence[int], bodies: Sequence[bytes]) -> Samples:

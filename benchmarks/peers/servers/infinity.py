@@ -2,7 +2,8 @@
 
 It prefers a file whose name holds "quantize" on a CPU and by default optimizes the graph once more; both ways are tried.
 It has no way to cut a text that is too long for the student and answers nothing any more after one, its own warm-up texts
-included: the client cuts them. Lengths are only counted for its usage figures; by characters is its cheaper documented way.
+included: the client cuts them, for every server. Lengths are only counted for its usage figures; by characters is its
+cheaper documented way.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ PEER = ServerPeer(
     body=lambda text: {"model": "student", "input": [text]},
     label=lambda body: best_label(json.loads(body)["data"][0]),
     ready_path="/health",
-    cuts_texts=False,
     # infinity asks for numpy 1, ours are built for numpy 2; optimum 2 keeps its ONNX classes in a package of their own.
     packages=(
         *("infinity-emb[server,optimum]==0.0.78", "sentence-transformers==3.4.1", "optimum-onnx[onnxruntime]==0.1.0"),

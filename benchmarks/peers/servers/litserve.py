@@ -7,14 +7,8 @@ from __future__ import annotations
 
 import json
 
-from benchmarks.peers.servers.protocol import ServerPeer, Start
+from benchmarks.peers.servers.protocol import ServerPeer
 from distill.machine import available_cpus
-
-
-def _command(start: Start) -> list[str]:
-    given = {"folder": str(start.folder), "port": start.port, "threads": available_cpus(), **start.setting}
-    return [str(start.python), "-m", "benchmarks.peers.servers.inside.litserve_app", json.dumps(given)]
-
 
 PEER = ServerPeer(
     name="litserve",
@@ -26,7 +20,10 @@ PEER = ServerPeer(
         {"workers": 2, "api_servers": 2, "batch": 16, "timeout_s": 0.0, "fast_queue": True},
         {"workers": 2, "api_servers": 2, "batch": 16, "timeout_s": 0.005, "fast_queue": False},
     ),
-    command=_command,
+    command=lambda start: [
+        *(str(start.python), "-m", "benchmarks.peers.servers.inside.litserve_app"),
+        json.dumps({"folder": str(start.folder), "port": start.port, "threads": available_cpus(), **start.setting}),
+    ],
     path="/predict",
     body=lambda text: {"text": text},
     label=lambda body: str(json.loads(body)["label"]),

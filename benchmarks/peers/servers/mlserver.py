@@ -12,15 +12,24 @@ from distill.machine import available_cpus
 
 
 def _command(start: Start) -> list[str]:
-    workers = start.setting["workers"]
-    ports = dict(zip(("http_port", "grpc_port", "metrics_port"), range(start.port, start.port + 3), strict=True))
-    server = {"debug": False, "host": "127.0.0.1", **ports, "parallel_workers": workers, "gzip_enabled": False}
+    server = {
+        "debug": False,
+        "host": "127.0.0.1",
+        "http_port": start.port,
+        "grpc_port": start.port + 1,
+        "metrics_port": start.port + 2,
+        "parallel_workers": start.setting["workers"],
+        "gzip_enabled": False,
+    }
     model = {
         "name": "student",
         "implementation": "benchmarks.peers.servers.inside.mlserver_model.StudentRuntime",
         "max_batch_size": start.setting["batch"],
         "max_batch_time": start.setting["batch_s"],
-        "parameters": {"uri": str(start.folder), "extra": {"threads": max(1, available_cpus() // max(1, workers))}},
+        "parameters": {
+            "uri": str(start.folder),
+            "extra": {"threads": max(1, available_cpus() // max(1, start.setting["workers"]))},
+        },
     }
     (start.work / "settings.json").write_text(json.dumps(server))
     (start.work / "model-settings.json").write_text(json.dumps(model))

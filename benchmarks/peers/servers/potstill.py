@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 
-from benchmarks.peers.servers.protocol import ServerPeer, Start, best_label
-
-
-def _command(start: Start) -> list[str]:
-    return [str(start.python), "-m", "distill", "serve", str(start.folder), "--port", str(start.port)]
-
+from benchmarks.peers.servers.protocol import ServerPeer, best_label
 
 PEER = ServerPeer(
     name="potstill",
     source="docs/deploy/serve.md",
     settings=({},),
-    command=_command,
+    command=lambda start: [str(start.python), "-m", "distill", "serve", str(start.folder), "--port", str(start.port)],
     path="/predict",
     body=lambda text: {"inputs": text, "truncate": True},
     label=lambda body: best_label(json.loads(body)),

@@ -43,7 +43,6 @@ class ServerPeer:
         body: From one text to the body of a request.
         label: From the body of an answer to the label.
         ready_path: A GET that answers 200 once it is ready.
-        cuts_texts: Whether it cuts a text that is too long; else the client does.
         packages: Requirements of an environment of its own; none runs in the harness's.
         variables: Environment variables.
         has_tls: It expects TLS; its certificate is not checked.
@@ -57,7 +56,6 @@ class ServerPeer:
     body: Callable[[str], Any]
     label: Callable[[bytes], str]
     ready_path: str
-    cuts_texts: bool = True
     packages: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     has_tls: bool = False

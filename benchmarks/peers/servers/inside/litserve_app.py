@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import litserve
@@ -19,7 +20,10 @@ class StudentAPI(litserve.LitAPI):
 
     def setup(self, device: str) -> None:  # noqa: ARG002
         """Load the graph, in each worker."""
-        self._model = StockModel(self.given["folder"], threads=max(1, self.given["threads"] // self.given["workers"]))
+        self._model = StockModel(
+            Path(self.given["folder"]),
+            threads=max(1, self.given["threads"] // self.given["workers"]),
+        )
 
     def predict(self, requests: list[dict[str, str]]) -> list[dict[str, Any]]:
         """Answer a batch."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mlserver import MLModel, types
 from mlserver.codecs import StringCodec
 
@@ -13,7 +15,7 @@ class StudentRuntime(MLModel):
 
     async def load(self) -> bool:
         """Load the graph."""
-        self._model = StockModel(self.settings.parameters.uri, threads=self.settings.parameters.extra["threads"])
+        self._model = StockModel(Path(self.settings.parameters.uri), threads=self.settings.parameters.extra["threads"])
         return True
 
     async def predict(self, payload: types.InferenceRequest) -> types.InferenceResponse:

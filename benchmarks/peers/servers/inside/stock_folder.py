@@ -10,7 +10,6 @@ from benchmarks.harness.weights import write_portable
 from benchmarks.peers import stock
 from export.measure.protocol import Job
 
-FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 GRAPH = "model_quantized.onnx"
 """A name that optimum and infinity look for."""
 
@@ -24,7 +23,7 @@ def write_stock_folder(bundle: Path, folder: Path) -> Path:
             made.mkdir()
             write_portable(bundle, Path(place))
             stock.prepare(Job(bundle=bundle, folder=made, threads=1))
-            for name in FILES:
+            for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
                 shutil.copy(bundle / name, folder / name)
             (made / stock.GRAPH).replace(folder / GRAPH)  # a server that looks for graphs must find one
     return folder

@@ -18,15 +18,14 @@ from export.measure.protocol import Job
 class StockModel:
     """Answers texts with the label of the highest probability and that probability."""
 
-    def __init__(self, folder: Path | str, *, threads: int) -> None:
-        place = Path(folder)
-        longest = json.loads((place / "tokenizer_config.json").read_text())["model_max_length"]
-        job = Job(bundle=place, folder=place, threads=threads, max_length=longest)
+    def __init__(self, folder: Path, *, threads: int) -> None:
+        longest = json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"]
+        job = Job(bundle=folder, folder=folder, threads=threads, max_length=longest)
         self._labels, self._inputs_of = config_of(job)["id2label"], reader_of(job)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        self._session = ort.InferenceSession(str(place / "model_quantized.onnx"), options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(str(folder / "model_quantized.onnx"), options, providers=["CPUExecutionProvider"])
 
     def answer(self, texts: list[str]) -> list[tuple[str, float]]:
         """Return a label and its probability a text."""
