@@ -45,19 +45,18 @@ class Choice:
     fastest_less: Estimate | None = None
 
 
-def choices_of(result: Result, *, by: By, seed: int = 0) -> list[Choice]:
+def choices_of(result: Result, *, by: By) -> list[Choice]:
     """Return a choice for each budget; nothing if the result has no answers to validation texts.
 
     Args:
         result: Of `single-stream`; only bundles that ship a graph can be chosen.
         by: What must keep the budget: the upper end of the median's interval, or the 99th percentile.
-        seed: Seed of the resamples.
     """
     able = [row for row in result["rows"] if "validation_predicted" in row]
     if not able:
         return []
     truth = np.asarray(result["validation_truth"], dtype=np.int64)
-    bootstrap = Bootstrap(truth, num_labels=int(truth.max()) + 1, num_seeds=1, seed=seed)
+    bootstrap = Bootstrap(truth, num_labels=int(truth.max()) + 1, num_seeds=1)
     scores = {row["name"]: bootstrap.macro_f1(digits(row["validation_predicted"])) for row in able}
     return [_choice(budget, able, scores, by) for budget in BUDGETS_MS]
 

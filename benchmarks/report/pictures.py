@@ -16,11 +16,18 @@ from matplotlib.ticker import FuncFormatter
 from benchmarks.harness.scenario import Row, value_of
 from export.measure.drawing import GREY, Name, place_names, svg_of
 
-COLOURS = {"int8": "#0d9488", "fp32": "#3b82f6", "teacher": "#d97706", "peer": "#a855f7", "floor": "#7b8494"}
+FAMILIES = {
+    "int8": ("potstill int8", "#0d9488"),
+    "fp32": ("potstill fp32", "#3b82f6"),
+    "teacher": ("teacher", "#d97706"),
+    "peer": ("peer", "#a855f7"),
+    "floor": ("floor", "#7b8494"),
+}
+"""Kinds of rows: what the legend calls them, and their colour."""
 
 
 def family_of(row: Row) -> str:
-    """Return which colour a row has."""
+    """Return which of the families a row is of."""
     if row["kind"] != "bundle":
         return "floor" if row["kind"] == "floor" else "peer"
     if row["settings"].get("form") != "pytorch":
@@ -41,7 +48,7 @@ def quality_against(name: str, rows: Sequence[Row]) -> str:
     figure = Figure(figsize=(6.4, 5.2), layout="constrained")
     axes, names = figure.add_subplot(), []
     for row in _worth_showing(rows, name):
-        colour, height, interval = COLOURS[family_of(row)], row["macro_f1"], row["macro_f1_interval"]
+        colour, height, interval = FAMILIES[family_of(row)][1], row["macro_f1"], row["macro_f1_interval"]
         value = (value_of(row[name]) or 0) / unit
         low, high = (row[name][end] / unit if isinstance(row[name], Mapping) else value for end in ("low", "high"))
         up = [[height - interval[0]], [interval[1] - height]]
@@ -52,8 +59,7 @@ def quality_against(name: str, rows: Sequence[Row]) -> str:
         across, heights = np.array(sorted((each.x, each.y) for each in names)).T
         highest = np.maximum.accumulate(heights)
         axes.step(across, highest, where="post", color=GREY, linewidth=1, alpha=0.6, linestyle="--", zorder=1)
-    families = {"int8": "potstill int8", "fp32": "potstill fp32", "teacher": "teacher", "peer": "peer", "floor": "floor"}
-    handles = [axes.scatter([], [], s=22, color=COLOURS[family], label=shown) for family, shown in families.items()]
+    handles = [axes.scatter([], [], s=22, color=colour, label=shown) for shown, colour in FAMILIES.values()]
     axes.legend(handles=handles, loc="lower right", fontsize=8, frameon=False, labelcolor=GREY)
     axes.set(xlabel=label, ylabel="macro-F1 with 95 % interval over the test texts")
     return _finished(figure, axes, names)
@@ -65,7 +71,7 @@ def spread_of_times(rows: Sequence[Row]) -> str:
     figure = Figure(figsize=(6.4, 0.9 + 0.24 * len(shown)), layout="constrained")
     axes = figure.add_subplot()
     for place, row in enumerate(shown):
-        colour = COLOURS[family_of(row)]
+        colour = FAMILIES[family_of(row)][1]
         low, first, middle, third, high = np.percentile(np.concatenate(row["latency_us"]) / 1000, [1, 25, 50, 75, 99])
         axes.plot([low, high], [place, place], color=colour, linewidth=1, alpha=0.7)
         axes.plot([first, third], [place, place], color=colour, linewidth=6, alpha=0.6, solid_capstyle="butt")

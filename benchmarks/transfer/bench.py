@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness.pieces import Pieces
 from benchmarks.harness.scenario import Row
+from benchmarks.harness.texts import measured_on
 from benchmarks.transfer.figures import DOMAINS
 from distill.bundle import Bundle
 from distill.classifier import top_labels
-from distill.data import Dataset, Splits, load_splits
+from distill.data import Dataset, load_splits
 from distill.evaluation.metrics import evaluate
 from distill.labels import Logits
 from distill.progress import Reporter
@@ -73,9 +74,8 @@ class Bench:
 
     def builtin(self, name: str) -> Texts:
         """Return the texts of a built-in set."""
-        splits: Splits = load_splits(DataSettings(train=(f"builtin:{name}",), test=f"builtin:{name}", limit=self.limit))
-        assert splits.test is not None  # noqa: S101  (a built-in set has them)
-        return Texts(splits.train, splits.validation, splits.test)
+        splits = load_splits(DataSettings(train=(f"builtin:{name}",), test=f"builtin:{name}", limit=self.limit))
+        return Texts(splits.train, splits.validation, measured_on(splits))
 
     @cached_property
     def pieces(self) -> Pieces:
