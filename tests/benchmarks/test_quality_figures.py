@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.quality.arms import ARMS
-from benchmarks.quality.summary import RETENTIONS, differences_of, quality_figures, quality_table, summary_of
+from benchmarks.quality.summary import RETENTIONS, differences_of, points_of, quality_figures, quality_table, summary_of
 from distill.errors import PotstillError
 
 # Macro-F1 of answers to 0 0 1 1:
@@ -113,3 +113,14 @@ def test_the_table_has_a_row_for_each_arm_and_dashes_where_nothing_was_measured(
     assert lines[2].startswith("| reference teacher, 6 layers | 1.0000 | 100.0% |")
     assert lines[2].endswith("| - | - | - |")
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_point_of_the_picture_is_what_ships_and_of_the_teacher_what_it_is() -> None:
+    shipped = [row("1_layer", seed, ALL_ZERO, precision="int8") for seed in range(3)]
+    points = {point["name"]: point for point in points_of(result([*all_rows(), *shipped]))}
+    teacher, student = points["reference teacher, 6 layers"], points["1 layer"]
+    assert (teacher["runtime"], teacher["precision"], teacher["macro_f1"]) == ("pytorch", "fp32", 1)
+    assert (student["runtime"], student["precision"]) == ("onnxruntime", "int8")
+    assert student["macro_f1"] == pytest.approx(F1[ALL_ZERO])
+    low, high = student["macro_f1_interval"]
+    assert low <= student["macro_f1"] <= high
