@@ -112,7 +112,7 @@ def session_rows(
     """
     threads = settings.threads or (1 if kind == "single" else available_cpus())
     contenders, failed = make_ready(candidates, task, threads=threads, reporter=context.reporter)
-    measured = timed(kind, contenders, task.test.single_texts(), settings, context)
+    measured = timed(kind, contenders, task.test.single_texts(), settings, reporter=context.reporter)
 
     def row(candidate: Candidate) -> dict[str, Any]:
         turns, reference = measured.turns[candidate.name], measured.turns[candidates[0].name]
@@ -152,12 +152,12 @@ def rows_or_reasons(
 
 
 def timed(
-    kind: Kind, contenders: Sequence[Contender], texts: Sequence[str], settings: SpeedSettings, context: Context
+    kind: Kind, contenders: Sequence[Contender], texts: Sequence[str], settings: SpeedSettings, *, reporter: Reporter
 ) -> Measured:
     """Let contenders take turns: over all rounds each single text once, or all texts at once in every round."""
     rounds = settings.rounds or ROUNDS[kind]
     hands = dealt(texts, rounds, seed=settings.seed) if kind == "single" else [range(len(texts))] * rounds
-    return take_turns(contenders, texts, hands, kind, settings, reporter=context.reporter)
+    return take_turns(contenders, texts, hands, kind, settings, reporter=reporter)
 
 
 def _validation_part(candidate: Candidate, task: Task) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -109,7 +108,7 @@ def trial_of(kind: Kind, candidate: Candidate, task: Task, settings: SpeedSettin
     texts = task.test.single_texts()[: settings.texts]
     held = {REFERENCE: 0.0, SAME: 0.0, SLOWED: slowdown}
     contenders = [slowed(task.contender(candidate, threads=1), share, name=name) for name, share in held.items()]
-    turns = timed(kind, contenders, texts, settings, _QUIET).required()
+    turns = timed(kind, contenders, texts, settings, reporter=SilentReporter()).required()
     reference = turns[REFERENCE].ms
     return {name: _estimated(ratios_of(reference, turns[name].ms, turns[name].process_of)) for name in (SAME, SLOWED)}
 
@@ -152,12 +151,9 @@ def call_overhead(task: Task, how: SpeedSettings) -> dict[str, Any]:
     """Return the median that the harness measures of a call that takes 1 ms by its own clock."""
     job = Job(bundle=task.work, folder=task.work, threads=1, labels=task.test.labels, options={"ms": CALL_MS})
     clockwork = Contender(CALL, "benchmarks.peers.clockwork", job)
-    turns = timed("single", [clockwork], task.test.single_texts()[: how.texts], how, _QUIET).required()
+    turns = timed("single", [clockwork], task.test.single_texts()[: how.texts], how, reporter=SilentReporter()).required()
     samples = np.concatenate(turns[CALL].ms)
     return {"p50_ms": float(np.median(samples)), "samples": len(samples)}
-
-
-_QUIET: Final = Context(Path(), "instrument", SilentReporter())
 
 
 def figures(result: Result) -> dict[str, float]:

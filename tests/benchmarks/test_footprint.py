@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from benchmarks.harness.footprint import int8_peak_multiply_adds_per_second
@@ -14,7 +15,7 @@ from benchmarks.harness.weights import portable_graph, shipped, write_portable
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import Dataset
 from distill.settings import DataSettings
-from export.measure.openers import open_form
+from export.graph import portable
 from export.measure.protocol import Job
 from export.runtime.sessions import OnnxClassifier
 
@@ -32,13 +33,21 @@ def test_what_ships_answers_and_has_no_weights(tiny_student: Bundle, tiny_test: 
     assert "model.onnx" in Bundle.open(shipped(tiny_student.path, tmp_path / "copy", without=())).manifest.files
 
 
-def test_the_graph_that_peers_start_from_is_exported_once(tiny_teacher: Bundle, tiny_test: Dataset, tmp_path: Path) -> None:
-    path = write_portable(tiny_teacher.path, tmp_path / "weights")
-    written, texts = path.stat().st_mtime_ns, tiny_test.single_texts()[:4]
-    assert write_portable(tiny_teacher.path, tmp_path / "weights").stat().st_mtime_ns == written
-    graph = OnnxClassifier.of_graph(path.read_bytes(), tiny_teacher)
-    expected = open_form(tiny_teacher, "pytorch").predict_logits(texts)
-    np.testing.assert_allclose(graph.predict_logits(texts), expected, atol=1e-4)
+def test_the_graph_that_peers_start_from_is_exported_once(
+    tiny_teacher: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = onnx.helper.make_model(onnx.helper.make_graph([], "a graph", [], []))
+    exported: list[object] = []
+
+    def write_portable_graph(model: object) -> onnx.ModelProto:
+        exported.append(model)
+        return written
+
+    monkeypatch.setattr(portable, "write_portable_graph", write_portable_graph)
+    for _ in range(2):
+        path = write_portable(tiny_teacher.path, tmp_path / "weights")
+        assert onnx.load(path).graph.name == "a graph"
+    assert len(exported) == 1  # a later run finds the file
 
 
 def test_texts_of_other_sources_are_those_that_are_in_no_split(tiny_csv: Path, tmp_path: Path) -> None:
