@@ -35,9 +35,7 @@ from export.measure.turns import Contender, dropping
 from export.measure.workers import prepare
 
 FORMS = ("pytorch", "fp32", "int8")
-FLOORS = ("tfidf", "majority")
 CALIBRATION_TEXTS = 300  # what nncf's documentation takes
-ALL = "all"
 
 
 class RowSettings(Settings):
@@ -119,8 +117,12 @@ class Task:
         Raises:
             PeerError: Its environment cannot be made.
         """
-        python = python_of(candidate.peer) if candidate.peer else None
-        return Contender(candidate.name, candidate.module, self.job(candidate, threads=threads), python)
+        return Contender(
+            candidate.name,
+            candidate.module,
+            self.job(candidate, threads=threads),
+            python=python_of(candidate.peer) if candidate.peer else None,
+        )
 
     def job(self, candidate: Candidate, *, threads: int) -> Job:
         """Return what a candidate's process is given."""
@@ -138,9 +140,8 @@ class Task:
 
     def folder(self, candidate: Candidate) -> Path:
         """Return the folder of what a candidate makes: another one for other weights or other training texts."""
-        made_of: Any = [self.train and self.train.fingerprint(), self.teacher and _weights_digest(self.teacher)]
-        if _runs_weights(candidate):
-            made_of = _weights_digest(candidate.bundle)
+        trained = [self.train and self.train.fingerprint(), self.teacher and _weights_digest(self.teacher)]
+        made_of = _weights_digest(candidate.bundle) if _runs_weights(candidate) else trained
         return self.work / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16] / candidate.module.rpartition(".")[2]
 
     def _training_file(self) -> Path | None:
@@ -148,8 +149,7 @@ class Task:
             return None
         path = self.work / f"{self.train.fingerprint()[:16]}.json"
         if not path.exists():
-            content = {"train": self.train.texts, "train_labels": self.train.label_ids.tolist()}
-            write_atomically(path, json.dumps(content))
+            write_atomically(path, json.dumps({"train": self.train.texts, "train_labels": self.train.label_ids.tolist()}))
         return path
 
 
@@ -160,8 +160,7 @@ def task_of(rows: RowSettings, data: DataSettings, context: Context, *, texts: i
         SettingsError: Texts have several labels, which these scenarios do not measure.
     """
     if not data.train and data.test is None:
-        given = context.data
-        data = data.model_copy(update={"train": given.train, "test": given.test, "limit": given.limit})
+        data = data.model_copy(update=context.data.model_dump(include={"train", "test", "limit"}))
     named = rows.teacher or rows.weights or next((Path(place_and_form(each)[0]) for each in rows.bundles), None)
     own = named or context.trained("teacher")
     labels = Bundle.open(own, verify=False).labels
@@ -188,12 +187,9 @@ def candidates_of(rows: RowSettings, context: Context) -> list[Candidate]:
     bundles = bundle_candidates(rows.bundles)
     teacher = [bundle_candidate(Bundle.open(rows.teacher), "pytorch", name="teacher")] if rows.teacher else []
     own = rows.weights or [*bundles, *teacher][0].bundle
-    names = tuple(peers()) if rows.peers == (ALL,) else rows.peers
-    floors = floor_candidates(own) if rows.floors else []
-    found = [*teacher, *bundles, *floors, *peer_candidates(names, student=own)]
+    found = [*teacher, *bundles, *(floor_candidates(own) if rows.floors else ()), *peer_candidates(rows.peers, student=own)]
     for kind, given, module in (("command", rows.external, external), ("url", rows.url, http)):
-        named = [_named(text) for text in given]
-        found += [Candidate(name, kind, module.__name__, own, options={kind: what}) for name, what in named]
+        found += [Candidate(name, kind, module.__name__, own, options={kind: what}) for name, what in map(_named, given)]
     ((name, count),) = Counter(each.name for each in found).most_common(1)
     if count > 1:
         raise SettingsError(f"two rows would both be called {name!r}; rename a folder, or name one NAME=...")
@@ -204,10 +200,15 @@ def everything(rows: RowSettings, context: Context) -> RowSettings:
     """Return settings with what the scenario `quality` trained, every peer and floor; in a quick run one peer."""
     teacher = context.trained("teacher")
     students = sorted(path for path in teacher.parent.glob("*-0") if (path / "model_int8.onnx").is_file())
-    weights = next((path for path in students if path.name == "2_layers-0"), None)
-    named = rows.peers or (("stock",) if context.quick else (ALL,))
-    update = {"bundles": tuple(map(str, students)), "teacher": teacher, "weights": weights, "peers": named, "floors": True}
-    return rows.model_copy(update=update)
+    return rows.model_copy(
+        update={
+            "bundles": tuple(map(str, students)),
+            "teacher": teacher,
+            "weights": next((path for path in students if path.name == "2_layers-0"), None),
+            "peers": rows.peers or (("stock",) if context.quick else ("all",)),
+            "floors": True,
+        }
+    )
 
 
 def place_and_form(text: str) -> tuple[str, str]:
@@ -254,11 +255,11 @@ def bundle_candidate(bundle: Bundle, form: str, *, name: str | None = None) -> C
 
 def floor_candidates(bundle: Path) -> list[Candidate]:
     """Return the floors; the bundle says the labels."""
-    return [Candidate(name, "floor", openers.__name__, bundle, options={"floor": name}) for name in FLOORS]
+    return [Candidate(name, "floor", openers.__name__, bundle, options={"floor": name}) for name in ("tfidf", "majority")]
 
 
 def peer_candidates(names: Sequence[str], *, student: Path) -> list[Candidate]:
-    """Return the peers; those that run given weights run the student's.
+    """Return the peers, ("all",) being every one; those that run given weights run the student's.
 
     Raises:
         SettingsError: There is no such peer.
@@ -266,7 +267,7 @@ def peer_candidates(names: Sequence[str], *, student: Path) -> list[Candidate]:
     from distill.models.packaged import minilm_folder
 
     found = []
-    for name in names:
+    for name in peers() if tuple(names) == ("all",) else names:
         if name not in peers():
             raise SettingsError(f"there is no peer {name!r}; there are {', '.join(peers())}")
         needs = peers()[name]

@@ -101,8 +101,10 @@ def reader_of(job: Job) -> Callable[[list[str]], dict[str, NDArray[np.int64]]]:
 
     def inputs_of(texts: list[str]) -> dict[str, NDArray[np.int64]]:
         rows = tokenizer.encode_batch_fast(texts)
-        columns = {"input_ids": [row.ids for row in rows], "attention_mask": [row.attention_mask for row in rows]}
-        return {name: np.array(values, dtype=np.int64) for name, values in columns.items()}
+        return {
+            "input_ids": np.array([row.ids for row in rows], dtype=np.int64),
+            "attention_mask": np.array([row.attention_mask for row in rows], dtype=np.int64),
+        }
 
     return inputs_of
 

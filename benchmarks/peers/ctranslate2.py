@@ -23,8 +23,9 @@ def prepare(job: Job) -> None:
     """Convert to int8."""
     import ctranslate2
 
-    converter = ctranslate2.converters.TransformersConverter(str(job.bundle))
-    converter.convert(str(job.folder / "int8"), quantization="int8", force=True)
+    ctranslate2.converters.TransformersConverter(str(job.bundle)).convert(
+        str(job.folder / "int8"), quantization="int8", force=True
+    )
 
 
 def open_peer(job: Job) -> Peer:

@@ -37,8 +37,11 @@ def open_peer(job: Job) -> Peer:
         return _row(answer[0] if nested else answer, job.labels)
 
     def many(texts: Sequence[str]) -> Logits:
-        batches = [list(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
-        rows = [_row(answer, job.labels) for batch in batches for answer in _asked(connection, path, batch)]
+        rows = [
+            _row(answer, job.labels)
+            for start in range(0, len(texts), BATCH)
+            for answer in _asked(connection, path, list(texts[start : start + BATCH]))
+        ]
         if len(rows) != len(texts):
             raise ValueError(f"it gave {len(rows)} answers to {len(texts)} texts")
         return np.array(rows)
@@ -63,9 +66,8 @@ def _asked(connection: HTTPConnection, path: str, inputs: str | list[str]) -> An
 
 def _row(answer: Any, labels: Sequence[str]) -> Logits:
     """Return the log of the scores of a text in the order of the labels; one that was left out has what is missing to 1."""
-    several = [answer] if isinstance(answer, dict) else answer
     try:
-        scores = {each["label"]: float(each["score"]) for each in several}
+        scores = {each["label"]: float(each["score"]) for each in ([answer] if isinstance(answer, dict) else answer)}
     except (TypeError, KeyError, ValueError) as exc:
         raise ValueError(f"it answered {json.dumps(answer)[:80]}, wanted a list of label and score") from exc
     if not scores.keys() <= set(labels):

@@ -17,9 +17,8 @@ def prepare(job: Job) -> None:
     from model2vec.train import StaticModelForClassification
 
     texts = job.training_texts()
-    names = [job.labels[label] for label in texts["train_labels"]]
     classifier = StaticModelForClassification.from_static_model(model=distill(job.options["base"], device="cpu"))
-    classifier.fit(texts["train"], names, device="cpu")
+    classifier.fit(texts["train"], [job.labels[label] for label in texts["train_labels"]], device="cpu")
     classifier.to_pipeline().save_pretrained(str(job.folder / "pipeline"))
 
 

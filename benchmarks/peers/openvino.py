@@ -25,9 +25,12 @@ def prepare(job: Job) -> None:
     import openvino as ov
 
     inputs_of = reader_of(job)
-    dataset = nncf.Dataset([inputs_of([text]) for text in job.calibration])
-    model = ov.Core().read_model(portable_graph(job))
-    ov.save_model(nncf.quantize(model, dataset, model_type=nncf.ModelType.TRANSFORMER), job.folder / GRAPH)
+    quantized = nncf.quantize(
+        ov.Core().read_model(portable_graph(job)),
+        nncf.Dataset([inputs_of([text]) for text in job.calibration]),
+        model_type=nncf.ModelType.TRANSFORMER,
+    )
+    ov.save_model(quantized, job.folder / GRAPH)
 
 
 def open_peer(job: Job) -> Peer:

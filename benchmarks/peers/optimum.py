@@ -27,8 +27,9 @@ def prepare(job: Job) -> None:
 
     model = ORTModelForSequenceClassification.from_pretrained(job.bundle, export=True)
     model.save_pretrained(job.folder)
-    preset = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=False)
-    ORTQuantizer.from_pretrained(model).quantize(save_dir=job.folder, quantization_config=preset)
+    ORTQuantizer.from_pretrained(model).quantize(
+        save_dir=job.folder, quantization_config=AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=False)
+    )
 
 
 def open_peer(job: Job) -> Peer:
@@ -36,8 +37,9 @@ def open_peer(job: Job) -> Peer:
     from optimum.onnxruntime import ORTModelForSequenceClassification
     from transformers import AutoTokenizer, pipeline
 
-    options = session_options(job.threads)
-    model = ORTModelForSequenceClassification.from_pretrained(job.folder, file_name=GRAPH, session_options=options)
+    model = ORTModelForSequenceClassification.from_pretrained(
+        job.folder, file_name=GRAPH, session_options=session_options(job.threads)
+    )
     tokenizer = AutoTokenizer.from_pretrained(job.bundle, model_max_length=job.max_length)
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, top_k=None, function_to_apply="none")
     return peer_of(

@@ -31,8 +31,9 @@ def prepare(job: Job) -> None:
     from sentence_transformers import SentenceTransformer, export_dynamic_quantized_onnx_model
     from sklearn.linear_model import LogisticRegression
 
-    given = {"provider": "CPUExecutionProvider", "export": True}
-    model = SentenceTransformer(job.options["base"], backend="onnx", model_kwargs=given)
+    model = SentenceTransformer(
+        job.options["base"], backend="onnx", model_kwargs={"provider": "CPUExecutionProvider", "export": True}
+    )
     model.save_pretrained(str(job.folder))
     export_dynamic_quantized_onnx_model(model, "avx512_vnni", str(job.folder))
     texts = job.training_texts()
@@ -62,5 +63,12 @@ def open_peer(job: Job) -> Peer:
 def _encoder(job: Job) -> Any:
     from sentence_transformers import SentenceTransformer
 
-    given = {"file_name": QUANTIZED, "provider": "CPUExecutionProvider", "session_options": session_options(job.threads)}
-    return SentenceTransformer(str(job.folder), backend="onnx", model_kwargs=given)
+    return SentenceTransformer(
+        str(job.folder),
+        backend="onnx",
+        model_kwargs={
+            "file_name": QUANTIZED,
+            "provider": "CPUExecutionProvider",
+            "session_options": session_options(job.threads),
+        },
+    )

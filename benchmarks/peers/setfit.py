@@ -34,8 +34,11 @@ def prepare(job: Job) -> None:
         report_to="none",
         show_progress_bar=False,
     )
-    data = Dataset.from_dict({"text": texts["train"], "label": texts["train_labels"]})
-    Trainer(model=model, args=arguments, train_dataset=data).train()
+    Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_dict({"text": texts["train"], "label": texts["train_labels"]}),
+    ).train()
     model.model_body.save_pretrained(str(job.folder / "encoder"))
     head = model.model_head
     np.savez(job.folder / "encoder" / "head.npz", coef_=head.coef_, intercept_=head.intercept_, classes_=head.classes_)
@@ -58,5 +61,11 @@ def open_peer(job: Job) -> Peer:
         shares = model.predict_proba(texts, batch_size=BATCH, as_numpy=True, show_progress_bar=False)
         return np.log(np.maximum(shares, 1e-12))
 
-    size_bytes = bytes_of(folder, "model.safetensors", "head.npz")
-    return peer_of(answer, job, source=SOURCE, size_bytes=size_bytes, order="by length, its own", steps=STEPS)
+    return peer_of(
+        answer,
+        job,
+        source=SOURCE,
+        size_bytes=bytes_of(folder, "model.safetensors", "head.npz"),
+        order="by length, its own",
+        steps=STEPS,
+    )

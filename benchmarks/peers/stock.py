@@ -22,8 +22,12 @@ def prepare(job: Job) -> None:
     from onnxruntime.transformers.optimizer import optimize_model
 
     config, optimized = config_of(job), job.folder / "optimized.onnx"
-    shape = {"num_heads": config["num_attention_heads"], "hidden_size": config["hidden_size"]}
-    optimize_model(str(portable_graph(job)), model_type="bert", **shape).save_model_to_file(str(optimized))
+    optimize_model(
+        str(portable_graph(job)),
+        model_type="bert",
+        num_heads=config["num_attention_heads"],
+        hidden_size=config["hidden_size"],
+    ).save_model_to_file(str(optimized))
     quantize_dynamic(optimized, job.folder / GRAPH, per_channel=True, weight_type=QuantType.QInt8)
 
 

@@ -48,7 +48,6 @@ def prepare(job: Job) -> None:
     texts = job.training_texts()
     torch.manual_seed(SEED)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    teacher = AutoModelForSequenceClassification.from_pretrained(teacher_of(job)).eval()
     student = AutoModelForSequenceClassification.from_pretrained(folder)
 
     rows = [
@@ -59,20 +58,19 @@ def prepare(job: Job) -> None:
     # A plain dict: TextBrewer knows no other mapping.
     loader: DataLoader[Any] = DataLoader(rows, BATCH_SIZE, shuffle=True, collate_fn=lambda rows: dict(pad(rows)))  # type: ignore[arg-type]
     steps = EPOCHS * len(loader)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE)
     distiller = GeneralDistiller(
         train_config=TrainingConfig(
             log_dir=None, output_dir=str(job.folder / "runs"), device="cpu", ckpt_frequency=1, ckpt_epoch_frequency=10**6
         ),
         distill_config=DistillationConfig(temperature=TEMPERATURE, intermediate_matches=MATCHES),
-        model_T=teacher,
+        model_T=AutoModelForSequenceClassification.from_pretrained(teacher_of(job)).eval(),
         model_S=student,
         adaptor_T=_adapted,
         adaptor_S=_adapted,
     )
     with distiller:
         distiller.train(
-            optimizer,
+            torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE),
             loader,
             num_epochs=EPOCHS,
             scheduler_class=get_linear_schedule_with_warmup,
@@ -101,5 +99,11 @@ def open_peer(job: Job) -> Peer:
     def answer(texts: list[str]) -> Logits:
         return np.asarray(model(**tokenizer(texts, truncation=True, padding=True, return_tensors="pt")).logits)
 
-    size_bytes = bytes_of(folder, "model.safetensors")
-    return peer_of(answer, job, source=SOURCE, size_bytes=size_bytes, layers=LAYERS, epochs=EPOCHS)
+    return peer_of(
+        answer,
+        job,
+        source=SOURCE,
+        size_bytes=bytes_of(folder, "model.safetensors"),
+        layers=LAYERS,
+        epochs=EPOCHS,
+    )

@@ -57,11 +57,14 @@ def open_peer(job: Job) -> Peer:
     classify = Labels(str(folder), dynamic=False, gpu=False)
 
     def answer(texts: list[str]) -> Logits:
-        shares = np.full((len(texts), len(job.labels)), 1e-12)
-        for row, scores in enumerate(classify(texts)):
-            for label, score in scores:
-                shares[row, label] = max(score, 1e-12)
-        return np.log(shares)
+        rows = [dict(scores) for scores in classify(texts)]  # by label id
+        return np.log([[max(row.get(label, 0.0), 1e-12) for label in range(len(job.labels))] for row in rows])
 
-    size_bytes = bytes_of(folder, "model.safetensors")
-    return peer_of(answer, job, source=SOURCE, size_bytes=size_bytes, layers=LAYERS, epochs=EPOCHS)
+    return peer_of(
+        answer,
+        job,
+        source=SOURCE,
+        size_bytes=bytes_of(folder, "model.safetensors"),
+        layers=LAYERS,
+        epochs=EPOCHS,
+    )

@@ -29,7 +29,7 @@ from benchmarks.harness.environments import requirements_of
 from benchmarks.harness.peer import bytes_of, module_of, peers, reader_of, write_first_layers
 from benchmarks.harness.scenario import Context
 from benchmarks.harness.speed import SpeedSettings, run_speed
-from benchmarks.peers import clockwork, external, http, transformers
+from benchmarks.peers import clockwork, external, http, stock, transformers
 from benchmarks.peers.servers import SERVERS
 from distill.bundle import Bundle
 from distill.data import Dataset
@@ -67,11 +67,11 @@ def test_peers_on_the_students_weights_give_its_labels(tiny_student: Bundle, tmp
 
 
 def test_a_peer_under_another_name_is_made_ready_and_opened_as_that_peer(tiny_student: Bundle, tmp_path: Path) -> None:
-    (stock,) = peer_candidates(["stock"], student=tiny_student.path)
+    (named,) = peer_candidates(["stock"], student=tiny_student.path)
     (shape, _) = shape_candidates(
         tmp_path, base=str(tiny_student.path), labels=tiny_student.labels, max_length=16, reporter=SilentReporter()
     )
-    for candidate in (replace(stock, name="held back"), shape):
+    for candidate in (replace(named, name="held back"), shape):
         assert (candidate.peer, module_of("stock").__name__) == ("stock", candidate.module)
     assert [each.peer for each in floor_candidates(tiny_student.path)] == [None, None]
 
@@ -99,6 +99,20 @@ def test_servers_have_environments_of_their_own_and_ours_has_none() -> None:
 def test_a_peer_that_is_not_there_is_named(tiny_student: Bundle) -> None:
     with pytest.raises(SettingsError, match="there is no peer 'tensorrt'; there are ctranslate2, model2vec"):
         peer_candidates(["tensorrt"], student=tiny_student.path)
+
+
+def test_one_word_names_every_peer(tiny_student: Bundle) -> None:
+    assert [each.name for each in peer_candidates(["all"], student=tiny_student.path)] == list(peers())
+
+
+def test_the_stock_recipe_answers_as_the_graph_it_made(tiny_student: Bundle, tiny_test: Dataset, tmp_path: Path) -> None:
+    (tmp_path / stock.GRAPH).write_bytes(tiny_student.read_graph("fp32"))
+    job = Job(tiny_student.path, tmp_path, threads=1, max_length=tiny_student.manifest.max_length, labels=tiny_student.labels)
+    peer, texts = stock.open_peer(job), tiny_test.single_texts()[:40]
+    expected = open_form(tiny_student, "fp32", threads=1).predict_logits(texts)
+    np.testing.assert_allclose(peer.many(texts), expected, atol=1e-4)
+    np.testing.assert_allclose(peer.one(texts[0]), expected[0], atol=1e-4)
+    assert peer.size_bytes == bytes_of(tiny_student.path, tmp_path / stock.GRAPH)
 
 
 def test_getting_ready_ends_at_its_limit_and_leaves_no_stamp(tiny_student: Bundle, tmp_path: Path) -> None:
