@@ -52,12 +52,9 @@ def python_of(name: str, *, folder: Path = FOLDER) -> Path:
     Raises:
         PeerError: Its packages will not install; the reason is pip's last word.
     """
-    packages = requirements_of(name)
-    if not packages:
-        return Path(sys.executable)
-    environment = folder / name
-    python = environment / "bin" / "python"
-    if not is_installed(environment, packages):
+    environment, packages = folder / name, requirements_of(name)
+    python = environment / "bin" / "python" if packages else Path(sys.executable)
+    if not is_ready(name, folder=folder):
         venv.create(environment, clear=True)
         theirs = Path(sysconfig.get_path("purelib", "venv", {"base": str(environment)}))
         # Last in the search order: what the peer brings itself comes first.

@@ -37,7 +37,6 @@ def run_fresh(
     """
     candidates = candidates_of(settings, context)
     task = task_of(settings, settings, context, texts=settings.texts)
-    texts = task.test.single_texts()
     used = settings.threads or threads or available_cpus()
     contenders, failed = make_ready(candidates, task, threads=used, reporter=context.reporter)
     able, found = {each.name: each for each in contenders}, defaultdict[str, list[Fresh]](list)
@@ -47,14 +46,17 @@ def run_fresh(
             for name in in_order(list(able), number, settings):
                 if name not in failed:
                     with dropping(name, failed, context.reporter):
-                        found[name].append(fresh_process(able[name], texts, timeout_s=settings.timeout_s))
+                        found[name].append(fresh_process(able[name], task.test.single_texts(), timeout_s=settings.timeout_s))
                 advance(1)
     session = watch.session().to_json()
 
     def row(candidate: Candidate) -> dict[str, Any]:
-        fresh, reference = found[candidate.name], found[candidates[0].name][0].logits
-        about = fresh[0].about
-        quality = quality_part(fresh[0].logits, task.test, gives=about["gives"], reference=reference)
-        return {**identity_part(candidate, about), **quality, **part_of(fresh), "session": session}
+        first, reference = found[candidate.name][0], found[candidates[0].name][0]
+        return {
+            **identity_part(candidate, first.about),
+            **quality_part(first.logits, task.test, gives=first.about["gives"], reference=reference.logits),
+            **part_of(found[candidate.name]),
+            "session": session,
+        }
 
     return Outcome(rows_or_reasons(candidates, failed, row, reporter=context.reporter), parts_of(task))

@@ -52,9 +52,8 @@ class Rows(Pieces):
 
     def keep(self, row: Mapping[str, Any]) -> None:
         """Keep a finished row under its name."""
-        now = circumstances()
-        made = {"measured_on": datetime.now(UTC).date().isoformat(), **{name: now[name] for name in CIRCUMSTANCES}}
-        self.put(row["name"], {**row, "made": made})
+        today, now = datetime.now(UTC).date().isoformat(), circumstances()
+        self.put(row["name"], {**row, "made": {"measured_on": today, **{name: now[name] for name in CIRCUMSTANCES}}})
 
     def with_earlier(self, earlier: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return the rows here and those of an earlier result that were not made again, sorted by name."""

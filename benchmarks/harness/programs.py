@@ -26,9 +26,14 @@ def found_by(module: str, *arguments: str, given: str = "", timeout_s: float | N
     Raises:
         PotstillError: It died, or took longer.
     """
-    command = [sys.executable, "-m", module, *arguments]
     try:
-        done = run_child(command, given=given, timeout_s=timeout_s, cwd=ROOT, env={**os.environ, **variables})
+        done = run_child(
+            [sys.executable, "-m", module, *arguments],
+            given=given,
+            timeout_s=timeout_s,
+            cwd=ROOT,
+            env={**os.environ, **variables},
+        )
     except subprocess.TimeoutExpired as exc:
         raise PotstillError(f"{module} took more than {timeout_s} s and was ended; run the scenario again") from exc
     if done.returncode:

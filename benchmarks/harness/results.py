@@ -115,8 +115,9 @@ def read_result_file(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
-        make = f"run `python -m benchmarks {path.stem}` to make it, or name a result file"
-        raise PotstillError(f"{path} cannot be read: {exc.strerror}; {make}") from exc
+        raise PotstillError(
+            f"{path} cannot be read: {exc.strerror}; run `python -m benchmarks {path.stem}` to make it, or name a result file"
+        ) from exc
     except ValueError as exc:
         raise PotstillError(f"{path} is not whole: {exc}; {again}") from exc
     if not isinstance(content, dict) or not {"schema", "scenario", *PARTS} <= content.keys():
@@ -134,8 +135,7 @@ def changed_code(result: Mapping[str, Any], decided_by: Sequence[str]) -> list[s
     Their digests are in the result, so this needs no history and works in a shallow clone. Comments and docstrings do not
     count.
     """
-    kept = result.get("code", {})
-    return [each for each in decided_by if kept.get(each) != digest_of_code(each)]
+    return [each for each in decided_by if result.get("code", {}).get(each) != digest_of_code(each)]
 
 
 @cache
@@ -145,10 +145,8 @@ def digest_of_code(path: str) -> str:
     files = [place] if place.is_file() else sorted(place.rglob("*.py"))
     if not files:
         return ""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(ROOT)} {_bare(file.read_text(encoding='utf-8'))}\n".encode())
-    return digest.hexdigest()[:16]
+    code = "".join(f"{file.relative_to(ROOT)} {_bare(file.read_text(encoding='utf-8'))}\n" for file in files)
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
 def _bare(source: str) -> str:

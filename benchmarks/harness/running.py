@@ -50,9 +50,15 @@ def run_scenario(scenario: Scenario, settings: Settings, run: RunSettings, *, re
     environment = circumstances()
     if run.quick:
         settings = settings.model_copy(update=dict(scenario.quick))
-    commit = None if environment["git_dirty"] else environment["git_commit"]
-    out = run.place / "results" if run.quick else run.out
-    outcome = scenario.run(settings, Context(run.place, scenario.name, reporter, run.quick, commit, out))
+    context = Context(
+        work=run.place,
+        scenario=scenario.name,
+        reporter=reporter,
+        quick=run.quick,
+        commit=None if environment["git_dirty"] else environment["git_commit"],
+        out=run.place / "results" if run.quick else run.out,
+    )
+    outcome = scenario.run(settings, context)
     result = {
         "scenario": scenario.name,
         "command": command_of(scenario, settings),
@@ -63,8 +69,9 @@ def run_scenario(scenario: Scenario, settings: Settings, run: RunSettings, *, re
         **outcome.parts,
     }
     print(scenario.table(result))
-    figures = scenario.figures(result)
-    return write_result(**result, figures=figures, folder=outcome.folder or out, decided_by=scenario.decided_by)
+    return write_result(
+        **result, figures=scenario.figures(result), folder=outcome.folder or context.out, decided_by=scenario.decided_by
+    )
 
 
 def run_all(run: RunSettings, *, only: Sequence[str] = (), reporter: Reporter) -> list[str]:
@@ -80,28 +87,21 @@ def run_all(run: RunSettings, *, only: Sequence[str] = (), reporter: Reporter) -
         else:
             expected = "" if run.quick else f", about {scenario.minutes:.0f} minutes"
             reporter.say(f"{name}{expected}: {scenario.summary}")
-            if not _has_run(scenario, run.model_copy(update={"out": folder}), reporter):
+            started = time.monotonic()
+            try:
+                run_scenario(scenario, scenario.settings(), run.model_copy(update={"out": folder}), reporter=reporter)
+                reporter.say(f"{scenario.name}: {(time.monotonic() - started) / 60:.1f} minutes")
+            except PotstillError as exc:
+                reporter.say(f"{scenario.name} failed: {exc}")
                 failed.append(scenario.name)
     return failed
 
 
-def _has_run(scenario: Scenario, run: RunSettings, reporter: Reporter) -> bool:
-    started = time.monotonic()
-    try:
-        run_scenario(scenario, scenario.settings(), run, reporter=reporter)
-    except PotstillError as exc:
-        reporter.say(f"{scenario.name} failed: {exc}")
-        return False
-    reporter.say(f"{scenario.name}: {(time.monotonic() - started) / 60:.1f} minutes")
-    return True
-
-
 def command_of(scenario: Scenario, settings: Settings) -> str:
     """Return the command of a run; a bundle is named, and its digest is in the result file."""
-    words, defaults = ["python -m benchmarks", scenario.name], values_of(type(settings)())
-    for name, values in values_of(settings).items():
-        if values and values != defaults[name]:
-            words += [f"--{name.replace('_', '-')}", *(_spelled(each) for each in values if each is not True)]
+    words, values = ["python -m benchmarks", scenario.name], values_of(settings)
+    for name in settings.model_dump(exclude_defaults=True):
+        words += [f"--{name.replace('_', '-')}", *(_spelled(each) for each in values[name] if each is not True)]
     return " ".join(words)
 
 
@@ -114,14 +114,17 @@ def values_of(settings: Settings) -> dict[str, tuple[Any, ...]]:
 def without_places(settings: Settings) -> dict[str, Any]:
     """Return settings as JSON values, folders by their names, without the bundles, whose digests a result file has."""
     values = settings.model_dump(mode="json", exclude={name for name, _ in bundles_of(settings)})
-    places = {name: value.name for name in values if isinstance(value := getattr(settings, name), Path)}
-    return values | places
+    return values | {name: value.name for name in values if isinstance(value := getattr(settings, name), Path)}
 
 
 def bundles_of(settings: Settings) -> list[tuple[str, Path]]:
     """Return the fields of settings that name bundles, with each bundle's folder."""
-    given = [(name, each) for name, values in values_of(settings).items() for each in values if isinstance(each, str | Path)]
-    places = [(name, Path(place_and_form(str(each))[0])) for name, each in given]
+    places = [
+        (name, Path(place_and_form(str(each))[0]))
+        for name, values in values_of(settings).items()
+        for each in values
+        if isinstance(each, str | Path)
+    ]
     return [(name, place) for name, place in places if (place / MANIFEST).is_file()]
 
 

@@ -65,8 +65,7 @@ class Context:
 
     def earlier_rows(self) -> Sequence[Row]:
         """Return the rows of the result file that is there already."""
-        there = (self.out / f"{self.scenario}.json").is_file()
-        return read_result(self.scenario, folder=self.out)["rows"] if there else ()
+        return read_result(self.scenario, folder=self.out)["rows"] if (self.out / f"{self.scenario}.json").is_file() else ()
 
     def trained(self, name: str, seed: int = 0) -> Path:
         """Return a bundle that the scenario `quality` trained: `teacher`, or one of its arms.
@@ -76,8 +75,10 @@ class Context:
         """
         path = self.work / QUALITY / f"{name}-{seed}"
         if not path.is_dir():
-            quick = " --quick" if self.quick else ""
-            raise SettingsError(f"{path} is not there; run `python -m benchmarks {QUALITY}{quick}` first, or name a bundle")
+            raise SettingsError(
+                f"{path} is not there; run `python -m benchmarks {QUALITY}{' --quick' if self.quick else ''}` first, or name "
+                "a bundle"
+            )
         return path
 
 
@@ -132,8 +133,7 @@ class Scenario:
 @cache
 def scenarios() -> dict[str, Scenario]:
     """Return every scenario by its name, those that others need first."""
-    files = sorted(module.name for module in pkgutil.iter_modules(rooms.__path__))
-    found = [importlib.import_module(f"{rooms.__name__}.{name}").SCENARIO for name in files]
+    found = [importlib.import_module(file.name).SCENARIO for file in pkgutil.iter_modules(rooms.__path__, f"{rooms.__name__}.")]
     return {each.name: each for each in sorted(found, key=lambda each: (bool(each.needs), each.name))}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from statistics import median_high
 from typing import Any
 
 from pydantic import Field
@@ -73,14 +74,11 @@ def kept_rows(
     how = [context.scenario, kind, settings.model_dump(exclude={"bundles", "peers", "external", "url"}), context.commit]
     digests = {each.name: each.digest(how, task.test.fingerprint()) for each in candidates}
     rows = {name: row for name, digest in digests.items() if (row := kept.find(digest)) is not None}
-    reference, *others = candidates
-    missing = [each for each in others if each.name not in rows]
-    step = settings.together - 1
-    sessions = [[reference, *missing[start : start + step]] for start in range(0, len(missing), step)]
-    if not sessions and reference.name not in rows:
-        sessions = [[reference]]
-    for number, together in enumerate(sessions, start=1):
-        context.reporter.say(f"{context.scenario}: session {number} of {len(sessions)}, {len(together)} rows")
+    reference = candidates[0]
+    while missing := [each for each in candidates if each.name not in rows]:
+        others = [each for each in missing if each is not reference]
+        together = [reference, *others[: settings.together - 1]]
+        context.reporter.say(f"{context.scenario}: a session of {len(together)} rows, {len(missing)} are missing")
         for row in session_rows(kind, together, task, settings, context):
             rows[row["name"]] = row
             if "failed" not in row:
@@ -90,15 +88,14 @@ def kept_rows(
 
 def parts_of(task: Task) -> dict[str, Any]:
     """Return what a result file says of the texts."""
-    lengths = sorted(len(text.split()) for text in task.test.single_texts())
-    middle, most = lengths[len(lengths) // 2], lengths[-1]
-    reads = f"{len(lengths):,} test texts of {middle} words in the median and {most} at most, {len(task.test.labels)} labels"
+    lengths = [len(text.split()) for text in task.test.single_texts()]
     return {
         "test_fingerprint": task.test.fingerprint(),
         "labels": task.test.labels,
         "truth": task.test.label_ids.tolist(),
         **({} if task.validation is None else {"validation_truth": task.validation.label_ids.tolist()}),
-        "reads": reads,
+        "reads": f"{len(lengths):,} test texts of {median_high(lengths)} words in the median and {max(lengths)} at most, "
+        f"{len(task.test.labels)} labels",
     }
 
 
@@ -180,7 +177,6 @@ def identity_part(candidate: Candidate, about: Mapping[str, Any]) -> dict[str, A
 
 def _speed_part(kind: Kind, turns: Turns, reference: Turns, session: Session) -> dict[str, Any]:
     """Return the latency of single texts or the rate of many, with intervals, and the ratio to the reference."""
-    others, stolen = session.others_processors, session.stolen_share
     rates = [[1000 * len(turns.logits) / ms for ms in each] for each in turns.ms]
     name, ratio = FIGURES[kind]
     p99 = tail(turns.ms, 99)
@@ -190,7 +186,9 @@ def _speed_part(kind: Kind, turns: Turns, reference: Turns, session: Session) ->
         "latency_us": [[round(1000 * sample) for sample in each] for each in turns.ms],
     }
     return {
-        "marks": marks_of(turns.ms, steady=turns.steady, others_processors=others, stolen_share=stolen),
+        "marks": marks_of(
+            turns.ms, steady=turns.steady, others_processors=session.others_processors, stolen_share=session.stolen_share
+        ),
         "spread": spread(turns.ms),
         "warmup": [asdict(each) for each in turns.settled],
         "process_of_round": turns.process_of,
@@ -208,8 +206,11 @@ def failed_row(candidate: Candidate, reason: str) -> dict[str, Any]:
 def speed_figures(kind: Kind, result: Result) -> dict[str, float]:
     """Return the figures of a scenario; a row that failed has none."""
     name, ratio = FIGURES[kind]
-    ratios = [(slug_of(row["name"]), slug_of(row["reference"]), row[ratio]) for row in succeeded(result) if row[ratio]]
-    compared = {f"{row}_{ratio}_{reference}": found["value"] for row, reference, found in ratios}
+    compared = {
+        f"{slug_of(row['name'])}_{ratio}_{slug_of(row['reference'])}": row[ratio]["value"]
+        for row in succeeded(result)
+        if row[ratio]
+    }
     return figures_named("macro_f1", result) | figures_named(name, result) | compared
 
 

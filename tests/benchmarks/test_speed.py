@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from tiny_task import tiny_texts, write_csv
 
-from benchmarks.harness.candidates import bundle_candidates
+from benchmarks.harness.candidates import RowSettings, bundle_candidates, everything
 from benchmarks.harness.running import command_of
 from benchmarks.harness.scenario import Context, scenarios
 from benchmarks.harness.speed import SpeedSettings, run_speed, speed_figures
@@ -162,6 +163,21 @@ def test_finished_rows_are_not_measured_again_unless_settings_or_code_changed(ti
 def test_a_form_that_is_not_there_is_refused(given: str, tiny_student: Bundle) -> None:
     with pytest.raises((SettingsError, PotstillError)):
         bundle_candidates([given.replace("PATH", str(tiny_student.path))])
+
+
+def test_without_bundles_everything_that_the_scenario_quality_trained_is_a_row(tmp_path: Path) -> None:
+    context, quality = Context(tmp_path, "single-stream", SilentReporter()), tmp_path / "quality"
+    for name in ("teacher-0", "slim-0", "2_layers-0", "2_layers-1", "static-0"):
+        (quality / name).mkdir(parents=True)
+        if name not in ("teacher-0", "static-0"):
+            (quality / name / "model_int8.onnx").touch()
+    found = everything(RowSettings(), context)
+    assert found.bundles == (str(quality / "2_layers-0"), str(quality / "slim-0"))  # the first seed of what was exported
+    assert (found.teacher, found.weights) == (quality / "teacher-0", quality / "2_layers-0")
+    assert (found.peers, found.floors) == (("all",), True)
+    assert everything(RowSettings(peers=("openvino",)), context).peers == ("openvino",)
+    with pytest.raises(SettingsError, match="run `python -m benchmarks quality --quick` first, or name a bundle"):
+        everything(RowSettings(), replace(context, work=tmp_path / "quick", quick=True))
 
 
 def test_two_rows_of_one_name_are_refused(int8: str, bench: Bench) -> None:
