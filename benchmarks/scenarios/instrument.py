@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -74,43 +75,45 @@ def run(settings: InstrumentSettings, context: Context) -> Outcome:
     given = settings.bundle or f"{context.trained('2_layers')}:int8"
     (candidate,) = bundle_candidates((given,))
     task = task_of(RowSettings(bundles=(given,)), DataSettings(), context, texts=settings.texts)
-    counts = {"single-stream": settings.trials, "offline": settings.trials_offline, "serving": settings.trials_serving}
     rows: list[dict[str, Any]] = []
-    for name, count in counts.items():
+    for name, of in OF.items():
         pieces = Pieces(context.folder / f"{name}-{candidate.digest(context.commit)[:16]}")
         make, trials = _served_trial if name == "serving" else _timed_trial, list[Trial]()
+        count = getattr(settings, f"trials{of}")
         with context.reporter.task(f"trials, {name}", count) as advance:
             for seed in range(count):
                 trials.append(pieces.get(str(seed), partial(make, name, candidate, task, settings, seed)))
                 advance(1)
-        about = {"scenario": name, "bundle": candidate.name}
-        arms = {SAME: 0.0, SLOWED: SLOWDOWN[name]}.items()
-        rows += [{**about, "name": arm, "slowdown": share, "trials": [each[arm] for each in trials]} for arm, share in arms]
+        rows += [
+            {
+                "scenario": name,
+                "bundle": candidate.name,
+                "name": arm,
+                "slowdown": share,
+                "trials": [each[arm] for each in trials],
+            }
+            for arm, share in {SAME: 0.0, SLOWED: SLOWDOWN[name]}.items()
+        ]
     context.reporter.say("instrument: the cost of the harness, and simulated intervals")
-    simulated = [
-        {"num_seeds": seeds, "mix": mix, **simulated_coverage(seeds, mix, trials=settings.simulated)._asdict()}
-        for seeds, mix in (product(SEEDS, SEED_TO_TEXT) if settings.simulated else ())
-    ]
-    overhead = {"name": CALL, "call_ms": CALL_MS, **call_overhead(task, _short("single-stream", settings, 0))}
-    return Outcome([*rows, overhead, *({"name": "coverage", **each} for each in simulated)])
-
-
-def _timed_trial(name: str, candidate: Candidate, task: Task, settings: InstrumentSettings, seed: int) -> Trial:
-    return trial_of(KINDS[name], candidate, task, _short(name, settings, seed), slowdown=SLOWDOWN[name])
+    rows.append({"name": CALL, "call_ms": CALL_MS, **call_overhead(task, _short("single-stream", settings, 0))})
+    for seeds, mix in product(SEEDS, SEED_TO_TEXT) if settings.simulated else ():
+        found = simulated_coverage(seeds, mix, trials=settings.simulated)
+        rows.append({"name": "coverage", "num_seeds": seeds, "mix": mix, **found._asdict()})
+    return Outcome(rows)
 
 
 def _short(name: str, settings: InstrumentSettings, seed: int) -> SpeedSettings:
     return SHORT[name].model_copy(update={"settle_s": settings.settle_s, "seed": seed})
 
 
-def trial_of(kind: Kind, candidate: Candidate, task: Task, settings: SpeedSettings, *, slowdown: float) -> Trial:
+def _timed_trial(name: str, candidate: Candidate, task: Task, settings: InstrumentSettings, seed: int) -> Trial:
     """Return by arm the ratio of a candidate to itself, with its interval and the ratio of each pair of processes."""
-    texts = task.test.single_texts()[: settings.texts]
-    held = {REFERENCE: 0.0, SAME: 0.0, SLOWED: slowdown}
-    contenders = [slowed(task.contender(candidate, threads=1), share, name=name) for name, share in held.items()]
-    turns = timed(kind, contenders, texts, settings, reporter=SilentReporter()).required()
+    held = {REFERENCE: 0.0, SAME: 0.0, SLOWED: SLOWDOWN[name]}
+    contenders = [slowed(task.contender(candidate, threads=1), share, name=arm) for arm, share in held.items()]
+    texts, how = task.test.single_texts(), _short(name, settings, seed)
+    turns = timed(KINDS[name], contenders, texts[: how.texts], how, reporter=SilentReporter()).required()
     reference = turns[REFERENCE].ms
-    return {name: _estimated(ratios_of(reference, turns[name].ms, turns[name].process_of)) for name in (SAME, SLOWED)}
+    return {arm: _estimated(ratios_of(reference, turns[arm].ms, turns[arm].process_of)) for arm in (SAME, SLOWED)}
 
 
 def _estimated(by_process: np.ndarray) -> dict[str, Any]:
@@ -119,7 +122,7 @@ def _estimated(by_process: np.ndarray) -> dict[str, Any]:
 
 def _served_trial(name: str, candidate: Candidate, task: Task, settings: InstrumentSettings, seed: int) -> Trial:
     """Load three servers of one bundle in turns, each a fresh process in every round, one of them held back."""
-    peer, rates = SERVERS["potstill"], dict[str, list[float]]()
+    peer, rates = SERVERS["potstill"], defaultdict[str, list[float]](list)
     requests = requests_for(peer, task.test.single_texts())
     how = SpeedSettings(seed=seed)
     for number in range(how.processes):
@@ -127,8 +130,7 @@ def _served_trial(name: str, candidate: Candidate, task: Task, settings: Instrum
             with started(peer, candidate.bundle, peer.settings[0]) as server:
                 run_load(Load(server.port, requests, 16, settings.turn_s / 3))
                 with held_back(server, SLOWDOWN[name] if arm == SLOWED else 0.0):
-                    samples = run_load(Load(server.port, requests, 16, settings.turn_s))
-            rates.setdefault(arm, []).append(samples.requests_per_second)
+                    rates[arm].append(run_load(Load(server.port, requests, 16, settings.turn_s)).requests_per_second)
     return {arm: _estimated(np.divide(rates[arm], rates[REFERENCE])) for arm in (SAME, SLOWED)}
 
 
@@ -150,9 +152,8 @@ def held_back(server: RunningServer, share: float) -> Iterator[None]:
 def call_overhead(task: Task, how: SpeedSettings) -> dict[str, Any]:
     """Return the median that the harness measures of a call that takes 1 ms by its own clock."""
     job = Job(bundle=task.work, folder=task.work, threads=1, labels=task.test.labels, options={"ms": CALL_MS})
-    clockwork = Contender(CALL, "benchmarks.peers.clockwork", job)
-    turns = timed("single", [clockwork], task.test.single_texts()[: how.texts], how, reporter=SilentReporter()).required()
-    samples = np.concatenate(turns[CALL].ms)
+    clockwork, texts = Contender(CALL, "benchmarks.peers.clockwork", job), task.test.single_texts()[: how.texts]
+    samples = np.concatenate(timed("single", [clockwork], texts, how, reporter=SilentReporter()).required()[CALL].ms)
     return {"p50_ms": float(np.median(samples)), "samples": len(samples)}
 
 
@@ -162,10 +163,11 @@ def figures(result: Result) -> dict[str, float]:
     trials = {(row.get("scenario", "single-stream"), row["name"]): row["trials"] for row in rows if row.get("trials")}
     for name, of in OF.items():
         if (name, SAME) in trials:
-            same, slower = trials[name, SAME], trials[name, SLOWED]
-            found[f"trials{of}"] = len(same)
-            found[f"false_alarms{of}"] = sum(each["low"] > 1 or each["high"] < 1 for each in same)
-            found[f"slowdowns_found{of}"] = sum(each["high"] < 1 for each in slower)
+            found |= {
+                f"trials{of}": len(trials[name, SAME]),
+                f"false_alarms{of}": sum(each["low"] > 1 or each["high"] < 1 for each in trials[name, SAME]),
+                f"slowdowns_found{of}": sum(each["high"] < 1 for each in trials[name, SLOWED]),
+            }
     half_widths = [(each["high"] - each["low"]) / 2 for each in trials["single-stream", SAME]]
     (call,) = [row for row in rows if row["name"] == CALL]
     found |= {"half_width_median": float(np.median(half_widths)), "call_overhead_share": call["p50_ms"] / CALL_MS - 1}
@@ -186,16 +188,17 @@ def table(result: Result) -> str:
         ("one side slowed by", lambda name: f"{SLOWDOWN[name]:.0%}"),
         ("found", lambda name: str(found[f"slowdowns_found{OF[name]}"])),
     )
-    tried = [name for name, of in OF.items() if f"trials{of}" in found]
-    said = f"The median half width of an interval of single-stream was {found['half_width_median']:.2%}. "
-    said += f"The harness added {found['call_overhead_share']:.2%} to a call of 1 ms."
+    said = (
+        f"The median half width of an interval of single-stream was {found['half_width_median']:.2%}. "
+        f"The harness added {found['call_overhead_share']:.2%} to a call of 1 ms."
+    )
     seeds = [f"{found[f'coverage_{count}_seeds']:.1%} with {count}" for count in SEEDS if f"coverage_{count}_seeds" in found]
     if seeds:
         said += (
             f" Simulated, the 95 % intervals over seeds hold the truth in {', '.join(seeds)} seeds (the worst of three mixes)."
             f" At {SEEDS[-1]} seeds they are {found['width_ratio']:.2f} times as wide as those of an oracle."
         )
-    return f"{table_of(tried, columns)}\n\n{said}"
+    return f"{table_of([name for name, of in OF.items() if f'trials{of}' in found], columns)}\n\n{said}"
 
 
 SCENARIO = Scenario(

@@ -19,7 +19,7 @@ from distill.bundle import Bundle
 from distill.data import load_splits
 from distill.labels import Logits, task_of
 from distill.progress import Reporter
-from distill.scales import MIGRATION, SEVEN_BIT_LIMIT, STEPS, ChannelRange, InputScales, input_scales
+from distill.scales import MIGRATION, SEVEN_BIT_LIMIT, ChannelRange, InputScales, input_scales
 from distill.settings import DataSettings, Settings
 from export.int8.calibration import channel_ranges
 from export.int8.invariance import compare_alone_and_in_batches
@@ -56,7 +56,7 @@ WAYS = (
 
 
 def run_int8_ways(
-    bundle: Bundle, *, texts: Sequence[str], calibration: Sequence[str], reporter: Reporter, ways: Sequence[Way] = WAYS
+    bundle: Bundle, *, texts: Sequence[str], calibration: Sequence[str], reporter: Reporter
 ) -> list[dict[str, Any]]:
     """Return a row for each way.
 
@@ -65,7 +65,6 @@ def run_int8_ways(
         texts: What fp32 and int8 are compared on.
         calibration: Texts that fixed scales are taken from, at most 400 of them.
         reporter: Told of progress.
-        ways: Which.
     """
     from distill.models.loading import load_bundle
     from export.graph.fused import write_fused_graph
@@ -74,7 +73,7 @@ def run_int8_ways(
     ranges = channel_ranges(fp32, linear_inputs(fp32), texts=calibration, tokenizer=bundle.tokenizer())
     exact = OnnxClassifier.of_graph(fp32.SerializeToString(), bundle).predict_logits(texts)
     rows = []
-    for way in ways:
+    for way in WAYS:
         reporter.say(f"int8: {way.name}")
         graph = quantize(fp32, _scales(fp32, ranges, way), way.how)
         classifier = OnnxClassifier.of_graph(graph.SerializeToString(), bundle)
@@ -148,16 +147,10 @@ def run(settings: Int8Settings, context: Context) -> Outcome:
 
 def _scales(graph: onnx.ModelProto, ranges: Mapping[str, ChannelRange], way: Way) -> dict[str, InputScales]:
     layers = linear_layers(graph)
-    readers = {name: [each.weights for each in layers if each.input == name] for name in ranges}
-    if way.migration is None:
-        return {name: _one_scale(values) for name, values in ranges.items()}
-    return {name: input_scales(ranges[name], weights, migration=way.migration) for name, weights in readers.items()}
-
-
-def _one_scale(values: ChannelRange) -> InputScales:
-    low, high = min(float(values.low.min()), 0.0), max(float(values.high.max()), 0.0)
-    step = (high - low) / STEPS
-    return InputScales(step=np.full(len(values.low), step, dtype=np.float32), zero_point=int(np.rint(-low / step)))
+    weights = {name: [each.weights for each in layers if each.input == name] for name in ranges}
+    if way.migration is None:  # nothing sets a channel apart from the others if all weights are alike and alpha is 0
+        weights = {name: [np.ones_like(each[0])] for name, each in weights.items()}
+    return {name: input_scales(values, weights[name], migration=way.migration or 0.0) for name, values in ranges.items()}
 
 
 SCENARIO = Scenario(

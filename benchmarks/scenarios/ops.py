@@ -194,9 +194,11 @@ def ops_table(result: Result) -> str:
     for row in sorted(result["rows"], key=lambda row: row["us"]):
         ways[row["part"], str(row["tokens"])].append(f"{row['name']} {row['us']:,.0f}")
     cells = [(*place, ", ".join(several)) for place, several in ways.items()]
-    columns = ("part", "tokens", "microseconds of one core, the fastest first")
-    sizes = f"Hidden {HIDDEN}, {HEADS} heads, feed-forward {INNER:,}; "
-    return f"{markdown_table(columns, cells)}\n\n{sizes}ONNX Runtime {result['environment']['versions']['onnxruntime']}."
+    return (
+        f"{markdown_table(('part', 'tokens', 'microseconds of one core, the fastest first'), cells)}\n\n"
+        f"Hidden {HIDDEN}, {HEADS} heads, feed-forward {INNER:,}; "
+        f"ONNX Runtime {result['environment']['versions']['onnxruntime']}."
+    )
 
 
 def session_of(nodes: str, given: Arrays, copies: int) -> ort.InferenceSession:
@@ -211,10 +213,11 @@ def session_of(nodes: str, given: Arrays, copies: int) -> ort.InferenceSession:
     held = [numpy_helper.from_array(value, name) for name, value in constants().items() if name in read]
     outputs = [helper.make_empty_tensor_value_info(f"out{number}") for number in range(copies)]
     graph = helper.make_graph(parsed, "ops", fed, outputs, held)
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     options = session_options(1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # else copies become one
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)], ir_version=10
+    )
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

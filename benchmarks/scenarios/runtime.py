@@ -69,8 +69,7 @@ def run(settings: RuntimeSettings, context: Context) -> Outcome:
         context.reporter.say(f"runtime: quality of {path.name}, alone and in batches of 32")
         rows.append(_quality_row(path, task.test))
     context.reporter.say("runtime: the processor's int8 peak, and what the [serve] extra installs")
-    rows.append(_footprint_row(ours, task, one[0], students[0], settings))
-    return Outcome(rows)
+    return Outcome([*rows, _footprint_row(ours, task, one[0], students[0], settings)])
 
 
 def figures(result: Result) -> dict[str, float]:
@@ -97,8 +96,8 @@ def figures(result: Result) -> dict[str, float]:
 def table(result: Result) -> str:
     """Return a line per candidate."""
     rows = _of_kind(result, "candidate")
-    said = "Ratios compare ours with the row in the same rounds; above 1 ours is faster."
-    return "\n\n".join([table_of(rows, COLUMNS), " ".join([*first_words(rows), said])])
+    said = [*first_words(rows), "Ratios compare ours with the row in the same rounds; above 1 ours is faster."]
+    return f"{table_of(rows, COLUMNS)}\n\n{' '.join(said)}"
 
 
 def _of_kind(result: Result, kind: str) -> list[Row]:
@@ -149,7 +148,6 @@ def _turned(ratio: Row) -> dict[str, float]:
 def _quality_row(path: Path, test: Dataset) -> dict[str, Any]:
     bundle = Bundle.open(path)
     graphs = [graph_candidate(bundle, name=path.name, form=precision) for precision in bundle.manifest.precisions]
-    found = measure_quality(graphs, test, teacher=None).values()
     classifier = OnnxClassifier.open(bundle, precision="int8", threads=1)
     batches = compare_alone_and_in_batches(classifier, test.texts, max_texts=len(test))
     return {
@@ -157,7 +155,7 @@ def _quality_row(path: Path, test: Dataset) -> dict[str, Any]:
         "name": path.name,
         "seed": bundle.manifest.lineage.seed,
         "num_texts": len(test),
-        **{f"{row['precision']}_macro_f1": row["macro_f1"] for row in found},
+        **{f"{row['precision']}_macro_f1": row["macro_f1"] for row in measure_quality(graphs, test, teacher=None).values()},
         "labels_changed_by_batch": batches.labels_changed_by_batch,
         "probability_change_by_batch": batches.probability_change_by_batch,
         "size_bytes": bundle.size_bytes("int8"),
@@ -171,16 +169,15 @@ def _footprint_row(ours: Candidate, task: Task, row: Row, student: Path, setting
     fresh = [fresh_process(contender, texts[:200], timeout_s=settings.timeout_s, at_once=False) for _ in range(STARTS)]
     bundle = Bundle.open(student, verify=False)
     config = json.loads(bundle.file("config.json").read_text())
-    lengths = [len(ids) for ids in bundle.tokenizer().encode(texts)]
-    times = [sample for each in row["latency_us"] for sample in each]
+    multiply_adds = [footprint.multiply_adds(config, num_tokens=len(ids)) for ids in bundle.tokenizer().encode(texts)]
     return {
         "kind": "footprint",
         "cold_start_s": float(np.median([each.first_answer_s for each in fresh])),
         "peak_rss_bytes": int(np.median([each.peak_rss_bytes or 0 for each in fresh])),
         "install_bytes": footprint.install_bytes(),
         "peak_multiply_adds_per_second": footprint.int8_peak_multiply_adds_per_second(),
-        "multiply_adds_per_text": float(np.mean([footprint.multiply_adds(config, num_tokens=each) for each in lengths])),
-        "mean_ms_per_text": float(np.mean(times)) / 1000,
+        "multiply_adds_per_text": float(np.mean(multiply_adds)),
+        "mean_ms_per_text": float(np.concatenate(row["latency_us"]).mean()) / 1000,
         "p50_ms_per_text": row["p50_ms"]["value"],
     }
 

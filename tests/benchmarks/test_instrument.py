@@ -16,13 +16,12 @@ from benchmarks.harness.results import read_result
 from benchmarks.harness.scenario import Context
 from benchmarks.harness.speed import SpeedSettings
 from benchmarks.scenarios import instrument
-from benchmarks.scenarios.instrument import InstrumentSettings, call_overhead, figures, held_back, table, trial_of
+from benchmarks.scenarios.instrument import InstrumentSettings, _timed_trial, call_overhead, figures, held_back, table
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.progress import SilentReporter
 from export.measure import protocol
 from export.measure.protocol import Job, Peer, _single, _slowed
-from export.measure.turns import Kind
 
 
 def test_figures_by_hand() -> None:
@@ -61,11 +60,14 @@ def task(tiny_test: Dataset, tmp_path: Path) -> Task:
     return Task(test=tiny_test, train=None, validation=None, teacher=None, work=tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["single", "many"])
-def test_a_trial_compares_a_bundle_with_itself_and_with_itself_held_back(kind: Kind, tiny_student: Bundle, task: Task) -> None:
+@pytest.mark.parametrize("name", ["single-stream", "offline"])
+def test_a_trial_compares_a_bundle_with_itself_and_with_itself_held_back(
+    name: str, tiny_student: Bundle, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (candidate,) = bundle_candidates([f"{tiny_student.path}:int8"])
-    settings = SpeedSettings(rounds=3, processes=3, texts=60, settle_s=0.2, window_s=0.02)
-    found = trial_of(kind, candidate, task, settings, slowdown=4.0)  # five times as long: seen on a busy machine, too
+    monkeypatch.setitem(instrument.SHORT, name, SpeedSettings(rounds=3, processes=3, texts=60, window_s=0.02))
+    monkeypatch.setitem(instrument.SLOWDOWN, name, 4.0)  # five times as long: seen on a busy machine, too
+    found = _timed_trial(name, candidate, task, InstrumentSettings(settle_s=0.2), 0)
     assert list(found) == ["same", "slowed"]
     for arm in found.values():
         assert arm["low"] <= arm["value"] <= arm["high"]
