@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from benchmarks.harness.results import read_result_file
 from benchmarks.harness.scenario import Row
 from distill.errors import PotstillError
 from distill.evaluation.intervals import Bootstrap
+from export.measure.tables import estimate_of
 
 Kind = Literal["time", "quality", "memory"]
 COMPARED: dict[str, tuple[str, bool, Kind]] = {
@@ -102,11 +103,6 @@ def _speed(old: Row, new: Row, scenario: str) -> list[Change]:
     name, more_is_better, kind = COMPARED[scenario]
     if old.get(name) is None or new.get(name) is None or old.get("reference") == old["name"]:
         return []  # of the reference the ratio is 1 in both
-    a, b = (_with_ends(row[name]) for row in (old, new))
-    better = b["value"] / a["value"] - 1 if more_is_better else a["value"] / b["value"] - 1
-    return [Change(old["name"], name, a["value"], b["value"], better, b["low"] > a["high"] or b["high"] < a["low"], kind)]
-
-
-def _with_ends(found: Any) -> Mapping[str, float]:
-    """Return a figure with its interval; one that has none is its own low and high end."""
-    return found if isinstance(found, Mapping) else {"value": found, "low": found, "high": found}
+    a, b = estimate_of(old, name), estimate_of(new, name)
+    better = b.value / a.value - 1 if more_is_better else a.value / b.value - 1
+    return [Change(old["name"], name, a.value, b.value, better, b.low > a.high or b.high < a.low, kind)]

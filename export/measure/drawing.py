@@ -13,6 +13,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
+from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
 GREY: Final = "#6b7280"  # readable on white; `inline` lets a page choose another one
@@ -96,6 +97,14 @@ def place_names(
         taken.append(extent.translated(*shift))
         placed[index] = text
     return [placed[index] for index in range(len(names))]
+
+
+def logarithmic(axes: Axes, label: str) -> None:
+    """Give a plot a logarithmic x-axis with plain numbers, and a grid."""
+    axes.set(xscale="log", xlabel=label)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.tick_params(which="both", labelsize=8)
+    axes.grid(visible=True, alpha=0.2)
 
 
 def svg_of(figure: Figure, *, transparent: bool = False, prefix: str = "") -> str:

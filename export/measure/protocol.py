@@ -227,8 +227,8 @@ def memory_of(processes: Sequence[int]) -> dict[str, int | None]:
         return {"rss_bytes": None, "peak_rss_bytes": None}
     everyone = _with_children(processes)
     return {
-        "rss_bytes": sum(_status(process, "VmRSS:") for process in everyone),
-        "peak_rss_bytes": sum(_status(process, "VmHWM:") for process in everyone),
+        "rss_bytes": sum(status_bytes(process, "VmRSS:") for process in everyone),
+        "peak_rss_bytes": sum(status_bytes(process, "VmHWM:") for process in everyone),
     }
 
 
@@ -246,7 +246,8 @@ def _with_children(processes: Sequence[int]) -> list[int]:
     return found
 
 
-def _status(process: int, key: str) -> int:
+def status_bytes(process: int, key: str) -> int:
+    """Return what `/proc/PID/status` says of a process under a key, such as `VmHWM:`; 0 once it has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:

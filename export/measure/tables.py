@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from distill.evaluation.intervals import Estimate
+
 ABSENT = "-"
 
 Cell = Callable[[Mapping[str, Any]], str]
@@ -45,6 +47,14 @@ MOST_LABELS = 12
 def table_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> Table:
     """Return a table with one row for each row of results; a figure that was not measured is a dash."""
     return columns, [[_CELLS[name](row) for name in columns] for row in rows]
+
+
+def estimate_of(row: Mapping[str, Any], name: str) -> Estimate:
+    """Return a figure of a row with its interval; one that has none is its own low and high end."""
+    found = row[name]
+    if isinstance(found, Mapping):
+        return Estimate(found["value"], found["low"], found["high"])
+    return Estimate(found, *(row.get(f"{name}_interval") or (found, found)))
 
 
 def per_class_table(rows: Sequence[Mapping[str, Any]]) -> Table:

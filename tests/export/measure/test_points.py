@@ -1,4 +1,4 @@
-"""The picture of macro-F1 against time: which rows it shows, and that it needs nothing else."""
+"""The picture of macro-F1 against time or size: which rows it shows, and that it needs nothing else."""
 
 from __future__ import annotations
 
@@ -43,6 +43,25 @@ def test_the_picture_shows_every_row_that_was_timed_but_the_majority() -> None:
     assert ElementTree.fromstring(picture).tag == "{http://www.w3.org/2000/svg}svg"
     named = set(re.findall(r"<!-- (teacher|student int8|student fp32|tfidf|majority) -->", picture))
     assert named == {"teacher", "student int8", "tfidf"}
+
+
+def test_a_legend_names_the_families_that_are_shown() -> None:
+    families = re.findall(r"<!-- (Pareto front|potstill int8|potstill fp32|teacher|peer|floor) -->", picture_of(ROWS[1:]))
+    assert families == ["Pareto front", "potstill int8", "floor"]
+
+
+def test_a_row_may_say_its_family_and_is_drawn_against_its_size() -> None:
+    rows = [{**ROWS[0], "family": "peer", "name": "another_tool"}]
+    del rows[0]["runtime"]
+    picture = picture_of([*rows, *ROWS[1:]], across="size_bytes")
+    named = re.findall(
+        r"<!-- (another_tool|student int8|tfidf|peer|what must be shipped to answer \(MB, log scale\)) -->", picture
+    )
+    assert sorted(named) == ["another_tool", "peer", "student int8", "what must be shipped to answer (MB, log scale)"]
+
+
+def test_without_a_timed_row_the_picture_is_empty() -> None:
+    assert "Pareto front" not in picture_of(ROWS[3:])
 
 
 def test_the_same_rows_give_the_same_picture() -> None:

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from distill.evaluation.intervals import Estimate
 from export.measure.tables import (
     COLUMNS,
     EVAL_COLUMNS,
     confusion_table,
+    estimate_of,
     markdown_of,
     per_class_table,
     table_of,
@@ -94,6 +96,12 @@ def test_of_many_labels_the_commonest_mistakes_are_shown() -> None:
     columns, cells = confusion_table([confused(counts)])
     assert columns == ("classifier", "true label", "given", "texts", "of its texts")
     assert [row[1:] for row in cells] == [["label 7", "label 2", "6", "37.5%"], ["label 0", "label 12", "2", "16.7%"]]
+
+
+def test_a_figure_has_the_interval_that_its_row_says_or_none() -> None:
+    assert estimate_of(QUALITY, "macro_f1") == Estimate(0.81234, 0.7951, 0.8299)
+    assert estimate_of({"p50_ms": {"value": 2.0, "low": 1.5, "high": 2.5}}, "p50_ms") == Estimate(2.0, 1.5, 2.5)
+    assert estimate_of({"p50_ms": 2.0, "p50_ms_interval": None}, "p50_ms") == Estimate(2.0, 2.0, 2.0)
 
 
 def test_markdown_puts_words_left_and_figures_right() -> None:
