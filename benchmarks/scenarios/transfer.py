@@ -14,7 +14,7 @@ from pydantic import Field
 from benchmarks.harness.scenario import Context, Outcome, Scenario
 from benchmarks.transfer.bench import Bench, Maker
 from benchmarks.transfer.cells import PARTS, cells_of
-from benchmarks.transfer.figures import CROSS_TASKS, DOMAINS, SEEDS, transfer_figures
+from benchmarks.transfer.figures import CHINESE, CROSS_TASKS, DOMAINS, SEEDS, transfer_figures
 from benchmarks.transfer.page import learning_curve, transfer_table
 from benchmarks.transfer.parts import choice, features, few, floor, task, task_texts, whole
 from benchmarks.transfer.without_labels import language, language_texts, stand_in, unlabelled
@@ -61,8 +61,11 @@ def run(settings: TransferSettings, context: Context) -> Outcome:
         for part, row in cells_of(seed, bench.pieces):
             if part in settings.parts:
                 bench.make(row, MAKERS[row["kind"]])
-    tests = {domain: bench.domains[domain].test for domain in DOMAINS}
-    tests |= {name: task_texts(bench, name).test for name in CROSS_TASKS} | {"chinese": language_texts(bench).test}
+    tests = {
+        **{domain: bench.domains[domain].test for domain in DOMAINS},
+        **{name: task_texts(bench, name).test for name in CROSS_TASKS},
+        CHINESE: language_texts(bench).test,
+    }
     labels = {name: "".join(map(str, test.label_ids)) for name, test in tests.items()}
     return Outcome(bench.pieces.all(), {"missing": missing_of(bench), "test_labels": labels})
 

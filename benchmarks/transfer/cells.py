@@ -19,9 +19,9 @@ from benchmarks.transfer.figures import (
     SEEDS,
     STAND_IN,
     TASKS,
-    UNLABELLED_RECIPES,
     chosen_recipe,
 )
+from benchmarks.transfer.recipes import UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ FAMILIES: Final = (
     Family("features", "features", "features-{seed}", {"target": ("movies",)}),
     Family("few", "few", "few-{source}-{target}-{seed}", PAIRS),
     Family("few", "scratch", "scratch-{source}-{target}-{seed}", {"source": (FROM_SCRATCH,), "target": DOMAINS}, once=True),
-    Family(
-        "stand_in", "stand_in", "stand-in-{recipe}-{seed}", {"recipe": UNLABELLED_RECIPES, "target": (STAND_IN,)}, once=True
-    ),
+    Family("stand_in", "stand_in", "stand-in-{recipe}-{seed}", {"recipe": tuple(UNLABELLED), "target": (STAND_IN,)}, once=True),
     Family(
         "unlabelled",
         "unlabelled",

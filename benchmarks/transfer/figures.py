@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
 
 from benchmarks.harness.answers import Answered, digits
 from benchmarks.harness.scenario import Result, Row
+from benchmarks.transfer.recipes import UNLABELLED
 from distill.evaluation.intervals import Estimate, Figure, mean_estimate
 from distill.evaluation.metrics import confusion_matrix
 
@@ -26,8 +28,14 @@ CURVE_PAIR: Final = ("movies", "amazon")
 CURVE_SHOTS: Final = (8, 25, LABELS_A_CLASS, 400)
 """Labels a class of its points."""
 
-CURVE_LINES: Final = (*product(("parameters", "features"), CURVE_PAIR), ("tfidf", "tfidf"))
-"""Way and origin of its lines."""
+CURVE_LINES: Final = {
+    ("parameters", "movies"): "the teacher of movies, fine-tuned",
+    ("parameters", "amazon"): "the encoder alone, fine-tuned",
+    ("features", "movies"): "the teacher of movies, as features",
+    ("features", "amazon"): "the encoder alone, as features",
+    ("tfidf", "tfidf"): "TF-IDF",
+}
+"""Way and origin of its lines, and what the page calls them."""
 
 CURVE_KINDS: Final[Mapping[str, Row]] = {
     "curve": {},
@@ -52,17 +60,14 @@ LANGUAGE_ORIGINS: Final = (
 too, with `_adapted` they stay while masked words are guessed before the labels are learnt."""
 
 WAYS: Final = {**CROSS_TASKS, CHINESE: LANGUAGE_ORIGINS}
-TASKS: Final = ("movies", "amazon", "tweets", "nyt", "domains")
+TASKS: Final = (*DOMAINS, "domains")
 CANDIDATES: Final = ("minilm", "lowest_3_layers", "random", "after_a_task")
 NEAR: Final = 0.01
 """A recommended candidate counts as right within so much macro-F1 of the best."""
 
-FEATURES: Final = ("features_gap", "features_time_share", "features_warm_s")
 KEPT: Final = 0.95
 STAND_IN: Final = "movies"
 """The domain on which the recipe of the students without labels is chosen; none of those is of it."""
-
-UNLABELLED_RECIPES: Final = ("texts_of_one_source", "texts_and_labels_of_every_source")
 
 Runs = Mapping[int, Row]
 """Rows of one cell by seed."""
@@ -100,18 +105,16 @@ class Truth(Answered):
 
     def reached(self, name: str, runs: Runs, other: Runs | None = None) -> Reached:
         """Return what a cell reaches, and its gain over another."""
-        (own,) = self.figures(runs)
         gain = None
         if other and set(runs) & set(other):
             first, second = self.figures(runs, other)
             gain = (first - second).estimate()
-        return Reached(name, runs, own.estimate(), gain)
+        return Reached(name, runs, self.figures(runs)[0].estimate(), gain)
 
     def confusion(self, runs: Runs) -> list[list[int]]:
         """Return texts by true and given label, summed over seeds."""
-        given = [digits(row["predicted"]) for row in runs.values()]
-        counts = np.sum([confusion_matrix(self.truth, each, num_labels=self.num_labels) for each in given], axis=0)
-        return [list(map(int, row)) for row in counts]
+        given = digits("".join(row["predicted"] for row in runs.values()))
+        return list(confusion_matrix(np.tile(self.truth, len(runs)), given, num_labels=self.num_labels).tolist())
 
 
 def truth_of(result: Result, name: str) -> Truth:
@@ -140,14 +143,14 @@ def matrix_of(result: Result) -> dict[tuple[str, str], Reached]:
 
 def transfer_figures(result: Result) -> dict[str, float]:
     """Return the figures of which all that is needed is there."""
-    features, trials, kept = features_of(result), choices_of(result["rows"]), unlabelled_of(result)
+    trials, kept = choices_of(result["rows"]), unlabelled_of(result)
     gains = [cell.gain for cell in matrix_of(result).values() if cell.gain is not None]
-    figures: dict[str, float] = {name: features[name].value for name in FEATURES if name in features}
+    shown = ("features_gap", "features_time_share", "features_warm_s")
+    figures: dict[str, float] = {name: found.value for name, found in features_of(result).items() if name in shown}
     if gains:
         figures |= {"small_label_wins": sum(gain.low > 0 for gain in gains), "small_label_cells": len(gains)}
     if trials:
-        names = ("within", "rank_correlation")
-        figures |= {f"choices_{name}": float(np.mean([trial[name] for trial in trials])) for name in names}
+        figures |= {f"choices_{name}": fmean(trial[name] for trial in trials) for name in ("within", "rank_correlation")}
         figures["choices_trials"] = len(trials)
     if kept:
         figures["unlabelled_retention"] = min(one.retention.value for one in kept)
@@ -201,8 +204,8 @@ def unlabelled_of(result: Result) -> list[Unlabelled]:
         if not (set(students) & set(teachers[target]) and all(teachers.values())):
             continue
         student, own = truth_of(result, target).figures(students, teachers.pop(target))
-        means = [float(np.mean([row["macro_f1"] for row in runs.values()])) for runs in teachers.values()]
-        starts = (float(np.mean(means)), max(means))
+        means = [fmean(row["macro_f1"] for row in runs.values()) for runs in teachers.values()]
+        starts = (fmean(means), max(means))
         closed = tuple((student.value - start) / (own.value - start) if own.value > start else None for start in starts)
         found.append(Unlabelled(target, student.estimate(), (student / own).estimate(), starts, closed))
     return found
@@ -262,4 +265,4 @@ def _compared(result: Result, name: str, key: str, ways: Sequence[str], *, again
 def chosen_recipe(rows: Sequence[Row]) -> str | None:
     """Return the recipe that was best on the stand-in; None before all were tried there."""
     tried = {row["recipe"]: row["macro_f1"] for row in rows if row["kind"] == "stand_in"}
-    return max(UNLABELLED_RECIPES, key=tried.__getitem__) if tried.keys() >= set(UNLABELLED_RECIPES) else None
+    return max(UNLABELLED, key=tried.__getitem__) if tried.keys() >= UNLABELLED.keys() else None

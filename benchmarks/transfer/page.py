@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
+from statistics import fmean
 
-import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
-from benchmarks.harness.scenario import Result, Row, markdown_table
+from benchmarks.harness.scenario import Result, markdown_table
 from benchmarks.transfer.figures import (
     CHINESE,
+    CURVE_LINES,
     CURVE_PAIR,
     DOMAINS,
     LABELS_A_CLASS,
@@ -27,7 +27,8 @@ from benchmarks.transfer.figures import (
 )
 from benchmarks.transfer.recipes import ADAPTED_TEXTS
 from distill.evaluation.intervals import Estimate
-from export.measure.drawing import GREY, svg_of
+from export.measure.drawing import GREY, logarithmic, svg_of
+from export.measure.tables import estimate_of
 
 ORIGINS_IN_WORDS = {
     "majority": "majority class",
@@ -39,15 +40,6 @@ ORIGINS_IN_WORDS = {
     "movies": "the two-way teacher of movies, fine-tuned",
     "tweets": "the two-way teacher of tweets, fine-tuned",
 }
-LINES_IN_WORDS = {
-    ("parameters", "movies"): "the teacher of movies, fine-tuned",
-    ("parameters", "amazon"): "the encoder alone, fine-tuned",
-    ("features", "movies"): "the teacher of movies, as features",
-    ("features", "amazon"): "the encoder alone, as features",
-    ("tfidf", "tfidf"): "TF-IDF",
-}
-"""Lines of the learning curve."""
-
 LANGUAGE_IN_WORDS = {
     "majority": "majority class",
     "zero_shot": "the teacher of movies unchanged, no labels",
@@ -69,11 +61,13 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]], *tuple[int, ...]]
 """Columns, cells, and the numbers of further columns than the first that are aligned to the left."""
 
 COLOURS = {"parameters": "#0d9488", "features": "#3b82f6", "tfidf": "#7b8494"}
+INTERVAL = "{:.3f} ({:.3f}-{:.3f})"
+GAIN = "{:+.3f} ({:+.3f} to {:+.3f})"
 
 
 def transfer_table(result: Result) -> str:
     """Return every table of the scenario, those whose cells are there."""
-    makers = (_matrix, _no_label, _gap, _stand_in, _features, _curve, _ways, _choices)
+    makers = (_matrix, _without_labels, _stand_in, _features, _curve, _ways, _choices)
     tables = [
         markdown_table(columns, cells, left=(0, *left)) for make in makers for columns, cells, *left in make(result) if cells
     ]
@@ -87,8 +81,11 @@ def transfer_table(result: Result) -> str:
 
 
 def _matrix(result: Result) -> Iterator[Table]:
-    cells, rows = matrix_of(result), result["rows"]
-    shown = {place: ", ".join(filter(None, (_interval(one.macro_f1), _gain(one.gain)))) for place, one in cells.items()}
+    """What few labels of a target give, from the teacher of each source."""
+    shown = {
+        place: ", ".join(filter(None, (_shown(one.macro_f1), _shown(one.gain, GAIN))))
+        for place, one in matrix_of(result).items()
+    }
     yield (
         ["from, 200 labels of", *DOMAINS],
         [
@@ -97,49 +94,46 @@ def _matrix(result: Result) -> Iterator[Table]:
                 [source, *("" if source == target else shown.get((source, target), "") for target in DOMAINS)]
                 for source in DOMAINS
             ),
-            ["random weights (one seed)", *_means(rows, kind="scratch")],
-            ["TF-IDF", *_means(rows, kind="floor", source="tfidf", shots=LABELS_A_CLASS)],
+            ["random weights (one seed)", *_means(result, kind="scratch")],
+            ["TF-IDF", *_means(result, kind="floor", source="tfidf", shots=LABELS_A_CLASS)],
         ],
     )
 
 
-def _no_label(result: Result) -> Iterator[Table]:
-    rows = result["rows"]
+def _without_labels(result: Result) -> Iterator[Table]:
+    """What is reached without a label of the target, and how much of the gap to its own teacher a student closes."""
+    students = {one.target: one for one in unlabelled_of(result)}
     kept = {
-        one.target: "{:.3f} ({:.1%}, {:.1%} to {:.1%})".format(one.macro_f1.value, *astuple(one.retention))
-        for one in unlabelled_of(result)
+        target: "{:.3f} ({:.1%}, {:.1%} to {:.1%})".format(one.macro_f1.value, *astuple(one.retention))
+        for target, one in students.items()
     }
-    named = "student of the other three's teachers (share of its own teacher's)"
     yield (
         ["no label of the target", *DOMAINS],
         [
-            *([f"teacher of {source}", *_means(rows, kind="whole", source=source)] for source in DOMAINS),
-            [named, *(kept.get(target, "") for target in DOMAINS)],
-            ["majority class", *_means(rows, kind="floor", source="majority")],
+            *([f"teacher of {source}", *_means(result, kind="whole", source=source)] for source in DOMAINS),
+            ["student of the other three's teachers (share of its own teacher's)", *(kept.get(each, "") for each in DOMAINS)],
+            ["majority class", *_means(result, kind="floor", source="majority")],
         ],
     )
-
-
-def _gap(result: Result) -> Iterator[Table]:
-    columns = ("mean of their teachers", "best of their teachers", "gap closed from the mean", "from the best")
-    cells = [
+    yield (
+        ["without its labels", "mean of their teachers", "best of their teachers", "gap closed from the mean", "from the best"],
         [
-            one.target,
-            *(f"{start:.3f}" for start in one.starts),
-            *("no gap" if closed is None else f"{closed:.0%}" for closed in one.closed),
-        ]
-        for one in unlabelled_of(result)
-    ]
-    yield ["without its labels", *columns], cells
+            [
+                target,
+                *(f"{start:.3f}" for start in one.starts),
+                *("no gap" if closed is None else f"{closed:.0%}" for closed in one.closed),
+            ]
+            for target, one in students.items()
+        ],
+    )
 
 
 def _stand_in(result: Result) -> Iterator[Table]:
     """What each recipe of a student without labels reaches on the stand-in, the best in bold."""
-    found = [row for row in result["rows"] if row["kind"] == "stand_in"]
-    if found:
-        scores = {row["recipe"].replace("_", " "): Estimate(row["macro_f1"], *row["macro_f1_interval"]) for row in found}
+    if found := [row for row in result["rows"] if row["kind"] == "stand_in"]:
+        scores = {row["recipe"].replace("_", " "): estimate_of(row, "macro_f1") for row in found}
         best = max(score.value for score in scores.values())
-        cells = [[name, f"**{_interval(one)}**" if one.value == best else _interval(one)] for name, one in scores.items()]
+        cells = [[name, f"**{_shown(one)}**" if one.value == best else _shown(one)] for name, one in scores.items()]
         yield [f"{STAND_IN} with its labels hidden, one seed", f"on {found[0]['num_texts']:,} texts of it"], cells
 
 
@@ -148,7 +142,7 @@ def _features(result: Result) -> Iterator[Table]:
     if found := features_of(result):
         whole, cold, warm = (found[name].value for name in ("fine_tuning_s", "features_cold_s", "features_warm_s"))
         gap, share = found["features_gap"], found["features_time_share"].value
-        less = f"{-gap.value:+.3f} ({-gap.high:+.3f} to {-gap.low:+.3f})"
+        less = GAIN.format(-gap.value, -gap.high, -gap.low)
         yield (
             ["movies with all labels", "macro-F1", "seconds", "share of the time"],
             [
@@ -160,10 +154,13 @@ def _features(result: Result) -> Iterator[Table]:
 
 
 def _curve(result: Result) -> Iterator[Table]:
+    """Macro-F1 by the number of labels, a line for each way and origin."""
     curve = curve_of(result)
     counts = sorted({count for line in curve.values() for count in line})
-    cells = [[LINES_IN_WORDS[name], *(_interval(line.get(count)) for count in counts)] for name, line in curve.items()]
-    yield [f"{CURVE_PAIR[1]}, number of labels", *map(str, counts)], cells
+    yield (
+        [f"{CURVE_PAIR[1]}, number of labels", *map(str, counts)],
+        [[CURVE_LINES[name], *(_shown(line.get(count)) for count in counts)] for name, line in curve.items()],
+    )
 
 
 def _ways(result: Result) -> Iterator[Table]:
@@ -172,58 +169,58 @@ def _ways(result: Result) -> Iterator[Table]:
         if found := ways_of(result, name):
             best = max(found, key=lambda one: one.macro_f1.value)
             row = next(iter(best.runs.values()))
-            cells = [[in_words[one.name], _interval(one.macro_f1), _gain(one.gain)] for one in found]
-            yield [head.format(**row), "macro-F1", f"against {against}"], cells
-            confusions = [
-                [f"true {label}", *(f"{count / max(1, sum(counts)):.1%}" for count in counts), f"{sum(counts):,}"]
-                for label, counts in zip(row["labels"], truth_of(result, name).confusion(best.runs), strict=True)
-            ]
-            yield [f"{in_words[best.name]}: predicted", *row["labels"], "texts"], confusions
+            yield (
+                [head.format(**row), "macro-F1", f"against {against}"],
+                [[in_words[one.name], _shown(one.macro_f1), _shown(one.gain, GAIN)] for one in found],
+            )
+            yield (
+                [f"{in_words[best.name]}: predicted", *row["labels"], "texts"],
+                [
+                    [f"true {label}", *(f"{count / max(1, sum(counts)):.1%}" for count in counts), f"{sum(counts):,}"]
+                    for label, counts in zip(row["labels"], truth_of(result, name).confusion(best.runs), strict=True)
+                ],
+            )
 
 
 def _choices(result: Result) -> Iterator[Table]:
-    columns = ("task", "recommended", "best when fine-tuned", "within 0.01", "rank correlation")
-    cells = [
+    """Which candidate was recommended for each task, and which was really best."""
+    yield (
+        ["task", "recommended", "best when fine-tuned", "within 0.01", "rank correlation"],
         [
-            trial["task"],
-            *(trial[key].replace("_", " ") for key in ("recommended", "best")),
-            "yes" if trial["within"] else "no",
-            f"{trial['rank_correlation']:.2f}",
-        ]
-        for trial in choices_of(result["rows"])
-    ]
-    yield columns, cells, 1, 2, 3
+            [
+                trial["task"],
+                *(trial[key].replace("_", " ") for key in ("recommended", "best")),
+                "yes" if trial["within"] else "no",
+                f"{trial['rank_correlation']:.2f}",
+            ]
+            for trial in choices_of(result["rows"])
+        ],
+        *(1, 2, 3),
+    )
 
 
-def _interval(found: Estimate | None) -> str:
-    return "" if found is None else f"{found.value:.3f} ({found.low:.3f}-{found.high:.3f})"
+def _shown(found: Estimate | None, pattern: str = INTERVAL) -> str:
+    return "" if found is None else pattern.format(*astuple(found))
 
 
-def _gain(gain: Estimate | None) -> str:
-    return "" if gain is None else f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
-
-
-def _means(rows: Sequence[Row], **wanted: str | int) -> list[str]:
+def _means(result: Result, **wanted: str | int) -> list[str]:
     """Return the mean macro-F1 over the rows that have these values, for each domain."""
-    found = [[row["macro_f1"] for row in runs_of(rows, target=target, **wanted).values()] for target in DOMAINS]
-    return [f"{np.mean(scores):.3f}" if scores else "" for scores in found]
+    found = [[row["macro_f1"] for row in runs_of(result["rows"], target=target, **wanted).values()] for target in DOMAINS]
+    return [f"{fmean(scores):.3f}" if scores else "" for scores in found]
 
 
 def learning_curve(result: Result) -> str:
     """Return an SVG of macro-F1 against the number of labels; a dashed line comes from the encoder alone."""
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
-    axes = figure.add_subplot()
-    curve = curve_of(result)
+    axes, curve = figure.add_subplot(), curve_of(result)
     for (way, source), line in curve.items():
         values, low, high = zip(*map(astuple, line.values()), strict=True)
         axes.fill_between(list(line), low, high, color=COLOURS[way], alpha=0.08, linewidth=0)
-        shown_as, dashes = LINES_IN_WORDS[way, source], "-" if source == CURVE_PAIR[0] else "--"
+        shown_as, dashes = CURVE_LINES[way, source], "-" if source == CURVE_PAIR[0] else "--"
         axes.plot(list(line), values, label=shown_as, color=COLOURS[way], marker="o", markersize=4, linestyle=dashes)
-    axes.set(xscale="log", xticks=sorted({count for line in curve.values() for count in line}))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    logarithmic(axes, f"labels of {CURVE_PAIR[1]} (log scale)")
+    axes.set(xticks=sorted({count for line in curve.values() for count in line}), ylabel="macro-F1 with 95 % interval")
     axes.minorticks_off()
-    axes.set(xlabel=f"labels of {CURVE_PAIR[1]} (log scale)", ylabel="macro-F1 with 95 % interval")
-    axes.grid(visible=True, alpha=0.25)
     if curve:
         axes.legend(fontsize=8, frameon=False, labelcolor=GREY)
-    return svg_of(figure)
+    return svg_of(figure, transparent=True)

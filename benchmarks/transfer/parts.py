@@ -164,9 +164,10 @@ def domains_task(bench: Bench) -> Texts:
     """Return the texts of all four domains, labelled with the domain they are of."""
 
     def named(role: str) -> Dataset:
-        parts: list[Dataset] = [getattr(bench.domains[name], role) for name in DOMAINS]
-        ids = [np.full(len(part), number, dtype=np.int64) for number, part in enumerate(parts)]
-        return united([replace(part, label_ids=own, labels=DOMAINS) for part, own in zip(parts, ids, strict=True)])
+        parts: list[Dataset] = [getattr(texts, role) for texts in bench.domains.values()]
+        return united(
+            [replace(part, label_ids=np.full_like(part.label_ids, place), labels=DOMAINS) for place, part in enumerate(parts)]
+        )
 
     return Texts(named("train"), named("validation"), named("test"))
 

@@ -33,26 +33,24 @@ class UnlabelledRecipe:
 
     Attributes:
         settings: Of the student.
-        every_source: Labelled texts of every other domain are learnt too; otherwise of the first of them.
+        sources: How many of the other domains' labelled texts are learnt too.
+        texts_of_each: Labelled texts of each of them, at most.
     """
 
     settings: DistillSettings
-    every_source: bool
+    sources: int
+    texts_of_each: int
 
 
 _STUDENT = DistillSettings(
     num_layers=3, max_length=64, soft_weight=1.0, augment=2, augment_from="unlabeled", epochs=2, learning_rate=1e-4
 )
 UNLABELLED: Final = {
-    "texts_of_one_source": UnlabelledRecipe(_STUDENT, every_source=False),
+    "texts_of_one_source": UnlabelledRecipe(_STUDENT, sources=1, texts_of_each=1000),
     "texts_and_labels_of_every_source": UnlabelledRecipe(
-        _STUDENT.model_copy(update={"soft_weight": 0.9, "epochs": 3}), every_source=True
+        _STUDENT.model_copy(update={"soft_weight": 0.9, "epochs": 3}), sources=3, texts_of_each=2500
     ),
 }
-LABELLED_OF_ONE: Final = 1000
-LABELLED_A_SOURCE: Final = 2500
-"""Labelled texts of a source that are learnt too, at most."""
-
 LANGUAGE_TEXTS: Final = 2000
 """Chinese reviews that the target language is learnt from, with their labels."""
 

@@ -16,8 +16,6 @@ from benchmarks.transfer.parts import reached, start_from
 from benchmarks.transfer.recipes import (
     ADAPTED_FIRST,
     ADAPTED_TEXTS,
-    LABELLED_A_SOURCE,
-    LABELLED_OF_ONE,
     LANGUAGE_FROM_SCRATCH,
     LANGUAGE_TEXTS,
     OVER_FROZEN_LAYERS,
@@ -28,7 +26,6 @@ from distill.data import Dataset, limited
 from distill.data.sources import united
 from distill.errors import SettingsError
 
-SOURCE = "movies"
 VALIDATION_TEXTS = 500
 STAND_IN_TEXTS = 2500
 """Texts of the stand-in that are learnt from without their labels: about as many as the targets have."""
@@ -64,11 +61,11 @@ def _student(bench: Bench, row: Row, recipe: str, *, unlabeled: Sequence[str], h
 
     seed, others = row["seed"], [domain for domain in DOMAINS if domain != row["target"]]
     chosen = UNLABELLED[recipe]
-    asked, most = (others, LABELLED_A_SOURCE) if chosen.every_source else (others[:1], LABELLED_OF_ONE)
+    asked = others[: chosen.sources]
     with scratch(bench.folder) as out:
         student = fit_student(
             [source_of(bench, domain, seed) for domain in others],
-            train=united([limited(bench.domains[domain].train, most, seed=seed) for domain in asked]),
+            train=united([limited(bench.domains[domain].train, chosen.texts_of_each, seed=seed) for domain in asked]),
             validation=united([bench.domains[domain].validation for domain in asked]),
             test=held_out,
             unlabeled=unlabeled,
@@ -106,6 +103,6 @@ def language(bench: Bench, row: Row) -> dict[str, Any]:
         more = limited(bench.builtin("chinese").train, ADAPTED_TEXTS, seed=seed).texts
         found = tuned_figures(bench, texts, Start(adapted, origin=Origin(init=source_of(bench, begun, seed), adapt_texts=more)))
     else:
-        known = f"zero_shot_{SOURCE}" if origin == "zero_shot" else origin
+        known = "zero_shot_movies" if origin == "zero_shot" else origin
         found = reached(bench, texts, known, anew, unit="characters")
     return {"num_labels": len(texts.train), "labels": list(texts.test.labels), **found}

@@ -17,8 +17,8 @@ from benchmarks.transfer import bench as benches
 from benchmarks.transfer import parts, without_labels
 from benchmarks.transfer.bench import Bench, Start, Texts
 from benchmarks.transfer.cells import PARTS, cells_of
-from benchmarks.transfer.figures import SEEDS, UNLABELLED_RECIPES
-from benchmarks.transfer.recipes import LABELLED_OF_ONE, UNLABELLED
+from benchmarks.transfer.figures import SEEDS
+from benchmarks.transfer.recipes import UNLABELLED
 from distill.data import Dataset
 from distill.errors import SettingsError
 from distill.progress import SilentReporter
@@ -166,15 +166,15 @@ def test_a_student_without_labels_has_the_recipe_that_was_best_and_no_teacher_of
     make_cells(bench, "stand_in")
     make_cells(bench, "unlabelled", "unlabelled-nyt-0")
     *tried, student = trainings.students
-    assert len(tried) == len(UNLABELLED_RECIPES)  # the second was better
-    best = UNLABELLED[UNLABELLED_RECIPES[-1]]
+    assert len(tried) == len(UNLABELLED)
+    name, best = list(UNLABELLED.items())[-1]  # the last was the best
     assert student["settings"] == best.settings.model_copy(update={"seed": 0})
-    assert bench.pieces.find("unlabelled-nyt-0")["recipe"] == UNLABELLED_RECIPES[-1]
+    assert bench.pieces.find("unlabelled-nyt-0")["recipe"] == name
     assert [teacher.path.name for teacher in student["teachers"]] == [
-        f"source-{name}-0" for name in ("movies", "amazon", "tweets")
+        f"source-{domain}-0" for domain in ("movies", "amazon", "tweets")
     ]
     assert not set(student["unlabeled"]) & set(student["test"].texts)
-    assert len(tried[0]["train"]) == LABELLED_OF_ONE
+    assert len(tried[0]["train"]) == 1000  # of one source
     judged, learnt = set(tried[0]["test"].texts), set(tried[0]["unlabeled"])
     assert not judged & learnt
 

@@ -14,7 +14,6 @@ from benchmarks.transfer.figures import (
     DOMAINS,
     SEEDS,
     STAND_IN,
-    UNLABELLED_RECIPES,
     choices_of,
     chosen_recipe,
     matrix_of,
@@ -150,7 +149,7 @@ def test_the_page_names_what_is_missing(tmp_path: Path) -> None:
     missing = missing_of(bench_with(tmp_path, rows))
     assert "few-amazon-nyt-0" not in missing
     assert "few-amazon-nyt-1" in missing
-    whole_and_few, scratch, features, unlabelled, choice = 2 * 16 * 3, 4, 3, 9 + len(UNLABELLED_RECIPES), 15
+    whole_and_few, scratch, features, unlabelled, choice = 2 * 16 * 3, 4, 3, 9 + len(UNLABELLED), 15
     floors, curve, tasks, language = 2 * 4 + 4 * 3, 3 * 3 + 7 * 2 * 3, (8 + 5) * 3, 8 * 3
     assert len(missing) == whole_and_few + scratch + features + unlabelled + choice + floors + curve + tasks + language - 4
     assert len(set(missing)) == len(missing)
@@ -172,7 +171,7 @@ def student(target: str, recipe: str) -> dict[str, Any]:
 
 
 def test_the_best_recipe_on_the_stand_in_is_chosen_and_students_of_another_are_made_again(tmp_path: Path) -> None:
-    first, second = UNLABELLED_RECIPES
+    first, second = UNLABELLED
     half = [stand_in(first, 0.71), student("amazon", first), student("nyt", second)]
     assert chosen_recipe(half) is None
     bench = bench_with(tmp_path, half)
@@ -181,10 +180,6 @@ def test_the_best_recipe_on_the_stand_in_is_chosen_and_students_of_another_are_m
     assert chosen_recipe(whole) == second
     bench = bench_with(tmp_path, whole)
     assert {"unlabelled-amazon-0", "unlabelled-nyt-0"} & set(missing_of(bench)) == {"unlabelled-amazon-0"}
-
-
-def test_each_recipe_has_its_settings() -> None:
-    assert set(UNLABELLED) == set(UNLABELLED_RECIPES)
 
 
 def test_a_finished_cell_is_not_made_again_unless_its_row_says_something_else(tmp_path: Path) -> None:
