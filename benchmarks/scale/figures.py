@@ -32,11 +32,16 @@ def scale_figures(result: Result) -> dict[str, float]:
     }
 
 
-def capacity_rows(rows: Sequence[Row], *, cores: int, price_per_hour: float) -> list[dict[str, Any]]:
+def capacity_rows(rows: Sequence[Row], *, cores: int = 16, price_per_hour: float = 0.60) -> list[dict[str, Any]]:
     """Return what 1 to 1,000 machines would do: simulated, by the measured rate of a core and Ray's measured share.
 
     The model: rate = machines x cores x rate of a core x share. It knows of no limit of storage or network, and takes the
     processors to be like this one.
+
+    Args:
+        rows: Of the measured rates.
+        cores: Processors of a machine.
+        price_per_hour: Of a machine.
     """
     rates = rates_of(rows)
     core = rates["threads"] / next(row["threads"] for row in rows if row.get("name") == "threads")

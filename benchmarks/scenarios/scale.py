@@ -29,7 +29,7 @@ from pydantic import Field
 
 from benchmarks.harness.pieces import Pieces
 from benchmarks.harness.programs import found_by
-from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Row, Scenario
 from benchmarks.harness.weights import shipped
 from benchmarks.peers.servers.inside.stock_folder import write_stock_folder
 from benchmarks.scale.figures import capacity_rows, scale_figures, scale_markdown
@@ -40,16 +40,15 @@ from distill.settings import Settings, TextSettings
 from distill.storage import replacing, sha256_of
 from distill.texts import joined
 from export.measure.children import child
+from export.measure.protocol import status_bytes
+from export.measure.workers import ROOT
 from export.runtime.sessions import OnnxClassifier
 
-ROOT = Path(__file__).parents[2]
 SAMPLE = 20_000
 """Texts of the table that are timed in memory, and whose labels are checked."""
 
 PART_ROWS = 512
 DOMAINS = ("builtin:movies", "builtin:amazon", "builtin:tweets", "builtin:nyt")
-
-Row = dict[str, Any]
 
 
 class Plan(Settings):
@@ -65,8 +64,6 @@ class Plan(Settings):
     node_rows: int = Field(200_000, ge=1, description="rows labelled with one Ray node and with two")
     kill_rows: int = Field(24_000, ge=1, description="rows of each run that is killed")
     kills: int = Field(20, ge=1, description="runs that are killed, each once")
-    cores: int = Field(16, ge=1, description="processors of a machine in the capacity table")
-    price_per_hour: float = Field(0.60, gt=0, description="price per hour of a machine in the capacity table")
 
 
 def write_corpus(path: Path, count: int, *, seed: int = 0) -> None:
@@ -77,12 +74,9 @@ def write_corpus(path: Path, count: int, *, seed: int = 0) -> None:
     texts = list(TextSources(DOMAINS, TextSettings()))
     draw = np.random.default_rng(seed)
     draw.shuffle(texts)
-    with pq.ParquetWriter(path, pa.schema([("id", pa.int64()), ("text", pa.string())])) as writer:
-        for start in range(0, count, 50_000):
-            ids = np.arange(start, min(start + 50_000, count))
-            places = draw.random((len(ids), 2))
-            noisy = [_noisy(joined(texts[number % len(texts)]), *where) for number, where in zip(ids, places, strict=True)]
-            writer.write_table(pa.table({"id": ids, "text": noisy}))
+    places = draw.random((count, 2))
+    noisy = [_noisy(joined(text), *where) for text, where in zip(cycle(texts), places, strict=False)]
+    pq.write_table(pa.table({"id": range(count), "text": noisy}), path, row_group_size=50_000)
 
 
 def _noisy(text: str, first: float, second: float) -> str:
@@ -103,7 +97,7 @@ def run(plan: Plan, context: Context) -> Outcome:
         "threads": lambda: [job_row("threads", bundle, _table(work, plan.rows), work)],
         "ray": lambda: [job_row("ray", bundle, _table(work, plan.rows), work, "--ray", "local")],
         "same_answers": lambda: [_same_bytes(work), labels_row(bundle, _table(work, plan.rows), work / "out-threads")],
-        "nodes": lambda: _node_rows(bundle, _table(work, plan.node_rows), work),
+        "nodes": lambda: [node_row(nodes, bundle, _table(work, plan.node_rows), work) for nodes in (1, 2)],
         "kills": lambda: _kill_rows(bundle, _table(work, plan.kill_rows), work, plan.kills),
         "pipeline": lambda: [script_row("pipeline", _table(work, plan.pipeline_rows), teacher)],
         "plain_ort": lambda: [
@@ -114,7 +108,7 @@ def run(plan: Plan, context: Context) -> Outcome:
     for name, step in steps.items():
         context.reporter.say(f"scale: {name}")
         rows += pieces.get(name, step)
-    return Outcome([*rows, *capacity_rows(rows, cores=plan.cores, price_per_hour=plan.price_per_hour)])
+    return Outcome([*rows, *capacity_rows(rows)])
 
 
 def runtime_row(bundle: Path, table: Path) -> Row:
@@ -137,7 +131,7 @@ def job_row(name: str, bundle: Path, table: Path, work: Path, *more: str) -> Row
     ) as process:
         started, peak = time.perf_counter(), 0
         while process.poll() is None:
-            peak = max(peak, _peak_of(process.pid))
+            peak = max(peak, status_bytes(process.pid, "VmHWM:"))
             time.sleep(0.2)
         seconds = time.perf_counter() - started
         said = json.loads((process.stdout.read() if process.stdout else "").splitlines()[-1])
@@ -185,8 +179,20 @@ def labels_row(bundle: Path, table: Path, out: Path) -> Row:
 
 
 def _command(bundle: Path, table: Path, out: Path) -> list[str]:
-    command = [sys.executable, "-m", "distill", "score", str(bundle), "--input", str(table), "--output", str(out)]
-    return [*command, "--key", "id", "--json"]
+    return [
+        sys.executable,
+        "-m",
+        "distill",
+        "score",
+        str(bundle),
+        "--input",
+        str(table),
+        "--output",
+        str(out),
+        "--key",
+        "id",
+        "--json",
+    ]
 
 
 def _table(work: Path, rows: int) -> Path:
@@ -195,14 +201,6 @@ def _table(work: Path, rows: int) -> Path:
         with replacing(path) as beside:
             write_corpus(beside, rows)
     return path
-
-
-def _peak_of(pid: int) -> int:
-    """Return the most memory that a process has held; 0 once it has ended."""
-    with suppress(OSError):
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return max((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), default=0)
-    return 0
 
 
 @contextmanager
@@ -234,21 +232,19 @@ def _engine_seconds() -> float:
     return float(sum(_of_ray("/ray/", lambda process: sum(process.cpu_times()[:2]))))
 
 
-def _node_rows(bundle: Path, table: Path, work: Path) -> list[Row]:
-    rows = []
-    for nodes, name in ((1, "1 node"), (2, "2 nodes")):
-        with _cluster(nodes) as cluster:
-            before = _engine_seconds()
-            row = job_row(name, bundle, table, work, "--ray", cluster.address)
-            rows.append({**row, "engine_processor_seconds": _engine_seconds() - before})
-    return rows
+def node_row(nodes: int, bundle: Path, table: Path, work: Path) -> Row:
+    """Run the command on a cluster of one or two nodes, and add the processor time that Ray's own processes took meanwhile."""
+    with _cluster(nodes) as cluster:
+        before = _engine_seconds()
+        row = job_row(f"{nodes} node{'s' * (nodes > 1)}", bundle, table, work, "--ray", cluster.address)
+        return {**row, "engine_processor_seconds": _engine_seconds() - before}
 
 
 def _kill_rows(bundle: Path, table: Path, work: Path, kills: int) -> list[Row]:
     """Kill a worker, the driver or a node at a random moment of each run, and run the command until it is done."""
     wanted = job_row("unbroken", bundle, table, work, "--part-rows", str(PART_ROWS))["digest"]
     parts, out = -(-pq.read_metadata(table).num_rows // PART_ROWS), work / "out-kill"
-    draw, rows = random.Random(0), []  # noqa: S311  (moments, not secrets)
+    draw, rows = random.Random(0), list[Row]()  # noqa: S311  (moments, not secrets)
     with _cluster(2) as cluster:
         command = [*_command(bundle, table, out), "--part-rows", str(PART_ROWS), "--ray", cluster.address]
         for victim in islice(cycle(("worker", "driver", "node")), kills):

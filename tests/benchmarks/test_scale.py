@@ -229,7 +229,7 @@ def test_the_processor_time_of_the_engine_is_said_for_one_node_and_for_two(
     monkeypatch.setattr(scale, "_cluster", lambda nodes: nullcontext(Cluster()))
     monkeypatch.setattr(scale, "_engine_seconds", lambda: next(seconds))
     monkeypatch.setattr(scale, "job_row", lambda name, bundle, table, work, *more: {"name": name, "asked": more})
-    rows = scale._node_rows(tmp_path, tmp_path, tmp_path)
+    rows = [scale.node_row(nodes, tmp_path, tmp_path, tmp_path) for nodes in (1, 2)]
     assert [(row["name"], row["engine_processor_seconds"]) for row in rows] == [("1 node", 3.0), ("2 nodes", 6.0)]
     assert all(row["asked"] == ("--ray", "here") for row in rows)
 
