@@ -6,6 +6,7 @@ Pure functions over rows; trains and measures nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -39,9 +40,6 @@ DIFFERENCES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 }
 """Figure -> pairs of arms whose macro-F1 is subtracted, the second from the first; the figure is the mean over the pairs."""
 
-_AVERAGED: Final = ("agreement", "expected_calibration_error")
-_OF_SPEED: Final = ("size_bytes", "p50_ms", "p50_ratio_teacher")
-
 
 def arms_of(result: Result, precision: Precision = "fp32") -> dict[str, Figure]:
     """Return the macro-F1 of the reference teacher, and of every arm that was run with every seed of it, paired.
@@ -73,8 +71,11 @@ def summary_of(result: Result) -> list[dict[str, Any]]:
             "macro_f1": figure.estimate(),
             "retention": (figure / fp32[TEACHER]).estimate(),
             "int8_macro_f1": int8[name].estimate() if name in int8 else None,
-            **{key: float(np.mean([row[key] for row in rows if row["name"] == name])) for key in _AVERAGED},
-            **{key: speed_of.get(name, {}).get(key) for key in _OF_SPEED},
+            **{
+                key: float(np.mean([row[key] for row in rows if row["name"] == name]))
+                for key in ("agreement", "expected_calibration_error")
+            },
+            **{key: speed_of.get(name, {}).get(key) for key in ("size_bytes", "p50_ms", "p50_ratio_teacher")},
         }
         for name, figure in fp32.items()
     ]
@@ -130,18 +131,13 @@ COLUMNS: Columns = (
 
 def points_of(result: Result) -> list[dict[str, Any]]:
     """Return the summary as rows of a picture: means over seeds, their intervals, the speed of what ships."""
-    points = []
-    for row in summary_of(result):
-        found, is_teacher = row["int8_macro_f1"] or row["macro_f1"], row["name"] == TEACHER
-        points.append(
-            {
-                **row,
-                "name": row["shown_as"],
-                "precision": "fp32" if is_teacher else "int8",
-                "runtime": "pytorch" if is_teacher else "onnxruntime",
-                "macro_f1": found.value,
-                "macro_f1_interval": [found.low, found.high],
-            }
-        )
-    return points
-
+    forms = {TEACHER: {"precision": "fp32", "runtime": "pytorch"}}
+    return [
+        {
+            **row,
+            **forms.get(row["name"], {"precision": "int8", "runtime": "onnxruntime"}),
+            "name": row["shown_as"],
+            "macro_f1": asdict(row["int8_macro_f1"] or row["macro_f1"]),
+        }
+        for row in summary_of(result)
+    ]

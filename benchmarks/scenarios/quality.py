@@ -80,7 +80,6 @@ class Study:
 
 
 QUICK_TEACHER: Final = TeacherSettings(epochs=2, learning_rate=1e-4, mixed_precision="auto")
-QUICK_CHANGES: Final[dict[str, Any]] = {"augment": 0, "epochs": 2}
 QUICK_SPEED: Final = BenchSettings(rounds=3, texts_per_round=10, settle_s=0.3, throughput_texts=64, throughput_rounds=3)
 
 
@@ -96,7 +95,8 @@ def run(settings: QualitySettings, context: Context) -> Outcome:
     study = Study(context.folder, context.reporter)
     if context.quick:
         few = {
-            name: replace(ARMS[name], changes={**ARMS[name].changes, **QUICK_CHANGES}, assistant=None) for name in settings.arms
+            name: replace(ARMS[name], changes={**ARMS[name].changes, "augment": 0, "epochs": 2}, assistant=None)
+            for name in settings.arms
         }
         study = replace(
             study, data=context.data, unlabeled=(), arms=few, seeds=settings.seeds, teacher=QUICK_TEACHER, speed=QUICK_SPEED
@@ -126,11 +126,8 @@ def run_study(study: Study, *, arms: Sequence[str], seeds: Sequence[int]) -> Out
     there = {f"{row['name']}-{row['seed']}-{row['precision']}" for row in rows}
     forms = {TEACHER: ("fp32",), **{name: ("fp32", "int8") if arm.shipped else ("fp32",) for name, arm in study.arms.items()}}
     wanted = [f"{name}-{seed}-{form}" for name in forms for seed in study.seeds for form in forms[name]]
-    parts = {
-        "missing": [name for name in wanted if name not in there],
-        "test_labels": "".join(map(str, study.test.label_ids)),
-    }
-    return Outcome([*rows, *_speed_of_shipped(study, there)], parts)
+    missing, labels = [name for name in wanted if name not in there], "".join(map(str, study.test.label_ids))
+    return Outcome([*rows, *_speed_of_shipped(study, there)], {"missing": missing, "test_labels": labels})
 
 
 def _reference_teacher(study: Study, seed: int) -> Bundle:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -34,14 +35,13 @@ from distill.recipes import RECIPES
 from distill.settings import DataSettings, DistillSettings, Settings
 from distill.storage import cache_dir
 
-EPOCHS: Final = 3
 SETTINGS: Final = RECIPES["3-layers"].settings.model_copy(update={"max_length": 64, "batch_size": 32})
 """The 3-layer student, on its labelled and unlabelled texts without noisy copies."""
 SIDES: Final = ("potstill", "trainer")
 WORDS: Final = {
-    "texts_per_second": ("Texts a second, potstill over the Trainer", ".2f"),
-    "time_to_97": ("Time to the wanted score, the Trainer over potstill", ".2f"),
-    "macro_f1": ("macro-F1, potstill minus the Trainer", "+.4f"),
+    "texts_per_second": "Texts a second, potstill over the Trainer: {:.2f} ({:.2f} to {:.2f}).",
+    "time_to_97": "Time to the wanted score, the Trainer over potstill: {:.2f} ({:.2f} to {:.2f}).",
+    "macro_f1": "macro-F1, potstill minus the Trainer: {:+.4f} ({:+.4f} to {:+.4f}).",
 }
 WANTED_RETENTION: Final = 0.97
 RUN_TIMEOUT_S: Final = 3600
@@ -51,7 +51,7 @@ class TrainingSettings(Settings):
     """What is run."""
 
     seeds: tuple[int, ...] = Field(SEEDS, min_length=1, description="seeds; each gives one pair of runs")
-    epochs: int = Field(EPOCHS, ge=1, description="epochs of both runs of a pair")
+    epochs: int = Field(3, ge=1, description="epochs of both runs of a pair")
 
 
 def run(settings: TrainingSettings, context: Context) -> Outcome:
@@ -87,7 +87,7 @@ def table(result: Result) -> str:
     rows = result["rows"]
     compared, epochs = _compared(rows), len(rows[0]["epoch_ends_s"])
     said = [f"Means of {len(rows) // 2} seeds, {epochs} epoch{'s' * (epochs > 1)} of {rows[0]['num_texts']:,} texts each."]
-    said += [f"{words}: {_of(compared[name], sign)}." for name, (words, sign) in WORDS.items() if name in compared]
+    said += [words.format(*astuple(compared[name])) for name, words in WORDS.items() if name in compared]
     gap = compared["macro_f1"]
     better = "potstill's" if gap.low > 0 else "the Trainer's" if gap.high < 0 else "neither, beyond what these seeds can tell"
     sides = [[row for row in rows if row["name"] == name] for name in SIDES]
@@ -122,10 +122,6 @@ def _compared(rows: Sequence[Row]) -> dict[str, Estimate]:
     return compared
 
 
-def _of(estimate: Estimate, sign: str) -> str:
-    return f"{estimate.value:{sign}} ({estimate.low:{sign}} to {estimate.high:{sign}})"
-
-
 def run_pair(
     teacher: Bundle, settings: DistillSettings, data: DataSettings, unlabeled: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
@@ -154,8 +150,12 @@ def run_pair(
         student, start, cache = (Path(work) / name for name in ("student", "start", "cache"))
         cache.mkdir()
         (cache / "builtin").symlink_to((cache_dir() / "builtin").resolve())  # the texts, but not the teacher's answers
-        asked = json.dumps({**given, "student": str(student)})
-        ours = found_by("benchmarks.scenarios.training", given=asked, timeout_s=RUN_TIMEOUT_S, POTSTILL_CACHE=str(cache))
+        ours = found_by(
+            "benchmarks.scenarios.training",
+            given=json.dumps({**given, "student": str(student)}),
+            timeout_s=RUN_TIMEOUT_S,
+            POTSTILL_CACHE=str(cache),
+        )
         lender, (splits, others) = load_bundle(teacher), task_texts(data, unlabeled)
         # The student as potstill starts from it, with its tokenizer.
         write_model_files(build_student(lender, settings, labelled=splits.train.texts, unlabeled=others), start)
@@ -207,13 +207,13 @@ def _main() -> None:
     ended, history = time.perf_counter() - started, bundle.manifest.history
     # What came after an epoch's training is counted to it: scoring, checkpoint and, at the last, the sealing.
     after = [sum(epoch["seconds"] for epoch in history[number:]) for number in range(1, len(history) + 1)]
-    figures = {
+    found = {
         "epoch_ends_s": [ended - seconds for seconds in after],
         "macro_f1": [epoch["macro_f1"] for epoch in history],
         "num_texts": len(splits.train) + len(unlabeled),
         "mixed_precision": bundle.manifest.settings["computed"]["mixed_precision"],
     }
-    sys.stdout.write(json.dumps(figures) + "\n")
+    print(json.dumps(found))
 
 
 SCENARIO = Scenario(

@@ -119,8 +119,7 @@ def test_a_point_of_the_picture_is_what_ships_and_of_the_teacher_what_it_is() ->
     shipped = [row("1_layer", seed, ALL_ZERO, precision="int8") for seed in range(3)]
     points = {point["name"]: point for point in points_of(result([*all_rows(), *shipped]))}
     teacher, student = points["reference teacher, 6 layers"], points["1 layer"]
-    assert (teacher["runtime"], teacher["precision"], teacher["macro_f1"]) == ("pytorch", "fp32", 1)
+    assert (teacher["runtime"], teacher["precision"], teacher["macro_f1"]["value"]) == ("pytorch", "fp32", 1)
     assert (student["runtime"], student["precision"]) == ("onnxruntime", "int8")
-    assert student["macro_f1"] == pytest.approx(F1[ALL_ZERO])
-    low, high = student["macro_f1_interval"]
-    assert low <= student["macro_f1"] <= high
+    assert student["macro_f1"]["value"] == pytest.approx(F1[ALL_ZERO])
+    assert student["macro_f1"]["low"] <= student["macro_f1"]["value"] <= student["macro_f1"]["high"]

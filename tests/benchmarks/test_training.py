@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,6 +93,23 @@ def test_each_seed_is_one_pair_and_a_finished_pair_is_kept(
     assert [(row["name"], row["seed"], row["of"]) for row in rows] == [
         (name, seed, f"teacher-{seed}") for seed in (0, 1) for name in ("potstill", "trainer")
     ]
+
+
+def test_what_follows_an_epoch_is_counted_to_it(
+    tiny_teacher: Bundle, tiny_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = ({"seconds": 2.0, "macro_f1": 0.7}, {"seconds": 3.0, "macro_f1": 0.8})
+    manifest = SimpleNamespace(history=history, settings={"computed": {"mixed_precision": "no"}})
+    monkeypatch.setattr("distill.training.distillation.fit_student", lambda *_, **__: SimpleNamespace(manifest=manifest))
+    settings = DistillSettings(num_layers=2).model_dump(mode="json")
+    given = {"teacher": str(tiny_teacher.path), "student": "", "settings": settings, "unlabeled": []}
+    given["data"] = {"train": [str(tiny_csv)], "validation_share": 0.25}
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(given)))
+    training._main()
+    found = json.loads(capsys.readouterr().out)
+    first, last = found["epoch_ends_s"]
+    assert last - first == pytest.approx(3.0)  # the second epoch began when all of the first was done
+    assert (found["macro_f1"], found["mixed_precision"], found["num_texts"]) == ([0.7, 0.8], "no", 300)
 
 
 def test_the_peers_loop_learns_from_teacher_and_labels(tiny_teacher: Bundle, tiny_csv: Path, tmp_path: Path) -> None:
