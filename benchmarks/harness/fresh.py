@@ -37,8 +37,9 @@ def run_fresh(
     """
     candidates = candidates_of(settings, context)
     task = task_of(settings, settings, context, texts=settings.texts)
-    used = settings.threads or threads or available_cpus()
-    contenders, failed = make_ready(candidates, task, threads=used, reporter=context.reporter)
+    contenders, failed = make_ready(
+        candidates, task, threads=settings.threads or threads or available_cpus(), reporter=context.reporter
+    )
     able, found = {each.name: each for each in contenders}, defaultdict[str, list[Fresh]](list)
     watch, rounds = Watch(), settings.rounds or rounds
     with context.reporter.task(context.scenario, rounds * len(able)) as advance:

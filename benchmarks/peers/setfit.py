@@ -25,18 +25,17 @@ def prepare(job: Job) -> None:
 
     texts = job.training_texts()
     model = SetFitModel.from_pretrained(job.options["base"], device="cpu")
-    arguments = TrainingArguments(
-        output_dir=str(job.folder / "runs"),
-        batch_size=BATCH_SIZE,
-        max_steps=STEPS,
-        seed=SEED,
-        save_strategy="no",
-        report_to="none",
-        show_progress_bar=False,
-    )
     Trainer(
         model=model,
-        args=arguments,
+        args=TrainingArguments(
+            output_dir=str(job.folder / "runs"),
+            batch_size=BATCH_SIZE,
+            max_steps=STEPS,
+            seed=SEED,
+            save_strategy="no",
+            report_to="none",
+            show_progress_bar=False,
+        ),
         train_dataset=Dataset.from_dict({"text": texts["train"], "label": texts["train_labels"]}),
     ).train()
     model.model_body.save_pretrained(str(job.folder / "encoder"))

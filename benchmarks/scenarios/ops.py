@@ -211,13 +211,14 @@ def session_of(nodes: str, given: Arrays, copies: int) -> ort.InferenceSession:
         if name in read
     ]
     held = [numpy_helper.from_array(value, name) for name, value in constants().items() if name in read]
-    outputs = [helper.make_empty_tensor_value_info(f"out{number}") for number in range(copies)]
-    graph = helper.make_graph(parsed, "ops", fed, outputs, held)
+    said = [helper.make_empty_tensor_value_info(f"out{number}") for number in range(copies)]
+    model = helper.make_model(
+        helper.make_graph(parsed, "ops", inputs=fed, outputs=said, initializer=held),
+        opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)],
+        ir_version=10,
+    )
     options = session_options(1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # else copies become one
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)], ir_version=10
-    )
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

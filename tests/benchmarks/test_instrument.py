@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,16 @@ from benchmarks.harness.results import read_result
 from benchmarks.harness.scenario import Context
 from benchmarks.harness.speed import SpeedSettings
 from benchmarks.scenarios import instrument
-from benchmarks.scenarios.instrument import InstrumentSettings, _timed_trial, call_overhead, figures, held_back, table
+from benchmarks.scenarios.instrument import (
+    InstrumentSettings,
+    _served_trial,
+    _timed_trial,
+    call_overhead,
+    figures,
+    held_back,
+    table,
+)
+from benchmarks.serving.generator import Load
 from distill.bundle import Bundle
 from distill.data import Dataset
 from distill.progress import SilentReporter
@@ -98,6 +109,37 @@ def test_trials_that_are_finished_are_not_made_again(
     assert figures({"rows": rows})["trials"] == 2
     instrument.run(settings.model_copy(update={"trials": 3}), context)
     assert made[4:] == [("single-stream", 2)]
+
+
+def test_servers_of_a_trial_are_warmed_up_and_loaded_in_turns_and_one_is_held_back(
+    tiny_student: Bundle, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (candidate,) = bundle_candidates([f"{tiny_student.path}:int8"])
+    loads: list[tuple[float, float]] = []
+    share = 0.0
+
+    @contextmanager
+    def started(_: Any, bundle: Path, __: Any) -> Iterator[Any]:
+        assert bundle == tiny_student.path
+        yield SimpleNamespace(port=1)
+
+    @contextmanager
+    def held_back(_: Any, held: float) -> Iterator[None]:
+        nonlocal share
+        share = held
+        yield
+        share = 0.0
+
+    def run_load(load: Load) -> Any:
+        loads.append((load.seconds, share))
+        return SimpleNamespace(requests_per_second=500 / (1 + share))
+
+    for name, stand_in in (("started", started), ("held_back", held_back), ("run_load", run_load)):
+        monkeypatch.setattr(instrument, name, stand_in)
+    found = _served_trial("serving", candidate, task, InstrumentSettings(turn_s=0.3), 0)
+    assert (found["same"]["value"], found["slowed"]["value"]) == (1.0, pytest.approx(1 / 1.15))
+    assert found["slowed"]["by_process"] == [pytest.approx(1 / 1.15)] * 4  # fresh servers in every round
+    assert sorted(loads) == [(pytest.approx(0.1), 0.0)] * 12 + [(0.3, 0.0)] * 8 + [(0.3, 0.15)] * 4
 
 
 def test_a_server_that_is_held_back_is_stopped_for_a_share_of_the_time() -> None:
