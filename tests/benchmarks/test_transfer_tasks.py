@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
+from functools import partial
+from pathlib import Path
 
-from benchmarks.transfer.bench import Texts
-from benchmarks.transfer.parts import labelled, spread_out
+import numpy as np
+import pytest
+
+from benchmarks.transfer.bench import Bench, Texts, quality_of, seconds_of
+from benchmarks.transfer.parts import candidate_of, labelled, spread_out
+from distill.bundle import Bundle
 from distill.data import Dataset
+from distill.models import loading
+from distill.models.torch_classifier import TorchClassifier
+from distill.progress import SilentReporter
+from distill.settings import BUILTIN_MINILM
 from distill.teacher_settings import TeacherSettings
 
 
@@ -25,3 +34,35 @@ def test_a_floor_learns_from_all_the_labels_that_a_carried_model_is_given() -> N
     assert few.counts == {"even": 10, "odd": 10}
     assert len(set(few.texts)) == 20
     assert all(int(text.removeprefix("text ")) % 2 == label for text, label in zip(few.texts, few.label_ids, strict=True))
+
+
+def test_a_row_has_the_answers_of_its_bundle_and_their_quality(tiny_teacher: Bundle, tiny_test: Dataset) -> None:
+    found = quality_of(tiny_teacher, tiny_test)
+    right = [int(given) == label for given, label in zip(found["predicted"], tiny_test.label_ids, strict=True)]
+    assert found["accuracy"] == pytest.approx(np.mean(right))
+    assert found["macro_f1"] > 0.8  # a coin has 0.5
+    assert seconds_of(tiny_teacher) == sum(epoch["seconds"] for epoch in tiny_teacher.manifest.history)
+
+
+def test_candidates_are_made_once_of_the_packaged_encoder(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, asked = loading.load_pretrained, list[str]()
+    packaged = load(str(tiny_model), labels=("negative", "positive"), max_length=32, seed=0)
+
+    def pretrained(source: str, **_: object) -> TorchClassifier:
+        asked.append(source)
+        return packaged
+
+    monkeypatch.setattr(loading, "load_pretrained", pretrained)
+    candidate = partial(candidate_of, Bench(tmp_path, SilentReporter()), seed=1)  # the packaged one was drawn with 0
+    assert candidate("minilm") == BUILTIN_MINILM
+    lowest = load(str(candidate("lowest_3_layers")), labels=packaged.labels, max_length=32, seed=0)
+    assert lowest.model.config.num_hidden_layers == 3
+    assert packaged.model.config.num_hidden_layers == 4
+    known = packaged.model.get_input_embeddings().weight.detach().clone()
+    drawn = load(str(candidate("random")), labels=packaged.labels, max_length=32, seed=0)
+    assert lowest.model.get_input_embeddings().weight.equal(known)
+    assert not drawn.model.get_input_embeddings().weight.equal(known)
+    assert candidate("random") == tmp_path / "random-1"
+    assert asked == [BUILTIN_MINILM] * 2  # the third was there
