@@ -160,8 +160,11 @@ def run_pair(
         # The student as potstill starts from it, with its tokenizer.
         write_model_files(build_student(lender, settings, labelled=splits.train.texts, unlabeled=others), start)
         alike = {"threads": available_cpus(), "bf16": ours["mixed_precision"] == "bf16"}
-        asked = json.dumps({**given, **alike, "student": str(start)})
-        theirs = found_by("benchmarks.quality.trainer", given=asked, timeout_s=RUN_TIMEOUT_S)
+        theirs = found_by(
+            "benchmarks.quality.trainer",
+            given=json.dumps({**given, **alike, "student": str(start)}),
+            timeout_s=RUN_TIMEOUT_S,
+        )
     test = measured_on(splits)
     shared = {
         "seed": settings.seed,

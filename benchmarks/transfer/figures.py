@@ -143,7 +143,7 @@ def matrix_of(result: Result) -> dict[tuple[str, str], Reached]:
 
 def transfer_figures(result: Result) -> dict[str, float]:
     """Return the figures of which all that is needed is there."""
-    trials, kept = choices_of(result["rows"]), unlabelled_of(result)
+    trials, kept = choices_of(result["rows"]), unlabelled_of(result).values()
     gains = [cell.gain for cell in matrix_of(result).values() if cell.gain is not None]
     shown = ("features_gap", "features_time_share", "features_warm_s")
     figures: dict[str, float] = {name: found.value for name, found in features_of(result).items() if name in shown}
@@ -181,23 +181,21 @@ class Unlabelled:
     """What a student of a domain reaches without a label of it.
 
     Attributes:
-        target: The domain.
         macro_f1: Of the student.
         retention: Its share of the domain's own teacher's.
         starts: The mean of the other domains' teachers there, and the best, which nobody without labels could know.
         closed: Shares of the way from each of `starts` to the own teacher; None if there is no gap.
     """
 
-    target: str
     macro_f1: Estimate
     retention: Estimate
     starts: tuple[float, float]
     closed: tuple[float | None, ...]
 
 
-def unlabelled_of(result: Result) -> list[Unlabelled]:
-    """Return for each domain what a student without its labels keeps of the domain's own teacher, paired by seed."""
-    found = []
+def unlabelled_of(result: Result) -> dict[str, Unlabelled]:
+    """Return by domain what a student without its labels keeps of the domain's own teacher, paired by seed."""
+    found = {}
     for target in DOMAINS:
         students = runs_of(result["rows"], kind="unlabelled", target=target)
         teachers = {source: runs_of(result["rows"], kind="whole", source=source, target=target) for source in DOMAINS}
@@ -207,7 +205,7 @@ def unlabelled_of(result: Result) -> list[Unlabelled]:
         means = [fmean(row["macro_f1"] for row in runs.values()) for runs in teachers.values()]
         starts = (fmean(means), max(means))
         closed = tuple((student.value - start) / (own.value - start) if own.value > start else None for start in starts)
-        found.append(Unlabelled(target, student.estimate(), (student / own).estimate(), starts, closed))
+        found[target] = Unlabelled(student.estimate(), (student / own).estimate(), starts, closed)
     return found
 
 

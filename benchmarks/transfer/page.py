@@ -102,7 +102,7 @@ def _matrix(result: Result) -> Iterator[Table]:
 
 def _without_labels(result: Result) -> Iterator[Table]:
     """What is reached without a label of the target, and how much of the gap to its own teacher a student closes."""
-    students = {one.target: one for one in unlabelled_of(result)}
+    students = unlabelled_of(result)
     kept = {
         target: "{:.3f} ({:.1%}, {:.1%} to {:.1%})".format(one.macro_f1.value, *astuple(one.retention))
         for target, one in students.items()

@@ -113,7 +113,7 @@ def test_the_worst_domain_counts() -> None:
     for target, student in (("amazon", BAD), ("tweets", GOOD), ("nyt", WORSE)):
         rows += [cell("whole", source, target, seed, GOOD) for source in DOMAINS for seed in SEEDS]
         rows += [cell("unlabelled", "the other three", target, seed, student) for seed in SEEDS]
-    found = {one.target: one for one in unlabelled_of(result(rows))}
+    found = unlabelled_of(result(rows))
     assert [found[name].retention.value for name in ("amazon", "tweets", "nyt")] == pytest.approx([0.8, 1.0, 0.5])
     figures = transfer_figures(result(rows))
     assert figures["unlabelled_retention"] == pytest.approx(0.5)
