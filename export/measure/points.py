@@ -76,7 +76,7 @@ def picture_of(rows: Sequence[Mapping[str, Any]], *, across: Across = "p50_ms", 
                 axes.scatter([], [], s=22, color=colour, label=shown)
         axes.legend(loc="lower right", fontsize=8, frameon=False, labelcolor=GREY)
     logarithmic(axes, label)
-    axes.set_ylabel(f"{score} with 95 % interval over the test texts")
+    axes.set_ylabel(f"{score} with 95 % interval")
     axes.margins(x=0.15)
     place_names(axes, names, size=7.5)
     return svg_of(figure, transparent=True)
