@@ -22,7 +22,7 @@ import pytest
 import torch
 from tiny_task import tiny_texts, write_csv
 
-from benchmarks.field.shapes import shape_candidates
+from benchmarks.field import shapes
 from benchmarks.harness.candidates import floor_candidates, peer_candidates
 from benchmarks.harness.environments import requirements_of
 from benchmarks.harness.peer import bytes_of, module_of, peers, reader_of, write_first_layers
@@ -65,9 +65,13 @@ def test_peers_on_the_students_weights_give_its_labels(tiny_student: Bundle, tmp
     assert all(found[name]["source"].startswith("https://") for name in ("transformers", "stock"))
 
 
-def test_a_peer_under_another_name_is_made_ready_and_opened_as_that_peer(tiny_student: Bundle, tmp_path: Path) -> None:
+def test_a_peer_under_another_name_is_made_ready_and_opened_as_that_peer(
+    tiny_student: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    monkeypatch.setattr(shapes, "SHAPES", {"small": small})
     (named,) = peer_candidates(["stock"], student=tiny_student.path)
-    (shape, _) = shape_candidates(
+    (shape,) = shapes.shape_candidates(
         tmp_path, base=str(tiny_student.path), labels=tiny_student.labels, max_length=16, reporter=SilentReporter()
     )
     for candidate in (replace(named, name="held back"), shape):
