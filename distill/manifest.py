@@ -148,6 +148,11 @@ class Manifest(_Part):
         """Whether it is a static student: token vectors and a small head instead of encoder layers."""
         return self.settings.get(self.role, {}).get("kind") == "static"
 
+    @property
+    def training_s(self) -> float:
+        """Seconds of all epochs."""
+        return sum(epoch.get("seconds", 0.0) for epoch in self.history)
+
     def to_bytes(self) -> bytes:
         """Return the canonical JSON of this manifest, including its own sha256."""
         return _sealed(self.model_dump(mode="json", by_alias=True))

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from benchmarks.ablations.levers import AMAZON, EFFORT, FEW_EPOCHS, MOVIES, SHOTS, Arm
 from benchmarks.harness.pieces import Rows
-from benchmarks.transfer.bench import Bench, Start, Texts, quality_of_logits, scratch, seconds_of, tuned
+from benchmarks.transfer.bench import Bench, Start, Texts, quality_of_logits, scratch, tuned
 from benchmarks.transfer.recipes import few_settings
 from distill.bundle import Bundle
 from distill.data import Splits, limited
@@ -83,7 +83,7 @@ def make_row(work: Work, name: str, arm: Arm, seed: int) -> None:
         bundle = (_chained if arm.is_chain else _taught)(work, arm, seed, texts, out / "bundle")
         answering = _answering(bundle, arm, texts)
         found = {
-            "seconds": seconds_of(bundle),
+            "seconds": bundle.manifest.training_s,
             **quality_of_logits(answering.predict_logits(texts.test.texts), texts.test),
         }
         if arm.is_chain:

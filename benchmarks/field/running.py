@@ -212,7 +212,7 @@ def _student_rows(bench: FieldBench, bundle: Bundle, name: str, seed: int) -> li
                 "size_bytes": bundle.size_bytes(precision),
                 "num_parameters": bundle.manifest.num_parameters,
                 **answers,
-                "training_s": sum(epoch["seconds"] for epoch in bundle.manifest.history),
+                "training_s": bundle.manifest.training_s,
                 "settings": bundle.manifest.settings["student"],
                 "validation": bundle.manifest.quality,
             }
@@ -248,7 +248,7 @@ def _teacher_rows(bench: FieldBench, taught: _Taught) -> list[dict[str, Any]]:
             "size_bytes": bundle.size_bytes(None),
             "num_parameters": manifest.num_parameters,
             "weights_sha256": manifest.files[WEIGHTS].sha256,
-            "training_s": sum(epoch["seconds"] for epoch in manifest.history),
+            "training_s": manifest.training_s,
             "settings": manifest.settings[TEACHER],
             "validation": manifest.quality,
         }

@@ -56,10 +56,7 @@ def trainings(out: Path, *, rounds: bool) -> dict[str, float]:
     folders = [*tried.glob("*-seed-*"), *(tried / ASSISTANTS).glob("*-seed-*")]
     if rounds:
         folders += (tried / QUARTER).glob("*-seed-*")
-    return {
-        str(folder.relative_to(tried)): sum(float(epoch["seconds"]) for epoch in Bundle.open(folder).manifest.history)
-        for folder in sorted(folders)
-    }
+    return {str(folder.relative_to(tried)): Bundle.open(folder).manifest.training_s for folder in sorted(folders)}
 
 
 def _reference(reference: Reference) -> dict[str, Any]:

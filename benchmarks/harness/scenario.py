@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -128,6 +128,21 @@ class Scenario:
     needs: tuple[str, ...] = ()
     by_hand: str = ""
     picture: Callable[[Result], str] | None = None
+
+
+def require_known(kind: str, names: Sequence[str], known: Collection[str]) -> None:
+    """Refuse names that a scenario does not know.
+
+    Args:
+        kind: What is named, such as "part".
+        names: The names given.
+        known: Those that there are.
+
+    Raises:
+        SettingsError: One is unknown; the message lists the known ones.
+    """
+    if unknown := [name for name in names if name not in known]:
+        raise SettingsError(f"no {kind} is called {unknown[0]!r}; there are {', '.join(known)}")
 
 
 @cache

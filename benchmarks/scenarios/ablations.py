@@ -13,8 +13,7 @@ from pydantic import Field
 from benchmarks.ablations.gains import ablation_figures, ablation_table, missing_of, picture_of_gains
 from benchmarks.ablations.levers import ARMS, LEVERS, SEEDS
 from benchmarks.ablations.training import Work, make_row
-from benchmarks.harness.scenario import QUICK_TEXTS, Context, Outcome, Scenario
-from distill.errors import SettingsError
+from benchmarks.harness.scenario import QUICK_TEXTS, Context, Outcome, Scenario, require_known
 from distill.settings import Settings
 from distill.teacher_settings import TeacherSettings
 
@@ -39,9 +38,7 @@ def run(settings: AblationSettings, context: Context) -> Outcome:
     Raises:
         SettingsError: A lever that is not known.
     """
-    unknown = [name for name in settings.levers if name not in LEVERS]
-    if unknown:
-        raise SettingsError(f"no lever is called {unknown[0]!r}; there are {', '.join(LEVERS)}")
+    require_known("lever", settings.levers, LEVERS)
     work = Work(context.folder, context.reporter, **(QUICK if context.quick else {}))
     chosen = [LEVERS[name] for name in settings.levers]
     for seed in settings.seeds:

@@ -26,9 +26,8 @@ from benchmarks.asking.students import Bench, Study, make_students, student_figu
 from benchmarks.asking.unsure import make_unsure, unsure_table
 from benchmarks.harness.environments import is_ready
 from benchmarks.harness.pieces import Rows
-from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Scenario, markdown_table
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Scenario, markdown_table, require_known
 from benchmarks.quality.arms import TEACHER
-from distill.errors import SettingsError
 from distill.progress import Reporter
 from distill.settings import Settings
 
@@ -62,8 +61,7 @@ def run_ask(folder: Path, *, parts: Sequence[str], amounts: Amounts, reporter: R
     Raises:
         SettingsError: A part that is not known.
     """
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise SettingsError(f"no part is called {unknown[0]!r}; there are {', '.join(PARTS)}")
+    require_known("part", parts, PARTS)
     rows = Rows(folder / "rows")
     for part in parts:
         PARTS[part](folder, rows, amounts, reporter)

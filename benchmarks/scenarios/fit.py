@@ -28,12 +28,12 @@ from benchmarks.fitting.figures import SEEDS, fit_figures, fit_markdown, missing
 from benchmarks.fitting.foreign import FOREIGN, SPLIT_SEED, ForeignSet, splits_of
 from benchmarks.fitting.rows import report_part, texts_part, trainings
 from benchmarks.harness.pieces import Rows
-from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario, require_known
 from benchmarks.harness.texts import task_texts
 from benchmarks.scenarios.demo import SAMPLE_TEXTS, sample_of
 from distill.data import Splits, limited
 from distill.data.dataset import split_off
-from distill.errors import GateError, SettingsError
+from distill.errors import GateError
 from distill.progress import Reporter
 from distill.recipes import Effort, RecipeName
 from distill.settings import BUILTIN_MINILM, Settings
@@ -73,8 +73,7 @@ class Study:
         Raises:
             SettingsError: A set that is not known.
         """
-        if unknown := [name for name in names if name not in self.foreign]:
-            raise SettingsError(f"no foreign set is called {unknown[0]!r}; there are {', '.join(self.foreign)}")
+        require_known("foreign set", names, self.foreign)
         settings = self.foreign_settings.model_copy(update={"effort": effort})
         return replace(self, foreign={name: self.foreign[name] for name in names}, foreign_settings=settings)
 
@@ -139,11 +138,11 @@ def run_fit(
     Raises:
         SettingsError: A part that is not known.
     """
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise SettingsError(f"no part is called {unknown[0]!r}; there are {', '.join(PARTS)}")
+    require_known("part", parts, PARTS)
     bench = Bench(study, folder, reporter)
-    for part in parts or PARTS:
-        PARTS[part](bench, seeds)
+    for part, make in PARTS.items():
+        if part in (parts or PARTS):
+            make(bench, seeds)
     return bench.rows.all()
 
 
@@ -163,9 +162,7 @@ def run(settings: FitBenchSettings, context: Context) -> Outcome:
     """
     study = replace(SAMPLE, teacher=str(context.trained("teacher"))) if context.quick else COMMITTED
     study = study.of_sets(settings.sets, settings.effort)
-    parts = [part for part in PARTS if part in settings.parts]
-    unknown = [part for part in settings.parts if part not in PARTS]
-    run_fit(context.folder, parts=[*parts, *unknown], seeds=settings.seeds, study=study, reporter=context.reporter)
+    run_fit(context.folder, parts=settings.parts, seeds=settings.seeds, study=study, reporter=context.reporter)
     rows = Rows(context.folder / "rows").with_earlier(context.earlier_rows())
     return Outcome(rows, {"missing": missing_of(rows)})
 

@@ -16,14 +16,13 @@ import numpy as np
 from pydantic import Field
 
 from benchmarks.harness.pieces import Pieces
-from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario, require_known
 from benchmarks.harness.texts import measured_on, task_texts
 from benchmarks.quality.arms import ARMS, EFFORT, SEEDS, TASK, TEACHER, UNLABELED, Arm
 from benchmarks.quality.summary import points_of, quality_figures, quality_table
 from distill.bundle import WEIGHTS, Bundle
 from distill.classifier import agreement, top_labels
 from distill.data import Dataset, Splits
-from distill.errors import SettingsError
 from distill.evaluation.metrics import evaluate
 from distill.progress import Reporter
 from distill.recipes import settings_for
@@ -115,9 +114,7 @@ def run_study(study: Study, *, arms: Sequence[str], seeds: Sequence[int]) -> Out
     Raises:
         SettingsError: An arm that is not known.
     """
-    unknown = [name for name in arms if name not in study.arms]
-    if unknown:
-        raise SettingsError(f"no arm is called {unknown[0]!r}; there are {', '.join(study.arms)}")
+    require_known("arm", arms, study.arms)
     teachers = {seed: _reference_teacher(study, seed) for seed in study.seeds}
     for seed in seeds:
         for name in arms:
@@ -214,7 +211,7 @@ def _keep_row(study: Study, name: str, seed: int, bundle: Bundle, *, teacher: Bu
         "num_parameters": manifest.num_parameters,
         "multiply_adds_per_token": model.multiply_adds_per_token(),
         "size_bytes": bundle.size_bytes(None if precision == "fp32" else precision),
-        "training_s": sum(epoch["seconds"] for epoch in manifest.history),
+        "training_s": manifest.training_s,
         "settings": manifest.settings[manifest.role],
         "lineage": manifest.lineage.model_dump(mode="json"),
         **made_of,

@@ -11,14 +11,13 @@ from typing import Final
 
 from pydantic import Field
 
-from benchmarks.harness.scenario import Context, Outcome, Scenario
+from benchmarks.harness.scenario import Context, Outcome, Scenario, require_known
 from benchmarks.transfer.bench import Bench, Maker
 from benchmarks.transfer.cells import PARTS, cells_of
 from benchmarks.transfer.figures import CHINESE, CROSS_TASKS, DOMAINS, SEEDS, transfer_figures
 from benchmarks.transfer.page import learning_curve, transfer_table
 from benchmarks.transfer.parts import choice, features, few, floor, task, task_texts, whole
 from benchmarks.transfer.without_labels import language, language_texts, stand_in, unlabelled
-from distill.errors import SettingsError
 from distill.settings import Settings
 from distill.teacher_settings import TeacherSettings
 
@@ -51,9 +50,7 @@ def run(settings: TransferSettings, context: Context) -> Outcome:
     Raises:
         SettingsError: A part that is not known.
     """
-    unknown = [part for part in settings.parts if part not in PARTS]
-    if unknown:
-        raise SettingsError(f"no part is called {unknown[0]!r}; there are {', '.join(PARTS)}")
+    require_known("part", settings.parts, PARTS)
     bench = Bench(context.folder, context.reporter)
     if context.quick:
         bench = replace(bench, limit=QUICK_LIMIT, teacher=QUICK_TEACHER)

@@ -132,12 +132,7 @@ def tuned_figures(bench: Bench, texts: Texts, start: Start) -> dict[str, Any]:
     """Fine-tune and return the time and the quality on the test texts; the bundle is not kept."""
     with scratch(bench.folder) as out:
         bundle = tuned(bench, texts, start, out=out / "bundle")
-        return {"training_s": seconds_of(bundle), **quality_of(bundle, texts.test)}
-
-
-def seconds_of(bundle: Bundle) -> float:
-    """Return the seconds of a bundle's training."""
-    return float(sum(epoch["seconds"] for epoch in bundle.manifest.history))
+        return {"training_s": bundle.manifest.training_s, **quality_of(bundle, texts.test)}
 
 
 def quality_of(bundle: Bundle, test: Dataset) -> dict[str, Any]:

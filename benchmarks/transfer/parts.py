@@ -23,7 +23,6 @@ from benchmarks.transfer.bench import (
     quality_of,
     quality_of_logits,
     scratch,
-    seconds_of,
     source_of,
     tuned,
     tuned_figures,
@@ -50,7 +49,7 @@ TEST_TEXTS = 2000
 def whole(bench: Bench, row: Row) -> dict[str, Any]:
     """A domain's teacher on the test texts of any: its own score, and what it can do without a label elsewhere."""
     bundle = source_of(bench, row["source"], row["seed"])
-    return {"training_s": seconds_of(bundle), **quality_of(bundle, bench.domains[row["target"]].test)}
+    return {"training_s": bundle.manifest.training_s, **quality_of(bundle, bench.domains[row["target"]].test)}
 
 
 def few(bench: Bench, row: Row) -> dict[str, Any]:
@@ -126,7 +125,7 @@ def features(bench: Bench, row: Row) -> dict[str, Any]:
             "warm_s": seconds[1],
             "cache_bytes": sum(path.stat().st_size for path in (out / "cache" / FOLDER).iterdir()),
             "layers": bundle.manifest.settings["teacher"]["feature_layer"],
-            "fine_tuning_s": whole.epochs * seconds_of(once),
+            "fine_tuning_s": whole.epochs * once.manifest.training_s,
             "load_average_1m": os.getloadavg()[0],
             **quality_of(bundle, texts.test),
         }

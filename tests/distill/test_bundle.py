@@ -55,6 +55,11 @@ def write_bundle(folder: Path, files: dict[str, bytes] = FILES, **changes: Any) 
         return seal_new_bundle(folder, staged, manifest(**changes))
 
 
+def test_the_seconds_of_a_training_are_those_of_its_epochs() -> None:
+    assert manifest(history=({"epoch": 1.0, "seconds": 2.5}, {"epoch": 2.0, "seconds": 4.0}, {"epoch": 3.0})).training_s == 6.5
+    assert manifest(history=()).training_s == 0
+
+
 @pytest.fixture
 def whole(tmp_path: Path) -> Bundle:
     """Return a bundle whose files are no models, but whole."""

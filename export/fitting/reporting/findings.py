@@ -279,9 +279,7 @@ def _form_result(
 ) -> FormResult:
     found, name = evidence.found, form.name
     rungs = _rungs(evidence, form.recipe)
-    training_s = sum(
-        epoch.get("seconds", 0.0) for each in evidence.rounds.get(form.recipe, ()) for epoch in each.bundle.manifest.history
-    )
+    training_s = sum(each.bundle.manifest.training_s for each in evidence.rounds.get(form.recipe, ()))
     base = FormResult(
         name=name,
         recipe=form.recipe,
