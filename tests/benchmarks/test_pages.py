@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.harness.results import read_result, write_result
+from benchmarks.harness.results import FOLDER, changed_code, read_result, write_result
 from benchmarks.harness.scenario import scenarios
 from benchmarks.report import commands
 from benchmarks.report.pages import fill_pages, filled, pages_of, stamped
@@ -131,6 +133,20 @@ def test_the_pages_show_what_the_committed_result_files_say(path: Path) -> None:
 def test_a_block_says_that_the_code_which_decides_it_has_changed(tmp_path: Path) -> None:
     write_demo(tmp_path, decided_by=("distill",))
     assert "**Old:** the code that decides it has changed since (export)." in filled(PAGE, folder=tmp_path)
+
+
+def test_a_committed_result_is_old_only_with_a_date_and_a_reason() -> None:
+    listed = tomllib.loads((FOLDER / "old.toml").read_text(encoding="utf-8"))
+    old = {
+        name
+        for name, scenario in scenarios().items()
+        if (FOLDER / f"{name}.json").is_file() and changed_code(read_result(name), scenario.decided_by)
+    }
+    assert old - listed.keys() == set(), "measure it again, or say in benchmarks/results/old.toml since when and why not"
+    assert listed.keys() - old == set(), "it is not old: take it out of benchmarks/results/old.toml"
+    for name, entry in listed.items():
+        assert entry["since"] <= date.today(), name
+        assert len(entry["reason"].split()) >= 5, name
 
 
 def test_a_figure_in_prose_is_generated_by_its_name(results: Path) -> None:
