@@ -61,7 +61,7 @@ class Trainings:
 
     @staticmethod
     def bundle(path: Path) -> Any:
-        manifest = SimpleNamespace(history=[{"seconds": 2.0}], settings={"teacher": {"feature_layer": 3}})
+        manifest = SimpleNamespace(training_s=2.0, settings={"teacher": {"feature_layer": 3}})
         return SimpleNamespace(path=path, labels=("negative", "positive"), manifest=manifest)
 
 
