@@ -18,7 +18,7 @@ QUICK = ("--rounds", 3, "--texts-per-round", 5, "--settle-s", 0.1, "--throughput
 
 
 @pytest.fixture(scope="module")
-def test_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def measuring_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_csv(tmp_path_factory.mktemp("data") / "test.csv", tiny_texts(200, seed=1))
 
 
@@ -37,15 +37,15 @@ def swapped(tiny_teacher: Bundle, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.mark.parametrize(
     "command", ["adopt", "distill", "export", "eval", "bench", "predict", "serve", "score", "inspect", "sign"]
 )
-def test_a_folder_that_is_not_there_is_one_line(command: str, potstill: Run, tmp_path: Path, test_csv: Path) -> None:
+def test_a_folder_that_is_not_there_is_one_line(command: str, potstill: Run, tmp_path: Path, measuring_csv: Path) -> None:
     flags = {
         "adopt": ("--out", tmp_path / "out"),
-        "distill": ("--train", test_csv, "--out", tmp_path / "out"),
-        "export": ("--validation", test_csv, "--out", tmp_path / "out"),
-        "eval": ("--test", test_csv),
-        "bench": ("--test", test_csv),
+        "distill": ("--train", measuring_csv, "--out", tmp_path / "out"),
+        "export": ("--validation", measuring_csv, "--out", tmp_path / "out"),
+        "eval": ("--test", measuring_csv),
+        "bench": ("--test", measuring_csv),
         "predict": ("a text",),
-        "score": ("--input", test_csv, "--output", tmp_path / "out"),
+        "score": ("--input", measuring_csv, "--output", tmp_path / "out"),
         "sign": ("--key", tmp_path / "key.pem"),
     }
     done = potstill(command, tmp_path / "none", *flags.get(command, ()))
@@ -57,10 +57,10 @@ def test_a_folder_that_is_not_there_is_one_line(command: str, potstill: Run, tmp
 @pytest.mark.parametrize("command", ["predict", "serve", "score", "inspect"])
 @pytest.mark.parametrize("source", ["folder", "hub"])
 def test_what_needs_a_graph_names_the_line_that_makes_one(
-    command: str, source: str, unnamed: Path, potstill: Run, tmp_path: Path, test_csv: Path
+    command: str, source: str, unnamed: Path, potstill: Run, tmp_path: Path, measuring_csv: Path
 ) -> None:
     given = unnamed if source == "folder" else "hub:someone/classifier"
-    flags = {"predict": ("a text",), "score": ("--input", test_csv, "--output", tmp_path / "out")}
+    flags = {"predict": ("a text",), "score": ("--input", measuring_csv, "--output", tmp_path / "out")}
     done = potstill(command, given, *flags.get(command, ()))
     assert done.code == 3
     assert f"`potstill export {given} --out BUNDLE --validation FILE`" in done.complaint
@@ -78,19 +78,19 @@ def test_an_adopted_bundle_without_graphs_names_the_line_that_makes_them(
     assert "Adopted from a fine-tuned Hugging Face checkpoint" in potstill("inspect", out).out
 
 
-def test_eval_matches_the_labels_and_says_so(unnamed: Path, swapped: Path, potstill: Run, test_csv: Path) -> None:
-    done = potstill("eval", unnamed, "--test", test_csv, "--json")
+def test_eval_matches_the_labels_and_says_so(unnamed: Path, swapped: Path, potstill: Run, measuring_csv: Path) -> None:
+    done = potstill("eval", unnamed, "--test", measuring_csv, "--json")
     assert done.code == 0, done.err
-    assert f"adopt: matched on 200 {test_csv} texts: LABEL_0 = positive, LABEL_1 = negative" in done.err
+    assert f"adopt: matched on 200 {measuring_csv} texts: LABEL_0 = positive, LABEL_1 = negative" in done.err
     (right,) = json.loads(done.out)["rows"]
     assert right["macro_f1"] > 0.9
-    (wrong,) = json.loads(potstill("eval", swapped, "--test", test_csv, "--json").out)["rows"]
+    (wrong,) = json.loads(potstill("eval", swapped, "--test", measuring_csv, "--json").out)["rows"]
     assert wrong["macro_f1"] < 0.1  # measured as it is: its names are swapped
 
 
 @pytest.mark.slow
-def test_bench_measures_a_classifier_that_is_no_bundle(unnamed: Path, potstill: Run, test_csv: Path) -> None:
-    done = potstill("bench", unnamed, "--test", test_csv, *QUICK, "--json")
+def test_bench_measures_a_classifier_that_is_no_bundle(unnamed: Path, potstill: Run, measuring_csv: Path) -> None:
+    done = potstill("bench", unnamed, "--test", measuring_csv, *QUICK, "--json")
     assert done.code == 0, done.err
     assert "LABEL_0 = positive" in done.err
     (row,) = json.loads(done.out)["rows"]
@@ -98,10 +98,10 @@ def test_bench_measures_a_classifier_that_is_no_bundle(unnamed: Path, potstill: 
 
 
 def test_a_classifier_with_swapped_labels_teaches_nobody(
-    swapped: Path, potstill: Run, tmp_path: Path, tiny_csv: Path, test_csv: Path
+    swapped: Path, potstill: Run, tmp_path: Path, tiny_csv: Path, measuring_csv: Path
 ) -> None:
     out = tmp_path / "out"
-    for command, flags in (("export", ("--validation", test_csv)), ("distill", ("--train", tiny_csv, *FAST))):
+    for command, flags in (("export", ("--validation", measuring_csv)), ("distill", ("--train", tiny_csv, *FAST))):
         done = potstill(command, swapped, "--out", out, *flags)
         assert done.code == 4
         assert "'negative' -> 'positive'" in done.complaint

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.ablations.levers import ARMS, LEVERS, MOVIES, SEEDS, Lever
 from benchmarks.harness.answers import Answered
-from benchmarks.harness.scenario import Columns, Result, markdown_table
+from benchmarks.harness.scenario import Columns, Result, Row, markdown_table
 from distill.evaluation.intervals import Estimate
 from export.measure.drawing import GREY, svg_of
 from export.measure.tables import ABSENT
@@ -23,6 +23,7 @@ class Gain:
 
     Attributes:
         lever: The lever.
+        num_seeds: Seeds that both arms were trained with.
         without: Mean macro-F1 of the control.
         gain: Macro-F1 with the lever minus that without it.
         before: The same difference on the task of the chain's teacher; None if there is no chain.
@@ -30,6 +31,7 @@ class Gain:
     """
 
     lever: Lever
+    num_seeds: int
     without: float
     gain: Estimate
     before: Estimate | None
@@ -37,22 +39,25 @@ class Gain:
 
     @property
     def verdict(self) -> str:
-        """What the interval says."""
+        """What the interval says; with fewer seeds than the committed result has, nothing."""
+        if self.num_seeds < len(SEEDS):
+            return "too few seeds"
         if self.gain.low > 0:
             return "helps"
         return "harms" if self.gain.high < 0 else "not shown"
 
 
 def gains_of(result: Result) -> dict[str, Gain]:
-    """Return the gain of every lever whose two arms were trained with all seeds of the result."""
-    rows = {(row["arm"], row["seed"]): row for row in result["rows"]}
-    seeds = sorted({seed for _, seed in rows})
-    whole = {arm for arm, _ in rows if all((arm, seed) in rows for seed in seeds)}
+    """Return the gain of every lever, on the seeds that its two arms were trained with; nothing where there is none."""
+    runs: dict[str, dict[int, Row]] = {name: {} for name in ARMS}
+    for row in result["rows"]:
+        runs[row["arm"]][row["seed"]] = row
     found = {}
     for name, lever in LEVERS.items():
-        if not {lever.arm, lever.control} <= whole:
+        seeds = sorted(runs[lever.arm].keys() & runs[lever.control].keys())
+        if not seeds:
             continue
-        arm, control = ([rows[each, seed] for seed in seeds] for each in (lever.arm, lever.control))
+        arm, control = ([runs[each][seed] for seed in seeds] for each in (lever.arm, lever.control))
         differences = {}
         for key, task in (("predicted", ARMS[lever.arm].task), ("before", MOVIES)):
             if key in arm[0]:
@@ -63,7 +68,7 @@ def gains_of(result: Result) -> dict[str, Gain]:
         gain, without = differences["predicted"]
         before, _ = differences.get("before", (None, 0.0))
         times = sum(row["seconds"] for row in arm) / sum(row["seconds"] for row in control)
-        found[name] = Gain(lever, without, gain, before, times)
+        found[name] = Gain(lever, len(seeds), without, gain, before, times)
     return found
 
 
@@ -109,11 +114,17 @@ def picture_of_gains(result: Result) -> str:
     figure = Figure(figsize=(7.2, 0.9 + 0.27 * len(found)), layout="constrained")
     axes = figure.add_subplot()
     axes.axvline(0, color=GREY, linewidth=1)
-    colours = {"helps": "#0d9488", "harms": "#d97706", "not shown": "#7b8494"}
+    colours = {"helps": "#0d9488", "harms": "#d97706"}
     for place, each in enumerate(found):
         value, low, high = (100 * number for number in (each.gain.value, each.gain.low, each.gain.high))
         axes.errorbar(
-            value, place, xerr=[[value - low], [high - value]], fmt="o", markersize=5, color=colours[each.verdict], capsize=3
+            value,
+            place,
+            xerr=[[value - low], [high - value]],
+            fmt="o",
+            markersize=5,
+            color=colours.get(each.verdict, GREY),
+            capsize=3,
         )
     axes.set_yticks(range(len(found)), [each.lever.shown_as for each in found])
     axes.set_xlabel("gain in macro-F1, in points, with 95 % interval over seeds and test texts")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from distill.recipes import Effort
+from export.settings import EmbeddingPrecision
 
 SEEDS: Final = (0, 1, 2)
 MOVIES, THREE_WAY, AMAZON = "movies", "tweets-three-way", "amazon"
@@ -43,7 +44,7 @@ class Arm:
     teachers: int = 1
     unlabeled: int = 0
     share: float = HALF
-    tables: Literal["int8", "int4"] | None = None
+    tables: EmbeddingPrecision | None = None
     is_chain: bool = False
 
 

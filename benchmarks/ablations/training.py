@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from benchmarks.ablations.levers import AMAZON, EFFORT, FEW_EPOCHS, MOVIES, SHOTS, Arm
 from benchmarks.harness.pieces import Rows
@@ -22,14 +23,11 @@ from distill.teacher_settings import TeacherSettings
 from distill.teachers.teacher import open_teacher
 from distill.training.by_recipe import text_facts
 from distill.training.distillation import fit_student
-from distill.training.fine_tuning import fit_teacher
-from distill.training.finished import trained_once
 from distill.training.origin import Origin, SourceTask
+from export.fitting.training import tuned_teacher
 from export.pipeline import export_bundle
 from export.runtime.sessions import OnnxClassifier
 from export.settings import ExportSettings
-
-FURTHER_SEED: Final = 0
 
 
 @dataclass(frozen=True)
@@ -70,12 +68,16 @@ class Work:
     def further(self) -> tuple[Any, ...]:
         """Texts of amazon, in an order of their own."""
         texts = self.bench.builtin(AMAZON).train
-        return limited(texts, len(texts), seed=FURTHER_SEED).texts
+        return limited(texts, len(texts), seed=0).texts
 
 
 def make_row(work: Work, name: str, arm: Arm, seed: int) -> None:
-    """Train an arm unless its row is there, and keep its answers to the test texts; the model is not kept."""
-    if work.rows.has(f"{name}-{seed}"):
+    """Train an arm unless its row is there, and keep its answers to the test texts; the model is not kept.
+
+    A row of an arm that was something else then is made again.
+    """
+    row = {"name": f"{name}-{seed}", "arm": name, "seed": seed, "is": json.loads(json.dumps(asdict(arm)))}
+    if row.items() <= (work.rows.find(row["name"]) or {}).items():
         return
     work.reporter.say(f"{name}, seed {seed}")
     texts = work.bench.builtin(arm.task)
@@ -89,8 +91,7 @@ def make_row(work: Work, name: str, arm: Arm, seed: int) -> None:
         if arm.is_chain:
             before = work.bench.builtin(MOVIES).test
             found["before"] = quality_of_logits(answering.predict_logits(before.texts), before)["predicted"]
-    changes = {key: list(value) if isinstance(value, tuple) else value for key, value in arm.changes.items()}
-    work.rows.keep({"name": f"{name}-{seed}", "arm": name, "seed": seed, "task": arm.task, "changes": changes, **found})
+    work.rows.keep({**row, **found})
 
 
 def _taught(work: Work, arm: Arm, seed: int, texts: Texts, out: Path) -> Bundle:
@@ -125,15 +126,8 @@ def _chained(work: Work, arm: Arm, seed: int, texts: Texts, out: Path) -> Bundle
 
 
 def _teacher_of(work: Work, task: str, seed: int, texts: Texts) -> Bundle:
-    def train(*, out: Path, settings: TeacherSettings) -> Bundle:
-        return fit_teacher(
-            work.model, train=texts.train, validation=texts.validation, out=out, settings=settings, reporter=work.reporter
-        )
-
-    decided_by = [work.model, texts.train.fingerprint(), texts.validation.fingerprint()]
-    settings = work.teacher.model_copy(update={"seed": seed})
-    name = f"teacher-{task}-{seed}"
-    return trained_once(work.folder, name, settings=settings, decided_by=decided_by, train=train, reporter=work.reporter)
+    splits, settings = Splits(texts.train, texts.validation, None), work.teacher.model_copy(update={"seed": seed})
+    return tuned_teacher(work.model, splits, settings, out=work.folder, name=f"teacher-{task}-{seed}", reporter=work.reporter)
 
 
 def _answering(bundle: Bundle, arm: Arm, texts: Texts) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from benchmarks.fitting.foreign import FOREIGN
 from benchmarks.harness.scenario import Row, markdown_table
-from benchmarks.report.tables import ABSENT
+from export.measure.tables import ABSENT
 
 SEEDS: Final = (0, 1, 2)
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.harness.scenario import Columns, Result, Row, table_of, value_of
-
-ABSENT = "-"
+from export.measure.tables import ABSENT
 
 
 @dataclass(frozen=True)

@@ -129,18 +129,11 @@ def run_study(study: Study, *, arms: Sequence[str], seeds: Sequence[int]) -> Out
 
 def _reference_teacher(study: Study, seed: int) -> Bundle:
     """Fine-tune a teacher unless that was done before from the same texts and settings."""
-    from distill.training.fine_tuning import fit_teacher
-    from distill.training.finished import trained_once
+    from export.fitting.training import tuned_teacher
 
-    splits, _ = study.texts
-    bundle = trained_once(
-        study.folder,
-        f"{TEACHER}-{seed}",
-        settings=study.teacher.model_copy(update={"seed": seed}),
-        decided_by=[study.model, splits.train.fingerprint(), splits.validation.fingerprint()],
-        train=partial(fit_teacher, study.model, train=splits.train, validation=splits.validation, reporter=study.reporter),
-        reporter=study.reporter,
-    )
+    (splits, _), settings = study.texts, study.teacher.model_copy(update={"seed": seed})
+    name = f"{TEACHER}-{seed}"
+    bundle = tuned_teacher(study.model, splits, settings, out=study.folder, name=name, reporter=study.reporter)
     _keep_row(study, TEACHER, seed, bundle, teacher=bundle)
     return bundle
 

@@ -35,6 +35,7 @@ from benchmarks.peers.servers.inside.stock_folder import write_stock_folder
 from benchmarks.scale.figures import capacity_rows, scale_figures, scale_markdown
 from distill.classifier import predict
 from distill.data import TextSources
+from distill.errors import PotstillError
 from distill.machine import available_cpus
 from distill.settings import Settings, TextSettings
 from distill.storage import replacing, sha256_of
@@ -134,7 +135,12 @@ def job_row(name: str, bundle: Path, table: Path, work: Path, *more: str) -> Row
             peak = max(peak, status_bytes(process.pid, "VmHWM:"))
             time.sleep(0.2)
         seconds = time.perf_counter() - started
-        said = json.loads((process.stdout.read() if process.stdout else "").splitlines()[-1])
+        lines = (process.stdout.read() if process.stdout else "").splitlines()
+    if process.returncode or not lines:
+        raise PotstillError(
+            f"potstill score ended with {process.returncode} before it had labelled {table}; run it by hand to see why"
+        )
+    said = json.loads(lines[-1])
     return {
         "kind": "rate",
         "name": name,

@@ -16,7 +16,7 @@ from benchmarks.harness.texts import measured_on
 from benchmarks.transfer.figures import DOMAINS
 from distill.bundle import Bundle
 from distill.classifier import top_labels
-from distill.data import Dataset, load_splits
+from distill.data import Dataset, Splits, load_splits
 from distill.evaluation.metrics import evaluate
 from distill.labels import Logits
 from distill.progress import Reporter
@@ -100,17 +100,12 @@ Maker = Callable[[Bench, Row], Mapping[str, Any]]
 
 def source_of(bench: Bench, domain: str, seed: int) -> Bundle:
     """Return the domain's own teacher, fine-tuned on all its labels; one in the folder is used again."""
-    from distill.training.finished import trained_once
+    from export.fitting.training import tuned_teacher
 
-    texts = bench.domains[domain]
-    return trained_once(
-        bench.folder,
-        f"source-{domain}-{seed}",
-        settings=bench.teacher.model_copy(update={"seed": seed}),
-        decided_by=[texts.train.fingerprint(), texts.validation.fingerprint()],
-        train=lambda *, out, settings: tuned(bench, texts, Start(settings), out=out),
-        reporter=bench.reporter,
-    )
+    texts, settings = bench.domains[domain], bench.teacher.model_copy(update={"seed": seed})
+    splits = Splits(texts.train, texts.validation, None)
+    name = f"source-{domain}-{seed}"
+    return tuned_teacher(BUILTIN_MINILM, splits, settings, out=bench.folder, name=name, reporter=bench.reporter)
 
 
 def tuned(bench: Bench, texts: Texts, start: Start, *, out: Path) -> Bundle:

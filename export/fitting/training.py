@@ -43,7 +43,9 @@ SHARES_OF_LABELS: Final = (0.125, 0.25, 0.5)
 """Parts of the human labels that students learn from alone, beside a language model as teacher."""
 
 
-def tuned_teacher(model: str, splits: Splits, settings: TeacherSettings, *, out: Path, reporter: Reporter) -> Bundle:
+def tuned_teacher(
+    model: str, splits: Splits, settings: TeacherSettings, *, out: Path, name: str = TEACHER, reporter: Reporter
+) -> Bundle:
     """Fine-tune an encoder, unless that was done before from the same texts and settings.
 
     Args:
@@ -51,6 +53,7 @@ def tuned_teacher(model: str, splits: Splits, settings: TeacherSettings, *, out:
         splits: The texts.
         settings: How it is fine-tuned.
         out: Folder of the run.
+        name: Of the teacher's folder in it.
         reporter: Told of progress.
     """
 
@@ -60,7 +63,7 @@ def tuned_teacher(model: str, splits: Splits, settings: TeacherSettings, *, out:
         )
 
     decided_by = [model, splits.train.fingerprint(), splits.validation.fingerprint()]
-    return trained_once(out, TEACHER, settings=settings, decided_by=decided_by, train=train, reporter=reporter)
+    return trained_once(out, name, settings=settings, decided_by=decided_by, train=train, reporter=reporter)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ HEAVY_BYTES = 100_000_000
 
 
 @pytest.fixture
-def test_csv(tmp_path: Path) -> str:
+def measuring_csv(tmp_path: Path) -> str:
     return str(write_csv(tmp_path / "test.csv", tiny_texts(200, seed=1)))
 
 
@@ -33,13 +33,13 @@ def context(tmp_path: Path, name: str) -> Context:
 
 
 def test_memory_counts_the_processes_that_a_command_starts(
-    tiny_student: Bundle, tiny_test: Dataset, test_csv: str, tmp_path: Path
+    tiny_student: Bundle, tiny_test: Dataset, measuring_csv: str, tmp_path: Path
 ) -> None:
     label = tiny_test.labels[0]
     program = f"import sys\nheld = b'x' * {HEAVY_BYTES}\nfor line in sys.stdin: print({label!r}, flush=True)"
     heavy = f"heavy={shlex.quote(sys.executable)} -c {shlex.quote(program)}"
     light = heavy.replace(f"* {HEAVY_BYTES}", "* 1").replace("heavy=", "light=")
-    settings = SpeedSettings(bundles=(f"{tiny_student.path}:int8",), external=(heavy, light), test=test_csv, timeout_s=60)
+    settings = SpeedSettings(bundles=(f"{tiny_student.path}:int8",), external=(heavy, light), test=measuring_csv, timeout_s=60)
     outcome = run_fresh(settings, context(tmp_path, "memory"), rounds=1, threads=None, part_of=memory.part_of)
     found = {row["name"]: row for row in outcome.rows}
     ours = next(row for name, row in found.items() if name.endswith("int8"))
@@ -52,13 +52,15 @@ def test_memory_counts_the_processes_that_a_command_starts(
     assert figures["heavy_peak_rss_bytes"] == found["heavy"]["peak_rss_bytes"]
 
 
-def test_a_cold_start_holds_what_loading_takes(tiny_student: Bundle, tiny_test: Dataset, test_csv: str, tmp_path: Path) -> None:
+def test_a_cold_start_holds_what_loading_takes(
+    tiny_student: Bundle, tiny_test: Dataset, measuring_csv: str, tmp_path: Path
+) -> None:
     program = "import sys, time\ntime.sleep({})\nfor line in sys.stdin: print('{}', flush=True)"
     commands = tuple(
         f"{name}={shlex.quote(sys.executable)} -c {shlex.quote(program.format(seconds, tiny_test.labels[0]))}"
         for name, seconds in (("quick", 0), ("slow", 1.0))
     )
-    settings = SpeedSettings(bundles=(f"{tiny_student.path}:int8",), external=commands, test=test_csv, rounds=3, texts=20)
+    settings = SpeedSettings(bundles=(f"{tiny_student.path}:int8",), external=commands, test=measuring_csv, rounds=3, texts=20)
     outcome = run_fresh(settings, context(tmp_path, "cold-start"), rounds=8, threads=1, part_of=cold_start.part_of)
     quick, slow = (row["cold_start_s_rounds"] for row in outcome.rows[1:])
     assert len(quick) == len(slow) == 3
