@@ -78,7 +78,8 @@ def trainings(tiny_teacher: Bundle, tiny_student: Bundle, monkeypatch: pytest.Mo
             (folder / name).symlink_to(bundle.path)
         return Bundle.open(folder / name)
 
-    monkeypatch.setattr("distill.training.finished.trained_once", trained_once)
+    for room in ("distill.training.finished", "export.fitting.training"):
+        monkeypatch.setattr(f"{room}.trained_once", trained_once)
     monkeypatch.setattr(
         quality, "measure_speed", lambda candidates, *_, **__: {each.key: {"p50_ms": 1.0} for each in candidates}
     )

@@ -24,6 +24,7 @@ from distill.errors import SettingsError
 from distill.progress import SilentReporter
 from distill.settings import BUILTIN_MINILM
 from distill.storage import cache_dir
+from distill.teacher_settings import TeacherSettings
 
 QUALITY = {"macro_f1": 0.8, "macro_f1_interval": [0.7, 0.9], "predicted": "01", "num_texts": 2}
 
@@ -55,6 +56,12 @@ class Trainings:
             (cache_dir() / FOLDER / "kept").write_text("12345")
         return self.bundle(out)
 
+    def teacher(self, model: str, splits: Any, settings: TeacherSettings, *, out: Path, name: str, reporter: Any) -> Any:
+        if not (out / name).exists():
+            (out / name).mkdir(parents=True)
+            self.starts.append(Start(settings, model))
+        return self.bundle(out / name)
+
     def student(self, teachers: Any, **given: Any) -> Any:
         self.students.append({"teachers": teachers, **given})
         return self.bundle(given["out"])
@@ -73,6 +80,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
         monkeypatch.setattr(module, "quality_of", lambda bundle, test: QUALITY)
         monkeypatch.setattr(module, "quality_of_logits", lambda logits, test: QUALITY, raising=False)
         monkeypatch.setattr(module, "logits_of", lambda bundle, test: np.zeros((len(test), 2), np.float32), raising=False)
+    monkeypatch.setattr("export.fitting.training.tuned_teacher", found.teacher)
     monkeypatch.setattr(parts, "candidate_of", lambda bench, candidate, seed, task="": Path(f"{candidate}-{seed}"))
     monkeypatch.setattr("distill.training.distillation.fit_student", found.student)
     monkeypatch.setattr(
