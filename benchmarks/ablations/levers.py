@@ -125,6 +125,7 @@ LEVERS: Final[Mapping[str, Lever]] = {
     "decoupled": Lever("decoupled soft targets", "decoupled", "three_labels", _THREE),
     "rounding": Lever("rounding in training, one epoch more", "rounding", "int4", _TABLES),
     "factorised": Lever("factorised embeddings instead of a trimmed vocabulary", "factorised", "narrow"),
+    "whole_vocabulary": Lever("the whole vocabulary instead of 10,000 tokens", "narrow_whole", "narrow"),
     "copies_1": Lever("1 noisy copy instead of none", "copies_1", "copies_0"),
     "copies_4": Lever("4 noisy copies instead of none", "copies_4", "copies_0"),
     "copies_20": Lever("20 noisy copies instead of 4", "copies_20", "copies_4"),

@@ -15,12 +15,12 @@ from benchmarks.harness.answers import Answered
 from benchmarks.harness.scenario import Columns, Result, Row, table_of, value_of
 from benchmarks.quality.arms import ARMS, TEACHER
 from distill.errors import PotstillError
-from distill.evaluation.intervals import Estimate, Figure, mean_of
+from distill.evaluation.intervals import Estimate, Figure
 from distill.evaluation.proof import verdict_in_words
 from distill.settings import Precision
 from export.measure.tables import ABSENT
 
-GAIN: Final = "gain_over_control_2_layers"
+CONTROL: Final = "2_layers_control"
 RETENTIONS: Final = {
     "retention_3_layers": "3_layers",
     "retention_2_layers": "2_layers",
@@ -29,16 +29,6 @@ RETENTIONS: Final = {
     "retention_narrow": "narrow",
     "retention_static": "static",
 }
-DIFFERENCES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
-    "vocabulary_cost": (
-        ("1_layer_whole_vocabulary", "1_layer"),
-        ("2_layers_whole_vocabulary", "2_layers"),
-        ("3_layers_whole_vocabulary", "3_layers"),
-        ("static_whole_vocabulary", "static"),
-    ),
-    GAIN: (("2_layers", "2_layers_control"),),
-}
-"""Figure -> pairs of arms whose macro-F1 is subtracted, the second from the first; the figure is the mean over the pairs."""
 
 
 def arms_of(result: Result, precision: Precision = "fp32") -> dict[str, Figure]:
@@ -81,30 +71,26 @@ def summary_of(result: Result) -> list[dict[str, Any]]:
     ]
 
 
-def differences_of(result: Result) -> dict[str, Estimate]:
-    """Return the paired differences in macro-F1 of `DIFFERENCES` whose arms were all run with every seed."""
+def gain_of(result: Result) -> Estimate | None:
+    """Return the macro-F1 that distillation adds to 2 layers, paired; None if the student or its control lacks a seed."""
     of_arm = arms_of(result)
-    return {
-        figure: mean_of([of_arm[first] - of_arm[second] for first, second in pairs]).estimate()
-        for figure, pairs in DIFFERENCES.items()
-        if all(name in of_arm for pair in pairs for name in pair)
-    }
+    return (of_arm["2_layers"] - of_arm[CONTROL]).estimate() if {"2_layers", CONTROL} <= of_arm.keys() else None
 
 
 def quality_figures(result: Result) -> dict[str, float]:
     """Return the scenario's figures; one whose arms were not run with every seed is missing."""
     of_arm = arms_of(result)
-    teacher = of_arm[TEACHER]
+    teacher, gain = of_arm[TEACHER], gain_of(result)
     return {
         "teacher_macro_f1": teacher.value,
         **{figure: (of_arm[name] / teacher).value for figure, name in RETENTIONS.items() if name in of_arm},
-        **{figure: found.value for figure, found in differences_of(result).items()},
+        **({} if gain is None else {"gain_over_control_2_layers": gain.value}),
     }
 
 
 def quality_table(result: Result) -> str:
     """Return quality over seeds beside the speed of what ships, and in words what the control says of distillation."""
-    control, missing = differences_of(result).get(GAIN), result["missing"]
+    control, missing = gain_of(result), result["missing"]
     said = [] if control is None else [verdict_in_words(control, num_seeds=len(arms_of(result)[TEACHER].seeds))]
     said += [f"Unfinished: {len(missing)} runs are missing ({', '.join(missing)})."] if missing else []
     return "\n\n".join([table_of(summary_of(result), COLUMNS), *said])

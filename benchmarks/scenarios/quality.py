@@ -46,7 +46,7 @@ class Study:
         data: The task, with test texts.
         unlabeled: Sources of further texts without labels.
         arms: The students, by name.
-        seeds: Seeds of teachers and students. All teachers together give the soft targets.
+        seeds: Each has a teacher, and students that learn from it.
         model: What the teachers are fine-tuned from.
         teacher: Their settings, all but the seed.
         speed: How the speed of what ships is measured.
@@ -107,7 +107,7 @@ def run_study(study: Study, *, arms: Sequence[str], seeds: Sequence[int]) -> Out
     """Train, export and measure what is missing of the arms and seeds; return all rows there are and what is missing then.
 
     Args:
-        study: What is trained. Every teacher of it is made whatever is named.
+        study: What is trained.
         arms: Names of its arms; an arm's assistant is made first.
         seeds: Seeds of the runs.
 
@@ -115,10 +115,10 @@ def run_study(study: Study, *, arms: Sequence[str], seeds: Sequence[int]) -> Out
         SettingsError: An arm that is not known.
     """
     require_known("arm", arms, study.arms)
-    teachers = {seed: _reference_teacher(study, seed) for seed in study.seeds}
     for seed in seeds:
+        teacher = _reference_teacher(study, seed)
         for name in arms:
-            _made(study, name, seed, teachers)
+            _made(study, name, seed, teacher)
     rows = [row for row in study.rows.all() if row["test_fingerprint"] == study.test.fingerprint()]
     there = {f"{row['name']}-{row['seed']}-{row['precision']}" for row in rows}
     forms = {TEACHER: ("fp32",), **{name: ("fp32", "int8") if arm.shipped else ("fp32",) for name, arm in study.arms.items()}}
@@ -138,7 +138,7 @@ def _reference_teacher(study: Study, seed: int) -> Bundle:
     return bundle
 
 
-def _made(study: Study, name: str, seed: int, teachers: Mapping[int, Bundle]) -> Bundle:
+def _made(study: Study, name: str, seed: int, teacher: Bundle) -> Bundle:
     """Train a student unless that was done before, write its graphs if it ships, and keep its rows."""
     from distill.students.bases import base_of
     from distill.teachers.teacher import open_teacher
@@ -148,9 +148,8 @@ def _made(study: Study, name: str, seed: int, teachers: Mapping[int, Bundle]) ->
     from distill.training.lesson import control_lesson, distillation_lesson
 
     arm, (splits, unlabeled) = study.arms[name], study.texts
-    others = [teachers[other] for other in study.seeds if other != seed]
-    opened = open_teacher([teachers[seed], *others], device="auto")  # the first supplies the layers
-    assistant = None if arm.assistant is None else str(_made(study, arm.assistant, seed, teachers).path)
+    opened = open_teacher(teacher, device="auto")
+    assistant = None if arm.assistant is None else str(_made(study, arm.assistant, seed, teacher).path)
     lesson_of = control_lesson if arm.control else distillation_lesson
     bundle = trained_once(
         study.folder,
@@ -165,11 +164,11 @@ def _made(study: Study, name: str, seed: int, teachers: Mapping[int, Bundle]) ->
         train=partial(train_student, opened, splits, unlabeled=unlabeled, lesson_of=lesson_of, reporter=study.reporter),
         reporter=study.reporter,
     )
-    _keep_row(study, name, seed, bundle, teacher=teachers[seed])
+    _keep_row(study, name, seed, bundle, teacher=teacher)
     if arm.shipped:
         if "int8" not in bundle.manifest.precisions:
             bundle = export_bundle(bundle, validation=splits.validation, reporter=study.reporter)
-        _keep_row(study, name, seed, bundle, teacher=teachers[seed], precision="int8")
+        _keep_row(study, name, seed, bundle, teacher=teacher, precision="int8")
     return bundle
 
 
@@ -214,8 +213,8 @@ def _keep_row(study: Study, name: str, seed: int, bundle: Bundle, *, teacher: Bu
 
 
 def _speed_of_shipped(study: Study, finished: Collection[str]) -> list[dict[str, Any]]:
-    """Speed of the first seed's int8 students and of its teacher in PyTorch, taking turns in one run."""
-    seed = study.seeds[0]
+    """Speed of the first finished seed's int8 students and of its teacher in PyTorch, taking turns in one run."""
+    seed = next(seed for seed in study.seeds if f"{TEACHER}-{seed}-fp32" in finished)
     shipped = [name for name in study.arms if f"{name}-{seed}-int8" in finished]
     candidates = [
         bundle_candidate(Bundle.open(study.folder / f"{name}-{seed}"), name=name, form="pytorch" if name == TEACHER else "int8")
@@ -238,7 +237,7 @@ def _speed_of_shipped(study: Study, finished: Collection[str]) -> list[dict[str,
 
 SCENARIO = Scenario(
     name=QUALITY,
-    summary="Train every kind of student with three seeds and compare its quality with the teacher's (hours).",
+    summary="Train every kind of student with five seeds and compare its quality with the teacher's (hours).",
     settings=QualitySettings,
     run=run,
     figures=quality_figures,

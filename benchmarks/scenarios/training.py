@@ -25,7 +25,7 @@ from benchmarks.harness.pieces import Pieces
 from benchmarks.harness.programs import found_by
 from benchmarks.harness.scenario import QUALITY, Columns, Context, Outcome, Result, Row, Scenario, table_of
 from benchmarks.harness.texts import measured_on, task_texts
-from benchmarks.quality.arms import SEEDS, TEACHER, UNLABELED
+from benchmarks.quality.arms import TEACHER, UNLABELED
 from distill.bundle import Bundle
 from distill.evaluation.intervals import Estimate, mean_estimate
 from distill.evaluation.metrics import macro_f1
@@ -37,6 +37,7 @@ from distill.storage import cache_dir
 
 SETTINGS: Final = RECIPES["3-layers"].settings.model_copy(update={"max_length": 64, "batch_size": 32})
 """The 3-layer student, on its labelled and unlabelled texts without noisy copies."""
+SEEDS: Final = (0, 1, 2)
 SIDES: Final = ("potstill", "trainer")
 WORDS: Final = {
     "texts_per_second": "Texts a second, potstill over the Trainer: {:.2f} ({:.2f} to {:.2f}).",

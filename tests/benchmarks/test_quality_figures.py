@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.quality.arms import ARMS
-from benchmarks.quality.summary import RETENTIONS, differences_of, points_of, quality_figures, quality_table, summary_of
+from benchmarks.quality.summary import RETENTIONS, gain_of, points_of, quality_figures, quality_table, summary_of
 from distill.errors import PotstillError
 
 # Macro-F1 of answers to 0 0 1 1:
@@ -56,19 +56,10 @@ def test_a_summary_is_the_mean_over_seeds_and_its_share_of_the_teachers() -> Non
     assert summary["2_layers"]["p50_ms"] is None
 
 
-def test_differences_are_first_arm_minus_second() -> None:
-    found = differences_of(result())
-    control = (1 / 3 + 1 / 3 + 11 / 15) / 3
-    assert found["gain_over_control_2_layers"].value == pytest.approx((11 / 15 + 1 + 11 / 15) / 3 - control)
-    assert found["vocabulary_cost"].value == 0
-
-
-def test_what_trimming_costs_is_the_mean_over_its_pairs_of_arms() -> None:
-    better = [found | {"predicted": PERFECT} if found["name"] == "3_layers_whole_vocabulary" else found for found in all_rows()]
-    lost_of_three_layers = 1 - (11 / 15 + 1 + 11 / 15) / 3
-    assert differences_of(result(better))["vocabulary_cost"].value == pytest.approx((0 + 0 + lost_of_three_layers + 0) / 4)
-    without = [found for found in better if found["name"] != "3_layers_whole_vocabulary"]
-    assert "vocabulary_cost" not in differences_of(result(without))
+def test_the_gain_is_the_student_minus_its_control() -> None:
+    found, control = gain_of(result()), (1 / 3 + 1 / 3 + 11 / 15) / 3
+    assert found is not None
+    assert found.value == pytest.approx((11 / 15 + 1 + 11 / 15) / 3 - control)
 
 
 def test_int8_is_set_beside_the_fp32_of_its_own_arm() -> None:
@@ -81,7 +72,7 @@ def test_int8_is_set_beside_the_fp32_of_its_own_arm() -> None:
 def test_an_arm_that_was_not_run_gives_no_figure() -> None:
     rows = [found for found in all_rows() if found["name"] not in {"narrow", "2_layers_control"}]
     figures = quality_figures(result(rows))
-    assert {"retention_2_layers", "vocabulary_cost"} < figures.keys()
+    assert "retention_2_layers" in figures
     assert not {"retention_narrow", "gain_over_control_2_layers"} & figures.keys()
 
 
@@ -95,7 +86,7 @@ def test_the_control_is_judged_and_missing_runs_are_named() -> None:
 def test_the_figures_are_those_that_the_arms_stand_for() -> None:
     figures = quality_figures(result())
     assert figures["teacher_macro_f1"] == 1
-    assert figures.keys() == {"teacher_macro_f1", "vocabulary_cost", "gain_over_control_2_layers", *RETENTIONS}
+    assert figures.keys() == {"teacher_macro_f1", "gain_over_control_2_layers", *RETENTIONS}
 
 
 def test_an_arm_with_a_seed_missing_has_no_mean() -> None:
