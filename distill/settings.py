@@ -136,7 +136,7 @@ class DataSettings(TextSettings, SplitSettings):
 
 _MIXED_PRECISION = (
     "bf16: matmuls in bfloat16, weights and optimizer in fp32; auto: bf16 where the hardware is fast at it "
-    "(AMX, or CUDA since Ampere)"
+    "(AMX, AMD since Zen 4, CUDA since Ampere)"
 )
 
 
@@ -149,7 +149,7 @@ class TrainingSettings(Settings, heading="Training"):
     patience: int = Field(2, ge=1, description="stop after this many epochs without a better validation macro-F1")
     seed: int = Field(0, ge=0, description="seed of head initialization, dropout and the order of texts")
     device: Device = Field("auto", description="device to train on; auto: cuda, else mps, else cpu")
-    mixed_precision: MixedPrecision = Field("no", description=_MIXED_PRECISION)
+    mixed_precision: MixedPrecision = Field("auto", description=_MIXED_PRECISION)
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: weight the hard-label loss by inverse class frequency; soft targets are not weighted"
     )
@@ -343,7 +343,6 @@ class DistillSettings(
         description=f"peak learning rate of AdamW; static students: {LEARNING_RATES['static']:g}",
     )
     dropout: float | None = Field(0.0, ge=0, lt=1, description="dropout of the student while training")
-    mixed_precision: MixedPrecision = Field("auto", description=f"forward passes of student and teacher; {_MIXED_PRECISION}")
     quantization_aware_epochs: int = Field(
         0, ge=0, description="extra epochs at a tenth of the learning rate that simulate the rounding of the int8 graph"
     )

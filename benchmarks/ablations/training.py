@@ -49,7 +49,7 @@ class Work:
     reporter: Reporter
     limit: int | None = None
     model: str = BUILTIN_MINILM
-    teacher: TeacherSettings = field(default_factory=lambda: TeacherSettings(mixed_precision="auto"))
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
     recipe: Recipe = RECIPES["narrow"]
     share: float = 1.0
     few_epochs: int = FEW_EPOCHS

@@ -19,7 +19,7 @@ from distill.teacher_settings import TeacherSettings
 
 QUICK: Mapping[str, Any] = {
     "limit": QUICK_TEXTS,
-    "teacher": TeacherSettings(epochs=1, batch_size=16, max_length=32, mixed_precision="auto"),
+    "teacher": TeacherSettings(epochs=1, batch_size=16, max_length=32),
     "share": 0.02,
     "few_epochs": 1,
 }

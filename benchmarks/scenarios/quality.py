@@ -78,7 +78,7 @@ class Study:
         return Pieces(self.folder / "rows")
 
 
-QUICK_TEACHER: Final = TeacherSettings(epochs=2, learning_rate=1e-4, mixed_precision="auto")
+QUICK_TEACHER: Final = TeacherSettings(epochs=2, learning_rate=1e-4)
 QUICK_SPEED: Final = BenchSettings(rounds=3, texts_per_round=10, settle_s=0.3, throughput_texts=64, throughput_rounds=3)
 
 

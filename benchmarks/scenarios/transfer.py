@@ -22,7 +22,7 @@ from distill.settings import Settings
 from distill.teacher_settings import TeacherSettings
 
 QUICK_LIMIT: Final = 350
-QUICK_TEACHER: Final = TeacherSettings(epochs=1, max_length=32, mixed_precision="auto")
+QUICK_TEACHER: Final = TeacherSettings(epochs=1, max_length=32)
 MAKERS: Final[dict[str, Maker]] = {
     "whole": whole,
     "features": features,

@@ -65,7 +65,7 @@ class Bench:
     folder: Path
     reporter: Reporter
     limit: int | None = None
-    teacher: TeacherSettings = field(default_factory=lambda: TeacherSettings(mixed_precision="auto"))
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
 
     @cached_property
     def domains(self) -> dict[str, Texts]:

@@ -56,7 +56,7 @@ def few(bench: Bench, row: Row) -> dict[str, Any]:
     """With few labels of the target, fine-tuned or as features: from a domain's teacher, the encoder alone, or nothing."""
     origin = "minilm" if row["source"] == row["target"] else row["source"]
     shots, seed = row.get("shots", LABELS_A_CLASS), row["seed"]
-    as_features = TeacherSettings(transfer="features", shots=shots, seed=seed, mixed_precision="auto")
+    as_features = TeacherSettings(transfer="features", shots=shots, seed=seed)
     settings = as_features if row.get("way") == "features" else few_settings(shots, seed=seed)
     return reached(bench, bench.domains[row["target"]], origin, settings)
 
@@ -114,11 +114,11 @@ def features(bench: Bench, row: Row) -> dict[str, Any]:
     with scratch(bench.folder) as out, patch.dict(os.environ, POTSTILL_CACHE=str(out / "cache")):
         for number in range(2):
             started = time.perf_counter()
-            start = Start(TeacherSettings(transfer="features", seed=seed, mixed_precision="auto"))
+            start = Start(TeacherSettings(transfer="features", seed=seed))
             bundle = tuned(bench, texts, start, out=out / f"bundle-{number}")
             seconds.append(time.perf_counter() - started)
         # One epoch here and now stands for all: the teacher's own may be of a busier day.
-        whole = TeacherSettings(seed=seed, mixed_precision="auto")
+        whole = TeacherSettings(seed=seed)
         once = tuned(bench, texts, Start(whole.model_copy(update={"epochs": 1})), out=out / "tuned")
         return {
             "cold_s": seconds[0],

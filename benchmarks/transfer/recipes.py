@@ -17,13 +17,11 @@ def few_settings(shots: int, *, seed: int = 0) -> TeacherSettings:
         seed: Of the run.
     """
     epochs = min(20, max(5, 250 // shots))
-    return TeacherSettings(
-        shots=shots, epochs=epochs, batch_size=16, learning_rate=1e-4, patience=epochs, mixed_precision="auto", seed=seed
-    )
+    return TeacherSettings(shots=shots, epochs=epochs, batch_size=16, learning_rate=1e-4, patience=epochs, seed=seed)
 
 
 CHOICE_TEXTS: Final = 500
-CHOICE: Final = TeacherSettings(epochs=2, batch_size=16, learning_rate=5e-5, mixed_precision="auto")
+CHOICE: Final = TeacherSettings(epochs=2, batch_size=16, learning_rate=5e-5)
 """How a candidate is really fine-tuned, to see whether its rank was right."""
 
 
@@ -62,11 +60,10 @@ OVER_FROZEN_LAYERS: Final = TeacherSettings(
     learning_rate=1e-3,
     max_length=48,
     patience=3,
-    mixed_precision="auto",
 )
 ADAPTED_TEXTS: Final = 8000
 ADAPTED_FIRST: Final = OVER_FROZEN_LAYERS.model_copy(update={"adapt_learning_rate": 2e-3})
-WITH_ALL_LAYERS: Final = TeacherSettings(epochs=1, learning_rate=1e-4, max_length=48, mixed_precision="auto")
+WITH_ALL_LAYERS: Final = TeacherSettings(epochs=1, learning_rate=1e-4, max_length=48)
 """How the layers then learn too, in the vocabulary that the bundle has by now."""
 
 LANGUAGE_FROM_SCRATCH: Final = OVER_FROZEN_LAYERS.model_copy(

@@ -141,10 +141,13 @@ def test_a_system_without_cpuinfo_names_its_processor(tmp_path: Path, monkeypatc
     [
         ("flags\t\t: avx512_bf16 amx_bf16 amx_tile", True),
         ("flags\t\t: avx512_bf16 amx_int8", False),
+        ("vendor_id\t: GenuineIntel\nflags\t\t: avx512_bf16", False),
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: avx512_bf16", True),
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: avx512f", False),
         ("model name\t: amx_bf16", False),
     ],
 )
-def test_only_a_matrix_unit_makes_bf16_faster(tmp_path: Path, line: str, expected: bool) -> None:
+def test_a_matrix_unit_and_amds_instructions_make_bf16_faster(tmp_path: Path, line: str, expected: bool) -> None:
     assert not multiplies_bf16_faster(tmp_path)
     write_file(tmp_path / "proc/cpuinfo", f"processor\t: 0\n{line}")
     assert multiplies_bf16_faster(tmp_path) is expected

@@ -383,7 +383,6 @@ def test_the_manifest_says_in_which_numbers_a_run_computed(
 ) -> None:
     manifest = distil(tiny_teacher, few, tmp_path / "student", device="cpu", mixed_precision="bf16").manifest
     assert manifest.settings["computed"] == {"device": "cpu", "mixed_precision": "bf16"}
-    assert tiny_teacher.manifest.settings["computed"]["mixed_precision"] == "no"  # the reference recipe
 
 
 def give_students_other_ids(monkeypatch: pytest.MonkeyPatch) -> None:

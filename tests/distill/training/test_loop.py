@@ -103,7 +103,9 @@ def run(
         examples=lessons[0],
         validation=lessons[1],
         objective=mixed_objective(soft_weight=soft_weight, temperature=temperature),
-        settings=TrainingSettings(**{"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "patience": 9, **settings}),
+        settings=TrainingSettings(
+            **{"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "patience": 9, "mixed_precision": "no", **settings}
+        ),
     )
     with (
         TemporaryDirectory() as folder,
