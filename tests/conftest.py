@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from timing import timing_lines
 from tiny_task import BAD_WORDS, GOOD_WORDS, PLAIN_WORDS, Outcome, tiny_texts, write_csv
@@ -18,6 +19,10 @@ from distill.bundle import Bundle
 from distill.data import Dataset, Splits, load_splits
 from distill.settings import DataSettings, DistillSettings
 from distill.teacher_settings import TeacherSettings
+
+# The same examples in every run, and no time limit on one of them: a busy machine must not fail a test.
+hypothesis.settings.register_profile("potstill", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("potstill")
 
 CHROMIUM = Path("/usr/bin/chromium")
 # Without the last three its calls for updates are refused by a closed network, many at a time.

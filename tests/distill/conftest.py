@@ -1,4 +1,4 @@
-"""Small classifiers with random weights, of several families, made in milliseconds; and how properties are tried."""
+"""Small classifiers with random weights, of several families, made in milliseconds."""
 
 from __future__ import annotations
 
@@ -9,15 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from distill.models.loading import load_pretrained
 from distill.models.torch_classifier import TorchClassifier
-
-# The same examples in every run, and no time limit on one of them: a busy machine must not fail a test.
-settings.register_profile("potstill", derandomize=True, deadline=None)
-settings.load_profile("potstill")
 
 LABELS = ("negative", "positive")
 PLAIN = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 64}

@@ -145,7 +145,7 @@ def by_the_library(library: Tokenizer, text: str) -> tuple[list[int], bool]:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=TEXTS)
 def test_the_ids_are_those_of_the_whole_text(name: str, text: str) -> None:
     (reading,) = OURS[name].read([text])

@@ -228,7 +228,7 @@ WORDS = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(train=st.lists(WORDS), validation=st.lists(WORDS), test=st.lists(WORDS), given_validation=st.booleans())
 def test_no_text_is_in_two_splits(
     tmp_path_factory: pytest.TempPathFactory, train: list[str], validation: list[str], test: list[str], given_validation: bool

@@ -171,7 +171,7 @@ def test_ids_are_renumbered_in_the_old_order_everywhere() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(text=st.one_of(st.text(), st.text(alphabet="abdefilmnoprstuwy ,:0129äïÜé-")))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_keeps_its_characters_and_gains_no_unknown(kind: str, text: str) -> None:
     before, after = BEFORE[kind].encode(text), AFTER[kind].encode(text)
     assert after.tokens.count("[UNK]") == before.tokens.count("[UNK]")
@@ -179,7 +179,7 @@ def test_any_text_keeps_its_characters_and_gains_no_unknown(kind: str, text: str
 
 
 @given(text=st.text())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_real_vocabulary_trimmed_to_a_tenth_loses_no_character(
     real_tokenizers: tuple[Tokenizer, Tokenizer], text: str
 ) -> None:

@@ -85,7 +85,7 @@ def test_at_most_500_texts_are_asked_evenly_taken() -> None:
     assert classifier.asked.count(1) == MAX_TEXTS == 500
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_no_text_and_no_split_into_batches_changes_an_answer_of_int8(int8: OnnxClassifier, data: st.DataObject) -> None:
     words = st.sampled_from([*GOOD_WORDS, *BAD_WORDS, *PLAIN_WORDS, "unheard-of", "…", "[SEP]", "[PAD]"])

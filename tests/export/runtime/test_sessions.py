@@ -352,7 +352,7 @@ def test_memory_stays_flat_over_100_000_texts_of_every_length(tiny_student: Bund
 WORDS = st.lists(st.sampled_from([*GOOD_WORDS, *BAD_WORDS, *PLAIN_WORDS, "unheard"]), max_size=40).map(" ".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_no_text_and_no_split_into_batches_changes_an_answer(data: st.DataObject, int8: OnnxClassifier) -> None:
     texts = data.draw(st.lists(WORDS | st.text(st.characters(exclude_categories=["Cs"]), max_size=60), min_size=2, max_size=40))
