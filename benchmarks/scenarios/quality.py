@@ -247,6 +247,6 @@ SCENARIO = Scenario(
         *("distill/training", "distill/students", "distill/losses", "distill/recipes.py", "distill/teachers"),
         *("export/int8", "benchmarks/quality"),
     ),
-    minutes=1500,
+    minutes=240,
     quick={"arms": ("2_layers", "narrow"), "seeds": (0,)},
 )

@@ -127,21 +127,6 @@ def mean_estimate(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
     return Estimate(mean, float(interval.low), float(interval.high))
 
 
-def mean_of(figures: Sequence[Figure]) -> Figure:
-    """Return the mean of figures of one bootstrap, paired by seed and resample.
-
-    Raises:
-        SettingsError: There is none.
-    """
-    if not figures:
-        raise SettingsError("the mean of no figures is undefined; name at least one")
-    return Figure(
-        seeds=np.mean([figure.seeds for figure in figures], axis=0),
-        draws=np.mean([figure.draws for figure in figures], axis=0),
-        is_share=all(figure.is_share for figure in figures),
-    )
-
-
 class Bootstrap:
     """Resamples of one set of texts, shared by all seeds of all arms that answered them."""
 

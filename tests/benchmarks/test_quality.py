@@ -182,6 +182,7 @@ def test_an_arm_learns_from_its_assistant_and_from_the_teacher_of_its_seed(
     assert set(trainings.asked) == {"teacher-1", "2_layers-1", "1_layer-1", "2_layers_control-1"}
     assert "1_layer-0-fp32" in found.parts["missing"]
     assert not [name for name in found.parts["missing"] if name.endswith("-1-fp32")]
+    assert {(row["name"], row["seed"]) for row in found.rows if "predicted" not in row} == {("teacher", 1), ("2_layers", 1)}
 
 
 def test_a_row_has_every_answer_of_the_bundle_and_its_likeness_to_the_teacher(

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 
 from benchmarks.harness.interval_simulation import SEED_TO_TEXT, FigureName, Mix, simulated_coverage
 from distill.errors import DatasetError, SettingsError
-from distill.evaluation.intervals import Bootstrap, Figure, macro_f1_interval, mean_of
+from distill.evaluation.intervals import Bootstrap, Figure, macro_f1_interval
 
 
 def rows(*lines: str) -> NDArray[np.int64]:
@@ -175,23 +175,12 @@ def test_a_ratio_to_one_teacher_has_the_spread_of_the_seeds() -> None:
     assert kept.seeds.tolist() == pytest.approx([0.8, 0.9])
 
 
-def test_the_mean_of_figures_is_paired_too() -> None:
-    first, second = np.array([0.8, 1.0]), np.array([0.8, 0.6])
-    mean = mean_of([Figure(first, first[None]), Figure(second, second[None])])
-    assert mean.value == pytest.approx(0.8)
-    assert mean.estimate().low == pytest.approx(0.8)  # what one lost the other gained: nothing is uncertain
-    with pytest.raises(SettingsError):
-        mean_of([])
-
-
 def test_the_interval_of_a_share_is_within_0_and_1_and_that_of_a_difference_need_not_be() -> None:
     # Two seeds that differ by 0.2: t with 1 degree of freedom makes each half width 1.27.
     high, low = (Figure(np.array(seeds), np.tile(seeds, (100, 1)), is_share=True) for seeds in ([0.7, 0.9], [0.1, 0.1]))
     share, difference = high.estimate(), (high - low).estimate()
     assert (share.low, share.value, share.high) == pytest.approx((0, 0.8, 1))
     assert (difference.low, difference.high) == pytest.approx((0.7 - 12.706 * 0.1, 0.7 + 12.706 * 0.1), rel=1e-4)
-    assert mean_of([high, high]).estimate() == share
-    assert mean_of([high - low, high - low]).estimate() == difference
 
 
 def test_macro_f1_and_agreement_are_shares() -> None:

@@ -385,6 +385,21 @@ def test_the_manifest_says_in_which_numbers_a_run_computed(
     assert manifest.settings["computed"] == {"device": "cpu", "mixed_precision": "bf16"}
 
 
+@pytest.mark.parametrize(("fast", "expected"), [(True, "bf16"), (False, "no")])
+def test_a_teacher_computes_in_bf16_where_that_is_faster(
+    fast: bool,
+    expected: str,
+    tiny_model: Path,
+    few: tuple[Dataset, Dataset],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("distill.models.devices.multiplies_bf16_faster", lambda: fast)
+    settings = TeacherSettings(epochs=1, max_length=32, batch_size=16, device="cpu")
+    teacher = fit_teacher(str(tiny_model), train=few[0], validation=few[1], out=tmp_path / "teacher", settings=settings)
+    assert teacher.manifest.settings["computed"]["mixed_precision"] == expected
+
+
 def give_students_other_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let students number the same words the other way round, their vectors with them."""
     make = fit.new_student
