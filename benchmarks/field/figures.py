@@ -23,7 +23,8 @@ MANY: Final = "offline"
 """What a row measures."""
 INT8: Final = "int8"
 DISTILBERT: Final = f"DistilBERT{STOCK}"
-TEACHER_ROW: Final = "teacher PyTorch"
+TEACHER_ROW: Final = f"{TEACHER} PyTorch"
+TEACHER_GRAPH: Final = f"{TEACHER} fp32"
 
 Rows = Sequence[Mapping[str, Any]]
 

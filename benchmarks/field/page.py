@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from benchmarks.field.figures import SINGLE
+from benchmarks.field.figures import SINGLE, TEACHER_GRAPH
 from benchmarks.field.published import PUBLISHED, Published
 from benchmarks.field.study import TEACHER
 from benchmarks.harness.scenario import markdown_table
@@ -19,14 +19,18 @@ def markdown_of_field(result: Mapping[str, Any]) -> str:
     """Return the page part of a result: one table, and how to read it."""
     parts = tuple(result["truth"])
     columns = ["model", *(f"{part} accuracy" for part in parts), "kept", "MB", "ms", "faster", "faster than DistilBERT int8"]
-    rows = [_row(row, parts) for row in result["summary"]]
-    rows += [_of_random_weights(row, parts) for row in result["rows"] if row.get("weights") == "random" and _is_single(row)]
+    teacher, *students = [_row(row, parts) for row in result["summary"]]
+    single = [row for row in result["rows"] if row["measured"] == SINGLE]
+    graph = [_timed_row(row, "teacher, fp32 graph", parts) for row in single if row["name"] == TEACHER_GRAPH]
+    random = [_timed_row(row, f"{row['name']}, random weights", parts) for row in single if row.get("weights") == "random"]
+    rows = [teacher, *graph, *students, *random]
     said = _said(result)
     if result["scenario"] == "sst2":
         rows += [_published_row(one) for one in PUBLISHED]
         said += (
             " Rows with a link are published by others and not measured here; T marks GLUE's hidden test set, and `faster` is "
-            "their own comparison with BERT-base."
+            "their own comparison with BERT-base. Q marks rows whose source could not be read: their figures were read where "
+            "others quote them."
         )
     return f"{markdown_table(columns, rows)}\n\n{said}"
 
@@ -86,23 +90,27 @@ def _row(row: Mapping[str, Any], parts: Sequence[str]) -> list[str]:
     ]
 
 
-def _of_random_weights(row: Mapping[str, Any], parts: Sequence[str]) -> list[str]:
-    """Return the row of a published shape: only its time and size were measured here."""
+def _timed_row(row: Mapping[str, Any], shown: str, parts: Sequence[str]) -> list[str]:
+    """Return the row of what was only timed: the teacher's graph, which answered the first set, or a shape without answers."""
     if "failed" in row:
-        return [row["name"], *[ABSENT] * (len(parts) + 5)]
-    ratio = row["p50_ratio"]
-    cells = [f"{row['size_bytes'] / 1e6:.1f}", f"{row['p50_ms']['value']:.2f}", f"{ratio['value']:.1f}x" if ratio else ABSENT]
-    return [f"{row['name']}, random weights", *[ABSENT] * (len(parts) + 1), *cells, ABSENT]
-
-
-def _is_single(row: Mapping[str, Any]) -> bool:
-    return bool(row["measured"] == SINGLE)
+        return [shown, *[ABSENT] * (len(parts) + 5)]
+    accuracy, ratio = row.get("accuracy"), row["p50_ratio"]
+    first = [ABSENT if accuracy is None else f"{accuracy:.1%}", *[ABSENT] * len(parts)]
+    return [
+        shown,
+        *first,
+        f"{row['size_bytes'] / 1e6:.1f}",
+        f"{row['p50_ms']['value']:.2f}",
+        f"{ratio['value']:.1f}x" if ratio else ABSENT,
+        ABSENT,
+    ]
 
 
 def _published_row(one: Published) -> list[str]:
     url, _, place = one.source.partition(" ")
     name = f"[{one.name}]({url})" + (f" {place}" if place else "")
-    dev, test = (f"{one.accuracy:.1f}%", ABSENT) if one.split == "dev" else (ABSENT, f"{one.accuracy:.1f}% T")
+    accuracy = f"{one.accuracy:.1f}%{' T' if one.split == 'test' else ''}{' Q' if one.is_quoted else ''}"
+    dev, test = (accuracy, ABSENT) if one.split == "dev" else (ABSENT, accuracy)
     teacher = f"{one.accuracy / one.teacher_accuracy:.1%}" if one.teacher_accuracy else ABSENT
     return [
         name,

@@ -113,10 +113,10 @@ def _demo_cells(row: Row) -> tuple[str, ...]:
 
 
 def _made(row: Row) -> str:
-    """Return the day, the commit and the number of processors of a row."""
+    """Return the day, the commit and the processors of a row."""
     made = row["made"]
-    processors = f", {len(made['affinity'])} CPU" if made["affinity"] else ""
-    return f"{made['measured_on']}, {(made['git_commit'] or 'unknown')[:10]}{processors}"
+    count = f"{len(made['affinity'])} " if made["affinity"] else ""
+    return f"{made['measured_on']}, {(made['git_commit'] or 'unknown')[:10]}, {count}{made['cpu']}"
 
 
 def _interval(score: Row | None) -> str:

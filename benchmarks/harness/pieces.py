@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,8 +44,26 @@ class Pieces:
         return [self.find(path.stem) for path in sorted(self._folder.glob("*.json"))]
 
 
+def processor_of(found: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Return the kind of processor that circumstances name; rows of two kinds are never in one table."""
+    return found.get("cpu"), found.get("int8_instruction_set")
+
+
+@cache
+def _this_processor() -> tuple[str | None, str | None]:
+    return processor_of(circumstances())
+
+
 class Rows(Pieces):
-    """Finished rows by their names, each with the day and the circumstances under which it was made."""
+    """Finished rows by their names, each with the day and the circumstances under which it was made.
+
+    A row that another kind of processor made is as good as not there.
+    """
+
+    def find(self, name: str) -> Any:
+        """Return a row; None if it is not there, not whole, or was made on another kind of processor."""
+        found = super().find(name)
+        return found if found and _is_of_here(found) else None
 
     def has(self, name: str) -> bool:
         """Tell whether a row is finished."""
@@ -55,7 +74,15 @@ class Rows(Pieces):
         today, now = datetime.now(UTC).date().isoformat(), circumstances()
         self.put(row["name"], {**row, "made": {"measured_on": today, **{name: now[name] for name in CIRCUMSTANCES}}})
 
+    def all(self) -> list[Any]:
+        """Return every row, in the order of the names."""
+        return [row for row in super().all() if row is not None]
+
     def with_earlier(self, earlier: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return the rows here and those of an earlier result that were not made again, sorted by name."""
-        rows = {row["name"]: dict(row) for row in (*earlier, *self.all())}
+        rows = {row["name"]: dict(row) for row in (*filter(_is_of_here, earlier), *self.all())}
         return [rows[name] for name in sorted(rows)]
+
+
+def _is_of_here(row: Mapping[str, Any]) -> bool:
+    return processor_of(row.get("made", {})) == _this_processor()

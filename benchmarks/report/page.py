@@ -12,9 +12,11 @@ from typing import Any
 
 import jinja2
 
+from benchmarks.harness.pieces import processor_of
 from benchmarks.harness.results import FOLDER, read_result
-from benchmarks.harness.scenario import Result
+from benchmarks.harness.scenario import Result, scenarios
 from benchmarks.report.choices import choices_of
+from benchmarks.report.circumstances import circumstances_of
 from benchmarks.report.pictures import quality_against, spread_of_times
 from benchmarks.report.tables import COLUMNS, first_words
 from distill.errors import PotstillError
@@ -57,14 +59,18 @@ def results_in(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def html_of(results: Mapping[str, Result]) -> str:
-    """Return the page."""
+    """Return the page; a result that another kind of processor gave is left out, and named."""
     single = results["single-stream"]
+    here = {name for name, each in results.items() if processor_of(each["environment"]) == processor_of(single["environment"])}
+    elsewhere, results = results.keys() - here, {name: each for name, each in results.items() if name in here}
     rows = [row for row in single["rows"] if "failed" not in row]
     choices = list(zip(choices_of(single, by="p50_ms"), choices_of(single, by="p99_ms"), strict=True))
     median, tail = next((each for each in choices if each[0].budget_ms == ONE_MS), (None, None))
     return TEMPLATES.get_template("report.html.jinja").render(
         single=single,
         results=results,
+        circumstances={name: circumstances_of(result, scenarios()[name]) for name, result in results.items()},
+        elsewhere=sorted(elsewhere),
         sessions={name: sessions_of(result) for name, result in results.items()},
         first_words=first_words,
         tail=tail,

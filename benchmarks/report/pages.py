@@ -11,8 +11,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.results import FOLDER, changed_code, read_result
+from benchmarks.harness.results import FOLDER, read_result
 from benchmarks.harness.scenario import Result, Scenario, scenarios
+from benchmarks.report.circumstances import circumstances_of
 from benchmarks.report.page import write_report
 from distill.errors import PotstillError
 from distill.storage import write_atomically
@@ -84,19 +85,6 @@ def same_figures(found: Any, kept: Any) -> bool:
     """Whether two sets of figures are equal, but for the last digits, which depend on the libraries."""
     return found.keys() == kept.keys() and all(
         math.isclose(found[name], kept[name], rel_tol=1e-6, abs_tol=1e-9) for name in found
-    )
-
-
-def circumstances_of(result: Result, scenario: Scenario) -> str:
-    """Return machine, commit, date and command of a result, and whether the code that decides it has changed since."""
-    environment, cpus = result["environment"], result["environment"]["cpus_available"]
-    changed = changed_code(result, scenario.decided_by)
-    old = f" **Old:** the code that decides it has changed since ({', '.join(changed)})." if changed else ""
-    dirty = " with uncommitted changes" if environment.get("git_dirty") else ""
-    return (
-        f"Measured on {result['measured_on']} at commit {(environment['git_commit'] or 'unknown')[:10]}{dirty}, on "
-        f"{cpus} processor{'' if cpus == 1 else 's'} ({environment['cpu']}, {environment['int8_instruction_set']}), by "
-        f"`{result['command']}`.{old}"
     )
 
 

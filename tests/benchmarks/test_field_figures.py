@@ -130,10 +130,17 @@ def test_the_table_shows_every_row_and_marks_what_was_not_measured_here() -> Non
     assert "| 2-layers | 65.0% | 87.5% | 72.2% | 8.0 | 1.00 | 100.0x | 20.0x |" in lines
     assert "| DistilBERT's shape, stock int8, random weights | - | - | - | 66.0 | 20.00 | 5.0x | - |" in lines
     assert any(line.startswith("| majority | ") and line.endswith(" | - | 8.0 | - | - | - |") for line in lines)
-    distilbert = next(line for line in lines if "arxiv.org/abs/1910.01108" in line)
-    assert "| 91.3% | - | 98.5% |" in distilbert
+    assert next(line for line in lines if "[DistilBERT]" in line).count("| 91.3% | - | 98.5% |") == 1
+    assert "| - | 92.6% T Q | 99.1% |" in next(line for line in lines if "[TinyBERT-4]" in line)
+    assert "Q marks rows whose source could not be read" in lines[-1]
     assert "Missing: narrow-0." in lines[-1]
     assert sum("](http" in line for line in lines) == len(PUBLISHED)
+
+
+def test_the_graph_of_the_teacher_is_a_row_below_it() -> None:
+    graph = {**speed("teacher fp32", 50.0, ratio=2.0), "accuracy": 0.9, "size_bytes": 400_000_000}
+    lines = markdown_of_field({**page(), "rows": [*ROWS, graph]}).splitlines()
+    assert lines[3] == "| teacher, fp32 graph | 90.0% | - | - | 400.0 | 50.00 | 2.0x | - |"
 
 
 def test_the_table_has_intervals_and_says_how_many_seeds() -> None:

@@ -13,13 +13,16 @@ from benchmarks.harness.pieces import Rows
 from benchmarks.harness.results import write_result
 from benchmarks.report.pages import filled
 from distill.errors import PotstillError
+from export.measure.circumstances import circumstances
 
 
 def score(value: float, **more: Any) -> dict[str, Any]:
     return {"value": value, "low": value - 0.02, "high": value + 0.02, **more}
 
 
-MADE = {"measured_on": "2026-11-28", "git_commit": "0123456789abcdef", "affinity": [1]}
+NOW = circumstances()
+HERE = {"cpu": NOW["cpu"], "int8_instruction_set": NOW["int8_instruction_set"]}
+MADE = {"measured_on": "2026-11-28", "git_commit": "0123456789abcdef", "affinity": [1], **HERE}
 
 
 def demo(seed: int, *, kept: float, ms: float, predicted: float) -> dict[str, Any]:
@@ -113,6 +116,16 @@ def test_rows_of_an_earlier_result_are_kept_unless_they_were_made_again(tmp_path
     assert found[1]["made"].keys() > MADE.keys()  # a row says when, on what and by which commit it was made
 
 
+@pytest.mark.parametrize("made", [{**MADE, "cpu": "another"}, {**MADE, "int8_instruction_set": "another"}, {}])
+def test_rows_of_another_kind_of_processor_are_not_there(made: dict[str, Any], tmp_path: Path) -> None:
+    rows = Rows(tmp_path)
+    rows.put("quick", {"name": "quick", "made": made})
+    assert not rows.has("quick")
+    assert rows.all() == rows.with_earlier([{"name": "clone", "made": made}]) == []
+    rows.keep({"name": "quick"})
+    assert rows.has("quick")
+
+
 def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
     machine = {"cpus_available": 2, "cpu": "a processor", "int8_instruction_set": "avx512_vnni"}
     environment = {**machine, "git_commit": "0123456789", "git_dirty": False}
@@ -126,7 +139,10 @@ def test_the_tables_show_seeds_and_sets_with_intervals() -> None:
         in page
     )
     scores = "0.900 (0.880-0.920) | 0.860 (0.840-0.880) | 0.800 (0.780-0.820)"
-    assert f"| ahead (some texts) | 1,500 | 3 | {scores} | static/int4 | 0.25 | 2.5 | 2026-11-28, 0123456789, 1 CPU |" in page
+    assert (
+        f"| ahead (some texts) | 1,500 | 3 | {scores} | static/int4 | 0.25 | 2.5 | 2026-11-28, 0123456789, 1 {HERE['cpu']} |"
+        in page
+    )
     assert "static/int4 (TF-IDF is as good)" in page
     assert "foreign-stuck failed: the teacher says one label." in page
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.harness.results import FOLDER, write_result
+from benchmarks.harness.results import FOLDER, read_result, write_result
+from benchmarks.harness.scenario import scenarios
 from benchmarks.report.choices import Choice, choices_of
 from benchmarks.report.page import TEMPLATES, html_of, results_in, write_report
 from distill.errors import PotstillError
@@ -90,10 +91,14 @@ ROWS = [
 def write(folder: Path, scenario: str = "single-stream", **more: Any) -> None:
     environment = {
         "cpu": "A <fast> processor",
+        "cpus_available": 2,
+        "int8_instruction_set": "avx512_vnni",
+        "git_commit": "0123456789abcdef",
         "versions": {"numpy": "2.0"},
         "cpu_flags": ["avx2"],
         "seed": 0,
         "git_dirty": False,
+        **more.pop("environment", {}),
     }
     session = {"seconds": 100.0, "load_before": 0.1, "others_processors": 0.01, "stolen_share": 0.0}
     truth = {"truth": TRUTH, "validation_truth": TRUTH}
@@ -189,6 +194,19 @@ def test_the_page_says_first_what_must_be_said_first(tmp_path: Path) -> None:
     assert "A &lt;fast&gt; processor" in page
     assert "&lt;peer&gt;" in page
     assert "<peer>" not in page
+
+
+def test_the_page_says_where_and_when_and_leaves_out_what_another_kind_of_processor_gave(tmp_path: Path) -> None:
+    write(tmp_path, decided_by=scenarios()["single-stream"].decided_by)
+    write(tmp_path, "offline", environment={"cpu": "another"})
+    write(tmp_path, "memory")
+    today = read_result("single-stream", folder=tmp_path)["measured_on"]
+    where = f"Measured on {today} at commit 0123456789, on 2 processors (A &lt;fast&gt; processor, avx512_vnni), by a command."
+    page = html_of(results_in(tmp_path))
+    assert page.index(f"single-stream: {where}</p>") < page.index('class="lead"')  # not old
+    assert f"memory: {where} Old: the code that decides it has changed since (" in page
+    assert "offline: Left out: it was measured on another kind of processor." in page
+    assert "offline: Measured" not in page
 
 
 def test_the_page_needs_no_other_place(tmp_path: Path) -> None:

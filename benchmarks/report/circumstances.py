@@ -1,0 +1,27 @@
+"""The line below a block, a picture or a report: machine, commit, date and command, and whether the code changed since."""
+
+from __future__ import annotations
+
+from benchmarks.harness.results import changed_code
+from benchmarks.harness.scenario import Result, Scenario
+
+NAMED = 3
+"""Changed files and folders that are named; the others are counted."""
+
+
+def circumstances_of(result: Result, scenario: Scenario) -> str:
+    """Return machine, commit, date and command of a result, and whether the code that decides it has changed since."""
+    environment, cpus = result["environment"], result["environment"]["cpus_available"]
+    dirty = " with uncommitted changes" if environment.get("git_dirty") else ""
+    return (
+        f"Measured on {result['measured_on']} at commit {(environment['git_commit'] or 'unknown')[:10]}{dirty}, on "
+        f"{cpus} processor{'' if cpus == 1 else 's'} ({environment['cpu']}, {environment['int8_instruction_set']}), by "
+        f"`{result['command']}`.{_old(changed_code(result, scenario.decided_by))}"
+    )
+
+
+def _old(changed: list[str]) -> str:
+    if not changed:
+        return ""
+    more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+    return f" **Old:** the code that decides it has changed since ({', '.join(changed[:NAMED])}{more})."
