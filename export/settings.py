@@ -120,7 +120,8 @@ class FitSettings(PriceSettings, heading="Budget"):
         None,
         gt=0,
         le=1,
-        description="share of the teacher's validation score that a student must keep, such as 0.97; default: none",
+        description="share of the teacher's macro-F1 that a student must keep on the validation texts, whatever --metric is, "
+        "such as 0.97; default: none",
     )
     metric: str = Field(
         "macro_f1", description="score that students are chosen by: macro_f1, micro_f1, accuracy or recall:LABEL"

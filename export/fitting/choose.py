@@ -57,13 +57,23 @@ def survivors(scores: Mapping[str, float], speeds: Mapping[str, float], *, keep:
 
 @dataclass(frozen=True)
 class Validated:
-    """How good a form is on the validation texts: its score, and how often it decides as the teacher does.
+    """How good a form is on the validation texts; figures of several forms are from one bootstrap.
 
-    Figures of several forms are from one bootstrap.
+    Attributes:
+        score: By the metric of the run.
+        agreement: How often it decides as the teacher does.
+        kept: Share of the teacher's macro-F1, whatever the metric is.
     """
 
     score: Figure
     agreement: Figure
+    kept: float
+
+
+def broken(form: Validated, costs: Costs, budget: Budget) -> tuple[str, ...]:
+    """Return the budgets that a trained form does not keep."""
+    keeps_too_little = budget.min_kept is not None and form.kept < budget.min_kept
+    return exceeded(costs, budget) + ("min_kept",) * keeps_too_little
 
 
 def chosen(forms: Mapping[str, Validated], costs: Mapping[str, Costs], prefer: Prefer) -> str:

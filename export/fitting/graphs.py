@@ -10,10 +10,15 @@ from pathlib import Path
 from distill.bundle import Bundle, new_bundle_folder, seal_new_bundle
 from distill.data import Dataset
 from distill.errors import GateError
+from distill.evaluation.metrics import macro_f1, retention
+from distill.labels import Logits
 from distill.progress import Reporter
 from distill.training.finished import whole_bundle
+from export.fitting.choose import Validated
+from export.fitting.scores import Scorer
 from export.fitting.weighing import Form
 from export.pipeline import export_bundle
+from export.runtime.sessions import OnnxClassifier
 from export.settings import ExportSettings
 
 
@@ -67,6 +72,23 @@ def exported(
             continue
         bundles[form.name] = made
     return Exported(bundles, failed)
+
+
+def validated(bundles: Mapping[str, Bundle], scorer: Scorer, *, of_teacher: Logits) -> dict[str, Validated]:
+    """Return how good each int8 graph is on the validation texts.
+
+    Args:
+        bundles: By form.
+        scorer: Scores on these texts by the metric of the run.
+        of_teacher: The teacher's logits of these texts.
+    """
+    data, as_teacher = scorer.data, scorer.of_agreement_with(of_teacher)
+    best, found = macro_f1(data.label_ids, of_teacher), {}
+    for name, bundle in bundles.items():
+        logits = OnnxClassifier.open(bundle, precision="int8", threads=1).predict_logits(data.texts)
+        kept = retention(student_macro_f1=macro_f1(data.label_ids, logits), teacher_macro_f1=best)
+        found[name] = Validated(scorer.figure(logits), as_teacher.figure(logits), kept)
+    return found
 
 
 def copied(bundle: Bundle, folder: Path, asked: ExportSettings | None = None) -> Bundle:

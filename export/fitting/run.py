@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from filelock import FileLock, Timeout
 
@@ -32,8 +32,8 @@ from distill.teachers.teacher import Teacher, open_teacher, require_useful_teach
 from distill.texts import TextInput
 from distill.training.by_recipe import Learning
 from distill.training.lesson import distillation_lesson
-from export.fitting.choose import Costs, Validated, chosen, exceeded, nearest
-from export.fitting.graphs import Exported, copied, exported
+from export.fitting.choose import Costs, broken, chosen, exceeded, nearest
+from export.fitting.graphs import Exported, copied, exported, validated
 from export.fitting.job import FitTeacher, Job, planned, prepared, teacher_settings
 from export.fitting.plan import Plan
 from export.fitting.reporting.findings import Evidence, Found, measured_rows, write_fit_report
@@ -42,7 +42,6 @@ from export.fitting.training import TEACHER, TRIED, Round, control_of, controls_
 from export.fitting.unsure import unsure_answers
 from export.fitting.weighing import Form, recipes_of, timed
 from export.measure.candidates import bundle_candidate
-from export.runtime.sessions import OnnxClassifier
 from export.settings import ExportSettings, FitSettings
 
 STUDENT: Final = "student"
@@ -175,9 +174,10 @@ def _fitted(job: Job, out: Path) -> FitReport:
         graphs = _graphs(job, plan.within, rounds, out)
     with stages.stage("choice", "on the validation texts"):
         evidence = replace(evidence, rounds=rounds, graphs=graphs, teacher=teacher, teacher_on_validation=on_validation)
-        evidence = replace(evidence, unsure=unsure)
+        validation = validated(graphs.bundles, job.validation, of_teacher=on_validation)
+        evidence = replace(evidence, unsure=unsure, validation=validation, costs=_costs(job, graphs.bundles, out))
         floor = max((_on_validation(job, each) for each in floors.values()), default=0.0)
-        winner, figures, costs = _choice(job, evidence, on_validation, out)
+        winner = _choice(job, evidence, out)
         student = copied(graphs.bundles[winner], out / STUDENT)
     with stages.stage("control", f"{winner.partition('/')[0]} trained on the labels alone"):
         stages_of_winner = plan.candidates.stages[winner.partition("/")[0]]
@@ -185,7 +185,7 @@ def _fitted(job: Job, out: Path) -> FitReport:
         by_labels = controls_of_fewer(stages_of_winner, learning, folder=out / TRIED) if job.has_human_labels else {}
         by_labels |= {len(job.splits.train): control} if by_labels else {}
     with stages.stage("measuring", f"on {len(job.measured)} {'test' if job.splits.test else 'validation'} texts"):
-        found = Found(winner, student, control, figures, costs, floor, by_labels)
+        found = Found(winner, student, control, floor, by_labels)
         measured = measured_rows(evidence, found, out, job.reporter)
     return write_fit_report(replace(evidence, found=found), out, measured=measured, reporter=job.reporter)
 
@@ -242,46 +242,29 @@ def _on_validation(job: Job, floor: Classifier) -> float:
     return job.validation.value(floor.predict_logits(job.splits.validation.texts))
 
 
-def _choice(job: Job, evidence: Evidence, on_validation: Logits, out: Path) -> tuple[str, dict[str, Any], dict[str, Costs]]:
-    """Return the chosen form, the validation figure of each, and what each takes as measured.
+def _choice(job: Job, evidence: Evidence, out: Path) -> str:
+    """Return the chosen form.
 
     Raises:
-        NothingFitsError: None keeps enough of the teacher's score, or all are slower than predicted and over the budget.
+        NothingFitsError: None keeps enough of the teacher's macro-F1, or all are slower than predicted and over the budget.
     """
-    graphs = {
-        name: OnnxClassifier.open(bundle, precision="int8", threads=1) for name, bundle in evidence.graphs.bundles.items()
-    }
-    texts = job.splits.validation.texts
-    logits = {name: graph.predict_logits(texts) for name, graph in graphs.items()}
-    figures = {name: job.validation.figure(logits[name]) for name in graphs}
-    p50_ms = _timed(job, evidence.graphs.bundles, out)
-    costs = {name: Costs(p50_ms[name], evidence.graphs.bundles[name].size_bytes("int8")) for name in graphs}
-    teacher = job.validation.value(on_validation)
-    kept = {name: figure.value / teacher if teacher else 1.0 for name, figure in figures.items()}
-    enough = [name for name in figures if job.budget.min_kept is None or kept[name] >= job.budget.min_kept]
-    fitting = [name for name in enough if not exceeded(costs[name], job.budget)]
+    forms, costs = evidence.validation, evidence.costs
+    over = {name: broken(form, costs[name], job.budget) for name, form in forms.items()}
+    fitting = {name: form for name, form in forms.items() if not over[name]}
     if not fitting:
-        binding = (
-            ("min_kept",)
-            if not enough
-            else tuple(dict.fromkeys(one for name in enough for one in exceeded(costs[name], job.budget)))
-        )
-        closest = (
-            (max(kept, key=lambda name: kept[name]),)
-            if not enough
-            else nearest({name: costs[name] for name in enough}, job.budget)
-        )
-        _refuse(replace(evidence, validation=figures, costs=costs), out, binding=binding, closest=closest)
-    as_teacher = job.validation.of_agreement_with(on_validation)
-    forms = {name: Validated(figures[name], as_teacher.figure(logits[name])) for name in fitting}
-    winner = chosen(forms, costs, job.settings.prefer)
-    score = f"validation {metric_words(job.settings.metric)} {figures[winner].value:.4f}"
+        enough = [name for name in forms if "min_kept" not in over[name]]
+        best = max(forms, key=lambda name: forms[name].kept)
+        binding = tuple(dict.fromkeys(one for name in enough for one in over[name])) or ("min_kept",)
+        closest = nearest({name: costs[name] for name in enough}, job.budget) if enough else (best,)
+        _refuse(evidence, out, binding=binding, closest=closest)
+    winner = chosen(fitting, costs, job.settings.prefer)
+    score = f"validation {metric_words(job.settings.metric)} {forms[winner].score.value:.4f}"
     job.reporter.say(f"chosen: {winner}, {score}, {costs[winner].ms:.2f} ms")
-    return winner, figures, costs
+    return winner
 
 
-def _timed(job: Job, bundles: Mapping[str, Bundle], out: Path) -> Mapping[str, float]:
-    """Return the median ms of each graph; those of an earlier run of these graphs on this machine, so that it chooses alike."""
+def _costs(job: Job, bundles: Mapping[str, Bundle], out: Path) -> dict[str, Costs]:
+    """Return what each graph takes; the times of an earlier run of these graphs on this machine are kept: it chooses alike."""
     kept = out / TRIED / "timed.json"
     files = {name: bundle.manifest.files[GRAPH_OF_PRECISION["int8"]].sha256 for name, bundle in bundles.items()}
 
@@ -291,7 +274,8 @@ def _timed(job: Job, bundles: Mapping[str, Bundle], out: Path) -> Mapping[str, f
         return timed(contenders, job.splits.validation.texts, reporter=job.reporter)
 
     decided_by = [files, job.splits.validation.fingerprint(), machine_name()]
-    return kept_or_made(kept, decided_by=decided_by, make=measured_ms)
+    p50_ms = kept_or_made(kept, decided_by=decided_by, make=measured_ms)
+    return {name: Costs(p50_ms[name], bundle.size_bytes("int8")) for name, bundle in bundles.items()}
 
 
 def _refuse(evidence: Evidence, out: Path, *, binding: tuple[str, ...] = (), closest: tuple[str, ...] = ()) -> None:

@@ -30,10 +30,10 @@ def alternatives(forms: Sequence[FormResult]) -> tuple[Alternative, ...]:
         more_ms = (form.measured_ms or form.predicted_ms) - winner.measured_ms
         more_mb = ((form.measured_bytes or form.predicted_bytes) - (winner.measured_bytes or 0)) / MEGABYTE
         costs = f"{more_ms:+.2f} ms and {more_mb:+.1f} MB"
-        if form.status == "finalist" and form.test is not None and form.test.value > winner.test.value:
+        if form is not winner and form.test is not None and form.test.value > winner.test.value:
             gain = form.test.value - winner.test.value
             found.append(Alternative(form.name, f"{form.name}, {costs}: {gain:+.4f} on the measured texts."))
-        elif form.status == "over_budget" and form.recipe in MEASURED and winner.recipe in MEASURED:
+        elif form.status == "over_budget" and form.test is None and form.recipe in MEASURED and winner.recipe in MEASURED:
             gain = MEASURED[form.recipe].kept - MEASURED[winner.recipe].kept
             if gain > 0:
                 found.append(

@@ -12,7 +12,7 @@ from distill.asking.teaching import is_answers
 from distill.bundle import GRAPH_OF_PRECISION, WEIGHTS, Bundle
 from distill.classifier import Classifier
 from distill.data import Dataset, Splits
-from distill.evaluation.intervals import Figure
+from distill.evaluation.metrics import macro_f1, retention
 from distill.evaluation.scores import metric_words
 from distill.labels import Logits
 from distill.machine import describe_environment
@@ -21,7 +21,7 @@ from distill.progress import Reporter, SilentReporter
 from distill.storage import kept_or_made, write_atomically
 from distill.teachers.answers import teacher_logits
 from distill.teachers.teacher import Teacher
-from export.fitting.choose import MEGABYTE, Costs, exceeded
+from export.fitting.choose import MEGABYTE, Costs, Validated, broken, exceeded
 from export.fitting.graphs import Exported
 from export.fitting.plan import Plan
 from export.fitting.reporting.answers import human_labels, labelling
@@ -60,8 +60,6 @@ class Found:
         winner: Name of the form.
         student: Its bundle.
         control: The bundle of its control.
-        figures: Validation figure of each exported form.
-        costs: Measured costs of each exported form.
         floor: Validation score of the best floor; 0 if there is none.
         by_labels: With a language model as teacher, controls that learnt from human labels, by the number of these.
     """
@@ -69,15 +67,13 @@ class Found:
     winner: str
     student: Bundle
     control: Bundle
-    figures: Mapping[str, Figure]
-    costs: Mapping[str, Costs]
     floor: float
     by_labels: Mapping[int, Bundle] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known so far; a run that finds nothing stops before `found`."""
+    """What is known so far; a run that finds nothing stops before `found`. `validation` and `costs` are of trained forms."""
 
     splits: Splits
     settings: FitSettings
@@ -89,7 +85,7 @@ class Evidence:
     graphs: Exported = field(default_factory=lambda: Exported({}, {}))
     teacher: Teacher | None = None
     teacher_on_validation: Logits | None = None
-    validation: Mapping[str, Figure] = field(default_factory=dict)
+    validation: Mapping[str, Validated] = field(default_factory=dict)
     costs: Mapping[str, Costs] = field(default_factory=dict)
     found: Found | None = None
     binding: tuple[str, ...] = ()
@@ -157,10 +153,15 @@ def measured_rows(evidence: Evidence, found: Found, out: Path, reporter: Reporte
 
 @dataclass(frozen=True)
 class _Scored:
-    """Logits and scores of one classifier on the measured texts."""
+    """Logits and scores of one classifier on the measured texts; the share of the teacher that is kept is of macro-F1."""
 
     logits: Logits
     score: Score
+    macro_f1: float
+
+    @classmethod
+    def of(cls, logits: Logits, scorer: Scorer) -> _Scored:
+        return cls(logits, scorer.score(logits), macro_f1(scorer.data.label_ids, logits))
 
 
 def _report(
@@ -174,7 +175,7 @@ def _report(
     if found is not None:
         for name, bundle in evidence.graphs.bundles.items():
             logits = OnnxClassifier.open(bundle, precision="int8").predict_logits(evidence.measured.texts)
-            scored[name] = _Scored(logits, scorer.score(logits))
+            scored[name] = _Scored.of(logits, scorer)
     floors = tuple(_floor(name, floor, evidence, scorer) for name, floor in evidence.floors.items())
     forms = tuple(_form_result(form, evidence, scored, teacher, by_name) for form in evidence.plan.candidates.forms)
     student = scored.get(found.winner) if found else None
@@ -191,7 +192,7 @@ def _report(
         prefer=settings.prefer,
         effort=evidence.plan.effort,
         seed=settings.seed,
-        measured_on="test" if evidence.splits.test is not None else "validation",
+        measured_on="validation" if found is None or evidence.splits.test is None else "test",
         num_texts={name: len(part) for name, part in _parts(evidence.splits).items()},
         teacher=Reference(
             "teacher",
@@ -236,7 +237,7 @@ def _teacher_scored(evidence: Evidence, scorer: Scorer, reporter: Reporter) -> _
     if evidence.teacher is None or evidence.found is None:
         return None
     logits = teacher_logits(evidence.teacher.asked, evidence.measured.texts, reporter=reporter).logits
-    return _Scored(logits, scorer.score(logits))
+    return _Scored.of(logits, scorer)
 
 
 def _floor(name: str, floor: Classifier, evidence: Evidence, scorer: Scorer) -> Reference:
@@ -296,41 +297,34 @@ def _form_result(
         return replace(base, reason=f"over {_flags(over)}, so it was not trained")
     if name in evidence.graphs.failed:
         return replace(base, status="failed_gate", reason=evidence.graphs.failed[name])
-    if found is None and name in evidence.validation:
-        return _refused(base, evidence)
-    if found is None or name not in scored:
+    if name not in evidence.validation:
         return replace(base, status="eliminated", reason=_why_eliminated(evidence, form.recipe))
-    row = rows.get(("student" if name == found.winner else name, "int8"), {})
-    estimate = found.figures[name].estimate()
-    return replace(
+    row = rows.get(("student" if found and name == found.winner else name, "int8"), {})
+    validated, costs = evidence.validation[name], evidence.costs[name]
+    over = broken(validated, costs, evidence.budget)
+    trained = replace(
         base,
-        status="winner" if name == found.winner else "finalist",
-        reason=_why_chosen(evidence, found, name),
-        measured_ms=row.get("p50_ms") or found.costs[name].ms,
-        measured_bytes=row.get("size_bytes"),
-        validation=Score.of(estimate),
-        test=scored[name].score,
-        kept=round(scored[name].score.value / teacher.score.value, 6) if teacher and teacher.score.value else None,
-    )
-
-
-def _refused(base: FormResult, evidence: Evidence) -> FormResult:
-    """Return a form that was trained in full in a run in which none keeps the budget."""
-    estimate, costs = evidence.validation[base.name].estimate(), evidence.costs[base.name]
-    return replace(
-        base,
-        status="finalist",
-        reason=f"keeps {_kept_on_validation(evidence, base.name):.1%} of the teacher's score on validation texts",
-        measured_ms=round(costs.ms, 4),
+        status="over_budget" if over else "winner" if found and name == found.winner else "finalist",
+        reason=_why_over(validated, over) if found is None or over else _why_chosen(evidence, found, name),
+        measured_ms=row.get("p50_ms") or round(costs.ms, 4),
         measured_bytes=costs.size_bytes,
-        validation=Score.of(estimate),
+        validation=Score.of(validated.score.estimate()),
+        kept=round(validated.kept, 6),
     )
+    if name not in scored or teacher is None:  # nothing was chosen, so nothing was measured
+        return trained
+    own = scored[name]
+    kept = retention(student_macro_f1=own.macro_f1, teacher_macro_f1=teacher.macro_f1)
+    return replace(trained, test=own.score, kept=round(kept, 6))
 
 
-def _kept_on_validation(evidence: Evidence, name: str) -> float:
-    assert evidence.teacher_on_validation is not None  # noqa: S101 - it was scored before any form
-    teacher = _on_validation(evidence).value(evidence.teacher_on_validation)
-    return evidence.validation[name].value / teacher if teacher else 1.0
+def _why_over(form: Validated, over: Sequence[str]) -> str:
+    """Return which budgets a trained form does not keep."""
+    costs = [name for name in over if name != "min_kept"]
+    return " and ".join(
+        [f"over {_flags(costs)} when measured"] * bool(costs)
+        + [f"keeps {form.kept:.1%} of the teacher's macro-F1 on validation texts"] * ("min_kept" in over)
+    )
 
 
 def _rungs(evidence: Evidence, recipe: str) -> tuple[Rung, ...]:
@@ -351,16 +345,18 @@ def _why_eliminated(evidence: Evidence, recipe: str) -> str:
 
 
 def _why_chosen(evidence: Evidence, found: Found, name: str) -> str:
-    best = max(found.figures, key=lambda one: found.figures[one].value)
-    gap = (found.figures[best] - found.figures[name]).estimate()
+    fitting = [one for one, form in evidence.validation.items() if not broken(form, evidence.costs[one], evidence.budget)]
+    figures, costs = {one: evidence.validation[one].score for one in fitting}, evidence.costs
+    best = max(figures, key=lambda one: figures[one].value)
+    gap = (figures[best] - figures[name]).estimate()
     if name == found.winner:
         if name == best:
             return "the best validation score of those that fit"
         words = {"speed": "the fastest", "size": "the smallest", "quality": "the best"}[evidence.settings.prefer]
         return f"{words} of those that are as good as the best ({best}, {gap.value:+.4f} on validation texts)"
-    slower = found.costs[name].ms / found.costs[found.winner].ms
-    difference = (found.figures[name] - found.figures[found.winner]).estimate()
-    below = f", below TF-IDF ({found.floor:.4f})" if found.figures[name].value < found.floor else ""
+    slower = costs[name].ms / costs[found.winner].ms
+    difference = (figures[name] - figures[found.winner]).estimate()
+    below = f", below TF-IDF ({found.floor:.4f})" if figures[name].value < found.floor else ""
     return f"{difference.value:+.4f} on validation texts against {found.winner}, at {slower:.2f} times its time{below}"
 
 
@@ -379,11 +375,11 @@ def _verdict(evidence: Evidence, forms: Sequence[FormResult], floor: Reference |
         advice = "Lower it, or add texts" if evidence.binding == ("min_kept",) else "Raise the budget"
         return f"No student keeps {_flags(evidence.binding)}. Nearest: {near}. {advice}."
     winner = next(form for form in forms if form.status == "winner")
-    score = winner.test or winner.validation
+    score, of = winner.test or winner.validation, "" if evidence.settings.metric == "macro_f1" else "'s macro-F1"
     words = (
         f"{winner.name}: {metric_words(evidence.settings.metric)} {0.0 if score is None else score.value:.3f}"
         f"{' against the answers of the language model' if is_answers(evidence.measured.source) else ''}"
-        f"{'' if winner.kept is None else f', {winner.kept:.1%} of the teacher'}"
+        f"{'' if winner.kept is None else f', {winner.kept:.1%} of the teacher{of}'}"
         f"{'' if winner.measured_ms is None else f', {winner.measured_ms:.2f} ms a text'}"
         f"{'' if winner.measured_bytes is None else f', {winner.measured_bytes / MEGABYTE:.1f} MB'}"
     )

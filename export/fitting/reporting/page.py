@@ -56,6 +56,7 @@ def html_of(report: FitReport, out: Path) -> str:
         tiles=_tiles(report),
         pictures=scores or cost_pictures(report),
         scored=bool(scores),
+        outside=any(form.status == "over_budget" and score_of(form, report.measured_on) for form in report.forms),
         floors_below=[(reference_words(each), score_of(each, report.measured_on)) for each in floors_below(report)],
         references=[
             (reference_words(each), each, each.validation, score_of(each, report.measured_on))
@@ -103,7 +104,8 @@ def _tiles(report: FitReport) -> list[tuple[str, str, str]]:
         found.append((f"{score.value:.3f}", metric_words(report.metric), f"95 % interval {interval(score)}"))
     if winner.kept is not None:
         of_teacher = score_of(teacher, report.measured_on)
-        found.append((percent(winner.kept), "of the teacher's score", f"teacher {of_teacher.value:.3f}" if of_teacher else ""))
+        beside = f"teacher {of_teacher.value:.3f}" if of_teacher and report.metric == "macro_f1" else ""
+        found.append((percent(winner.kept), "of the teacher's macro-F1", beside))
     ms = winner.predicted_ms if winner.measured_ms is None else winner.measured_ms
     faster = (
         f"{teacher.p50_ms / ms:,.0f} times faster than the teacher" if teacher.p50_ms and ms else _budget_words(report, "ms")
@@ -139,8 +141,8 @@ def _binding(report: FitReport) -> list[str]:
     if "min_kept" in report.binding and budget.min_kept is not None:
         kept = [form for form in forms if form.kept is not None]
         best = max(kept, key=lambda form: form.kept or 0.0, default=None)
-        nearest = f"the best student, {best.name}, keeps {percent(best.kept)}." if best else "no student keeps so much."
-        sentences.append(f"--min-kept {budget.min_kept:g}: {nearest}")
+        nearest = f": the best student, {best.name}, keeps {percent(best.kept)} of the teacher's macro-F1" if best else ""
+        sentences.append(f"--min-kept {budget.min_kept:g}{nearest}.")
     return sentences
 
 

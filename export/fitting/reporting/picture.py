@@ -92,9 +92,18 @@ def score_figure(report: FitReport, width: str) -> Figure:
     names += [Name(_plain(name), _free_x(axes, height, names), height, radius=0) for name, height in levels]
     metric = "recall of one label" if report.metric.startswith(RECALL) else metric_words(report.metric)
     axes.set(xlabel="median time of one text, one thread\n(ms, log scale)", ylabel=f"{metric} with 95 % interval")
+    if report.budget.max_mb:
+        _size_budget(axes, report.budget.max_mb)
     lines = _lines(figure, axes, heights=[height for _, height in levels], ms=report.budget.max_ms)
     place_names(axes, names, avoid=lines)
     return figure
+
+
+def _size_budget(axes: Axes, max_mb: float) -> None:
+    """Show above the frame how large the point of a student may be."""
+    label = f"budget {max_mb:g} MB"
+    mark = axes.scatter([], [], s=_area(int(max_mb * MEGABYTE)), c="none", edgecolor=GREY, linestyle="--", label=label)
+    axes.legend(handles=[mark], loc="lower right", bbox_to_anchor=(1, 1.04), frameon=False, fontsize=8.5, labelcolor=GREY)
 
 
 def cost_pictures(report: FitReport) -> dict[str, str]:
@@ -183,7 +192,7 @@ def _points(report: FitReport) -> list[_Point]:
 
 
 def _point_of(form: FormResult, score: Score) -> _Point:
-    over = form.status in ("over_budget", "failed_gate")
+    over = form.status == "over_budget"
     chosen = form.status == "winner"
     return _Point(
         form.name,
@@ -205,7 +214,7 @@ def _levels(report: FitReport, points: Sequence[_Point]) -> list[tuple[str, floa
     scores = [(reference_words(floor), score_of(floor, report.measured_on)) for floor in report.floors]
     found = [(name, score.value) for name, score in scores if score and _is_near(score, points)]
     teacher = score_of(report.teacher, report.measured_on)
-    if teacher is not None and report.budget.min_kept:
+    if teacher is not None and report.budget.min_kept and report.metric == "macro_f1":
         found.append((f"{report.budget.min_kept:.0%} of the teacher", teacher.value * report.budget.min_kept))
     if teacher is not None and not report.teacher.p50_ms:
         found.append(("teacher", teacher.value))

@@ -12,8 +12,8 @@ from distill.evaluation.intervals import Estimate
 from distill.settings import Unsure
 
 FormStatus = Literal["over_budget", "eliminated", "finalist", "winner", "failed_gate"]
-"""over_budget: never trained; eliminated: trained in part; finalist: trained in full, not chosen; failed_gate: int8 lost too
-much."""
+"""over_budget: never trained, or trained and then slower, larger or worse than the budget allows; eliminated: trained in part;
+finalist: trained in full, not chosen; failed_gate: int8 lost too much."""
 
 Tables = Literal["int8", "int4"]
 
@@ -25,7 +25,7 @@ class Budget:
     Attributes:
         max_ms: Median time of one text on one thread of this machine, in milliseconds.
         max_mb: Size of what must be shipped to answer, in megabytes (10^6 bytes).
-        min_kept: Least share of the teacher's score that the student must keep, 0 to 1.
+        min_kept: Least share of the teacher's macro-F1 that the student must keep, 0 to 1.
     """
 
     max_ms: float | None = None
@@ -77,7 +77,8 @@ class FormResult:
         measured_bytes: Size to ship after export; None if it was not exported.
         validation: Score of the int8 graph on validation texts; None if not trained in full.
         test: Score of the int8 graph on test texts; None if not trained in full or without test texts.
-        kept: Share of the teacher's score on the test texts (without them, validation texts); None if unknown.
+        kept: Share of the teacher's macro-F1, whatever the metric is, on the measured texts (on validation texts if nothing
+            fits); None if unknown.
         training_s: Seconds of training that this form caused, its assistant not included.
     """
 
@@ -218,7 +219,7 @@ class FitReport:
         prefer: "speed", "quality" or "size".
         effort: "quick", "standard" or "thorough".
         seed: Of the run.
-        measured_on: "test" or "validation": which texts the final scores are from.
+        measured_on: "test" or "validation": which texts the final scores are from; "validation" if nothing fits.
         num_texts: Count of texts by split.
         teacher: The teacher.
         floors: TF-IDF and the commonest label.

@@ -16,7 +16,7 @@ STATUS_WORDS: Final[dict[FormStatus, str]] = {
     "winner": "chosen",
     "finalist": "trained, not chosen",
     "eliminated": "stopped early",
-    "over_budget": "over budget, not trained",
+    "over_budget": "outside the budget",
     "failed_gate": "failed the int8 check",
 }
 REFERENCE_WORDS: Final = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill.evaluation.intervals import Figure
-from export.fitting.choose import Costs, Validated, chosen, exceeded, nearest, survivors
+from export.fitting.choose import Costs, Validated, broken, chosen, exceeded, nearest, survivors
 from export.fitting.reporting.result import Budget
 from export.settings import Prefer
 
@@ -27,7 +27,7 @@ def forms(static: float, narrow: float, two: float, *, spread: float, agreements
     """Return forms of which only the scores of 2-layers change with the texts, so that every difference has this error."""
     scores = (figure(static, spread=0), figure(narrow, spread=0), figure(two, spread=spread))
     agreement = (figure(agreements[0], spread=0), figure(agreements[1], spread=0), figure(agreements[2], spread=0.01))
-    return {name: Validated(*found) for name, *found in zip(COSTS, scores, agreement, strict=True)}
+    return {name: Validated(score, agreed, 1.0) for name, score, agreed in zip(COSTS, scores, agreement, strict=True)}
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,13 @@ def test_a_budget_is_exceeded_above_it_only() -> None:
     assert exceeded(costs, Budget(max_ms=0.5, max_mb=4.0)) == ()
     assert exceeded(costs, Budget(max_ms=0.49, max_mb=4.0)) == ("max_ms",)
     assert exceeded(costs, Budget(max_ms=0.49, max_mb=3.9)) == ("max_ms", "max_mb")
+
+
+def test_a_trained_form_breaks_the_budgets_of_its_costs_and_of_what_it_keeps() -> None:
+    exact = figure(0.8, spread=0)
+    form = Validated(exact, exact, kept=0.96)
+    assert broken(form, Costs(0.5, 4_000_000), Budget(max_ms=0.4, max_mb=4.0, min_kept=0.97)) == ("max_ms", "min_kept")
+    assert broken(form, Costs(0.5, 4_000_000), Budget(max_ms=0.5, min_kept=0.96)) == ()
 
 
 def test_what_comes_nearest_is_fastest_or_smallest_by_the_budget_that_binds() -> None:

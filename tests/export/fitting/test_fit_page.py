@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -62,7 +64,8 @@ FORMS = (
     form("narrow/int4", 0.31, 5.2, "finalist", 0.8411),
     form("narrow/int8", 0.33, 8.9, "winner", 0.8432),
     form("2-layers/int4", 1.02, 12.4, "finalist", 0.8433),
-    form("2-layers/int8", 1.05, 17.5, "failed_gate", 0.8302),
+    form("2-layers/int8", 2.05, 17.5, "over_budget", 0.8302),
+    form("3-layers/int4", 1.9, 18.5, "failed_gate"),
     form("6-layers/int8", 4.6, 44.0, "over_budget"),
 )
 
@@ -283,7 +286,9 @@ def test_letters_of_every_theme_contrast_with_what_is_below_them(won: FitReport)
 
 def assert_names_are_apart(figure: Figure) -> None:
     # The box of the letters alone: that of an annotation includes its line.
-    boxes = [Text.get_window_extent(text) for text in figure.axes[0].texts]
+    legend = figure.axes[0].get_legend()
+    texts = [*figure.axes[0].texts, *(legend.get_texts() if legend else ())]
+    boxes = [Text.get_window_extent(text) for text in texts]
     assert len(boxes) > 3
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
@@ -301,6 +306,33 @@ def test_forms_without_a_score_are_left_out_of_the_picture_of_scores(won: FitRep
     assert {"narrow/int8", "2-layers/int8", "teacher", "TF-IDF", "budget 2 ms", "95% of the teacher"} <= names
     assert not {"6-layers/int8", "static/int8", "commonest label"} & names  # the last is too low to leave room for the rest
     assert "commonest label, 0.334" in words(html_of(won, OUT))
+
+
+def test_what_was_trained_and_does_not_keep_the_budget_is_hollow(won: FitReport) -> None:
+    circles = [each for each in score_figure(won, "wide").axes[0].collections if isinstance(each, PathCollection)]
+    hollow = [each for each in circles if not np.size(each.get_facecolor())]
+    times = [float(place[0]) for each in hollow for place in np.asarray(each.get_offsets())]
+    assert times == [pytest.approx(2.05 * 1.02), pytest.approx(0.33 * 1.02)]  # the other is the control
+    assert "Hollow circles were trained, but do not keep the budget." in words(html_of(won, OUT))
+
+
+def test_the_picture_of_scores_shows_the_budget_of_size(won: FitReport) -> None:
+    legend = score_figure(won, "wide").axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["budget 20 MB"]
+    (mark,) = legend.legend_handles
+    assert isinstance(mark, PathCollection)
+    assert mark.get_sizes().tolist() == [30 + 20e6 / 4e5]  # as a point of 20 MB
+    unlimited = replace(won, budget=replace(won.budget, max_mb=None))
+    assert score_figure(unlimited, "wide").axes[0].get_legend() is None
+
+
+def test_with_another_metric_what_is_kept_is_not_drawn_as_a_score(won: FitReport) -> None:
+    recall = replace(won, metric="recall:bad")
+    names = {text.get_text() for text in score_figure(recall, "wide").axes[0].texts}
+    assert "95% of the teacher" not in names
+    seen = words(html_of(recall, OUT))
+    assert "96.3% of the teacher&#39;s macro-F1 0.34 ms" in seen  # without the teacher's recall beside it
 
 
 def test_the_same_report_gives_the_same_page(won: FitReport) -> None:

@@ -149,8 +149,8 @@ def test_a_share_that_nothing_keeps_is_refused_with_what_comes_nearest(
         NothingFitsError, match=r"No student keeps --min-kept\. Nearest: .* keeps \d\d\.\d% of the teacher"
     ) as caught:
         fit(few, out=tmp_path, teacher=tiny_teacher, settings=settings)
-    assert {form.status for form in caught.value.report.forms} == {"finalist"}
-    assert all(form.validation for form in caught.value.report.forms)
+    assert {form.status for form in caught.value.report.forms} == {"over_budget"}
+    assert all(form.validation and form.kept and form.kept < 1 for form in caught.value.report.forms)
 
 
 def test_the_command_plans_fits_and_prints(
