@@ -69,7 +69,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 that each `fit` fine-tunes first: a folder, a hub id, or `builtin:minilm`. Use an encoder to cross-validate: a
                 teacher trained on the held-out texts leaks their labels into the score.
             recipe: Name of the student, one of `RECIPES`.
-            effort: How much training: quick, standard or thorough.
+            effort: How much training, of a fine-tuned teacher too: quick, standard or thorough.
             seed: Of the split, the teacher and the student.
             out: Folder of the bundle; each fit overwrites it, so do not set it if fits run in parallel. Default: a
                 temporary folder, deleted with this object.
@@ -125,7 +125,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 train=train,
                 validation=self.validation_,
                 out=folder.with_name(f"{folder.name}-teacher"),
-                settings=TeacherSettings(seed=self.seed, device=changes.get("device", "auto")),
+                settings=TeacherSettings(effort=recipe.effort, seed=self.seed, device=changes.get("device", "auto")),
                 reporter=reporter,
             )
         self.bundle_ = fit_by_recipe(

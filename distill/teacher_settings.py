@@ -90,8 +90,9 @@ class TeacherSettings(FineTuningSettings, FeatureSettings, heading="Transfer lea
     transfer: TeacherMethod = Field(
         "parameters",
         description="parameters: fine-tune the weights; features: freeze the encoder and train a head on its pooled "
-        "hidden states, which are cached; takes seconds; default: parameters, or with fewer than 1,500 texts the better of "
-        "the two on the validation texts",
+        "hidden states, which are cached; takes seconds; only for BERT (such as builtin:minilm), RoBERTa, XLM-RoBERTa and "
+        "CamemBERT; default: parameters, or for these families with fewer than 1,500 texts the better of the two on the "
+        "validation texts",
         json_schema_extra=FROM_TEXTS,
     )
     feature_layer: int | None = Field(

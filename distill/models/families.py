@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from distill.errors import SettingsError
 
-Feature = Literal["attention losses", "hidden_size", "fused graph"]
+Feature = Literal["attention losses", "hidden_size", "fused graph", "frozen features"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Family:
 
     Attributes:
         supports: What is implemented for this family and needs more than the names. Attention losses need attention that
-            is softmax(Q Kᵀ / √d); `hidden_size` needs norms after each block and a head of two linear layers.
+            is softmax(Q Kᵀ / √d); `hidden_size` needs norms after each block and a head of two linear layers; frozen
+            features need all of this, and tanh between the two linear layers.
         layers: The list of encoder layers, relative to the base model; None if the layers share their weights.
         query: Linear layer of the attention, relative to an encoder layer, as are the next seven.
         key: Likewise.
@@ -62,7 +63,7 @@ class Family:
     positions_after: Literal["pad_token_id"] | int | None = None
 
 
-_ALL: frozenset[Feature] = frozenset({"attention losses", "hidden_size", "fused graph"})
+_ALL: frozenset[Feature] = frozenset({"attention losses", "hidden_size", "fused graph", "frozen features"})
 _ROBERTA = Family(supports=_ALL, positions_after="pad_token_id")
 
 FAMILIES: dict[str, Family] = {
@@ -70,7 +71,7 @@ FAMILIES: dict[str, Family] = {
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
-    "electra": Family(supports=_ALL, pooler_activation="gelu"),
+    "electra": Family(supports=_ALL - {"frozen features"}, pooler_activation="gelu"),
     "distilbert": Family(
         supports=frozenset({"attention losses", "fused graph"}),
         layers="transformer.layer",

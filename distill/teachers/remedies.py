@@ -19,7 +19,13 @@ MANY_CUT = 0.1
 
 
 def shortcoming(
-    logits: Logits, validation: Dataset, *, train: Dataset, settings: TeacherSettings, shape: DataShape
+    logits: Logits,
+    validation: Dataset,
+    *,
+    train: Dataset,
+    settings: TeacherSettings,
+    shape: DataShape,
+    other_method: str | None,
 ) -> str | None:
     """Return in words what a new teacher is not better than, and the remedy; None if it is better than both floors.
 
@@ -31,6 +37,7 @@ def shortcoming(
         train: The training texts.
         settings: How the teacher was trained.
         shape: What the defaults were chosen from.
+        other_method: Flags of the method that was not tried; None if both were.
     """
     label_ids = validation.label_ids
     own, floor = macro_f1(label_ids, logits), floor_of(logits=logits, label_ids=label_ids, num_labels=len(train.labels))
@@ -40,7 +47,7 @@ def shortcoming(
         found = f"no better than TF-IDF with logistic regression (validation macro-F1 {own:.3f} against {simple:.3f})"
     else:
         return None
-    return f"the teacher is {found}; {remedy(settings, shape)}"
+    return f"the teacher is {found}; {remedy(settings, shape, other_method)}"
 
 
 def _simple(train: Dataset, validation: Dataset) -> float:
@@ -48,7 +55,7 @@ def _simple(train: Dataset, validation: Dataset) -> float:
     return macro_f1(validation.label_ids, TfidfClassifier(part).predict_logits(validation.texts))
 
 
-def remedy(settings: TeacherSettings, shape: DataShape) -> str:
+def remedy(settings: TeacherSettings, shape: DataShape, other_method: str | None) -> str:
     """Return what to change first, of what the settings and the texts leave open."""
     cut = shape.share_cut(settings.max_length)
     if cut > MANY_CUT and settings.max_length < shape.max_length:
@@ -61,7 +68,5 @@ def remedy(settings: TeacherSettings, shape: DataShape) -> str:
         return f"it made {steps} steps: use --epochs {epochs}, or leave --epochs and --batch-size out"
     if settings.transfer == "parameters" and settings.learning_rate < 2e-5:
         return f"its learning rate is {settings.learning_rate:g}: use --learning-rate 5e-5"
-    other = "features" if settings.transfer == "parameters" else "parameters"
-    return (
-        f"try --transfer {other}, or another --model (`potstill select` ranks them), or label more texts and check their labels"
-    )
+    method = f"{other_method}, or " if other_method else ""
+    return f"try {method}another --model (`potstill select` ranks them), or label more texts and check their labels"

@@ -197,8 +197,8 @@ def _taught(
 ) -> Outcome:
     """Train the student, and then with the rounding of its int8 graph if the settings ask for it."""
     settings = lesson.settings
-    views = settings.epochs * len(lesson.examples.rows)
-    say_training(student, calibration.texts, title=lesson.title, views=views, reporter=run.reporter)
+    views, compute = settings.epochs * len(lesson.examples.rows), run.accelerator.mixed_precision
+    say_training(student, calibration.texts, title=lesson.title, views=views, compute=compute, reporter=run.reporter)
     history = learn(student, lesson, run, lineage=lineage, identity=identity)
     if not isinstance(settings, DistillSettings) or not settings.quantization_aware_epochs:
         return Outcome({}, history)

@@ -10,7 +10,6 @@ import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from distill.losses.term import UNLABELLED
 from distill.manifest import Lineage
 from distill.models.devices import on_device
 from distill.models.families import set_dropout
-from distill.models.loading import load_bundle, load_pretrained
+from distill.models.loading import load_pretrained
 from distill.models.torch_classifier import TorchClassifier, usable_positions
 from distill.progress import Reporter
 from distill.settings import BUILTIN_MINILM
@@ -36,7 +35,7 @@ from distill.teachers.remedies import shortcoming
 from distill.teachers.teacher import require_same_label_names
 from distill.training.checkpoints import Epoch
 from distill.training.loop import Examples, Lesson
-from distill.training.origin import Origin, chain_of, with_replay
+from distill.training.origin import Origin, chain_of, forgetting, with_replay
 from distill.training.pace import say_training
 from distill.training.processes import MappedTexts, lengths_of
 from distill.training.sealing import (
@@ -52,7 +51,7 @@ from distill.training.sealing import (
 from distill.transfer.adapt import MaskedWords, with_new_vocabulary
 from distill.transfer.features import encoder_of, pooled_features
 from distill.transfer.guards import leakage_words, near_duplicates, overfitting_words
-from distill.transfer.head import choose_head, classifier_of, require_computable
+from distill.transfer.head import COMPUTABLE, can_have_head, choose_head, classifier_of, require_computable
 from distill.transfer.parameters import (
     AnchoredObjective,
     LayerRates,
@@ -159,9 +158,16 @@ def fit_teacher(
         )
         if len(adapt_texts):
             _adapt(teacher, adapt_texts, task, lineage)
-        trained = _trained(teacher, task, lineage, several=tries_both_methods(settings, shape))
-        settings = trained.settings
-        if found := shortcoming(trained.on_validation, task.validation, train=task.train, settings=settings, shape=shape):
+        both = _can_try_both(teacher, task) and tries_both_methods(settings, shape)
+        trained = (_better_of_both if both else _by_its_method)(teacher, task, lineage)
+        if found := shortcoming(
+            trained.on_validation,
+            task.validation,
+            train=task.train,
+            settings=trained.settings,
+            shape=shape,
+            other_method=None if both else _other_method(teacher, task),
+        ):
             run.reporter.say(f"warning: {found}")
         return _calibrated_and_sealed(trained, task, lineage)
 
@@ -252,14 +258,27 @@ def _with_defaults(teacher: TorchClassifier, task: _Task) -> tuple[_Task, DataSh
     return replace(task, settings=settings, run=replace(task.run, settings=settings)), shape
 
 
-def _trained(teacher: TorchClassifier, task: _Task, lineage: Lineage, *, several: bool) -> _Trained:
-    """Train by the method of the settings, or by both if several are to be tried and the model can have a head on features."""
+def _can_try_both(teacher: TorchClassifier, task: _Task) -> bool:
+    computable = can_have_head(teacher) and task.settings.pooling in COMPUTABLE
+    return computable and task.origin == Origin() and not _several_processes()
+
+
+def _other_method(teacher: TorchClassifier, task: _Task) -> str:
+    """Return the flags of the method that the settings do not ask for."""
     if task.settings.transfer == "features":
-        return _train_head(teacher, task)
-    origin, family = task.origin, teacher.model.config.model_type
-    both = several and origin == Origin() and family == "bert" and not _several_processes()
-    if not both or task.settings.pooling not in ("cls", "mean"):
-        return _fine_tune(teacher, task, lineage)
+        return "--transfer parameters"
+    if can_have_head(teacher):
+        return "--transfer features"
+    instead = "" if task.origin.init is None else " instead of --init"
+    return f"--transfer features --model {BUILTIN_MINILM}{instead}"
+
+
+def _by_its_method(teacher: TorchClassifier, task: _Task, lineage: Lineage) -> _Trained:
+    return _train_head(teacher, task) if task.settings.transfer == "features" else _fine_tune(teacher, task, lineage)
+
+
+def _better_of_both(teacher: TorchClassifier, task: _Task, lineage: Lineage) -> _Trained:
+    """Train a head on features, then fine-tune, and return what is better on the validation texts."""
     head = _train_head(teacher, replace(task, settings=task.settings.model_copy(update={"transfer": "features"})))
     tuned = _fine_tune(teacher, task, lineage)
     of_head, of_tuned = (macro_f1(task.validation.label_ids, one.on_validation) for one in (head, tuned))
@@ -312,8 +331,8 @@ def _fine_tune(teacher: TorchClassifier, task: _Task, lineage: Lineage) -> _Trai
             gradual=settings.gradual_unfreezing,
         ),
     )
-    views = settings.epochs * len(task.learnt)
-    say_training(teacher, task.learnt.texts, title="teacher", views=views, reporter=task.run.reporter)
+    views, compute = settings.epochs * len(task.learnt), task.run.accelerator.mixed_precision
+    say_training(teacher, task.learnt.texts, title="teacher", views=views, compute=compute, reporter=task.run.reporter)
     history = learn(teacher, lesson, task.run, lineage=lineage)
     if adapters is not None:
         adapters.merge_and_unload()
@@ -371,29 +390,9 @@ def _calibrated_and_sealed(trained: _Trained, task: _Task, lineage: Lineage) -> 
         validation_logits=logits,
     ):
         run.reporter.say(warning)
-    quality = {"pytorch": quality_of(classifier, validation, logits, split="validation"), **_forgetting(classifier, task)}
+    on_source = forgetting(classifier, task.origin, settings, run.reporter)
+    quality = {"pytorch": quality_of(classifier, validation, logits, split="validation"), **on_source}
     if trained.feature_layer is not None:
         run = replace(run, settings=settings.model_copy(update={"feature_layer": trained.feature_layer}))
     outcome = Outcome(quality, history=trained.history, calibration_temperature=temperature)
     return seal(classifier, run, role="teacher", lineage=lineage, outcome=outcome)
-
-
-def _forgetting(trained: TorchClassifier, task: _Task) -> dict[str, dict[str, Any]]:
-    """Return the quality on the source task before and after; the old head is put on the new encoder."""
-    source, init = task.origin.source, task.origin.init
-    if source is None or init is None:
-        return {}
-    before = load_bundle(init)
-    on_device(before.model, trained.model.device)
-    logits = {"source_before": before.predict_logits(source.test.texts)}
-    if before.labels == trained.labels:
-        logits["source_after"] = trained.predict_logits(source.test.texts)
-    elif task.settings.transfer == "parameters":
-        encoder_of(before.model).load_state_dict(encoder_of(trained.model).state_dict())
-        logits["source_after"] = before.predict_logits(source.test.texts)
-    quality = {name: quality_of(before, source.test, found, split="source test") for name, found in logits.items()}
-    scores = [f"{found['macro_f1']:.4f}" for found in quality.values()]
-    if len(scores) == 2:
-        texts = f"{len(source.test)} texts of {source.test.source}"
-        task.run.reporter.say(f"source task: macro-F1 {scores[0]} before, {scores[1]} after, on {texts}")
-    return quality

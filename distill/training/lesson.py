@@ -197,14 +197,15 @@ def distillation_lesson(given: Prepared) -> Lesson:
     settings, transfer, run = given.settings, given.transfer, given.run
     soft = None
     if settings.asks_teacher:
+        compute = run.accelerator.mixed_precision
         if isinstance(given.teacher, TorchClassifier):
-            say_answers(given.teacher, transfer.labelled.texts, count=len(transfer), reporter=run.reporter)
+            say_answers(given.teacher, transfer.labelled.texts, count=len(transfer), compute=compute, reporter=run.reporter)
         found = logits_together(
             given.teacher,
             transfer.texts,
             files=run.files,
             name="teacher_logits",
-            compute=run.accelerator.mixed_precision,
+            compute=compute,
             reporter=run.reporter,
         )
         run.reporter.say(f"teacher logits: {found.num_cached} of {len(transfer)} texts were in the cache")

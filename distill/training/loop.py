@@ -209,7 +209,9 @@ def _learn_epoch(run: _Run, advance: Advance) -> None:
     """Take the remaining steps of an epoch, saving a checkpoint every `checkpoint_every_s`."""
     settings, progress, partial = run.lesson.settings, run.progress, run.progress.partial
     epoch = len(progress.epochs)
-    started = time.perf_counter() - partial.seconds
+    # The rate is that of this run: an interrupted one may have been slower, or have waited.
+    earlier_texts, earlier_s = partial.texts, partial.seconds
+    started = time.perf_counter() - earlier_s
     saved = time.monotonic()
     best = {} if progress.best is None or progress.best.macro_f1 is None else {"F1": progress.best.macro_f1}
     run.student.model.train()
@@ -234,7 +236,8 @@ def _learn_epoch(run: _Run, advance: Advance) -> None:
             saved = time.monotonic()
         if progress.step % TRACK_EVERY_STEPS == 0:
             run.accelerator.log({"loss": loss, **figures, "learning_rate": rate}, step=progress.step)
-        advance(1, loss=loss, **figures, **best, **{"texts/s": round(partial.texts / partial.seconds)})
+        texts_per_second = (partial.texts - earlier_texts) / (partial.seconds - earlier_s)
+        advance(1, loss=loss, **figures, **best, **{"texts/s": round(texts_per_second)})
 
 
 def _step(run: _Run, batch: Indices) -> dict[str, float]:

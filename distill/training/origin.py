@@ -1,9 +1,10 @@
-"""What a teacher is made from, besides a pretrained model."""
+"""What a teacher is made from, besides a pretrained model, and what of it is forgotten."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +12,14 @@ from distill.bundle import WEIGHTS, Bundle
 from distill.data import Dataset, Splits
 from distill.data.dataset import stratified_rows
 from distill.manifest import Link
+from distill.models.devices import on_device
+from distill.models.loading import load_bundle
+from distill.models.torch_classifier import TorchClassifier
 from distill.progress import Reporter
 from distill.teacher_settings import TeacherSettings
 from distill.texts import TextInput
+from distill.training.sealing import quality_of
+from distill.transfer.features import encoder_of
 
 
 @dataclass(frozen=True)
@@ -73,3 +79,26 @@ def with_replay(train: Dataset, source: SourceTask, settings: TeacherSettings, r
         source=f"{train.source} + {again.source}",
         notes=train.notes,
     )
+
+
+def forgetting(
+    trained: TorchClassifier, origin: Origin, settings: TeacherSettings, reporter: Reporter
+) -> dict[str, dict[str, Any]]:
+    """Return the quality on the source task before and after; the old head is put on the new encoder."""
+    source, init = origin.source, origin.init
+    if source is None or init is None:
+        return {}
+    before = load_bundle(init)
+    on_device(before.model, trained.model.device)
+    logits = {"source_before": before.predict_logits(source.test.texts)}
+    if before.labels == trained.labels:
+        logits["source_after"] = trained.predict_logits(source.test.texts)
+    elif settings.transfer == "parameters":
+        encoder_of(before.model).load_state_dict(encoder_of(trained.model).state_dict())
+        logits["source_after"] = before.predict_logits(source.test.texts)
+    quality = {name: quality_of(before, source.test, found, split="source test") for name, found in logits.items()}
+    scores = [f"{found['macro_f1']:.4f}" for found in quality.values()]
+    if len(scores) == 2:
+        texts = f"{len(source.test)} texts of {source.test.source}"
+        reporter.say(f"source task: macro-F1 {scores[0]} before, {scores[1]} after, on {texts}")
+    return quality

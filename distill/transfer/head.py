@@ -1,7 +1,8 @@
 """A linear head trained on pooled features, and the classifier that it forms with the encoder.
 
-scikit-learn fits the logistic regression. The result is a plain `BertForSequenceClassification` of the layers that are
-needed, so transformers, the exporter and the quantizer can read it; no other code computes the pooling. Reads no files.
+scikit-learn fits the logistic regression. The result is a plain sequence classifier of the encoder's family, BERT's or
+RoBERTa's, with the layers that are needed, so transformers, the exporter and the quantizer can read it; no other code
+computes the pooling. Reads no files.
 
     mean pooling   one more layer whose queries and keys are 0: its first token attends to all tokens equally, its value
                    and output layers pass the mean on, and its LayerNorm normalises like `features` does
@@ -25,9 +26,10 @@ from torch import Tensor
 from distill.errors import SettingsError
 from distill.evaluation.metrics import macro_f1
 from distill.labels import Logits
-from distill.models.families import FAMILIES
+from distill.models.families import families_with, family_of
 from distill.models.loading import rebuilt
 from distill.models.torch_classifier import TorchClassifier
+from distill.settings import BUILTIN_MINILM
 from distill.students.layers import keep_layers
 from distill.teacher_settings import Pooling
 from distill.transfer.features import CLS_SHARE, Features
@@ -37,6 +39,9 @@ STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
 
 LINEAR_SHARE = 1e-3
 """Scale of a standardised feature inside the pooler: tanh(x) = x to within x³/3, here 3e-10."""
+
+COMPUTABLE: frozenset[Pooling] = frozenset({"cls", "mean"})
+"""Poolings that a sequence classifier computes."""
 
 MAX_STEPS = 500
 
@@ -189,41 +194,49 @@ def classifier_of(encoder: TorchClassifier, head: LinearHead, *, layers: int, po
         pooling: The pooling of the head's features, `cls` or `mean`.
 
     Raises:
-        SettingsError: No BERT classifier computes this pooling, or the model is not a BERT.
+        SettingsError: No classifier of the model's family computes this pooling.
     """
     require_computable(encoder, pooling)
     kept = keep_layers(encoder, range(layers))
     config = copy.deepcopy(kept.model.config)
+    names = family_of(config)
     scale = torch.from_numpy(LINEAR_SHARE / head.deviation)
     weights = {
         **kept.model.state_dict(),
-        "bert.pooler.dense.weight": torch.diag(scale).float(),
-        "bert.pooler.dense.bias": (-torch.from_numpy(head.mean) * scale).float(),
-        "classifier.weight": torch.from_numpy(head.weight / LINEAR_SHARE).float(),
-        "classifier.bias": torch.from_numpy(head.bias).float(),
+        f"{names.pooler}.weight": torch.diag(scale).float(),
+        f"{names.pooler}.bias": (-torch.from_numpy(head.mean) * scale).float(),
+        f"{names.head}.weight": torch.from_numpy(head.weight / LINEAR_SHARE).float(),
+        f"{names.head}.bias": torch.from_numpy(head.bias).float(),
     }
     if pooling == "mean":
-        weights |= _pooling_layer(config, number=layers)
+        weights |= _pooling_layer(kept, number=layers)
         config.num_hidden_layers = layers + 1
     return rebuilt(kept, config=config, weights=weights)
 
 
+def can_have_head(encoder: TorchClassifier) -> bool:
+    """Return whether a classifier of this model's family computes a head on mean-pooled features."""
+    return "frozen features" in family_of(encoder.model.config).supports
+
+
 def require_computable(encoder: TorchClassifier, pooling: Pooling) -> None:
-    """Refuse features that no BERT classifier computes."""
-    if pooling not in ("cls", "mean"):
+    """Refuse features that no classifier of the model's family computes."""
+    if pooling not in COMPUTABLE:
         raise SettingsError(
             f"no classifier of transformers computes {pooling}-pooled features, so they cannot be saved as a bundle; use "
             "--pooling mean or cls (`potstill select` compares all four)"
         )
-    family = encoder.model.config.model_type
-    if family != "bert":
-        raise SettingsError(f"a head on features needs a BERT model, this is a {family}; use --transfer parameters")
+    if not can_have_head(encoder):
+        raise SettingsError(
+            f"a head on features needs a model of the families {families_with('frozen features')}, this is a "
+            f"{encoder.model.config.model_type}; use --model {BUILTIN_MINILM}, or --transfer parameters"
+        )
 
 
-def _pooling_layer(config: object, *, number: int) -> dict[str, Tensor]:
-    """Return the weights of a BERT layer that maps each token to LayerNorm(mean of all tokens + CLS_SHARE * its own state)."""
-    width, between = config.hidden_size, config.intermediate_size  # type: ignore[attr-defined]
-    names = FAMILIES["bert"]
+def _pooling_layer(encoder: TorchClassifier, *, number: int) -> dict[str, Tensor]:
+    """Return the weights of a layer that maps each token to LayerNorm(mean of all tokens + CLS_SHARE * its own state)."""
+    config = encoder.model.config
+    width, between, names = config.hidden_size, config.intermediate_size, family_of(config)
     parts = {
         names.query: torch.zeros(width, width),
         names.key: torch.zeros(width, width),
@@ -235,6 +248,6 @@ def _pooling_layer(config: object, *, number: int) -> dict[str, Tensor]:
         names.down: torch.zeros(width, between),
         names.norm: torch.ones(width),
     }
-    layer = f"bert.{names.layers}.{number}"
+    layer = f"{encoder.model.base_model_prefix}.{names.layers}.{number}"
     biases = {f"{layer}.{part}.bias": torch.zeros(len(weight)) for part, weight in parts.items()}
     return biases | {f"{layer}.{part}.weight": weight for part, weight in parts.items()}

@@ -182,7 +182,8 @@ def test_without_a_teacher_one_is_made_and_numbers_may_be_labels(encoder: Path, 
     assert classifier.classes_.tolist() == [9, 10]
     assert classifier.bundle_.labels == ("9", "10")
     assert classifier.score(FRESH, np.where(np.array(TRUTH) == "positive", 10, 9)) > 0.7
-    assert Bundle.open(tmp_path / "out-teacher").manifest.role == "teacher"
+    manifest = Bundle.open(tmp_path / "out-teacher").manifest
+    assert (manifest.role, manifest.settings["teacher"]["effort"]) == ("teacher", "quick")
 
 
 def test_a_table_of_zeros_and_ones_makes_several_labels_a_text(encoder: Path) -> None:

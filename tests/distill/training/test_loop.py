@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,6 +46,7 @@ class Heard(SilentReporter):
         self.weights: list[Weights] = []
         self.lines: list[str] = []
         self.steps = 0
+        self.rates: list[float] = []
 
     def say(self, text: str) -> None:
         self.lines.append(text)
@@ -56,6 +60,8 @@ class Heard(SilentReporter):
     def task(self, title: str, total: int) -> Iterator[Advance]:
         def advance(count: int = 1, **figures: float) -> None:
             self.steps += count
+            if "texts/s" in figures:
+                self.rates.append(figures["texts/s"])
             if self.steps == self._stop_at_step:
                 raise KeyboardInterrupt
 
@@ -162,6 +168,26 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(
     assert heard.steps == 18  # 48 texts in batches of 8, three times; finished ones are shown as done
     assert same(weights_of(resumed), weights_of(unbroken))
     assert [(e.epoch, e.loss, e.macro_f1) for e in resumed_epochs] == [(e.epoch, e.loss, e.macro_f1) for e in epochs]
+
+
+def test_the_rate_shown_after_an_interruption_is_that_of_the_resumed_run(
+    make_student: Make, lessons: tuple[Examples, Examples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: Any = {"epochs": 1, "checkpoint_every_s": 0, "checkpoint": Checkpoint(tmp_path / "state", key="this run")}
+
+    def let_a_step_take(seconds: float) -> None:
+        clock = SimpleNamespace(perf_counter=count(step=seconds).__next__, monotonic=time.monotonic)
+        monkeypatch.setattr(loop, "time", clock)
+
+    broken, resumed = make_student(), make_student()
+    slow, quick = Heard(broken, stop_at_step=4), Heard(resumed)
+    let_a_step_take(0.1)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, lessons, reporter=slow, **settings)
+    let_a_step_take(0.01)
+    (epoch,) = run(resumed, lessons, reporter=quick, **settings)
+    assert (slow.rates, quick.rates) == ([80] * 4, [800] * 2)  # 8 texts a step
+    assert epoch.texts_per_second == pytest.approx(48 / 0.42)  # of the whole epoch
 
 
 def test_a_run_interrupted_after_its_last_epoch_trains_no_more(

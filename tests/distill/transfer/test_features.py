@@ -1,12 +1,17 @@
-"""Pooled features by hand, their cache, and that a head on them is an ordinary BERT classifier."""
+"""Pooled features by hand, their cache, and that a head on them is an ordinary classifier of the encoder's family."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hugging_face import save_random
+from tiny_task import Listening
 from transformers import AutoModelForSequenceClassification
 
 from distill.bundle import Bundle
@@ -89,6 +94,18 @@ def test_the_classifier_computes_the_heads_logits(tiny_model: Path, tiny_splits:
     head = fit_head(features, train.label_ids, num_labels=2, strength=0.1)
     made = classifier_of(encoder, head, layers=2, pooling=settings.pooling)
     assert made.model.config.num_hidden_layers == (3 if pooling == "mean" else 2)
+    np.testing.assert_allclose(made.predict_logits(train.texts), head.logits(features), atol=2e-3)
+
+
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "camembert"])
+def test_a_classifier_of_robertas_family_computes_them_too(
+    family: str, make_classifier: Callable[..., TorchClassifier], tiny_splits: Splits, tmp_path: Path
+) -> None:
+    train, encoder = tiny_splits.train, make_classifier(family)
+    features = pooled_features(encoder, train.texts, FeatureSettings(), folder=tmp_path).values[:, 2]
+    head = fit_head(features, train.label_ids, num_labels=2, strength=0.1)
+    made = classifier_of(encoder, head, layers=2, pooling="mean")
+    assert (made.model.config.model_type, made.model.config.num_hidden_layers) == (family, 3)
     np.testing.assert_allclose(made.predict_logits(train.texts), head.logits(features), atol=2e-3)
 
 
@@ -209,6 +226,46 @@ def test_pooling_that_no_bert_computes_is_refused(tiny_model: Path, tiny_splits:
             out=tmp_path,
             settings=TeacherSettings(transfer="features", feature_layer=9, max_length=32),
         )
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "advised"),
+    [
+        ("roberta", {"epochs": 20}, ["--transfer", "features"]),
+        ("mpnet", {}, ["--transfer", "features", "--model", "builtin:minilm"]),
+        ("roberta", {}, None),  # both methods were tried
+    ],
+)
+def test_whoever_follows_the_advice_for_a_bad_teacher_gets_another_teacher(
+    family: str, given: dict[str, Any], advised: list[str] | None, tiny_model: Path, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    model = str(save_random(tmp_path / "encoder", tiny_model, family, num_labels=2))
+    # Every answer to these validation texts ignores the text: they are all the same.
+    validation = Dataset(("film",) * 20, np.arange(20) % 2, LABELS, "validation")
+    texts: Any = {"train": tiny_splits.train.take(range(40)), "validation": validation}
+    heard = Listening()
+    settings = TeacherSettings(max_length=32, **given)
+    fit_teacher(model, **texts, out=tmp_path / "bad", settings=settings, reporter=heard)
+    (warning,) = (line for line in heard.said if line.startswith("warning: the teacher is no better than"))
+    found = re.search(r"; try (--.+?), or another --model", warning)
+    if advised is None:
+        assert found is None
+        assert "; try another --model" in warning
+        return
+    assert found is not None
+    flags = found[1].split()
+    assert flags == advised
+    named = dict(zip(flags[::2], flags[1::2], strict=True))
+    changed = settings.model_copy(update={"transfer": named["--transfer"]})
+    fit_teacher(named.get("--model", model), **texts, out=tmp_path / "other", settings=changed)
+
+
+def test_the_refusal_of_a_family_names_what_works(tiny_model: Path, tiny_splits: Splits, tmp_path: Path) -> None:
+    model = str(save_random(tmp_path / "encoder", tiny_model, "mpnet"))
+    settings = TeacherSettings(transfer="features", max_length=32)
+    wanted = "bert, camembert, roberta, xlm-roberta, this is a mpnet; use --model builtin:minilm"
+    with pytest.raises(SettingsError, match=wanted):
+        fit_teacher(model, train=tiny_splits.train, validation=tiny_splits.validation, out=tmp_path / "out", settings=settings)
 
 
 def test_a_head_for_several_labels_asks_each_by_itself(tiny_model: Path, tiny_splits: Splits, tmp_path: Path) -> None:
