@@ -62,7 +62,7 @@ def fit(
         tuple[str, ...],
         Parameter(
             group=GROUPS["Teacher"],
-            help="encoder to fine-tune, or fine-tuned classifier: a folder, a bundle, hub:ID or builtin:minilm; "
+            help="encoder to fine-tune, or fine-tuned classifier to adopt: a folder, a bundle, hub:ID or builtin:minilm; "
             "answers:FOLDER: the answers of `potstill ask`, which also replace --train if it is not given. Logits "
             "of several teachers are averaged",
         ),

@@ -20,13 +20,12 @@ from distill.bundle import CONFIG, WEIGHTS, no_folder_words
 from distill.errors import BundleError
 from distill.labels import ProblemType
 from distill.models.families import position_offset
-from distill.models.loading import first_line, portable_tokenizer_config, quiet_transformers, require_tokenizer
+from distill.models.loading import HUB, first_line, portable_tokenizer_config, quiet_transformers, require_tokenizer
 from distill.models.torch_classifier import TorchClassifier
 from distill.progress import Reporter
 from distill.storage import sha256_of
 from distill.tokenization import TextTokenizer
 
-HUB = "hub:"
 INDEX = f"{WEIGHTS}.index.json"
 READ_FROM_HUB = ("*.json", "*.safetensors", "*.txt", "*.model")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -74,6 +73,15 @@ def folder_of(source: str) -> Path:
             f"the folder {own} if you trust who made them: {conversion_line(name, own)}"
         )
     return folder
+
+
+def config_of(source: str) -> Any:
+    """Return the content of the config of a folder or of `hub:ID`, of which nothing else is downloaded."""
+    if not source.startswith(HUB):
+        return json.loads((Path(source) / CONFIG).read_text(encoding="utf-8"))
+    from huggingface_hub import hf_hub_download
+
+    return json.loads(Path(hf_hub_download(source.removeprefix(HUB), CONFIG)).read_text(encoding="utf-8"))
 
 
 def load_fine_tuned(folder: Path, *, name: str, reporter: Reporter) -> TorchClassifier:

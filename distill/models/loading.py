@@ -24,6 +24,8 @@ from distill.models.static_network import MODEL_TYPE, StaticClassifier, StaticCo
 from distill.models.torch_classifier import TorchClassifier, require_max_length
 from distill.tokenization import TextTokenizer
 
+HUB = "hub:"
+
 
 def load_pretrained(
     source: str,
@@ -38,7 +40,7 @@ def load_pretrained(
     If the checkpoint has no head, or one for another number of labels, the head is drawn from `seed`.
 
     Args:
-        source: A folder, a bundle, a hub id, `builtin:minilm` or `builtin:mpnet`.
+        source: A folder, a bundle, a hub id (`hub:ID` or `ID`), `builtin:minilm` or `builtin:mpnet`.
         labels: Label names, in order.
         max_length: Tokens kept per text.
         seed: Seed of a new head.
@@ -48,7 +50,7 @@ def load_pretrained(
         SettingsError: The model has fewer positions than `max_length`, or no fast tokenizer.
         BundleError: The source has no complete model, or its weights are not safetensors.
     """
-    packaged = FOLDER_OF.get(source)
+    packaged = FOLDER_OF.get(source := source.removeprefix(HUB))
     folder = packaged() if packaged else source
     if Path(folder).is_dir() and (Path(folder) / MANIFEST).is_file():
         Bundle.open(folder)  # raises if it is damaged

@@ -14,12 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock
 
-from distill.bundle import CONFIG, MANIFEST, Bundle, new_bundle_folder, seal_new_bundle
+from distill.bundle import MANIFEST, Bundle, new_bundle_folder, seal_new_bundle
 from distill.card import write_card
 from distill.data import Dataset, limited
 from distill.errors import BundleError, SettingsError
 from distill.manifest import SCHEMA, Lineage, Manifest
-from distill.models.fine_tuned import HUB, READ_FROM_HUB, folder_of, load_fine_tuned
+from distill.models.fine_tuned import READ_FROM_HUB, config_of, folder_of, load_fine_tuned
+from distill.models.loading import HUB
 from distill.models.torch_classifier import TorchClassifier, write_model_files
 from distill.progress import Reporter, SilentReporter
 from distill.storage import cache_dir, require_writable, sha256_of
@@ -146,7 +147,7 @@ def unnamed(labels: Sequence[str]) -> bool:
 def labels_to_read(source: str) -> tuple[str, ...]:
     """Return the labels that data for this checkpoint must have; none if they have no names."""
     try:
-        named = json.loads((folder_of(source) / CONFIG).read_text(encoding="utf-8")).get("id2label") or {}
+        named = config_of(source).get("id2label") or {}
         labels = tuple(str(named[str(index)]) for index in range(len(named)))
     except (OSError, ValueError, KeyError, AttributeError):
         return ()  # `adopt` says what is wrong with it

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from distill.asking.teaching import is_answers, labels_of_answers, open_answers, teacher_of
-from distill.bundle import CONFIG, MANIFEST, Bundle
+from distill.bundle import MANIFEST, Bundle
 from distill.data import Dataset
 from distill.errors import SettingsError
-from distill.models.fine_tuned import HUB, folder_of, has_head
+from distill.models.fine_tuned import config_of, has_head
+from distill.models.loading import HUB
+from distill.models.packaged import FOLDER_OF
 from distill.progress import Reporter
 from distill.settings import BUILTIN_MINILM
 from distill.teachers.adopting import adopt, labels_to_read
 from distill.teachers.recorded import RecordedLogits
 
 
-def is_fine_tuned(name: str | Path) -> bool:
-    """Return whether a folder or `hub:ID` has the head of a classifier, so that it is adopted and not fine-tuned."""
-    if not str(name).startswith(HUB) and not Path(name).is_dir():
-        return False
+def _fine_tuned(name: str | Path) -> str | None:
+    """Return a folder or `hub:ID` to adopt; None if it does not have the head of a classifier and is to be fine-tuned."""
+    source = str(name)
+    if not Path(name).is_dir() and not source.startswith(HUB):
+        if _looks_like_a_path(name) or source in FOLDER_OF:
+            return None
+        source = f"{HUB}{name}"
     try:
-        return has_head(json.loads((folder_of(str(name)) / CONFIG).read_text(encoding="utf-8")))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-        return False  # whoever loads it says what is wrong with it
+        return source if has_head(config_of(source)) else None
+    except (OSError, ValueError, AttributeError):
+        return None  # whoever loads it says what is wrong with it
 
 
 def labels_of_named(names: Sequence[str | Path]) -> tuple[str, ...]:
@@ -46,14 +50,15 @@ def _labels_of(name: str | Path) -> tuple[str, ...]:
         return labels_of_answers(name)
     if _is_bundle(name):
         return Bundle.open(name).labels
-    return labels_to_read(str(name)) if is_fine_tuned(name) else ()
+    source = _fine_tuned(name)
+    return labels_to_read(source) if source else ()
 
 
 def classifier_named(name: str | Path, *, labelled: Dataset, reporter: Reporter) -> Bundle | RecordedLogits | None:
     """Return the bundle of a name, adopted now if it is a fine-tuned classifier; None if it is an encoder to fine-tune.
 
     Args:
-        name: A folder, `hub:ID`, a hub id, `builtin:minilm` or `answers:FOLDER`.
+        name: A folder, a hub id (`hub:ID` or `ID`), `builtin:minilm` or `answers:FOLDER`.
         labelled: Texts that an adopted classifier is judged on.
         reporter: Told what was adopted.
 
@@ -65,8 +70,8 @@ def classifier_named(name: str | Path, *, labelled: Dataset, reporter: Reporter)
         return teacher_of(open_answers(name))
     if _is_bundle(name):
         return Bundle.open(name)
-    if is_fine_tuned(name):
-        return adopt(str(name), labelled=labelled, reporter=reporter)
+    if source := _fine_tuned(name):
+        return adopt(source, labelled=labelled, reporter=reporter)
     if _looks_like_a_path(name) and not Path(name).is_dir():
         raise SettingsError(
             f"--teacher {name} does not exist; name a folder, hub:ID, or {BUILTIN_MINILM}, which is fine-tuned on your texts"

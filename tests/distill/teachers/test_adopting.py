@@ -21,10 +21,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from distill.bundle import Bundle
 from distill.data import Splits
 from distill.errors import BundleError, SettingsError, TeacherError
-from distill.models.loading import load_bundle
+from distill.models.loading import load_bundle, load_pretrained
 from distill.opening import open_or_adopt
 from distill.progress import SilentReporter
 from distill.teachers.adopting import adopt
+from distill.teachers.named import classifier_named, labels_of_named
 
 TEXTS = ["a lovely film", "dull plot and a tired actor", "the", "music " * 80]
 
@@ -289,6 +290,24 @@ def test_a_model_of_the_hub_is_found_in_the_local_cache(hub: Callable[[Path], Pa
     with pytest.raises(BundleError, match=f"does not match its sha256; delete {weights}"):
         adopt("hub:someone/classifier", out=tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", ["someone/classifier", "hub:someone/classifier"])
+def test_a_classifier_of_the_hub_is_adopted_as_a_teacher_and_an_encoder_is_fine_tuned(
+    name: str, hub: Callable[[Path], Path], tiny_model: Path, tiny_teacher: Bundle, tiny_splits: Splits, tmp_path: Path
+) -> None:
+    hub(save_trained(tmp_path / "hf", tiny_teacher, tiny_teacher.labels))
+    assert labels_of_named([name]) == tiny_teacher.labels
+    found = classifier_named(name, labelled=tiny_splits.validation, reporter=SilentReporter())
+    assert isinstance(found, Bundle)
+    assert found.manifest.lineage.base_model == "someone/classifier"
+    shutil.rmtree(tmp_path / "hub")
+    encoder = Path(shutil.copytree(tiny_model, tmp_path / "encoder"))
+    changed("config.json", architectures=["BertModel"])(encoder)
+    hub(encoder)
+    assert labels_of_named([name]) == ()
+    assert classifier_named(name, labelled=tiny_splits.validation, reporter=SilentReporter()) is None
+    assert load_pretrained(name, labels=("no", "yes"), max_length=16, seed=0).origin == "someone/classifier"
 
 
 def test_a_model_of_the_hub_with_pickled_weights_only_is_refused_with_the_line_that_converts_them(
