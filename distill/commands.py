@@ -146,7 +146,8 @@ def distill(
         Parameter(
             help="one or more teachers: bundles, Hugging Face classifiers, hub:ID; answers:FOLDER: the answers of "
             "`potstill ask`, which also replace --train if it is not given. Logits of several are averaged, and "
-            "the first supplies the student's layers"
+            "the first supplies the student's layers; each must be fine-tuned and then asked for all texts, so three "
+            "of a size take three times as long as one"
         ),
     ] = (),
     /,

@@ -64,7 +64,8 @@ def fit(
             group=GROUPS["Teacher"],
             help="encoder to fine-tune, or fine-tuned classifier to adopt: a folder, a bundle, hub:ID or builtin:minilm; "
             "answers:FOLDER: the answers of `potstill ask`, which also replace --train if it is not given. Logits "
-            "of several teachers are averaged",
+            "of several teachers are averaged; each must be fine-tuned before and is asked for all texts, so three of a "
+            "size take three times as long as one",
         ),
     ] = (BUILTIN_MINILM,),
     unlabeled: Unlabeled = (),
@@ -175,8 +176,8 @@ def evaluate(
         Path | None,
         Parameter(
             group=RUNNING,
-            help="teacher to compare with, a bundle run in PyTorch: adds agreement (share of equal answers) and "
-            "retention (share of its macro-F1)",
+            help="teacher to compare with, a bundle, a Hugging Face classifier or hub:ID, run in PyTorch: adds agreement "
+            "(share of equal answers) and retention (share of its macro-F1)",
         ),
     ] = None,
     form: FormFlag = None,
@@ -205,7 +206,12 @@ def bench(
     /,
     *,
     data: Data = DataSettings(),
-    teacher: Annotated[Path | None, Parameter(group=RUNNING, help="teacher to compare with, a bundle run in PyTorch")] = None,
+    teacher: Annotated[
+        Path | None,
+        Parameter(
+            group=RUNNING, help="teacher to compare with, a bundle, a Hugging Face classifier or hub:ID, run in PyTorch"
+        ),
+    ] = None,
     form: FormFlag = None,
     settings: Annotated[BenchSettings, Flat] = BenchSettings(),
     trust: Trust = TrustSettings(),

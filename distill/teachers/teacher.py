@@ -104,7 +104,7 @@ def open_teacher(teacher: AnyTeacher | Sequence[AnyTeacher] | Teacher, *, device
         return teacher
     several = tuple(teacher) if isinstance(teacher, Sequence) else (teacher,)
     if not several:
-        raise SettingsError("no teacher is given; name a bundle")
+        raise SettingsError("no teacher is given; name a bundle or a fine-tuned Hugging Face classifier")
     members = tuple(load_bundle(one) if isinstance(one, Bundle) else one for one in several)
     for member in members:
         if isinstance(member, TorchClassifier):
