@@ -208,9 +208,7 @@ def bench(
     data: Data = DataSettings(),
     teacher: Annotated[
         Path | None,
-        Parameter(
-            group=RUNNING, help="teacher to compare with, a bundle, a Hugging Face classifier or hub:ID, run in PyTorch"
-        ),
+        Parameter(group=RUNNING, help="teacher to compare with, a bundle, a Hugging Face classifier or hub:ID, run in PyTorch"),
     ] = None,
     form: FormFlag = None,
     settings: Annotated[BenchSettings, Flat] = BenchSettings(),
