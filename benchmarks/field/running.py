@@ -33,6 +33,7 @@ from benchmarks.field.shapes import shape_candidates
 from benchmarks.field.study import TEACHER, FieldSettings, FieldStudy
 from benchmarks.field.texts import read_field
 from benchmarks.harness.candidates import Task, bundle_candidate, floor_candidates
+from benchmarks.harness.deciding import INT8, SPEED, TRAINING
 from benchmarks.harness.results import read_result
 from benchmarks.harness.scenario import Context, Outcome, Result
 from benchmarks.harness.speed import kept_rows
@@ -51,14 +52,10 @@ from export.measure.turns import Kind
 from export.runtime.sessions import OnnxClassifier
 
 DECIDED_BY = (
-    "benchmarks/field",
-    "benchmarks/harness/speed.py",
-    "distill/training",
-    "distill/recipes.py",
-    "export/graph",
-    "export/int8",
-    "export/measure",
-    "export/runtime",
+    *(f"benchmarks/field/{name}.py" for name in ("logits", "making", "running", "shapes", "study", "texts")),
+    *SPEED,
+    *TRAINING,
+    *INT8,
 )
 
 

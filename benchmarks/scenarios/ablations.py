@@ -13,6 +13,7 @@ from pydantic import Field
 from benchmarks.ablations.gains import ablation_figures, ablation_table, missing_of, picture_of_gains
 from benchmarks.ablations.levers import ARMS, LEVERS, SEEDS
 from benchmarks.ablations.training import Work, make_row
+from benchmarks.harness.deciding import INT8, TRAINING
 from benchmarks.harness.scenario import QUICK_TEXTS, Context, Outcome, Scenario, require_known
 from distill.settings import Settings
 from distill.teacher_settings import TeacherSettings
@@ -58,7 +59,13 @@ SCENARIO = Scenario(
     figures=ablation_figures,
     table=ablation_table,
     picture=picture_of_gains,
-    decided_by=("benchmarks/ablations", "distill/training", "distill/losses", "distill/transfer", "distill/recipes.py"),
+    decided_by=(
+        *("benchmarks/scenarios/ablations.py", "benchmarks/ablations/levers.py", "benchmarks/ablations/training.py"),
+        *("benchmarks/transfer/bench.py", "benchmarks/transfer/recipes.py", "benchmarks/harness/texts.py"),
+        *("distill/transfer", "export/runtime"),
+        *TRAINING,
+        *INT8,
+    ),
     minutes=400,
     quick={"levers": ("temperature_4", "lora"), "seeds": (0,)},
 )

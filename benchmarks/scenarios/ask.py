@@ -24,10 +24,10 @@ from benchmarks.asking.local_model import SERVED_BY, ask_local_model, local_mode
 from benchmarks.asking.promises import Promises, promise_figures, promises
 from benchmarks.asking.students import Bench, Study, make_students, student_figures, students_table
 from benchmarks.asking.unsure import make_unsure, unsure_table
+from benchmarks.harness.deciding import TRAINING
 from benchmarks.harness.environments import is_ready
 from benchmarks.harness.pieces import Rows
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Scenario, markdown_table, require_known
-from benchmarks.quality.arms import TEACHER
 from distill.progress import Reporter
 from distill.settings import Settings
 
@@ -120,7 +120,7 @@ class AskBenchSettings(Settings):
 
 def run(settings: AskBenchSettings, context: Context) -> Outcome:
     """Make the rows that are missing; rows of the result file that is there already are kept."""
-    teacher = settings.teacher or (context.trained(TEACHER) if context.quick else None)
+    teacher = settings.teacher or (context.trained("teacher") if context.quick else None)
     study = Study(context.data, teacher=teacher, seeds=settings.seeds)
     amounts = sample_of(study) if context.quick else Amounts(study)
     parts = settings.parts
@@ -147,12 +147,9 @@ SCENARIO = Scenario(
     figures=lambda result: ask_figures(result["rows"]),
     table=_table,
     decided_by=(
-        "benchmarks/scenarios/ask.py",
-        "benchmarks/asking",
-        "distill/asking",
-        "distill/training",
-        "export/fitting/unsure.py",
-        "export/runtime/cascade.py",
+        *("benchmarks/scenarios/ask.py", "benchmarks/asking", "benchmarks/harness/texts.py", "distill/asking"),
+        *("export/fitting/unsure.py", "export/runtime/cascade.py"),
+        *TRAINING,
     ),
     minutes=60,
     needs=(QUALITY,),

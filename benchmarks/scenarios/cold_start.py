@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks.harness.deciding import SPEED
 from benchmarks.harness.fresh import run_fresh
 from benchmarks.harness.scenario import QUALITY, Scenario
 from benchmarks.harness.speed import SpeedSettings, figures_named
@@ -33,7 +34,7 @@ SCENARIO = Scenario(
     run=lambda settings, context: run_fresh(settings, context, rounds=ROUNDS, threads=1, part_of=part_of),
     figures=lambda result: figures_named("cold_start_s", result),
     table=speed_table,
-    decided_by=("benchmarks/harness", "benchmarks/peers", "export/measure", "export/runtime"),
+    decided_by=("benchmarks/scenarios/cold_start.py", "benchmarks/harness/fresh.py", *SPEED),
     minutes=60,
     quick={"rounds": 3, "texts": 20},
     needs=(QUALITY,),

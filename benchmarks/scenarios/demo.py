@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from benchmarks.harness.deciding import FITTING, INT8, TIMING, TRAINING
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Scenario
-from benchmarks.quality.arms import TEACHER
 from export.demo import Profile, fit_profile, profile_of, run_demo
 from export.fitting.reporting.findings import REPORT_JSON
 from export.measure.points import picture_of
@@ -20,7 +20,7 @@ COLUMNS = ("classifier", "runs on", "macro-F1", "95 % interval", "kept", "p50 ms
 def run(settings: DemoSettings, context: Context) -> Outcome:
     """Run the demo in the scenario's folder; if `quick`, one recipe on few texts, with a teacher that there is already."""
     if context.quick:
-        fit_profile(context.folder, sample_of(settings), teacher=context.trained(TEACHER), reporter=context.reporter)
+        fit_profile(context.folder, sample_of(settings), teacher=context.trained("teacher"), reporter=context.reporter)
     else:
         run_demo(context.folder, settings, reporter=context.reporter)
     return Outcome(json.loads((context.folder / REPORT_JSON).read_text(encoding="utf-8"))["rows"])
@@ -63,7 +63,7 @@ SCENARIO = Scenario(
     figures=demo_figures,
     table=table,
     picture=lambda result: picture_of(result["rows"]),
-    decided_by=("distill", "export"),
+    decided_by=("benchmarks/scenarios/demo.py", *FITTING, *TRAINING, *INT8, *TIMING),
     minutes=30,
     quick={"profile": "quick"},
     needs=(QUALITY,),

@@ -27,6 +27,7 @@ from benchmarks.fitting.clone import clone_row
 from benchmarks.fitting.figures import SEEDS, fit_figures, fit_markdown, missing_of
 from benchmarks.fitting.foreign import FOREIGN, SPLIT_SEED, ForeignSet, splits_of
 from benchmarks.fitting.rows import report_part, texts_part, trainings
+from benchmarks.harness.deciding import FITTING, INT8, TIMING, TRAINING
 from benchmarks.harness.pieces import Rows
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario, require_known
 from benchmarks.harness.texts import task_texts
@@ -294,11 +295,12 @@ SCENARIO = Scenario(
     figures=lambda result: fit_figures(result["rows"]),
     table=fit_markdown,
     decided_by=(
-        "benchmarks/scenarios/fit.py",
-        "benchmarks/fitting",
-        "export/fitting",
-        "distill/training",
-        "distill/recipes.py",
+        *("benchmarks/scenarios/fit.py", "benchmarks/fitting/clone.py", "benchmarks/fitting/foreign.py"),
+        *("benchmarks/fitting/rows.py", "benchmarks/harness/texts.py"),
+        *FITTING,
+        *TRAINING,
+        *INT8,
+        *TIMING,
     ),
     minutes=900,
     quick={"parts": ("quick",), "seeds": (0,)},

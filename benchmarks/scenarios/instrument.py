@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from benchmarks.harness.candidates import Candidate, RowSettings, Task, bundle_candidates, task_of
+from benchmarks.harness.deciding import LOAD, SPEED
 from benchmarks.harness.interval_simulation import SEED_TO_TEXT, simulated_coverage
 from benchmarks.harness.pieces import Pieces
 from benchmarks.harness.scenario import QUALITY, Columns, Context, Outcome, Result, Scenario, table_of
@@ -209,10 +210,10 @@ SCENARIO = Scenario(
     figures=figures,
     table=table,
     decided_by=(
-        "export/measure",
-        "benchmarks/scenarios/instrument.py",
-        "benchmarks/serving",
+        *("benchmarks/scenarios/instrument.py", "benchmarks/harness/interval_simulation.py"),
         "distill/evaluation/intervals.py",
+        *LOAD,
+        *SPEED,
     ),
     minutes=240,
     quick={

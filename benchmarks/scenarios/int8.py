@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from pydantic import Field
 
+from benchmarks.harness.deciding import INT8
 from benchmarks.harness.scenario import QUALITY, Columns, Context, Outcome, Result, Scenario, slug_of, table_of
 from distill.bundle import Bundle
 from distill.data import load_splits
@@ -161,7 +162,7 @@ SCENARIO = Scenario(
     run=run,
     figures=int8_figures,
     table=int8_table,
-    decided_by=("benchmarks/scenarios/int8.py", "export/int8", "export/graph/fused.py", "distill/scales.py"),
+    decided_by=("benchmarks/scenarios/int8.py", "export/runtime", *INT8),
     minutes=10,
     quick={"texts": 20},
     needs=(QUALITY,),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.deciding import SPEED
 from benchmarks.harness.fresh import run_fresh
 from benchmarks.harness.scenario import QUALITY, Scenario
 from benchmarks.harness.speed import SpeedSettings, figures_named
@@ -29,7 +30,7 @@ SCENARIO = Scenario(
     run=lambda settings, context: run_fresh(settings, context, rounds=1, threads=None, part_of=part_of),
     figures=lambda result: figures_named("peak_rss_bytes", result),
     table=speed_table,
-    decided_by=("benchmarks/harness", "benchmarks/peers", "export/measure", "export/runtime"),
+    decided_by=("benchmarks/scenarios/memory.py", "benchmarks/harness/fresh.py", *SPEED),
     minutes=20,
     quick={"texts": 20},
     needs=(QUALITY,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.harness.deciding import INT8, SPEED
 from benchmarks.harness.scenario import QUALITY, Scenario
 from benchmarks.harness.speed import QUICK, SpeedSettings, run_speed, speed_figures
 from benchmarks.report.tables import speed_table
@@ -13,7 +14,7 @@ SCENARIO = Scenario(
     run=lambda settings, context: run_speed("many", settings, context),
     figures=lambda result: speed_figures("many", result),
     table=speed_table,
-    decided_by=("benchmarks/harness", "benchmarks/peers", "export/measure", "export/runtime", "export/int8", "export/graph"),
+    decided_by=("benchmarks/scenarios/offline.py", *SPEED, *INT8),
     minutes=60,
     quick=QUICK,
     needs=(QUALITY,),

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from pydantic import Field
 
+from benchmarks.harness.deciding import INT8, TIMING, TRAINING
 from benchmarks.harness.pieces import Pieces
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario, require_known
 from benchmarks.harness.texts import measured_on, task_texts
@@ -244,8 +245,10 @@ SCENARIO = Scenario(
     table=quality_table,
     picture=lambda result: picture_of(points_of(result)),
     decided_by=(
-        *("distill/training", "distill/students", "distill/losses", "distill/recipes.py", "distill/teachers"),
-        *("export/int8", "benchmarks/quality"),
+        *("benchmarks/scenarios/quality.py", "benchmarks/quality/arms.py", "benchmarks/harness/texts.py"),
+        *TRAINING,
+        *INT8,
+        *TIMING,
     ),
     minutes=240,
     quick={"arms": ("2_layers", "narrow"), "seeds": (0,)},

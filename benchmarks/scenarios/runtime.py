@@ -16,6 +16,7 @@ from pydantic import Field
 
 from benchmarks.harness import footprint
 from benchmarks.harness.candidates import Candidate, RowSettings, Task, bundle_candidate, peer_candidates, task_of
+from benchmarks.harness.deciding import INT8, SPEED
 from benchmarks.harness.scenario import QUALITY, Columns, Context, Outcome, Result, Row, Scenario, table_of, value_of
 from benchmarks.harness.speed import QUICK, SpeedSettings, kept_rows
 from benchmarks.harness.weights import shipped
@@ -189,10 +190,7 @@ SCENARIO = Scenario(
     run=run,
     figures=figures,
     table=table,
-    decided_by=(
-        *("benchmarks/scenarios/runtime.py", "benchmarks/harness", "benchmarks/peers", "export/measure"),
-        *("export/runtime", "export/int8", "export/graph"),
-    ),
+    decided_by=("benchmarks/scenarios/runtime.py", "benchmarks/harness/footprint.py", *SPEED, *INT8),
     minutes=30,
     quick={**QUICK, "peers": ("stock",)},
     needs=(QUALITY,),

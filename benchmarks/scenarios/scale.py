@@ -305,7 +305,10 @@ SCENARIO = Scenario(
     run=run,
     figures=scale_figures,
     table=scale_markdown,
-    decided_by=("benchmarks/scenarios/scale.py", "benchmarks/scale", "serve/bulk", "export/runtime"),
+    decided_by=(
+        *("benchmarks/scenarios/scale.py", "benchmarks/scale/scripts.py", "benchmarks/harness/weights.py"),
+        *("benchmarks/peers/stock.py", "benchmarks/peers/servers/inside/stock_folder.py", "serve/bulk", "export/runtime"),
+    ),
     minutes=60,
     quick={"rows": 6_000, "pipeline_rows": 64, "plain_rows": 640, "node_rows": 4_000, "kill_rows": 4_000, "kills": 3},
     needs=(QUALITY,),

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from benchmarks.harness.candidates import Candidate, RowSettings, candidates_of, task_of
+from benchmarks.harness.deciding import LOAD, SPEED
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
 from benchmarks.harness.speed import failed_row, figures_named, parts_of
 from benchmarks.peers.servers import OURS, SERVERS
@@ -166,7 +167,7 @@ SCENARIO = Scenario(
     run=run_server,
     figures=lambda result: figures_named("requests_per_second", result),
     table=speed_table,
-    decided_by=("benchmarks/scenarios/server.py", "benchmarks/serving", "serve/http", "serve/answering", "export/runtime"),
+    decided_by=("benchmarks/scenarios/server.py", "serve/http", "serve/answering", *LOAD, *SPEED),
     minutes=10,
     quick={"steps": 1, "probe_s": 0.5},
     needs=(QUALITY,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.harness.deciding import INT8, SPEED
 from benchmarks.harness.scenario import QUALITY, Scenario
 from benchmarks.harness.speed import QUICK, SpeedSettings, run_speed, speed_figures
 from benchmarks.report.pictures import quality_against
@@ -15,7 +16,7 @@ SCENARIO = Scenario(
     figures=lambda result: speed_figures("single", result),
     table=speed_table,
     picture=lambda result: quality_against("p50_ms", result["rows"]),
-    decided_by=("benchmarks/harness", "benchmarks/peers", "export/measure", "export/runtime", "export/int8", "export/graph"),
+    decided_by=("benchmarks/scenarios/single_stream.py", *SPEED, *INT8),
     minutes=90,
     quick=QUICK,
     needs=(QUALITY,),

@@ -21,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 from pydantic import Field
 
+from benchmarks.harness.deciding import TRAINING
 from benchmarks.harness.pieces import Pieces
 from benchmarks.harness.programs import found_by
 from benchmarks.harness.scenario import QUALITY, Columns, Context, Outcome, Result, Row, Scenario, table_of
@@ -227,7 +228,11 @@ SCENARIO = Scenario(
     run=run,
     figures=figures,
     table=table,
-    decided_by=("benchmarks/scenarios/training.py", "benchmarks/quality/trainer.py", "distill/training", "distill/teachers"),
+    decided_by=(
+        *("benchmarks/scenarios/training.py", "benchmarks/quality/trainer.py", "benchmarks/quality/arms.py"),
+        "benchmarks/harness/texts.py",
+        *TRAINING,
+    ),
     minutes=150,
     quick={"seeds": (0,), "epochs": 1},
     needs=(QUALITY,),

@@ -11,6 +11,7 @@ from typing import Final
 
 from pydantic import Field
 
+from benchmarks.harness.deciding import TRAINING
 from benchmarks.harness.scenario import Context, Outcome, Scenario, require_known
 from benchmarks.transfer.bench import Bench, Maker
 from benchmarks.transfer.cells import PARTS, cells_of
@@ -81,7 +82,12 @@ SCENARIO = Scenario(
     figures=transfer_figures,
     table=transfer_table,
     picture=learning_curve,
-    decided_by=("benchmarks/transfer", "distill/training", "distill/transfer", "distill/data"),
+    decided_by=(
+        "benchmarks/scenarios/transfer.py",
+        *(f"benchmarks/transfer/{name}.py" for name in ("bench", "cells", "parts", "recipes", "without_labels")),
+        *("benchmarks/harness/texts.py", "distill/data", "distill/transfer"),
+        *TRAINING,
+    ),
     minutes=150,
     quick={"parts": ("teachers", "floors"), "seeds": (0,)},
 )

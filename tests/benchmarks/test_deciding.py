@@ -1,0 +1,74 @@
+"""What makes a result old: a scenario names the code that it runs, as far as that decides its rows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+from test_layering import ALL, MODULES, ROOT
+
+from benchmarks.harness.deciding import FITTING, INT8, LOAD, SPEED, TIMING, TRAINING
+from benchmarks.harness.scenario import Scenario, scenarios
+
+KEPT = ("attacks", "ops", "serving")
+"""Their results keep the lists that they were measured with; a list is completed when its scenario is measured again."""
+
+SIGNS = {
+    "distill.training.loop": TRAINING,
+    "export.int8.quantize": INT8,
+    "export.measure.rows": TIMING,
+    "benchmarks.harness.speed": SPEED,
+    "benchmarks.serving.load": LOAD,
+    "export.fitting.run": FITTING,
+}
+"""By what a scenario is decided that imports a module."""
+
+NOT_RUN = {("ask", "export.int8.quantize"), ("transfer", "export.int8.quantize")}
+"""Imported by what they use for their teachers; they write no graph."""
+
+DRAW = ("figures", "gains", "page", "pictures", "published", "summary", "tables")
+"""Modules with these names compute figures and draw, from rows that are there."""
+
+NEUTRAL = {
+    *(f"benchmarks.harness.{name}" for name in ("answers", "deciding", "environments", "peer", "pieces", "programs")),
+    *("benchmarks.harness.results", "benchmarks.harness.scenario", "benchmarks.scenarios"),
+    *("benchmarks.peers", "benchmarks.peers.servers", "benchmarks.peers.servers.protocol"),  # named by `environments`
+    *("benchmarks.scenarios.sst2", "benchmarks.scenarios.trec6"),  # a name and a table
+    "benchmarks.scenarios.demo",  # `fit` takes the sample of a quick run from it
+}
+"""What else decides no row. Peers do, where they are timed: see `SPEED`."""
+
+IMPORTS = defaultdict[str, set[str]](set)
+for each in ALL:
+    IMPORTS[each.importer].add(each.target)
+
+CHECKED = [scenario for name, scenario in scenarios().items() if name not in KEPT]
+
+
+def reached(scenario: Scenario) -> set[str]:
+    """Return the modules that a scenario imports, lazily or through others."""
+    found, new = set[str](), {f"benchmarks.scenarios.{scenario.name.replace('-', '_')}"}
+    while new:
+        found |= new
+        new = {target for module in new for target in IMPORTS[module]} & MODULES.keys() - found
+    return found
+
+
+@pytest.mark.parametrize("scenario", CHECKED, ids=lambda scenario: scenario.name)
+def test_what_trains_quantizes_times_or_loads_decides_a_scenario_that_does_so(scenario: Scenario) -> None:
+    signs = {sign for sign in SIGNS if sign in reached(scenario) and (scenario.name, sign) not in NOT_RUN}
+    assert {path for sign in signs for path in SIGNS[sign]} - {*scenario.decided_by} == set()
+
+
+@pytest.mark.parametrize("scenario", CHECKED, ids=lambda scenario: scenario.name)
+def test_every_module_of_the_harness_that_a_scenario_imports_decides_it_or_only_draws(scenario: Scenario) -> None:
+    named = [ROOT / path for path in scenario.decided_by]
+    for module in reached(scenario) - NEUTRAL:
+        if module.startswith("benchmarks.") and module.rpartition(".")[2] not in DRAW:
+            assert {MODULES[module], *MODULES[module].parents} & {*named}, f"{module} is missing in decided_by"
+
+
+def test_no_list_has_a_module_that_only_draws_or_a_path_twice() -> None:
+    for scenario in CHECKED:
+        assert len({*scenario.decided_by}) == len(scenario.decided_by), scenario.name
+        assert not [path for path in scenario.decided_by if path.removesuffix(".py").rpartition("/")[2] in DRAW], scenario.name
