@@ -6,7 +6,7 @@ from benchmarks.harness.results import changed_code
 from benchmarks.harness.scenario import Result, Scenario
 
 NAMED = 3
-"""Changed files and folders that are named; the others are counted."""
+"""Folders with changed code that are named; the others are counted."""
 
 
 def circumstances_of(result: Result, scenario: Scenario) -> str:
@@ -23,5 +23,6 @@ def circumstances_of(result: Result, scenario: Scenario) -> str:
 def _old(changed: list[str]) -> str:
     if not changed:
         return ""
-    more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
-    return f" **Old:** the code that decides it has changed since ({', '.join(changed[:NAMED])}{more})."
+    rooms = list(dict.fromkeys("/".join(path.split("/")[:2]) for path in changed))
+    more = f" and {len(rooms) - NAMED} more" if len(rooms) > NAMED else ""
+    return f" **Old:** the code that decides it has changed since ({', '.join(rooms[:NAMED])}{more})."
