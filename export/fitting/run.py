@@ -137,7 +137,8 @@ def plan_fit(
 def _fitted(job: Job, out: Path) -> FitReport:
     stages = _Stages(job.reporter)
     with stages.stage("floors", f"TF-IDF with logistic regression and the commonest label, on {len(job.splits.train)} texts"):
-        floors = _floors(job.splits.train)
+        train = job.splits.train
+        floors: dict[str, Classifier] = {"tfidf": TfidfClassifier(train), "majority": MajorityClassifier(train)}
     with stages.stage("weighing", "every student, untrained: its speed on this machine and its size"):
         job, plan = planned(job, out)
         job.reporter.say(plan.words())
@@ -176,7 +177,7 @@ def _fitted(job: Job, out: Path) -> FitReport:
         evidence = replace(evidence, rounds=rounds, graphs=graphs, teacher=teacher, teacher_on_validation=on_validation)
         validation = validated(graphs.bundles, job.validation, of_teacher=on_validation)
         evidence = replace(evidence, unsure=unsure, validation=validation, costs=_costs(job, graphs.bundles, out))
-        floor = max((_on_validation(job, each) for each in floors.values()), default=0.0)
+        floor = max(_on_validation(job, each) for each in floors.values())
         winner = _choice(job, evidence, out)
         student = copied(graphs.bundles[winner], out / STUDENT)
     with stages.stage("control", f"{winner.partition('/')[0]} trained on the labels alone"):
@@ -188,13 +189,6 @@ def _fitted(job: Job, out: Path) -> FitReport:
         found = Found(winner, student, control, floor, by_labels)
         measured = measured_rows(evidence, found, out, job.reporter)
     return write_fit_report(replace(evidence, found=found), out, measured=measured, reporter=job.reporter)
-
-
-def _floors(train: Dataset) -> dict[str, Classifier]:
-    """Return the floors by name; they are for one label per text."""
-    if train.problem_type != "single_label_classification":
-        return {}
-    return {"tfidf": TfidfClassifier(train), "majority": MajorityClassifier(train)}
 
 
 def _proven_teacher(job: Job, out: Path) -> Teacher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from distill.data import Dataset
 from distill.evaluation.metrics import evaluate
-from distill.labels import Logits, task_of
+from distill.labels import Logits
 from distill.recipes import MEASURED
 from distill.texts import joined
 from export.fitting.choose import MEGABYTE
@@ -66,31 +67,37 @@ def per_label(data: Dataset, student: Logits | None, teacher: Logits | None) -> 
 
 
 def disagreements(data: Dataset, student: Logits | None, teacher: Logits | None) -> tuple[Disagreement, ...]:
-    """Return texts on which student and teacher differ, those first of which the student is surest."""
-    if student is None or teacher is None or data.label_ids.ndim == 2:
+    """Return texts on which student and teacher differ, those first of which the student is surest where they differ."""
+    if student is None or teacher is None:
         return ()
-    task = task_of(data.problem_type)
-    own, others = task.decisions(student), task.decisions(teacher)
-    sure = task.confidences(student)[:, 0]
-    places = sorted(np.flatnonzero(own != others), key=lambda place: -sure[place])[:MAX_DISAGREEMENTS]
+    task = data.task
+    own, others = (replace(data, label_ids=task.decisions(logits)) for logits in (student, teacher))
+    differ = (own.label_ids != others.label_ids).reshape(len(data), -1)
+    sure = np.where(differ, task.confidences(student), 0).max(axis=1)
+    places = sorted(np.flatnonzero(differ.any(axis=1)), key=lambda place: -sure[place])[:MAX_DISAGREEMENTS]
     return tuple(
         Disagreement(
             text=joined(data.texts[place])[:400],
-            true=data.labels[int(data.label_ids[place])],
-            teacher=data.labels[int(others[place])],
-            student=data.labels[int(own[place])],
+            true=_answer(data, int(place)),
+            teacher=_answer(others, int(place)),
+            student=_answer(own, int(place)),
             student_probability=round(float(sure[place]), 4),
         )
         for place in places
     )
 
 
+def _answer(data: Dataset, place: int) -> str:
+    names = data.label_names(place)
+    return names if isinstance(names, str) else " | ".join(names) or "no label"
+
+
 def calibration(data: Dataset, student: Logits | None) -> tuple[CalibrationBin, ...]:
     """Return the reliability of the student's probabilities in bins of equal width; empty ones are left out."""
-    if student is None or data.label_ids.ndim == 2:
+    if student is None:
         return ()
-    task = task_of(data.problem_type)
-    sure, right = task.confidences(student)[:, 0], task.decisions(student) == data.label_ids
+    task = data.task
+    sure, right = task.confidences(student).ravel(), (task.decisions(student) == data.label_ids).ravel()
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     bins = []
     for low, high in pairwise(edges):

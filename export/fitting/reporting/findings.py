@@ -132,7 +132,7 @@ def measured_rows(evidence: Evidence, found: Found, out: Path, reporter: Reporte
         bundle_candidate(found.control, name=CONTROL, form="pytorch"),
         bundle_candidate(found.student, name="student", form="fp32"),
         *(bundle_candidate(bundle, name=name, form="int8") for name, bundle in others.items()),
-        *(floor_candidates(evidence.splits.train) if evidence.floors else ()),
+        *floor_candidates(evidence.splits.train),
     ]
     settings, kept = FIRST_LOOK, out / MEASURED_JSON
     if evidence.plan.effort != "quick":
@@ -241,7 +241,9 @@ def _teacher_scored(evidence: Evidence, scorer: Scorer, reporter: Reporter) -> _
 
 
 def _floor(name: str, floor: Classifier, evidence: Evidence, scorer: Scorer) -> Reference:
-    texts = {"tfidf": "TF-IDF with logistic regression", "majority": "always the commonest label"}
+    one = evidence.measured.problem_type == "single_label_classification"
+    commonest = "always the commonest label" if one else "always the labels that at least half of the texts have"
+    texts = {"tfidf": "TF-IDF with logistic regression", "majority": commonest}
     return Reference(
         name,
         _on_validation(evidence).score(floor.predict_logits(evidence.splits.validation.texts)),

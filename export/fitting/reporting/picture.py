@@ -141,7 +141,7 @@ def cost_figure(report: FitReport, width: str) -> Figure:
 
 
 def calibration_picture(bins: Sequence[CalibrationBin]) -> str:
-    """Return an SVG of the share of right answers against the mean top probability; empty without texts."""
+    """Return an SVG of the share of right answers against the mean top probability; empty without answers."""
     bins = [each for each in bins if each.count]
     if not bins:
         return ""
@@ -161,7 +161,7 @@ def calibration_picture(bins: Sequence[CalibrationBin]) -> str:
     axes.scatter([each.confidence for each in bins], [each.accuracy for each in bins], s=areas, color=_WINNER, zorder=3)
     left = min(each.low for each in bins)
     axes.set(xlim=(left, 1.02), ylim=(0, 1.04), xlabel="mean probability of the answer", ylabel="share of right answers")
-    words = "; ".join(f"{each.count} texts near {each.confidence:.2f}: {each.accuracy:.1%} right" for each in bins)
+    words = "; ".join(f"{each.count} answers near {each.confidence:.2f}: {each.accuracy:.1%} right" for each in bins)
     return inline(svg_of(figure, transparent=True, prefix="calibration-"), words=f"Calibration of the student. {words}")
 
 

@@ -123,7 +123,10 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A test text (or, without test texts, a validation text) on which student and teacher differ."""
+    """A test text (or, without test texts, a validation text) on which student and teacher differ.
+
+    With several labels a text, the probability is that of the student's surest answer among those that differ.
+    """
 
     text: str
     true: str
@@ -134,7 +137,10 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Texts whose top probability lies in [low, high): their count, mean probability and share of right answers."""
+    """Answers whose probability lies in [low, high): their count, mean probability and share of right ones.
+
+    With several labels a text, there is an answer for each label.
+    """
 
     low: float
     high: float

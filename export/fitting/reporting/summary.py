@@ -68,7 +68,7 @@ def instead_of_the_student(floor: Reference) -> str:
     """Return what to do if this simple classifier is as good as the chosen student."""
     score = ABSENT if floor.test is None else f"{floor.test.value:.3f}"
     if floor.name == "majority":
-        return f"No better than always the commonest label ({score}): deploy nothing yet, and add texts of the rarer labels."
+        return f"No better than {floor.summary} ({score}): deploy nothing yet, and add texts of the rarer labels."
     return f"{floor.summary} is as good as the chosen student ({score}): deploy that, or add labelled texts."
 
 

@@ -77,3 +77,29 @@ def test_no_texts_have_logits_of_the_right_width(floor: MajorityClassifier | Tfi
 def test_tfidf_joins_the_texts_of_a_pair() -> None:
     floor = TfidfClassifier(REVIEWS)
     assert floor.predict_logits([("lovely film", "dull")]).tolist() == floor.predict_logits(["lovely film dull"]).tolist()
+
+
+FILMS = Dataset(
+    ("lovely music", "lovely film", "dull music", "dull film", "dull plot"),
+    np.array([[1, 1, 0, 1], [1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1]]),  # nothing is sad, everything is old
+    ("good", "music", "sad", "old"),
+    "here",
+)
+
+
+def test_with_several_labels_the_majority_has_those_of_half_of_the_texts() -> None:
+    majority = MajorityClassifier(FILMS)
+    shares = FILMS.task.probabilities(majority.predict_logits(["anything"]))[0]
+    assert shares == pytest.approx([2 / 5, 2 / 5, 0.5 / 5.5, 5 / 5.5], abs=1e-6)  # half a text where there is none
+    assert FILMS.task.decisions(majority.predict_logits(["anything"])).tolist() == [[0, 0, 0, 1]]
+
+
+def test_with_several_labels_tfidf_learns_each_and_nothing_of_those_that_never_change() -> None:
+    floor = TfidfClassifier(FILMS)
+    logits = floor.predict_logits(["lovely", "lovely music", "dull music"])
+    assert (logits.shape, logits.dtype) == ((3, 4), np.float32)
+    assert FILMS.task.decisions(logits)[1:].tolist() == [[1, 1, 0, 1], [0, 1, 0, 1]]
+    assert logits[:, 2:].tolist() == [[-1e4, 1e4]] * 3
+    assert floor.problem_type == "multi_label_classification"
+    assert floor.num_parameters == 2 * (5 + 5 + 1)  # words, pairs of neighbours and a bias, for two labels
+    assert floor.predict_logits([]).shape == (0, 4)

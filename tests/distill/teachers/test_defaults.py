@@ -15,7 +15,7 @@ from distill.data import Dataset
 from distill.errors import DatasetError
 from distill.teacher_settings import TeacherSettings
 from distill.teachers.defaults import DataShape, adapted, chosen_words, tries_both_methods
-from distill.teachers.remedies import remedy
+from distill.teachers.remedies import remedy, shortcoming
 
 
 def shape_of(texts: int, *, counts: tuple[int, ...] | None = None, tokens: int = 30, reads: int = 512) -> DataShape:
@@ -106,6 +106,21 @@ def test_both_methods_compete_where_texts_are_few_and_nobody_chose(texts: int, g
 )
 def test_the_remedy_fits_the_case(settings: dict[str, Any], shape: DataShape, flag: str) -> None:
     assert flag in remedy(adapted(TeacherSettings(**settings), shape), shape, "--transfer features")
+
+
+def test_a_teacher_of_several_labels_is_compared_with_tfidf() -> None:
+    films = tuple(
+        f"{word} {thing} {number}" for number in range(4) for word in ("lovely", "dull") for thing in ("film", "music")
+    )
+    label_ids = np.array([["lovely" in text, "music" in text] for text in films]).astype(np.int64)
+    data = Dataset(films, label_ids, ("good", "music"), "here")
+    half = np.where(label_ids == 1, 1, -1).astype(np.float32)
+    half[::4, 0] *= -1  # a quarter of the texts wrong in one label: better than an answer that ignores them
+    found = shortcoming(
+        half, data, train=data, settings=TeacherSettings(), shape=shape_of(len(films)), other_method="--transfer features"
+    )
+    assert found is not None
+    assert "no better than TF-IDF with logistic regression" in found
 
 
 def unbalanced_long_texts(count: int, *, seed: int) -> Dataset:

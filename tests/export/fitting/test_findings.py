@@ -13,6 +13,7 @@ from distill.evaluation.floors import MajorityClassifier
 from export.fitting.choose import Costs, Validated, broken
 from export.fitting.graphs import validated
 from export.fitting.plan import Plan
+from export.fitting.reporting.details import calibration, disagreements
 from export.fitting.reporting.findings import Evidence, write_fit_report
 from export.fitting.reporting.page import PAGE
 from export.fitting.reporting.result import Budget
@@ -71,3 +72,18 @@ def test_a_refused_run_shows_the_students_that_it_trained_with_what_each_kept(
     assert "the best student, static/int8, keeps 42.9% of the teacher&#39;s macro-F1" in page
     assert "Hollow circles were trained, but do not keep the budget" in page
     assert "taken before training" not in page
+
+
+def test_with_several_labels_texts_differ_in_any_label_and_every_answer_is_calibrated() -> None:
+    data = Dataset(("a", "b", "c"), np.array([[1, 1], [0, 0], [1, 0]]), ("long", "sad"), "three texts")
+    student = np.array([[2, 1], [-3, 0.5], [1, -1]], dtype=np.float32)  # both, sad, long
+    teacher = np.array([[-1, -1], [-1, -1], [1, -1]], dtype=np.float32)  # none, none, long
+    first, second = disagreements(data, student, teacher)
+    assert (first.text, first.true, first.teacher, first.student) == ("a", "long | sad", "no label", "long | sad")
+    assert first.student_probability == pytest.approx(1 / (1 + np.exp(-2)), abs=1e-4)  # of long, the surer of the two
+    assert (second.text, second.true, second.student) == ("b", "no label", "sad")
+    assert second.student_probability == pytest.approx(1 / (1 + np.exp(-0.5)), abs=1e-4)  # not that of long, which is 0.95
+    bins = calibration(data, student)
+    assert sum(each.count for each in bins) == 6
+    (wrong,) = [each for each in bins if each.low == 0.6]
+    assert (wrong.count, wrong.accuracy) == (1, 0.0)  # 0.62 that b is sad

@@ -167,17 +167,18 @@ def test_commands_name_the_student_of_this_run(won: FitReport) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "summary", "said"),
     [
-        ("tfidf", "TF-IDF is as good as the chosen student (0.483): deploy that, or add labelled texts."),
+        ("tfidf", "TF-IDF", "TF-IDF is as good as the chosen student (0.483): deploy that, or add labelled texts."),
         (
             "majority",
+            "always the commonest label",
             "No better than always the commonest label (0.483): deploy nothing yet, and add",
         ),
     ],
 )
-def test_the_verdict_says_what_to_deploy_where_a_floor_is_as_good(name: str, said: str) -> None:
-    floor = Reference(name, None, Score(0.483, 0.48, 0.49), summary="TF-IDF")
+def test_the_verdict_says_what_to_deploy_where_a_floor_is_as_good(name: str, summary: str, said: str) -> None:
+    floor = Reference(name, None, Score(0.483, 0.48, 0.49), summary=summary)
     assert instead_of_the_student(floor).startswith(said)
 
 
@@ -265,7 +266,7 @@ def test_headers_have_a_scope_and_pictures_have_words(won: FitReport) -> None:
     assert all("scope=" in each for each in re.findall(r"<th\b[^>]*>", page))
     for svg in re.findall(r"<svg[^>]*>", page):
         assert 'role="img"' in svg
-        assert "narrow/int8: 0.843 at 0.34 ms" in svg or "45 texts near" not in svg
+        assert "narrow/int8: 0.843 at 0.34 ms" in svg or "45 answers near" not in svg
     assert page.count("<svg") == 3
 
 
