@@ -68,5 +68,5 @@ def remedy(settings: TeacherSettings, shape: DataShape, other_method: str | None
         return f"it made {steps} steps: use --epochs {epochs}, or leave --epochs and --batch-size out"
     if settings.transfer == "parameters" and settings.learning_rate < 2e-5:
         return f"its learning rate is {settings.learning_rate:g}: use --learning-rate 5e-5"
-    method = f"{other_method}, or " if other_method else ""
-    return f"try {method}another --model (`potstill select` ranks them), or label more texts and check their labels"
+    method = f"`potstill teacher {other_method}`, or " if other_method else ""
+    return f"try {method}another model (`potstill select` ranks them), or label more texts and check their labels"

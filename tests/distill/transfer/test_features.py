@@ -247,10 +247,10 @@ def test_whoever_follows_the_advice_for_a_bad_teacher_gets_another_teacher(
     settings = TeacherSettings(max_length=32, **given)
     fit_teacher(model, **texts, out=tmp_path / "bad", settings=settings, reporter=heard)
     (warning,) = (line for line in heard.said if line.startswith("warning: the teacher is no better than"))
-    found = re.search(r"; try (--.+?), or another --model", warning)
+    found = re.search(r"; try `potstill teacher (--.+?)`, or another model", warning)
     if advised is None:
         assert found is None
-        assert "; try another --model" in warning
+        assert "; try another model" in warning
         return
     assert found is not None
     flags = found[1].split()
