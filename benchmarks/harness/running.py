@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from distill.progress import Reporter
 from distill.settings import Settings
 from distill.storage import sha256_of
 from export.measure.circumstances import circumstances
+from export.measure.workers import ROOT
 
 WORK = Path(".results")
 
@@ -61,7 +63,7 @@ def run_scenario(scenario: Scenario, settings: Settings, run: RunSettings, *, re
     outcome = scenario.run(settings, context)
     result = {
         "scenario": scenario.name,
-        "command": command_of(scenario, settings),
+        "command": command_of(scenario, settings, work=run.work),
         "environment": environment,
         "rows": outcome.rows,
         "settings": without_places(settings),
@@ -97,11 +99,15 @@ def run_all(run: RunSettings, *, only: Sequence[str] = (), reporter: Reporter) -
     return failed
 
 
-def command_of(scenario: Scenario, settings: Settings) -> str:
-    """Return the command of a run; a bundle is named, and its digest is in the result file."""
+def command_of(scenario: Scenario, settings: Settings, *, work: Path) -> str:
+    """Return the command of a run, in words that anybody can run or fill in.
+
+    What is in the work folder is named as in the default one, and what is committed by its path. Another place is only said
+    to be a BUNDLE, FOLDER or FILE; the digests of bundles are in the result file.
+    """
     words, values = ["python -m benchmarks", scenario.name], values_of(settings)
     for name in settings.model_dump(exclude_defaults=True):
-        words += [f"--{name.replace('_', '-')}", *(_spelled(each) for each in values[name] if each is not True)]
+        words += [f"--{name.replace('_', '-')}", *(_spelled(each, work) for each in values[name] if each is not True)]
     return " ".join(words)
 
 
@@ -128,8 +134,16 @@ def bundles_of(settings: Settings) -> list[tuple[str, Path]]:
     return [(name, place) for name, place in places if (place / MANIFEST).is_file()]
 
 
-def _spelled(value: object) -> str:
+def _spelled(value: object, work: Path) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    is_place = isinstance(value, Path) or Path(place_and_form(str(value))[0]).is_dir()
-    return shlex.quote(Path(str(value)).name if is_place else str(value))
+    place, form = place_and_form(str(value))
+    is_place = isinstance(value, Path) or Path(place).is_dir() or (os.sep in place and Path(place).exists())
+    return shlex.quote(_named(Path(place), work) + (f":{form}" if form else "") if is_place else str(value))
+
+
+def _named(place: Path, work: Path) -> str:
+    for folder, name in ((work, WORK), (FOLDER, FOLDER.relative_to(ROOT))):
+        if place.resolve().is_relative_to(folder.resolve()):
+            return str(name / place.resolve().relative_to(folder.resolve()))
+    return "BUNDLE" if (place / MANIFEST).is_file() else "FOLDER" if place.is_dir() else "FILE"

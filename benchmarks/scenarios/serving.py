@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -12,14 +12,16 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario
+from benchmarks.harness.scenario import QUALITY, Columns, Context, Outcome, Result, Row, Scenario, table_of
 from benchmarks.harness.texts import measured_on
 from benchmarks.harness.weights import shipped
 from benchmarks.peers.servers import OURS, SERVERS
 from benchmarks.peers.servers.inside.stock_folder import write_stock_folder
+from benchmarks.report.tables import first_words, notes_of
 from benchmarks.serving import ours
 from benchmarks.serving.comparing import compare, requests_for
-from benchmarks.serving.figures import serving_figures, serving_table
+from benchmarks.serving.figures import COLUMNS as FIRST_COLUMNS
+from benchmarks.serving.figures import serving_figures, serving_words
 from benchmarks.serving.generator import Load
 from benchmarks.serving.load import run as run_load
 from benchmarks.serving.plan import PHASES, QUICK, DatedPieces, Phase, Plan, Task
@@ -27,6 +29,8 @@ from benchmarks.serving.servers import started
 from distill.bundle import TOKENIZER, WEIGHTS, Bundle
 from distill.classifier import predict
 from distill.data import Dataset, load_splits
+from export.measure.circumstances import Session, Watch
+from export.measure.statistics import marks_of
 from export.measure.workers import ROOT
 from export.runtime.sessions import OnnxClassifier
 
@@ -65,10 +69,50 @@ def run_phases(student: Path, test: Dataset, plan: Plan, context: Context) -> Ou
             # Servers are compared anew each time, from finished turns: there may be more of them.
             if name in plan.phases and (name == "compare" or pieces.find(name) is None):
                 context.reporter.say(f"serving: {name}")
-                pieces.put(name, phase())
+                watch = Watch()
+                piece = phase()
+                pieces.put(name, marked(piece, watch.session()))
     found = {name: piece for name in PHASES if (piece := pieces.find(name)) is not None}
     rows = [row for piece in found.values() for row in piece.get("rows", [piece])]
     return Outcome(rows, {"missing": [name for name in PHASES if name not in found]})
+
+
+def marked(piece: Mapping[str, Any], session: Session) -> dict[str, Any]:
+    """Return a phase, a row or several, whose rows say what else the machine did meanwhile, and what to read with care."""
+
+    def with_marks(row: Mapping[str, Any]) -> dict[str, Any]:
+        rounds = [[rate] for rate in row.get("requests_per_second_rounds", (1.0,))]
+        marks = marks_of(rounds, others_processors=session.others_processors, stolen_share=session.stolen_share)
+        return {**row, "marks": marks, "session": session.to_json()}
+
+    if "rows" in piece:
+        return {**piece, "rows": [row if "skipped" in row else with_marks(row) for row in piece["rows"]]}
+    return with_marks(piece)
+
+
+def table(result: Result) -> str:
+    """Return the table of servers, each tail with its interval over rounds, and what the other phases say in words."""
+    rows = result["rows"]
+    care = first_words([{"name": row["kind"].replace("_", " "), **row} for row in rows if "skipped" not in row])
+    servers = table_of([row for row in rows if row["kind"] == "server"], COLUMNS)
+    return "\n\n".join([servers, " ".join([*care, serving_words(rows)])])
+
+
+def _tail(name: str, row: Row) -> str:
+    found = row[name]
+    if found["p99_ms"] is None:
+        return ""
+    low, high = found.get("p99_low_ms"), found.get("p99_high_ms")
+    return f"{found['p99_ms']:.1f}" + ("" if low is None else f" ({low:.1f}-{high:.1f})")
+
+
+# `benchmarks/serving` decides the result, so what it draws itself changes only when the servers are measured again.
+SHOWN: Mapping[str, Callable[[Row], str]] = {
+    "p99 ms": partial(_tail, "latency"),
+    "open p99 ms": partial(_tail, "open_latency"),
+    "note": lambda row: "; ".join(filter(None, (dict(FIRST_COLUMNS)["note"](row), notes_of(row)))),
+}
+COLUMNS: Columns = tuple((head, SHOWN.get(head, shown)) for head, shown in FIRST_COLUMNS)
 
 
 def weigh_generator(plan: Plan) -> dict[str, Any]:
@@ -115,7 +159,7 @@ SCENARIO = Scenario(
     settings=Plan,
     run=run,
     figures=serving_figures,
-    table=serving_table,
+    table=table,
     decided_by=("benchmarks/serving", "benchmarks/peers/servers", "serve/http", "serve/answering", "export/runtime"),
     minutes=80,
     quick=QUICK,

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from benchmarks import __main__ as command
 from benchmarks.harness import running
-from benchmarks.harness.results import read_result
+from benchmarks.harness.results import FOLDER, read_result
 from benchmarks.harness.running import RunSettings, run_all, run_scenario, without_places
 from benchmarks.harness.scenario import Context, Outcome, Scenario
 from distill.errors import PotstillError
@@ -59,17 +59,20 @@ def scenario(name: str, run: Callable[[Any, Context], Outcome] = counted, *, by_
 
 
 def test_a_run_writes_figures_settings_and_a_command_without_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle = tmp_path / "student"
-    bundle.mkdir()
-    (bundle / "manifest.json").write_text("{}")
-    settings = CountSettings(count=3, share=0.25, bundle=bundle, names=("a b", "c"), loud=True)
+    bundle, made = tmp_path / "student", tmp_path / "work" / "quality" / "narrow-0"
+    for place in (bundle, made):
+        place.mkdir(parents=True)
+        (place / "manifest.json").write_text("{}")
+    names = ("a b", f"{made}:int8", str(FOLDER / "demo.json"), str(tmp_path))
+    settings = CountSettings(count=3, share=0.25, bundle=bundle, names=names, loud=True)
     where = RunSettings(work=tmp_path / "work", out=tmp_path / "out")
     path = run_scenario(scenario("count"), settings, where, reporter=SilentReporter())
     assert path == tmp_path / "out" / "count.json"
     result = read_result("count", folder=tmp_path / "out")
-    assert result["command"] == "python -m benchmarks count --count 3 --share 0.25 --bundle student --names 'a b' c --loud"
+    named = "'a b' .results/quality/narrow-0:int8 benchmarks/results/demo.json FOLDER"
+    assert result["command"] == f"python -m benchmarks count --count 3 --share 0.25 --bundle BUNDLE --names {named} --loud"
     assert (result["figures"], result["made_in"]) == ({"count": 3}, "count")
-    assert result["bundles"] == {"student": hashlib.sha256(b"{}").hexdigest()}
+    assert result["bundles"] == dict.fromkeys(("student", "narrow-0"), hashlib.sha256(b"{}").hexdigest())
     assert "bundle" not in result["settings"]
     assert without_places(CountSettings(bundle=tmp_path / "set"))["bundle"] == "set"
     assert capsys.readouterr().out == "1 row\n"

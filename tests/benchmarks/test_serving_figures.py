@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from benchmarks.peers.servers import SERVERS
+from benchmarks.scenarios.serving import marked, table
 from benchmarks.serving.comparing import labels_of
-from benchmarks.serving.figures import serving_figures, serving_table, serving_words
+from benchmarks.serving.figures import serving_figures, serving_words
 from benchmarks.serving.load import Samples
 from benchmarks.serving.ours import growth, mixed_requests
 from benchmarks.serving.plan import DatedPieces
 from distill.errors import PotstillError
+from export.measure.circumstances import Session
 
 
 def server(name: str, rate: float, ratio: float) -> dict[str, Any]:
@@ -110,12 +112,29 @@ def test_an_overload_and_the_reloads_are_told_in_words() -> None:
 
 
 def test_the_table_has_quality_beside_speed_and_says_why_a_peer_is_missing() -> None:
-    lines = serving_table({"rows": [row for row in ROWS if row["kind"] == "server"]}).splitlines()
+    lines = table({"rows": [row for row in ROWS if row["kind"] == "server"]}).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:6]]
     assert [row[0] for row in cells[2:]] == ["potstill", "litserve", "mlserver", "infinity"]
     litserve = dict(zip(cells[0], cells[3], strict=True))
     assert (litserve["macro-F1"], litserve["ours faster"]) == ("0.8400", "3.00x")
     assert cells[5][-1] == "skipped: it will not install"
+
+
+def test_a_tail_in_the_table_has_its_interval_and_what_is_to_be_read_with_care_is_marked() -> None:
+    wide = {**server("potstill", 3000.0, 1.0), "open_latency": {"p99_ms": 571.2, "p99_low_ms": 13.0, "p99_high_ms": 684.3}}
+    rates = {"requests_per_second_rounds": [900.0, 1000.0, 1600.0]}
+    session = Session(100.0, 0.1, others_processors=0.0, stolen_share=0.12)
+    rows = marked({"rows": [wide, {**server("litserve", 1000.0, 3.0), **rates}, ROWS[4]]}, session)["rows"]
+    half = marked(HALF, Session(1.0, 0.1, others_processors=0.5, stolen_share=None))
+    *lines, _, words = table({"rows": [*rows, half]}).splitlines()
+    assert "| 571.2 (13.0-684.3) |" in lines[2]
+    assert lines[2].endswith("| defaults; stolen time |")
+    assert lines[3].endswith("| defaults; unsteady; stolen time |")
+    assert rows[0]["session"]["stolen_share"] == 0.12
+    assert words.startswith(
+        "Read with care, stolen time: potstill, litserve. Read with care, unsteady: litserve. Read with care, busy machine: "
+        "half load. At half of the saturating load"
+    )
 
 
 def test_words_speak_of_what_was_run() -> None:

@@ -187,6 +187,5 @@ def test_two_rows_of_one_name_are_refused(int8: str, bench: Bench) -> None:
 
 def test_a_result_names_its_command_with_what_was_set_and_no_place_on_this_machine(tiny_student: Bundle) -> None:
     settings = SpeedSettings(bundles=(f"{tiny_student.path}:int8",), peers=("stock",), floors=True, settle_s=4, texts=700)
-    found = command_of(scenarios()["offline"], settings)
-    name = tiny_student.path.name
-    assert found == f"python -m benchmarks offline --settle-s 4 --bundles {name}:int8 --peers stock --floors --texts 700"
+    found = command_of(scenarios()["offline"], settings, work=Path(".results"))
+    assert found == "python -m benchmarks offline --settle-s 4 --bundles BUNDLE:int8 --peers stock --floors --texts 700"
