@@ -100,6 +100,8 @@ ARMS: Final[Mapping[str, Arm]] = {
     **{f"unlabelled_{count}": Arm(unlabeled=count) for count in (3_000, 12_000)},
     **{f"temperature_{value}": Arm(changes={"temperature": float(value)}) for value in (1, 4)},
     "three_teachers": Arm(teachers=3),
+    "three_teachers_12000": Arm(teachers=3, unlabeled=12_000),
+    "agreed": Arm(changes={"unlabeled_agreed": True}, teachers=3, unlabeled=12_000),
     "chain": _chain(),
     "lora": _chain(lora_rank=8),
     "anchor": _chain(anchor=0.1),
@@ -111,6 +113,7 @@ ARMS: Final[Mapping[str, Arm]] = {
 
 _ALL_WORDS: Final = "2 layers of 192, whole vocabulary"
 _THREE: Final = "2 layers of 192, three labels"
+_TAUGHT_BY_THREE: Final = "2 layers of 192, three teachers, 12,000 further texts"
 _TABLES: Final = "2 layers of 192, tables of 4 bits"
 _CHAIN: Final = "the teacher of movies, 200 labels of amazon"
 
@@ -134,6 +137,9 @@ LEVERS: Final[Mapping[str, Lever]] = {
     "temperature_1": Lever("temperature 1 instead of 2", "temperature_1", "narrow"),
     "temperature_4": Lever("temperature 4 instead of 2", "temperature_4", "narrow"),
     "three_teachers": Lever("three teachers instead of one", "three_teachers", "narrow"),
+    "unlabelled_agreed": Lever(
+        "only further texts on which the teachers agree", "agreed", "three_teachers_12000", _TAUGHT_BY_THREE
+    ),
     "lora": Lever("LoRA of rank 8", "lora", "chain", _CHAIN),
     "anchor": Lever("anchor (L2-SP) of 0.1", "anchor", "chain", _CHAIN),
     "replay": Lever("replay of as many texts", "replay", "chain", _CHAIN),

@@ -66,6 +66,6 @@ SCENARIO = Scenario(
         *TRAINING,
         *INT8,
     ),
-    minutes=400,
+    minutes=430,
     quick={"levers": ("temperature_4", "lora"), "seeds": (0,)},
 )

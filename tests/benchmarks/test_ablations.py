@@ -134,7 +134,7 @@ def work(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> W
 
 TRIED = {
     "relations": Arm(changes={"losses": ("relations=1",)}),
-    "two teachers and further texts": Arm(unlabeled=50, teachers=2),
+    "two teachers and further texts": Arm(changes={"unlabeled_agreed": True}, unlabeled=50, teachers=2),
     "int4": Arm(tables="int4"),
     "replay": Arm(AMAZON, {"replay_share": 0.5}, is_chain=True),
 }
