@@ -54,6 +54,11 @@ def _this_processor() -> tuple[str | None, str | None]:
     return processor_of(circumstances())
 
 
+def is_of_here(row: Mapping[str, Any]) -> bool:
+    """Tell whether a row that was kept was made on this kind of processor."""
+    return processor_of(row.get("made", {})) == _this_processor()
+
+
 class Rows(Pieces):
     """Finished rows by their names, each with the day and the circumstances under which it was made.
 
@@ -63,7 +68,7 @@ class Rows(Pieces):
     def find(self, name: str) -> Any:
         """Return a row; None if it is not there, not whole, or was made on another kind of processor."""
         found = super().find(name)
-        return found if found and _is_of_here(found) else None
+        return found if found and is_of_here(found) else None
 
     def has(self, name: str) -> bool:
         """Tell whether a row is finished."""
@@ -80,9 +85,5 @@ class Rows(Pieces):
 
     def with_earlier(self, earlier: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return the rows here and those of an earlier result that were not made again, sorted by name."""
-        rows = {row["name"]: dict(row) for row in (*filter(_is_of_here, earlier), *self.all())}
+        rows = {row["name"]: dict(row) for row in (*earlier, *self.all())}
         return [rows[name] for name in sorted(rows)]
-
-
-def _is_of_here(row: Mapping[str, Any]) -> bool:
-    return processor_of(row.get("made", {})) == _this_processor()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import scenarios as rooms
+from benchmarks.harness.pieces import is_of_here
 from benchmarks.harness.results import FOLDER, read_result
 from distill.errors import SettingsError
 from distill.progress import Reporter
@@ -64,8 +65,13 @@ class Context:
         return DataSettings(train=(MOVIES,), test=MOVIES, limit=QUICK_TEXTS if self.quick else None)
 
     def earlier_rows(self) -> Sequence[Row]:
-        """Return the rows of the result file that is there already."""
-        return read_result(self.scenario, folder=self.out)["rows"] if (self.out / f"{self.scenario}.json").is_file() else ()
+        """Return the rows of the result file that is there already, without those of another kind of processor."""
+        there = (self.out / f"{self.scenario}.json").is_file()
+        rows = read_result(self.scenario, folder=self.out)["rows"] if there else ()
+        kept = [row for row in rows if is_of_here(row)]
+        if len(kept) < len(rows):
+            self.reporter.say(f"earlier rows left out, of another kind of processor: {len(rows) - len(kept)} of {len(rows)}")
+        return kept
 
     def trained(self, name: str, seed: int = 0) -> Path:
         """Return a bundle that the scenario `quality` trained: `teacher`, or one of its arms.

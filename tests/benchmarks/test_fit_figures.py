@@ -11,9 +11,19 @@ import pytest
 from benchmarks.fitting.figures import fit_figures, fit_markdown, missing_of
 from benchmarks.harness.pieces import Rows
 from benchmarks.harness.results import write_result
+from benchmarks.harness.scenario import Context
 from benchmarks.report.pages import filled
 from distill.errors import PotstillError
+from distill.progress import SilentReporter
 from export.measure.circumstances import circumstances
+
+
+class Said(SilentReporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
 
 
 def score(value: float, **more: Any) -> dict[str, Any]:
@@ -118,12 +128,16 @@ def test_rows_of_an_earlier_result_are_kept_unless_they_were_made_again(tmp_path
 
 @pytest.mark.parametrize("made", [{**MADE, "cpu": "another"}, {**MADE, "int8_instruction_set": "another"}, {}])
 def test_rows_of_another_kind_of_processor_are_not_there(made: dict[str, Any], tmp_path: Path) -> None:
-    rows = Rows(tmp_path)
+    rows, said = Rows(tmp_path / "rows"), Said()
     rows.put("quick", {"name": "quick", "made": made})
     assert not rows.has("quick")
-    assert rows.all() == rows.with_earlier([{"name": "clone", "made": made}]) == []
+    assert rows.all() == []
     rows.keep({"name": "quick"})
     assert rows.has("quick")
+    here = demo(0, kept=0.96, ms=0.5, predicted=0.6)
+    write_result("fit", folder=tmp_path, **result([here, {**here, "name": "demo-1", "made": made}]))
+    assert Context(tmp_path, "fit", said, out=tmp_path).earlier_rows() == [here]
+    assert said.lines == ["earlier rows left out, of another kind of processor: 1 of 2"]
 
 
 def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
