@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from typing import Final
 
+READING: Final = ("distill/batching.py", "distill/tokenization.py")
+"""How texts become batches of tokens, in training and in answering."""
+
 TRAINING: Final = (
+    *READING,
     *("distill/losses", "distill/machine.py", "distill/models", "distill/recipes.py"),
     *("distill/students", "distill/teachers", "distill/training"),
 )
@@ -18,6 +22,7 @@ INT8: Final = ("distill/scales.py", "export/graph", "export/int8", "export/pipel
 """What a graph is, in fp32 and in int8."""
 
 TIMING: Final = (
+    *READING,
     *(f"export/measure/{name}.py" for name in ("candidates", "openers", "protocol", "rows", "statistics", "turns", "workers")),
     "export/runtime",
 )
