@@ -1,4 +1,4 @@
-"""The int8 graphs of the students that were trained in full: written behind the gates, in each precision of the tables."""
+"""The int8 graphs of the students that were trained in full: calibrated, then written behind the gates, for each form."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from distill.bundle import Bundle, new_bundle_folder, seal_new_bundle
+import numpy as np
+
+from distill.bundle import QUANTIZATION, Bundle, new_bundle_folder, seal_new_bundle
+from distill.card import write_card
 from distill.data import Dataset
 from distill.errors import GateError
-from distill.evaluation.metrics import macro_f1, retention
+from distill.evaluation.metrics import fit_temperature, macro_f1, retention
 from distill.labels import Logits
+from distill.models.loading import load_bundle
+from distill.models.torch_classifier import write_model_files
 from distill.progress import Reporter
 from distill.training.finished import whole_bundle
+from distill.training.sealing import quality_of
+from distill.transfer.parameters import divide_logits
 from export.fitting.choose import Validated
 from export.fitting.scores import Scorer
 from export.fitting.weighing import Form
 from export.pipeline import export_bundle
 from export.runtime.sessions import OnnxClassifier
 from export.settings import ExportSettings
+
+TEMPERATURES: Final = (0.5, 4.0)
+"""Least and largest: few validation texts, or right answers to all, make no student sure of everything or of nothing."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,34 @@ class Exported:
 
     bundles: Mapping[str, Bundle]
     failed: Mapping[str, str]
+
+
+def calibrated(bundle: Bundle, *, folder: Path, validation: Dataset, reporter: Reporter) -> Bundle:
+    """Return a copy of a student, made now unless it is there, with its logits divided by what fits the validation texts.
+
+    No answer changes, and what other students are made of it learns from the logits that it was trained with.
+    """
+    made = bundle.manifest
+    if (kept := _copy_in(folder, bundle)) is not None:
+        return kept
+    student = load_bundle(bundle)
+    logits = student.predict_logits(validation.texts)
+    temperature = float(np.clip(fit_temperature(logits, validation.label_ids), *TEMPERATURES))
+    divide_logits(student.model, temperature)
+    before, after = (
+        quality_of(student, validation, each, split="validation") for each in (logits, logits / np.float32(temperature))
+    )
+    reporter.say(
+        f"calibration: {folder.name}'s logits are divided by {temperature:.2f}; calibration error on the validation texts "
+        f"{before['expected_calibration_error']:.3f} before, {after['expected_calibration_error']:.3f} after"
+    )
+    quality = {**made.quality, "pytorch": {**made.quality["pytorch"], **after}}
+    with new_bundle_folder(folder) as staged:
+        write_model_files(student, staged)
+        if QUANTIZATION in made.files:
+            shutil.copy2(bundle.file(QUANTIZATION), staged / QUANTIZATION)
+        changes = {"files": {}, "quality": quality, "calibration_temperature": temperature}
+        return write_card(seal_new_bundle(folder, staged, made.model_copy(update=changes)))
 
 
 def exported(
@@ -93,14 +132,21 @@ def validated(bundles: Mapping[str, Bundle], scorer: Scorer, *, of_teacher: Logi
 
 def copied(bundle: Bundle, folder: Path, asked: ExportSettings | None = None) -> Bundle:
     """Copy a bundle into a folder, unless a copy of it, perhaps with graphs that were exported since, is there."""
-    kept, made = whole_bundle(folder), bundle.manifest
-    same = kept is not None and kept.manifest.lineage == made.lineage and kept.manifest.history == made.history
+    kept, made = _copy_in(folder, bundle), bundle.manifest
+    same = kept is not None and kept.manifest.calibration_temperature == made.calibration_temperature
     if kept is not None and same and (asked is not None or kept.manifest.quality == made.quality):
         return kept
     with new_bundle_folder(folder) as staged:
         for name in made.files:
             shutil.copy2(bundle.file(name), staged / name)
         return seal_new_bundle(folder, staged, made.model_copy(update={"files": {}}))
+
+
+def _copy_in(folder: Path, bundle: Bundle) -> Bundle | None:
+    """Return the whole bundle of a folder if it is a copy of this one, perhaps calibrated or with graphs."""
+    kept, made = whole_bundle(folder), bundle.manifest
+    same = kept is not None and kept.manifest.lineage == made.lineage and kept.manifest.history == made.history
+    return kept if same else None
 
 
 def _is_exported(bundle: Bundle, asked: ExportSettings) -> bool:

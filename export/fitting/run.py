@@ -33,12 +33,12 @@ from distill.texts import TextInput
 from distill.training.by_recipe import Learning
 from distill.training.lesson import distillation_lesson
 from export.fitting.choose import Costs, broken, chosen, exceeded, nearest
-from export.fitting.graphs import Exported, copied, exported, validated
+from export.fitting.graphs import Exported, calibrated, copied, exported, validated
 from export.fitting.job import FitTeacher, Job, planned, prepared, teacher_settings
 from export.fitting.plan import Plan
 from export.fitting.reporting.findings import Evidence, Found, measured_rows, write_fit_report
 from export.fitting.reporting.result import FitReport
-from export.fitting.training import TEACHER, TRIED, Round, control_of, controls_of_fewer, halved, tuned_teacher
+from export.fitting.training import CALIBRATED, TEACHER, TRIED, Round, control_of, controls_of_fewer, halved, tuned_teacher
 from export.fitting.unsure import unsure_answers
 from export.fitting.weighing import Form, recipes_of, timed
 from export.measure.candidates import bundle_candidate
@@ -171,7 +171,7 @@ def _fitted(job: Job, out: Path) -> FitReport:
             scorer=job.validation,
             halving=not job.settings.train_all,
         )
-    with stages.stage("graphs", "int8, each checked before it is saved"):
+    with stages.stage("graphs", "calibrated, then int8, each checked before it is saved"):
         graphs = _graphs(job, plan.within, rounds, out)
     with stages.stage("choice", "on the validation texts"):
         evidence = replace(evidence, rounds=rounds, graphs=graphs, teacher=teacher, teacher_on_validation=on_validation)
@@ -218,14 +218,19 @@ def _report_teacher(job: Job, on_validation: Logits, floors: Mapping[str, Classi
 
 
 def _graphs(job: Job, forms: Sequence[Form], rounds: Mapping[str, Sequence[Round]], out: Path) -> Exported:
-    students = {name: found[-1].bundle for name, found in rounds.items() if found and found[-1].share == 1.0}
+    texts, reporter = job.splits.validation, job.reporter
+    students = {
+        name: calibrated(found[-1].bundle, folder=out / TRIED / CALIBRATED / name, validation=texts, reporter=reporter)
+        for name, found in rounds.items()
+        if found and found[-1].share == 1.0
+    }
     graphs = exported(
         students,
         forms,
         folder=out / TRIED / "forms",
-        validation=job.splits.validation,
+        validation=texts,
         settings=ExportSettings(),
-        reporter=job.reporter,
+        reporter=reporter,
     )
     if not graphs.bundles:
         raise GateError(f"no int8 graph passed its gates: {'; '.join(graphs.failed.values())}")

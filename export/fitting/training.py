@@ -6,6 +6,7 @@ out/teacher/                     the teacher, if it was fine-tuned here
 out/tried/narrow-seed-0/              a student trained in full
 out/tried/quarter/narrow-seed-0/      the same after a quarter of its training
 out/tried/assistants/2-layers-seed-0/ what other students are made of; often trained less than the student of that name
+out/tried/calibrated/narrow/          a student trained in full, its logits divided by one number
 out/tried/control/                    the chosen student's shape, trained on the labels alone
 out/tried/labels-100/control/         the same on 100 of them, if a language model is the teacher and there are human labels
 """
@@ -38,6 +39,7 @@ from export.fitting.weighing import FEWEST_HALVED, RUNG_SHARE, Candidates
 TRIED: Final = "tried"
 TEACHER: Final = "teacher"
 ASSISTANTS: Final = "assistants"
+CALIBRATED: Final = "calibrated"
 CONTROL_PATIENCE: Final = 4
 SHARES_OF_LABELS: Final = (0.125, 0.25, 0.5)
 """Parts of the human labels that students learn from alone, beside a language model as teacher."""

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from distill.asking.teaching import is_answers
 from distill.bundle import GRAPH_OF_PRECISION, WEIGHTS, Bundle
 from distill.classifier import Classifier
@@ -171,11 +173,7 @@ def _report(
     scorer = Scorer(evidence.measured, settings.metric)
     by_name = {(row["name"], row["precision"]): row for row in rows}
     teacher = _teacher_scored(evidence, scorer, reporter)
-    scored: dict[str, _Scored] = {}
-    if found is not None:
-        for name, bundle in evidence.graphs.bundles.items():
-            logits = OnnxClassifier.open(bundle, precision="int8").predict_logits(evidence.measured.texts)
-            scored[name] = _Scored.of(logits, scorer)
+    scored = _students_scored(evidence, scorer)
     floors = tuple(_floor(name, floor, evidence, scorer) for name, floor in evidence.floors.items())
     forms = tuple(_form_result(form, evidence, scored, teacher, by_name) for form in evidence.plan.candidates.forms)
     student = scored.get(found.winner) if found else None
@@ -184,6 +182,7 @@ def _report(
     verdict = _verdict(evidence, forms, best_floor if floor_wins else None)
     of_student = None if student is None else student.logits
     of_teacher = None if teacher is None else teacher.logits
+    temperature = found.student.manifest.calibration_temperature if found else None
     teacher_row = by_name.get(("teacher", "fp32"), {})
     return FitReport(
         verdict=verdict,
@@ -217,6 +216,8 @@ def _report(
         human_labels=human_labels(found.by_labels if found else {}, scorer),
         unsure=evidence.unsure,
         ece=ece(evidence.measured, of_student),
+        temperature=temperature,
+        ece_uncalibrated=ece(evidence.measured, None if of_student is None else of_student * np.float32(temperature or 1)),
         notes=evidence.splits.notes,
         minutes=dict(evidence.minutes),
         environment=environment,
@@ -238,6 +239,13 @@ def _teacher_scored(evidence: Evidence, scorer: Scorer, reporter: Reporter) -> _
         return None
     logits = teacher_logits(evidence.teacher.asked, evidence.measured.texts, reporter=reporter).logits
     return _Scored.of(logits, scorer)
+
+
+def _students_scored(evidence: Evidence, scorer: Scorer) -> dict[str, _Scored]:
+    """Return the scores of every graph; of none if nothing was chosen, because the texts that measure choose nothing."""
+    opened = {} if evidence.found is None else evidence.graphs.bundles
+    graphs = {name: OnnxClassifier.open(bundle, precision="int8") for name, bundle in opened.items()}
+    return {name: _Scored.of(graph.predict_logits(scorer.data.texts), scorer) for name, graph in graphs.items()}
 
 
 def _floor(name: str, floor: Classifier, evidence: Evidence, scorer: Scorer) -> Reference:

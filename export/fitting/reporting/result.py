@@ -245,6 +245,8 @@ class FitReport:
         human_labels: With a language model as teacher and human labels to learn from: what these alone bring, by their number.
         unsure: What became of the answers that the teacher is unsure of; None if nothing was asked for.
         ece: Expected calibration error of the winner on the measured texts, 0 to 1.
+        temperature: By which the logits of the winner were divided to calibrate its probabilities, fitted on validation texts.
+        ece_uncalibrated: Expected calibration error of the winner without that.
         notes: What was noticed about the data and decided from it (lengths, class weights, dropped rows).
         minutes: Wall time by stage, in order.
         environment: As `describe_environment` returns it.
@@ -276,6 +278,8 @@ class FitReport:
     human_labels: tuple[HumanLabels, ...] = ()
     unsure: UnsureAnswers | None = None
     ece: float | None = None
+    temperature: float | None = None
+    ece_uncalibrated: float | None = None
     notes: tuple[str, ...] = ()
     minutes: dict[str, float] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)

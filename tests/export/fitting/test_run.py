@@ -61,7 +61,11 @@ def found(out: Path, tiny_teacher: Bundle, tiny_splits: Splits) -> FitReport:
 
 
 def test_a_bundle_becomes_a_proven_student(found: FitReport, out: Path) -> None:
-    Bundle.open(out / "student").graph("int8")
+    student = Bundle.open(out / "student")
+    student.graph("int8")
+    assert student.manifest.calibration_temperature == found.temperature
+    assert found.temperature is not None
+    assert None not in (found.ece, found.ece_uncalibrated)
     assert (out / "report.html").is_file()
     winner = next(form for form in found.forms if form.status == "winner")
     assert winner.name == found.winner
