@@ -149,6 +149,23 @@ def planned_minutes(
     }
 
 
+def left_s(candidates: Candidates, chains: Sequence[Sequence[Stage]], num_texts: int, *, done: int = 0) -> float:
+    """Return about how many seconds it takes to train students one after the other.
+
+    Args:
+        candidates: How long a step of each recipe takes.
+        chains: Of each student its assistants and itself; a stage of several is trained once.
+        num_texts: Labelled and unlabelled texts.
+        done: How many of them are trained.
+    """
+    there = [stage for chain in chains[:done] for stage in chain]
+    to_do: list[Stage] = []
+    for chain in chains[done:]:
+        to_do += [stage for stage in chain if stage not in there and stage not in to_do]
+    step, slowest = candidates.step_s, max(candidates.step_s.values())
+    return sum(_views(stage, num_texts) * step.get(stage.name, slowest) for stage in to_do)
+
+
 def _views(stage: Stage, num_texts: int) -> int:
     settings = stage.settings
     texts = num_texts if settings.max_texts is None else min(num_texts, settings.max_texts)

@@ -8,7 +8,7 @@ the run, and the same call resumes there. Test texts choose nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -60,32 +60,47 @@ MOST_DELAY: Final = 3.0
 
 
 @dataclass
-class _Stages:
+class Stages:
     """Minutes by stage, in order, and the announcement of each with the time that is left."""
 
     reporter: Reporter
     minutes: dict[str, float] = field(default_factory=dict)
     planned: Mapping[str, float] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
+    current: str = ""
+    started: float = 0.0
 
     @contextmanager
     def stage(self, name: str, words: str) -> Iterator[None]:
+        """Announce a stage and take its time."""
+        self.current, self.started = name, self.clock()
         left = self._left_min()
         time_left = f" (about {left:.0f} minutes left in all)" if left >= 1 else ""
         self.reporter.say(f"{STAGES.index(name) + 1} of {len(STAGES)}  {name}: {words}{time_left}")
-        started = time.monotonic()
         yield
-        self.minutes[name] = round((time.monotonic() - started) / 60, 2)
+        self.minutes[name] = round(self._spent_min(), 2)
 
-    def _left_min(self) -> float:
-        """Return the planned minutes that are left; longer if the stages so far took longer than planned.
+    def going_on(self, left_s: float) -> None:
+        """Say how long everything takes from here, given the planned seconds that are left of the present stage."""
+        if (left := self._left_min(left_s / 60)) >= 1:
+            self.reporter.say(f"about {left:.0f} minutes left in all")
+
+    def _spent_min(self) -> float:
+        return (self.clock() - self.started) / 60
+
+    def _left_min(self, of_current: float | None = None) -> float:
+        """Return the planned minutes that are left; longer if what is done took longer than planned.
 
         A resumed run's stages take no time, which says nothing about the rest, so it is never shorter.
         """
-        done = [name for name in self.planned if name in self.minutes]
-        planned = sum(self.planned[name] for name in done)
-        delay = sum(self.minutes[name] for name in done) / planned if planned else 1.0
-        left = sum(minutes for name, minutes in self.planned.items() if name not in self.minutes)
-        return left * min(max(delay, 1.0), MOST_DELAY)
+        left = {name: minutes for name, minutes in self.planned.items() if name not in self.minutes}
+        spent = sum(minutes for name, minutes in self.minutes.items() if name in self.planned)
+        if of_current is not None:
+            left[self.current] = min(of_current, self.planned[self.current])
+            spent += self._spent_min()
+        done = sum(self.planned.values()) - sum(left.values())
+        delay = spent / done if done > 0 else 1.0
+        return sum(left.values()) * min(max(delay, 1.0), MOST_DELAY)
 
 
 def fit(
@@ -135,7 +150,7 @@ def plan_fit(
 
 
 def _fitted(job: Job, out: Path) -> FitReport:
-    stages = _Stages(job.reporter)
+    stages = Stages(job.reporter)
     with stages.stage("floors", f"TF-IDF with logistic regression and the commonest label, on {len(job.splits.train)} texts"):
         train = job.splits.train
         floors: dict[str, Classifier] = {"tfidf": TfidfClassifier(train), "majority": MajorityClassifier(train)}
@@ -170,6 +185,7 @@ def _fitted(job: Job, out: Path) -> FitReport:
             folder=out / TRIED,
             scorer=job.validation,
             halving=not job.settings.train_all,
+            told=stages.going_on,
         )
     with stages.stage("graphs", "calibrated, then int8, each checked before it is saved"):
         graphs = _graphs(job, plan.within, rounds, out)
@@ -183,6 +199,7 @@ def _fitted(job: Job, out: Path) -> FitReport:
     with stages.stage("control", f"{winner.partition('/')[0]} trained on the labels alone"):
         stages_of_winner = plan.candidates.stages[winner.partition("/")[0]]
         control = control_of(stages_of_winner, learning, folder=out / TRIED)
+        control = _calibrated(job, control, out / TRIED / CALIBRATED / "control")
         by_labels = controls_of_fewer(stages_of_winner, learning, folder=out / TRIED) if job.has_human_labels else {}
         by_labels |= {len(job.splits.train): control} if by_labels else {}
     with stages.stage("measuring", f"on {len(job.measured)} {'test' if job.splits.test else 'validation'} texts"):
@@ -218,9 +235,8 @@ def _report_teacher(job: Job, on_validation: Logits, floors: Mapping[str, Classi
 
 
 def _graphs(job: Job, forms: Sequence[Form], rounds: Mapping[str, Sequence[Round]], out: Path) -> Exported:
-    texts, reporter = job.splits.validation, job.reporter
     students = {
-        name: calibrated(found[-1].bundle, folder=out / TRIED / CALIBRATED / name, validation=texts, reporter=reporter)
+        name: _calibrated(job, found[-1].bundle, out / TRIED / CALIBRATED / name)
         for name, found in rounds.items()
         if found and found[-1].share == 1.0
     }
@@ -228,13 +244,17 @@ def _graphs(job: Job, forms: Sequence[Form], rounds: Mapping[str, Sequence[Round
         students,
         forms,
         folder=out / TRIED / "forms",
-        validation=texts,
+        validation=job.splits.validation,
         settings=ExportSettings(),
-        reporter=reporter,
+        reporter=job.reporter,
     )
     if not graphs.bundles:
         raise GateError(f"no int8 graph passed its gates: {'; '.join(graphs.failed.values())}")
     return graphs
+
+
+def _calibrated(job: Job, bundle: Bundle, folder: Path) -> Bundle:
+    return calibrated(bundle, folder=folder, validation=job.splits.validation, reporter=job.reporter)
 
 
 def _on_validation(job: Job, floor: Classifier) -> float:

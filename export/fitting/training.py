@@ -14,7 +14,7 @@ out/tried/labels-100/control/         the same on 100 of them, if a language mod
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -33,6 +33,7 @@ from distill.training.finished import trained_once
 from distill.training.lesson import Prepared, control_lesson
 from distill.training.loop import Lesson
 from export.fitting.choose import survivors
+from export.fitting.plan import left_s
 from export.fitting.scores import Scorer
 from export.fitting.weighing import FEWEST_HALVED, RUNG_SHARE, Candidates
 
@@ -85,6 +86,7 @@ def halved(
     folder: Path,
     scorer: Scorer,
     halving: bool,
+    told: Callable[[float], None],
 ) -> dict[str, list[Round]]:
     """Train the recipes by successive halving; return the rounds of each, those that survived with a last one in full.
 
@@ -97,6 +99,7 @@ def halved(
         folder: Where the students are kept.
         scorer: Scores on the validation texts.
         halving: Whether the weaker half is stopped.
+        told: Called when a student is trained, with about how many seconds the others take.
 
     Raises:
         SettingsError: The teacher has too few layers for all of them.
@@ -104,18 +107,23 @@ def halved(
     rounds: dict[str, list[Round]] = {name: [] for name in names}
     names = _possible(candidates, names, learning)
     speeds = {form.recipe: form.costs.ms for form in candidates.forms}
+    num_texts, chains = len(learning.splits.train) + len(learning.unlabeled), [candidates.stages[name] for name in names]
     if halving and len(names) >= FEWEST_HALVED:
-        for name in names:
+        keep, parts = math.ceil(len(names) / 2), [candidates.in_part[name] for name in names]
+        in_full = left_s(candidates, [chain[-1:] for chain in chains], num_texts) * keep / len(names)
+        for count, name in enumerate(names, 1):
             made = _trained(candidates.in_part[name], learning, folder, folder / "quarter")
             rounds[name].append(_scored(name, made, RUNG_SHARE, learning, scorer))
+            told(left_s(candidates, parts, num_texts, done=count) + in_full)
         scores = {name: rounds[name][-1].score for name in names}
-        names = survivors(scores, speeds, keep=math.ceil(len(names) / 2))
+        names = survivors(scores, speeds, keep=keep)
+        chains = [candidates.stages[name] for name in names]
         learning.reporter.say(f"after a quarter of the training these go on: {', '.join(names)}")
-    for name in names:
-        stages = candidates.stages[name]
+    for count, (name, stages) in enumerate(zip(names, chains, strict=True), 1):
         is_assistant = stages[-1] in candidates.assistants()
         made = _trained(stages, learning, folder, folder / ASSISTANTS if is_assistant else folder)
         rounds[name].append(_scored(name, made, 1.0, learning, scorer))
+        told(left_s(candidates, chains, num_texts, done=count))
     return rounds
 
 

@@ -30,7 +30,16 @@ def run(
 ) -> dict[str, list[Round]]:
     learning = Learning(open_teacher(teacher, device="cpu"), splits, (), reporter or SilentReporter())
     scorer = Scorer(splits.validation, "macro_f1")
-    return halved(candidates, tuple(candidates.stages), learning, folder=folder, scorer=scorer, halving=True)
+    told = (reporter or SilentReporter()).say
+    return halved(
+        candidates,
+        tuple(candidates.stages),
+        learning,
+        folder=folder,
+        scorer=scorer,
+        halving=True,
+        told=lambda left_s: told(f"{left_s:g} s left"),
+    )
 
 
 def candidates_of(*chains: tuple[Stage, ...]) -> Candidates:
@@ -55,6 +64,8 @@ def test_a_student_is_not_replaced_by_its_namesake_that_others_are_made_of(
     listening = Listening()
     run(candidates, tiny_teacher, tiny_splits, tmp_path, listening)
     assert "1-layer starts from its assistants, trained first: 2-layers" in listening.said
+    views = len(tiny_splits.train)  # a second each: an assistant and a student, after the first
+    assert [said for said in listening.said if said.endswith("s left")] == [f"{2 * views} s left", "0 s left"]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob(WEIGHTS)} == before
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from tiny_task import Listening
 
@@ -11,7 +13,7 @@ from distill.recipes import recipes_for
 from export.fitting.choose import Costs
 from export.fitting.plan import Plan
 from export.fitting.reporting.result import Budget
-from export.fitting.run import plan_fit
+from export.fitting.run import Stages, plan_fit
 from export.fitting.weighing import Candidates, Form
 from export.settings import FitSettings
 
@@ -51,3 +53,21 @@ def test_a_quick_plan_considers_few_students_unless_others_are_named(
     assert any("name others with --recipes" in said for said in listening.said)
     named = plan_fit(tiny_splits, teacher=tiny_teacher, settings=quick.model_copy(update={"recipes": ("slim",)}))
     assert {form.recipe for form in named.within} == {"slim"}
+
+
+def test_the_time_left_in_all_is_said_within_a_stage_and_grows_with_the_delay() -> None:
+    reporter, now = Listening(), [0.0]
+    stages = Stages(reporter, planned={"teacher": 10.0, "students": 30.0, "graphs": 5.0}, clock=lambda: now[0] * 60)
+    with stages.stage("teacher", "given"):
+        now[0] = 1.0  # faster than planned, as after a resume: the rest takes as long as planned
+    with stages.stage("students", "narrow"):
+        now[0] = 2.0
+        stages.going_on(20 * 60)  # a third of the stage in a minute
+        now[0] = 41.0  # with the teacher, 25 planned minutes took 41
+        stages.going_on(15 * 60)
+    assert [re.findall(r"about (\d+) minutes left in all", said) for said in reporter.said] == [
+        ["45"],
+        ["35"],
+        ["25"],
+        [f"{20 * 41 / 25:.0f}"],
+    ]
