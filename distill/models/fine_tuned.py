@@ -56,9 +56,7 @@ def folder_of(source: str) -> Path:
     try:
         folder = Path(snapshot_download(source.removeprefix(HUB), allow_patterns=list(READ_FROM_HUB)))
     except (OSError, ValueError) as exc:
-        raise BundleError(
-            f"{source} cannot be downloaded and is not in the local hub cache: {first_line(exc)}; check name and network"
-        ) from exc
+        raise BundleError(_not_found_words(source, exc)) from exc
     for file in sorted(folder.iterdir()):
         blob = file.resolve().name
         if len(blob) == 64 and sha256_of(file) != blob:  # large files are named by their sha256, others by a git digest
@@ -76,12 +74,26 @@ def folder_of(source: str) -> Path:
 
 
 def config_of(source: str) -> Any:
-    """Return the content of the config of a folder or of `hub:ID`, of which nothing else is downloaded."""
+    """Return the content of the config of a folder or of `hub:ID`, of which nothing else is downloaded.
+
+    Raises:
+        BundleError: The model of the hub cannot be downloaded and is not in the cache.
+    """
     if not source.startswith(HUB):
         return json.loads((Path(source) / CONFIG).read_text(encoding="utf-8"))
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    return json.loads(Path(hf_hub_download(source.removeprefix(HUB), CONFIG)).read_text(encoding="utf-8"))
+    name = source.removeprefix(HUB)
+    try:
+        found = try_to_load_from_cache(name, CONFIG)  # without a network, the download tries for half a minute to reach it
+        path = found if isinstance(found, str) else hf_hub_download(name, CONFIG)
+    except (OSError, ValueError) as exc:
+        raise BundleError(_not_found_words(source, exc)) from exc
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def _not_found_words(source: str, exc: Exception) -> str:
+    return f"{source} cannot be downloaded and is not in the local hub cache: {first_line(exc)}; check name and network"
 
 
 def load_fine_tuned(folder: Path, *, name: str, reporter: Reporter) -> TorchClassifier:

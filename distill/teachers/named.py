@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def _fine_tuned(name: str | Path) -> str | None:
         source = f"{HUB}{name}"
     try:
         return source if has_head(config_of(source)) else None
-    except (OSError, ValueError, AttributeError):
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         return None  # whoever loads it says what is wrong with it
 
 
@@ -63,7 +64,7 @@ def classifier_named(name: str | Path, *, labelled: Dataset, reporter: Reporter)
         reporter: Told what was adopted.
 
     Raises:
-        BundleError: A damaged bundle or checkpoint, or a path that does not exist.
+        BundleError: A damaged bundle or checkpoint, or a model that the hub does not have.
         TeacherError: It is no better on the labelled texts than answers that ignore the text, or its labels are swapped.
     """
     if is_answers(name):

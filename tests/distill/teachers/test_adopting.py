@@ -308,6 +308,8 @@ def test_a_classifier_of_the_hub_is_adopted_as_a_teacher_and_an_encoder_is_fine_
     assert labels_of_named([name]) == ()
     assert classifier_named(name, labelled=tiny_splits.validation, reporter=SilentReporter()) is None
     assert load_pretrained(name, labels=("no", "yes"), max_length=16, seed=0).origin == "someone/classifier"
+    with pytest.raises(BundleError, match="hub:someone/other cannot be downloaded"):
+        labels_of_named([name.replace("classifier", "other")])
 
 
 def test_a_model_of_the_hub_with_pickled_weights_only_is_refused_with_the_line_that_converts_them(
