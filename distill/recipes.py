@@ -10,12 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import numpy as np
 from pydantic import Field
 
 from distill.errors import SettingsError
+from distill.measured import MEASURED
 from distill.settings import (
     LEARNING_RATES,
     AugmentSettings,
@@ -106,25 +107,6 @@ _ALL: Final = (
 
 RECIPES: Final[Mapping[str, Recipe]] = {recipe.name: recipe for recipe in _ALL}
 """The recipes by name, from the largest student to the fastest."""
-
-
-class Measured(NamedTuple):
-    """What a recipe brought on the built-in task: macro-F1 as a share of the teacher's; speed-up and size in int8."""
-
-    kept: float
-    times_faster: float
-    megabytes: float
-
-
-MEASURED: Final[Mapping[str, Measured]] = {
-    "3-layers": Measured(0.997, 10.1, 9.7),
-    "2-layers": Measured(0.986, 14.4, 7.9),
-    "slim": Measured(0.983, 20.3, 6.1),
-    "narrow": Measured(0.982, 31.8, 3.1),
-    "1-layer": Measured(0.969, 22.7, 6.5),
-    "static": Measured(0.962, 79.2, 8.1),
-}
-"""From `benchmarks/results/quality.json`, whose students were trained with effort `thorough`; a test compares them."""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ for each in ALL:
 
 BESIDE = {
     *("distill.bundle", "distill.card", "distill.classifier", "distill.errors", "distill.labels", "distill.manifest"),
+    "distill.measured",  # for help texts
     *("distill.progress", "distill.storage", "distill.texts", "distill.tokenizer_limits"),
     *("distill.settings", "distill.teacher_settings", "export.settings"),  # a row keeps them
     *("distill.data", "distill.evaluation"),  # a row keeps the digests of the texts, and the answers

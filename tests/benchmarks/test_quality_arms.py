@@ -9,7 +9,8 @@ import pytest
 from benchmarks.harness.results import read_result
 from benchmarks.quality.arms import ARMS, EFFORT
 from benchmarks.quality.summary import summary_of
-from distill.recipes import MEASURED, RECIPES, Measured, TextFacts, settings_for
+from distill.measured import MEASURED, Measured
+from distill.recipes import RECIPES, TextFacts, settings_for
 
 # Of builtin:movies with the other sets as unlabelled texts: 99 of 100 texts have at most 55 tokens.
 FACTS = TextFacts(num_labelled=7709, num_unlabelled=12_610, token_lengths=[25] * 98 + [55] * 2, max_length=128)

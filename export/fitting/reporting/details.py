@@ -12,7 +12,7 @@ import numpy as np
 from distill.data import Dataset
 from distill.evaluation.metrics import evaluate
 from distill.labels import Logits
-from distill.recipes import MEASURED
+from distill.measured import MEASURED
 from distill.texts import joined
 from export.fitting.choose import MEGABYTE
 from export.fitting.reporting.result import Alternative, CalibrationBin, Disagreement, FormResult
