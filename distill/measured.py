@@ -15,12 +15,12 @@ class Measured(NamedTuple):
 
 
 MEASURED: Final[Mapping[str, Measured]] = {
-    "3-layers": Measured(0.997, 10.1, 9.7),
-    "2-layers": Measured(0.986, 14.4, 7.9),
-    "slim": Measured(0.983, 20.3, 6.1),
-    "narrow": Measured(0.982, 31.8, 3.1),
-    "1-layer": Measured(0.969, 22.7, 6.5),
-    "static": Measured(0.962, 79.2, 8.1),
+    "3-layers": Measured(0.992, 13.0, 9.7),
+    "2-layers": Measured(0.98, 23.3, 7.9),
+    "slim": Measured(0.984, 34.0, 6.1),
+    "narrow": Measured(0.98, 44.1, 3.1),
+    "1-layer": Measured(0.971, 43.2, 6.5),
+    "static": Measured(0.961, 91.9, 8.1),
 }
 """By name, from `benchmarks/results/quality.json`, whose students were trained with effort `thorough`; a test compares them.
 
