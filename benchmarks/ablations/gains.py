@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.ablations.levers import ARMS, LEVERS, MOVIES, SEEDS, Lever
 from benchmarks.harness.answers import Answered
-from benchmarks.harness.scenario import Columns, Result, Row, markdown_table
+from benchmarks.harness.scenario import Columns, Result, Row, markdown_table, unfinished
 from distill.evaluation.intervals import Estimate
 from export.measure.drawing import GREY, svg_of
 from export.measure.tables import ABSENT
@@ -85,8 +85,7 @@ def missing_of(rows: list[dict[str, object]]) -> list[str]:
 
 def ablation_table(result: Result) -> str:
     """Return the gain of each lever beside what it costs, and what is missing."""
-    missing = len(result["missing"])
-    said = [f"Unfinished: {missing} runs are missing, see `missing` in the result file."] if missing else []
+    said = unfinished(result, "runs")
     cells = [[shown(found) for _, shown in COLUMNS] for found in gains_of(result).values()]
     return "\n\n".join([markdown_table([head for head, _ in COLUMNS], cells, left=(0, 1, 6)), *said])
 

@@ -158,6 +158,12 @@ def scenarios() -> dict[str, Scenario]:
     return {each.name: each for each in sorted(found, key=lambda each: (bool(each.needs), each.name))}
 
 
+def unfinished(result: Result, what: str) -> list[str]:
+    """Return a sentence if a result lacks some of these."""
+    missing = len(result["missing"])
+    return [f"Unfinished, missing {what}: {missing}; see `missing` in the result file."] if missing else []
+
+
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
     """Return a Markdown table; columns other than those of `left` are aligned to the right."""
     rule = "|".join("---" if place in left else "--:" for place in range(len(columns)))

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.harness.answers import Answered
-from benchmarks.harness.scenario import Columns, Result, Row, table_of, value_of
+from benchmarks.harness.scenario import Columns, Result, Row, table_of, unfinished, value_of
 from benchmarks.quality.arms import ARMS, TEACHER
 from distill.errors import PotstillError
 from distill.evaluation.intervals import Estimate, Figure
@@ -90,9 +90,9 @@ def quality_figures(result: Result) -> dict[str, float]:
 
 def quality_table(result: Result) -> str:
     """Return quality over seeds beside the speed of what ships, and in words what the control says of distillation."""
-    control, missing = gain_of(result), result["missing"]
+    control = gain_of(result)
     said = [] if control is None else [verdict_in_words(control, num_seeds=len(arms_of(result)[TEACHER].seeds))]
-    said += [f"Unfinished: {len(missing)} runs are missing ({', '.join(missing)})."] if missing else []
+    said += unfinished(result, "runs")
     return "\n\n".join([table_of(summary_of(result), COLUMNS), *said])
 
 

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from matplotlib.figure import Figure
 
-from benchmarks.harness.scenario import Result, markdown_table
+from benchmarks.harness.scenario import Result, markdown_table, unfinished
 from benchmarks.transfer.figures import (
     CHINESE,
     CURVE_LINES,
@@ -75,8 +75,7 @@ def transfer_table(result: Result) -> str:
     unclear = [name for name, gain in gains.items() if gain.low <= 0]
     said = [f"{len(gains) - len(unclear)} of {len(gains)} gains are above 0 beyond their interval."] if gains else []
     said += [f"Not shown to help: {', '.join(unclear)}."] if unclear else []
-    missing = len(result["missing"])
-    said += [f"Unfinished: {missing} cells are missing, see `missing` in the result file."] if missing else []
+    said += unfinished(result, "cells")
     return "\n\n".join([*tables, *said])
 
 

@@ -72,7 +72,7 @@ def test_the_table_shows_gains_in_points_and_counts_what_is_missing() -> None:
     assert "0.800 | +20.0 (" in line
     assert "2.5x" in line
     missing = len(ARMS) * len(SEEDS) - len(ROWS)
-    assert f"{missing} runs are missing" in table
+    assert f"missing runs: {missing};" in table
 
 
 def test_the_picture_names_each_lever_that_was_tried() -> None:

@@ -76,11 +76,13 @@ def test_an_arm_that_was_not_run_gives_no_figure() -> None:
     assert not {"retention_narrow", "gain_over_control_2_layers"} & figures.keys()
 
 
-def test_the_control_is_judged_and_missing_runs_are_named() -> None:
+def test_the_control_is_judged_and_missing_runs_are_counted() -> None:
     whole = quality_table(result())
     assert "distillation helped: +0.3556" in whole  # 37/45 - 21/45, of three seeds of four texts
     assert "Unfinished" not in whole
-    assert quality_table(result(missing=("static-1-fp32",))).endswith("Unfinished: 1 runs are missing (static-1-fp32).")
+    assert quality_table(result(missing=("static-1-fp32",))).endswith(
+        "Unfinished, missing runs: 1; see `missing` in the result file."
+    )
 
 
 def test_the_figures_are_those_that_the_arms_stand_for() -> None:

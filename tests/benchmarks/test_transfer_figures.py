@@ -156,7 +156,7 @@ def test_the_page_names_what_is_missing(tmp_path: Path) -> None:
     page = transfer_table(result(rows, missing=missing))
     assert "| the encoder alone |  |  |  | 0.800 (" in page
     assert "1.000 (1.000-1.000), +0.200 (" in page
-    assert f"Unfinished: {len(missing)} cells are missing" in page
+    assert f"Unfinished, missing cells: {len(missing)};" in page
 
 
 def stand_in(recipe: str, score: float) -> dict[str, Any]:
