@@ -59,6 +59,7 @@ def run_scenario(scenario: Scenario, settings: Settings, run: RunSettings, *, re
         quick=run.quick,
         commit=None if environment["git_dirty"] else environment["git_commit"],
         out=run.place / "results" if run.quick else run.out,
+        decided_by=scenario.decided_by,
     )
     outcome = scenario.run(settings, context)
     result = {

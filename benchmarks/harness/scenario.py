@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import scenarios as rooms
 from benchmarks.harness.pieces import is_of_here
-from benchmarks.harness.results import FOLDER, read_result
+from benchmarks.harness.results import FOLDER, changed_code, read_result
 from distill.errors import SettingsError
 from distill.progress import Reporter
 from distill.settings import DataSettings, Settings
@@ -45,6 +45,7 @@ class Context:
         quick: Whether the run only checks that it works.
         commit: The commit that measures; None if there are uncommitted changes.
         out: Where the result file goes.
+        decided_by: Of the scenario.
     """
 
     work: Path
@@ -53,6 +54,7 @@ class Context:
     quick: bool = False
     commit: str | None = None
     out: Path = FOLDER
+    decided_by: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -65,9 +67,17 @@ class Context:
         return DataSettings(train=(MOVIES,), test=MOVIES, limit=QUICK_TEXTS if self.quick else None)
 
     def earlier_rows(self) -> Sequence[Row]:
-        """Return the rows of the result file that is there already, without those of another kind of processor."""
-        there = (self.out / f"{self.scenario}.json").is_file()
-        rows = read_result(self.scenario, folder=self.out)["rows"] if there else ()
+        """Return the rows of the result file that is there already, if the code that decides them is the same.
+
+        Those of another kind of processor are left out.
+        """
+        if not (self.out / f"{self.scenario}.json").is_file():
+            return ()
+        result = read_result(self.scenario, folder=self.out)
+        rows = result["rows"]
+        if changed := changed_code(result, self.decided_by):
+            self.reporter.say(f"earlier rows left out, {len(rows)}: other code made them, see {', '.join(changed)}")
+            return ()
         kept = [row for row in rows if is_of_here(row)]
         if len(kept) < len(rows):
             self.reporter.say(f"earlier rows left out, of another kind of processor: {len(rows) - len(kept)} of {len(rows)}")

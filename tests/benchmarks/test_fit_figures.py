@@ -140,6 +140,16 @@ def test_rows_of_another_kind_of_processor_are_not_there(made: dict[str, Any], t
     assert said.lines == ["earlier rows left out, of another kind of processor: 1 of 2"]
 
 
+def test_rows_that_other_code_made_are_not_kept(tmp_path: Path) -> None:
+    said, made_by, changed = Said(), "benchmarks/harness/texts.py", "benchmarks/harness/pieces.py"
+    rows = Rows(tmp_path)
+    rows.keep({"name": "clone", "kind": "clone", "minutes": {"demo": 3.0}})
+    write_result("fit", folder=tmp_path, **result(rows.all()), decided_by=[made_by])
+    assert Context(tmp_path, "fit", said, out=tmp_path, decided_by=(made_by,)).earlier_rows() == rows.all()
+    assert Context(tmp_path, "fit", said, out=tmp_path, decided_by=(made_by, changed)).earlier_rows() == ()
+    assert said.lines == [f"earlier rows left out, 1: other code made them, see {changed}"]
+
+
 def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
     machine = {"cpus_available": 2, "cpu": "a processor", "int8_instruction_set": "avx512_vnni"}
     environment = {**machine, "git_commit": "0123456789", "git_dirty": False}
