@@ -83,12 +83,21 @@ class Task:
         return np.asarray(self.probabilities(logits).max(axis=1, keepdims=True))
 
     def negative_log_likelihood(self, label_ids: NDArray[np.int64], logits: NDArray[np.floating[Any]]) -> float:
-        """Return the mean cross-entropy per decision, in nats.
+        """Return the mean cross-entropy per decision, in nats."""
+        return float(self.cross_entropies(self.indicator(label_ids, logits.shape[1]), logits).mean())
 
-        It is computed from the logits in float64: in float32, small probabilities round to 0, whose logarithm is infinite.
+    def cross_entropies(self, wanted: NDArray[Any], logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Return the cross-entropy of the logits' probabilities from the wanted ones, in nats, shape (texts,).
+
+        With several labels a text, it is the mean of those of the labels. It is computed from the logits in float64: in
+        float32, small probabilities round to 0, whose logarithm is infinite.
+
+        Args:
+            wanted: Probabilities or true labels as an indicator, shape (texts, labels).
+            logits: Same shape.
         """
         exact = logits.astype(np.float64)
-        return float((np.logaddexp.reduce(exact, axis=1) - exact[np.arange(len(label_ids)), label_ids]).mean())
+        return np.asarray(np.logaddexp.reduce(exact, axis=1) - (wanted * exact).sum(axis=1))
 
     def most_frequent(self, true: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the most frequent answer, shape (labels,), given the labels of each text, shape (texts, labels)."""
@@ -142,10 +151,10 @@ class MultiLabel(Task):
         shares = self.probabilities(logits)
         return np.maximum(shares, 1 - shares)
 
-    def negative_log_likelihood(self, label_ids: NDArray[np.int64], logits: NDArray[np.floating[Any]]) -> float:
-        """Return the mean binary cross-entropy per (text, label) pair."""
+    def cross_entropies(self, wanted: NDArray[Any], logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Return the mean binary cross-entropy over the labels of each text."""
         exact = logits.astype(np.float64)
-        return float(np.logaddexp(0, np.where(label_ids == 1, -exact, exact)).mean())
+        return np.asarray((np.logaddexp(0, exact) - wanted * exact).mean(axis=1))
 
     def most_frequent(self, true: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the labels of at least half of the texts."""

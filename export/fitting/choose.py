@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from distill.evaluation.intervals import Figure
 from distill.settings import Unsure
 from export.fitting.reporting.result import Budget
@@ -18,6 +21,9 @@ MEGABYTE: Final = 1_000_000
 
 EQUAL_WITHIN: Final = 0.005
 """A form is not traded for a faster one that scores lower by more, even where the texts are too few to be sure."""
+
+NEAR_WITHIN: Final = 0.005
+"""In nats: a form that is farther from the teacher by less is as near, however sure the difference is."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +61,18 @@ def survivors(scores: Mapping[str, float], speeds: Mapping[str, float], *, keep:
     return tuple(sorted(scores, key=lambda name: (-scores[name], speeds[name]))[:keep])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Validated:
     """How good a form is on the validation texts; figures of several forms are from one bootstrap.
 
     Attributes:
         score: By the metric of the run.
-        agreement: How often it decides as the teacher does.
+        distances: Cross-entropy of its probabilities from the teacher's, both calibrated, in nats, shape (texts,).
         kept: Share of the teacher's macro-F1, whatever the metric is.
     """
 
     score: Figure
-    agreement: Figure
+    distances: NDArray[np.float64]
     kept: float
 
 
@@ -86,7 +92,7 @@ def chosen(forms: Mapping[str, Validated], costs: Mapping[str, Costs], prefer: P
         costs: What each takes, as measured.
         prefer: What decides among equals.
     """
-    best = max(forms, key=lambda name: (forms[name].score.value, -costs[name].ms))
+    best = best_form(forms, costs)
     if prefer == "quality":
         return best
     equals = [name for name in forms if are_equal(forms[best], forms[name])]
@@ -98,15 +104,31 @@ def chosen(forms: Mapping[str, Validated], costs: Mapping[str, Costs], prefer: P
     return min(equals, key=by)
 
 
+def best_form(forms: Mapping[str, Validated], costs: Mapping[str, Costs]) -> str:
+    """Return the nearest to the teacher of the forms whose score is at most one standard error below the highest.
+
+    Of two good students, a wrong label counts for one and against the other by chance. What the teacher thinks of a text does
+    not, and its probabilities say more of each text than a label.
+    """
+    highest = max(forms.values(), key=lambda form: form.score.value)
+    good = [name for name, form in forms.items() if is_at_most_one_error(highest.score - form.score)]
+    return min(good, key=lambda name: (forms[name].distances.mean(), costs[name].ms))
+
+
 def are_equal(best: Validated, other: Validated) -> bool:
     """Return whether nothing says that a form is worse than the best.
 
-    Its score is lower by at most `EQUAL_WITHIN`, and score and agreement by at most one standard error, paired over texts. The
-    agreement tells forms apart that the score cannot: a wrong label counts for one form and against the other by chance,
-    what the teacher decides does not.
+    Its score is lower by at most `EQUAL_WITHIN` and one standard error, and its distance from the teacher is larger by at most
+    `NEAR_WITHIN` or one standard error, paired over texts.
     """
-    score, agreement = best.score - other.score, best.agreement - other.agreement
-    return score.value <= EQUAL_WITHIN and all(each.value <= standard_error(each) for each in (score, agreement))
+    score, farther = best.score - other.score, other.distances - best.distances
+    is_as_near = farther.mean() <= max(NEAR_WITHIN, farther.std() / np.sqrt(len(farther)))
+    return score.value <= EQUAL_WITHIN and is_at_most_one_error(score) and bool(is_as_near)
+
+
+def is_at_most_one_error(difference: Figure) -> bool:
+    """Return whether a difference of two figures is at most its standard error."""
+    return difference.value <= standard_error(difference)
 
 
 def standard_error(difference: Figure) -> float:
@@ -121,5 +143,5 @@ def way_of_unsure(figures: Mapping[Unsure, Figure]) -> Unsure:
         figures: Of one student, taught each way, from one bootstrap.
     """
     gains = {way: figure - figures["keep"] for way, figure in figures.items()}
-    better = [way for way, gain in gains.items() if gain.value > standard_error(gain)]
+    better = [way for way, gain in gains.items() if not is_at_most_one_error(gain)]
     return max(better, key=lambda way: gains[way].value, default="keep")

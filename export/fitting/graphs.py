@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from distill.bundle import QUANTIZATION, Bundle, new_bundle_folder, seal_new_bun
 from distill.card import write_card
 from distill.data import Dataset
 from distill.errors import GateError
-from distill.evaluation.metrics import fit_temperature, macro_f1, retention
+from distill.evaluation.metrics import macro_f1, retention
 from distill.labels import Logits
 from distill.models.loading import load_bundle
 from distill.models.torch_classifier import write_model_files
@@ -29,9 +28,6 @@ from export.pipeline import export_bundle
 from export.runtime.sessions import OnnxClassifier
 from export.settings import ExportSettings
 
-TEMPERATURES: Final = (0.5, 4.0)
-"""Least and largest: few validation texts, or right answers to all, make no student sure of everything or of nothing."""
-
 
 @dataclass(frozen=True)
 class Exported:
@@ -41,7 +37,7 @@ class Exported:
     failed: Mapping[str, str]
 
 
-def calibrated(bundle: Bundle, *, folder: Path, validation: Dataset, reporter: Reporter) -> Bundle:
+def calibrated(bundle: Bundle, *, folder: Path, scorer: Scorer, reporter: Reporter) -> Bundle:
     """Return a copy of a student, made now unless it is there, with its logits divided by what fits the validation texts.
 
     No answer changes, and what other students are made of it learns from the logits that it was trained with.
@@ -50,11 +46,11 @@ def calibrated(bundle: Bundle, *, folder: Path, validation: Dataset, reporter: R
     if (kept := _copy_in(folder, bundle)) is not None:
         return kept
     student = load_bundle(bundle)
-    logits = student.predict_logits(validation.texts)
-    temperature = float(np.clip(fit_temperature(logits, validation.label_ids), *TEMPERATURES))
+    logits = student.predict_logits(scorer.data.texts)
+    temperature = scorer.temperature(logits)
     divide_logits(student.model, temperature)
     before, after = (
-        quality_of(student, validation, each, split="validation") for each in (logits, logits / np.float32(temperature))
+        quality_of(student, scorer.data, each, split="validation") for each in (logits, logits / np.float32(temperature))
     )
     reporter.say(
         f"calibration: {folder.name}'s logits are divided by {temperature:.2f}; calibration error on the validation texts "
@@ -121,12 +117,12 @@ def validated(bundles: Mapping[str, Bundle], scorer: Scorer, *, of_teacher: Logi
         scorer: Scores on these texts by the metric of the run.
         of_teacher: The teacher's logits of these texts.
     """
-    data, as_teacher = scorer.data, scorer.of_agreement_with(of_teacher)
-    best, found = macro_f1(data.label_ids, of_teacher), {}
+    data, found = scorer.data, {}
+    best = macro_f1(data.label_ids, of_teacher)
     for name, bundle in bundles.items():
         logits = OnnxClassifier.open(bundle, precision="int8", threads=1).predict_logits(data.texts)
         kept = retention(student_macro_f1=macro_f1(data.label_ids, logits), teacher_macro_f1=best)
-        found[name] = Validated(scorer.figure(logits), as_teacher.figure(logits), kept)
+        found[name] = Validated(scorer.figure(logits), scorer.distances(logits, of_teacher=of_teacher), kept)
     return found
 
 

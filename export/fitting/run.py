@@ -254,7 +254,7 @@ def _graphs(job: Job, forms: Sequence[Form], rounds: Mapping[str, Sequence[Round
 
 
 def _calibrated(job: Job, bundle: Bundle, folder: Path) -> Bundle:
-    return calibrated(bundle, folder=folder, validation=job.splits.validation, reporter=job.reporter)
+    return calibrated(bundle, folder=folder, scorer=job.validation, reporter=job.reporter)
 
 
 def _on_validation(job: Job, floor: Classifier) -> float:

@@ -1,15 +1,23 @@
-"""Scores of one metric on one set of texts, with intervals and paired differences."""
+"""Scores of one metric on one set of texts, with intervals and paired differences; how far a classifier is from its teacher."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from distill.data import Dataset
 from distill.evaluation.intervals import Bootstrap, Figure
+from distill.evaluation.metrics import fit_temperature
 from distill.evaluation.scores import metric_of
 from distill.labels import Logits, task_of
 from export.fitting.reporting.result import Score
+
+TEMPERATURES: Final = (0.5, 4.0)
+"""Least and largest: few validation texts, or right answers to all, make no classifier sure of everything or of nothing."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +36,19 @@ class Scorer:
     def _bootstrap(self) -> Bootstrap:
         return Bootstrap(self.data.label_ids, num_labels=len(self.data.labels), num_seeds=1)
 
-    def of_agreement_with(self, logits: Logits) -> Scorer:
-        """Return a scorer of how often a classifier decides as these logits do; with several labels a text, their micro-F1."""
-        decisions = task_of(self.data.problem_type).decisions(logits)
-        return Scorer(replace(self.data, label_ids=decisions), "micro_f1")
+    def temperature(self, logits: Logits) -> float:
+        """Return what a classifier's logits are to be divided by, so that its probabilities fit the labels."""
+        return float(np.clip(fit_temperature(logits, self.data.label_ids), *TEMPERATURES))
+
+    def distances(self, logits: Logits, *, of_teacher: Logits) -> NDArray[np.float64]:
+        """Return the cross-entropy of a classifier's probabilities from the teacher's calibrated ones, in nats, shape (texts,).
+
+        Args:
+            logits: Of the classifier, calibrated, shape (texts, labels).
+            of_teacher: Same shape, as they are.
+        """
+        task = task_of(self.data.problem_type)
+        return task.cross_entropies(task.probabilities(of_teacher / np.float32(self.temperature(of_teacher))), logits)
 
     def figure(self, logits: Logits) -> Figure:
         """Return the score of a classifier; figures of one scorer are paired over texts."""

@@ -23,7 +23,7 @@ from distill.progress import Reporter, SilentReporter
 from distill.storage import kept_or_made, write_atomically
 from distill.teachers.answers import teacher_logits
 from distill.teachers.teacher import Teacher
-from export.fitting.choose import MEGABYTE, Costs, Validated, broken, exceeded
+from export.fitting.choose import MEGABYTE, Costs, Validated, best_form, broken, exceeded
 from export.fitting.graphs import Exported
 from export.fitting.plan import Plan
 from export.fitting.reporting.answers import human_labels, labelling
@@ -355,19 +355,21 @@ def _why_eliminated(evidence: Evidence, recipe: str) -> str:
 
 
 def _why_chosen(evidence: Evidence, found: Found, name: str) -> str:
-    fitting = [one for one, form in evidence.validation.items() if not broken(form, evidence.costs[one], evidence.budget)]
-    figures, costs = {one: evidence.validation[one].score for one in fitting}, evidence.costs
-    best = max(figures, key=lambda one: figures[one].value)
-    gap = (figures[best] - figures[name]).estimate()
+    costs = evidence.costs
+    forms = {one: form for one, form in evidence.validation.items() if not broken(form, costs[one], evidence.budget)}
+    best, form, winner = best_form(forms, costs), forms[name], forms[found.winner]
     if name == found.winner:
         if name == best:
-            return "the best validation score of those that fit"
-        words = {"speed": "the fastest", "size": "the smallest", "quality": "the best"}[evidence.settings.prefer]
-        return f"{words} of those that are as good as the best ({best}, {gap.value:+.4f} on validation texts)"
-    slower = costs[name].ms / costs[found.winner].ms
-    difference = (figures[name] - figures[found.winner]).estimate()
-    below = f", below TF-IDF ({found.floor:.4f})" if figures[name].value < found.floor else ""
-    return f"{difference.value:+.4f} on validation texts against {found.winner}, at {slower:.2f} times its time{below}"
+            return "the nearest to the teacher of those with the highest validation scores"
+        words = {"speed": "the fastest", "size": "the smallest"}[evidence.settings.prefer]
+        gap = forms[best].score.value - form.score.value
+        return f"{words} of those that are as good as the best ({best}, {gap:+.4f} on validation texts)"
+    slower, farther = costs[name].ms / costs[found.winner].ms, float((form.distances - winner.distances).mean())
+    below = f", below TF-IDF ({found.floor:.4f})" if form.score.value < found.floor else ""
+    return (
+        f"{form.score.value - winner.score.value:+.4f} on validation texts against {found.winner}, {abs(farther):.3f} nats "
+        f"{'farther from' if farther > 0 else 'nearer to'} the teacher's probabilities, at {slower:.2f} times its time{below}"
+    )
 
 
 def _flags(budgets: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from distill.evaluation.metrics import (
     macro_f1,
     retention,
 )
-from distill.labels import Logits, ProblemType, task_of_labels
+from distill.labels import Logits, ProblemType, task_of, task_of_labels
 
 
 def ids(*values: int) -> NDArray[np.int64]:
@@ -135,6 +135,21 @@ def test_negative_log_likelihood_by_hand() -> None:
 def test_a_certain_mistake_costs_its_logit_and_not_infinity() -> None:
     assert negative_log_likelihood(ids(1), np.array([[500.0, 0.0]], np.float32)) == pytest.approx(500)
     assert negative_log_likelihood(np.array([[1, 0]]), np.array([[-500.0, 500.0]], np.float32)) == pytest.approx(500)
+
+
+def test_cross_entropy_from_probabilities_by_hand() -> None:
+    # The logits' shares are 3/4 and 1/4; from themselves, the distance is their entropy.
+    logits = np.array([[math.log(3), 0.0]] * 3, dtype=np.float32)
+    wanted = np.array([[1, 0], [0.5, 0.5], [0.75, 0.25]])
+    surely, unsure, same = math.log(4 / 3), (math.log(4 / 3) + math.log(4)) / 2, 0.75 * math.log(4 / 3) + 0.25 * math.log(4)
+    assert task_of("single_label_classification").cross_entropies(wanted, logits) == pytest.approx([surely, unsure, same])
+
+
+def test_cross_entropy_of_several_labels_is_their_mean() -> None:
+    logits = np.array([[math.log(3), 0.0]], dtype=np.float32)  # 3/4 and 1/2
+    wanted = np.array([[0.75, 1.0]])
+    first = 0.75 * math.log(4 / 3) + 0.25 * math.log(4)
+    assert task_of("multi_label_classification").cross_entropies(wanted, logits) == pytest.approx([(first + math.log(2)) / 2])
 
 
 # Several labels a text

@@ -15,6 +15,7 @@ from distill.evaluation.metrics import evaluate
 from distill.models.loading import load_bundle
 from distill.progress import SilentReporter
 from export.fitting.graphs import calibrated, copied
+from export.fitting.scores import Scorer
 from export.settings import ExportSettings
 
 
@@ -27,7 +28,7 @@ def noisy(data: Dataset) -> Dataset:
 
 def test_a_student_is_calibrated_and_answers_alike(tiny_unexported: Bundle, tiny_splits: Splits, tmp_path: Path) -> None:
     validation, reporter = noisy(tiny_splits.validation), Listening()
-    made = calibrated(tiny_unexported, folder=tmp_path / "narrow", validation=validation, reporter=reporter)
+    made = calibrated(tiny_unexported, folder=tmp_path / "narrow", scorer=Scorer(validation, "macro_f1"), reporter=reporter)
     temperature = made.manifest.calibration_temperature
     assert temperature is not None
     before, after = (load_bundle(each).predict_logits(validation.texts) for each in (tiny_unexported, made))
@@ -48,9 +49,8 @@ def test_it_is_made_once_and_a_copy_from_before_is_replaced(
     copied(tiny_unexported, form, asked)
     reporter = Listening()
     for _ in range(2):
-        made = calibrated(
-            tiny_unexported, folder=tmp_path / "narrow", validation=noisy(tiny_splits.validation), reporter=reporter
-        )
+        scorer = Scorer(noisy(tiny_splits.validation), "macro_f1")
+        made = calibrated(tiny_unexported, folder=tmp_path / "narrow", scorer=scorer, reporter=reporter)
     assert len(reporter.said) == 1
     assert copied(made, form, asked).manifest.calibration_temperature == made.manifest.calibration_temperature
     weights = (form / "model.safetensors").read_bytes()
@@ -65,5 +65,5 @@ def test_a_few_texts_that_are_all_right_or_all_wrong_give_no_absurd_temperature(
     few = tiny_splits.validation.take(range(12))
     own = few.task.decisions(load_bundle(tiny_unexported).predict_logits(few.texts))
     few = replace(few, label_ids=own if right else 1 - own)
-    made = calibrated(tiny_unexported, folder=tmp_path, validation=few, reporter=SilentReporter())
+    made = calibrated(tiny_unexported, folder=tmp_path, scorer=Scorer(few, "macro_f1"), reporter=SilentReporter())
     assert made.manifest.calibration_temperature == pytest.approx(temperature)

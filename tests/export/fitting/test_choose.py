@@ -23,11 +23,16 @@ def figure(value: float, *, spread: float) -> Figure:
     return Figure(np.array([value]), np.array([[value - spread], [value + spread]]))
 
 
-def forms(static: float, narrow: float, two: float, *, spread: float, agreements: Sequence[float] = (0.9, 0.9, 0.9)) -> Forms:
-    """Return forms of which only the scores of 2-layers change with the texts, so that every difference has this error."""
+def forms(static: float, narrow: float, two: float, *, spread: float, farther: Sequence[float] = (0.002, 0.001, 0)) -> Forms:
+    """Return forms of which only the scores of 2-layers change with the texts, so that every difference has this error.
+
+    Of 16 texts, half are 0.08 farther from the teacher and half nearer than `farther` says, but for 2-layers: a mean
+    difference from it has a standard error of 0.02.
+    """
     scores = (figure(static, spread=0), figure(narrow, spread=0), figure(two, spread=spread))
-    agreement = (figure(agreements[0], spread=0), figure(agreements[1], spread=0), figure(agreements[2], spread=0.01))
-    return {name: Validated(score, agreed, 1.0) for name, score, agreed in zip(COSTS, scores, agreement, strict=True)}
+    texts = (np.array([0.08, -0.08] * 8), np.array([0.08, -0.08] * 8), np.zeros(16))
+    distances = [0.4 + more + each for more, each in zip(farther, texts, strict=True)]
+    return {name: Validated(score, each, 1.0) for name, score, each in zip(COSTS, scores, distances, strict=True)}
 
 
 @pytest.mark.parametrize(
@@ -49,13 +54,32 @@ def test_speed_and_size_differ_in_what_they_choose_among_equals() -> None:
     assert [chosen(near, COSTS, prefer) for prefer in ("speed", "size", "quality")] == ["static", "narrow", "2-layers"]
 
 
-def test_a_form_that_agrees_less_with_the_teacher_is_not_equal() -> None:
-    # One error of the agreement is 0.01: static is two below, narrow one.
-    assert (
-        chosen(forms(0.8, 0.8, 0.8, spread=0.2, agreements=(0.88, 0.8901, 0.9)), COSTS, "speed") == "static"
-    )  # it is the best
-    assert chosen(forms(0.799, 0.8, 0.801, spread=0.2, agreements=(0.88, 0.8901, 0.9)), COSTS, "speed") == "narrow"
-    assert chosen(forms(0.799, 0.8, 0.801, spread=0.2, agreements=(0.95, 0.8, 0.9)), COSTS, "speed") == "static"
+@pytest.mark.parametrize(
+    ("farther", "expected"),
+    [
+        ((0.019, 0.019, 0), "static"),  # one error is 0.02
+        ((0.021, 0.019, 0), "narrow"),
+        ((0.021, 0.021, 0), "2-layers"),
+        ((0.0, 0.021, 0.001), "static"),  # the nearest
+    ],
+)
+def test_a_form_that_is_farther_from_the_teacher_is_not_equal(farther: Sequence[float], expected: str) -> None:
+    assert chosen(forms(0.8, 0.8, 0.8, spread=0.2, farther=farther), COSTS, "speed") == expected
+
+
+def test_the_best_is_the_nearest_to_the_teacher_of_those_within_an_error_of_the_highest_score() -> None:
+    farther = (0.0, 0.1, 0.2)
+    assert chosen(forms(0.79, 0.795, 0.8, spread=0.006, farther=farther), COSTS, "quality") == "narrow"
+    assert chosen(forms(0.79, 0.795, 0.8, spread=0.011, farther=farther), COSTS, "quality") == "static"
+    assert chosen(forms(0.79, 0.795, 0.8, spread=0.004, farther=farther), COSTS, "quality") == "2-layers"
+
+
+def test_a_small_distance_counts_for_nothing_however_sure_it_is() -> None:
+    wide, narrow = (Validated(figure(0.8, spread=0), np.full(9, 0.4 + more), 1.0) for more in (0.0, 0.004))
+    costs = {"narrow/int8": Costs(0.3, 5_000_000), "narrow/int4": Costs(0.3, 3_000_000)}
+    assert chosen({"narrow/int8": wide, "narrow/int4": narrow}, costs, "size") == "narrow/int4"
+    far = Validated(figure(0.8, spread=0), np.full(9, 0.406), 1.0)
+    assert chosen({"narrow/int8": wide, "narrow/int4": far}, costs, "size") == "narrow/int8"
 
 
 def test_a_budget_is_exceeded_above_it_only() -> None:
@@ -68,7 +92,7 @@ def test_a_budget_is_exceeded_above_it_only() -> None:
 
 def test_a_trained_form_breaks_the_budgets_of_its_costs_and_of_what_it_keeps() -> None:
     exact = figure(0.8, spread=0)
-    form = Validated(exact, exact, kept=0.96)
+    form = Validated(exact, np.array([0.4]), kept=0.96)
     assert broken(form, Costs(0.5, 4_000_000), Budget(max_ms=0.4, max_mb=4.0, min_kept=0.97)) == ("max_ms", "min_kept")
     assert broken(form, Costs(0.5, 4_000_000), Budget(max_ms=0.5, min_kept=0.96)) == ()
 
