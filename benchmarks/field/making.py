@@ -132,23 +132,29 @@ def facts_of(bench: FieldBench, base: TorchClassifier, num_unlabelled: int) -> T
     )
 
 
-def promise_students(bench: FieldBench, base: TorchClassifier, facts: TextFacts) -> None:
-    """Estimate how long the students that are not there will take, from their untrained shapes."""
-    sample = limited(bench.train, SAMPLE_TEXTS, seed=0)
+def promise_students(
+    bench: FieldBench, base: TorchClassifier, facts: TextFacts, students: Sequence[tuple[RecipeName, int]]
+) -> None:
+    """Estimate how long these students and what they are made of take, from their untrained shapes.
+
+    Args:
+        bench: Where.
+        base: What they are made of.
+        facts: Of the texts.
+        students: Recipe and seed of each; those whose bundles are there take no time.
+    """
+    sample, texts = limited(bench.train, SAMPLE_TEXTS, seed=0), facts.num_labelled + facts.num_unlabelled
     each: dict[str, float] = {}
-    for name in bench.study.recipes:
-        for place, stage in enumerate(stages := stages_for(bench, name, facts, seed=bench.study.seeds[0])):
+    missing: set[tuple[str, int]] = set()
+    for name, seed in students:
+        for place, stage in enumerate(stages := stages_for(bench, name, facts, seed=seed)):
+            if whole_bundle(bench.work / STUDENTS / f"{stage.name}-seed-{seed}") is not None:
+                continue
+            missing.add((stage.name, seed))
             if stage.name not in each:
                 shape = untrained_student(stages[: place + 1], base, sample)
-                texts = facts.num_labelled + facts.num_unlabelled
                 views = min(texts, stage.settings.max_texts or texts) * stage.settings.epochs
                 each[stage.name] = BACKWARD * answer_s(shape, sample.texts) * views
-    missing = [
-        (name, seed)
-        for name in each
-        for seed in bench.study.seeds
-        if whole_bundle(bench.work / STUDENTS / f"{name}-seed-{seed}") is None
-    ]
     if missing:
         said = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in each.items())
         minutes = sum(each[name] for name, _ in missing) / 60

@@ -6,8 +6,7 @@ measures chooses anything.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from benchmarks.field.figures import MANY, QUALITY, SINGLE, field_figures, field_summary
+from benchmarks.field.figures import MANY, QUALITY, SINGLE, TEACHER_GRAPH, field_figures, field_summary
+from benchmarks.field.growing import FieldRows
 from benchmarks.field.logits import SUFFIX, PublishedLogits, write_logits
 from benchmarks.field.making import (
     STUDENTS,
@@ -29,12 +29,11 @@ from benchmarks.field.making import (
     promise_students,
     stages_for,
 )
-from benchmarks.field.shapes import shape_candidates
+from benchmarks.field.shapes import shape_candidates, teacher_shape
 from benchmarks.field.study import TEACHER, FieldSettings, FieldStudy
 from benchmarks.field.texts import read_field
 from benchmarks.harness.candidates import Task, bundle_candidate, floor_candidates
 from benchmarks.harness.deciding import INT8, SPEED, TRAINING
-from benchmarks.harness.results import read_result
 from benchmarks.harness.scenario import Context, Outcome, Result
 from benchmarks.harness.speed import kept_rows
 from distill.bundle import WEIGHTS, Bundle
@@ -43,16 +42,16 @@ from distill.data import Dataset, limited
 from distill.errors import GateError, SettingsError
 from distill.evaluation.floors import MajorityClassifier, TfidfClassifier
 from distill.labels import Logits
-from distill.recipes import RecipeName
 from distill.settings import Precision
-from distill.storage import write_atomically
 from distill.teachers.teacher import Teacher, open_teacher
+from distill.texts import TextInput
 from distill.training.by_recipe import Learning
+from distill.training.finished import whole_bundle
 from export.measure.turns import Kind
 from export.runtime.sessions import OnnxClassifier
 
 DECIDED_BY = (
-    *(f"benchmarks/field/{name}.py" for name in ("logits", "making", "running", "shapes", "study", "texts")),
+    *(f"benchmarks/field/{name}.py" for name in ("growing", "logits", "making", "running", "shapes", "study", "texts")),
     *SPEED,
     *TRAINING,
     *INT8,
@@ -66,6 +65,7 @@ class _Taught:
     Attributes:
         teacher: Opened.
         bundle: The teacher's bundle; None where only its logits are known.
+        weights: The sha256 of its weights.
         texts: Texts without labels, by name: further ones, and noisy copies.
         logits: The teacher's, of the sets that measure, by name.
         published: How many texts of each kind are in the file of published logits.
@@ -73,6 +73,7 @@ class _Taught:
 
     teacher: Teacher
     bundle: Bundle | None
+    weights: str
     texts: Mapping[str, tuple[str, ...]]
     logits: Mapping[str, Logits]
     published: Mapping[str, int]
@@ -83,7 +84,9 @@ class _Taught:
 
 
 def run_field(study: FieldStudy, settings: FieldSettings, context: Context) -> Outcome:
-    """Make and measure what is missing; a run that differs from the study in more than which students leaves its result alone.
+    """Make and measure what is missing; the result is written after each step, and a later run goes on from it.
+
+    A run that differs from the study in more than which students leaves the study's result alone.
 
     Args:
         study: What is trained.
@@ -96,22 +99,13 @@ def run_field(study: FieldStudy, settings: FieldSettings, context: Context) -> O
     """
     context.folder.mkdir(parents=True, exist_ok=True)
     changed = settings.study_of(study)
-    folder = context.out if settings.recorded is None and renews_result(study, changed, context.out) else context.folder
+    is_of_study = settings.recorded is None and replace(changed, seeds=study.seeds, recipes=study.recipes) == study
+    folder = context.out if is_of_study else context.folder
     try:
         with FileLock(context.folder / ".lock", timeout=0):
-            return _run(changed, settings, replace(context, out=folder), every=study.recipes)
+            return _run(changed, settings, replace(context, out=folder), every=study)
     except Timeout:
         raise SettingsError(f"another run works in {context.folder}; wait for it, or name another --work") from None
-
-
-def renews_result(study: FieldStudy, changed: FieldStudy, folder: Path) -> bool:
-    """Return whether a run is kept as the study's result: like it but for its students, of which it has all earlier ones."""
-    if replace(changed, seeds=study.seeds, recipes=study.recipes) != study:
-        return False
-    there = (folder / f"{study.name}.json").is_file()
-    earlier = read_result(study.name, folder=folder)["rows"] if there else ()
-    students = {(row["name"], row["seed"]) for row in earlier if row["measured"] == QUALITY and row["name"] in study.recipes}
-    return students <= {(name, seed) for name in changed.recipes for seed in changed.seeds}
 
 
 def field_part(result: Result) -> Mapping[str, float]:
@@ -119,33 +113,45 @@ def field_part(result: Result) -> Mapping[str, float]:
     return field_figures(result["scenario"], field_summary(result["rows"], result["truth"], result["labels"]))
 
 
-def _run(study: FieldStudy, settings: FieldSettings, context: Context, *, every: tuple[RecipeName, ...]) -> Outcome:
+def _run(study: FieldStudy, settings: FieldSettings, context: Context, *, every: FieldStudy) -> Outcome:
     if settings.data is None:
         raise SettingsError("name the folder of the set with --data")
     texts = read_field(settings.data, measuring=study.measuring, unlabeled=study.unlabeled)
     for name, count in texts.counts.items():
         context.reporter.say(f"{name.replace('_', ' ')}: {count:,}")
     bench = FieldBench(study, texts, context.folder, context.reporter)
-    taught = _taught(bench, settings.recorded, file=context.out / f"{study.name}{SUFFIX}")
-    students = _students(bench, taught)
-    rows = [*_teacher_rows(bench, taught), *_floor_rows(bench), *students]
-    rows += [] if taught.bundle is None else _speed_rows(bench, taught.bundle, context)
+    rows = FieldRows(context.earlier_rows(), {name: part.fingerprint() for name, part in texts.measuring.items()})
+    taught = _taught(bench, settings.recorded, rows, file=context.out / f"{study.name}{SUFFIX}")
     truth = {name: part.label_ids.tolist() for name, part in texts.measuring.items()}
-    parts = {
-        "summary": field_summary(rows, truth, bench.train.labels),
-        "labels": bench.train.labels,
-        "truth": truth,
-        "counts": texts.counts,
-        "data_sha256": texts.digests,
-        "published_logits": taught.published,
-        "missing": _missing(rows, replace(study, recipes=every)),
-    }
-    return Outcome(rows, parts, folder=context.out)
+
+    def outcome() -> Outcome:
+        parts = {
+            "summary": field_summary(rows.all(), truth, bench.train.labels),
+            "labels": bench.train.labels,
+            "truth": truth,
+            "counts": texts.counts,
+            "data_sha256": texts.digests,
+            "published_logits": taught.published,
+            "missing": rows.missing(every.recipes, every.seeds),
+        }
+        return Outcome(rows.all(), parts, folder=context.out)
+
+    rows.keep(*_teacher_rows(bench, taught, rows), *_floor_rows(bench))
+    context.save(outcome())
+    for student in _students(bench, taught, rows):
+        rows.keep(*student)
+        context.save(outcome())
+    if settings.recorded is not None:  # whoever learns from the file needs no encoder of the teacher's size
+        return outcome()
+    for timing in _timings(bench, taught, rows, context):
+        rows.keep(*timing)
+        context.save(outcome())
+    return outcome()
 
 
-def _taught(bench: FieldBench, recorded: Path | None, *, file: Path) -> _Taught:
+def _taught(bench: FieldBench, recorded: Path | None, rows: FieldRows, *, file: Path) -> _Taught:
     """Return the teacher, what it is asked and its answers, which are written to the file of published logits."""
-    source = made_teacher(bench) if recorded is None else PublishedLogits(recorded)
+    source = _source(bench, recorded, rows, file=file)
     teacher = open_teacher(source, device="auto")
     texts = {"further": bench.texts.further, "copies": noisy_copies(bench, bench.base())}
     if isinstance(source, PublishedLogits):
@@ -153,50 +159,64 @@ def _taught(bench: FieldBench, recorded: Path | None, *, file: Path) -> _Taught:
         for name, some in texts.items():
             bench.reporter.say(f"published logits: {len(known[name]):,} of {len(some):,} {name} texts")
         logits = {name: source.predict_logits(part.texts) for name, part in bench.texts.measuring.items()}
-        return _Taught(teacher, None, known, logits, {name: len(some) for name, some in known.items()})
-    labelled = {"train": bench.train.texts, "validation": bench.validation.texts}
+        counts = {name: int(source.knows(some).sum()) for name, some in _asked(bench, texts).items()}
+        return _Taught(teacher, None, source.teacher, known, logits, counts)
+    parts = {name: (some, answered(bench, teacher, some)) for name, some in _asked(bench, texts).items()}
+    weights = source.manifest.files[WEIGHTS].sha256
+    published = write_logits(file, parts, labels=bench.train.labels, teacher=weights)
+    return _Taught(teacher, source, weights, texts, {name: parts[name][1] for name in bench.texts.measuring}, published)
+
+
+def _source(bench: FieldBench, recorded: Path | None, rows: FieldRows, *, file: Path) -> Bundle | PublishedLogits:
+    """Return the teacher; where an earlier run elsewhere has made it and its logits are here, these."""
+    if recorded is not None:
+        return PublishedLogits(recorded)
+    earlier = rows.weights_of(TEACHER)
+    if earlier and file.is_file() and whole_bundle(bench.work / TEACHER) is None:
+        published = PublishedLogits(file)
+        if published.teacher == earlier:
+            bench.reporter.say(f"the teacher is not in {bench.work}; the students learn from its published logits, {file}")
+            return published
+    return made_teacher(bench)
+
+
+def _asked(bench: FieldBench, texts: Mapping[str, tuple[str, ...]]) -> dict[str, Sequence[TextInput]]:
+    """Return all texts that the teacher is asked for, the most important first."""
     measuring = {name: part.texts for name, part in bench.texts.measuring.items()}
-    asked = {**labelled, **measuring, **texts}
-    parts = {name: (some, answered(bench, teacher, some)) for name, some in asked.items()}
-    published = write_logits(file, parts, labels=bench.train.labels, teacher=source.manifest.files[WEIGHTS].sha256)
-    return _Taught(teacher, source, texts, {name: parts[name][1] for name in measuring}, published)
+    return {"train": bench.train.texts, "validation": bench.validation.texts, **measuring, **texts}
 
 
 def _known(source: PublishedLogits, texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(text for text, known in zip(texts, source.knows(texts), strict=True) if known)
 
 
-def _students(bench: FieldBench, taught: _Taught) -> list[dict[str, Any]]:
-    """Train, export and ask every student of every seed that has no row yet; return all rows."""
+def _students(bench: FieldBench, taught: _Taught, rows: FieldRows) -> Iterator[list[dict[str, Any]]]:
+    """Train, export and ask every student that has no row yet, and yield the rows of each."""
+    missing = [
+        (name, seed)
+        for seed in bench.study.seeds
+        for name in bench.study.recipes
+        if not rows.has_student(name, seed, teacher=taught.weights)
+    ]
+    if not missing:
+        return
     base = bench.base()
     facts = facts_of(bench, base, len(taught.unlabeled))
-    promise_students(bench, base, facts)
+    promise_students(bench, base, facts, missing)
     learning = Learning(taught.teacher, bench.texts.splits, taught.unlabeled, bench.reporter)
-    rows = []
-    for seed in bench.study.seeds:
-        for name in bench.study.recipes:
-            stages = stages_for(bench, name, facts, seed=seed)
-            try:
-                bundle = made_student(learning, stages, folder=bench.work / STUDENTS)
-            except GateError as exc:  # the others are made all the same, and the result says that this one is missing
-                bench.reporter.say(f"{name}, seed {seed}, is left out: {exc}")
-                rows.append({"measured": QUALITY, "name": name, "seed": seed, "precision": "int8", "failed": str(exc)})
-                continue
-            rows += _student_rows(bench, bundle, name, seed)
-    return rows
+    for name, seed in missing:
+        identity = {"measured": QUALITY, "name": name, "seed": seed}
+        try:
+            bundle = made_student(learning, stages_for(bench, name, facts, seed=seed), folder=bench.work / STUDENTS)
+        except GateError as exc:  # the others are made all the same, and the result says that this one is missing
+            bench.reporter.say(f"{name}, seed {seed}, is left out: {exc}")
+            yield [{**identity, "precision": "int8", "failed": str(exc)}]
+            continue
+        yield _student_rows(bench, taught, bundle, name, seed)
 
 
-def _student_rows(bench: FieldBench, bundle: Bundle, name: str, seed: int) -> list[dict[str, Any]]:
-    """Return the rows of a student's two graphs, which answered every measuring text alone; kept in a file."""
-    path = bench.work / "rows" / f"{name}-{seed}.json"
-    answers = {
-        "weights_sha256": bundle.manifest.files[WEIGHTS].sha256,
-        "test_fingerprints": {part: data.fingerprint() for part, data in bench.texts.measuring.items()},
-    }
-    if path.is_file():
-        kept: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        if all(row[key] == value for row in kept for key, value in answers.items()):
-            return kept
+def _student_rows(bench: FieldBench, taught: _Taught, bundle: Bundle, name: str, seed: int) -> list[dict[str, Any]]:
+    """Return the rows of a student's two graphs, which answer every measuring text alone."""
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     rows = []
     for precision in precisions:
@@ -208,13 +228,15 @@ def _student_rows(bench: FieldBench, bundle: Bundle, name: str, seed: int) -> li
                 "precision": precision,
                 "size_bytes": bundle.size_bytes(precision),
                 "num_parameters": bundle.manifest.num_parameters,
-                **answers,
+                "weights_sha256": bundle.manifest.files[WEIGHTS].sha256,
+                "teacher_sha256": taught.weights,
+                "learns_from": "published logits" if taught.bundle is None else "the teacher",
+                "num_unlabeled": len(taught.unlabeled),
                 "training_s": bundle.manifest.training_s,
                 "settings": bundle.manifest.settings["student"],
                 "validation": bundle.manifest.quality,
             }
         )
-    write_atomically(path, json.dumps(rows, allow_nan=False))
     return rows
 
 
@@ -233,18 +255,19 @@ def _quality_row(name: str, bench: FieldBench, logits: Mapping[str, NDArray[np.f
     }
 
 
-def _teacher_rows(bench: FieldBench, taught: _Taught) -> list[dict[str, Any]]:
+def _teacher_rows(bench: FieldBench, taught: _Taught, rows: FieldRows) -> list[dict[str, Any]]:
+    """Return the teacher's row; of one whose logits alone are known, the earlier row if there is one."""
     bundle = taught.bundle
     row = {**_quality_row(TEACHER, bench, taught.logits), "seed": bench.study.seeds[0], "precision": "fp32"}
     if bundle is None:
-        return [{**row, "size_bytes": None, "num_parameters": None}]
+        return [] if rows.weights_of(TEACHER) == taught.weights else [{**row, "size_bytes": None, "num_parameters": None}]
     manifest = bundle.manifest
     return [
         {
             **row,
             "size_bytes": bundle.size_bytes(None),
             "num_parameters": manifest.num_parameters,
-            "weights_sha256": manifest.files[WEIGHTS].sha256,
+            "weights_sha256": taught.weights,
             "training_s": manifest.training_s,
             "settings": manifest.settings[TEACHER],
             "validation": manifest.quality,
@@ -271,19 +294,19 @@ def _floor_rows(bench: FieldBench) -> list[dict[str, Any]]:
     ]
 
 
-def _speed_rows(bench: FieldBench, teacher: Bundle, context: Context) -> list[dict[str, Any]]:
-    """Time the first seed's students, the teacher, the floors and the published shapes in one run, single texts and many."""
+def _timings(bench: FieldBench, taught: _Taught, rows: FieldRows, context: Context) -> Iterator[list[dict[str, Any]]]:
+    """Time the first seed's students, the teacher, the floors and the published shapes in one run, single texts and many.
+
+    They are timed once all of these students are in the work folder. Where the teacher is not, an untrained model of its shape
+    is timed, which takes as long.
+    """
     study = bench.study
-    students = {name: bench.work / STUDENTS / f"{name}-seed-{study.seeds[0]}" for name in study.recipes}
-    exported = {name: Bundle.open(path) for name, path in students.items()}
+    folders = {name: bench.work / STUDENTS / f"{name}-seed-{study.seeds[0]}" for name in study.recipes}
+    exported = {name: bundle for name, path in folders.items() if (bundle := whole_bundle(path)) is not None}
     exported = {name: bundle for name, bundle in exported.items() if "int8" in bundle.manifest.precisions}
-    shapes = shape_candidates(
-        bench.work / "shapes",
-        base=study.base,
-        labels=bench.train.labels,
-        max_length=teacher.manifest.max_length,
-        reporter=bench.reporter,
-    )
+    if rows.are_timed(exported) or len(exported) < sum(rows.has_student(name, study.seeds[0]) for name in study.recipes):
+        return
+    teacher, shapes = taught.bundle or teacher_shape(bench), shape_candidates(bench)
     candidates = [
         bundle_candidate(teacher, "pytorch", name=TEACHER),
         bundle_candidate(teacher, "fp32", name=TEACHER),
@@ -298,13 +321,11 @@ def _speed_rows(bench: FieldBench, teacher: Bundle, context: Context) -> list[di
         teacher=teacher.path,
         work=bench.work / "timing",
     )
-    random = {candidate.name for candidate in shapes}
-    rows = []
+    untrained = {each.name for each in (*shapes, *(candidates[:2] if taught.bundle is None else ()))}
     kinds: tuple[tuple[str, Kind], ...] = ((SINGLE, "single"), (MANY, "many"))
     for measured, kind in kinds:
         found = kept_rows(kind, candidates, task, study.speed, context)
-        rows += [_timed(row, measured, is_random=row["name"] in random) for row in found]
-    return rows
+        yield [_timed(row, measured, is_random=row["name"] in untrained) for row in found]
 
 
 _OF_WEIGHTS = frozenset(
@@ -313,12 +334,7 @@ _OF_WEIGHTS = frozenset(
 
 
 def _timed(row: Mapping[str, Any], measured: str, *, is_random: bool) -> dict[str, Any]:
-    """Return a row of speed; one of random weights without the quality of its answers."""
-    kept = {name: value for name, value in row.items() if not (is_random and name in _OF_WEIGHTS)}
+    """Return a row of speed, without the quality of its answers but for the teacher's graph, which has no other row."""
+    has_answers = not is_random and row["name"] == TEACHER_GRAPH
+    kept = {name: value for name, value in row.items() if has_answers or name not in _OF_WEIGHTS}
     return {"measured": measured, **({"weights": "random"} if is_random else {}), **kept}
-
-
-def _missing(rows: Sequence[Mapping[str, Any]], study: FieldStudy) -> list[str]:
-    """Return which students of which seeds have no int8 graph."""
-    there = {(row["name"], row["seed"]) for row in rows if row["measured"] == QUALITY and "failed" not in row}
-    return [f"{name}-{seed}" for name in study.recipes for seed in study.seeds if (name, seed) not in there]

@@ -59,6 +59,12 @@ def is_of_here(row: Mapping[str, Any]) -> bool:
     return processor_of(row.get("made", {})) == _this_processor()
 
 
+def made_now() -> dict[str, Any]:
+    """Return the day and the circumstances, which each row has that may stand beside rows of another day."""
+    now = circumstances()
+    return {"measured_on": datetime.now(UTC).date().isoformat(), **{name: now[name] for name in CIRCUMSTANCES}}
+
+
 class Rows(Pieces):
     """Finished rows by their names, each with the day and the circumstances under which it was made.
 
@@ -76,8 +82,7 @@ class Rows(Pieces):
 
     def keep(self, row: Mapping[str, Any]) -> None:
         """Keep a finished row under its name."""
-        today, now = datetime.now(UTC).date().isoformat(), circumstances()
-        self.put(row["name"], {**row, "made": {"measured_on": today, **{name: now[name] for name in CIRCUMSTANCES}}})
+        self.put(row["name"], {**row, "made": made_now()})
 
     def all(self) -> list[Any]:
         """Return every row, in the order of the names."""

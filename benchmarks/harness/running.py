@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import Field
 
 from benchmarks.harness.candidates import place_and_form
-from benchmarks.harness.results import FOLDER, write_result
-from benchmarks.harness.scenario import Context, Scenario, scenarios
+from benchmarks.harness.merging import earlier_result, merged
+from benchmarks.harness.results import FOLDER, read_result_file, write_result
+from benchmarks.harness.scenario import Context, Outcome, Scenario, scenarios
 from distill.bundle import MANIFEST
 from distill.errors import PotstillError
 from distill.progress import Reporter
@@ -49,32 +50,38 @@ def run_scenario(scenario: Scenario, settings: Settings, run: RunSettings, *, re
         run: Where.
         reporter: Told of each step.
     """
-    environment = circumstances()
+    environment, out = circumstances(), run.place / "results" if run.quick else run.out
     if run.quick:
         settings = settings.model_copy(update=dict(scenario.quick))
+
+    def saved(outcome: Outcome) -> Path:
+        found = {
+            "scenario": scenario.name,
+            "command": command_of(scenario, settings, work=run.work),
+            "environment": environment,
+            "rows": outcome.rows,
+            "settings": without_places(settings),
+            "bundles": {path.name: sha256_of(path / MANIFEST) for _, path in bundles_of(settings)},
+            **outcome.parts,
+        }
+        result = merged(found, None if outcome.folder else earlier)
+        figures, folder = scenario.figures(result), outcome.folder or out
+        return write_result(**result, figures=figures, folder=folder, decided_by=scenario.decided_by)
+
+    earlier = earlier_result(scenario.name, out, decided_by=scenario.decided_by, reporter=reporter)
     context = Context(
         work=run.place,
         scenario=scenario.name,
         reporter=reporter,
         quick=run.quick,
         commit=None if environment["git_dirty"] else environment["git_commit"],
-        out=run.place / "results" if run.quick else run.out,
+        out=out,
         decided_by=scenario.decided_by,
+        save=saved,
     )
-    outcome = scenario.run(settings, context)
-    result = {
-        "scenario": scenario.name,
-        "command": command_of(scenario, settings, work=run.work),
-        "environment": environment,
-        "rows": outcome.rows,
-        "settings": without_places(settings),
-        "bundles": {path.name: sha256_of(path / MANIFEST) for _, path in bundles_of(settings)},
-        **outcome.parts,
-    }
-    print(scenario.table(result))
-    return write_result(
-        **result, figures=scenario.figures(result), folder=outcome.folder or context.out, decided_by=scenario.decided_by
-    )
+    path = saved(scenario.run(settings, context))
+    print(scenario.table(read_result_file(path)))
+    return path
 
 
 def run_all(run: RunSettings, *, only: Sequence[str] = (), reporter: Reporter) -> list[str]:

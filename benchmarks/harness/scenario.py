@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import scenarios as rooms
+from benchmarks.harness.merging import earlier_result
 from benchmarks.harness.pieces import is_of_here
-from benchmarks.harness.results import FOLDER, changed_code, read_result
+from benchmarks.harness.results import FOLDER
 from distill.errors import SettingsError
 from distill.progress import Reporter
 from distill.settings import DataSettings, Settings
@@ -35,6 +36,25 @@ QUALITY = "quality"
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What a run found.
+
+    Attributes:
+        rows: One for each thing measured.
+        parts: Further parts of the result file, by name.
+        folder: Where the result file goes instead of --out.
+    """
+
+    rows: Sequence[Row]
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+
+def _not_saved(outcome: Outcome) -> None:
+    del outcome
+
+
+@dataclass(frozen=True)
 class Context:
     """Where a run works.
 
@@ -46,6 +66,7 @@ class Context:
         commit: The commit that measures; None if there are uncommitted changes.
         out: Where the result file goes.
         decided_by: Of the scenario.
+        save: Writes what was found so far as the result file; a run that is stopped later leaves that.
     """
 
     work: Path
@@ -55,6 +76,7 @@ class Context:
     commit: str | None = None
     out: Path = FOLDER
     decided_by: tuple[str, ...] = ()
+    save: Callable[[Outcome], object] = _not_saved
 
     @property
     def folder(self) -> Path:
@@ -71,46 +93,29 @@ class Context:
 
         Those of another kind of processor are left out.
         """
-        if not (self.out / f"{self.scenario}.json").is_file():
-            return ()
-        result = read_result(self.scenario, folder=self.out)
-        rows = result["rows"]
-        if changed := changed_code(result, self.decided_by):
-            self.reporter.say(f"earlier rows left out, {len(rows)}: other code made them, see {', '.join(changed)}")
-            return ()
+        result = earlier_result(self.scenario, self.out, decided_by=self.decided_by, reporter=self.reporter)
+        rows = [] if result is None else result["rows"]
         kept = [row for row in rows if is_of_here(row)]
         if len(kept) < len(rows):
             self.reporter.say(f"earlier rows left out, of another kind of processor: {len(rows) - len(kept)} of {len(rows)}")
         return kept
 
-    def trained(self, name: str, seed: int = 0) -> Path:
-        """Return a bundle that the scenario `quality` trained: `teacher`, or one of its arms.
+    def trained(self, name: str, seed: int | None = None) -> Path:
+        """Return a bundle that the scenario `quality` trained: `teacher`, or an arm; by default of the first seed there.
 
         Raises:
             SettingsError: It is not there.
         """
-        path = self.work / QUALITY / f"{name}-{seed}"
+        folder = self.work / QUALITY
+        if seed is None:
+            seed = min((int(path.name.rpartition("-")[2]) for path in folder.glob("teacher-*[0-9]")), default=0)
+        path = folder / f"{name}-{seed}"
         if not path.is_dir():
             raise SettingsError(
                 f"{path} is not there; run `python -m benchmarks {QUALITY}{' --quick' if self.quick else ''}` first, or name "
                 "a bundle"
             )
         return path
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run found.
-
-    Attributes:
-        rows: One for each thing measured.
-        parts: Further parts of the result file, by name.
-        folder: Where the result file goes instead of --out.
-    """
-
-    rows: Sequence[Row]
-    parts: Mapping[str, Any] = field(default_factory=dict)
-    folder: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,16 @@ def circumstances_of(result: Result, scenario: Scenario) -> str:
     return (
         f"Measured on {result['measured_on']} at commit {(environment['git_commit'] or 'unknown')[:10]}{dirty}, on "
         f"{cpus} processor{'' if cpus == 1 else 's'} ({environment['cpu']}, {environment['int8_instruction_set']}), by "
-        f"`{result['command']}`.{_old(changed_code(result, scenario.decided_by))}"
+        f"`{result['command']}`.{_earlier(result)}{_old(changed_code(result, scenario.decided_by))}"
     )
+
+
+def _earlier(result: Result) -> str:
+    """Return when and by which commits the rows were made that are not of the run that wrote the result."""
+    runs = [(row["made"]["measured_on"], row["made"]["git_commit"]) for row in result["rows"] if "made" in row]
+    others = dict.fromkeys(run for run in runs if run != (result["measured_on"], result["environment"]["git_commit"]))
+    said = ", ".join(f"on {day} at {(commit or 'an unknown commit')[:10]}" for day, commit in sorted(others, key=str))
+    return f" Some rows were measured by the same code {said}." if said else ""
 
 
 def _old(changed: list[str]) -> str:

@@ -30,7 +30,10 @@ DRAW = ("figures", "gains", "page", "pictures", "published", "summary", "tables"
 """Modules with these names compute figures and draw, from rows that are there."""
 
 NEUTRAL = {
-    *(f"benchmarks.harness.{name}" for name in ("answers", "deciding", "environments", "peer", "pieces", "programs")),
+    *(
+        f"benchmarks.harness.{name}"
+        for name in ("answers", "deciding", "environments", "merging", "peer", "pieces", "programs")
+    ),
     *("benchmarks.harness.results", "benchmarks.harness.scenario", "benchmarks.scenarios"),
     *("benchmarks.peers", "benchmarks.peers.servers", "benchmarks.peers.servers.protocol"),  # named by `environments`
     *("benchmarks.scenarios.sst2", "benchmarks.scenarios.trec6"),  # a name and a table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.field import shapes
 from benchmarks.field.running import field_part, run_field
 from benchmarks.field.study import SST2, FieldSettings, FieldStudy
-from benchmarks.harness.results import FOLDER, read_result, write_result
-from benchmarks.harness.scenario import Context
+from benchmarks.harness.results import FOLDER, read_result, rewrite_result, write_result
+from benchmarks.harness.scenario import Context, Outcome
 from benchmarks.harness.speed import SpeedSettings
 from distill.bundle import WEIGHTS, Bundle
 from distill.data import limited
@@ -29,13 +31,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # fine-tunes the pac
 STUDY = replace(
     SST2,
     model=BUILTIN_MINILM,
-    teacher=TeacherSettings(epochs=1, batch_size=16, max_length=32),
-    recipes=("6-layers", "2-layers", "static"),
+    teacher=TeacherSettings(epochs=3, batch_size=16, learning_rate=1e-4, max_length=32),
+    recipes=("6-layers", "2-layers"),
     seeds=(0, 1),
     copies=1,
     share=0.005,
     changes={"batch_size": 16, "max_length": 32},
-    speed=SpeedSettings(rounds=8, processes=3, texts=24, settle_s=0.3),
+    speed=SpeedSettings(rounds=3, processes=3, texts=12, settle_s=0.2),
 )
 
 
@@ -54,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the layout of SST-2: sentences, phrases of some of them, two sets that measure, further texts."""
     folder = tmp_path_factory.mktemp("set")
     whole, measuring = load_builtin("movies")
-    train, measuring = limited(whole, 1_000, seed=0), limited(measuring, 200, seed=0)
+    train, measuring = limited(whole, 500, seed=0), limited(measuring, 120, seed=0)
 
     def write(name: str, rows: list[tuple[str, str]]) -> None:
         lines = "".join(f"{label}\t{text}\n" for label, text in rows)
@@ -63,11 +65,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def rows(data: Any) -> list[tuple[str, str]]:
         return [(str(data.label_names(place)), " ".join(text.split()).lower()) for place, text in enumerate(data.texts)]
 
-    phrases = [(label, " ".join(text.split()[2:9])) for label, text in rows(train)[:500] if len(text.split()) > 12]
+    phrases = [(label, " ".join(text.split()[2:9])) for label, text in rows(train)[:250] if len(text.split()) > 12]
     write("train.tsv", [*rows(train), *phrases])
-    write("dev.tsv", rows(measuring)[:100])
-    write("test.tsv", rows(measuring)[100:])
-    further = limited(load_builtin("amazon")[0], 200, seed=0).texts
+    write("dev.tsv", rows(measuring)[::2])
+    write("test.tsv", rows(measuring)[1::2])
+    further = limited(load_builtin("amazon")[0], 80, seed=0).texts
     text = "\n".join(" ".join(str(one).split()) for one in (*further, *measuring.texts[:10]))
     (folder / "further.txt").write_text(f"text\n{text}\n", encoding="utf-8")
     (folder / "further.txt").rename(folder / "further.tsv")
@@ -84,18 +86,23 @@ def kept(
 ) -> None:
     """Run a study and write its result as the command does."""
     results = results or work / "results"
-    found = run_field(study, settings, Context(work.parent, work.name, reporter, out=results))
-    figures = field_part({"scenario": study.name, "rows": found.rows, **found.parts})
-    given = {"command": "a test", "environment": {}, "rows": found.rows, "figures": figures}
-    write_result(study.name, **given, folder=found.folder or results, **found.parts)
+
+    def save(found: Outcome) -> None:
+        figures = field_part({"scenario": study.name, "rows": found.rows, **found.parts})
+        given = {"command": "a test", "environment": {}, "rows": found.rows, "figures": figures}
+        write_result(study.name, **given, folder=found.folder or results, **found.parts)
+
+    save(run_field(study, settings, Context(work.parent, SST2.name, reporter, out=results, save=save)))
 
 
 @pytest.fixture(scope="module")
 def work(study: FieldStudy, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the work folder of a run, with the result; do not change it."""
-    work = tmp_path_factory.mktemp("work")
+    work = tmp_path_factory.mktemp("work") / SST2.name
     reporter = Words()
+    small = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "SHAPES", dict.fromkeys(shapes.SHAPES, small))
         patch.setattr(pace, "WORTH_SAYING_S", 0.0)  # on a fast processor this teacher takes less
         kept(study, FieldSettings(data=folder), work, reporter)
     (work / "said.txt").write_text("\n".join(reporter.said))
@@ -106,10 +113,10 @@ def result(work: Path) -> dict[str, Any]:
     return read_result("sst2", folder=work / "results")
 
 
-def test_every_figure_is_there_and_follows_from_the_answers_of_the_bundles(work: Path, study: FieldStudy) -> None:
+def test_every_figure_is_there_and_follows_from_the_answers_of_the_bundles(work: Path, study: FieldStudy, folder: Path) -> None:
     found = result(work)
     assert found["missing"] == []
-    names = ("6_layers", "2_layers", "static")
+    names = ("6_layers", "2_layers")
     of_student = ("dev_accuracy", "test_accuracy", "retention", "p50_ratio_teacher", "p50_ratio_stock_distilbert", "size_bytes")
     assert found["figures"].keys() == {
         "teacher_dev_accuracy",
@@ -118,7 +125,7 @@ def test_every_figure_is_there_and_follows_from_the_answers_of_the_bundles(work:
         *(f"{figure}_{name}" for figure in of_student for name in names),
     }
     truth = np.array(found["truth"]["dev"])
-    texts = [line.split("\t")[1] for line in (work.parent / "set0" / "dev.tsv").read_text().splitlines()[1:]]
+    texts = [line.split("\t")[1] for line in (folder / "dev.tsv").read_text().splitlines()[1:]]
     right = []
     for seed in study.seeds:
         graph = OnnxClassifier.open(Bundle.open(work / "students" / f"2-layers-seed-{seed}"), precision="int8")
@@ -127,7 +134,7 @@ def test_every_figure_is_there_and_follows_from_the_answers_of_the_bundles(work:
     assert found["figures"]["retention_2_layers"] == pytest.approx(
         found["figures"]["dev_accuracy_2_layers"] / found["figures"]["teacher_dev_accuracy"]
     )
-    assert found["figures"]["teacher_dev_accuracy"] > 0.6  # the commonest label has half
+    assert found["figures"]["teacher_dev_accuracy"] > 0.55  # the commonest label has half
 
 
 def test_rows_of_random_weights_have_speed_and_no_quality(work: Path) -> None:
@@ -140,7 +147,7 @@ def test_rows_of_random_weights_have_speed_and_no_quality(work: Path) -> None:
     for row in rows:
         assert "accuracy" not in row
         assert "predicted" not in row
-        assert row["size_bytes"] > 10_000_000
+        assert row["size_bytes"] > 500_000
     by_name = {(row["name"], row["measured"]): row for row in result(work)["rows"]}
     for name in ("teacher PyTorch", "teacher fp32", "6-layers int8", "tfidf", "majority"):
         assert by_name[name, "single-stream"]["p50_ms"]["value"] > 0
@@ -153,7 +160,7 @@ def test_what_measures_is_not_learnt_and_each_part_is_promised(work: Path) -> No
     assert found["counts"]["left_out_phrases"] > 0
     said = (work / "said.txt").read_text()
     assert "teacher: training on 1" in said
-    assert "6 students: about " in said
+    assert "4 students: about " in said
     assert ": a session of " in said
 
 
@@ -175,14 +182,37 @@ def test_students_are_trained_without_the_teacher(work: Path, study: FieldStudy,
     assert counts["train"] == found["counts"]["train"]
     assert counts["copies"] > 0.8 * found["counts"]["train"]
     settings = FieldSettings(data=folder, recorded=work / "results" / "sst2-logits.npz", recipes=("6-layers",), seeds=(0,))
-    kept(study, settings, tmp_path, SilentReporter(), results=work / "results")
-    alone = read_result("sst2", folder=tmp_path)  # no result of the study is replaced
+    kept(study, settings, tmp_path / SST2.name, SilentReporter(), results=work / "results")
+    alone = read_result("sst2", folder=tmp_path / SST2.name)  # no result of the study is replaced
     assert alone["figures"]["teacher_dev_accuracy"] == found["figures"]["teacher_dev_accuracy"]
     rows = {(row["name"], row.get("seed"), row.get("precision")): row for row in found["rows"] if row["measured"] == "quality"}
     (again,) = (row for row in alone["rows"] if (row["name"], row["precision"]) == ("6-layers", "fp32"))
     # The same texts in the same order, and logits in half precision: nearly the same student.
     same = zip(again["predicted"]["test"], rows["6-layers", 0, "fp32"]["predicted"]["test"], strict=True)
     assert np.mean([one == other for one, other in same]) > 0.9
+
+
+def test_a_run_on_another_machine_goes_on_from_result_and_logits(
+    work: Path, study: FieldStudy, folder: Path, tmp_path: Path
+) -> None:
+    """Without the work folder: no teacher is trained, only the student that has no row is, and what is timed fits no table."""
+    before, out = result(work), tmp_path / "results"
+    shutil.copytree(work / "results", out)
+    rows = [row for row in before["rows"] if (row["name"], row.get("seed")) != ("2-layers", 1)]
+    rewrite_result({**before, "rows": rows}, folder=out)
+    reporter = Words()
+    kept(study, FieldSettings(data=folder, recipes=("2-layers",)), tmp_path / SST2.name, reporter, results=out)
+    assert any("the students learn from its published logits" in said for said in reporter.said)
+    assert not (tmp_path / SST2.name / "teacher").exists()
+    assert sorted(path.name for path in (tmp_path / SST2.name / "students").glob("*-seed-*")) == [
+        "2-layers-seed-1",
+        "6-layers-seed-1",
+    ]
+    after = read_result("sst2", folder=out)
+    assert after["missing"] == []
+    again = [row for row in after["rows"] if (row["name"], row.get("seed")) == ("2-layers", 1)]
+    assert [row["learns_from"] for row in again] == ["published logits"] * 2
+    assert [row for row in after["rows"] if row not in again] == rows
 
 
 def test_two_runs_in_one_folder_are_refused(work: Path, study: FieldStudy, folder: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +11,6 @@ import pytest
 from benchmarks.field.figures import field_figures, field_summary
 from benchmarks.field.page import markdown_of_field, picture_of_field, recall_table
 from benchmarks.field.published import PUBLISHED
-from benchmarks.field.running import renews_result
-from benchmarks.field.study import TREC6
-from benchmarks.harness.results import write_result
 
 TRUTH = {"dev": [0, 0, 0, 0, 1, 1, 1, 1, 1, 1], "test": [0, 1, 0, 1]}
 LABELS = ("negative", "positive")
@@ -151,19 +146,6 @@ def test_the_table_has_intervals_and_says_how_many_seeds() -> None:
     assert "means of 2 seeds; in parentheses, 95 % intervals over the 10 dev texts" in said
     first = [row for row in ROWS if row.get("seed") in (0, None)]
     assert "one seed; in" in markdown_of_field({**found, "summary": field_summary(first, TRUTH, LABELS)})
-
-
-def test_a_run_with_fewer_students_is_the_result_until_one_has_more(tmp_path: Path) -> None:
-    first, two = replace(TREC6, seeds=(0,)), replace(TREC6, seeds=(0, 1))
-    assert renews_result(TREC6, first, tmp_path)
-    rows = [quality("2-layers", seed, "", "") for seed in (0, 1)]
-    write_result("trec6", command="", environment={}, rows=rows, figures={}, folder=tmp_path)
-    assert not renews_result(TREC6, first, tmp_path)
-    assert renews_result(TREC6, two, tmp_path)
-    assert renews_result(TREC6, TREC6, tmp_path)
-    assert renews_result(TREC6, replace(two, recipes=("2-layers", "narrow")), tmp_path)
-    assert not renews_result(TREC6, replace(two, recipes=("narrow",)), tmp_path)
-    assert not renews_result(TREC6, replace(TREC6, copies=0), tmp_path)
 
 
 def test_recall_has_a_column_a_label() -> None:

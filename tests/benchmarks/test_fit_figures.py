@@ -146,7 +146,7 @@ def test_rows_that_other_code_made_are_not_kept(tmp_path: Path) -> None:
     rows.keep({"name": "clone", "kind": "clone", "minutes": {"demo": 3.0}})
     write_result("fit", folder=tmp_path, **result(rows.all()), decided_by=[made_by])
     assert Context(tmp_path, "fit", said, out=tmp_path, decided_by=(made_by,)).earlier_rows() == rows.all()
-    assert Context(tmp_path, "fit", said, out=tmp_path, decided_by=(made_by, changed)).earlier_rows() == ()
+    assert Context(tmp_path, "fit", said, out=tmp_path, decided_by=(made_by, changed)).earlier_rows() == []
     assert said.lines == [f"earlier rows left out, 1: other code made them, see {changed}"]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tiny_task import tiny_texts, write_csv
 
@@ -20,7 +19,6 @@ from distill.errors import PotstillError, SettingsError
 from distill.progress import SilentReporter
 from distill.settings import DataSettings
 from export.demo import Profile
-from export.measure.turns import Fresh
 from export.settings import FitSettings
 
 QUIET = SilentReporter()
@@ -63,12 +61,10 @@ def test_unknown_parts_and_sets_are_refused_with_the_known_ones(tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("short_fits")
 def test_every_part_has_a_row_and_a_second_run_makes_none(
     tiny_teacher: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Cold start and memory take a process each; the tests of measuring start real ones.
-    fresh = Fresh(0.5, 10**8, 10**8, 10**8, 10**8, np.zeros((1, 2), np.float32), {})
-    monkeypatch.setattr("export.measure.rows.fresh_process", lambda *_, **__: fresh)
     train = write_csv(tmp_path / "train.csv", tiny_texts(400))
     test = write_csv(tmp_path / "test.csv", tiny_texts(100, seed=1))
     release = Release("tiny", "1.0", "tiny-1.0-py3-none-any.whl", "", "1 kB")

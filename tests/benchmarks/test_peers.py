@@ -23,6 +23,9 @@ import torch
 from tiny_task import tiny_texts, write_csv
 
 from benchmarks.field import shapes
+from benchmarks.field.making import FieldBench
+from benchmarks.field.study import SST2
+from benchmarks.field.texts import FieldTexts
 from benchmarks.harness.candidates import floor_candidates, peer_candidates
 from benchmarks.harness.environments import requirements_of
 from benchmarks.harness.peer import bytes_of, module_of, peers, reader_of, write_first_layers
@@ -31,7 +34,7 @@ from benchmarks.harness.speed import SpeedSettings, run_speed
 from benchmarks.peers import clockwork, external, http, stock, transformers
 from benchmarks.peers.servers import SERVERS
 from distill.bundle import Bundle
-from distill.data import Dataset
+from distill.data import Dataset, Splits
 from distill.errors import SettingsError
 from distill.progress import SilentReporter
 from export.measure import openers
@@ -66,14 +69,13 @@ def test_peers_on_the_students_weights_give_its_labels(tiny_student: Bundle, tmp
 
 
 def test_a_peer_under_another_name_is_made_ready_and_opened_as_that_peer(
-    tiny_student: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_student: Bundle, tiny_splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
     monkeypatch.setattr(shapes, "SHAPES", {"small": small})
     (named,) = peer_candidates(["stock"], student=tiny_student.path)
-    (shape,) = shapes.shape_candidates(
-        tmp_path, base=str(tiny_student.path), labels=tiny_student.labels, max_length=16, reporter=SilentReporter()
-    )
+    study = replace(SST2, base=str(tiny_student.path))
+    (shape,) = shapes.shape_candidates(FieldBench(study, FieldTexts(tiny_splits, {}, (), {}, {}), tmp_path, SilentReporter()))
     for candidate in (replace(named, name="held back"), shape):
         assert (candidate.peer, module_of("stock").__name__) == ("stock", candidate.module)
     assert [each.peer for each in floor_candidates(tiny_student.path)] == [None, None]

@@ -58,6 +58,29 @@ def scenario(name: str, run: Callable[[Any, Context], Outcome] = counted, *, by_
     )
 
 
+def growing(settings: CountSettings, context: Context) -> Outcome:
+    """Find one of three and save it; if loud, fail then."""
+    found = Outcome([{"name": f"row {settings.count}", "count": 1}], {"missing": [f"row {n}" for n in (1, 2, 3)]})
+    found.parts["missing"].remove(f"row {settings.count}")
+    context.save(found)
+    if settings.loud:
+        raise PotstillError("killed")
+    return found
+
+
+def test_a_run_that_is_stopped_leaves_what_it_found_and_the_next_one_adds_to_it(tmp_path: Path) -> None:
+    where = RunSettings(work=tmp_path / "work", out=tmp_path / "out")
+    with pytest.raises(PotstillError, match="killed"):
+        run_scenario(scenario("grow", growing), CountSettings(count=1, loud=True), where, reporter=SilentReporter())
+    first = read_result("grow", folder=tmp_path / "out")
+    assert ([row["name"] for row in first["rows"]], first["missing"]) == (["row 1"], ["row 2", "row 3"])
+    run_scenario(scenario("grow", growing), CountSettings(count=3), where, reporter=SilentReporter())
+    both = read_result("grow", folder=tmp_path / "out")
+    assert ([row["name"] for row in both["rows"]], both["missing"]) == (["row 1", "row 3"], ["row 2"])
+    assert both["figures"] == {"count": 2}
+    assert both["rows"][0]["made"]["measured_on"] == first["measured_on"]
+
+
 def test_a_run_writes_figures_settings_and_a_command_without_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle, made = tmp_path / "student", tmp_path / "work" / "quality" / "narrow-0"
     for place in (bundle, made):
