@@ -176,6 +176,31 @@ def tiny_fallback(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path_factory: p
     return export_bundle(Bundle.open(copy), validation=tiny_splits.validation, settings=ExportSettings(precisions=("fp32",)))
 
 
+@pytest.fixture(scope="module")
+def short_fits() -> Iterator[None]:
+    """Let `fit` measure in short turns of few processes, and start none for cold start and memory; tests of measuring do."""
+    import numpy as np
+
+    from export.measure.turns import Fresh
+    from export.settings import MIN_PROCESSES, BenchSettings
+
+    short = BenchSettings(
+        processes=MIN_PROCESSES,
+        rounds=MIN_PROCESSES,
+        texts_per_round=5,
+        settle_s=0.05,
+        window_s=0.01,
+        throughput_texts=8,
+        throughput_rounds=3,
+    )
+    fresh = Fresh(0.5, 10**8, 10**8, 10**8, 10**8, np.zeros((1, 2), np.float32), {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.measure.rows.fresh_process", lambda *_, **__: fresh)
+        patch.setattr("export.fitting.weighing.TIMING", short)
+        patch.setattr("export.fitting.reporting.findings.FIRST_LOOK", short)
+        yield
+
+
 @pytest.fixture
 def copied(tmp_path: Path) -> Callable[[Bundle], Bundle]:
     """Return a function that copies a bundle, so that a test may damage the copy."""

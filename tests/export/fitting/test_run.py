@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from answer_folders import kept_answer, write_answers
 from tiny_task import Listening, Outcome, tiny_texts, write_csv
@@ -21,10 +20,9 @@ from distill.teachers.named import labels_of_named
 from export.fitting.job import prepared
 from export.fitting.reporting.result import FitReport
 from export.fitting.run import STAGES, NothingFitsError, fit
-from export.measure.turns import Fresh
-from export.settings import BenchSettings, FitSettings
+from export.settings import FitSettings
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("short_fits")]
 
 SETTINGS = FitSettings(max_mb=5, effort="quick", recipes=("3-layers", "2-layers", "1-layer", "static"), unsure="choose")
 
@@ -36,18 +34,6 @@ def report_rows(out: Path) -> list[dict[str, Any]]:
 
 def trained(reporter: Listening) -> list[str]:
     return [text.partition(":")[0] for text in reporter.said if text.endswith(": training")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_processes() -> Iterator[None]:
-    """Measure in short turns, and without the processes that take cold start and memory; tests of the measuring start those."""
-    short = BenchSettings(rounds=3, texts_per_round=5, settle_s=0.05, window_s=0.01, throughput_texts=8, throughput_rounds=3)
-    with pytest.MonkeyPatch.context() as patch:
-        fresh = Fresh(0.5, 10**8, 10**8, 10**8, 10**8, np.zeros((1, 2), np.float32), {})
-        patch.setattr("export.measure.rows.fresh_process", lambda *_, **__: fresh)
-        patch.setattr("export.fitting.weighing.TIMING", short)
-        patch.setattr("export.fitting.reporting.findings.FIRST_LOOK", short)
-        yield
 
 
 @pytest.fixture(scope="module")
