@@ -22,7 +22,7 @@ import pytest
 import torch
 from tiny_task import tiny_texts, write_csv
 
-from benchmarks.field import shapes
+from benchmarks.field import making, shapes
 from benchmarks.field.making import FieldBench
 from benchmarks.field.study import SST2
 from benchmarks.field.texts import FieldTexts
@@ -73,6 +73,7 @@ def test_a_peer_under_another_name_is_made_ready_and_opened_as_that_peer(
 ) -> None:
     small = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
     monkeypatch.setattr(shapes, "SHAPES", {"small": small})
+    monkeypatch.setattr(making, "LONGEST", 16)  # the tiny model has few positions
     (named,) = peer_candidates(["stock"], student=tiny_student.path)
     study = replace(SST2, base=str(tiny_student.path))
     (shape,) = shapes.shape_candidates(FieldBench(study, FieldTexts(tiny_splits, {}, (), {}, {}), tmp_path, SilentReporter()))
