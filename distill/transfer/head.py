@@ -13,9 +13,11 @@ computes the pooling. Reads no files.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -33,6 +35,9 @@ from distill.settings import BUILTIN_MINILM
 from distill.students.layers import keep_layers
 from distill.teacher_settings import Pooling
 from distill.transfer.features import CLS_SHARE, Features
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
 """Inverse regularisation strengths that are tried."""
@@ -140,12 +145,27 @@ def _regressions(
         if len(present) > 1:  # scikit-learn refuses a single class
             # The solver multiplies a matrix by a vector hundreds of times in a row: several threads only slow that down.
             with _thread_pools().limit(limits=1):
-                model.set_params(C=strength).fit(standard, label_ids)
+                _fit(model.set_params(C=strength), standard, label_ids)
             found = np.column_stack([model.coef_, model.intercept_])
             # scikit-learn keeps only the row of the second of two classes; half of it on each side is the same.
             rows[present] = found if len(found) > 1 else np.vstack([-found, found]) / 2
         fitted.append(rows)
     return fitted
+
+
+def _fit(model: LogisticRegression, standard: NDArray[np.float32], label_ids: NDArray[np.int64]) -> None:
+    """Fit in float32, or in float64 where the solver's steps are too small for float32 before it has converged."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        try:
+            model.fit(standard, label_ids)
+        except ConvergenceWarning:
+            pass
+        else:
+            return
+    model.fit(standard.astype(np.float64), label_ids)
 
 
 def choose_head(

@@ -52,11 +52,12 @@ def texts_csv(tmp_path: Path) -> Path:
     return write_csv(tmp_path / "texts.csv", tiny_texts(20, seed=3))
 
 
-def test_help_answers_within_half_a_second_of_cpu_time() -> None:
+def test_help_answers_within_a_second_of_cpu_time() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert fresh("--help").returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    # A slow processor takes 0.6 s; torch alone would take 3.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("distill", "--help"), ("teacher", "--help"), ("export", "--help")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,28 @@ def test_two_classes_have_the_probabilities_of_scikit_learn() -> None:
     standard = (features - features.mean(axis=0)) / features.std(axis=0)
     wanted = LogisticRegression(C=1.0).fit(standard, labels).predict_proba(standard)[:, 1]
     np.testing.assert_allclose(1 / (1 + np.exp(logits[:, 0] - logits[:, 1])), wanted, atol=1e-4)
+
+
+def test_a_fit_that_float32_is_too_coarse_for_is_made_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the solver's steps become too small for float32 depends on the processor, so here they always do."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    generator, whole = np.random.default_rng(0), LogisticRegression.fit
+    features, labels = generator.normal(size=(60, 3)).astype(np.float32), np.tile([0, 1], 30)
+    fine = fit_head(features, labels, num_labels=2, strength=1.0)
+    seen = []
+
+    def coarse(self: Any, standard: Any, label_ids: Any) -> Any:
+        seen.append(standard.dtype)
+        if standard.dtype == np.float32:
+            warnings.warn("ABNORMAL", ConvergenceWarning, stacklevel=1)
+        return whole(self, standard, label_ids)
+
+    monkeypatch.setattr(LogisticRegression, "fit", coarse)
+    found = fit_head(features, labels, num_labels=2, strength=1.0)
+    assert seen == [np.float32, np.float64]
+    np.testing.assert_allclose(found.logits(features), fine.logits(features), atol=1e-3)
 
 
 def test_each_strength_ends_where_it_would_end_alone() -> None:
