@@ -25,7 +25,7 @@ def _earlier(result: Result) -> str:
     runs = [(row["made"]["measured_on"], row["made"]["git_commit"]) for row in result["rows"] if "made" in row]
     others = dict.fromkeys(run for run in runs if run != (result["measured_on"], result["environment"]["git_commit"]))
     said = ", ".join(f"on {day} at {(commit or 'an unknown commit')[:10]}" for day, commit in sorted(others, key=str))
-    return f" Some rows were measured by the same code {said}." if said else ""
+    return f" Some rows were measured {said}." if said else ""
 
 
 def _old(changed: list[str]) -> str:

@@ -86,5 +86,5 @@ def test_the_line_below_a_block_names_the_runs_of_other_rows() -> None:
     made = {"measured_on": "2026-11-29", "git_commit": "fedcba9876543"}
     rows = [{"made": made}, {"made": made}, {"made": {"measured_on": "2026-11-30", "git_commit": "1234567890abc"}}, {}]
     said = circumstances_of({**now, "rows": rows}, scenarios()["quality"])
-    assert "Some rows were measured by the same code on 2026-11-29 at fedcba9876. " in said
+    assert "Some rows were measured on 2026-11-29 at fedcba9876. " in said
     assert "Some rows" not in circumstances_of({**now, "rows": rows[2:]}, scenarios()["quality"])
