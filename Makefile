@@ -26,7 +26,8 @@ help:
 	@echo "make lint                              ruff and mypy"
 	@echo "make docs [STUDENT=demo/student]       the documentation site, into site/; a broken link or anchor is an error"
 	@echo "make docs-serve                        show it at http://localhost:8000, and renew it when a page changes"
-	@echo "make results [QUICK=1] [WORK=.results] every result file of benchmarks/, from nothing (hours; QUICK=1: minutes)"
+	@echo "make results [QUICK=1] [WORK=.results] every result file of benchmarks/, from nothing (hours; QUICK=1: minutes);"
+	@echo "                                       with MINUTES=60 none is begun after that, and the next run goes on"
 	@echo "make clean                             remove .venv and build files"
 
 demo: $(VENV)/.installed-demo
@@ -54,7 +55,7 @@ docs-serve: $(VENV)/.installed-dev
 	$(BIN)/python -m docs.tools serve
 
 results: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks results --work $(WORK) $(if $(QUICK),--quick)
+	$(BIN)/python -m benchmarks results --work $(WORK) $(if $(QUICK),--quick) $(if $(MINUTES),--most-min $(MINUTES))
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "Installing potstill[$*] into $(VENV) (about 1 GB, a few minutes)"

@@ -66,13 +66,14 @@ for each in scenarios().values():
 def results(
     *,
     only: Annotated[tuple[str, ...], Parameter(help="run only these scenarios; default: all")] = (),
+    most_min: Annotated[float | None, Parameter(help="begin no further scenario after so many minutes")] = None,
     run: Annotated[RunSettings, FLAT] = HERE,
 ) -> None:
     """Run every scenario, from nothing, and write all result files below --work (hours); finished pieces are kept.
 
     Example: python -m benchmarks results --quick
     """
-    failed = run_all(run, only=only, reporter=reporter_for_terminal())
+    failed = run_all(run, only=only, most_min=most_min, reporter=reporter_for_terminal())
     if failed:
         raise PotstillError(f"{len(failed)} scenarios have no result: {', '.join(failed)}; the reasons are above")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 from distill.errors import PotstillError
 from distill.progress import Reporter
+from export.measure.children import run_child
 
 INSTALL: Final = ".venv/.installed-demo"
 
@@ -49,7 +49,7 @@ def _run(command: list[str], folder: Path, reporter: Reporter) -> str:
     # A clone makes its own environment; `make` of an outer run would pass its own flags on.
     environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL")}
     environment["POTSTILL_CACHE"] = str(folder.parent / "cache")  # not in the clone, which would no longer be as committed
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = run_child(command, cwd=folder, env=environment)
     if done.returncode != 0:
         raise PotstillError(f"`{' '.join(command)}` in a new clone failed: {(done.stderr or done.stdout).strip()[-500:]}")
     return done.stdout

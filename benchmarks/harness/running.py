@@ -52,7 +52,8 @@ def run_scenario(scenario: Scenario, settings: Settings, run: RunSettings, *, re
     """
     environment, out = circumstances(), run.place / "results" if run.quick else run.out
     if run.quick:
-        settings = settings.model_copy(update=dict(scenario.quick))
+        small = {name: value for name, value in scenario.quick.items() if name not in settings.model_fields_set}
+        settings = settings.model_copy(update=small)
 
     def saved(outcome: Outcome) -> Path:
         found = {
@@ -84,9 +85,16 @@ def run_scenario(scenario: Scenario, settings: Settings, run: RunSettings, *, re
     return path
 
 
-def run_all(run: RunSettings, *, only: Sequence[str] = (), reporter: Reporter) -> list[str]:
-    """Run the scenarios that have no result yet, and return the names of those that failed."""
-    failed, folder = [], run.place / "results"
+def run_all(run: RunSettings, *, only: Sequence[str] = (), most_min: float | None = None, reporter: Reporter) -> list[str]:
+    """Run the scenarios that have no result yet, and return the names of those that failed.
+
+    Args:
+        run: Where.
+        only: Names of scenarios; none: all.
+        most_min: Minutes after which no further scenario is begun; None: no limit.
+        reporter: Told of each step.
+    """
+    failed, folder, begun = [], run.place / "results", time.monotonic()
     chosen = [each for name, each in scenarios().items() if not only or name in only]
     for number, scenario in enumerate(chosen, start=1):
         name = f"{number} of {len(chosen)}  {scenario.name}"
@@ -94,6 +102,8 @@ def run_all(run: RunSettings, *, only: Sequence[str] = (), reporter: Reporter) -
             reporter.say(f"{name}: already done")
         elif scenario.by_hand:
             reporter.say(f"{name}: left out, it needs {scenario.by_hand}")
+        elif most_min is not None and time.monotonic() - begun >= 60 * most_min:
+            reporter.say(f"{name}: left out, the {most_min:g} minutes are over")
         else:
             expected = "" if run.quick else f", about {scenario.minutes:.0f} minutes"
             reporter.say(f"{name}{expected}: {scenario.summary}")

@@ -131,7 +131,7 @@ class Scenario:
         table: From the result to its block in a page, without the circumstances.
         decided_by: Files and folders whose code decides the rows.
         minutes: About how long a run takes on two processors.
-        quick: Settings that --quick changes.
+        quick: Settings that --quick changes, where no flag names them.
         needs: Scenarios whose bundles it measures.
         by_hand: What must be named, because the repository does not have it; `results` leaves such a scenario out.
         picture: From the result to an SVG, if there is one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Final
 
 from benchmarks.harness.deciding import FITTING, INT8, TIMING, TRAINING
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Result, Scenario
@@ -13,7 +14,9 @@ from export.measure.points import picture_of
 from export.measure.tables import markdown_of, verdict_of
 from export.settings import DemoSettings
 
-SAMPLE_TEXTS = 120
+DEMO: Final = "demo"
+"""Name of the scenario, and of its folder, where `fit` goes on."""
+SAMPLE_TEXTS: Final = 120
 COLUMNS = ("classifier", "runs on", "macro-F1", "95 % interval", "kept", "p50 ms", "faster", "texts/s", "ships MB")
 
 
@@ -56,7 +59,7 @@ def table(result: Result) -> str:
 
 
 SCENARIO = Scenario(
-    name="demo",
+    name=DEMO,
     summary="Run `potstill demo`.",
     settings=DemoSettings,
     run=run,

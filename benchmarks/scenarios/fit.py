@@ -2,8 +2,8 @@
 
 Row by row: a finished row is a file in the work folder and is not made again. Calls `fit` as a user does; adds rows, figures.
 
-    clone     `make demo` in a new clone: minutes; what it fitted is the demo's seed 0
-    demo      the fit of the demo, one row per seed
+    clone     `make demo` in a new clone: minutes; what it fitted becomes the demo's seed 0
+    demo      the fit of the demo, one row per seed; seed 0 is what the scenario `demo` fits, in its folder
     quick     effort quick on 2,000 texts: minutes
     regret    all recipes within the demo's budget, with halving and trained in full: what halving lost, and what time it saved
     foreign   six sets that nothing was tuned on, one row each
@@ -31,7 +31,7 @@ from benchmarks.harness.deciding import FITTING, INT8, TIMING, TRAINING
 from benchmarks.harness.pieces import Rows
 from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario, require_known
 from benchmarks.harness.texts import task_texts
-from benchmarks.scenarios.demo import SAMPLE_TEXTS, sample_of
+from benchmarks.scenarios.demo import DEMO, SAMPLE_TEXTS, sample_of
 from distill.data import Splits, limited
 from distill.data.dataset import split_off
 from distill.errors import GateError
@@ -94,7 +94,7 @@ class Bench:
 
     Attributes:
         study: What is fitted.
-        folder: Holds the row files, and the folder of each fit.
+        folder: Holds the row files, and the folder of each fit but the first demo's.
         reporter: Told of each step.
     """
 
@@ -113,6 +113,10 @@ class Bench:
         demo = self.study.demo
         data = demo.data if self.study.most is None else demo.data.model_copy(update={"limit": self.study.most})
         return task_texts(data, demo.unlabeled)
+
+    def demo_folder(self, seed: int) -> Path:
+        """Where a seed's demo is: the first one is fitted once, here or by the scenario `demo`."""
+        return self.folder.parent / DEMO if seed == SEEDS[0] else self.folder / f"demo-{seed}"
 
     def settings(self, seed: int, **changes: Any) -> FitSettings:
         """Return the settings on the built-in task."""
@@ -171,7 +175,7 @@ def run(settings: FitBenchSettings, context: Context) -> Outcome:
 def _clone(bench: Bench, seeds: Sequence[int]) -> None:
     del seeds
     if not bench.rows.has("clone"):
-        row = clone_row(bench.study.root, kept=bench.folder / "demo-0", reporter=bench.reporter)
+        row = clone_row(bench.study.root, kept=bench.demo_folder(SEEDS[0]), reporter=bench.reporter)
         bench.rows.keep({"name": "clone", "kind": "clone", **row})
 
 
@@ -179,7 +183,7 @@ def _demo(bench: Bench, seeds: Sequence[int]) -> None:
     for seed in seeds:
         name = f"demo-{seed}"
         if not bench.rows.has(name):
-            part = _fitted(bench, bench.folder / name, bench.task[0], bench.settings(seed), bench.task[1])
+            part = _fitted(bench, bench.demo_folder(seed), bench.task[0], bench.settings(seed), bench.task[1])
             bench.rows.keep({"name": name, "kind": "demo", "seed": seed, **part})
 
 
@@ -206,7 +210,7 @@ def _regret(bench: Bench, seeds: Sequence[int]) -> None:
     """
     _demo(bench, seeds)
     for seed in seeds:
-        name, halved_name, demo = f"regret-{seed}", f"halved-{seed}", bench.folder / f"demo-{seed}"
+        name, halved_name, demo = f"regret-{seed}", f"halved-{seed}", bench.demo_folder(seed)
         if bench.rows.has(name) or "failed" in bench.rows.find(f"demo-{seed}"):
             continue
         teacher = demo / TEACHER if (demo / TEACHER).is_dir() else bench.study.teacher
@@ -303,6 +307,6 @@ SCENARIO = Scenario(
         *TIMING,
     ),
     minutes=900,
-    quick={"parts": ("quick",), "seeds": (0,)},
+    quick={"parts": ("demo",), "seeds": (0,)},
     needs=(QUALITY,),
 )

@@ -310,6 +310,6 @@ SCENARIO = Scenario(
         *("benchmarks/peers/stock.py", "benchmarks/peers/servers/inside/stock_folder.py", "serve/bulk", "export/runtime"),
     ),
     minutes=60,
-    quick={"rows": 6_000, "pipeline_rows": 64, "plain_rows": 640, "node_rows": 4_000, "kill_rows": 4_000, "kills": 3},
+    quick={"rows": 2_000, "pipeline_rows": 64, "plain_rows": 640, "node_rows": 1_000, "kill_rows": 3_072, "kills": 1},
     needs=(QUALITY,),
 )

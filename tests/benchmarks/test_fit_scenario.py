@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tiny_task import tiny_texts, write_csv
+from waiting import wait_until
 
 from benchmarks.fitting.clone import clone_row
 from benchmarks.fitting.figures import fit_figures, missing_of
@@ -50,6 +54,29 @@ def test_a_step_that_fails_in_a_clone_is_reported_with_its_words(tmp_path: Path)
     root = repository(tmp_path / "root", ".venv/.installed-demo:\n\t@echo no such torch >&2; exit 1\n")
     with pytest.raises(PotstillError, match=r"`make .venv/.installed-demo` in a new clone failed: .*no such torch"):
         clone_row(root, kept=tmp_path / "kept", reporter=QUIET)
+
+
+KILLED = """
+from pathlib import Path
+from benchmarks.fitting.clone import clone_row
+from distill.progress import SilentReporter
+from export.measure.children import stop_by_leaving
+stop_by_leaving()
+clone_row(Path({root!r}), kept=Path({kept!r}), reporter=SilentReporter())
+"""
+
+
+def test_a_clone_that_is_stopped_leaves_nothing_in_the_temporary_folder(tmp_path: Path) -> None:
+    writing = f"\t@touch {tmp_path}/begun; while true; do mkdir -p more; date > more/$$RANDOM$$(date +%N); done"
+    root, scratch = repository(tmp_path / "root", f".venv/.installed-demo:\n{writing}\n"), tmp_path / "scratch"
+    scratch.mkdir()
+    code = KILLED.format(root=str(root), kept=str(tmp_path / "kept"))
+    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(scratch)}) as process:
+        wait_until((tmp_path / "begun").exists)
+        assert list(scratch.iterdir())
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert not list(scratch.iterdir())
 
 
 def test_unknown_parts_and_sets_are_refused_with_the_known_ones(tmp_path: Path) -> None:

@@ -110,6 +110,12 @@ def test_a_quick_run_is_small_and_keeps_everything_below_the_work_folder(tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_quick_run_leaves_what_a_flag_names(tmp_path: Path) -> None:
+    where = RunSettings(work=tmp_path / "work", quick=True)
+    run_scenario(scenario("count"), CountSettings(count=3), where, reporter=SilentReporter())
+    assert read_result("count", folder=tmp_path / "work" / "quick" / "results")["figures"] == {"count": 3}
+
+
 def test_all_scenarios_are_run_but_those_that_are_done_and_failures_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +134,9 @@ def test_all_scenarios_are_run_but_those_that_are_done_and_failures_are_named(
     assert "3 of 3  elsewhere: left out, it needs a folder" in first.lines
     assert run_all(where, only=("good",), reporter=second) == []
     assert second.lines == ["1 of 1  good: already done"]
+    late = Said()
+    assert run_all(where, most_min=0, reporter=late) == []
+    assert late.lines[:2] == ["1 of 3  good: already done", "2 of 3  bad: left out, the 0 minutes are over"]
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # main reads sys.argv
@@ -163,6 +172,7 @@ def test_a_scenario_is_a_command_whose_flags_are_its_settings(
     assert main("ops", "--rounds", "3", "--quick", "--work", str(tmp_path)) == 0
     ((found, settings, run),) = seen
     assert (found.name, settings.rounds, run.quick, run.work) == ("ops", 3, True, tmp_path)
+    assert settings.model_fields_set == {"rounds"}  # so that --quick knows what it may change
     assert capsys.readouterr().out == f"{tmp_path / 'ops.json'}\n"
 
 
@@ -178,7 +188,7 @@ def test_what_is_wrong_is_said_in_a_line_with_the_exit_code_of_its_kind(
 ) -> None:
     assert main("ops", "--rounds", "none") == 2
     assert main("tea") == 2
-    monkeypatch.setattr(command, "run_all", lambda run, only, reporter: ["ops", "demo"])
+    monkeypatch.setattr(command, "run_all", lambda run, only, most_min, reporter: ["ops", "demo"])
     capsys.readouterr()
     assert main("results", "--quick") == PotstillError("").exit_code
     assert "2 scenarios have no result: ops, demo" in capsys.readouterr().err
