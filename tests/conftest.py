@@ -178,8 +178,9 @@ def tiny_fallback(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path_factory: p
 
 @pytest.fixture(scope="module")
 def short_fits() -> Iterator[None]:
-    """Let `fit` measure in short turns of few processes, and start none for cold start and memory; tests of measuring do."""
+    """Let `fit` measure in short turns, in this process; tests of measuring start processes."""
     import numpy as np
+    from here import opened_here
 
     from export.measure.turns import Fresh
     from export.settings import MIN_PROCESSES, BenchSettings
@@ -195,6 +196,7 @@ def short_fits() -> Iterator[None]:
     )
     fresh = Fresh(0.5, 10**8, 10**8, 10**8, 10**8, np.zeros((1, 2), np.float32), {})
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.measure.turns.Contender.start", opened_here)
         patch.setattr("export.measure.rows.fresh_process", lambda *_, **__: fresh)
         patch.setattr("export.fitting.weighing.TIMING", short)
         patch.setattr("export.fitting.reporting.findings.FIRST_LOOK", short)

@@ -1,6 +1,7 @@
 """Every command and every Python example of the README and of the pages on fitting and adopting runs as written.
 
-Only `fit` gets flags that make it fast: two students instead of seven, and little training.
+They run in this process, as loading torch anew takes seconds, and a tiny model takes the place of the default one, whose
+fine-tuning takes minutes. `fit` and `bench` get flags that make them fast, too.
 """
 
 from __future__ import annotations
@@ -13,18 +14,24 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hugging_face import save_trained
-from tiny_task import tiny_texts, write_csv
+from tiny_task import Outcome, tiny_texts, write_csv
 
 from distill.bundle import Bundle
 
 ROOT = Path(__file__).parent.parent
 NOT_RUN_HERE = ("make demo", "make test", "potstill predict demo/student", "potstill fit --teacher my-finetuned-bert")
-FAST = ("--effort", "quick", "--recipes", "static")
+MORE = {
+    "fit": ("--effort", "quick", "--recipes", "static", "--teacher", "my-classifier"),
+    "teacher": ("--model", "my-classifier"),
+    "bench": ("--settle-s", "0.1", "--rounds", "3", "--throughput-rounds", "3", "--throughput-texts", "8"),
+}
+PAGES = ("README.md", "docs/start/steps.md", "docs/start/your-classifier.md")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -45,6 +52,14 @@ def workplace(tiny_teacher: Bundle, tmp_path_factory: pytest.TempPathFactory) ->
     write_csv(folder / "reviews.csv", tiny_texts(240))
     write_csv(folder / "test.csv", tiny_texts(60, seed=5))
     return folder
+
+
+@pytest.fixture
+def inside(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Enter the workplace; few texts are enough to fine-tune there: the students get layers of the teacher, which needs all."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr("distill.teachers.defaults.FEW_TEXTS", 0)
+    return workplace
 
 
 def test_the_pages_name_every_command_of_the_walkthrough() -> None:
@@ -83,25 +98,22 @@ def asked(address: str, body: dict[str, str], *, seconds: float) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", ["README.md", "docs/start/steps.md", "docs/start/your-classifier.md"])
-def test_commands_run_as_they_stand(page: str, workplace: Path) -> None:
+@pytest.mark.usefixtures("short_fits")
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_run_as_they_stand(page: str, inside: Path, potstill: Callable[..., Outcome]) -> None:
     for line in commands(page):
         program, *arguments = shlex.split(line)
         assert program == "potstill"
         if arguments[0] == "serve":
-            assert_serves(arguments, workplace)
+            assert_serves(arguments, inside)
             continue
-        more = FAST if arguments[0] == "fit" else ()
-        done = subprocess.run(
-            [sys.executable, "-m", "distill", *arguments, *more], cwd=workplace, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
-        assert done.stdout.strip(), line
+        done = potstill(*arguments, *MORE.get(arguments[0], ()))
+        assert done.code == 0, f"{line}\n{done.err}"
+        assert done.out.strip(), line
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/start/steps.md", "docs/start/your-classifier.md"])
-def test_python_runs_as_it_stands(page: str, workplace: Path) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_python_runs_as_it_stands(page: str, inside: Path) -> None:
     for example in blocks(page, "python"):
-        done = subprocess.run([sys.executable, "-c", example], cwd=workplace, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{example}\n{done.stderr}"
+        exec(compile(example.replace("builtin:minilm", "my-classifier"), page, "exec"), {"__name__": "__main__"})

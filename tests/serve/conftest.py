@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from served import Running
+from waiting import wait_until
 
 from distill.bundle import Bundle
 from serve.answering.models import ModelSource
@@ -27,9 +27,7 @@ def start_server() -> Iterator[Callable[..., Running]]:
         server = make(app, settings)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
-        until = time.monotonic() + 30
-        while not server.started and time.monotonic() < until:
-            time.sleep(0.01)
+        wait_until(lambda: server.started)
         running.append(Running(app, server, thread))
         return running[-1]
 

@@ -21,6 +21,7 @@ Copied = Callable[[Bundle], Bundle]
 QUICK = BenchSettings(rounds=3, texts_per_round=4, settle_s=0.1, window_s=0.02, throughput_texts=8, throughput_rounds=3)
 
 
+@pytest.mark.slow
 def test_the_result_is_sealed_into_the_bundle(
     tiny_student: Bundle, tiny_teacher: Bundle, copied: Copied, tiny_test: Dataset
 ) -> None:

@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from distill.bundle import Bundle
 from export.measure.children import child, run_child
@@ -46,32 +45,17 @@ def alive(pid: int) -> bool:
         return False
 
 
-def eventually(what: Callable[[], bool], *, within_s: float = WITHIN_S) -> bool:
-    until = time.monotonic() + within_s
-    while time.monotonic() < until:
-        if what():
-            return True
-        time.sleep(0.05)
-    return False
-
-
 @pytest.mark.parametrize("scenario", ["server", "single-stream"])
 def test_sigterm_leaves_no_server_and_no_worker(scenario: str, tiny_student: Bundle, tiny_csv: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", scenario, "--bundles", f"{tiny_student.path}:int8", "--test", str(tiny_csv)]
     places = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
-    with (
-        (tmp_path / "said").open("w+") as said,
-        subprocess.Popen([*command, *places], cwd=ROOT, stdout=said, stderr=said) as harness,
-    ):
+    with subprocess.Popen([*command, *places], cwd=ROOT) as harness:
         try:
-            started = eventually(
-                lambda: any("benchmarks.peers" in line or "serve" in line for line in commands_below(harness.pid))
-            )
-            assert started, (tmp_path / "said").read_text()
+            wait_until(lambda: any("benchmarks.peers" in line or "serve" in line for line in commands_below(harness.pid)))
             children = below(harness.pid)
             harness.send_signal(signal.SIGTERM)
             assert harness.wait(WITHIN_S) == 128 + signal.SIGTERM
-            assert eventually(lambda: not any(map(alive, children)), within_s=5)
+            wait_until(lambda: not any(map(alive, children)), seconds=5)
         finally:
             harness.kill()
     assert not (tmp_path / "out").exists()
@@ -95,7 +79,7 @@ def test_what_a_child_started_ends_with_it_whether_or_not_it_asks_for_more_time(
         assert process.stdout is not None
         grandchild = int(process.stdout.readline())
         assert alive(grandchild)
-    assert eventually(lambda: not alive(grandchild), within_s=2)
+    wait_until(lambda: not alive(grandchild), seconds=2)
     assert process.returncode == -signal.SIGKILL
 
 
@@ -104,7 +88,7 @@ def test_a_child_that_takes_too_long_is_killed_with_its_group() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         run_child(["sh", "-c", f"sleep {nap} & sleep {nap}"], timeout_s=0.2)
     sleeping = f"sleep\0{nap}\0".encode()
-    assert eventually(lambda: not any(_reads(path) == sleeping for path in Path("/proc").glob("[0-9]*/cmdline")), within_s=5)
+    wait_until(lambda: not any(_reads(path) == sleeping for path in Path("/proc").glob("[0-9]*/cmdline")), seconds=5)
 
 
 def _reads(path: Path) -> bytes:

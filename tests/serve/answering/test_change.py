@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 import weakref
@@ -26,6 +25,7 @@ from typing import Any
 
 import pytest
 from served import Running
+from waiting import wait_until
 
 from distill.bundle import Bundle
 from distill.errors import BundleError
@@ -162,15 +162,11 @@ def test_many_signals_become_one_reload_that_runs_and_one_that_follows(
     assert loop is not None
     for _ in range(50):
         loop.call_soon_threadsafe(server.server._reload)
-    until = time.monotonic() + 20
-    while len(opened) < 2 and time.monotonic() < until:
-        time.sleep(0.01)
+    wait_until(lambda: len(opened) >= 2)
     for _ in range(50):
         loop.call_soon_threadsafe(server.server._reload)
     may_go.set()
-    while server.ask("GET", "/metrics").body.count(b'potstill_reloads_total{model="tiny",result="done"} 2.0') == 0:
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    wait_until(lambda: b'potstill_reloads_total{model="tiny",result="done"} 2.0' in server.ask("GET", "/metrics").body)
     assert len(opened) == 3
 
 
@@ -183,10 +179,7 @@ def test_a_reload_that_hangs_is_given_up_and_the_old_bundle_answers(gated: tuple
     assert len(opened) == 2
     may_go.set()
     server.app.models["tiny"]._reload_timeout_s = 60
-    until = time.monotonic() + 20
-    while server.post("/admin/reload", {}, **BEARER).status != 200:
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    wait_until(lambda: server.post("/admin/reload", {}, **BEARER).status == 200)
 
 
 def refused_reload(server: Running, folder: Path, caplog: pytest.LogCaptureFixture) -> str:
@@ -325,18 +318,11 @@ def process(bundle: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], 
     running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: status_of(f"{url}/health/ready") == 200)
+        wait_until(lambda: status_of(f"{url}/health/ready") == 200)
         yield running, url
     finally:
         running.kill()
         running.communicate()
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def status_of(url: str, body: bytes | None = None) -> int:
@@ -358,7 +344,7 @@ def test_sigterm_is_not_ready_first_then_ends_with_0_and_loses_nothing(tiny_stud
         for thread in asking:
             thread.start()
         running.send_signal(signal.SIGTERM)
-        wait_for(lambda: status_of(f"{url}/health/ready") == 503)
+        wait_until(lambda: status_of(f"{url}/health/ready") == 503)
         assert status_of(url, b'{"inputs": "great"}') == 200  # not ready, and still taken
         for thread in asking:
             thread.join()
@@ -369,7 +355,7 @@ def test_sigterm_is_not_ready_first_then_ends_with_0_and_loses_nothing(tiny_stud
 def test_a_second_signal_ends_at_once(tiny_student: Bundle) -> None:
     with process(tiny_student.path, "--drain-s", "50") as (running, url):
         running.send_signal(signal.SIGTERM)
-        wait_for(lambda: status_of(f"{url}/health/ready") == 503)
+        wait_until(lambda: status_of(f"{url}/health/ready") == 503)
         running.send_signal(signal.SIGTERM)
         assert running.wait(timeout=20) == 1
 
@@ -418,5 +404,5 @@ def test_sighup_reads_the_bundle_again(tiny_student: Bundle, tmp_path: Path) -> 
             with urllib.request.urlopen(f"{url}/metrics") as response:
                 return bytes(response.read())
 
-        wait_for(lambda: b'potstill_reloads_total{model="current",result="done"} 1.0' in reloads())
+        wait_until(lambda: b'potstill_reloads_total{model="current",result="done"} 1.0' in reloads())
         assert status_of(url, b'{"inputs": "great"}') == 200

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from served import Running, character_tokenizer
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from waiting import wait_until
 
 from distill.classifier import TextInput
 from distill.errors import DatasetError
@@ -59,13 +59,6 @@ def hanging() -> Iterator[Hanging]:
     classifier = Hanging()
     yield classifier
     classifier.may_go.set()
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def reason_of(asked: BaseException | object) -> Reason | object:

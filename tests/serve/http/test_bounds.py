@@ -6,14 +6,15 @@ import http.client
 import re
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 from served import Lengths, Running
+from waiting import wait_until
 
 from distill.errors import SettingsError
 from serve.answering.engine import Engine
@@ -49,9 +50,7 @@ def read_all(client: socket.socket) -> bytes:
 
 
 def only_connection(server: Running) -> Connection:
-    until = time.monotonic() + 20
-    while not server.server.server_state.connections and time.monotonic() < until:
-        time.sleep(0.01)
+    wait_until(lambda: server.server.server_state.connections)
     (connection,) = server.server.server_state.connections
     assert isinstance(connection, Connection)
     return connection
@@ -117,9 +116,7 @@ def test_a_body_that_does_not_come_ends_the_connection_also_after_a_refusal(
     with connected(server) as client:
         client.sendall(POST.replace(b" / ", b" %s " % path) + b"content-length: 100\r\n\r\n{")
         heard = client.recv(1) if status == b"404" else b""  # refused at once
-        until = time.monotonic() + 20
-        while only_connection(server)._message is None and time.monotonic() < until:
-            time.sleep(0.01)
+        wait_until(lambda: only_connection(server)._message is not None)
         after(server, 11)
         assert statuses(heard + read_all(client)) == [status]
 
@@ -130,9 +127,7 @@ def test_a_stray_line_end_does_not_keep_a_connection(server: Running) -> None:
         assert client.recv(1000)
         client.sendall(b"\r\n")
         connection = only_connection(server)
-        until = time.monotonic() + 20
-        while not connection._head_bytes and time.monotonic() < until:
-            time.sleep(0.01)
+        wait_until(lambda: connection._head_bytes)
         after(server, 76)
         assert client.recv(1) == b""
 
@@ -150,10 +145,7 @@ def test_a_client_that_asks_and_does_not_read_is_not_read_from(server: Running) 
         assert len(connection._unparsed) <= READ_BYTES
         assert len(connection._queue) < 50
         after(server, 11)
-        until = time.monotonic() + 20
-        while server.server.server_state.connections and time.monotonic() < until:
-            time.sleep(0.01)
-        assert not server.server.server_state.connections
+        wait_until(lambda: not server.server.server_state.connections)
 
 
 def test_pipelined_requests_beyond_one_read_are_all_answered_in_order(server: Running) -> None:
@@ -240,20 +232,17 @@ def test_of_bodies_that_are_too_large_together_the_largest_unfinished_one_goes(s
         ):
             client.sendall(POST + b"content-length: %d\r\n\r\n%s" % (declared, sent))
             arrived += len(sent)
-            wait_for(lambda: server.server._crowd._all_body_bytes, arrived)
+            wait_until(partial(holding, server, arrived))
         other.sendall(b" " * 9000)  # 107,000 in all
         assert large.recv(1) == b""
         small.sendall(body[9000:])
         assert statuses(small.recv(1000)) == [b"200"]
-        wait_for(lambda: server.server._crowd._all_body_bytes, 49_000)  # that of the third
-    wait_for(lambda: server.server._crowd._all_body_bytes, 0)
+        wait_until(partial(holding, server, 49_000))  # that of the third
+    wait_until(partial(holding, server, 0))
 
 
-def wait_for(value: Callable[[], int], wanted: int) -> None:
-    until = time.monotonic() + 20
-    while value() != wanted:
-        assert time.monotonic() < until, (value(), wanted)
-        time.sleep(0.01)
+def holding(server: Running, body_bytes: int) -> bool:
+    return server.server._crowd._all_body_bytes == body_bytes
 
 
 def test_an_ipv6_client_is_its_network() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 from served import Running
+from waiting import wait_until
 
 from distill.bundle import Bundle
 from distill.classifier import predict
@@ -200,7 +200,4 @@ def test_metrics_say_how_many_threads_have_nothing_to_do(serve_bundle: Callable[
     server = serve_bundle(threads=3)
     server.post("/", {"inputs": TEXTS})
     # A thread is idle when it waits again, a moment after its answer is out.
-    until = time.monotonic() + 20
-    while 'potstill_idle_threads{model="tiny"} 3.0' not in server.ask("GET", "/metrics").body.decode():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    wait_until(lambda: b'potstill_idle_threads{model="tiny"} 3.0' in server.ask("GET", "/metrics").body)

@@ -11,7 +11,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 from served import Running
 from test_access import make_certificate
 from test_deploy import settings_of
+from waiting import wait_until
 
 from distill.bundle import Bundle
 from serve.answering.models import ModelSource
@@ -124,9 +124,7 @@ def nginx(place: Path, block: str, port: int) -> Iterator[None]:
     )
     with subprocess.Popen(["nginx", "-e", f"{place}/error.log", "-c", str(config), "-g", "daemon off;"]) as process:
         try:
-            until = time.monotonic() + 30
-            while socket.socket().connect_ex(("127.0.0.1", port)) and time.monotonic() < until:
-                time.sleep(0.02)
+            wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
             yield
         finally:
             process.terminate()

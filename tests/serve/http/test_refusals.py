@@ -8,11 +8,11 @@ import re
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from served import Answered, Running
+from waiting import wait_until
 
 from serve.http.connection import Connection
 
@@ -153,9 +153,7 @@ def test_slow_heads_and_slow_bodies_are_ended(serve_bundle: Callable[..., Runnin
 
 def seem_idle(server: Running, seconds: float) -> None:
     """Let the only connection of a server seem idle for some seconds, and let the server look at it."""
-    until = time.monotonic() + 60
-    while not server.server.server_state.connections and time.monotonic() < until:
-        time.sleep(0.01)
+    wait_until(lambda: server.server.server_state.connections)
     (connection,) = server.server.server_state.connections
     assert isinstance(connection, Connection)
     assert connection.waits_since is not None
