@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from random_models import SIZES, SIZES_OF_DISTILBERT
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from distill.bundle import Bundle
 
@@ -42,4 +42,11 @@ def save_trained(folder: Path, teacher: Bundle, labels: tuple[str, ...], *, flip
         head.weight.data, head.bias.data = head.weight.data.flip(0), head.bias.data.flip(0)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(teacher.path).save_pretrained(folder)
+    return folder
+
+
+def save_encoder(folder: Path, classifier: Path) -> Path:
+    """Save the encoder of a classifier, without its head."""
+    AutoModel.from_pretrained(classifier).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(classifier).save_pretrained(folder)
     return folder

@@ -1,7 +1,7 @@
 """Every command and every Python example of the README and of the pages on fitting and adopting runs as written.
 
-They run in this process, as loading torch anew takes seconds, and a tiny model takes the place of the default one, whose
-fine-tuning takes minutes. `fit` and `bench` get flags that make them fast, too.
+They run in this process, as loading torch anew takes seconds. Teachers are fine-tuned from a tiny encoder: the default one
+takes minutes. `fit` and `bench` get flags that make them fast, too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hugging_face import save_trained
+from hugging_face import save_encoder, save_trained
 from tiny_task import Outcome, tiny_texts, write_csv
 
 from distill.bundle import Bundle
@@ -27,8 +27,8 @@ from distill.bundle import Bundle
 ROOT = Path(__file__).parent.parent
 NOT_RUN_HERE = ("make demo", "make test", "potstill predict demo/student", "potstill fit --teacher my-finetuned-bert")
 MORE = {
-    "fit": ("--effort", "quick", "--recipes", "static", "--teacher", "my-classifier"),
-    "teacher": ("--model", "my-classifier"),
+    "fit": ("--effort", "quick", "--recipes", "static", "--teacher", "my-encoder"),
+    "teacher": ("--model", "my-encoder"),
     "bench": ("--settle-s", "0.1", "--rounds", "3", "--throughput-rounds", "3", "--throughput-texts", "8"),
 }
 PAGES = ("README.md", "docs/start/steps.md", "docs/start/your-classifier.md")
@@ -48,7 +48,7 @@ def commands(page: str) -> list[str]:
 @pytest.fixture(scope="module")
 def workplace(tiny_teacher: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
-    save_trained(folder / "my-classifier", tiny_teacher, ("LABEL_0", "LABEL_1"))
+    save_encoder(folder / "my-encoder", save_trained(folder / "my-classifier", tiny_teacher, ("LABEL_0", "LABEL_1")))
     write_csv(folder / "reviews.csv", tiny_texts(240))
     write_csv(folder / "test.csv", tiny_texts(60, seed=5))
     return folder
@@ -56,7 +56,7 @@ def workplace(tiny_teacher: Bundle, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def inside(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Enter the workplace; few texts are enough to fine-tune there: the students get layers of the teacher, which needs all."""
+    """Enter the workplace. Its few texts would make a teacher of one or two layers, too few for the pages' students."""
     monkeypatch.chdir(workplace)
     monkeypatch.setattr("distill.teachers.defaults.FEW_TEXTS", 0)
     return workplace
@@ -115,5 +115,7 @@ def test_commands_run_as_they_stand(page: str, inside: Path, potstill: Callable[
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_python_runs_as_it_stands(page: str, inside: Path) -> None:
-    for example in blocks(page, "python"):
-        exec(compile(example.replace("builtin:minilm", "my-classifier"), page, "exec"), {"__name__": "__main__"})
+    examples = blocks(page, "python")
+    assert examples
+    for example in examples:
+        exec(compile(example.replace("builtin:minilm", "my-encoder"), page, "exec"), {"__name__": "__main__"})

@@ -32,6 +32,7 @@ from distill.teachers.teacher import (
     require_useful_teacher,
 )
 from distill.texts import TextInput
+from distill.training.fine_tuning import MIN_TOKENS
 from distill.training.lesson import of_one_kind
 from distill.training.processes import lengths_of
 from export.fitting.plan import Plan, planned_minutes, within_budget
@@ -48,7 +49,6 @@ FEW_FOR_A_CHOICE: Final = 200
 FEW_OF_A_LABEL: Final = 20
 """Texts of a label, among those that choose or measure, below which the report warns that its recall is coarse."""
 MEASURING: Final = "test texts measure the result"
-UNTRAINED_LENGTH: Final = 128
 MOST_TOKENS: Final = 512
 LENGTHS_OF: Final = 2_000
 EFFORTS: Final[tuple[Effort, ...]] = ("thorough", "standard", "quick")
@@ -204,7 +204,7 @@ def _judged(teacher: Teacher, splits: Splits, reporter: Reporter) -> Splits:
 
 def _untrained(source: str, train: Dataset) -> Teacher:
     labels, task = train.labels, train.problem_type
-    model = load_pretrained(source, labels=labels, max_length=UNTRAINED_LENGTH, seed=0, problem_type=task)
+    model = load_pretrained(source, labels=labels, max_length=MIN_TOKENS, seed=0, problem_type=task)
     longest = int(min(usable_positions(model.model.config), MOST_TOKENS))
     model = replace(model, tokenizer=model.tokenizer.with_max_length(longest))
     return open_teacher(model.reading_pairs() if train.is_pairs else model, device="auto")
