@@ -1,4 +1,4 @@
-"""Waiting for what another thread or process does: no test sleeps for a fixed time."""
+"""Waiting for what another thread or process does."""
 
 from __future__ import annotations
 

@@ -67,7 +67,8 @@ clone_row(Path({root!r}), kept=Path({kept!r}), reporter=SilentReporter())
 
 
 def test_a_clone_that_is_stopped_leaves_nothing_in_the_temporary_folder(tmp_path: Path) -> None:
-    writing = f"\t@touch {tmp_path}/begun; while true; do mkdir -p more; date > more/$$RANDOM$$(date +%N); done"
+    # What `make` starts goes on when only `make` is killed, and writes its folder anew.
+    writing = f"\t@touch {tmp_path}/begun; while true; do mkdir -p $(CURDIR)/more; done"
     root, scratch = repository(tmp_path / "root", f".venv/.installed-demo:\n{writing}\n"), tmp_path / "scratch"
     scratch.mkdir()
     code = KILLED.format(root=str(root), kept=str(tmp_path / "kept"))
@@ -110,6 +111,7 @@ def test_every_part_has_a_row_and_a_second_run_makes_none(
     by_name = {row["name"]: row for row in rows}
     assert by_name.keys() == {"quick", "demo-0", "halved-0", "regret-0", "foreign-tiny"}
     assert not [row for row in rows if "failed" in row]
+    assert (tmp_path / "demo" / "report.json").is_file()  # where the scenario `demo` finds it done
     demo, halved, regret = by_name["demo-0"], by_name["halved-0"], by_name["regret-0"]
     # Four recipes: two of them are stopped, and only then trained in full.
     assert len([name for name in halved["halved_s"] if name.startswith("quarter/")]) == 4

@@ -43,7 +43,7 @@ def test_every_phase_runs_and_is_kept(tiny_student: Bundle, tiny_test: Dataset, 
     (cpu_us,) = rows["half_load"]["server_cpu_us_per_request_rounds"]
     assert 10 < cpu_us < 1e5
     assert (rows["overload"]["lost"], rows["overload"]["wrong"]) == (0, 0)
-    assert rows["overload"]["server_errors"] <= 2  # where tests share a slow processor, one has missed its deadline: 504
+    assert rows["overload"]["server_errors"] <= 2  # on a slow processor that tests share, one may miss its deadline
     assert rows["overload"]["right_afterwards"]
     reload = rows["reload"]
     assert (reload["reloads"], reload["lost"], reload["errors"], reload["wrong"]) == (2, 0, 0, 0)
