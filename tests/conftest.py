@@ -177,12 +177,23 @@ def tiny_fallback(tiny_teacher: Bundle, tiny_splits: Splits, tmp_path_factory: p
 
 
 @pytest.fixture(scope="module")
-def short_fits() -> Iterator[None]:
-    """Let `fit` measure in short turns, in this process; tests of measuring start processes."""
+def timed_here() -> Iterator[None]:
+    """Open what is timed in this process; tests of measuring start processes."""
     import numpy as np
     from here import opened_here
 
     from export.measure.turns import Fresh
+
+    fresh = Fresh(0.5, 10**8, 10**8, 10**8, 10**8, np.zeros((1, 2), np.float32), {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.measure.turns.Contender.start", opened_here)
+        patch.setattr("export.measure.rows.fresh_process", lambda *_, **__: fresh)
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_fits(timed_here: None) -> Iterator[None]:
+    """Let `fit` measure in short turns, in this process."""
     from export.settings import MIN_PROCESSES, BenchSettings
 
     short = BenchSettings(
@@ -194,10 +205,7 @@ def short_fits() -> Iterator[None]:
         throughput_texts=8,
         throughput_rounds=3,
     )
-    fresh = Fresh(0.5, 10**8, 10**8, 10**8, 10**8, np.zeros((1, 2), np.float32), {})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("export.measure.turns.Contender.start", opened_here)
-        patch.setattr("export.measure.rows.fresh_process", lambda *_, **__: fresh)
         patch.setattr("export.fitting.weighing.TIMING", short)
         patch.setattr("export.fitting.reporting.findings.FIRST_LOOK", short)
         yield

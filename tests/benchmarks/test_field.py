@@ -26,7 +26,8 @@ from distill.teacher_settings import TeacherSettings
 from distill.training import pace
 from export.runtime.sessions import OnnxClassifier
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # fine-tunes the packaged encoder, writes graphs of BERT's size
+# It fine-tunes the packaged encoder.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.usefixtures("timed_here")]
 
 STUDY = replace(
     SST2,

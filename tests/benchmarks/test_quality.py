@@ -91,7 +91,7 @@ def outcome_of(study: Study) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def outcome(study: Study) -> Outcome:
+def outcome(study: Study, timed_here: None) -> Outcome:
     """Return what a run of all arms and seeds found; do not change its folder."""
     return outcome_of(study)
 
