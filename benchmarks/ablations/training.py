@@ -36,6 +36,7 @@ class Work:
 
     Attributes:
         folder: Of the scenario.
+        rows: The finished ones, by arm and seed.
         reporter: Told of each step.
         limit: Texts of each split, at most; None: all.
         model: What the teachers are fine-tuned from.
@@ -46,6 +47,7 @@ class Work:
     """
 
     folder: Path
+    rows: Rows
     reporter: Reporter
     limit: int | None = None
     model: str = BUILTIN_MINILM
@@ -58,11 +60,6 @@ class Work:
     def bench(self) -> Bench:
         """What the cells of `transfer` are made with, which the chains are too."""
         return Bench(self.folder, self.reporter, limit=self.limit)
-
-    @cached_property
-    def rows(self) -> Rows:
-        """The finished rows, by arm and seed."""
-        return Rows(self.folder / "rows")
 
     @cached_property
     def further(self) -> tuple[Any, ...]:

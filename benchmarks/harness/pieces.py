@@ -71,6 +71,26 @@ class Rows(Pieces):
     A row that another kind of processor made is as good as not there.
     """
 
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        earlier: Sequence[Mapping[str, Any]] = (),
+        saved: Callable[[list[Any]], object] | None = None,
+    ) -> None:
+        """Take over the rows of an earlier result that are not finished here.
+
+        Args:
+            folder: Of the files.
+            earlier: Those rows, each with its circumstances; the failed ones are left out, and can be made again.
+            saved: Called with all rows once a further one is finished.
+        """
+        super().__init__(folder)
+        self._saved = saved
+        for row in earlier:
+            if "failed" not in row and not self.has(row["name"]):
+                self.put(row["name"], row)
+
     def find(self, name: str) -> Any:
         """Return a row; None if it is not there, not whole, or was made on another kind of processor."""
         found = super().find(name)
@@ -83,12 +103,9 @@ class Rows(Pieces):
     def keep(self, row: Mapping[str, Any]) -> None:
         """Keep a finished row under its name."""
         self.put(row["name"], {**row, "made": made_now()})
+        if self._saved is not None:
+            self._saved(self.all())
 
     def all(self) -> list[Any]:
         """Return every row, in the order of the names."""
         return [row for row in super().all() if row is not None]
-
-    def with_earlier(self, earlier: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Return the rows here and those of an earlier result that were not made again, sorted by name."""
-        rows = {row["name"]: dict(row) for row in (*earlier, *self.all())}
-        return [rows[name] for name in sorted(rows)]

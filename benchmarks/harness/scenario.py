@@ -98,6 +98,10 @@ class Context:
         kept = [row for row in rows if is_of_here(row)]
         if len(kept) < len(rows):
             self.reporter.say(f"earlier rows left out, of another kind of processor: {len(rows) - len(kept)} of {len(rows)}")
+        if kept:
+            self.reporter.say(
+                f"{len(kept)} rows of {self.out / self.scenario}.json are not made again; another --out has all made"
+            )
         return kept
 
     def trained(self, name: str, seed: int | None = None) -> Path:

@@ -1,6 +1,7 @@
 """The scenario `ablations`: what each lever of the training brings, where it should help most.
 
-Arm by arm and seed by seed; a finished row is kept and not made again, so that a few levers can be tried at a time.
+Arm by arm and seed by seed. The result is written after each row, and a later run with the same code goes on from it, so that
+a few levers can be tried at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from benchmarks.ablations.gains import ablation_figures, ablation_table, missing
 from benchmarks.ablations.levers import ARMS, LEVERS, SEEDS
 from benchmarks.ablations.training import Work, make_row
 from benchmarks.harness.deciding import INT8, TRAINING
-from benchmarks.harness.scenario import QUICK_TEXTS, Context, Outcome, Scenario, require_known
+from benchmarks.harness.pieces import Rows
+from benchmarks.harness.scenario import QUICK_TEXTS, Context, Outcome, Row, Scenario, require_known
 from distill.settings import Settings
 from distill.teacher_settings import TeacherSettings
 
@@ -40,15 +42,19 @@ def run(settings: AblationSettings, context: Context) -> Outcome:
         SettingsError: A lever that is not known.
     """
     require_known("lever", settings.levers, LEVERS)
-    work = Work(context.folder, context.reporter, **(QUICK if context.quick else {}))
+    rows = Rows(context.folder / "rows", earlier=context.earlier_rows(), saved=lambda rows: context.save(outcome(rows)))
+    work = Work(context.folder, rows, context.reporter, **(QUICK if context.quick else {}))
+    tasks = sorted({arm.task for arm in ARMS.values()})
+    labels = {task: "".join(map(str, work.bench.builtin(task).test.label_ids)) for task in tasks}
+
+    def outcome(rows: list[Row]) -> Outcome:
+        return Outcome(rows, {"missing": missing_of(rows), "test_labels": labels})
+
     chosen = [LEVERS[name] for name in settings.levers]
     for seed in settings.seeds:
         for name in dict.fromkeys(name for lever in chosen for name in (lever.control, lever.arm)):
             make_row(work, name, ARMS[name], seed)
-    rows = work.rows.with_earlier(context.earlier_rows())
-    tasks = sorted({arm.task for arm in ARMS.values()})
-    labels = {task: "".join(map(str, work.bench.builtin(task).test.label_ids)) for task in tasks}
-    return Outcome(rows, {"missing": missing_of(rows), "test_labels": labels})
+    return outcome(rows.all())
 
 
 SCENARIO = Scenario(

@@ -49,11 +49,12 @@ def sample_of(study: Study) -> Amounts:
     return Amounts(replace(study, settings=short, seeds=(0,)), few, Promises(drawings=20), local_texts=20)
 
 
-def run_ask(folder: Path, *, parts: Sequence[str], amounts: Amounts, reporter: Reporter) -> list[dict[str, Any]]:
+def run_ask(folder: Path, rows: Rows, *, parts: Sequence[str], amounts: Amounts, reporter: Reporter) -> list[dict[str, Any]]:
     """Make the rows that are missing; return all there are.
 
     Args:
         folder: Work folder.
+        rows: Those that are finished; new ones are kept there.
         parts: Of `PARTS`.
         amounts: How much each part does.
         reporter: Told of each step.
@@ -62,7 +63,6 @@ def run_ask(folder: Path, *, parts: Sequence[str], amounts: Amounts, reporter: R
         SettingsError: A part that is not known.
     """
     require_known("part", parts, PARTS)
-    rows = Rows(folder / "rows")
     for part in parts:
         PARTS[part](folder, rows, amounts, reporter)
     return rows.all()
@@ -119,7 +119,7 @@ class AskBenchSettings(Settings):
 
 
 def run(settings: AskBenchSettings, context: Context) -> Outcome:
-    """Make the rows that are missing; rows of the result file that is there already are kept."""
+    """Make the rows that are missing; those of the result that is there already are not made again."""
     teacher = settings.teacher or (context.trained("teacher") if context.quick else None)
     study = Study(context.data, teacher=teacher, seeds=settings.seeds)
     amounts = sample_of(study) if context.quick else Amounts(study)
@@ -127,8 +127,8 @@ def run(settings: AskBenchSettings, context: Context) -> Outcome:
     if context.quick and "local" in parts and not is_ready(SERVED_BY):
         parts = tuple(part for part in parts if part != "local")
         context.reporter.say(f"ask: part local left out; `python -m benchmarks.harness.environments {SERVED_BY}` makes it run")
-    run_ask(context.folder, parts=parts, amounts=amounts, reporter=context.reporter)
-    return Outcome(Rows(context.folder / "rows").with_earlier(context.earlier_rows()))
+    rows = Rows(context.folder / "rows", earlier=context.earlier_rows(), saved=lambda rows: context.save(Outcome(rows)))
+    return Outcome(run_ask(context.folder, rows, parts=parts, amounts=amounts, reporter=context.reporter))
 
 
 def _table(result: Result) -> str:

@@ -29,7 +29,7 @@ from benchmarks.fitting.foreign import FOREIGN, SPLIT_SEED, ForeignSet, splits_o
 from benchmarks.fitting.rows import report_part, texts_part, trainings
 from benchmarks.harness.deciding import FITTING, INT8, TIMING, TRAINING
 from benchmarks.harness.pieces import Rows
-from benchmarks.harness.scenario import QUALITY, Context, Outcome, Scenario, require_known
+from benchmarks.harness.scenario import QUALITY, Context, Outcome, Row, Scenario, require_known
 from benchmarks.harness.texts import task_texts
 from benchmarks.scenarios.demo import DEMO, SAMPLE_TEXTS, sample_of
 from distill.data import Splits, limited
@@ -94,18 +94,15 @@ class Bench:
 
     Attributes:
         study: What is fitted.
-        folder: Holds the row files, and the folder of each fit but the first demo's.
+        folder: Holds the folder of each fit but the first demo's.
+        rows: The finished ones.
         reporter: Told of each step.
     """
 
     study: Study
     folder: Path
+    rows: Rows
     reporter: Reporter
-
-    @property
-    def rows(self) -> Rows:
-        """The finished rows."""
-        return Rows(self.folder / "rows")
 
     @cached_property
     def task(self) -> tuple[Splits, tuple[str, ...]]:
@@ -125,6 +122,7 @@ class Bench:
 
 def run_fit(
     folder: Path,
+    rows: Rows,
     *,
     parts: Sequence[str] = (),
     seeds: Sequence[int] = SEEDS,
@@ -135,6 +133,7 @@ def run_fit(
 
     Args:
         folder: Work folder.
+        rows: Those that are finished; new ones are kept there.
         parts: Of `PARTS`; none: all.
         seeds: Seeds on the built-in task. The other parts have one run each.
         study: What is fitted.
@@ -144,11 +143,11 @@ def run_fit(
         SettingsError: A part that is not known.
     """
     require_known("part", parts, PARTS)
-    bench = Bench(study, folder, reporter)
+    bench = Bench(study, folder, rows, reporter)
     for part, make in PARTS.items():
         if part in (parts or PARTS):
             make(bench, seeds)
-    return bench.rows.all()
+    return rows.all()
 
 
 class FitBenchSettings(Settings):
@@ -163,13 +162,17 @@ class FitBenchSettings(Settings):
 def run(settings: FitBenchSettings, context: Context) -> Outcome:
     """Make the rows that are missing; the result names what is still missing then.
 
-    Rows of the result file that is there already are kept, so that a few rows can be made at a time.
+    The result is written after each row. Rows of the one that is there already are not made again.
     """
     study = replace(SAMPLE, teacher=str(context.trained("teacher"))) if context.quick else COMMITTED
     study = study.of_sets(settings.sets, settings.effort)
-    run_fit(context.folder, parts=settings.parts, seeds=settings.seeds, study=study, reporter=context.reporter)
-    rows = Rows(context.folder / "rows").with_earlier(context.earlier_rows())
-    return Outcome(rows, {"missing": missing_of(rows)})
+
+    def outcome(rows: list[Row]) -> Outcome:
+        return Outcome(rows, {"missing": missing_of(rows)})
+
+    rows = Rows(context.folder / "rows", earlier=context.earlier_rows(), saved=lambda rows: context.save(outcome(rows)))
+    run_fit(context.folder, rows, parts=settings.parts, seeds=settings.seeds, study=study, reporter=context.reporter)
+    return outcome(rows.all())
 
 
 def _clone(bench: Bench, seeds: Sequence[int]) -> None:

@@ -11,6 +11,7 @@ from tiny_task import tiny_texts
 from benchmarks.ablations.gains import ablation_figures, ablation_table, gains_of, missing_of, picture_of_gains
 from benchmarks.ablations.levers import AMAZON, ARMS, LEVERS, MOVIES, SEEDS, THREE_WAY, Arm
 from benchmarks.ablations.training import Work, make_row
+from benchmarks.harness.pieces import Rows
 from benchmarks.harness.scenario import Context
 from benchmarks.scenarios.ablations import AblationSettings, run
 from benchmarks.transfer.bench import Bench, Texts
@@ -125,6 +126,7 @@ def work(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> W
     few = DistillSettings(num_layers=1, learning_rate=2e-3, batch_size=16, soft_weight=0.9)
     return Work(
         tmp_path,
+        Rows(tmp_path / "rows"),
         QUIET,
         model=str(tiny_model),
         teacher=TeacherSettings(epochs=4, learning_rate=2e-3, max_length=32, batch_size=16),

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.asking.promises import oracle_share
 from benchmarks.asking.students import Study
+from benchmarks.harness.pieces import Rows
 from benchmarks.harness.scenario import Context
 from benchmarks.scenarios import ask
 from benchmarks.scenarios.ask import AskBenchSettings, ask_figures, run_ask, sample_of
@@ -22,7 +23,9 @@ FEW = sample_of(Study(DataSettings(train=("texts.csv",))))
 
 def test_failures_and_promises_run_nothing_is_lost_and_nothing_is_measured_twice(tmp_path: Path) -> None:
     def run() -> list[dict[str, Any]]:
-        return run_ask(tmp_path, parts=("failures", "promises"), amounts=FEW, reporter=SilentReporter())
+        return run_ask(
+            tmp_path, Rows(tmp_path / "rows"), parts=("failures", "promises"), amounts=FEW, reporter=SilentReporter()
+        )
 
     rows = run()
     (whole,) = (row for row in rows if row["kind"] == "whole")
@@ -38,7 +41,7 @@ def test_failures_and_promises_run_nothing_is_lost_and_nothing_is_measured_twice
 
 def test_an_unknown_part_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="'kills'; there are failures, promises, students, unsure, local"):
-        run_ask(tmp_path, parts=("kills",), amounts=FEW, reporter=SilentReporter())
+        run_ask(tmp_path, Rows(tmp_path / "rows"), parts=("kills",), amounts=FEW, reporter=SilentReporter())
 
 
 def test_the_figures_are_those_of_the_rows() -> None:

@@ -116,14 +116,18 @@ def test_missing_rows_are_those_that_are_not_there_and_those_that_failed() -> No
     assert missing_of(ROWS, seeds=(0, 1, 2), sets=("ahead", "stuck")) == ["demo-2", "regret-2", "foreign-stuck"]
 
 
-def test_rows_of_an_earlier_result_are_kept_unless_they_were_made_again(tmp_path: Path) -> None:
-    rows = Rows(tmp_path)
-    rows.keep({"name": "demo-1", "student": "new"})
-    found = rows.with_earlier([{"name": "demo-1", "student": "old"}, {"name": "clone", "made": MADE}])
-    assert [row["name"] for row in found] == ["clone", "demo-1"]
-    assert found[0]["made"] == MADE
-    assert found[1]["student"] == "new"
-    assert found[1]["made"].keys() > MADE.keys()  # a row says when, on what and by which commit it was made
+def test_rows_of_an_earlier_result_are_not_made_again_unless_they_failed(tmp_path: Path) -> None:
+    Rows(tmp_path).keep({"name": "demo-1", "student": "new"})
+    here = Rows(tmp_path).find("demo-1")["made"]
+    assert here["measured_on"]  # a row says when, on what and by which commit it was made
+    made, saved = {**here, "measured_on": "2026-01-01"}, []
+    earlier = [{"name": "demo-1", "student": "old"}, {"name": "clone"}, {"name": "quick", "failed": "no student"}]
+    rows = Rows(tmp_path, earlier=[{**row, "made": made} for row in earlier], saved=saved.append)
+    assert rows.all() == [{"name": "clone", "made": made}, {"name": "demo-1", "student": "new", "made": here}]
+    assert not rows.has("quick")
+    rows.keep({"name": "quick"})
+    assert saved == [rows.all()]
+    assert [row["name"] for row in saved[0]] == ["clone", "demo-1", "quick"]
 
 
 @pytest.mark.parametrize("made", [{**MADE, "cpu": "another"}, {**MADE, "int8_instruction_set": "another"}, {}])
@@ -137,7 +141,10 @@ def test_rows_of_another_kind_of_processor_are_not_there(made: dict[str, Any], t
     here = demo(0, kept=0.96, ms=0.5, predicted=0.6)
     write_result("fit", folder=tmp_path, **result([here, {**here, "name": "demo-1", "made": made}]))
     assert Context(tmp_path, "fit", said, out=tmp_path).earlier_rows() == [here]
-    assert said.lines == ["earlier rows left out, of another kind of processor: 1 of 2"]
+    assert said.lines == [
+        "earlier rows left out, of another kind of processor: 1 of 2",
+        f"1 rows of {tmp_path / 'fit.json'} are not made again; another --out has all made",
+    ]
 
 
 def test_rows_that_other_code_made_are_not_kept(tmp_path: Path) -> None:
@@ -147,7 +154,7 @@ def test_rows_that_other_code_made_are_not_kept(tmp_path: Path) -> None:
     write_result("fit", folder=tmp_path, **result(rows.all()), decided_by=[made_by])
     assert Context(tmp_path, "fit", said, out=tmp_path, decided_by=(made_by,)).earlier_rows() == rows.all()
     assert Context(tmp_path, "fit", said, out=tmp_path, decided_by=(made_by, changed)).earlier_rows() == []
-    assert said.lines == [f"earlier rows left out, 1: other code made them, see {changed}"]
+    assert said.lines[1:] == [f"earlier rows left out, 1: other code made them, see {changed}"]
 
 
 def result(rows: list[dict[str, Any]]) -> dict[str, Any]:

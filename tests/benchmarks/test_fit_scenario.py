@@ -82,7 +82,7 @@ def test_a_clone_that_is_stopped_leaves_nothing_in_the_temporary_folder(tmp_path
 
 def test_unknown_parts_and_sets_are_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="'speed'; there are clone, quick, demo, regret, foreign"):
-        run_fit(tmp_path, parts=("speed",), reporter=QUIET)
+        run_fit(tmp_path, Rows(tmp_path), parts=("speed",), reporter=QUIET)
     with pytest.raises(SettingsError, match="'imdb'; there are drugs, topics"):
         COMMITTED.of_sets(("imdb",), "quick")
 
@@ -106,11 +106,11 @@ def test_every_part_has_a_row_and_a_second_run_makes_none(
         foreign={"tiny": tiny},
         foreign_settings=static,
     )
-    parts = ("quick", "demo", "regret", "foreign")
-    rows = run_fit(tmp_path / "work", parts=parts, seeds=(0,), study=study, reporter=QUIET)
-    by_name = {row["name"]: row for row in rows}
+    parts, rows = ("quick", "demo", "regret", "foreign"), Rows(tmp_path / "work" / "rows")
+    made = run_fit(tmp_path / "work", rows, parts=parts, seeds=(0,), study=study, reporter=QUIET)
+    by_name = {row["name"]: row for row in made}
     assert by_name.keys() == {"quick", "demo-0", "halved-0", "regret-0", "foreign-tiny"}
-    assert not [row for row in rows if "failed" in row]
+    assert not [row for row in made if "failed" in row]
     assert (tmp_path / "demo" / "report.json").is_file()  # where the scenario `demo` finds it done
     demo, halved, regret = by_name["demo-0"], by_name["halved-0"], by_name["regret-0"]
     # Four recipes: two of them are stopped, and only then trained in full.
@@ -119,9 +119,8 @@ def test_every_part_has_a_row_and_a_second_run_makes_none(
     assert not [name for name in regret["full_s"] if name.startswith("quarter/")]
     assert regret["halved"] == halved["student"]
     assert demo["student"]["low"] <= demo["student"]["value"] <= demo["student"]["high"]
-    figures = fit_figures(rows)
+    figures = fit_figures(made)
     assert figures["retention"] == pytest.approx(demo["student"]["value"] / demo["teacher"]["value"], abs=1e-5)
-    assert missing_of(rows)[:2] == ["clone", "demo-1"]
-    again = run_fit(tmp_path / "work", parts=parts, seeds=(0,), study=study, reporter=QUIET)
-    assert again == rows
-    assert Rows(tmp_path / "work" / "rows").has("foreign-tiny")
+    assert missing_of(made)[:2] == ["clone", "demo-1"]
+    again = run_fit(tmp_path / "work", rows, parts=parts, seeds=(0,), study=study, reporter=QUIET)
+    assert again == made
