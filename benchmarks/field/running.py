@@ -121,7 +121,8 @@ def _run(study: FieldStudy, settings: FieldSettings, context: Context, *, every:
         context.reporter.say(f"{name.replace('_', ' ')}: {count:,}")
     bench = FieldBench(study, texts, context.folder, context.reporter)
     rows = FieldRows(context.earlier_rows(), {name: part.fingerprint() for name, part in texts.measuring.items()})
-    taught = _taught(bench, settings.recorded, rows, file=context.out / f"{study.name}{SUFFIX}")
+    file = context.out / f"{study.name}{SUFFIX}"
+    source = _source(bench, settings.recorded, rows, file=file)
     truth = {name: part.label_ids.tolist() for name, part in texts.measuring.items()}
 
     def outcome() -> Outcome:
@@ -136,8 +137,13 @@ def _run(study: FieldStudy, settings: FieldSettings, context: Context, *, every:
         }
         return Outcome(rows.all(), parts, folder=context.out)
 
-    rows.keep(*_teacher_rows(bench, taught, rows), *_floor_rows(bench))
-    context.save(outcome())
+    copies = noisy_copies(bench, bench.base())
+    # Most of the answers are to copies. The others are written before them, so that a run that is lost then leaves these.
+    is_first = isinstance(source, Bundle) and rows.weights_of(TEACHER) is None
+    for some in ((), copies) if is_first else (copies,):
+        taught = _taught(bench, source, {"further": texts.further, "copies": some}, file=file)
+        rows.keep(*_teacher_rows(bench, taught, rows), *_floor_rows(bench))
+        context.save(outcome())
     for student in _students(bench, taught, rows):
         rows.keep(*student)
         context.save(outcome())
@@ -149,11 +155,11 @@ def _run(study: FieldStudy, settings: FieldSettings, context: Context, *, every:
     return outcome()
 
 
-def _taught(bench: FieldBench, recorded: Path | None, rows: FieldRows, *, file: Path) -> _Taught:
+def _taught(
+    bench: FieldBench, source: Bundle | PublishedLogits, texts: Mapping[str, tuple[str, ...]], *, file: Path
+) -> _Taught:
     """Return the teacher, what it is asked and its answers, which are written to the file of published logits."""
-    source = _source(bench, recorded, rows, file=file)
     teacher = open_teacher(source, device="auto")
-    texts = {"further": bench.texts.further, "copies": noisy_copies(bench, bench.base())}
     if isinstance(source, PublishedLogits):
         known = {name: _known(source, some) for name, some in texts.items()}
         for name, some in texts.items():

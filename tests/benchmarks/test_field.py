@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.field import shapes
+from benchmarks.field import running, shapes
+from benchmarks.field.logits import PublishedLogits
+from benchmarks.field.making import FieldBench, answered
 from benchmarks.field.running import field_part, run_field
 from benchmarks.field.study import SST2, FieldSettings, FieldStudy
 from benchmarks.harness.results import FOLDER, read_result, rewrite_result, write_result
 from benchmarks.harness.scenario import Context, Outcome
 from benchmarks.harness.speed import SpeedSettings
 from distill.bundle import WEIGHTS, Bundle
-from distill.data import limited
+from distill.data import limited, read_texts
 from distill.data.builtin import load_builtin
 from distill.errors import SettingsError
+from distill.labels import Logits
 from distill.progress import SilentReporter
-from distill.settings import BUILTIN_MINILM
+from distill.settings import BUILTIN_MINILM, DataSettings
 from distill.teacher_settings import TeacherSettings
+from distill.teachers.teacher import Teacher
+from distill.texts import TextInput
 from distill.training import pace
 from export.runtime.sessions import OnnxClassifier
 
@@ -214,6 +220,28 @@ def test_a_run_on_another_machine_goes_on_from_result_and_logits(
     again = [row for row in after["rows"] if (row["name"], row.get("seed")) == ("2-layers", 1)]
     assert [row["learns_from"] for row in again] == ["published logits"] * 2
     assert [row for row in after["rows"] if row not in again] == rows
+
+
+def test_a_run_lost_while_the_copies_are_answered_leaves_the_other_answers(
+    work: Path, study: FieldStudy, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_copies(bench: FieldBench, teacher: Teacher, texts: Sequence[TextInput]) -> Logits:
+        if len(texts) > len(bench.train):
+            raise KeyboardInterrupt
+        return answered(bench, teacher, texts)
+
+    begun, out = tmp_path / "begun" / SST2.name, tmp_path / "results"
+    shutil.copytree(work / "teacher", begun / "teacher")
+    monkeypatch.setattr(running, "answered", without_copies)
+    with pytest.raises(KeyboardInterrupt):
+        kept(study, FieldSettings(data=folder), begun, SilentReporter(), results=out)
+    left = read_result("sst2", folder=out)
+    whole = result(work)["published_logits"]
+    assert left["published_logits"] == {**whole, "copies": 0}
+    assert {row["name"] for row in left["rows"]} == {"teacher", "tfidf", "majority"}
+    answers = PublishedLogits(out / "sst2-logits.npz")
+    assert answers.teacher == next(row["weights_sha256"] for row in left["rows"] if row["name"] == "teacher")
+    assert answers.knows(read_texts(str(folder / "further.tsv"), DataSettings())).sum() >= whole["further"]
 
 
 def test_two_runs_in_one_folder_are_refused(work: Path, study: FieldStudy, folder: Path) -> None:
