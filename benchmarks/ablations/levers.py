@@ -104,7 +104,9 @@ ARMS: Final[Mapping[str, Arm]] = {
     "agreed": Arm(changes={"unlabeled_agreed": True}, teachers=3, unlabeled=12_000),
     "chain": _chain(),
     "lora": _chain(lora_rank=8),
+    "lora_faster": _chain(lora_rank=8, learning_rate=1e-3),  # so few weights learn little at the rate of all
     "anchor": _chain(anchor=0.1),
+    "anchor_10": _chain(anchor=10.0),
     "replay": _chain(replay_share=1.0),
     "layer_decay": _chain(layer_decay=0.8),
     "gradual_unfreezing": _chain(gradual_unfreezing=True),
@@ -141,7 +143,9 @@ LEVERS: Final[Mapping[str, Lever]] = {
         "only further texts on which the teachers agree", "agreed", "three_teachers_12000", _TAUGHT_BY_THREE
     ),
     "lora": Lever("LoRA of rank 8", "lora", "chain", _CHAIN),
+    "lora_faster": Lever("LoRA of rank 8, ten times the rate", "lora_faster", "chain", _CHAIN),
     "anchor": Lever("anchor (L2-SP) of 0.1", "anchor", "chain", _CHAIN),
+    "anchor_10": Lever("anchor (L2-SP) of 10", "anchor_10", "chain", _CHAIN),
     "replay": Lever("replay of as many texts", "replay", "chain", _CHAIN),
     "layer_decay": Lever("layer decay of 0.8", "layer_decay", "chain", _CHAIN),
     "gradual_unfreezing": Lever("gradual unfreezing", "gradual_unfreezing", "chain", _CHAIN),
