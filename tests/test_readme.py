@@ -23,6 +23,8 @@ from hugging_face import save_encoder, save_trained
 from tiny_task import Outcome, tiny_texts, write_csv
 
 from distill.bundle import Bundle
+from distill.data import Dataset
+from distill.evaluation.floors import TfidfClassifier
 
 ROOT = Path(__file__).parent.parent
 NOT_RUN_HERE = ("make demo", "make test", "potstill predict demo/student", "potstill fit --teacher my-finetuned-bert")
@@ -119,3 +121,13 @@ def test_python_runs_as_it_stands(page: str, inside: Path) -> None:
     assert examples
     for example in examples:
         exec(compile(example.replace("builtin:minilm", "my-encoder"), page, "exec"), {"__name__": "__main__"})
+
+
+def test_the_floor_that_a_page_deploys_is_the_one_that_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, others = tiny_texts(120), [text for text, _ in tiny_texts(20, seed=5)]
+    write_csv(tmp_path / "reviews.csv", texts)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec("".join(blocks("docs/choose/do-i-need-distillation.md", "python")), names)
+    measured = TfidfClassifier(Dataset.from_texts([text for text, _ in texts], [label for _, label in texts]))
+    assert names["floor"].predict_log_proba(others) == pytest.approx(measured.predict_logits(others), abs=1e-5)
