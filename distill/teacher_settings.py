@@ -131,14 +131,17 @@ class TeacherSettings(FineTuningSettings, FeatureSettings, heading="Transfer lea
     )
     reinit_layers: int = Field(0, ge=0, description="reinitialize this many of the top layers before training")
     lora_rank: int = Field(
-        0, ge=0, description="LoRA: train adapters of this rank on the query and value layers instead (extra: lora)"
+        0,
+        ge=0,
+        description="LoRA: train adapters of this rank on the query and value layers instead, at a higher rate, such as 1e-3 "
+        "(extra: lora)",
     )
     lora_scale: int = Field(2, ge=1, description="LoRA: scale of the adapters (alpha divided by rank)")
     anchor: float = Field(
         0.0,
         ge=0,
         description="L2-SP against forgetting: weight of the squared distance of the encoder from its initial weights, "
-        "added to the loss; try 0.01 to 1",
+        "added to the loss; try 1 to 10",
     )
     replay_share: float = Field(
         0.0, ge=0, description="also train on texts of --source, as a share of the training texts; needs the same labels"

@@ -5,6 +5,7 @@ Pure functions over rows. The two arms of a lever are paired by seed and by resa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
@@ -39,12 +40,14 @@ class Gain:
 
     @property
     def verdict(self) -> str:
-        """What the interval says; with fewer seeds than the committed result has, nothing."""
+        """What the intervals say; with fewer seeds than the committed result has, nothing."""
         if self.num_seeds < len(SEEDS):
             return "too few seeds"
         if self.gain.low > 0:
             return "helps"
-        return "harms" if self.gain.high < 0 else "not shown"
+        if self.gain.high < 0:
+            return "harms"
+        return "forgets less" if self.before is not None and self.before.low > 0 else "not shown"
 
 
 def gains_of(result: Result) -> dict[str, Gain]:
@@ -77,7 +80,7 @@ def ablation_figures(result: Result) -> dict[str, float]:
     return {f"gain_{name}": found.gain.value for name, found in gains_of(result).items()}
 
 
-def missing_of(rows: list[dict[str, object]]) -> list[str]:
+def missing_of(rows: Sequence[Row]) -> list[str]:
     """Return which arms and seeds a result still needs, as ARM-SEED."""
     there = {(row["arm"], row["seed"]) for row in rows}
     return [f"{arm}-{seed}" for arm in ARMS for seed in SEEDS if (arm, seed) not in there]
@@ -87,7 +90,7 @@ def ablation_table(result: Result) -> str:
     """Return the gain of each lever beside what it costs, and what is missing."""
     said = unfinished(result, "runs")
     cells = [[shown(found) for _, shown in COLUMNS] for found in gains_of(result).values()]
-    return "\n\n".join([markdown_table([head for head, _ in COLUMNS], cells, left=(0, 1, 6)), *said])
+    return "\n\n".join([markdown_table([head for head, _ in COLUMNS], cells, left=(0, 1, 7)), *said])
 
 
 def _points(found: Estimate | None) -> str:
@@ -99,6 +102,7 @@ def _points(found: Estimate | None) -> str:
 COLUMNS: Columns = (
     ("lever", lambda found: found.lever.shown_as),
     ("where", lambda found: found.lever.where),
+    ("seeds", lambda found: str(found.num_seeds)),
     ("macro-F1 without", lambda found: f"{found.without:.3f}"),
     ("gain in points, 95 %", lambda found: _points(found.gain)),
     ("on the earlier task", lambda found: _points(found.before)),

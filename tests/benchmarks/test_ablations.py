@@ -67,6 +67,12 @@ def test_a_verdict_needs_an_interval_on_one_side_of_zero() -> None:
     }
 
 
+def test_what_gains_nothing_may_forget_less_of_the_earlier_task() -> None:
+    forgetful = [{**each, "before": BAD} if each["arm"] == "chain" else each for each in ROWS]
+    found = gains_of(result([*forgetful, *(row("replay", seed, TRUE, before=TRUE) for seed in SEEDS)]))
+    assert (found["replay"].verdict, found["anchor"].verdict) == ("forgets less", "harms")
+
+
 def test_the_table_shows_gains_in_points_and_counts_what_is_missing() -> None:
     table = ablation_table(result(ROWS))
     line = next(line for line in table.splitlines() if "relations of the last layer" in line)

@@ -120,7 +120,8 @@ def test_rows_of_an_earlier_result_are_not_made_again_unless_they_failed(tmp_pat
     Rows(tmp_path).keep({"name": "demo-1", "student": "new"})
     here = Rows(tmp_path).find("demo-1")["made"]
     assert here["measured_on"]  # a row says when, on what and by which commit it was made
-    made, saved = {**here, "measured_on": "2026-01-01"}, []
+    made = {**here, "measured_on": "2026-01-01"}
+    saved: list[list[dict[str, Any]]] = []
     earlier = [{"name": "demo-1", "student": "old"}, {"name": "clone"}, {"name": "quick", "failed": "no student"}]
     rows = Rows(tmp_path, earlier=[{**row, "made": made} for row in earlier], saved=saved.append)
     assert rows.all() == [{"name": "clone", "made": made}, {"name": "demo-1", "student": "new", "made": here}]

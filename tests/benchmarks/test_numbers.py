@@ -25,6 +25,7 @@ from benchmarks.scenarios.scale import Plan
 from benchmarks.serving.figures import BUSY_SHARE
 from benchmarks.serving.ours import DEADLINE_MS
 from distill.scales import MIGRATION
+from export.fitting.choose import NEAR_WITHIN
 from export.fitting.job import TEST_SHARE
 from export.measure.protocol import STEADY
 from export.measure.statistics import BUSY_PROCESSORS, MIN_SAMPLES, NOISY_SPREAD
@@ -39,6 +40,7 @@ MEASURED = re.compile(rf"(?<![\w.])\d[\d,]*(?:\.\d+)?{UNIT}|(?<![\w.])\d+\.\d+(?
 KILLS = Plan().kills
 # Numbers that are settings of the code, not measurements: sentence -> the number in the code.
 SETTINGS = {
+    f"{NEAR_WITHIN} nats": f"{NEAR_WITHIN}",
     f"with alpha {MIGRATION}": f"{MIGRATION}",
     f"with alpha {WAYS[4].migration} it is the same as with {MIGRATION}": f"{MIGRATION}",
     f"with alpha {WAYS[4].migration}": f"{WAYS[4].migration}",
