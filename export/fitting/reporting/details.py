@@ -22,7 +22,7 @@ CALIBRATION_BINS: Final = 10
 
 
 def alternatives(forms: Sequence[FormResult]) -> tuple[Alternative, ...]:
-    """Return what more time or size would buy: measured where the form was trained, else from the built-in task."""
+    """Return what scored higher than the winner and was not chosen; of an untrained form, the score on the built-in task."""
     winner = next((form for form in forms if form.status == "winner"), None)
     if winner is None or winner.test is None or winner.measured_ms is None:
         return ()
@@ -30,19 +30,21 @@ def alternatives(forms: Sequence[FormResult]) -> tuple[Alternative, ...]:
     for form in forms:
         more_ms = (form.measured_ms or form.predicted_ms) - winner.measured_ms
         more_mb = ((form.measured_bytes or form.predicted_bytes) - (winner.measured_bytes or 0)) / MEGABYTE
-        costs = f"{more_ms:+.2f} ms and {more_mb:+.1f} MB"
+        costs = f"{abs(more_ms):.2f} ms {_more(more_ms)} and {abs(more_mb):.1f} MB {_more(more_mb)}"
         if form is not winner and form.test is not None and form.test.value > winner.test.value:
             gain = form.test.value - winner.test.value
-            found.append(Alternative(form.name, f"{form.name}, {costs}: {gain:+.4f} on the measured texts."))
+            words = f"{form.name}: {gain:+.4f} on the measured texts, with {costs}. Not chosen: {form.reason}."
+            found.append(Alternative(form.name, words))
         elif form.status == "over_budget" and form.test is None and form.recipe in MEASURED and winner.recipe in MEASURED:
             gain = MEASURED[form.recipe].kept - MEASURED[winner.recipe].kept
             if gain > 0:
-                found.append(
-                    Alternative(
-                        form.name, f"{form.name}, {costs}: not trained here; on the built-in task it keeps {gain:+.1%} more."
-                    )
-                )
+                words = f"{form.name}: not trained here; keeps {gain:.1%} more on the built-in task, with {costs}."
+                found.append(Alternative(form.name, words))
     return tuple(found)
+
+
+def _more(value: float) -> str:
+    return "less" if value < 0 else "more"
 
 
 def per_label(data: Dataset, student: Logits | None, teacher: Logits | None) -> tuple[dict[str, Any], ...]:

@@ -112,10 +112,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Alternative:
-    """What a larger budget would buy: the next form that is slower or larger, and better.
-
-    `sentence` is complete: "0.5 ms more would buy 0.004 macro-F1: 2-layers/int8 ...".
-    """
+    """A form that scored higher than the winner and was not chosen; `sentence` says by how much, at what cost, and why."""
 
     form: str
     sentence: str
@@ -237,7 +234,7 @@ class FitReport:
             if nothing fits.
         binding: Which budgets could not be met, if nothing fits: "max_ms", "max_mb", "min_kept".
         nearest: If nothing fits, names of the nearest forms on each side.
-        alternatives: What more time or size would buy.
+        alternatives: What scored higher and was not chosen.
         per_label: Rows of {"label", "support", "teacher_recall", "student_recall", "student_precision"}.
         disagreements: Examples where student and teacher differ.
         calibration: Reliability of the winner's probabilities on the measured texts.

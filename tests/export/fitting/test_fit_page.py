@@ -15,10 +15,10 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from export.fitting.reporting.details import alternatives
 from export.fitting.reporting.page import PAGE, html_of, write_page
 from export.fitting.reporting.picture import cost_figure, score_figure
 from export.fitting.reporting.result import (
-    Alternative,
     Budget,
     CalibrationBin,
     Disagreement,
@@ -89,7 +89,7 @@ def won() -> FitReport:
         control=Reference("student_no_distillation", score(0.79), score(0.8013), summary="trained on the labels alone"),
         forms=FORMS,
         winner="narrow/int8",
-        alternatives=(Alternative("2-layers/int4", "0.70 ms more would buy 0.0001 macro-F1: 2-layers/int4."),),
+        alternatives=alternatives(FORMS),
         per_label=(
             {"label": "good", "support": 533, "teacher_recall": 0.91, "student_recall": 0.87, "student_precision": 0.85},
             {"label": "bad", "support": 533, "teacher_recall": 0.84, "student_recall": 0.81, "student_precision": 0.84},
@@ -142,6 +142,16 @@ def test_the_page_tells_what_to_deploy_and_the_evidence(won: FitReport, tmp_path
     ):
         assert fact in seen, fact
     assert seen.index(won.verdict) < seen.index("Every student")
+
+
+def test_what_scored_higher_is_named_with_what_it_costs_and_why_it_was_not_chosen(won: FitReport) -> None:
+    faster = form("static/int8", 0.09, 8.1, "finalist", 0.85)
+    said = [each.sentence for each in alternatives((*FORMS[1:], faster, form("3-layers/int8", 2.4, 21.0, "over_budget")))]
+    measured = "on the measured texts, with"
+    assert said[0] == f"2-layers/int4: +0.0001 {measured} 0.70 ms more and 3.5 MB more. Not chosen: because of 2-layers/int4."
+    assert said[1] == f"static/int8: +0.0068 {measured} 0.24 ms less and 0.8 MB less. Not chosen: because of static/int8."
+    assert said[2].startswith("3-layers/int8: not trained here; keeps ")
+    assert "The test texts choose nothing." in words(html_of(won, out=OUT))
 
 
 def test_with_a_language_model_as_teacher_the_page_has_costs_and_human_labels(won: FitReport) -> None:
