@@ -86,7 +86,7 @@ class Settings(BaseModel):
 class TextSettings(Settings, heading="Data"):
     """Which column of a file holds the texts, and what happens to rows that cannot be used."""
 
-    text_column: str = Field("text", min_length=1, description="column with the text; else one with a usual name, as review")
+    text_column: str = Field("text", min_length=1, description="column with the text; else one of a usual name, like review")
     pair_column: str | None = Field(
         None, min_length=1, description="sentence pairs: column with the second text, such as a question's answer"
     )
@@ -115,7 +115,7 @@ class DataSettings(TextSettings, SplitSettings):
     """Where the texts come from and which columns hold them."""
 
     label_column: str = Field(
-        "label", min_length=1, description="column with the labels, names or numbers; else one with a usual name, as sentiment"
+        "label", min_length=1, description="column with the labels, names or numbers; else one of a usual name, like sentiment"
     )
     label_separator: str | None = Field(
         None, min_length=1, description="multi-label data: separator between the labels of a row (a|b)"

@@ -100,7 +100,7 @@ class Context:
             self.reporter.say(f"earlier rows left out, of another kind of processor: {len(rows) - len(kept)} of {len(rows)}")
         if kept:
             self.reporter.say(
-                f"{len(kept)} rows of {self.out / self.scenario}.json are not made again; another --out has all made"
+                f"rows of {self.out / self.scenario}.json that are not made again: {len(kept)}; another --out makes all anew"
             )
         return kept
 

@@ -12,7 +12,9 @@ from benchmarks.ablations.gains import ablation_figures, ablation_table, gains_o
 from benchmarks.ablations.levers import AMAZON, ARMS, LEVERS, MOVIES, SEEDS, THREE_WAY, Arm
 from benchmarks.ablations.training import Work, make_row
 from benchmarks.harness.pieces import Rows
-from benchmarks.harness.scenario import Context
+from benchmarks.harness.results import write_result
+from benchmarks.harness.scenario import Context, Outcome
+from benchmarks.scenarios import ablations
 from benchmarks.scenarios.ablations import AblationSettings, run
 from benchmarks.transfer.bench import Bench, Texts
 from distill.data import Dataset
@@ -22,6 +24,7 @@ from distill.progress import SilentReporter
 from distill.recipes import Recipe
 from distill.settings import DistillSettings
 from distill.teacher_settings import TeacherSettings
+from export.measure.circumstances import circumstances
 
 TRUE = "01" * 20
 BAD = "10" * 4 + TRUE[8:]  # 8 of 40 wrong, as many of each label: macro-F1 0.8
@@ -121,6 +124,36 @@ def test_what_compares_token_by_token_keeps_the_vocabulary_of_the_teacher() -> N
 def test_an_unknown_lever_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no lever is called 'magic'; there are relations"):
         run(AblationSettings(levers=("magic",)), Context(tmp_path, "ablations", QUIET))
+
+
+def test_a_run_that_is_stopped_leaves_its_rows_in_the_result_and_another_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bench, "builtin", lambda self, name: _texts(1))
+    made: list[str] = []
+
+    def make(work: Work, name: str, arm: Arm, seed: int) -> None:
+        if work.rows.has(f"{name}-{seed}"):
+            return
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(name)
+        work.rows.keep(row(name, seed, TRUE))
+
+    monkeypatch.setattr(ablations, "make_row", make)
+    settings = AblationSettings(levers=("logits",), seeds=(0,))
+    saved: list[Outcome] = []
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, Context(tmp_path / "first", "ablations", QUIET, out=tmp_path, save=saved.append))
+    (left,) = saved
+    assert [each["name"] for each in left.rows] == ["narrow-0"]
+    write_result(
+        "ablations", command="a test", environment=circumstances(), rows=left.rows, figures={}, folder=tmp_path, **left.parts
+    )
+    made.clear()
+    done = run(settings, Context(tmp_path / "second", "ablations", QUIET, out=tmp_path))
+    assert made == ["logits"]
+    assert [each["name"] for each in done.rows] == ["logits-0", "narrow-0"]
 
 
 def _texts(seed: int) -> Texts:

@@ -144,7 +144,7 @@ def test_rows_of_another_kind_of_processor_are_not_there(made: dict[str, Any], t
     assert Context(tmp_path, "fit", said, out=tmp_path).earlier_rows() == [here]
     assert said.lines == [
         "earlier rows left out, of another kind of processor: 1 of 2",
-        f"1 rows of {tmp_path / 'fit.json'} are not made again; another --out has all made",
+        f"rows of {tmp_path / 'fit.json'} that are not made again: 1; another --out makes all anew",
     ]
 
 
